@@ -1,0 +1,46 @@
+"""Real logs and small models that several tests share."""
+
+from __future__ import annotations
+
+import os
+
+# Tests that need several devices start their own processes; here one is enough, and results are reproducible.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import numpy as np
+import pytest
+
+from worldmodel.config import GymnasiumData
+from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
+from worldmodel.data.trajectories import Trajectories
+
+
+@pytest.fixture(scope="session")
+def pendulum(tmp_path_factory: pytest.TempPathFactory) -> Trajectories:
+    """Twelve real Pendulum-v1 episodes of 200 steps."""
+    from worldmodel.data.readers.gymnasium import collect
+
+    cache = tmp_path_factory.mktemp("datasets")
+    options = GymnasiumData(
+        name="pendulum", environment="Pendulum-v1", episodes=12, cache_dir=str(cache)
+    )
+    return collect(options)
+
+
+@pytest.fixture(scope="session")
+def walker_spec() -> DataSpec:
+    """DreamerV3's reference case for vectors: the walker's 14 + 1 + 9 numbers, 6 continuous actions."""
+    sizes = {"height": 1, "orientations": 14, "velocity": 9}
+    observations = {key: ObservationSpec((size,), "float32") for key, size in sizes.items()}
+    return DataSpec(observations, ActionSpec(False, 6, (-1.0,) * 6, (1.0,) * 6))
+
+
+@pytest.fixture(scope="session")
+def image_spec() -> DataSpec:
+    """DreamerV3's reference case for images: one of 64 x 64 x 3, 17 discrete actions."""
+    return DataSpec({"image": ObservationSpec((64, 64, 3), "uint8")}, ActionSpec(True, 17))
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)

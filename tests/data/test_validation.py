@@ -1,0 +1,242 @@
+"""Faults in logs are found, all at once, and named by source, episode, row and field."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from worldmodel.data import ActionSpec, Episode, Trajectories, stack_episodes, validate
+from worldmodel.errors import DataError
+
+LENGTHS = np.array([3, 4, 5])
+
+
+def logs(**changes: Any) -> Trajectories:
+    """Three sound episodes of 3, 4 and 5 rows, with the given fields replaced."""
+    sound = Trajectories(
+        observations={
+            "x": np.zeros((12, 2), np.float32),
+            "image": np.zeros((12, 4, 4, 1), np.uint8),
+        },
+        actions=np.zeros((12, 1), np.float32),
+        rewards=np.zeros(12, np.float32),
+        lengths=LENGTHS,
+        terminated=np.zeros(3, bool),
+        action_spec=ActionSpec(False, 1, (-1.0,), (2.0,)),
+        source="logs.file",
+    )
+    return dataclasses.replace(sound, **changes)
+
+
+def classes(**changes: Any) -> Trajectories:
+    return logs(
+        **{"actions": np.zeros(12, np.int32), "action_spec": ActionSpec(True, 3), **changes}
+    )
+
+
+def put(value: np.ndarray, row: Any, entry: Any) -> np.ndarray:
+    value = value.copy()
+    value[row] = entry
+    return value
+
+
+def faults(trajectories: Trajectories) -> str:
+    with pytest.raises(DataError) as caught:
+        validate(trajectories)
+    assert str(caught.value).startswith("logs.file: ")
+    return str(caught.value)
+
+
+VECTORS, ACTIONS, REWARDS = np.zeros((12, 2), np.float32), logs().actions, np.zeros(12, np.float32)
+CLASSES = np.zeros(12, np.int32)
+
+
+def test_sound_logs_pass():
+    validate(logs())
+    validate(classes())
+    validate(logs(rewards=None))
+    validate(logs(actions=put(ACTIONS, slice(None), 2.00001)))  # rounding is no fault
+    validate(logs(actions=put(ACTIONS, [2, 6, 11], 50)))  # padding has no bounds
+    validate(classes(actions=put(CLASSES, [2, 6, 11], -1)))
+
+
+@pytest.mark.parametrize(
+    ("broken", "words"),
+    [
+        (
+            logs(observations={"x": put(VECTORS, (5, 1), np.nan)}),
+            "observation 'x' is not finite: episode 1 row 2;",
+        ),
+        (
+            logs(observations={"x": put(VECTORS, 11, np.inf)}),
+            "observation 'x' is not finite: episode 2 row 4;",
+        ),
+        (logs(actions=put(ACTIONS, 0, np.nan)), "action is not finite: episode 0 row 0;"),
+        (logs(rewards=put(REWARDS, 3, -np.inf)), "reward is not finite: episode 1 row 0;"),
+        (
+            logs(rewards=put(REWARDS, 6, 1)),
+            "reward after the last transition: episode 1 row 3; accepted: 0",
+        ),
+        (
+            logs(actions=put(ACTIONS, 4, 2.1)),
+            "action is outside its bounds: episode 1 row 1; accepted: low [-1.0] to high [2.0]",
+        ),
+        (
+            classes(actions=put(CLASSES, 8, 3)),
+            "action is no class: episode 2 row 1; accepted: 0 to 2",
+        ),
+        (classes(actions=put(CLASSES, 8, -1)), "action is no class: episode 2 row 1;"),
+        (logs(lengths=np.array([], np.int64)), "no episodes; accepted: at least one"),
+        (logs(lengths=np.array([1, 6, 5])), "episode 0 has 1 row(s); accepted: at least 2"),
+        (
+            logs(lengths=np.array([3, 4, 6])),
+            "observation 'x' has 12 rows; accepted: 13, the sum of lengths",
+        ),
+        (logs(rewards=REWARDS[:11]), "reward has 11 rows; accepted: 12"),
+        (logs(actions=ACTIONS[:11]), "action has 11 rows; accepted: 12"),
+        (logs(terminated=np.zeros(2, bool)), "terminated has 2 entries; accepted: 3"),
+        (logs(observations={}), "no observations"),
+        (
+            logs(observations={"x": np.zeros((12, 2))}),
+            "observation 'x' is float64 of shape (12, 2); accepted: float32",
+        ),
+        (
+            logs(observations={"x": np.zeros(12, np.float32)}),
+            "observation 'x' is float32 of shape (12,)",
+        ),
+        (logs(observations={"x": np.zeros((12, 2), np.uint8)}), "observation 'x' is uint8"),
+        (
+            logs(rewards=np.zeros((12, 1), np.float32)),
+            "reward is float32 of shape (12, 1); accepted: float32 (rows,)",
+        ),
+        (
+            logs(actions=np.zeros((12, 2), np.float32)),
+            "action is float32 of shape (12, 2); accepted: float32 (rows, 1)",
+        ),
+        (
+            classes(actions=np.zeros(12, np.int64)),
+            "action is int64 of shape (12,); accepted: int32",
+        ),
+        (classes(action_spec=ActionSpec(True, 0)), "action size is 0"),
+        (
+            logs(action_spec=ActionSpec(False, 1, (1.0,), (1.0,))),
+            "action 0 has low 1.0 and high 1.0; accepted: finite, low < high",
+        ),
+        (logs(action_spec=ActionSpec(False, 1, (-np.inf,), (1.0,))), "action 0 has low -inf"),
+        (
+            logs(action_spec=ActionSpec(False, 1, (), ())),
+            "action has 0 low, 0 high bounds; accepted: 1",
+        ),
+    ],
+)
+def test_a_fault_is_named_with_its_place_and_what_is_accepted(broken, words):
+    message = faults(broken)
+    assert words in message
+    assert "1 fault in the logs" in message or "lengths" in words
+
+
+def test_all_faults_come_at_once_and_many_rows_in_one_line():
+    message = faults(
+        logs(
+            observations={"x": put(VECTORS, slice(None), np.nan)},
+            rewards=put(REWARDS, 1, np.nan),
+            actions=put(ACTIONS, 1, -5),
+        )
+    )
+    assert "3 faults in the logs" in message and message.count("\n") == 3
+    assert "episode 0 row 0, episode 0 row 1, episode 0 row 2, and 9 more rows" in message
+
+
+def test_a_long_list_of_faults_is_cut():
+    message = faults(logs(lengths=np.ones(12, np.int64), terminated=np.zeros(12, bool)))
+    assert "12 faults" in message and message.endswith("... and 2 more")
+    assert "episode 9 has" in message and "episode 10 has" not in message
+
+
+# -------------------------------------------------------------------------------------- stack
+
+
+def episode(rows: int = 3, **changes: Any) -> Episode:
+    sound = Episode(
+        observations={"x": np.arange(2.0 * rows).reshape(rows, 2)},
+        actions=np.linspace(-1, 1, rows)[:, None],
+        rewards=np.ones(rows),
+        terminated=False,
+    )
+    return dataclasses.replace(sound, **changes)
+
+
+def test_episodes_of_t_or_t_plus_one_actions_stack_alike_with_zeros_as_padding():
+    stacked = stack_episodes(
+        [
+            episode(3),
+            episode(4, actions=np.full((3, 1), 0.25), rewards=np.ones(3), terminated=True),
+        ],
+        "logs.file",
+    )
+    validate(stacked)
+    assert stacked.lengths.tolist() == [3, 4] and stacked.terminated.tolist() == [False, True]
+    assert stacked.rewards.tolist() == [1, 1, 0, 1, 1, 1, 0]
+    assert stacked.actions[:, 0].tolist() == [-1, 0, 0, 0.25, 0.25, 0.25, 0]
+    assert stacked.action_spec == ActionSpec(False, 1, (-1.0,), (0.25,))
+
+
+def test_integer_actions_are_classes_unless_the_spec_says_otherwise():
+    one = episode(3, actions=np.array([2, 0, 9]))
+    assert stack_episodes([one], "logs.file").action_spec == ActionSpec(True, 3)
+    bounds = ActionSpec(False, 1, (0.0,), (2.0,))
+    stacked = stack_episodes([one], "logs.file", bounds)
+    assert stacked.actions.dtype == np.float32 and stacked.actions.tolist() == [[2], [0], [0]]
+
+
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        (
+            {"observations": {"x": np.zeros((3, 3))}},
+            "episode 1: observation 'x' has shape (3,), episode 0 had (2,)",
+        ),
+        (
+            {"observations": {"y": np.zeros((3, 2))}},
+            "episode 1: observation 'x' is missing, episode 0 has it",
+        ),
+        (
+            {"observations": {"x": np.zeros((3, 2), str)}},
+            "episode 1: observation 'x' is <U1; accepted: numbers",
+        ),
+        (
+            {"observations": {"x": [[0.0], [0.0, 1.0]]}},
+            "episode 1: observation 'x' is object; accepted: numbers",
+        ),
+        (
+            {"observations": {"x": np.zeros((3, 2, 2, 3), np.uint8)}},
+            "episode 1: observation 'x' has shape (2, 2, 3)",
+        ),
+        ({"actions": np.zeros((3, 1), int)}, "episode 1: action is int64, episode 0 had float32"),
+        (
+            {"actions": np.zeros((5, 1))},
+            "episode 1: action has 5 rows, observation 'x' has 3; accepted: 2 or 3",
+        ),
+        (
+            {"rewards": np.zeros(1)},
+            "episode 1: reward has 1 rows, observation 'x' has 3; accepted: 2 or 3",
+        ),
+        ({"rewards": None}, "episode 1: reward is missing, episode 0 has it"),
+        (
+            {"actions": np.zeros((3, 2)), "name": "b.npz"},
+            "b.npz: action has shape (2,), episode 0 had (1,)",
+        ),
+    ],
+)
+def test_an_episode_unlike_the_first_is_named(odd, words):
+    with pytest.raises(DataError) as caught:
+        stack_episodes([episode(), episode(**odd)], "logs.file")
+    assert str(caught.value).startswith("logs.file: ") and words in str(caught.value)
+
+
+def test_no_episodes_are_refused():
+    with pytest.raises(DataError, match="logs.file: no episodes"):
+        stack_episodes([], "logs.file")

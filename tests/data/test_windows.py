@@ -1,0 +1,140 @@
+"""Windows never cross an episode, and which of them are drawn depends on (seed, step) alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worldmodel.data.delivery import Resident, whole_episodes
+from worldmodel.data.spec import ActionSpec
+from worldmodel.data.trajectories import Trajectories
+from worldmodel.data.windows import gather, permuted, rows_of, window_index
+
+
+def labelled(lengths: list[int]) -> Trajectories:
+    """Episodes whose observation is (episode, row), so that every row tells where it comes from."""
+    episode = np.repeat(np.arange(len(lengths)), lengths)
+    row = np.concatenate([np.arange(n) for n in lengths])
+    last = np.cumsum(lengths) - 1
+    actions = (row[:, None] / 100).astype(np.float32)
+    rewards = row.astype(np.float32)
+    actions[last], rewards[last] = 0, 0
+    return Trajectories(
+        observations={"observation": np.stack([episode, row], -1).astype(np.float32)},
+        actions=actions,
+        rewards=rewards,
+        lengths=np.asarray(lengths),
+        terminated=np.arange(len(lengths)) % 2 == 0,
+        action_spec=ActionSpec(False, 1, (-1.0,), (1.0,)),
+        source="labelled",
+    )
+
+
+lengths = st.lists(st.integers(2, 12), min_size=1, max_size=8)
+
+
+@settings(max_examples=12, deadline=None)
+@given(lengths, st.integers(2, 9))
+def test_no_window_crosses_an_episode(lengths: list[int], length: int) -> None:
+    trajectories = labelled(lengths)
+    index = window_index(trajectories.lengths, length)
+    window = gather(rows_of(trajectories), index.starts, index.rows, length)
+    for w in range(index.count):
+        mask = np.asarray(window.mask[w])
+        rows = np.asarray(window.observation["observation"][w])
+        assert len(set(rows[:, 0])) == 1  # padding repeats the episode's own last row
+        real = rows[mask, 1]
+        np.testing.assert_array_equal(real, real[0] + np.arange(len(real)))
+        assert mask.all() or (real[0] == 0 and len(real) == lengths[int(rows[0, 0])])
+        np.testing.assert_array_equal(np.asarray(window.is_first[w])[mask], real == 0)
+        ends = real == lengths[int(rows[0, 0])] - 1
+        np.testing.assert_array_equal(np.asarray(window.is_last[w])[mask], ends)
+        terminal = ends & (int(rows[0, 0]) % 2 == 0)
+        np.testing.assert_array_equal(np.asarray(window.is_terminal[w])[mask], terminal)
+        assert not np.asarray(window.is_last[w])[~mask].any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths, st.integers(2, 9))
+def test_every_window_is_indexed_once(lengths: list[int], length: int) -> None:
+    index = window_index(np.asarray(lengths), length)
+    expected, offset = [], 0
+    for n in lengths:
+        expected += [(offset + i, length) for i in range(n - length + 1)] or [(offset, n)]
+        offset += n
+    assert list(zip(index.starts.tolist(), index.rows.tolist(), strict=True)) == expected
+
+
+def order_of(count: int, seed: int, epoch: int) -> np.ndarray:
+    walk = jax.jit(permuted, static_argnames="count")
+    return np.asarray(walk(jnp.arange(count), np.uint32(seed), np.uint32(epoch), count=count))
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 16, 17, 1000, 4097])
+def test_every_epoch_visits_every_window_once(count: int) -> None:
+    for seed, epoch in ((0, 0), (0, 1), (7, 0), (2**31 - 1, 2**32 - 1)):
+        np.testing.assert_array_equal(np.sort(order_of(count, seed, epoch)), np.arange(count))
+
+
+def test_epochs_and_seeds_shuffle_differently_and_evenly() -> None:
+    count = 1000
+    orders = [order_of(count, seed, epoch) for seed in range(4) for epoch in range(4)]
+    for i, a in enumerate(orders):
+        for b in orders[:i]:
+            assert (a == b).mean() < 0.01
+    for order in orders:
+        assert abs(np.corrcoef(np.arange(count), order)[0, 1]) < 0.12
+        assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.12
+
+
+def drawn(batches: Resident, first: int, updates: int = 40) -> np.ndarray:
+    """(updates, B) windows of the batches from step `first` on."""
+    every = jax.jit(jax.vmap(batches.indices, in_axes=(None, 0)))
+    return np.asarray(every(batches.cursor(first), jnp.arange(updates)))
+
+
+def test_batches_do_not_depend_on_where_a_run_was_resumed() -> None:
+    batches = Resident.build(labelled([30, 7, 12]), batch_size=5, length=4, seed=3)
+    whole = drawn(batches, 0)
+    for start in (1, 8, 39):
+        np.testing.assert_array_equal(drawn(batches, start)[: 40 - start], whole[start:])
+
+
+def test_consecutive_batches_walk_through_whole_epochs() -> None:
+    batches = Resident.build(labelled([30, 7, 12]), batch_size=4, length=4, seed=3)
+    walked = drawn(batches, 0, 3 * batches.count).ravel()
+    for epoch in walked.reshape(-1, batches.count):
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(batches.count))
+
+
+def test_the_cursor_is_exact_at_steps_no_32_bit_number_holds() -> None:
+    batches = Resident.build(labelled([30, 7, 12]), batch_size=256, length=4, seed=3)
+    step = 10**9
+    epoch, offset = divmod(step * 256, batches.count)
+    at = batches.cursor(step)
+    assert (int(at.epoch), int(at.offset)) == (epoch % 2**32, offset)
+    np.testing.assert_array_equal(drawn(batches, step)[2:], drawn(batches, step + 2)[:-2])
+
+
+def test_a_batch_inside_jit_is_the_batch_outside() -> None:
+    batches = Resident.build(labelled([30, 7, 12]), batch_size=5, length=4, seed=3)
+    at = batches.cursor(11)
+    inside = jax.jit(batches.batch)(batches.arrays, at, 2)
+    outside = batches.batch(batches.arrays, at, 2)
+    jax.tree.map(np.testing.assert_array_equal, inside, outside)
+
+
+def test_whole_episodes_are_masked_after_their_end() -> None:
+    window = whole_episodes(labelled([3, 5]))
+    np.testing.assert_array_equal(window.mask, [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
+    np.testing.assert_array_equal(window.reward[0], [0, 1, 0, 0, 0])
+
+
+def test_actions_reach_the_model_in_the_normalised_range() -> None:
+    spec = ActionSpec(False, 2, (-2.0, 0.0), (2.0, 1.0))
+    raw = np.array([[-2.0, 0.0], [0.0, 0.5], [2.0, 1.0]], np.float32)
+    np.testing.assert_allclose(spec.normalize(raw), [[-1, -1], [0, 0], [1, 1]])
+    np.testing.assert_allclose(spec.denormalize(spec.normalize(raw)), raw)
+    np.testing.assert_allclose(spec.denormalize(np.array([[9.0, -9.0]])), [[2.0, 0.0]])

@@ -1,0 +1,143 @@
+"""What is written: whole, self-contained, the same numbers everywhere."""
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from worldmodel.config import EvaluationOptions
+from worldmodel.data import card
+from worldmodel.evaluation.evaluator import evaluate, render, write
+from worldmodel.evaluation.prediction import Curve, Example, HorizonNumbers, KeyPrediction
+from worldmodel.evaluation.report import page
+from worldmodel.evaluation.results import Prediction, Provenance, Results, Return, headline, to_json
+from worldmodel.evaluation.statistics import Bootstrap, Number
+from worldmodel.evaluation.svg import ticks
+
+VOID = {"meta", "img", "path", "polygon", "circle"}
+KINDS = {"value", "low", "high", "n", "method"}
+
+
+class Checker(HTMLParser):
+    """Every tag is closed in order; notes what a browser would load."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.loads, self.text = [], [], ""
+
+    def handle_starttag(self, tag, attributes):
+        self.loads += [v for k, v in attributes if k in ("src", "href", "xlink:href", "srcset")]
+        self.loads += [tag] if tag in ("script", "link", "iframe") else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.loads += [v for k, v in attributes if k in ("src", "href")]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def results(worlds):
+    logs = worlds.linear_logs([30, 25, 40, 22])
+    options = EvaluationOptions([1, 5], 4, 3, 2, resamples=100)
+    model, spec = worlds.Linear(0.2), logs.spec()
+    source = Provenance("a <run>", "world_model", 40, command="python eval.py run=runs/a")
+    found = evaluate(model, None, spec, logs, logs, "Pendulum-v1", options, source)
+    earned = np.array([-150.0, -900.0, -1234.0])
+    returns = {"policy": Return(Bootstrap(100).mean(earned, "episodes"), earned)} | found.returns
+    return Results(found.prediction, returns, 0.95, found.provenance)
+
+
+def checked(html):
+    checker = Checker()
+    checker.feed(html)
+    assert checker.open == []
+    return checker
+
+
+def test_files_are_written_and_hold_the_same_numbers(results, worlds, tmp_path):
+    metrics = tmp_path / "metrics.jsonl"
+    rows = [{"stage": "world_model", "step": s, "time": s, "loss/total": 1 / s} for s in (1, 2, 3)]
+    metrics.write_text("\n".join(map(json.dumps, rows)) + '\n{"stage": "wor')
+    write(results, tmp_path, metrics, card(worlds.linear_logs([30, 25])))
+    saved = json.loads((tmp_path / "results.json").read_text())
+    html = (tmp_path / "report.html").read_text()
+    markdown = (tmp_path / "results.md").read_text()
+    for horizon in ("1", "5"):
+        numbers = saved["prediction"]["position"][horizon]
+        assert {"error", "persistence", "skill"} <= numbers.keys()
+        assert all(number.keys() == KINDS for number in numbers.values())
+        assert str(Number(**numbers["error"])) in markdown
+        assert f"<b>{str(Number(**numbers['error'])).split(' [')[0]}</b>" in html
+    assert saved["returns"]["logs"]["n"] == 4
+    assert saved["episodes"]["policy"] == [-150, -900, -1234]
+    assert len(saved["held_out_sha256"]) == 64
+    assert "loss/total" in html and "a linear world" in html
+
+
+def test_page_is_whole_and_loads_nothing(results):
+    html = page(results, [], None)
+    checker = checked(html)
+    assert all(load.startswith("data:image/png;base64,") for load in checker.loads)
+    assert not re.search(r"url\(|@import|https?://", html)
+    assert len(html) < 200_000
+    assert "a <run>" in checker.text
+    assert "prefers-color-scheme: dark" in html and "width=device-width" in html
+
+
+def test_terminal_tables_fit_100_columns(results):
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(render(results))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= 100
+    assert str(results.prediction.keys["position"].horizons[1].skill) in text
+
+
+def test_headline_says_what_the_intervals_allow():
+    def number(value, low, high):
+        return Number(value, low, high, 50, "")
+
+    def said(skill, policy):
+        horizons = {
+            1: HorizonNumbers(number(0.2, 0.1, 0.3), number(1, 1, 1), skill, None, 10),
+        }
+        judged = KeyPrediction("", horizons, None, [])
+        returns = {"policy": Return(policy, np.zeros(1)), "logs": Return(number(0, -1, 1), None)}
+        return " ".join(
+            headline(Results(Prediction({"x": judged}, []), returns, 0.95, Provenance()))
+        )
+
+    good = said(number(0.8, 0.7, 0.9), number(5, 4, 6))
+    assert "is better than persistence at 1 step" in good and "above the logs' mean" in good
+    even = said(number(0.1, -0.1, 0.3), number(1, 0, 2))
+    assert "no better than persistence" in even and "not clearly different from the logs'" in even
+    bad = said(number(-0.2, -0.3, -0.1), number(-5, -6, -4))
+    assert "worse than persistence" in bad and "below the logs' mean" in bad
+
+
+def test_images_become_strips():
+    generator = np.random.default_rng(0)
+    real = generator.integers(0, 255, (6, 16, 16, 3), np.uint8)
+    example = Example("typical", 0, 3, 2, real, generator.uniform(0, 255, (2, 4, 16, 16, 3)))
+    number = Number(0.1, 0.05, 0.2, 3, "")
+    curve = Curve(np.ones((3, 4)), np.ones((3, 4)), None, np.ones(4))
+    horizons = {4: HorizonNumbers(number, number, number, None, 1)}
+    judged = KeyPrediction("share of the pixel range", horizons, curve, [example])
+    results = Results(Prediction({"image": judged}, []), {}, 0.95, Provenance())
+    assert len(checked(page(results)).loads) == 2 * 4
+    assert "climatology" not in to_json(results)["prediction"]["image"]["4"]
+
+
+def test_ticks_are_round_and_inside():
+    assert ticks(0, 1, 4) == pytest.approx([0, 0.25, 0.5, 0.75, 1])
+    assert ticks(-1600, -140, 4) == pytest.approx([-1500, -1000, -500])
+    assert all(-0.013 <= t <= 0.002 for t in ticks(-0.013, 0.002, 5))

@@ -1,0 +1,98 @@
+"""Intervals mean what they say."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import t as student
+
+from worldmodel.evaluation.statistics import LARGE, Bootstrap, Number, median, shown, skill
+
+
+def test_interval_of_a_mean_is_close_to_students():
+    values = np.random.default_rng(0).normal(3, 2, 100)
+    number = Bootstrap().mean(values)
+    half = student.ppf(0.975, 99) * values.std(ddof=1) / 10
+    assert number.value == pytest.approx(values.mean())
+    assert (number.low, number.high) == pytest.approx(
+        (values.mean() - half, values.mean() + half), abs=0.08
+    )
+    assert number.n == 100
+
+
+def test_same_seed_same_interval():
+    values = np.random.default_rng(0).normal(size=30)
+    assert Bootstrap(seed=4).mean(values) == Bootstrap(seed=4).mean(values)
+    assert Bootstrap(seed=4).mean(values) != Bootstrap(seed=5).mean(values)
+
+
+def test_interval_covers_the_mean_as_often_as_it_says():
+    generator = np.random.default_rng(1)
+    bootstrap = Bootstrap(resamples=500)
+    hits = [
+        n.low <= 0 <= n.high
+        for n in (bootstrap.mean(generator.normal(size=40)) for _ in range(400))
+    ]
+    assert 0.90 <= np.mean(hits) <= 0.98
+
+
+def test_large_samples_take_the_normal_interval():
+    values = np.random.default_rng(2).exponential(size=LARGE + 1)
+    normal, drawn = Bootstrap().mean(values), Bootstrap().mean(values[:-1])
+    assert normal.high - normal.low == pytest.approx(drawn.high - drawn.low, rel=0.1)
+    assert "normal" in normal.method and "bootstrap" in drawn.method
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 10])
+def test_median_of_drawn_values_is_that_of_their_copies(n):
+    generator = np.random.default_rng(n)
+    values = generator.normal(size=n)
+    counts = generator.multinomial(n, np.full(n, 1 / n), size=50)
+    copies = [np.median(np.repeat(values, row)) for row in counts]
+    np.testing.assert_allclose(median(values)(counts), copies)
+
+
+def test_clusters_are_drawn_whole():
+    # Ten copies of each of 20 values tell no more than the 20 values.
+    values = np.random.default_rng(3).normal(size=20)
+    copies, episodes = np.repeat(values, 10), np.repeat(np.arange(20), 10)
+    once = Bootstrap().clustered(median(values), np.arange(20), "median")
+    clustered = Bootstrap().clustered(median(copies), episodes, "median")
+    naive = Bootstrap().clustered(median(copies), np.arange(200), "median")
+    assert (clustered.low, clustered.high) == pytest.approx((once.low, once.high))
+    assert naive.high - naive.low < 0.6 * (clustered.high - clustered.low)
+
+
+def test_skill_is_0_for_the_reference_itself_and_1_for_no_error():
+    errors, counts = np.array([1.0, 2.0, 4.0]), np.array([[1, 1, 1], [3, 0, 0]])
+    assert (skill(errors, errors)(counts) == 0).all()
+    assert (skill(0 * errors, errors)(counts) == 1).all()
+    assert (skill(0 * errors, 0 * errors)(counts) == 0).all()
+
+
+def test_one_episode_says_how_its_interval_was_made():
+    number = Bootstrap().clustered(median(np.arange(9.0)), np.zeros(9), "median")
+    assert number.low < number.value < number.high
+    assert "within the only one" in number.method
+
+
+def test_single_value_has_no_interval_and_is_valid_json():
+    number = Bootstrap().mean(np.array([2.0]))
+    assert number.value == 2 and math.isnan(number.low)
+    assert json.loads(json.dumps(number.to_json(), allow_nan=False))["low"] is None
+    assert str(number) == "2.00"
+
+
+def test_what_diverged_is_reported_and_not_dropped():
+    number = Bootstrap().clustered(median(np.array([1.0, np.inf, np.inf])), np.arange(3), "median")
+    assert number.value == math.inf
+    assert number.to_json()["value"] is None
+    still = Bootstrap().clustered(skill(np.ones(9), np.zeros(9)), np.arange(9), "skill")
+    assert still.high == -math.inf
+
+
+def test_numbers_are_shown_with_three_digits():
+    said = [shown(x) for x in (0, 0.0123, 0.5, 1.234, 12.34, -1234.5, 2e-4, math.inf)]
+    assert said == ["0.000", "0.012", "0.500", "1.23", "12.3", "-1,234", "2.0e-04", "inf"]
+    assert str(Number(1, 0.5, 2, 3, "")) == "1.00 [0.500, 2.00]"

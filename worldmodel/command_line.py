@@ -1,0 +1,422 @@
+"""The command lines of train.py and eval.py: from arguments to a typed, checked configuration.
+
+Hydra composes the YAML files; the options that were given on top are compared with the schema
+here, one by one, so that every mistake is named at once and in the user's terms. Nothing here
+imports JAX: a mistake is reported before anything slow starts.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+from hydra.errors import CompactHydraException, HydraException, OverrideParseException
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from worldmodel.checks import Option, check, refuse, unknown_key, walk
+from worldmodel.config import SCHEMAS, Config, EvalConfig
+from worldmodel.config_io import assign, flatten
+from worldmodel.errors import ConfigError, UserError, nearest
+
+USER_ERROR, PREEMPTED = 2, 75
+GROUPS = (*SCHEMAS, "experiment")
+HELP_FLAGS = ("-h", "--help")
+SWEEP_FLAGS = ("-m", "--multirun")
+MOST_JOBS_CHECKED = 100  # of a sweep, before it starts; each job is checked again when it starts
+HYDRA_VERSION = "1.3"
+
+
+# ---------------------------------------------------------------------------------------- train.py
+
+
+def run_training(job: Callable[[Config], int | None], script: str, description: str) -> int:
+    """Runs `job` on the config that the command line asks for; returns the exit status.
+
+    `configs/` lies beside `script`; `description` opens the help.
+    """
+    return guarded(lambda: _train(job, Path(script).resolve().parent / "configs", description))
+
+
+def guarded(action: Callable[[], int | None]) -> int:
+    """Returns the exit status of `action`; a user's mistake is shown as a few lines."""
+    try:
+        return action() or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+
+
+def _train(job: Callable[[Config], int | None], configs: Path, description: str) -> int | None:
+    arguments = _Arguments.parse(sys.argv[1:], flags=HELP_FLAGS + SWEEP_FLAGS)
+    if arguments.has(HELP_FLAGS):
+        print(training_help(configs, arguments.words, description))
+        return 0
+    if arguments.has(SWEEP_FLAGS):
+        check_sweep(configs, arguments.words)
+        return _sweep(job, configs, arguments.words)
+    return job(build_config(configs, parse_overrides(arguments.words)))
+
+
+def build_config(configs: Path, overrides: Sequence[Override]) -> Config:
+    """Composes, types and checks the config of one job; raises ConfigError."""
+    choices, settings = _sort(overrides)
+    tree, _ = _compose(configs, choices)
+    _override(tree, settings)
+    return typed(tree)
+
+
+def typed(tree: DictConfig) -> Config:
+    """Turns a composed tree into the dataclasses; raises ConfigError for every fault."""
+    known = _options(tree)
+    try:
+        missing = OmegaConf.missing_keys(tree)
+        refuse([known[key].fault(MISSING) for key in sorted(missing) if key in known])
+        config = OmegaConf.to_object(tree)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{error.full_key}: {_first_line(error)}") from None
+    refuse(check(config))
+    return config
+
+
+def training_help(configs: Path, words: Sequence[str], description: str) -> str:
+    """The text of `train.py --help`, for the choices made on the same command line."""
+    from worldmodel import help_text
+
+    choices, _ = _sort(parse_overrides(words))
+    tree, chosen = _compose(configs, choices)
+    defaults = OmegaConf.to_container(tree)
+    groups = {group: _choices(configs, group) for group in GROUPS}
+    return help_text.training(description, groups, chosen, _blank(tree), defaults)
+
+
+# ----------------------------------------------------------------------------------------- eval.py
+
+
+def run_evaluation(job: Callable[[str, str, dict[str, Any]], int | None], description: str) -> int:
+    """Calls `job(run, checkpoint, evaluation overrides)`; returns the exit status."""
+    return guarded(lambda: _evaluate(job, description))
+
+
+def _evaluate(job: Callable[[str, str, dict[str, Any]], int | None], description: str) -> int:
+    arguments = _Arguments.parse(sys.argv[1:], flags=HELP_FLAGS)
+    if arguments.has(HELP_FLAGS):
+        from worldmodel import help_text
+
+        print(help_text.evaluation(description))
+        return 0
+    return job(*parse_eval(arguments.words)) or 0
+
+
+def parse_eval(words: Sequence[str]) -> tuple[str, str, dict[str, Any]]:
+    """Reads `run=... checkpoint=... evaluation.KEY=...`; raises ConfigError.
+
+    Returns the run directory, the checkpoint and the evaluation options that were given: all
+    others come from the run's own config.
+    """
+    config = EvalConfig()
+    known = {option.key: option for option, _ in walk(config)}
+    given, faults = _values(parse_overrides(words), known)
+    for key, value in given.items():
+        assign(config, key, value)
+    faults += [fault for option, value in walk(config) if (fault := option.fault(value))]
+    refuse(faults)
+    checkpoint_is_step = config.checkpoint.isascii() and config.checkpoint.isdigit()
+    if config.checkpoint not in ("last", "best") and not checkpoint_is_step:
+        hint = nearest(config.checkpoint, ("last", "best"))
+        raise ConfigError(f"checkpoint={config.checkpoint}: accepts last, best or a step{hint}")
+    _need_run(Path(config.run))
+    prefix = "evaluation."
+    evaluation = {k.removeprefix(prefix): v for k, v in given.items() if k.startswith(prefix)}
+    return config.run, config.checkpoint, evaluation
+
+
+def _need_run(run: Path) -> None:
+    if (run / "config.yaml").is_file():
+        return
+    runs = [str(path.parent) for path in sorted(run.parent.glob("*/config.yaml"))]
+    known = f"\n  {run.parent} holds: {', '.join(runs[:10])}" if runs else ""
+    raise ConfigError(f"run={run}: not a run directory{nearest(str(run), runs)}{known}")
+
+
+# --------------------------------------------------------------------------------------- arguments
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    words: list[str]
+    flags: list[str]
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str], flags: Sequence[str]) -> _Arguments:
+        given = [a for a in arguments if a.startswith("-")]
+        if strangers := [a for a in given if a not in flags]:
+            word = strangers[0]
+            bare = word.lstrip("-")
+            hint = f"; options have no dashes: {bare}" if "=" in bare else nearest(word, flags)
+            raise ConfigError(f"{word}: no such flag; accepts {', '.join(flags)}{hint}")
+        return cls([a for a in arguments if not a.startswith("-")], given)
+
+    def has(self, flags: Sequence[str]) -> bool:
+        return any(flag in flags for flag in self.flags)
+
+
+def parse_overrides(words: Sequence[str]) -> list[Override]:
+    """Reads `key=value` words in Hydra's grammar; raises ConfigError naming the first bad one."""
+    for word in words:
+        if "=" not in word and not word.startswith("~"):
+            raise ConfigError(f"{word}: expected key=value")
+    try:
+        return OverridesParser.create().parse_overrides(list(words))
+    except OverrideParseException as error:
+        quoting = "put a value with special characters in quotes, twice: \"key='~/a, b'\""
+        raise ConfigError(f"{error.override}: not readable as key=value\n  {quoting}") from None
+
+
+def _sort(overrides: Sequence[Override]) -> tuple[list[Override], list[Override]]:
+    """Splits overrides into choices of groups (data=pendulum) and values of options."""
+    groups = [o for o in overrides if o.key_or_group in GROUPS and not isinstance(o.value(), dict)]
+    return groups, [o for o in overrides if o not in groups]
+
+
+def _values(
+    overrides: Sequence[Override], known: dict[str, Option], groups: Sequence[str] = ()
+) -> tuple[dict[str, Any], list[str]]:
+    """Returns the values given for `known` options, and all faults; `groups` only help to guess."""
+    given: dict[str, Any] = {}
+    faults = []
+    for override in overrides:
+        if fault := _form_fault(override, known.get(override.key_or_group)):
+            faults.append(fault)
+            continue
+        for key, value in flatten({override.key_or_group: override.value()}, known):
+            if key not in known:
+                faults.append(_key_fault(key, known, groups))
+                continue
+            given[key] = known[key].convert(value)
+            fault = None if _is_interpolation(value) else known[key].fault(given[key])
+            faults += [fault] if fault else []
+    return given, faults
+
+
+def _form_fault(override: Override, option: Option | None = None) -> str | None:
+    word = override.input_line
+    if override.is_hydra_override():
+        return f"{word}: Hydra's own options are for sweeps (--multirun)"
+    if override.is_add() or override.is_force_add() or override.is_delete():
+        bare = (word or "").lstrip("+~")
+        return f"{word}: options cannot be added or removed, only set: {bare or 'key=value'}"
+    if override.package is not None:
+        return f"{word}: groups are chosen as {override.key_or_group}=CHOICE, without '@'"
+    if override.is_sweep_override():
+        listed = f"{override.key_or_group}=[{override.get_value_string()}]"
+        hint = f"; a list is written {listed}" if option and option.is_list else ""
+        return f"{word}: several values need --multirun{hint}"
+    return None
+
+
+def _key_fault(key: str, known: dict[str, Option], groups: Sequence[str]) -> str:
+    below = [k[len(key) + 1 :] for k in known if k.startswith(key + ".")]
+    if below:
+        return f"{key}: holds several options; set one of {', '.join(below)}"
+    return unknown_key(key, [*known, *groups])
+
+
+def _is_interpolation(value: Any) -> bool:
+    return isinstance(value, str) and "${" in value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+# ------------------------------------------------------------------------------------- composition
+
+
+def register() -> None:
+    """Registers every dataclass with Hydra, as schema/config and schema/GROUP/NAME."""
+    store = ConfigStore.instance()
+    store.store(group="schema", name="config", node=Config, package="_global_")
+    for group, schemas in SCHEMAS.items():
+        for name, schema in schemas.items():
+            store.store(group=f"schema/{group}", name=name, node=schema, package=group)
+
+
+def _compose(
+    configs: Path, choices: Sequence[Override]
+) -> tuple[DictConfig, dict[str, str | None]]:
+    """Composes the YAML files for these choices; raises ConfigError.
+
+    Returns the tree, and the choice of every group as composed, experiments included.
+    """
+    refuse([fault for choice in choices if (fault := _choice_fault(configs, choice))])
+    tree, chosen = _composed(configs, tuple(choice.input_line or "" for choice in choices))
+    return tree.copy(), chosen
+
+
+@functools.lru_cache
+def _composed(configs: Path, words: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]]:
+    if not (configs / "config.yaml").is_file():
+        raise ConfigError(f"{configs / 'config.yaml'}: not found; it belongs beside train.py")
+    register()
+    try:
+        with initialize_config_dir(config_dir=str(configs), version_base=HYDRA_VERSION):
+            tree = compose("config", list(words), return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
+        raise ConfigError(_explain(error)) from None
+    every = OmegaConf.to_container(tree.hydra.runtime.choices)
+    chosen = {group: every.get(group) for group in GROUPS}
+    with open_dict(tree):
+        del tree["hydra"]
+    return tree, chosen
+
+
+def _choice_fault(configs: Path, choice: Override) -> str | None:
+    if fault := _form_fault(choice):
+        return fault
+    known = _choices(configs, choice.key_or_group)
+    if choice.value() in known or (choice.key_or_group == "experiment" and choice.value() is None):
+        return None
+    hint = nearest(str(choice.value()), known)
+    return f"{choice.input_line}: accepts one of {', '.join(known)}{hint}"
+
+
+def _choices(configs: Path, group: str) -> list[str]:
+    return sorted(path.stem for path in (configs / group).glob("*.yaml"))
+
+
+def _explain(error: Exception) -> str:
+    """A mistake in a YAML file, in a few lines: Hydra names the file, its cause names the key."""
+    cause = error.__cause__ or error.__context__
+    if not isinstance(cause, OmegaConfBaseException):
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return "\n  ".join(lines[:12])
+    file = re.match(r"In '([^']+)'", str(error))
+    where = f"configs/{file[1]}.yaml: " if file else ""
+    key = str(cause.full_key)
+    known = _every_option()
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError):
+        return where + unknown_key(key, known)
+    accepts = f"; {key} accepts {known[key].accepts}" if key in known else f" ({key})"
+    return f"{where}{_first_line(cause)}{accepts}"
+
+
+def _every_option() -> dict[str, Option]:
+    """The options of all schemas of all groups."""
+    entries = list(walk(Config()))
+    for group, schemas in SCHEMAS.items():
+        for schema in schemas.values():
+            entries += walk(schema(), f"{group}.")
+    return {option.key: option for option, _ in entries}
+
+
+def _override(tree: DictConfig, settings: Sequence[Override]) -> None:
+    """Sets options in a composed tree; raises ConfigError that names every fault."""
+    given, faults = _values(settings, _options(tree), GROUPS)
+    refuse(faults)
+    for key, value in given.items():
+        try:
+            OmegaConf.update(tree, key, value, merge=False)
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{key}={value}: {_first_line(error)}") from None
+
+
+def _options(tree: DictConfig) -> dict[str, Option]:
+    return {option.key: option for option, _ in walk(_blank(tree))}
+
+
+def _blank(tree: DictConfig) -> Config:
+    """The dataclasses of a composed tree with their own defaults: its options, without values."""
+    config = Config()
+    for group in SCHEMAS:
+        setattr(config, group, OmegaConf.get_type(tree, group)())
+    return config
+
+
+# ------------------------------------------------------------------------------------------ sweeps
+
+
+class JobFailed(CompactHydraException):
+    """A job of a sweep ended with a status other than 0; Hydra prints this as one line."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message, status)
+        self.status = status
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+def check_sweep(configs: Path, words: Sequence[str]) -> None:
+    """Raises ConfigError for the faults of a sweep's jobs, before the first one starts."""
+    given = parse_overrides(words)
+    overrides = [o for o in given if not o.is_hydra_override()]
+    # Intervals have no list of values: only an optimising sweeper plugin can choose from them.
+    listed = [o for o in overrides if not o.is_interval_sweep()]
+    if len(listed) < len(overrides) and not any(o.key_or_group == "hydra/sweeper" for o in given):
+        raise ConfigError("interval(...) needs a sweeper plugin: hydra/sweeper=NAME")
+    jobs = itertools.product(*(_elements(configs, o) for o in listed))
+    faults, names = [], {}
+    for job in itertools.islice(jobs, MOST_JOBS_CHECKED):
+        try:
+            name = build_config(configs, parse_overrides(job)).name
+        except ConfigError as error:
+            faults += str(error).splitlines()
+            continue
+        if name in names:
+            faults.append(
+                f"name={name}: shared by jobs {' '.join(names[name])} and {' '.join(job)}"
+            )
+        names[name] = job
+    refuse(faults)
+
+
+def _elements(configs: Path, override: Override) -> list[str]:
+    """The single overrides that a sweep over this one goes through."""
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    sweep = override.value()
+    if isinstance(sweep, Glob):
+        values = sweep.filter(_choices(configs, override.key_or_group))
+    else:
+        values = list(override.sweep_string_iterator())
+    if not values:
+        raise ConfigError(f"{override.input_line}: matches nothing")
+    return [f"{override.key_or_group}={value}" for value in values]
+
+
+def _sweep(job: Callable[[Config], int | None], configs: Path, words: Sequence[str]) -> int:
+    """Hands the sweep to hydra.main, whose sweeper and launcher plugins run the jobs."""
+    import hydra
+
+    def task(tree: DictConfig) -> None:
+        config = typed(tree)
+        status = guarded(lambda: job(config))
+        if status == PREEMPTED:  # the machine goes away: start no further job
+            sys.exit(status)
+        if status:
+            raise JobFailed(f"{config.name}: exit status {status}", status)
+
+    register()
+    sys.argv[1:] = ["--multirun", *words]
+    try:
+        hydra.main(config_path=str(configs), config_name="config", version_base=HYDRA_VERSION)(
+            task
+        )()
+    except SystemExit as ending:
+        failure = ending.__context__  # Hydra has shown it, and made every status 1
+        if isinstance(failure, JobFailed):
+            return failure.status
+        return USER_ERROR if isinstance(failure, CompactHydraException) else int(ending.code or 0)
+    return 0

@@ -1,0 +1,283 @@
+"""Every option of the trainer, as typed dataclasses. This is the only schema.
+
+`command_line.py` registers them with Hydra, `checks.py` compares values with the limits given
+here, `help_text.py` prints them. Nothing here imports JAX: a mistake is reported before anything
+slow starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A dataclass field with one line of help and what it accepts (`low`, `high`: inclusive).
+
+    On a list, limits and choices hold for every element.
+    """
+    metadata = {"help": help, "low": low, "high": high, "choices": choices}
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+# --------------------------------------------------------------------------------------------- data
+
+
+@dataclass
+class DataOptions:
+    """What every data source has."""
+
+    name: str = option(MISSING, "data source")
+    path: str | None = option(None, "file or folder the logs are read from")
+    environment: str | None = option(
+        None, "Gymnasium id of the real environment, for returns (none: not measured)"
+    )
+    holdout: float = option(
+        0.1, "share of the episodes kept from training, to judge the model", low=0.0, high=0.9
+    )
+
+
+@dataclass
+class TFDSData(DataOptions):
+    """A prepared TFDS directory in the RLDS layout, stored as ArrayRecord."""
+
+    name: str = option("tfds", "data source")
+    split: str = option("train", "TFDS split to read")
+
+
+@dataclass
+class GymnasiumData(DataOptions):
+    """Logs collected from a Gymnasium environment on first use and kept in `cache_dir`."""
+
+    name: str = option("gymnasium", "data source")
+    environment: str | None = option(
+        None, "Gymnasium id of the environment to log and to judge policies in"
+    )
+    behaviours: list[str] = option(
+        ["uniform", "sticky", "ornstein_uhlenbeck"], "behaviour policies, in turn by episode"
+    )
+    episodes: int = option(200, "episodes to log", low=1)
+    collect_seed: int = option(
+        0, "seed of the collection (apart from `seed`: all runs share the logs)", low=0
+    )
+    cache_dir: str = option("datasets", "folder that keeps collected logs")
+
+
+# -------------------------------------------------------------------------------------------- model
+
+
+@dataclass
+class ModelOptions:
+    """What every family of world models has."""
+
+    name: str = option(MISSING, "family of the world model")
+
+
+RSSM_PRESETS: dict[str, dict[str, int]] = {
+    # DreamerV3's size rule: deter = 8 x hidden, classes = depth = hidden / 16.
+    # `tiny` is ours, for CPUs.
+    "tiny": {"deter": 128, "hidden": 64, "classes": 8, "latents": 8, "depth": 4},
+    "1m": {"deter": 512, "hidden": 64, "classes": 4, "latents": 32, "depth": 4},
+    "12m": {"deter": 2048, "hidden": 256, "classes": 16, "latents": 32, "depth": 16},
+    "25m": {"deter": 3072, "hidden": 384, "classes": 24, "latents": 32, "depth": 24},
+    "50m": {"deter": 4096, "hidden": 512, "classes": 32, "latents": 32, "depth": 32},
+    "100m": {"deter": 6144, "hidden": 768, "classes": 48, "latents": 32, "depth": 48},
+    "200m": {"deter": 8192, "hidden": 1024, "classes": 64, "latents": 32, "depth": 64},
+    "400m": {"deter": 12288, "hidden": 1536, "classes": 96, "latents": 32, "depth": 96},
+}
+
+
+@dataclass
+class RSSMOptions(ModelOptions):
+    """DreamerV3's recurrent state-space model."""
+
+    name: str = option("rssm", "family of the world model")
+    preset: str = option(
+        "tiny", "size; the options below override single numbers", choices=tuple(RSSM_PRESETS)
+    )
+    deter: int | None = option(None, "units of the recurrent state (divisible by blocks)", low=8)
+    hidden: int | None = option(None, "units of every hidden layer", low=1)
+    classes: int | None = option(None, "classes of each categorical latent", low=2)
+    latents: int | None = option(None, "number of categorical latents", low=1)
+    depth: int | None = option(None, "base channels of the image encoder and decoder", low=1)
+    blocks: int = option(8, "blocks of the recurrent kernels", low=1)
+    unimix: float = option(
+        0.01, "share of the uniform distribution in every latent", low=0.0, high=1.0
+    )
+    free_nats: float = option(1.0, "KL below this many nats is not pushed further down", low=0.0)
+    dynamics_scale: float = option(1.0, "weight of KL(sg(posterior) || prior)", low=0.0)
+    representation_scale: float = option(0.1, "weight of KL(posterior || sg(prior))", low=0.0)
+
+
+# ------------------------------------------------------------------------------------------- policy
+
+
+@dataclass
+class PolicyOptions:
+    """What every policy algorithm has."""
+
+    name: str = option(MISSING, "policy algorithm")
+
+
+@dataclass
+class NoPolicy(PolicyOptions):
+    """Train the world model alone."""
+
+    name: str = option("none", "policy algorithm")
+
+
+@dataclass
+class ActorCriticOptions(PolicyOptions):
+    """DreamerV3's actor-critic, trained on imagined rollouts."""
+
+    name: str = option("actor_critic", "policy algorithm")
+    hidden: int | None = option(
+        None, "units of every hidden layer (none: a preset's, by the model)", low=1
+    )
+    layers: int = option(3, "hidden layers of actor and critic", low=1)
+    horizon: int = option(15, "imagined steps from every start", low=1)
+    discount: float = option(1 - 1 / 333, "discount per step", low=0.0, high=1.0)
+    lambda_: float = option(0.95, "lambda of the lambda-return", low=0.0, high=1.0)
+    entropy: float = option(3e-4, "weight of the policy's entropy", low=0.0)
+    gradient: str = option(
+        "reinforce",
+        "how the actor learns; dynamics: through the model, continuous actions only",
+        choices=("reinforce", "dynamics"),
+    )
+    normalizer_rate: float = option(
+        0.01, "rate of the running percentiles of the return", low=0.0, high=1.0
+    )
+    slow_rate: float = option(0.02, "rate of the slow critic", low=0.0, high=1.0)
+    slow_scale: float = option(1.0, "weight of the pull towards the slow critic", low=0.0)
+    replay_scale: float = option(
+        0.3, "weight of the critic's loss on logged rewards (joint training only)", low=0.0
+    )
+
+
+# ----------------------------------------------------------------------------------------- training
+
+
+@dataclass
+class StageOptions:
+    """One stage of training."""
+
+    steps: int = option(MISSING, "updates", low=1)
+    batch_size: int = option(16, "windows in a batch", low=1)
+    window: int = option(64, "rows in a window", low=2)
+    learning_rate: float = option(4e-5, "peak learning rate", low=0.0)
+    warmup: int = option(1000, "updates over which the learning rate rises from 0", low=0)
+    clip: float = option(0.3, "adaptive gradient clipping, per tensor (0: none)", low=0.0)
+    beta1: float = option(0.9, "momentum", low=0.0, high=1.0)
+    beta2: float = option(0.999, "decay of the squared gradients", low=0.0, high=1.0)
+    epsilon: float = option(1e-20, "added to the root of the squared gradients", low=0.0)
+
+
+@dataclass
+class TrainingOptions:
+    """How training runs."""
+
+    world_model: StageOptions = dataclasses.field(default_factory=StageOptions)
+    policy: StageOptions = dataclasses.field(default_factory=StageOptions)
+    joint: bool = option(
+        False, "model and policy together, in one stage with the world model's settings"
+    )
+    precision: str = option(
+        "float32", "compute type; parameters stay float32", choices=("float32", "bfloat16")
+    )
+    steps_per_dispatch: int = option(25, "most updates per call to the device", low=1)
+    log_every: int = option(100, "updates between rows of metrics.jsonl", low=1)
+    checkpoint_every: int = option(1000, "updates between checkpoints", low=1)
+    keep: int = option(2, "checkpoints kept per stage", low=1)
+    compilation_cache: str | None = option(
+        "~/.cache/worldmodel/xla", "folder of compiled programs (none: no cache)"
+    )
+
+
+# ------------------------------------------------------------------------------ logging, evaluation
+
+
+@dataclass
+class LoggingOptions:
+    """Where progress and metrics go; metrics.jsonl is always written."""
+
+    wandb: str = option(
+        "auto",
+        "Weights & Biases, if installed; auto: online where a key is configured, else offline",
+        choices=("auto", "online", "offline", "disabled"),
+    )
+    project: str = option("worldmodel", "W&B project")
+    progress: str = option(
+        "auto",
+        "progress display; auto: a bar on a terminal",
+        choices=("auto", "bar", "plain", "none"),
+    )
+
+
+@dataclass
+class EvaluationOptions:
+    """How a checkpoint is judged."""
+
+    horizons: list[int] = option([1, 5, 15, 50], "open-loop horizons, in steps", low=1)
+    context: int = option(10, "logged rows the model sees before it predicts", low=1)
+    starts: int = option(5, "starts per held-out episode", low=1)
+    samples: int = option(8, "sampled futures whose mean is the prediction", low=1)
+    episodes: int = option(50, "episodes in the real environment", low=1)
+    seed: int = option(1000, "seed of the first episode; episode j has seed + j", low=0)
+    resamples: int = option(2000, "bootstrap resamples behind an interval", low=100)
+    confidence: float = option(0.95, "coverage of the intervals", low=0.5, high=0.999)
+
+
+# ---------------------------------------------------------------------------------------------- all
+
+
+@dataclass
+class Config:
+    """A whole run."""
+
+    name: str = option(
+        "${data.name}-${model.name}-${policy.name}-${seed}", "the run directory is runs_dir/name"
+    )
+    seed: int = option(
+        0, "seed of initial parameters, batches and all noise in training", low=0, high=2**31 - 1
+    )
+    runs_dir: str = option("runs", "folder of run directories")
+    fresh: bool = option(False, "start over: moves an older run of this name aside")
+    data: DataOptions = MISSING
+    model: ModelOptions = MISSING
+    policy: PolicyOptions = MISSING
+    training: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
+    logging: LoggingOptions = dataclasses.field(default_factory=LoggingOptions)
+    evaluation: EvaluationOptions = dataclasses.field(default_factory=EvaluationOptions)
+
+
+@dataclass
+class EvalConfig:
+    """What eval.py accepts; evaluation options that are not given come from the run."""
+
+    run: str = option(MISSING, "run directory to judge, such as runs/NAME")
+    checkpoint: str = option("last", "checkpoint to judge: last, best or a step")
+    evaluation: EvaluationOptions = dataclasses.field(default_factory=EvaluationOptions)
+
+
+# Group -> schema name -> dataclass. A file configs/GROUP/CHOICE.yaml names the schema it starts
+# from; several choices may share one, as data=pendulum and data=gymnasium do.
+SCHEMAS: dict[str, dict[str, type]] = {
+    "data": {"tfds": TFDSData, "gymnasium": GymnasiumData},
+    "model": {"rssm": RSSMOptions},
+    "policy": {"none": NoPolicy, "actor_critic": ActorCriticOptions},
+    "training": {"default": TrainingOptions},
+    "logging": {"default": LoggingOptions},
+    "evaluation": {"default": EvaluationOptions},
+}

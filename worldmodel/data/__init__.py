@@ -1,0 +1,21 @@
+"""Logs in: any format becomes `Trajectories`, checked and described. Nothing here needs JAX."""
+
+from worldmodel.data.card import card, render
+from worldmodel.data.readers import load
+from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
+from worldmodel.data.trajectories import Trajectories, split
+from worldmodel.data.validation import Episode, stack_episodes, validate
+
+__all__ = [
+    "ActionSpec",
+    "DataSpec",
+    "Episode",
+    "ObservationSpec",
+    "Trajectories",
+    "card",
+    "load",
+    "render",
+    "split",
+    "stack_episodes",
+    "validate",
+]

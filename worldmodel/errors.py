@@ -1,0 +1,32 @@
+"""Mistakes that a user can mend: shown as a few lines, never as a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend. The message says what is wrong, where, and what is accepted."""
+
+
+class ConfigError(UserError):
+    """An option that is misspelt, of the wrong type, out of range, or at odds with a run on disk."""
+
+
+class DataError(UserError):
+    """Logs that are missing, damaged or inconsistent."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint or run directory that cannot be used as asked."""
+
+
+class DivergenceError(UserError):
+    """A loss that is no longer finite."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Returns ' (did you mean X?)' for the known word closest to `word`, or an empty string."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""

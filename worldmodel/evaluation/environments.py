@@ -1,0 +1,108 @@
+"""The real environment behind a set of logs: made by its Gymnasium id, and checked against them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from worldmodel.data.spec import ActionSpec, DataSpec
+from worldmodel.errors import UserError, nearest
+
+Observation = dict[str, np.ndarray]
+
+
+class RealEnvironment:
+    """One Gymnasium environment that speaks as the logs do: named observations, raw actions.
+
+    A single array is observed under the logs' only name; a Dict under its own names.
+    """
+
+    def __init__(self, name: str, spec: DataSpec):
+        self.environment = _make(name)
+        self.spec, self.name = spec, name
+        space = self.environment.observation_space
+        self.only = None if isinstance(space, spaces.Dict) else next(iter(spec.observations))
+        try:
+            self._check_observations(space)
+            _check_actions(self.environment.action_space, spec.action, name)
+        except UserError:
+            self.close()
+            raise
+
+    def reset(self, seed: int) -> Observation:
+        return self._observe(self.environment.reset(seed=seed)[0])
+
+    def step(self, action: np.ndarray) -> tuple[Observation, float, bool]:
+        """Takes a raw action; gives the observation, the reward and whether the episode is over."""
+        taken = _acted(self.environment.action_space, action)
+        observation, reward, terminated, truncated, _ = self.environment.step(taken)
+        return self._observe(observation), float(reward), bool(terminated or truncated)
+
+    def close(self) -> None:
+        self.environment.close()
+
+    def _observe(self, observation: Any) -> Observation:
+        named = observation if self.only is None else {self.only: observation}
+        return {
+            key: np.asarray(named[key], o.dtype).reshape(o.shape)
+            for key, o in self.spec.observations.items()
+        }
+
+    def _check_observations(self, space: spaces.Space) -> None:
+        logged = self.spec.observations
+        given = dict(space.items()) if self.only is None else {self.only: space}
+        if self.only is not None and len(logged) > 1 or logged.keys() - given.keys():
+            there = ", ".join(given) if self.only is None else f"a single {space}"
+            raise _mismatch(self.name, f"it gives {there}", f"observations {', '.join(logged)}")
+        for key, o in logged.items():
+            shape = given[key].shape or ()
+            same = shape == o.shape if o.is_image else np.prod(shape, dtype=int) == o.shape[0]
+            if not same:
+                raise _mismatch(self.name, f"its {key!r} is of shape {shape}", f"shape {o.shape}")
+
+
+def check(name: str, spec: DataSpec) -> None:
+    """Raises UserError if there is no such environment, or if it does not fit the logs."""
+    RealEnvironment(name, spec).close()
+
+
+def _make(name: str) -> gymnasium.Env:
+    try:
+        return gymnasium.make(name, disable_env_checker=True)
+    except (gymnasium.error.Error, ImportError) as error:
+        known = name in gymnasium.registry
+        hint = "" if known else nearest(name, gymnasium.registry)
+        raise UserError(
+            f"data.environment={name}: cannot be made{hint}.\n  {error}\n"
+            "Accepted: the id of an installed Gymnasium environment (`package:id` imports the "
+            "package first), or null to go without returns."
+        ) from error
+
+
+def _check_actions(space: spaces.Space, action: ActionSpec, name: str) -> None:
+    if isinstance(space, spaces.Discrete):
+        same, there = action.discrete and action.size == space.n, f"{space.n} classes"
+    elif isinstance(space, spaces.Box):
+        size = int(np.prod(space.shape))
+        same, there = not action.discrete and action.size == size, f"vectors of size {size}"
+    else:
+        same, there = False, str(space)
+    if not same:
+        kind = f"{action.size} classes" if action.discrete else f"vectors of size {action.size}"
+        raise _mismatch(name, f"its actions are {there}", kind)
+
+
+def _acted(space: spaces.Space, action: np.ndarray) -> Any:
+    """A raw action of the logs as `step` takes it; clipped to the environment's bounds."""
+    if isinstance(space, spaces.Discrete):
+        return int(action + space.start)
+    return np.clip(action.reshape(space.shape), space.low, space.high).astype(space.dtype)
+
+
+def _mismatch(name: str, there: str, logged: str) -> UserError:
+    return UserError(
+        f"data.environment={name} does not fit the logs: {there}, the logs have {logged}."
+    )

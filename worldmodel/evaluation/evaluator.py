@@ -1,0 +1,173 @@
+"""The one evaluator: train.py calls it at its end, eval.py for any checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+from flax import nnx
+from rich.console import Console
+
+from worldmodel import data
+from worldmodel.config import EvaluationOptions
+from worldmodel.data.spec import DataSpec
+from worldmodel.data.trajectories import Trajectories, split
+from worldmodel.evaluation import environments
+from worldmodel.evaluation.prediction import open_loop
+from worldmodel.evaluation.report import page
+from worldmodel.evaluation.results import Provenance, Results, Return, markdown, render, to_json
+from worldmodel.evaluation.returns import episode_returns, model_policy, random_policy
+from worldmodel.evaluation.statistics import Bootstrap
+from worldmodel.models.interface import WorldModel
+from worldmodel.run_directory import write_json
+
+if TYPE_CHECKING:
+    from worldmodel.loading import LoadedRun
+
+__all__ = ["evaluate", "evaluate_loaded", "evaluate_run", "render", "write"]
+
+
+def evaluate(
+    model: WorldModel,
+    policy: nnx.Module | None,
+    spec: DataSpec,
+    held_out: Trajectories,
+    all_logs: Trajectories,
+    environment: str | None,
+    options: EvaluationOptions,
+    provenance: Provenance | None = None,
+) -> Results:
+    """Judges a model on `held_out` episodes, and a policy in the real environment.
+
+    Returns are measured where there are both a policy and an environment, and stand beside those
+    of `all_logs` (training and held out) and of a random policy on the same seeds. `provenance`
+    says whose model it is; split, times and versions are added to it.
+    """
+    seconds: dict[str, float] = {}
+    in_world = environment if policy is not None else None
+    if in_world is not None:
+        environments.check(in_world, spec)  # a mistake is found before anything slow starts
+    with _timed(seconds, "prediction"):
+        prediction = open_loop(model, spec, held_out, options, jax.random.key(options.seed))
+    bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
+    returns = {}
+    if in_world is not None:
+        for name, act in (
+            ("policy", model_policy(model, policy, spec)),
+            ("random", random_policy(spec)),
+        ):
+            with _timed(seconds, f"returns.{name}"):
+                earned = episode_returns(in_world, spec, act, options.episodes, options.seed)
+            returns[name] = Return(bootstrap.mean(earned, "episodes"), earned)
+    if all_logs.rewards is not None:
+        logged = all_logs.returns()
+        returns["logs"] = Return(bootstrap.mean(logged, "episodes"), logged)
+    order = [name for name in ("policy", "logs", "random") if name in returns]
+    provenance = dataclasses.replace(
+        provenance or Provenance(),
+        split=held_out.fingerprint(),
+        environment=environment,
+        seconds=seconds,
+        software=_software(),
+    )
+    returns = {name: returns[name] for name in order}
+    return Results(prediction, returns, options.confidence, provenance)
+
+
+def write(
+    results: Results,
+    folder: Path,
+    metrics: Path | None = None,
+    card: dict[str, Any] | None = None,
+) -> None:
+    """Writes results.json, results.md and report.html.
+
+    The page also shows the training curves of `metrics` (metrics.jsonl) and a data card, if given.
+    """
+    write_json(folder / "results.json", to_json(results))
+    (folder / "results.md").write_text(markdown(results), encoding="utf-8")
+    rows = _rows(metrics) if metrics is not None and metrics.exists() else []
+    (folder / "report.html").write_text(page(results, rows, card), encoding="utf-8")
+
+
+def evaluate_loaded(
+    run: LoadedRun, trajectories: Trajectories, options: EvaluationOptions
+) -> Results:
+    """Judges a checkpoint by the logs of its run, writes evaluation/ and shows the tables."""
+    _, held_out = split(trajectories, run.config.data.holdout)
+    provenance = Provenance(
+        run=run.config.name,
+        stage=run.stage,
+        step=run.step,
+        command=shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+        config=dataclasses.asdict(run.config) | {"evaluation": dataclasses.asdict(options)},
+    )
+    results = evaluate(
+        run.model,
+        run.policy,
+        run.spec,
+        held_out,
+        trajectories,
+        run.config.data.environment,
+        options,
+        provenance,
+    )
+    folder = run.directory.evaluation
+    write(results, folder, run.directory.metrics, data.card(trajectories))
+    shown = Console()
+    console = Console(width=min(shown.width, 100) if shown.is_terminal else 100)
+    console.print(render(results))
+    console.print(f"report       {folder / 'report.html'}", soft_wrap=True, highlight=False)
+    return results
+
+
+def evaluate_run(run: str, checkpoint: str, overrides: dict[str, Any]) -> int:
+    """Judges a checkpoint of the run in folder `run`; `overrides` are single evaluation options.
+
+    Returns the exit status. Raises UserError for what the user can mend, such as logs that are no
+    longer those the run was trained on: other episodes would be held out.
+    """
+    from worldmodel import loading  # the last layer: it knows the training stages
+
+    loaded = loading.load(run, checkpoint)
+    trajectories = data.load(loaded.config.data)
+    loaded.directory.bind_data(loaded.spec, trajectories.fingerprint())
+    options = dataclasses.replace(loaded.config.evaluation, **overrides)
+    evaluate_loaded(loaded, trajectories, options)
+    return 0
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    began = time.perf_counter()
+    yield
+    seconds[name] = round(time.perf_counter() - began, 2)
+
+
+def _software() -> dict[str, str]:
+    """Versions, and the device, that the numbers were made with."""
+    import worldmodel
+
+    versions = {name: importlib.metadata.version(name) for name in ("jax", "flax", "gymnasium")}
+    device = jax.devices()[0].device_kind
+    return {"worldmodel": worldmodel.__version__} | versions | {"device": device}
+
+
+def _rows(metrics: Path) -> list[dict[str, Any]]:
+    """Rows of metrics.jsonl. A run may be writing its last one: what is not whole is left out."""
+    rows = []
+    for line in metrics.read_text(encoding="utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows

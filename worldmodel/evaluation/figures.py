@@ -1,0 +1,227 @@
+"""The report's figures, each a grid of small panels as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from worldmodel.evaluation.prediction import Example, KeyPrediction
+from worldmodel.evaluation.results import Return
+from worldmodel.evaluation.svg import Panel, extent, png
+
+MOST_DIMENSIONS = 4  # of a vector drawn over time
+MOST_DOTS = 200  # single returns in a row
+MOST_FRAMES = 6  # of an image strip
+MOST_POINTS = 200  # of a training curve
+CURVES = (
+    "loss/total",
+    "loss/observation",
+    "loss/image",
+    "loss/reward",
+    "latent/kl",
+    "loss/actor",
+    "loss/critic",
+    "policy/return",
+    "policy/entropy",
+)
+COLORS = {"policy": "model", "logs": "logs", "random": "baseline"}
+
+
+def figure(caption: str, panels: Iterable[tuple[str, str]], legend: Sequence[tuple[str, str]] = ()):
+    """A captioned grid of (title, drawing); `legend` names colour classes."""
+    cells = "".join(
+        f'<div class="panel"><h4>{escape(title)}</h4>{drawing}</div>' for title, drawing in panels
+    )
+    keys = "".join(f'<span class="key {color}">{escape(name)}</span>' for color, name in legend)
+    keys = f'<p class="legend">{keys}</p>' if keys else ""
+    return (
+        f'<figure>{keys}<div class="grid-of-panels">{cells}</div>'
+        f"<figcaption>{escape(caption)}</figcaption></figure>"
+    )
+
+
+def horizon_curves(predictions: dict[str, KeyPrediction]) -> str:
+    """Error by horizon: model against persistence and climatology."""
+    panels = [(key, _horizon_panel(key, judged)) for key, judged in predictions.items()]
+    legend = [("model", "model"), ("baseline", "persistence")]
+    if any(judged.curve.climatology is not None for judged in predictions.values()):
+        legend.append(("logs", "climatology (median only)"))
+    return figure(
+        "Error by horizon: median over starts, and the quartiles as a band. Persistence repeats "
+        "the last seen observation; climatology is always the training mean.",
+        panels,
+        legend,
+    )
+
+
+def _horizon_panel(key: str, judged: KeyPrediction) -> str:
+    curve = judged.curve
+    steps = np.arange(1, curve.model.shape[1] + 1)
+    _, top = extent(curve.model, curve.persistence)
+    unit = "error / pixel range" if "pixel" in judged.unit else "error / training std"
+    panel = Panel(
+        (min(1, steps[-1] - 1), steps[-1]),
+        (0, top),
+        label=f"{key}: error of model and persistence by horizon",
+        x_title="steps ahead",
+        y_title=unit,
+        width=400,
+        height=250,
+    )
+    panel.band(steps, curve.persistence[0], curve.persistence[2], "baseline")
+    panel.band(steps, curve.model[0], curve.model[2], "model")
+    if curve.climatology is not None:
+        panel.line(steps, curve.climatology[1], "logs dashed")
+    panel.line(steps, curve.persistence[1], "baseline")
+    panel.line(steps, curve.model[1], "model")
+    return panel.svg()
+
+
+def imagined_beside_real(predictions: dict[str, KeyPrediction]) -> str:
+    """A few starts: vectors over time with sampled futures, images as strips."""
+    figures = []
+    for key, judged in predictions.items():
+        if not judged.examples:
+            continue
+        draw = _strips if judged.examples[0].real.ndim == 4 else _lines
+        figures.append(draw(key, judged.examples))
+    return "".join(figures)
+
+
+def _lines(key: str, examples: list[Example]) -> str:
+    size = examples[0].real.shape[1]
+    spread = np.concatenate([e.real for e in examples]).std(0)
+    dimensions = np.sort(np.argsort(-spread, kind="stable")[:MOST_DIMENSIONS])
+    panels = [
+        (f"{key}[{d}] \u00b7 {e.name} start", _line_panel(key, int(d), e, examples))
+        for d in dimensions
+        for e in examples
+    ]
+    shown = f"The {len(dimensions)} of {size} dimensions that vary most. " if size > 4 else ""
+    return figure(
+        f"Imagined against real: {key}. {shown}{_which(examples)} Left of the dotted line the "
+        "model sees the log, right of it only the actions.",
+        panels,
+        [("real", "real"), ("model", "imagined (mean; thin: single futures)")],
+    )
+
+
+def _line_panel(key: str, d: int, example: Example, examples: list[Example]) -> str:
+    real, imagined = example.real[:, d], example.imagined[:, :, d]
+    ahead = np.arange(len(real)) - example.seen + 1
+    panel = Panel(
+        (ahead[0], ahead[-1]),
+        extent(*(e.real[:, d] for e in examples), *(e.imagined[..., d] for e in examples)),
+        label=f"{key}[{d}], {example.name} start: imagined against real",
+        x_title="steps ahead",
+        height=180,
+    )
+    panel.rule(0)
+    future = ahead[example.seen :]
+    for sample in imagined:
+        panel.line(future, sample, "model thin")
+    panel.line(ahead, real, "real")
+    panel.line(future, imagined.mean(0), "model")
+    return panel.svg()
+
+
+def _strips(key: str, examples: list[Example]) -> str:
+    panels = [(f"{e.name} start", _strip(e)) for e in examples]
+    return figure(
+        f"Imagined against real: {key}. {_which(examples)} Upper row real, lower row the mean "
+        "imagined future; the number is how many steps ahead.",
+        panels,
+    )
+
+
+def _strip(example: Example) -> str:
+    horizon = example.imagined.shape[1]
+    steps = np.unique(np.geomspace(1, horizon, MOST_FRAMES).round().astype(int))
+    real = example.real[example.seen :][steps - 1]
+    imagined = example.imagined[:, steps - 1].astype(np.float32).mean(0)
+    imagined = np.clip(np.nan_to_num(imagined), 0, 255).round().astype(np.uint8)
+    heads = "".join(f"<span>+{step}</span>" for step in steps)
+    frames = "".join(
+        f'<img alt="{who}, {step} steps ahead" src="{png(image)}">'
+        for who, images in (("real", real), ("imagined", imagined))
+        for step, image in zip(steps, images, strict=True)
+    )
+    return f'<div class="strip" style="--frames:{len(steps)}">{heads}{frames}</div>'
+
+
+def _which(examples: list[Example]) -> str:
+    if len(examples) < 3:
+        return f"{len(examples)} held-out start(s)."
+    return (
+        "Three held-out starts, at the 25th, 50th and 75th percentile of the model's error at the "
+        "longest horizon."
+    )
+
+
+def returns_by_who(returns: dict[str, Return]) -> str:
+    """A dot an episode; a diamond and a bar for the mean and its interval."""
+    values = {name: _spread(r.episodes) for name, r in returns.items()}
+    names = list(returns)
+    panel = Panel(
+        extent(*values.values()),
+        (-0.6, len(names) - 0.4),
+        label="Returns of single episodes, and means with intervals",
+        x_title="undiscounted return of an episode",
+        width=400,
+        height=50 + 48 * len(names),
+        left=64,
+        y_ticks=False,
+    )
+    for row, name in enumerate(reversed(names)):
+        episodes, mean = values[name], returns[name].mean
+        # A fixed, even jitter keeps equal returns apart: the golden ratio's multiples.
+        jitter = (np.arange(len(episodes)) * 0.6180339887 % 1 - 0.5) * 0.5
+        panel.dots(episodes, row + jitter, COLORS[name])
+        ends = [x if np.isfinite(x) else mean.value for x in (mean.low, mean.high)]
+        panel.bar(*ends, mean.value, row, COLORS[name])
+        panel.text(4, row, name, COLORS[name])
+    few = any(len(r.episodes) > MOST_DOTS for r in returns.values())
+    return figure(
+        "A dot for every episode"
+        + (f" (at most {MOST_DOTS}, evenly picked by rank)" if few else "")
+        + "; the diamond is the mean, the bar its interval.",
+        [("", panel.svg())],
+    )
+
+
+def _spread(values: np.ndarray) -> np.ndarray:
+    """At most MOST_DOTS of the values, by rank."""
+    ordered = np.sort(values)
+    if len(ordered) <= MOST_DOTS:
+        return np.asarray(values)
+    return ordered[np.linspace(0, len(ordered) - 1, MOST_DOTS).astype(int)]
+
+
+def training_curves(rows: list[dict[str, Any]]) -> str:
+    """The main metrics of every stage over its updates."""
+    stages = dict.fromkeys(row["stage"] for row in rows)
+    panels = [
+        (f"{name} \u00b7 {stage}", drawing)
+        for stage in stages
+        for name in CURVES
+        if (drawing := _training_panel(rows, stage, name))
+    ]
+    caption = "Metrics over updates, as logged in metrics.jsonl (means over a log interval)."
+    return figure(caption, panels) if panels else ""
+
+
+def _training_panel(rows: list[dict[str, Any]], stage: str, name: str) -> str:
+    points = {row["step"]: row[name] for row in rows if row["stage"] == stage and name in row}
+    if len(points) < 2:
+        return ""
+    every = -(-len(points) // MOST_POINTS)
+    steps, values = list(points)[::every], np.array(list(points.values()), float)[::every]
+    panel = Panel(
+        (min(steps), max(steps)), extent(values), label=f"{name}, {stage}", x_title="updates",
+        height=170,
+    )  # fmt: skip
+    panel.line(steps, values, "real")
+    return panel.svg()

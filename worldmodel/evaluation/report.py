@@ -1,0 +1,156 @@
+"""report.html: one page that opens offline, on a phone or a desk, by day or night.
+
+The verdict comes first, then what it rests on. Nothing is loaded from anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from html import escape
+from typing import Any
+
+import yaml
+
+from worldmodel.evaluation import figures
+from worldmodel.evaluation.results import (
+    Provenance,
+    Results,
+    Sheet,
+    checkpoint,
+    headline,
+    interval_note,
+    prediction_sheet,
+    returns_sheet,
+)
+from worldmodel.evaluation.statistics import shown
+from worldmodel.evaluation.style import STYLE
+
+
+def page(
+    results: Results,
+    metrics: list[dict[str, Any]] | None = None,
+    card: dict[str, Any] | None = None,
+) -> str:
+    """The whole HTML page. `metrics`: rows of metrics.jsonl; `card`: the data card."""
+    source = results.provenance
+    title = source.run or "world model"
+    body = "".join(
+        [
+            _header(results, title),
+            _section("Open-loop prediction", _prediction(results)),
+            _section("Imagined beside real", figures.imagined_beside_real(results.prediction.keys)),
+            _section("Returns", _returns(results)),
+            _section("Training", figures.training_curves(metrics or [])),
+            _section("Data", _card(card)),
+            _section("How this was made", _made(source)),
+        ]
+    )
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}: evaluation</title><style>{STYLE}</style></head>"
+        f"<body><main>{body}</main></body></html>\n"
+    )
+
+
+def _header(results: Results, title: str) -> str:
+    source = results.provenance
+    first, *rest = headline(results)
+    below = "".join(f"<p>{_words(line)}</p>" for line in rest)
+    return (
+        f'<header><p class="run">{escape(title)} <span>{escape(checkpoint(source))}</span></p>'
+        f"<h1>{_words(first)}</h1>{below}</header>"
+    )
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
+
+
+def _prediction(results: Results) -> str:
+    keys = results.prediction.keys
+    tables = "".join(_table(prediction_sheet(key, judged)) for key, judged in keys.items())
+    notes = "".join(f"<p class=note>{_words(n)}</p>" for n in results.prediction.notes)
+    note = f"<p class=note>{_words(interval_note(results))}</p>"
+    return figures.horizon_curves(keys) + tables + note + notes + _methods(results)
+
+
+def _returns(results: Results) -> str:
+    if not results.returns:
+        return ""
+    return figures.returns_by_who(results.returns) + _table(returns_sheet(results))
+
+
+def _methods(results: Results) -> str:
+    """How the intervals were made, each wording once."""
+    numbers = [
+        number
+        for judged in results.prediction.keys.values()
+        for n in judged.horizons.values()
+        for number in (n.error, n.skill)
+    ] + [r.mean for r in results.returns.values()]
+    items = "".join(f"<li>{_words(m)}</li>" for m in dict.fromkeys(n.method for n in numbers))
+    return f"<details><summary>How the intervals were made</summary><ul>{items}</ul></details>"
+
+
+def _table(sheet: Sheet) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in sheet.header)
+    rows = "".join(
+        f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>" for row in sheet.rows
+    )
+    return (
+        f"<h3>{escape(sheet.title)}</h3>"
+        f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
+    )
+
+
+def _cell(text: str) -> str:
+    """The value, and its interval smaller beside it."""
+    value, bracket, interval = text.partition(" [")
+    small = f" <small>[{_words(interval)}</small>" if bracket else ""
+    return f"<b>{_words(value)}</b>{small}"
+
+
+def _card(card: dict[str, Any] | None) -> str:
+    if not card:
+        return ""
+    lengths, returns = card["lengths"], card["returns"]
+    facts = {
+        "source": card["source"],
+        "episodes": f"{card['episodes']:,} ({card['terminals']:,} terminated, "
+        f"{card['timeouts']:,} cut off)",
+        "transitions": f"{card['transitions']:,}",
+        "length": f"{lengths['min']:,} to {lengths['max']:,} steps, median {lengths['median']:,g}",
+        "return": "not logged"
+        if returns is None
+        else f"{shown(returns['min'])} to {shown(returns['max'])}, mean {shown(returns['mean'])}",
+    }
+    for key, o in card["observations"].items():
+        facts[f"observation {key}"] = f"{o['dtype']} {tuple(o['shape'])}"
+    facts["action"] = f"{card['action']['kind']}, {card['action']['size']}"
+    return _facts(facts)
+
+
+def _made(source: Provenance) -> str:
+    facts = {
+        "command": source.command,
+        "run": source.run,
+        "checkpoint": checkpoint(source),
+        "held-out split": source.split[:16],
+        "seconds": ", ".join(f"{name} {s:g}" for name, s in source.seconds.items()),
+        "software": ", ".join(f"{name} {v}" for name, v in source.software.items()),
+    }
+    config = yaml.safe_dump(json.loads(json.dumps(source.config)), sort_keys=False)
+    details = f"<details><summary>Configuration</summary><pre>{escape(config)}</pre></details>"
+    return _facts({k: v for k, v in facts.items() if v}) + (details if source.config else "")
+
+
+def _facts(facts: dict[str, str]) -> str:
+    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in facts.items())
+    return f"<dl>{rows}</dl>"
+
+
+def _words(text: str) -> str:
+    """Text for the page; a minus sign is a true minus, a hyphen stays one."""
+    return re.sub(r"(?<!\w)-(?=[\d ])", "\u2212", escape(text))

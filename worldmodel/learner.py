@@ -1,0 +1,96 @@
+"""What a stage of training is: a `Learner` turns batches into updates of a `TrainState`. One loop runs them all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from worldmodel.data.windows import Window
+
+Params = dict[str, Any]
+Metrics = dict[str, jax.Array]
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "frozen", "optimizer", "slow", "statistics", "step"],
+    meta_fields=[],
+)
+@dataclass(frozen=True)
+class TrainState:
+    """All that a stage needs to go on, bit for bit, together with the seed.
+
+    params: name of a module -> its parameters, trained by the optimiser
+    frozen: modules of earlier stages that this one uses
+    slow: slow copies of modules
+    statistics: running statistics
+    step: updates made so far, int32
+    """
+
+    params: Params
+    frozen: Params
+    optimizer: Any
+    slow: Params
+    statistics: dict[str, jax.Array]
+    step: jax.Array
+
+
+class Learner(Protocol):
+    """One stage. `definitions` rebuild the modules from their parameters."""
+
+    definitions: dict[str, nnx.GraphDef]
+
+    def init(self, key: jax.Array) -> TrainState: ...
+
+    def update(
+        self, state: TrainState, batch: Window, key: jax.Array
+    ) -> tuple[TrainState, Metrics]: ...
+
+
+def start(
+    params: Params,
+    optimizer: optax.GradientTransformation,
+    *,
+    slow: Params | None = None,
+    statistics: dict[str, jax.Array] | None = None,
+) -> TrainState:
+    """The state before the first update."""
+    return TrainState(
+        params=params,
+        frozen={},
+        optimizer=optimizer.init(params),
+        slow=slow or {},
+        statistics=statistics or {},
+        step=jnp.zeros((), jnp.int32),
+    )
+
+
+def apply_gradients(
+    state: TrainState, grads: Params, optimizer: optax.GradientTransformation
+) -> tuple[TrainState, Metrics]:
+    """One optimiser step, and the norms of gradient and update."""
+    updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {
+        "optimizer/gradient_norm": optax.tree.norm(grads),
+        "optimizer/update_norm": optax.tree.norm(updates),
+    }
+    return replace(state, params=params, optimizer=optimizer_state, step=state.step + 1), metrics
+
+
+def divide(module: nnx.Module) -> tuple[nnx.GraphDef, Params]:
+    """A module as (definition, parameters as nested dicts of arrays); `nnx.merge` puts them together again."""
+    definition, state = nnx.split(module)
+    return definition, nnx.to_pure_dict(state)
+
+
+def detached(module: nnx.Module) -> nnx.Module:
+    """The same module with parameters that take no gradient; its inputs still do."""
+    definition, params = divide(module)
+    return nnx.merge(definition, jax.lax.stop_gradient(params))

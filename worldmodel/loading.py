@@ -1,0 +1,144 @@
+"""A finished or running run, loaded from its folder: model, policy, config and what can be asked of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from worldmodel.config import Config
+from worldmodel.data.spec import DataSpec
+from worldmodel.data.windows import Window
+from worldmodel.errors import CheckpointError
+from worldmodel.models import WorldModel
+from worldmodel.run_directory import RunDirectory, find_run
+from worldmodel.training.checkpoints import Checkpoints
+from worldmodel.training.stages import build_learner, module, stage_names
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """One checkpoint of a run."""
+
+    directory: RunDirectory
+    config: Config
+    spec: DataSpec
+    stage: str
+    step: int
+    model: WorldModel
+    policy: nnx.Module | None
+
+    def predict(
+        self,
+        observations: dict[str, np.ndarray],
+        actions: np.ndarray,
+        context: int,
+        horizon: int,
+        samples: int = 1,
+        key: jax.Array | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Open-loop prediction in raw units.
+
+        observations: name -> (B, >= context, ...); the first `context` rows are seen
+        actions: (B, >= context + horizon - 1, ...); row t is what was done at observation t
+        Returns name -> (B, samples, horizon, ...), the expected observation of each sampled future.
+        """
+        window, future = self._inputs(observations, actions, context, horizon)
+        key = jax.random.key(0) if key is None else key
+        predicted = _predict(self.model, window, future, jax.random.split(key, samples))
+        return {name: np.asarray(jnp.swapaxes(value, 0, 1)) for name, value in predicted.items()}
+
+    def evaluate(self, **overrides: Any) -> int:
+        """Judges this checkpoint again and rewrites its evaluation; options as in `evaluation`."""
+        from worldmodel.evaluation.evaluator import evaluate_run
+
+        return evaluate_run(str(self.directory.path), str(self.step), overrides)
+
+    def _inputs(
+        self, observations: dict[str, np.ndarray], actions: np.ndarray, context: int, horizon: int
+    ) -> tuple[Window, jax.Array]:
+        missing = self.spec.observations.keys() - observations.keys()
+        if missing:
+            raise ValueError(f"observations {sorted(missing)} are missing")
+        if actions.shape[1] < context + horizon - 1:
+            raise ValueError(
+                f"{actions.shape[1]} actions were given; context {context} and horizon {horizon} "
+                f"need {context + horizon - 1}"
+            )
+        actions = jnp.asarray(self.spec.action.normalize(actions))
+        seen = {k: jnp.asarray(observations[k])[:, :context] for k in self.spec.observations}
+        shape = (actions.shape[0], context)
+        no = jnp.zeros(shape, bool)
+        window = Window(
+            observation=seen,
+            action=actions[:, :context],
+            reward=jnp.zeros(shape),
+            is_first=no.at[:, 0].set(True),
+            is_last=no,
+            is_terminal=no,
+            mask=~no,
+        )
+        return window, actions[:, context - 1 : context + horizon - 1]
+
+
+@nnx.jit
+def _predict(
+    model: WorldModel, window: Window, actions: jax.Array, keys: jax.Array
+) -> dict[str, jax.Array]:
+    """{name: (samples, B, H, ...)}: filter the window, then follow the actions, once for every key."""
+
+    def one(key: jax.Array) -> dict[str, jax.Array]:
+        observe_key, rollout_key = jax.random.split(key)
+        seen = model.observe(window, observe_key)
+        last = jax.tree.map(lambda x: x[:, -1], seen)
+        states = model.rollout(last, actions, rollout_key)
+        return {name: p.mean() for name, p in model.observation(states).items()}
+
+    return jax.lax.map(one, keys)
+
+
+def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
+    """Loads a run: its last stage that has a checkpoint, at `last` or at a step.
+
+    Raises CheckpointError if there is no such run or checkpoint, or if it holds another model.
+    """
+    directory = find_run(path)
+    config, spec = directory.config(), directory.spec()
+    stage, step = _choose(directory, stage_names(config), checkpoint)
+    learner = build_learner(config, spec, stage)
+    shapes = jax.eval_shape(learner.init, jax.random.key(0))
+    sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
+    )
+    checkpoints = Checkpoints(directory.checkpoints(stage), read_only=True)
+    state, _ = checkpoints.restore(step, like)
+    checkpoints.close()
+    take = partial(module, learner, state)
+    return LoadedRun(directory, config, spec, stage, step, take("model"), take("actor"))
+
+
+def _choose(directory: RunDirectory, stages: list[str], checkpoint: str) -> tuple[str, int]:
+    """The newest stage that has the checkpoint asked for."""
+    found = {}
+    for stage in stages:
+        folder = directory.checkpoints(stage)
+        if folder.is_dir():
+            found[stage] = [int(p.name) for p in folder.iterdir() if p.name.isdigit()]
+    for stage in reversed(stages):
+        steps = sorted(found.get(stage, []))
+        if checkpoint == "last" and steps:
+            return stage, steps[-1]
+        if checkpoint.isdigit() and int(checkpoint) in steps:
+            return stage, int(checkpoint)
+    there = "; ".join(f"{stage}: {sorted(steps)}" for stage, steps in found.items()) or "none"
+    raise CheckpointError(
+        f"{directory.path} has no checkpoint {checkpoint!r}. There are: {there}. "
+        "Accepted are last and the number of a step."
+    )

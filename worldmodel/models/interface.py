@@ -1,0 +1,80 @@
+"""What every family of world models offers. Policies, imagination and evaluation use nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from worldmodel.data.windows import Window
+from worldmodel.nn.distributions import Distribution
+
+State = Any  # a pytree of the family's own, every leaf with the batch axes first
+Metrics = dict[str, jax.Array]
+
+
+class WorldModel(nnx.Module):
+    """A latent dynamics model. It holds parameters only: randomness always comes in as a key.
+
+    `reward(state')` and `terminal(state')` are read from the state *after* an action and say what that action earned
+    and whether it ended the episode.
+    """
+
+    feature_size: int
+
+    def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, State]]:
+        """Scalar training loss of a batch (B, T), metrics, and the states that `observe` would give.
+
+        The states carry gradient, so that a policy trained jointly can shape the model.
+        """
+        raise NotImplementedError
+
+    def initial(self, batch: tuple[int, ...]) -> State:
+        """The state before anything was seen, with the given batch axes."""
+        raise NotImplementedError
+
+    def observe(
+        self,
+        window: Window,
+        key: jax.Array,
+        state: State | None = None,
+        action: jax.Array | None = None,
+    ) -> State:
+        """What is believed at every row given the past, (B, T, ...).
+
+        `state` and `action` are those of the row before the window, where it is known: so a long record can be
+        filtered in pieces, and an environment row by row. Where `is_first`, they are ignored.
+        """
+        raise NotImplementedError
+
+    def step(self, state: State, action: jax.Array, key: jax.Array) -> State:
+        """One imagined step: the state (B, ...) after `action` (B, A) or (B,)."""
+        raise NotImplementedError
+
+    def rollout(self, state: State, actions: jax.Array, key: jax.Array) -> State:
+        """The states (B, H, ...) after each of the given actions (B, H, ...). Families that can do better override it."""
+
+        def advance(state: State, inputs: tuple[jax.Array, jax.Array]) -> tuple[State, State]:
+            action, key = inputs
+            state = self.step(state, action, key)
+            return state, state
+
+        keys = jax.random.split(key, actions.shape[1])
+        _, states = jax.lax.scan(advance, state, (jnp.swapaxes(actions, 0, 1), keys))
+        return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), states)
+
+    def features(self, state: State) -> jax.Array:
+        """What policies and heads see, (..., feature_size)."""
+        raise NotImplementedError
+
+    def observation(self, state: State) -> Mapping[str, Distribution]:
+        raise NotImplementedError
+
+    def reward(self, state: State) -> Distribution:
+        raise NotImplementedError
+
+    def terminal(self, state: State) -> Distribution:
+        raise NotImplementedError

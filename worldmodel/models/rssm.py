@@ -1,0 +1,271 @@
+"""The recurrent state-space model of DreamerV3 (Hafner et al., arXiv 2301.04104).
+
+State s = (h, z): h is a deterministic vector moved by a block-diagonal GRU, z a set of categorical latents. The filter
+draws z from the posterior q(z | h, observation), imagination from the prior p(z | h). Whatever does not depend on the
+carry (tokens, actions, the prior's logits) is computed outside the scan over time.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from worldmodel.config import RSSM_PRESETS, RSSMOptions
+from worldmodel.data.spec import DataSpec
+from worldmodel.data.windows import Window
+from worldmodel.models.interface import Metrics, WorldModel
+from worldmodel.nn.codecs import Decoder, Encoder
+from worldmodel.nn.distributions import Bernoulli, Categorical, Distribution, TwoHot
+from worldmodel.nn.heads import BinaryHead, ScalarHead
+from worldmodel.nn.layers import MLP, BlockLinear, Dense, Linear, RMSNorm
+
+
+class RSSMState(NamedTuple):
+    """deter: (..., D) float; latent: (..., latents, classes) one-hot."""
+
+    deter: jax.Array
+    latent: jax.Array
+
+
+class Sizes(NamedTuple):
+    """The numbers that a preset stands for."""
+
+    deter: int
+    hidden: int
+    classes: int
+    latents: int
+    depth: int
+
+
+def sizes(options: RSSMOptions) -> Sizes:
+    """The preset's numbers, with single ones overridden by options that are not None."""
+    preset = RSSM_PRESETS[options.preset]
+    chosen = {name: getattr(options, name) for name in Sizes._fields}
+    return Sizes(**{name: preset[name] if v is None else v for name, v in chosen.items()})
+
+
+class Dynamics(nnx.Module):
+    """The sequence model h' = f(h, z, a), the prior p(z'|h') and the posterior q(z'|h', tokens)."""
+
+    def __init__(
+        self,
+        size: Sizes,
+        tokens: int,
+        action: int,
+        options: RSSMOptions,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype,
+    ):
+        d, flat = size.hidden, size.latents * size.classes
+        dense, linear = partial(Dense, rngs=rngs, dtype=dtype), partial(Linear, rngs=rngs, dtype=dtype)
+        block = partial(BlockLinear, blocks=options.blocks, rngs=rngs, dtype=dtype)
+        self.from_deter = dense(size.deter, d)
+        self.from_latent = dense(flat, d)
+        self.from_action = dense(action, d)
+        self.hidden = block(size.deter + options.blocks * 3 * d, size.deter)
+        self.hidden_norm = RMSNorm(size.deter, rngs=rngs)
+        self.gates = block(size.deter, 3 * size.deter)
+        self.posterior_hidden = dense(size.deter + tokens, d)
+        self.posterior_output = linear(d, flat)
+        self.prior_hidden = MLP(size.deter, d, 2, rngs=rngs, dtype=dtype)
+        self.prior_output = linear(d, flat)
+        self.size, self.blocks, self.unimix = size, options.blocks, options.unimix
+
+    def action_input(self, action: jax.Array) -> jax.Array:
+        """(..., A) -> (..., hidden). Actions beyond [-1, 1] are scaled back, without gradient to the scale."""
+        action = action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
+        return self.from_action(action)
+
+    def token_input(self, tokens: jax.Array) -> jax.Array:
+        """The share that tokens (..., E) have in the posterior's hidden layer, before its norm."""
+        linear = self.posterior_hidden.linear
+        return linear.columns(tokens, self.size.deter) + linear.bias[...].astype(linear.dtype)
+
+    def advance(self, state: RSSMState, action_input: jax.Array) -> jax.Array:
+        """h' (B, D) from the state and an action that went through `action_input`."""
+        h = state.deter
+        shared = jnp.concatenate(
+            [
+                self.from_deter(h),
+                self.from_latent(state.latent.reshape(h.shape[0], -1)),
+                action_input,
+            ],
+            -1,
+        )
+        y = jax.nn.silu(self.hidden_norm(self.hidden(h, shared)))
+        gates = self.gates(y).reshape(h.shape[0], self.blocks, 3, -1)
+        reset, candidate, update = (gates[:, :, i].reshape(h.shape) for i in range(3))
+        update = jax.nn.sigmoid(update - 1)
+        return update * jnp.tanh(jax.nn.sigmoid(reset) * candidate) + (1 - update) * h
+
+    def prior(self, deter: jax.Array) -> Categorical:
+        return self._categorical(self.prior_output(self.prior_hidden(deter)))
+
+    def posterior(self, deter: jax.Array, token_input: jax.Array) -> Categorical:
+        """q(z | h, tokens), with tokens that went through `token_input`."""
+        mixed = self.posterior_hidden.linear.columns(deter, 0) + token_input
+        return self._categorical(self.posterior_output(self.posterior_hidden.activate(mixed)))
+
+    def _categorical(self, logits: jax.Array) -> Categorical:
+        logits = logits.reshape(*logits.shape[:-1], self.size.latents, self.size.classes)
+        return Categorical.from_logits(logits, self.unimix)
+
+
+class RSSM(WorldModel):
+    """DreamerV3's world model: encoder, dynamics, decoder, reward and terminal heads."""
+
+    def __init__(
+        self,
+        options: RSSMOptions,
+        spec: DataSpec,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype = jnp.float32,
+    ):
+        size = sizes(options)
+        rest = size.latents * size.classes
+        features = size.deter + rest
+        self.encoder = Encoder(spec, size.hidden, size.depth, rngs=rngs, dtype=dtype)
+        self.dynamics = Dynamics(
+            size, self.encoder.size, spec.action.size, options, rngs=rngs, dtype=dtype
+        )
+        self.decoder = Decoder(
+            spec, size.deter, rest, size.hidden, size.depth, options.blocks, rngs=rngs, dtype=dtype
+        )
+        head = partial(ScalarHead, features, size.hidden, 1, rngs=rngs, dtype=dtype)
+        self.reward_head = head() if spec.has_reward else None
+        self.terminal_head = BinaryHead(features, size.hidden, 1, rngs=rngs, dtype=dtype)
+        self.feature_size, self.hidden_size = features, size.hidden
+        self.action, self.options, self.size, self.dtype = spec.action, options, size, dtype
+
+    def loss(
+        self, window: Window, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Metrics, RSSMState]]:
+        """Reconstruction + reward + terminal + dynamics + representation, each a mean over real rows.
+
+        The first row of a window has no known predecessor, so what its arrival earned is not learned from it.
+        """
+        states, posterior = self._filter(window, key, None, None)
+        prior = self.dynamics.prior(states.deter)
+        arrived = window.mask & (jnp.arange(window.shape[1]) > 0) & ~window.is_first
+        terms = {
+            key: (prediction.loss(window.observation[key]), window.mask)
+            for key, prediction in self.observation(states).items()
+        }
+        terms["terminal"] = (self.terminal(states).loss(window.is_terminal), arrived)
+        if self.reward_head is not None:
+            terms["reward"] = (self.reward(states).loss(_previous(window.reward)), arrived)
+        free = self.options.free_nats
+        dynamics = posterior.detach().kl(prior).sum(-1)
+        representation = posterior.kl(prior.detach()).sum(-1)
+        terms["dynamics"] = (jnp.maximum(dynamics, free), window.mask)
+        terms["representation"] = (jnp.maximum(representation, free), window.mask)
+
+        for name, (values, _) in terms.items():
+            if values.shape != window.shape:
+                raise ValueError(f"loss {name!r} has shape {values.shape}, not {window.shape}")
+        means = {name: _masked_mean(values, mask) for name, (values, mask) in terms.items()}
+        scales = {
+            "dynamics": self.options.dynamics_scale,
+            "representation": self.options.representation_scale,
+        }
+        total = sum(scales.get(name, 1.0) * value for name, value in means.items())
+        metrics = {f"loss/{name}": value for name, value in means.items()} | {
+            "loss/total": total,
+            "latent/kl": _masked_mean(dynamics, window.mask),
+            "latent/prior_entropy": _masked_mean(prior.entropy().sum(-1), window.mask),
+            "latent/posterior_entropy": _masked_mean(posterior.entropy().sum(-1), window.mask),
+        }
+        return total, (metrics, states)
+
+    def initial(self, batch: tuple[int, ...]) -> RSSMState:
+        size = self.size
+        deter = jnp.zeros((*batch, size.deter), self.dtype)
+        return RSSMState(deter, jnp.zeros((*batch, size.latents, size.classes), self.dtype))
+
+    def observe(
+        self,
+        window: Window,
+        key: jax.Array,
+        state: RSSMState | None = None,
+        action: jax.Array | None = None,
+    ) -> RSSMState:
+        return self._filter(window, key, state, action)[0]
+
+    def step(self, state: RSSMState, action: jax.Array, key: jax.Array) -> RSSMState:
+        deter = self.dynamics.advance(state, self.dynamics.action_input(self._vector(action)))
+        return RSSMState(deter, self._sample(self.dynamics.prior(deter), key))
+
+    def features(self, state: RSSMState) -> jax.Array:
+        flat = state.latent.reshape(*state.latent.shape[:-2], -1)
+        return jnp.concatenate([state.deter, flat], -1)
+
+    def observation(self, state: RSSMState) -> dict[str, Distribution]:
+        return self.decoder(self.features(state))
+
+    def reward(self, state: RSSMState) -> TwoHot:
+        return self.reward_head(self.features(state))
+
+    def terminal(self, state: RSSMState) -> Bernoulli:
+        return self.terminal_head(self.features(state))
+
+    def _filter(
+        self,
+        window: Window,
+        key: jax.Array,
+        state: RSSMState | None,
+        action: jax.Array | None,
+    ) -> tuple[RSSMState, Categorical]:
+        """States and posteriors of every row, (B, T, ...)."""
+        batch, rows = window.shape
+        if state is None:
+            state = self.initial((batch,))
+        actions = self._vector(window.action)
+        before = jnp.zeros_like(actions[:, 0]) if action is None else self._vector(action)
+        previous = jnp.concatenate([before[:, None], actions[:, :-1]], 1)
+        previous = jnp.where(window.is_first[..., None], 0, previous)
+        inputs = (
+            self.dynamics.action_input(previous),
+            self.dynamics.token_input(self.encoder(window.observation)),
+            window.is_first,
+        )
+        time_first = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), inputs)
+
+        def advance(
+            state: RSSMState, inputs: tuple[jax.Array, ...]
+        ) -> tuple[RSSMState, tuple[RSSMState, Categorical]]:
+            action, tokens, is_first, key = inputs
+            state = jax.tree.map(
+                lambda x: jnp.where(is_first.reshape(-1, *[1] * (x.ndim - 1)), 0, x), state
+            )
+            deter = self.dynamics.advance(state, action)
+            posterior = self.dynamics.posterior(deter, tokens)
+            state = RSSMState(deter, self._sample(posterior, key))
+            return state, (state, posterior)
+
+        _, outputs = jax.lax.scan(advance, state, (*time_first, jax.random.split(key, rows)))
+        return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), outputs)
+
+    def _sample(self, latent: Categorical, key: jax.Array) -> jax.Array:
+        uniform = jax.random.uniform(key, latent.log_probabilities.shape[:-1])
+        return latent.sample_onehot(uniform).astype(self.dtype)
+
+    def _vector(self, action: jax.Array) -> jax.Array:
+        """Actions as vectors: classes become one-hot."""
+        if self.action.discrete:
+            return jax.nn.one_hot(action, self.action.size, dtype=self.dtype)
+        return action.astype(self.dtype)
+
+
+def _previous(x: jax.Array) -> jax.Array:
+    """(B, T) moved one row on: what belongs to the arrival at row t. Row 0 holds zeros."""
+    return jnp.concatenate([jnp.zeros_like(x[:, :1]), x[:, :-1]], 1)
+
+
+def _masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
+    return jnp.where(mask, x, 0).sum() / jnp.maximum(mask.sum(), 1)

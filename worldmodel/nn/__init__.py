@@ -1,0 +1,1 @@
+"""Parts that know nothing of models: layers, codecs for observations, heads and distributions."""

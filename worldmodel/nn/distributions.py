@@ -1,0 +1,214 @@
+"""The few distributions that models and policies need, as pytrees of arrays.
+
+Each has `mean()` and `loss(target)`, the negative log-likelihood (up to a constant where noted) summed over the
+dimensions of one event. Those that are sampled have `sample(key)`. All of it is computed in float32.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class Distribution(Protocol):
+    """What a model predicts of an observation, a reward or an end."""
+
+    def mean(self) -> jax.Array: ...
+
+    def loss(self, target: jax.Array) -> jax.Array: ...
+
+
+def symlog(x: jax.Array) -> jax.Array:
+    """sign(x) ln(1 + |x|): a logarithm on both sides of zero (DreamerV3, eq. 9)."""
+    return jnp.sign(x) * jnp.log1p(jnp.abs(x))
+
+
+def symexp(x: jax.Array) -> jax.Array:
+    """The inverse of `symlog`."""
+    return jnp.sign(x) * jnp.expm1(jnp.abs(x))
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["location"], meta_fields=[])
+@dataclass(frozen=True)
+class SymlogMSE:
+    """A vector (..., D) known by its symlog; the loss is the squared error there, summed over D."""
+
+    location: jax.Array
+
+    def mean(self) -> jax.Array:
+        return symexp(self.location.astype(jnp.float32))
+
+    def loss(self, target: jax.Array) -> jax.Array:
+        return jnp.square(self.location.astype(jnp.float32) - symlog(target)).sum(-1)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["pixels"], meta_fields=[])
+@dataclass(frozen=True)
+class ImageMSE:
+    """An image (..., height, width, channels) with `pixels` in [0, 1]; targets are uint8."""
+
+    pixels: jax.Array
+
+    def mean(self) -> jax.Array:
+        return self.pixels.astype(jnp.float32) * 255
+
+    def loss(self, target: jax.Array) -> jax.Array:
+        error = self.pixels.astype(jnp.float32) - target.astype(jnp.float32) / 255
+        return jnp.square(error).sum((-3, -2, -1))
+
+
+def twohot_bins(count: int = 255) -> np.ndarray:
+    """(count,) bin centres: symexp of an even grid over [-20, 20], exactly symmetric about one shared zero."""
+    half = np.linspace(-20.0, 0.0, count // 2 + 1)
+    half = np.sign(half) * np.expm1(np.abs(half))
+    return np.concatenate([half, -half[:-1][::-1]]).astype(np.float32)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["logits"], meta_fields=[])
+@dataclass(frozen=True)
+class TwoHot:
+    """A scalar (...) as a categorical (..., bins) over fixed bins (DreamerV3, eq. 8-10)."""
+
+    logits: jax.Array
+
+    def mean(self) -> jax.Array:
+        """Sum of p x bin. Paired from both ends, so that equal logits give exactly 0."""
+        probabilities = jax.nn.softmax(self.logits.astype(jnp.float32))
+        bins = jnp.asarray(twohot_bins(self.logits.shape[-1]))
+        half = bins.shape[0] // 2
+        low, high = probabilities[..., :half], probabilities[..., -half:][..., ::-1]
+        # The bins are antisymmetric, so each pair contributes (p_high - p_low) x |bin|.
+        return ((high - low) * bins[-half:][::-1]).sum(-1)
+
+    def loss(self, target: jax.Array) -> jax.Array:
+        """Cross-entropy to weights on the two bins around the target, linear in raw units."""
+        logits = self.logits.astype(jnp.float32)
+        return jax.nn.logsumexp(logits, -1) - twohot_dot(logits, target)
+
+
+def twohot_dot(values: jax.Array, target: jax.Array) -> jax.Array:
+    """Inner product of `values` (..., bins) with the two-hot code of `target` (...), without forming the code."""
+    bins = jnp.asarray(twohot_bins(values.shape[-1]))
+    target = jnp.clip(target.astype(jnp.float32), bins[0], bins[-1])
+    above = jnp.clip(jnp.searchsorted(bins, target, side="right"), 1, bins.shape[0] - 1)
+    low, high = bins[above - 1], bins[above]
+    weight = (target - low) / (high - low)
+    at = jnp.take_along_axis(values, jnp.stack([above - 1, above], -1), axis=-1)
+    return at[..., 0] * (1 - weight) + at[..., 1] * weight
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["logit"], meta_fields=[])
+@dataclass(frozen=True)
+class Bernoulli:
+    """Yes or no (...)."""
+
+    logit: jax.Array
+
+    def mean(self) -> jax.Array:
+        return jax.nn.sigmoid(self.logit.astype(jnp.float32))
+
+    def loss(self, target: jax.Array) -> jax.Array:
+        logit = self.logit.astype(jnp.float32)
+        target = target.astype(jnp.float32)
+        return -(
+            target * jax.nn.log_sigmoid(logit) + (1 - target) * jax.nn.log_sigmoid(-logit)
+        )
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["location", "scale"], meta_fields=[])
+@dataclass(frozen=True)
+class Normal:
+    """Independent normals over the last axis (..., D)."""
+
+    location: jax.Array
+    scale: jax.Array
+
+    def mean(self) -> jax.Array:
+        return self.location
+
+    def mode(self) -> jax.Array:
+        return self.location
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        return self.location + self.scale * jax.random.normal(key, self.location.shape)
+
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        z = (value - self.location) / self.scale
+        return (-0.5 * jnp.square(z) - jnp.log(self.scale) - 0.5 * jnp.log(2 * jnp.pi)).sum(-1)
+
+    def loss(self, target: jax.Array) -> jax.Array:
+        return -self.log_prob(target)
+
+    def entropy(self) -> jax.Array:
+        return (0.5 * jnp.log(2 * jnp.pi * jnp.e) + jnp.log(self.scale)).sum(-1)
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["log_probabilities"], meta_fields=[])
+@dataclass(frozen=True)
+class Categorical:
+    """One of C classes (..., C), by normalised log-probabilities; values are integers (...)."""
+
+    log_probabilities: jax.Array
+
+    @classmethod
+    def from_logits(cls, logits: jax.Array, unimix: float = 0.0) -> Categorical:
+        """Softmax of the logits, mixed with a share `unimix` of the uniform distribution, in float32."""
+        log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
+        if unimix:
+            uniform = unimix / logits.shape[-1]
+            log_probabilities = jnp.log((1 - unimix) * jnp.exp(log_probabilities) + uniform)
+        return cls(log_probabilities)
+
+    @property
+    def probabilities(self) -> jax.Array:
+        return jnp.exp(self.log_probabilities)
+
+    def mean(self) -> jax.Array:
+        return self.probabilities
+
+    def mode(self) -> jax.Array:
+        return jnp.argmax(self.log_probabilities, -1)
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        """Classes (...)."""
+        return jnp.argmax(self.sample_onehot(jax.random.uniform(key, self._batch)), -1)
+
+    def sample_onehot(self, uniform: jax.Array) -> jax.Array:
+        """One-hot classes (..., C) by inverting the distribution function at `uniform` (...) in [0, 1).
+
+        One random number a variable, where the Gumbel trick takes C. The gradient is straight-through: that of the
+        probabilities.
+        """
+        probabilities = self.probabilities
+        upper = jnp.cumsum(jax.lax.stop_gradient(probabilities), -1)
+        # Rounding may leave the last upper bound below 1: scale by it, so that some class is always hit.
+        point = uniform[..., None] * upper[..., -1:]
+        below = (point < upper).astype(jnp.float32)
+        onehot = below - jnp.concatenate([jnp.zeros_like(below[..., :1]), below[..., :-1]], -1)
+        return onehot + probabilities - jax.lax.stop_gradient(probabilities)
+
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(self.log_probabilities, value[..., None], -1)[..., 0]
+
+    def loss(self, target: jax.Array) -> jax.Array:
+        return -self.log_prob(target)
+
+    def entropy(self) -> jax.Array:
+        return -(self.probabilities * self.log_probabilities).sum(-1)
+
+    def kl(self, other: Categorical) -> jax.Array:
+        """KL(self || other) (...), in nats."""
+        difference = self.log_probabilities - other.log_probabilities
+        return (self.probabilities * difference).sum(-1)
+
+    def detach(self) -> Categorical:
+        return Categorical(jax.lax.stop_gradient(self.log_probabilities))
+
+    @property
+    def _batch(self) -> tuple[int, ...]:
+        return self.log_probabilities.shape[:-1]

@@ -1,0 +1,46 @@
+"""DreamerV3's optimiser: adaptive clipping per tensor, then LaProp (Ziyin et al., arXiv 2002.04839) with warm-up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from worldmodel.config import StageOptions
+
+MIN_NORM = 1e-3
+
+
+def clip_per_tensor(clip: float) -> optax.GradientTransformation:
+    """Scales each gradient tensor down to norm `clip x max(MIN_NORM, |parameter|)` (Brock et al., arXiv 2102.06171).
+
+    optax.adaptive_grad_clip does so per output unit; DreamerV3 does it per tensor.
+    """
+
+    def update(grads: Any, state: optax.EmptyState, params: Any) -> tuple[Any, optax.EmptyState]:
+        def one(grad: jax.Array, param: jax.Array) -> jax.Array:
+            limit = clip * jnp.maximum(MIN_NORM, jnp.linalg.norm(param.ravel()))
+            norm = jnp.linalg.norm(grad.ravel())
+            return grad * jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-30))
+
+        return jax.tree.map(one, grads, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def build(options: StageOptions) -> optax.GradientTransformation:
+    """Clip -> divide by the root mean square -> average -> learning rate. LaProp normalises before it averages."""
+
+    def learning_rate(count: jax.Array) -> jax.Array:
+        return -options.learning_rate * jnp.minimum(1.0, (count + 1) / max(options.warmup, 1))
+
+    return optax.chain(
+        clip_per_tensor(options.clip) if options.clip else optax.identity(),
+        optax.scale_by_rms(
+            decay=options.beta2, eps=options.epsilon, eps_in_sqrt=False, bias_correction=True
+        ),
+        optax.ema(options.beta1, debias=True),
+        optax.scale_by_schedule(learning_rate),
+    )

@@ -1,0 +1,280 @@
+"""DreamerV3's actor-critic (arXiv 2301.04104, eq. 6-12): learned on rollouts that a world model imagines.
+
+Two learners share its losses. `ActorCriticLearner` trains actor and critic on a frozen model. `JointLearner` trains the
+model at the same time, with one optimiser for everything, as DreamerV3 does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from worldmodel.config import ActorCriticOptions
+from worldmodel.data.spec import ActionSpec
+from worldmodel.data.windows import Window
+from worldmodel.errors import ConfigError
+from worldmodel.imagination import Rollout, imagine
+from worldmodel.learner import Metrics, Params, TrainState, apply_gradients, detached, divide, start
+from worldmodel.models import ModelBuilder, State, WorldModel
+from worldmodel.nn.distributions import TwoHot
+from worldmodel.nn.heads import ActionHead, ScalarHead
+from worldmodel.policies.returns import lambda_returns, update_scale
+
+
+class Imagined(NamedTuple):
+    """What the losses on one batch of rollouts give besides their sum.
+
+    first_return: (B,) return of each start, no gradient; statistics: updated running statistics.
+    """
+
+    first_return: jax.Array
+    statistics: dict[str, jax.Array]
+    metrics: Metrics
+
+
+def build_heads(
+    options: ActorCriticOptions,
+    model: WorldModel,
+    action: ActionSpec,
+    key: jax.Array,
+    dtype: jnp.dtype,
+) -> tuple[ActionHead, ScalarHead]:
+    """A new actor and critic over the model's features."""
+    if options.gradient == "dynamics" and action.discrete:
+        raise ConfigError(
+            "policy.gradient=dynamics needs continuous actions, these logs have discrete ones; "
+            "accepted here: reinforce"
+        )
+    units = options.hidden or model.hidden_size
+    rngs = nnx.Rngs(params=key)
+    actor = ActionHead(model.feature_size, action, units, options.layers, rngs=rngs, dtype=dtype)
+    critic = ScalarHead(model.feature_size, units, options.layers, rngs=rngs, dtype=dtype)
+    return actor, critic
+
+
+def imagination_loss(
+    options: ActorCriticOptions,
+    model: WorldModel,
+    actor: ActionHead,
+    critic: ScalarHead,
+    slow_critic: ScalarHead,
+    start: State,
+    alive: jax.Array,
+    statistics: dict[str, jax.Array],
+    key: jax.Array,
+) -> tuple[jax.Array, Imagined]:
+    """Loss of actor and critic on rollouts from `start` (B, ...); `alive` (B,) is 0 where nothing can follow."""
+    start = jax.lax.stop_gradient(start)
+    rollout = imagine(
+        model, start, lambda features, key: actor(features).sample(key), options.horizon, key
+    )
+    through_model = options.gradient == "dynamics"
+    features = jax.lax.stop_gradient(rollout.features)
+    discounts = rollout.continues * options.discount
+    if not through_model:
+        rollout, discounts = jax.lax.stop_gradient((rollout, discounts))
+
+    value = critic(features)
+    # Gradient through the model needs values of the features it moved; otherwise one pass serves target and loss.
+    bootstrap = detached(critic)(rollout.features).mean() if through_model else value.mean()
+    returns = lambda_returns(rollout.rewards, discounts, bootstrap, options.lambda_)
+    statistics, scale = update_scale(
+        statistics, jax.lax.stop_gradient(returns), options.normalizer_rate
+    )
+    # A step weighs what is left of the start: the product of the discounts that led to it.
+    reach = jnp.cumprod(jnp.concatenate([alive[:, None], discounts[:, :-1]], 1), 1)
+    reach = jax.lax.stop_gradient(reach)
+    advantage = (returns - bootstrap[:, :-1]) / scale
+    policy = actor(features[:, :-1])
+    entropy = policy.entropy()
+    if through_model:
+        gain = returns / scale
+    else:
+        actions = jax.lax.stop_gradient(rollout.actions)
+        gain = policy.log_prob(actions) * jax.lax.stop_gradient(advantage)
+    actor_loss = -(reach * (gain + options.entropy * entropy)).mean()
+
+    targets = jax.lax.stop_gradient(returns)
+    slow = jax.lax.stop_gradient(slow_critic(features[:, :-1]).mean())
+    critic_loss = (reach * value_loss(value, targets, slow, options.slow_scale)).mean()
+    metrics = {
+        "loss/actor": actor_loss,
+        "loss/critic": critic_loss,
+        "policy/return": targets.mean(),
+        "policy/return_scale": scale,
+        "policy/value": value.mean().mean(),
+        "policy/reward": rollout.rewards.mean(),
+        "policy/entropy": entropy.mean(),
+        "policy/advantage_size": jnp.abs(advantage).mean(),
+    }
+    metrics = jax.lax.stop_gradient(metrics)
+    return actor_loss + critic_loss, Imagined(targets[:, 0], statistics, metrics)
+
+
+def value_loss(value: TwoHot, target: jax.Array, slow: jax.Array, slow_scale: float) -> jax.Array:
+    """Cross-entropy to the target plus a pull towards the slow critic, at all but the last state: (B, T)."""
+    value = TwoHot(value.logits[:, :-1])
+    return value.loss(target) + slow_scale * value.loss(slow)
+
+
+def replay_loss(
+    options: ActorCriticOptions,
+    critic: ScalarHead,
+    slow_critic: ScalarHead,
+    features: jax.Array,
+    window: Window,
+    first_return: jax.Array,
+) -> jax.Array:
+    """The critic's loss on logged rewards, bootstrapped at every row (B, T) by that state's imagined return."""
+    arrived_last, arrived_end = window.is_last[:, 1:], window.is_terminal[:, 1:]
+    discounts = options.discount * (1.0 - arrived_end)
+    lambda_ = options.lambda_ * (1.0 - arrived_last)
+    returns = lambda_returns(window.reward[:, :-1], discounts, first_return, lambda_)
+    slow = jax.lax.stop_gradient(slow_critic(features[:, :-1]).mean())
+    loss = value_loss(critic(features), returns, slow, options.slow_scale)
+    weight = window.mask[:, 1:] & ~window.is_last[:, :-1]
+    return (weight * loss).mean()
+
+
+def _flatten(tree: Any) -> Any:
+    """(B, T, ...) -> (B x T, ...)."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
+def _alive(window: Window) -> jax.Array:
+    """(B x T,) 1.0 for rows from which imagination may start: real ones at which the episode had not ended."""
+    return (window.mask & ~window.is_terminal).reshape(-1).astype(jnp.float32)
+
+
+def _track(slow: Params, online: Params, rate: float) -> Params:
+    return jax.tree.map(lambda s, o: (1 - rate) * s + rate * o, slow, online)
+
+
+class ActorCriticLearner:
+    """Trains actor and critic on rollouts of a frozen model, from every row of every batch."""
+
+    def __init__(
+        self,
+        options: ActorCriticOptions,
+        model: WorldModel,
+        action: ActionSpec,
+        optimizer: optax.GradientTransformation,
+        dtype: jnp.dtype,
+    ):
+        self.options, self.optimizer = options, optimizer
+        self.model, self.action, self.dtype = model, action, dtype
+        model_definition, self.model_params = divide(model)
+        actor, critic = build_heads(options, model, action, jax.random.key(0), dtype)
+        self.definitions = {
+            "model": model_definition,
+            "actor": divide(actor)[0],
+            "critic": divide(critic)[0],
+        }
+
+    def init(self, key: jax.Array) -> TrainState:
+        # The model stays outside the compiled part, where it would be a constant; the copy can be donated.
+        frozen = {"model": jax.tree.map(jnp.copy, self.model_params)}
+        return replace(jax.jit(self._fresh)(key), frozen=frozen)
+
+    def _fresh(self, key: jax.Array) -> TrainState:
+        actor, critic = build_heads(self.options, self.model, self.action, key, self.dtype)
+        params = {"actor": divide(actor)[1], "critic": divide(critic)[1]}
+        return start(
+            params,
+            self.optimizer,
+            slow={"critic": params["critic"]},
+            statistics={"return_spread": jnp.zeros(())},
+        )
+
+    def update(
+        self, state: TrainState, batch: Window, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        observe_key, imagine_key = jax.random.split(key)
+        model = nnx.merge(self.definitions["model"], state.frozen["model"])
+        starts = _flatten(model.observe(batch, observe_key))
+
+        def loss(params: Params) -> tuple[jax.Array, Imagined]:
+            actor = nnx.merge(self.definitions["actor"], params["actor"])
+            critic = nnx.merge(self.definitions["critic"], params["critic"])
+            slow = nnx.merge(self.definitions["critic"], state.slow["critic"])
+            return imagination_loss(
+                self.options, model, actor, critic, slow,
+                starts, _alive(batch), state.statistics, imagine_key,
+            )  # fmt: skip
+
+        grads, imagined = jax.grad(loss, has_aux=True)(state.params)
+        state, norms = apply_gradients(state, grads, self.optimizer)
+        slow = _track(state.slow["critic"], state.params["critic"], self.options.slow_rate)
+        state = replace(state, slow={"critic": slow}, statistics=imagined.statistics)
+        return state, imagined.metrics | norms
+
+
+class JointLearner:
+    """Trains world model, actor and critic together; imagination does not move the model."""
+
+    def __init__(
+        self,
+        options: ActorCriticOptions,
+        build_model: ModelBuilder,
+        action: ActionSpec,
+        optimizer: optax.GradientTransformation,
+        dtype: jnp.dtype,
+    ):
+        """`build_model(key)` makes a new world model."""
+        self.options, self.optimizer, self.build_model = options, optimizer, build_model
+        self.action, self.dtype = action, dtype
+        modules = self._modules(jax.random.key(0))
+        self.definitions = {name: divide(module)[0] for name, module in modules.items()}
+
+    def init(self, key: jax.Array) -> TrainState:
+        return jax.jit(self._fresh)(key)
+
+    def _fresh(self, key: jax.Array) -> TrainState:
+        params = {name: divide(module)[1] for name, module in self._modules(key).items()}
+        return start(
+            params,
+            self.optimizer,
+            slow={"critic": params["critic"]},
+            statistics={"return_spread": jnp.zeros(())},
+        )
+
+    def update(
+        self, state: TrainState, batch: Window, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        def loss(params: Params) -> tuple[jax.Array, tuple[dict, Metrics]]:
+            return self._loss(params, state, batch, key)
+
+        grads, (statistics, metrics) = jax.grad(loss, has_aux=True)(state.params)
+        state, norms = apply_gradients(state, grads, self.optimizer)
+        slow = _track(state.slow["critic"], state.params["critic"], self.options.slow_rate)
+        return replace(state, slow={"critic": slow}, statistics=statistics), metrics | norms
+
+    def _modules(self, key: jax.Array) -> dict[str, nnx.Module]:
+        model_key, heads_key = jax.random.split(key)
+        model = self.build_model(model_key)
+        actor, critic = build_heads(self.options, model, self.action, heads_key, self.dtype)
+        return {"model": model, "actor": actor, "critic": critic}
+
+    def _loss(
+        self, params: Params, state: TrainState, batch: Window, key: jax.Array
+    ) -> tuple[jax.Array, tuple[dict, Metrics]]:
+        model_key, imagine_key = jax.random.split(key)
+        modules = {name: nnx.merge(self.definitions[name], p) for name, p in params.items()}
+        slow = nnx.merge(self.definitions["critic"], state.slow["critic"])
+        model_loss, (metrics, states) = modules["model"].loss(batch, model_key)
+        imagined_loss, imagined = imagination_loss(
+            self.options, detached(modules["model"]), modules["actor"], modules["critic"], slow,
+            _flatten(states), _alive(batch), state.statistics, imagine_key,
+        )  # fmt: skip
+        replayed = replay_loss(
+            self.options, modules["critic"], slow, modules["model"].features(states), batch,
+            imagined.first_return.reshape(batch.shape),
+        )  # fmt: skip
+        metrics = metrics | imagined.metrics | {"loss/replay": replayed}
+        total = model_loss + imagined_loss + self.options.replay_scale * replayed
+        return total, (imagined.statistics, metrics)

@@ -1,0 +1,38 @@
+"""Returns and their running scale."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def lambda_returns(
+    rewards: jax.Array, discounts: jax.Array, values: jax.Array, lambda_: jax.Array | float
+) -> jax.Array:
+    """R_t = r_t + d_t ((1 - l_t) v_{t+1} + l_t R_{t+1}), with R_H = v_H (DreamerV3, eq. 7).
+
+    rewards, discounts: (B, H), of the arrival at state t+1; values: (B, H+1); lambda_: a number or (B, H).
+    Returns (B, H).
+    """
+    if rewards.shape != discounts.shape or values.shape[1] != rewards.shape[1] + 1:
+        raise ValueError(f"shapes {rewards.shape}, {discounts.shape}, {values.shape} do not fit")
+    lambda_ = jnp.broadcast_to(lambda_, rewards.shape)
+    known = rewards + discounts * (1 - lambda_) * values[:, 1:]
+
+    def back(following: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+        known, carried = inputs
+        current = known + carried * following
+        return current, current
+
+    inputs = (known.T, (discounts * lambda_).T)
+    _, returns = jax.lax.scan(back, values[:, -1], inputs, reverse=True)
+    return returns.T
+
+
+def update_scale(
+    statistics: dict[str, jax.Array], returns: jax.Array, rate: float
+) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Follows the spread P95 - P5 of returns and gives the new statistics and S = max(1, spread) (DreamerV3, eq. 12)."""
+    low, high = jnp.percentile(returns, jnp.array([5.0, 95.0]))
+    spread = (1 - rate) * statistics["return_spread"] + rate * (high - low)
+    return {"return_spread": spread}, jnp.maximum(1.0, spread)

@@ -1,0 +1,37 @@
+"""Data parallelism: `jax.jit` over a mesh of all devices, batches split on their first axis, parameters on every one.
+
+This is what `jax.pmap` became. Random bits do not depend on how arrays are split, so neither do the results.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from worldmodel.errors import ConfigError
+
+AXIS = "data"
+
+
+def all_devices() -> Mesh:
+    return Mesh(np.asarray(jax.devices()), (AXIS,))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def shard_batch(batch: Any, mesh: Mesh) -> Any:
+    """Inside jit: splits every array of the batch over the devices by its first axis."""
+    return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
+def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
+    if batch_size % mesh.size:
+        raise ConfigError(
+            f"training.{name}.batch_size={batch_size} does not divide over {mesh.size} devices; "
+            f"accepted are multiples of {mesh.size}"
+        )

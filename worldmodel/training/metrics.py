@@ -1,0 +1,126 @@
+"""Where metrics go: metrics.jsonl always, Weights & Biases where it is wanted. Nothing here blocks training."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import netrc
+import os
+import queue
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldmodel.config import LoggingOptions
+
+
+class IntervalMean:
+    """Means of per-step metrics over a log interval. Its sums can be saved and taken up again."""
+
+    def __init__(self, saved: dict[str, Any] | None = None):
+        self.sums: dict[str, float] = dict(saved["sums"]) if saved else {}
+        self.count: int = saved["count"] if saved else 0
+
+    def add(self, metrics: dict[str, np.ndarray]) -> None:
+        """Adds the metrics of some steps, each (steps,)."""
+        for name, values in metrics.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float(np.sum(values, dtype=np.float64))
+        self.count += len(next(iter(metrics.values())))
+
+    def saved(self) -> dict[str, Any]:
+        return {"sums": self.sums, "count": self.count}
+
+    def take(self) -> dict[str, float]:
+        """The means; begins a new interval."""
+        means = {name: total / self.count for name, total in self.sums.items()}
+        self.sums, self.count = {}, 0
+        return means
+
+
+class MetricsFile:
+    """metrics.jsonl: one row a log interval, whole rows only."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def write(self, row: dict[str, Any]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def rewind(self, stage: str, step: int) -> None:
+        """Drops what a killed run wrote of `stage` after the checkpoint of `step`, and a half-written last row."""
+        if not self.path.exists():
+            return
+        lines = self.path.read_text().splitlines(keepends=True)
+        kept = [line for line in lines if _belongs(line, stage, step)]
+        if kept != lines:
+            temporary = self.path.with_suffix(".tmp")
+            temporary.write_text("".join(kept))
+            os.replace(temporary, self.path)
+
+
+def _belongs(line: str, stage: str, step: int) -> bool:
+    if not line.endswith("\n"):
+        return False
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError:
+        return False
+    return row["stage"] != stage or row["step"] <= step
+
+
+class WandB:
+    """Sends rows to Weights & Biases from a thread of its own; a slow or failing service only loses rows."""
+
+    def __init__(self, options: LoggingOptions, run: Path, config: dict[str, Any]):
+        self.rows: queue.Queue[dict[str, Any] | None] = queue.Queue(maxsize=10_000)
+        self.thread: threading.Thread | None = None
+        mode = wandb_mode(options)
+        if mode != "disabled":
+            arguments = (mode, options.project, run, config)
+            self.thread = threading.Thread(target=self._send, args=arguments, daemon=True)
+            self.thread.start()
+
+    def write(self, row: dict[str, Any]) -> None:
+        if self.thread is not None and not self.rows.full():
+            self.rows.put_nowait(row)
+
+    def close(self, timeout_seconds: float = 10.0) -> None:
+        if self.thread is not None:
+            self.rows.put(None)
+            self.thread.join(timeout_seconds)
+
+    def _send(self, mode: str, project: str, run: Path, config: dict[str, Any]) -> None:
+        try:
+            import wandb
+
+            session = wandb.init(
+                project=project, name=run.name, id=run.name, resume="allow", dir=str(run),
+                config=config, mode=mode, settings=wandb.Settings(silent=True, console="off"),
+            )  # fmt: skip
+            while (row := self.rows.get()) is not None:
+                stage = row["stage"]
+                session.log({f"{stage}/{name}": v for name, v in row.items() if name != "stage"})
+            session.finish()
+        except Exception as error:  # noqa: BLE001  whatever W&B does, training goes on
+            print(f"W&B is off from here: {error}")
+
+
+def wandb_mode(options: LoggingOptions) -> str:
+    """online, offline or disabled; `auto` is online where a key is configured, and nothing if wandb is missing."""
+    if options.wandb == "disabled" or importlib.util.find_spec("wandb") is None:
+        return "disabled"
+    if options.wandb != "auto":
+        return options.wandb
+    return "online" if _has_key() else "offline"
+
+
+def _has_key() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False

@@ -1,0 +1,85 @@
+"""A whole run: logs in, stages in order, a report out. The same command again goes on where the last one ended."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import jax
+
+from worldmodel import data
+from worldmodel.config import Config
+from worldmodel.data.delivery import Resident
+from worldmodel.data.trajectories import Trajectories, split
+from worldmodel.errors import DataError
+from worldmodel.evaluation.evaluator import evaluate_run
+from worldmodel.run_directory import open_run
+from worldmodel.training.loop import Preempted, Run, Stage, StopRequest, run_stage
+from worldmodel.training.metrics import WandB
+from worldmodel.training.stages import build_learner, module, stage_names, stage_options
+
+PREEMPTED = 75  # EX_TEMPFAIL: schedulers take it as a request to run the job again
+
+
+def train(config: Config) -> int:
+    """Runs every stage that is not complete, then the evaluation. Returns the exit status."""
+    began = time.perf_counter()
+    use_compilation_cache(config.training.compilation_cache)
+    directory = open_run(config)
+    trajectories = data.load(config.data)
+    training, held_out = split(trajectories, config.data.holdout)
+    spec = training.spec()
+    directory.bind_data(spec, trajectories.fingerprint())
+    _greet(config, training, held_out, directory.path)
+
+    wandb = WandB(config.logging, directory.path, asdict(config))
+    run = Run(
+        directory, config.training, config.seed, wandb, StopRequest(), config.logging.progress
+    )
+    model = None
+    try:
+        for name in stage_names(config):
+            learner = build_learner(config, spec, name, model)
+            batches = _batches(config, training, name)
+            state = run_stage(Stage(name, learner, batches, stage_options(config, name)), run)
+            model = module(learner, state, "model")
+    except Preempted as stopped:
+        print(f"{stopped}; the same command goes on from there")
+        return PREEMPTED
+    finally:
+        wandb.close()
+    status = evaluate_run(str(directory.path), "last", {})
+    print(f"total {time.perf_counter() - began:.0f} s")
+    return status
+
+
+def use_compilation_cache(folder: str | None) -> None:
+    """Keeps compiled programs on disk, so that a second start need not compile."""
+    if folder is None:
+        return
+    path = Path(os.path.expanduser(folder))
+    path.mkdir(parents=True, exist_ok=True)
+    jax.config.update("jax_compilation_cache_dir", str(path))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+def _batches(config: Config, training: Trajectories, stage: str) -> Resident:
+    options = stage_options(config, stage)
+    batches = Resident.build(training, options.batch_size, options.window, config.seed)
+    if batches.count < 1:
+        raise DataError(f"{training.source}: no window of {options.window} rows to train on")
+    return batches
+
+
+def _greet(config: Config, training: Trajectories, held_out: Trajectories, path: Path) -> None:
+    devices = jax.devices()
+    print(
+        f"run          {path}\n"
+        f"data         {training.source}: {training.num_episodes} episodes, "
+        f"{training.num_transitions} transitions; {held_out.num_episodes} episodes held out\n"
+        f"devices      {len(devices)} x {devices[0].device_kind}",
+        flush=True,
+    )
