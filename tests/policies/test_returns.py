@@ -28,15 +28,15 @@ def test_lambda_returns_equal_the_naive_sum(rng: np.random.Generator, lambda_: f
     rewards, values = rng.normal(size=(4, 9)), rng.normal(size=(4, 10))
     discounts = rng.uniform(0.8, 1, size=(4, 9))
     discounts[0, 3] = discounts[1, 0] = discounts[2, 8] = 0.0  # episodes that end inside
-    result = lambda_returns(*map(jnp.asarray, (rewards, discounts, values)), lambda_)
-    np.testing.assert_allclose(result, naive(rewards, discounts, values, lambda_), rtol=1e-4, atol=1e-5)
+    result = lambda_returns(*(jnp.asarray(x.T) for x in (rewards, discounts, values)), lambda_)
+    np.testing.assert_allclose(result.T, naive(rewards, discounts, values, lambda_), rtol=1e-4, atol=1e-5)
 
 
 def test_nothing_after_an_end_counts() -> None:
     rewards = jnp.asarray([[1.0, 2.0, 100.0]])
     discounts = jnp.asarray([[1.0, 0.0, 1.0]])
-    result = lambda_returns(rewards, discounts, jnp.full((1, 4), 50.0), 1.0)
-    np.testing.assert_allclose(result[0, :2], [3.0, 2.0])
+    result = lambda_returns(rewards.T, discounts.T, jnp.full((4, 1), 50.0), 1.0)
+    np.testing.assert_allclose(result[:2, 0], [3.0, 2.0])
 
 
 def test_the_scale_follows_the_spread_and_is_at_least_one() -> None:

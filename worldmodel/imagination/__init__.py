@@ -1,5 +1,5 @@
 """Imagined experience."""
 
-from worldmodel.imagination.rollout import Actor, Rollout, imagine
+from worldmodel.imagination.rollout import Actor, Rollout, imagine, time_first
 
-__all__ = ["Actor", "Rollout", "imagine"]
+__all__ = ["Actor", "Rollout", "imagine", "time_first"]

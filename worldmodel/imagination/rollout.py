@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from worldmodel.models.interface import State, WorldModel
+from worldmodel.nn.layers import over_time
 
 Actor = Callable[[jax.Array, jax.Array], jax.Array]  # (features (B, F), key) -> actions (B, ...)
 
@@ -49,21 +51,28 @@ def imagine(
     if isinstance(actor, jax.Array):
         if actor.shape[1] != horizon:
             raise ValueError(f"{actor.shape[1]} actions were given for a horizon of {horizon}")
-        actions, states = actor, model.rollout(start, actor, key)
+        actions = jnp.swapaxes(actor, 0, 1)
+        states = _swapped(model.rollout(start, actor, key))
     else:
         actions, states = _act(model, start, actor, horizon, key)
-    rewards = model.reward(states).mean()
-    continues = 1.0 - model.terminal(states).mean()
-    states = jax.tree.map(
-        lambda first, rest: jnp.concatenate([first[:, None], rest], 1), start, states
-    )
-    return Rollout(states, model.features(states), actions, rewards, continues)
+    rewards, ended = over_time(lambda s: (model.reward(s).mean(), model.terminal(s).mean()), states)
+    states = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, states)
+    return _swapped(Rollout(states, model.features(states), actions, rewards, 1.0 - ended))
+
+
+def time_first(rollout: Rollout) -> Rollout:
+    """The same rollout with time before batch, as it was made: inside jit this costs nothing, the copies cancel."""
+    return _swapped(rollout)
+
+
+def _swapped(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
 
 
 def _act(
     model: WorldModel, start: State, actor: Actor, horizon: int, key: jax.Array
 ) -> tuple[jax.Array, State]:
-    """Actions (B, H, ...) and the states (B, H, ...) that they lead to."""
+    """Actions (H, B, ...) and the states (H, B, ...) that they lead to."""
 
     def advance(state: State, key: jax.Array) -> tuple[State, tuple[jax.Array, State]]:
         actor_key, model_key = jax.random.split(key)
@@ -71,5 +80,4 @@ def _act(
         state = model.step(state, action, model_key)
         return state, (action, state)
 
-    _, outputs = jax.lax.scan(advance, start, jax.random.split(key, horizon))
-    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), outputs)
+    return jax.lax.scan(advance, start, jax.random.split(key, horizon))[1]

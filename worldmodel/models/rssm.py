@@ -1,7 +1,6 @@
 """The recurrent state-space model of DreamerV3 (Hafner et al., arXiv 2301.04104).
 
-State s = (h, z): h is a deterministic vector moved by a block-diagonal GRU, z a set of categorical latents. The filter
-draws z from the posterior q(z | h, observation), imagination from the prior p(z | h). Whatever does not depend on the
+State s = (h, z): h is a vector moved by a block-diagonal GRU, z a set of one-hot categorical latents. The filter draws z from the posterior q(z | h, observation), imagination from the prior p(z | h). Whatever does not depend on the
 carry (tokens, actions, the prior's logits) is computed outside the scan over time.
 """
 
@@ -21,11 +20,11 @@ from worldmodel.models.interface import Metrics, WorldModel
 from worldmodel.nn.codecs import Decoder, Encoder
 from worldmodel.nn.distributions import Bernoulli, Categorical, Distribution, TwoHot
 from worldmodel.nn.heads import BinaryHead, ScalarHead
-from worldmodel.nn.layers import MLP, BlockLinear, Dense, Linear, RMSNorm
+from worldmodel.nn.layers import MLP, BlockLinear, Dense, Linear, RMSNorm, map_blocks
 
 
 class RSSMState(NamedTuple):
-    """deter: (..., D) float; latent: (..., latents, classes) one-hot."""
+    """deter: (..., D) float; latent: (..., latents x classes) one-hot codes, laid end to end."""
 
     deter: jax.Array
     latent: jax.Array
@@ -88,20 +87,10 @@ class Dynamics(nnx.Module):
 
     def advance(self, state: RSSMState, action_input: jax.Array) -> jax.Array:
         """h' (B, D) from the state and an action that went through `action_input`."""
-        h = state.deter
-        shared = jnp.concatenate(
-            [
-                self.from_deter(h),
-                self.from_latent(state.latent.reshape(h.shape[0], -1)),
-                action_input,
-            ],
-            -1,
-        )
-        y = jax.nn.silu(self.hidden_norm(self.hidden(h, shared)))
-        gates = self.gates(y).reshape(h.shape[0], self.blocks, 3, -1)
-        reset, candidate, update = (gates[:, :, i].reshape(h.shape) for i in range(3))
-        update = jax.nn.sigmoid(update - 1)
-        return update * jnp.tanh(jax.nn.sigmoid(reset) * candidate) + (1 - update) * h
+        shared = [self.from_deter(state.deter), self.from_latent(state.latent), action_input]
+        y = self.hidden(state.deter, jnp.concatenate(shared, -1))
+        y = jax.nn.silu(self.hidden_norm(y))
+        return map_blocks(_gated, (y, state.deter), self.gates.parameters())
 
     def prior(self, deter: jax.Array) -> Categorical:
         return self._categorical(self.prior_output(self.prior_hidden(deter)))
@@ -114,6 +103,13 @@ class Dynamics(nnx.Module):
     def _categorical(self, logits: jax.Array) -> Categorical:
         logits = logits.reshape(*logits.shape[:-1], self.size.latents, self.size.classes)
         return Categorical.from_logits(logits, self.unimix)
+
+
+def _gated(y: jax.Array, h: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """One block of the GRU: gates from y, the new h."""
+    reset, candidate, update = jnp.split(y @ kernel + bias, 3, -1)
+    update = jax.nn.sigmoid(update - 1)
+    return update * jnp.tanh(jax.nn.sigmoid(reset) * candidate) + (1 - update) * h
 
 
 class RSSM(WorldModel):
@@ -184,9 +180,8 @@ class RSSM(WorldModel):
         return total, (metrics, states)
 
     def initial(self, batch: tuple[int, ...]) -> RSSMState:
-        size = self.size
-        deter = jnp.zeros((*batch, size.deter), self.dtype)
-        return RSSMState(deter, jnp.zeros((*batch, size.latents, size.classes), self.dtype))
+        deter = jnp.zeros((*batch, self.size.deter), self.dtype)
+        return RSSMState(deter, jnp.zeros((*batch, self.feature_size - self.size.deter), self.dtype))
 
     def observe(
         self,
@@ -199,11 +194,10 @@ class RSSM(WorldModel):
 
     def step(self, state: RSSMState, action: jax.Array, key: jax.Array) -> RSSMState:
         deter = self.dynamics.advance(state, self.dynamics.action_input(self._vector(action)))
-        return RSSMState(deter, self._sample(self.dynamics.prior(deter), key))
+        return self._sampled(deter, self.dynamics.prior(deter), key)
 
     def features(self, state: RSSMState) -> jax.Array:
-        flat = state.latent.reshape(*state.latent.shape[:-2], -1)
-        return jnp.concatenate([state.deter, flat], -1)
+        return jnp.concatenate(state, -1)
 
     def observation(self, state: RSSMState) -> dict[str, Distribution]:
         return self.decoder(self.features(state))
@@ -240,20 +234,20 @@ class RSSM(WorldModel):
             state: RSSMState, inputs: tuple[jax.Array, ...]
         ) -> tuple[RSSMState, tuple[RSSMState, Categorical]]:
             action, tokens, is_first, key = inputs
-            state = jax.tree.map(
-                lambda x: jnp.where(is_first.reshape(-1, *[1] * (x.ndim - 1)), 0, x), state
-            )
+            state = jax.tree.map(lambda x: jnp.where(is_first[:, None], 0, x), state)
             deter = self.dynamics.advance(state, action)
             posterior = self.dynamics.posterior(deter, tokens)
-            state = RSSMState(deter, self._sample(posterior, key))
+            state = self._sampled(deter, posterior, key)
             return state, (state, posterior)
 
         _, outputs = jax.lax.scan(advance, state, (*time_first, jax.random.split(key, rows)))
         return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), outputs)
 
-    def _sample(self, latent: Categorical, key: jax.Array) -> jax.Array:
+    def _sampled(self, deter: jax.Array, latent: Categorical, key: jax.Array) -> RSSMState:
+        """The state with z drawn from `latent` (B, latents, classes)."""
         uniform = jax.random.uniform(key, latent.log_probabilities.shape[:-1])
-        return latent.sample_onehot(uniform).astype(self.dtype)
+        z = latent.sample_onehot(uniform).astype(self.dtype)
+        return RSSMState(deter, z.reshape(deter.shape[0], -1))
 
     def _vector(self, action: jax.Array) -> jax.Array:
         """Actions as vectors: classes become one-hot."""

@@ -18,11 +18,12 @@ from worldmodel.config import ActorCriticOptions
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
-from worldmodel.imagination import Rollout, imagine
+from worldmodel.imagination import imagine, time_first
 from worldmodel.learner import Metrics, Params, TrainState, apply_gradients, detached, divide, start
 from worldmodel.models import ModelBuilder, State, WorldModel
 from worldmodel.nn.distributions import TwoHot
 from worldmodel.nn.heads import ActionHead, ScalarHead
+from worldmodel.nn.layers import over_time
 from worldmodel.policies.returns import lambda_returns, update_scale
 
 
@@ -68,57 +69,62 @@ def imagination_loss(
     statistics: dict[str, jax.Array],
     key: jax.Array,
 ) -> tuple[jax.Array, Imagined]:
-    """Loss of actor and critic on rollouts from `start` (B, ...); `alive` (B,) is 0 where nothing can follow."""
-    start = jax.lax.stop_gradient(start)
-    rollout = imagine(
-        model, start, lambda features, key: actor(features).sample(key), options.horizon, key
-    )
+    """Loss of actor and critic on rollouts from `start` (B, ...); `alive` (B,) is 0 where nothing can follow.
+
+    Arrays inside have time first: (H, B), as the rollout is made.
+    """
     through_model = options.gradient == "dynamics"
-    features = jax.lax.stop_gradient(rollout.features)
-    discounts = rollout.continues * options.discount
-    if not through_model:
-        rollout, discounts = jax.lax.stop_gradient((rollout, discounts))
-
-    value = critic(features)
-    # Gradient through the model needs values of the features it moved; otherwise one pass serves target and loss.
-    bootstrap = detached(critic)(rollout.features).mean() if through_model else value.mean()
-    returns = lambda_returns(rollout.rewards, discounts, bootstrap, options.lambda_)
-    statistics, scale = update_scale(
-        statistics, jax.lax.stop_gradient(returns), options.normalizer_rate
+    rollout = time_first(
+        imagine(
+            model,
+            jax.lax.stop_gradient(start),
+            lambda features, key: actor(features).sample(key),
+            options.horizon,
+            key,
+        )
     )
-    # A step weighs what is left of the start: the product of the discounts that led to it.
-    reach = jnp.cumprod(jnp.concatenate([alive[:, None], discounts[:, :-1]], 1), 1)
-    reach = jax.lax.stop_gradient(reach)
-    advantage = (returns - bootstrap[:, :-1]) / scale
-    policy = actor(features[:, :-1])
-    entropy = policy.entropy()
-    if through_model:
-        gain = returns / scale
-    else:
-        actions = jax.lax.stop_gradient(rollout.actions)
-        gain = policy.log_prob(actions) * jax.lax.stop_gradient(advantage)
-    actor_loss = -(reach * (gain + options.entropy * entropy)).mean()
-
+    if not through_model:
+        rollout = jax.lax.stop_gradient(rollout)
+    discounts = rollout.continues * options.discount
+    # What the losses aim at is fixed; only dynamics back-propagation looks through the values at the model.
+    fixed_critic = detached(critic)
+    values = over_time(lambda features: fixed_critic(features).mean(), rollout.features)
+    returns = lambda_returns(rollout.rewards, discounts, values, options.lambda_)
     targets = jax.lax.stop_gradient(returns)
-    slow = jax.lax.stop_gradient(slow_critic(features[:, :-1]).mean())
-    critic_loss = (reach * value_loss(value, targets, slow, options.slow_scale)).mean()
+    statistics, scale = update_scale(statistics, targets, options.normalizer_rate)
+    advantage = jax.lax.stop_gradient((targets - values[:-1]) / scale)
+    # A step weighs what is left of its start: the product of the discounts that led to it.
+    reach = jnp.cumprod(jnp.concatenate([alive[None], discounts[:-1]]), 0)
+    reach = jax.lax.stop_gradient(reach)
+
+    def terms(features: jax.Array, action: jax.Array, target: jax.Array) -> tuple[jax.Array, ...]:
+        """Log-probability, entropy and the critic's loss at states (..., B)."""
+        policy = actor(features)
+        slow = jax.lax.stop_gradient(slow_critic(features).mean())
+        loss = value_loss(critic(features), target, slow, options.slow_scale)
+        return policy.log_prob(action), policy.entropy(), loss
+
+    features, actions = jax.lax.stop_gradient((rollout.features[:-1], rollout.actions))
+    log_probability, entropy, critic_losses = over_time(terms, features, actions, targets)
+    gain = returns / scale if through_model else log_probability * advantage
+    actor_loss = -(reach * (gain + options.entropy * entropy)).mean()
+    critic_loss = (reach * critic_losses).mean()
     metrics = {
         "loss/actor": actor_loss,
         "loss/critic": critic_loss,
         "policy/return": targets.mean(),
         "policy/return_scale": scale,
-        "policy/value": value.mean().mean(),
+        "policy/value": values[:-1].mean(),
         "policy/reward": rollout.rewards.mean(),
         "policy/entropy": entropy.mean(),
         "policy/advantage_size": jnp.abs(advantage).mean(),
     }
     metrics = jax.lax.stop_gradient(metrics)
-    return actor_loss + critic_loss, Imagined(targets[:, 0], statistics, metrics)
+    return actor_loss + critic_loss, Imagined(targets[0], statistics, metrics)
 
 
 def value_loss(value: TwoHot, target: jax.Array, slow: jax.Array, slow_scale: float) -> jax.Array:
-    """Cross-entropy to the target plus a pull towards the slow critic, at all but the last state: (B, T)."""
-    value = TwoHot(value.logits[:, :-1])
+    """Cross-entropy to the target plus a pull towards the slow critic."""
     return value.loss(target) + slow_scale * value.loss(slow)
 
 
@@ -134,8 +140,9 @@ def replay_loss(
     arrived_last, arrived_end = window.is_last[:, 1:], window.is_terminal[:, 1:]
     discounts = options.discount * (1.0 - arrived_end)
     lambda_ = options.lambda_ * (1.0 - arrived_last)
-    returns = lambda_returns(window.reward[:, :-1], discounts, first_return, lambda_)
-    slow = jax.lax.stop_gradient(slow_critic(features[:, :-1]).mean())
+    returns = lambda_returns(window.reward[:, :-1].T, discounts.T, first_return.T, lambda_.T).T
+    features = features[:, :-1]
+    slow = jax.lax.stop_gradient(slow_critic(features).mean())
     loss = value_loss(critic(features), returns, slow, options.slow_scale)
     weight = window.mask[:, 1:] & ~window.is_last[:, :-1]
     return (weight * loss).mean()

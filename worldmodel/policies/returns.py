@@ -11,22 +11,21 @@ def lambda_returns(
 ) -> jax.Array:
     """R_t = r_t + d_t ((1 - l_t) v_{t+1} + l_t R_{t+1}), with R_H = v_H (DreamerV3, eq. 7).
 
-    rewards, discounts: (B, H), of the arrival at state t+1; values: (B, H+1); lambda_: a number or (B, H).
-    Returns (B, H).
+    Time comes first: rewards, discounts: (H, B), of the arrival at state t+1; values: (H+1, B); lambda_: a number or
+    (H, B). Returns (H, B).
     """
-    if rewards.shape != discounts.shape or values.shape[1] != rewards.shape[1] + 1:
+    if rewards.shape != discounts.shape or values.shape[0] != rewards.shape[0] + 1:
         raise ValueError(f"shapes {rewards.shape}, {discounts.shape}, {values.shape} do not fit")
     lambda_ = jnp.broadcast_to(lambda_, rewards.shape)
-    known = rewards + discounts * (1 - lambda_) * values[:, 1:]
+    known = rewards + discounts * (1 - lambda_) * values[1:]
 
     def back(following: jax.Array, inputs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
         known, carried = inputs
         current = known + carried * following
         return current, current
 
-    inputs = (known.T, (discounts * lambda_).T)
-    _, returns = jax.lax.scan(back, values[:, -1], inputs, reverse=True)
-    return returns.T
+    inputs = (known, discounts * lambda_)
+    return jax.lax.scan(back, values[-1], inputs, reverse=True)[1]
 
 
 def update_scale(
