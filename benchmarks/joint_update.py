@@ -1,10 +1,12 @@
 """One joint update (world model, actor, critic) beside DreamerV3's own learner, in the same run.
 
-    python benchmarks/joint_update.py [--source CHECKOUT --python ENVIRONMENT/bin/python] [--rounds 3]
+    python benchmarks/joint_update.py [--source CHECKOUT --python ENVIRONMENT/bin/python] [--rounds
+    3]
 
-The 1m preset on vectors of 24 numbers with 6 continuous actions, batch 16 x 64, horizon 15, float32, random batches.
-Both learners run in processes of their own, in turn, so that a slow phase of the machine meets both. How to make an
-environment for DreamerV3 is told in dreamerv3_learner.py. Without --source only ours is measured.
+The 1m preset on vectors of 24 numbers with 6 continuous actions, batch 16 x 64, horizon 15,
+float32, random batches. Both learners run in processes of their own, in turn, so that a slow phase
+of the machine meets both. How to make an environment for DreamerV3 is told in dreamerv3_learner.py.
+Without --source only ours is measured.
 """
 
 from __future__ import annotations
@@ -104,7 +106,8 @@ def main() -> None:
             print(f"round {number + 1}  {name:12s} {rounds[name][-1]:.3f} s", flush=True)
     print(f"\n{'learner':12s} {'parameters':>10s} {'median s':>9s} {'least s':>8s}   n = rounds")
     for name, values in rounds.items():
-        print(f"{name:12s} {parameters[name]:10d} {median(values):9.3f} {min(values):8.3f}   {len(values)}")
+        numbers = f"{parameters[name]:10d} {median(values):9.3f} {min(values):8.3f}"
+        print(f"{name:12s} {numbers}   {len(values)}")
     result = {"median_seconds": {name: median(v) for name, v in rounds.items()}}
     if "dreamerv3" in rounds:
         pairs = zip(rounds["dreamerv3"], rounds["worldmodel"], strict=True)

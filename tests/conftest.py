@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
-# Tests that need several devices start their own processes; here one is enough, and results are reproducible.
+# Tests that need several devices start their own processes; here one is enough, and results are
+# reproducible.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import numpy as np
@@ -13,6 +18,8 @@ import pytest
 from worldmodel.config import GymnasiumData
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.trajectories import Trajectories
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +36,9 @@ def pendulum(tmp_path_factory: pytest.TempPathFactory) -> Trajectories:
 
 @pytest.fixture(scope="session")
 def walker_spec() -> DataSpec:
-    """DreamerV3's reference case for vectors: the walker's 14 + 1 + 9 numbers, 6 continuous actions."""
+    """DreamerV3's reference case for vectors: the walker's 14 + 1 + 9 numbers, 6 continuous
+    actions.
+    """
     sizes = {"height": 1, "orientations": 14, "velocity": 9}
     observations = {key: ObservationSpec((size,), "float32") for key, size in sizes.items()}
     return DataSpec(observations, ActionSpec(False, 6, (-1.0,) * 6, (1.0,) * 6))
@@ -44,3 +53,32 @@ def image_spec() -> DataSpec:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
+    """From words to the command line of a real smoke run; all share their logs and compiled
+    programs.
+    """
+    shared = tmp_path_factory.mktemp("shared")
+
+    def command(*words: str, experiment: bool = True) -> list[str]:
+        common = [
+            f"data.cache_dir={shared / 'datasets'}",
+            f"training.compilation_cache={shared / 'xla'}",
+            "logging.wandb=disabled",
+        ]
+        experiments = ["experiment=smoke"] if experiment else []
+        return [sys.executable, str(ROOT / "train.py"), *experiments, *common, *words]
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def smoke_run(launch: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of experiment=smoke."""
+    runs = tmp_path_factory.mktemp("runs")
+    done = subprocess.run(launch(f"runs_dir={runs}"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (runs / "output.txt").write_text(done.stdout)
+    return runs / "smoke-0"

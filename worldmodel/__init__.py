@@ -1,7 +1,7 @@
 """worldmodel: learn latent dynamics from logged trajectories, imagine with them, judge them.
 
-`load` gives a trained run; `imagine` rolls a world model out. Both import JAX when they are first used, so that
-reading options stays fast.
+`load` gives a trained run; `imagine` rolls a world model out. Both import JAX when they are first
+used, so that reading options stays fast.
 """
 
 from __future__ import annotations

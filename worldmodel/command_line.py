@@ -55,7 +55,7 @@ def guarded(action: Callable[[], int | None]) -> int:
         return action() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+        return error.status
 
 
 def _train(job: Callable[[Config], int | None], configs: Path, description: str) -> int | None:

@@ -9,9 +9,11 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Something the user can mend. The message says what is wrong, where, and what is accepted."""
 
+    status = 2  # exit status of the process
+
 
 class ConfigError(UserError):
-    """An option that is misspelt, of the wrong type, out of range, or at odds with a run on disk."""
+    """An option that is misspelt, of a wrong type, out of range, or at odds with a run on disk."""
 
 
 class DataError(UserError):
@@ -23,7 +25,9 @@ class CheckpointError(UserError):
 
 
 class DivergenceError(UserError):
-    """A loss that is no longer finite."""
+    """A loss that is no longer finite: no mistake of the user's, and nothing to trace back."""
+
+    status = 1
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

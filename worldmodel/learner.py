@@ -1,4 +1,6 @@
-"""What a stage of training is: a `Learner` turns batches into updates of a `TrainState`. One loop runs them all."""
+"""What a stage of training is: a `Learner` turns batches into updates of a `TrainState`. One loop
+runs them all.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,9 @@ def apply_gradients(
 
 
 def divide(module: nnx.Module) -> tuple[nnx.GraphDef, Params]:
-    """A module as (definition, parameters as nested dicts of arrays); `nnx.merge` puts them together again."""
+    """A module as (definition, parameters as nested dicts of arrays); `nnx.merge` puts them
+    together again.
+    """
     definition, state = nnx.split(module)
     return definition, nnx.to_pure_dict(state)
 

@@ -1,8 +1,10 @@
-"""A finished or running run, loaded from its folder: model, policy, config and what can be asked of them."""
+"""A finished or running run, loaded from its folder: model, policy, config and what can be asked of
+them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from worldmodel import data
 from worldmodel.config import Config
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import CheckpointError
+from worldmodel.evaluation.evaluator import Results, evaluate_loaded
 from worldmodel.models import WorldModel
 from worldmodel.run_directory import RunDirectory, find_run
 from worldmodel.training.checkpoints import Checkpoints
@@ -54,11 +58,14 @@ class LoadedRun:
         predicted = _predict(self.model, window, future, jax.random.split(key, samples))
         return {name: np.asarray(jnp.swapaxes(value, 0, 1)) for name, value in predicted.items()}
 
-    def evaluate(self, **overrides: Any) -> int:
-        """Judges this checkpoint again and rewrites its evaluation; options as in `evaluation`."""
-        from worldmodel.evaluation.evaluator import evaluate_run
-
-        return evaluate_run(str(self.directory.path), str(self.step), overrides)
+    def evaluate(self, **overrides: Any) -> Results:
+        """Judges this checkpoint and rewrites its evaluation; keywords are single options of
+        `evaluation`.
+        """
+        trajectories = data.load(self.config.data)
+        self.directory.bind_data(self.spec, trajectories.fingerprint())
+        options = replace(self.config.evaluation, **overrides)
+        return evaluate_loaded(self, trajectories, options)
 
     def _inputs(
         self, observations: dict[str, np.ndarray], actions: np.ndarray, context: int, horizon: int
@@ -91,7 +98,7 @@ class LoadedRun:
 def _predict(
     model: WorldModel, window: Window, actions: jax.Array, keys: jax.Array
 ) -> dict[str, jax.Array]:
-    """{name: (samples, B, H, ...)}: filter the window, then follow the actions, once for every key."""
+    """{name: (samples, B, H, ...)}: filter the window, follow the actions, once for every key."""
 
     def one(key: jax.Array) -> dict[str, jax.Array]:
         observe_key, rollout_key = jax.random.split(key)
@@ -114,9 +121,7 @@ def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
     learner = build_learner(config, spec, stage)
     shapes = jax.eval_shape(learner.init, jax.random.key(0))
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    like = jax.tree.map(
-        lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes
-    )
+    like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
     checkpoints = Checkpoints(directory.checkpoints(stage), read_only=True)
     state, _ = checkpoints.restore(step, like)
     checkpoints.close()

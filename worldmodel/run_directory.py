@@ -73,8 +73,8 @@ class RunDirectory:
 def open_run(config: Config) -> RunDirectory:
     """The folder of a training run: new, or one whose config is the same.
 
-    Raises ConfigError with the differences if it holds a run of another config. With `fresh` an older run is moved
-    aside, never deleted.
+    Raises ConfigError with the differences if it holds a run of another config. With `fresh` an
+    older run is moved aside, never deleted.
     """
     path = Path(config.runs_dir) / config.name
     run = RunDirectory(path)

@@ -19,17 +19,25 @@ from worldmodel.nn.distributions import Categorical
 from worldmodel.policies.actor_critic import build_heads
 
 SMALL = RSSMOptions(deter=32, hidden=16, classes=4, latents=4, depth=2)
-SPEC = DataSpec({"observation": ObservationSpec((3,), "float32")}, ActionSpec(False, 2, (-1.0,) * 2, (1.0,) * 2))
+SPEC = DataSpec(
+    {"observation": ObservationSpec((3,), "float32")}, ActionSpec(False, 2, (-1.0,) * 2, (1.0,) * 2)
+)
 
-# preset: reward, continue, value; then encoder, RSSM, decoder, policy, total for vectors (P) and images (I).
+# preset: reward, continue, value; then encoder, RSSM, decoder, policy, total for vectors (P) and
+# images (I).
 COUNTS = {
-    "1m": ((57_663, 41_153, 66_111), (10_112, 364_416, 51_096, 50_316, 640_867), (14_304, 377_408, 80_595, 50_641, 687_875)),
-    "12m": ((721_407, 656_129, 853_503), (138_752, 5_783_040, 794_136, 791_052, 9_738_019), (220_416, 5_982_464, 1_272_003, 792_337, 10_498_259)),
-    "25m": ((1_573_503, 1_475_713, 1_869_951), (306_432, 12_999_936, 1_781_016, 1_776_396, 21_782_947), (493_824, 13_446_528, 2_857_635, 1_778_321, 23_495_475)),
-    "50m": ((2_753_279, 2_622_977, 3_279_615), (539_648, 23_100_416, 3_161_112, 3_154_956, 38_612_003), (876_032, 23_892_480, 5_076_355, 3_157_521, 41_658_259)),
-    "100m": ((6_095_871, 5_900_545, 7_278_591), (1_202_688, 51_952_128, 7_100_952, 7_091_724, 86_622_499), (1_966_848, 53_730_048, 11_413_059, 7_095_569, 93_480_531)),
-    "200m": ((10_749_183, 10_488_833, 12_850_431), (2_127_872, 92_338_176, 12_613_656, 12_601_356, 153_769_507), (3_492_864, 95_495_168, 20_282_115, 12_606_481, 165_965_075)),
-    "400m": ((23_987_967, 23_597_569, 28_712_703), (4_764_672, 207_713_280, 28_357_656, 28_339_212, 345_473_059), (7_850_496, 214_808_064, 45_617_283, 28_346_897, 372_920_979)),
+    "1m": ((57_663, 41_153, 66_111), (10_112, 364_416, 51_096, 50_316, 640_867), (14_304, 377_408,
+    80_595, 50_641, 687_875)), "12m": ((721_407, 656_129, 853_503), (138_752, 5_783_040, 794_136,
+    791_052, 9_738_019), (220_416, 5_982_464, 1_272_003, 792_337, 10_498_259)), "25m": ((1_573_503,
+    1_475_713, 1_869_951), (306_432, 12_999_936, 1_781_016, 1_776_396, 21_782_947), (493_824,
+    13_446_528, 2_857_635, 1_778_321, 23_495_475)), "50m": ((2_753_279, 2_622_977, 3_279_615),
+    (539_648, 23_100_416, 3_161_112, 3_154_956, 38_612_003), (876_032, 23_892_480, 5_076_355,
+    3_157_521, 41_658_259)), "100m": ((6_095_871, 5_900_545, 7_278_591), (1_202_688, 51_952_128,
+    7_100_952, 7_091_724, 86_622_499), (1_966_848, 53_730_048, 11_413_059, 7_095_569, 93_480_531)),
+    "200m": ((10_749_183, 10_488_833, 12_850_431), (2_127_872, 92_338_176, 12_613_656, 12_601_356,
+    153_769_507), (3_492_864, 95_495_168, 20_282_115, 12_606_481, 165_965_075)), "400m":
+    ((23_987_967, 23_597_569, 28_712_703), (4_764_672, 207_713_280, 28_357_656, 28_339_212,
+    345_473_059), (7_850_496, 214_808_064, 45_617_283, 28_346_897, 372_920_979)),
 }  # fmt: skip
 
 
@@ -80,27 +88,39 @@ def leaves_equal(a: object, b: object, rows: slice | None = None, atol: float = 
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol), a, b)
 
 
-def test_reward_is_exactly_zero_before_training(model: models.WorldModel, rng: np.random.Generator) -> None:
+def test_reward_is_exactly_zero_before_training(
+    model: models.WorldModel, rng: np.random.Generator
+) -> None:
     states = model.observe(random_window(rng, 4, 6), jax.random.key(1))
     assert (np.asarray(model.reward(states).mean()) == 0).all()
-    _, critic = build_heads(ActorCriticOptions(), model, SPEC.action, jax.random.key(2), jnp.float32)
+    _, critic = build_heads(
+        ActorCriticOptions(), model, SPEC.action, jax.random.key(2), jnp.float32
+    )
     assert (np.asarray(critic(model.features(states)).mean()) == 0).all()
 
 
-def test_a_reset_forgets_state_and_action(model: models.WorldModel, rng: np.random.Generator) -> None:
-    """Where is_first, the state equals that of a fresh start, whatever was carried and done before."""
+def test_a_reset_forgets_state_and_action(
+    model: models.WorldModel, rng: np.random.Generator
+) -> None:
+    """Where is_first, the state equals that of a fresh start, whatever was carried and done."""
     window = random_window(rng, 4, 3)
     key = jax.random.key(3)
     fresh = model.observe(window, key)
     carried = jax.tree.map(lambda x: jnp.ones_like(x[:, 0]) * 0.7, fresh)
     after = model.observe(window, key, carried, jnp.ones((4, 2)))
     leaves_equal(fresh, after, atol=0)
-    continued = model.observe(replace(window, is_first=jnp.zeros((4, 3), bool)), key, carried, jnp.ones((4, 2)))
+    continued = model.observe(
+        replace(window, is_first=jnp.zeros((4, 3), bool)), key, carried, jnp.ones((4, 2))
+    )
     assert float(jnp.abs(continued - fresh).max()) > 1e-3
 
 
-def test_a_reset_inside_a_window_starts_afresh(model: models.WorldModel, rng: np.random.Generator) -> None:
-    """Two windows that differ only before a reset agree from it on; the recurrent part is random-free there."""
+def test_a_reset_inside_a_window_starts_afresh(
+    model: models.WorldModel, rng: np.random.Generator
+) -> None:
+    """Two windows that differ only before a reset agree from it on; the recurrent part is random-
+    free there.
+    """
     window = random_window(rng, 4, 5)
     reset = window.is_first.at[:, 3].set(True)
     window = replace(window, is_first=reset)
@@ -121,18 +141,23 @@ def confident(model: models.WorldModel) -> models.WorldModel:
     for name in ("posterior_output", "prior_output"):
         params["dynamics"][name] = jax.tree.map(lambda x: x * 1e4, params["dynamics"][name])
         params["dynamics"][name]["bias"] = params["dynamics"][name]["bias"] + 1e3 * jnp.asarray(
-            np.random.default_rng(0).normal(size=params["dynamics"][name]["bias"].shape), jnp.float32
+            np.random.default_rng(0).normal(size=params["dynamics"][name]["bias"].shape),
+            jnp.float32,
         )
     sure = nnx.merge(definition, params)
     sure.dynamics.unimix = 0.0
     return sure
 
 
-def test_filtering_in_two_pieces_equals_one_pass(model: models.WorldModel, rng: np.random.Generator) -> None:
+def test_filtering_in_two_pieces_equals_one_pass(
+    model: models.WorldModel, rng: np.random.Generator
+) -> None:
     sure = confident(model)
     window = random_window(rng, 4, 8)
     whole = sure.observe(window, jax.random.key(0))
-    first, second = (jax.tree.map(lambda x, s=s: x[:, s], window) for s in (slice(0, 5), slice(5, 8)))
+    first, second = (
+        jax.tree.map(lambda x, s=s: x[:, s], window) for s in (slice(0, 5), slice(5, 8))
+    )
     start = sure.observe(first, jax.random.key(1))
     last = jax.tree.map(lambda x: x[:, -1], start)
     rest = sure.observe(second, jax.random.key(2), last, first.action[:, -1])
@@ -194,8 +219,12 @@ def test_padding_changes_no_loss(model: models.WorldModel, rng: np.random.Genera
     assert float(model.loss(window, key)[0]) == float(model.loss(other, key)[0])
 
 
-def test_reward_is_learned_at_the_state_after_the_action(model: models.WorldModel, rng: np.random.Generator) -> None:
-    """reward[t] is the target of row t + 1: the reward of a window's last row is not seen, others are."""
+def test_reward_is_learned_at_the_state_after_the_action(
+    model: models.WorldModel, rng: np.random.Generator
+) -> None:
+    """reward[t] is the target of row t + 1: the reward of a window's last row is not seen, others
+    are.
+    """
     window = random_window(rng, 4, 6)
     key = jax.random.key(1)
 
@@ -203,15 +232,22 @@ def test_reward_is_learned_at_the_state_after_the_action(model: models.WorldMode
         return model.loss(replace(window, reward=reward), key)[1][0]["loss/reward"]
 
     sensitivity = jnp.abs(jax.grad(reward_loss)(window.reward)).sum(0)
-    # Two-hot targets of an untrained head are flat in the bins, so look at where the target enters at all.
-    changed = [float(reward_loss(window.reward.at[:, t].add(1e4))) != float(reward_loss(window.reward)) for t in range(6)]
+    # Two-hot targets of an untrained head are flat in the bins, so look at where the target enters
+    # at all.
+    changed = [
+        float(reward_loss(window.reward.at[:, t].add(1e4))) != float(reward_loss(window.reward))
+        for t in range(6)
+    ]
     trained = nnx.clone(model)
     trained.reward_head.output.bias[...] = jnp.linspace(-1, 1, 255)
 
     def trained_loss(reward: jax.Array) -> float:
         return float(trained.loss(replace(window, reward=reward), key)[1][0]["loss/reward"])
 
-    changed = [trained_loss(window.reward.at[:, t].add(1e4)) != trained_loss(window.reward) for t in range(6)]
+    changed = [
+        trained_loss(window.reward.at[:, t].add(1e4)) != trained_loss(window.reward)
+        for t in range(6)
+    ]
     assert changed == [True] * 5 + [False]
     assert sensitivity.shape == (6,)
 
@@ -220,7 +256,9 @@ def test_losses_norms_and_latents_are_float32_under_bfloat16(rng: np.random.Gene
     model = models.build(SMALL, SPEC, jax.random.key(0), jnp.bfloat16)
     window = random_window(rng, 4, 6)
     total, (metrics, states) = model.loss(window, jax.random.key(1))
-    assert total.dtype == jnp.float32 and {m.dtype for m in metrics.values()} == {jnp.dtype("float32")}
+    assert total.dtype == jnp.float32 and {m.dtype for m in metrics.values()} == {
+        jnp.dtype("float32")
+    }
     assert states.dtype == jnp.bfloat16
     assert model.dynamics.prior(states[..., :32]).log_probabilities.dtype == jnp.float32
     assert {x.dtype for x in jax.tree.leaves(divide(model)[1])} == {jnp.dtype("float32")}
@@ -229,7 +267,8 @@ def test_losses_norms_and_latents_are_float32_under_bfloat16(rng: np.random.Gene
 
 def test_images_and_discrete_actions_train(rng: np.random.Generator, image_spec: DataSpec) -> None:
     spec = DataSpec(
-        {**image_spec.observations, "position": ObservationSpec((2,), "float32")}, ActionSpec(True, 3)
+        {**image_spec.observations, "position": ObservationSpec((2,), "float32")},
+        ActionSpec(True, 3),
     )
     model = models.build(replace(SMALL, blocks=4), spec, jax.random.key(0))
     no = jnp.zeros((2, 3), bool)
@@ -253,8 +292,12 @@ def test_images_and_discrete_actions_train(rng: np.random.Generator, image_spec:
     assert predicted["position"].mean().shape == (2, 3, 2)
 
 
-def test_blocks_of_the_image_decoder_are_groups_of_channels(rng: np.random.Generator, image_spec: DataSpec) -> None:
-    """One block of the recurrent state moves one group of channels at every place of the grid, and no other."""
+def test_blocks_of_the_image_decoder_are_groups_of_channels(
+    rng: np.random.Generator, image_spec: DataSpec
+) -> None:
+    """One block of the recurrent state moves one group of channels at every place of the grid, and
+    no other.
+    """
     model = models.build(replace(SMALL, blocks=4), image_spec, jax.random.key(0))
     image = model.decoder.image
     h = jnp.asarray(rng.normal(size=(1, 32)), jnp.float32)

@@ -52,7 +52,10 @@ def test_a_target_on_a_bin_takes_it_alone_and_beyond_the_last_bin_the_last() -> 
 def test_two_hot_loss_is_cross_entropy_to_the_code(rng: np.random.Generator) -> None:
     logits = jnp.asarray(rng.normal(size=(7, 255)), jnp.float32)
     targets = jnp.asarray([-900.0, -3.2, 0.0, 0.01, 5.0, 80.0, 1e5])
-    expected = [-(code(float(t)) * np.asarray(jax.nn.log_softmax(l))).sum() for t, l in zip(targets, logits, strict=True)]
+    expected = [
+        -(code(float(t)) * np.asarray(jax.nn.log_softmax(x))).sum()
+        for t, x in zip(targets, logits, strict=True)
+    ]
     np.testing.assert_allclose(TwoHot(logits).loss(targets), expected, rtol=1e-5)
 
 
@@ -92,7 +95,9 @@ def test_one_hot_samples_have_the_right_frequencies() -> None:
 
 
 def test_the_largest_random_number_still_hits_a_class() -> None:
-    latent = Categorical.from_logits(jnp.asarray(np.random.default_rng(1).normal(size=(500, 48)), jnp.float32))
+    latent = Categorical.from_logits(
+        jnp.asarray(np.random.default_rng(1).normal(size=(500, 48)), jnp.float32)
+    )
     onehot = latent.sample_onehot(jnp.full(500, 1 - 2**-24))
     np.testing.assert_allclose(onehot.sum(-1), 1, atol=1e-6)
 
@@ -109,11 +114,17 @@ def test_sampling_is_straight_through() -> None:
 def test_normal_and_bernoulli_in_closed_form() -> None:
     normal = Normal(jnp.asarray([0.3, -1.0]), jnp.asarray([0.5, 2.0]))
     x = np.array([0.1, 0.7])
-    density = np.exp(-0.5 * ((x - [0.3, -1.0]) / [0.5, 2.0]) ** 2) / (np.array([0.5, 2.0]) * np.sqrt(2 * np.pi))
+    density = np.exp(-0.5 * ((x - [0.3, -1.0]) / [0.5, 2.0]) ** 2) / (
+        np.array([0.5, 2.0]) * np.sqrt(2 * np.pi)
+    )
     assert float(normal.log_prob(jnp.asarray(x))) == pytest.approx(np.log(density).sum(), rel=1e-5)
     assert float(normal.entropy()) == pytest.approx(
         sum(0.5 * np.log(2 * np.pi * np.e * s**2) for s in (0.5, 2.0)), rel=1e-5
     )
     p = 1 / (1 + np.exp(-0.4))
-    assert float(Bernoulli(jnp.asarray(0.4)).loss(jnp.asarray(1))) == pytest.approx(-np.log(p), rel=1e-5)
-    assert float(Bernoulli(jnp.asarray(0.4)).loss(jnp.asarray(0))) == pytest.approx(-np.log(1 - p), rel=1e-5)
+    assert float(Bernoulli(jnp.asarray(0.4)).loss(jnp.asarray(1))) == pytest.approx(
+        -np.log(p), rel=1e-5
+    )
+    assert float(Bernoulli(jnp.asarray(0.4)).loss(jnp.asarray(0))) == pytest.approx(
+        -np.log(1 - p), rel=1e-5
+    )

@@ -25,7 +25,9 @@ def test_shared_inputs_equal_repeated_ones(rng: np.random.Generator) -> None:
     u = rng.normal(size=(6, shared)).astype(np.float32)
     repeated = np.concatenate([h, np.repeat(u[:, None], blocks, 1)], -1).reshape(6, -1)
     np.testing.assert_allclose(
-        layer(jnp.asarray(h.reshape(6, -1)), jnp.asarray(u)), layer(jnp.asarray(repeated)), atol=1e-5
+        layer(jnp.asarray(h.reshape(6, -1)), jnp.asarray(u)),
+        layer(jnp.asarray(repeated)),
+        atol=1e-5,
     )
 
 
@@ -41,7 +43,9 @@ def test_rms_norm_in_closed_form_and_in_float32_under_bfloat16() -> None:
     x = jnp.asarray([[3.0, -4.0, 12.0]])
     expected = np.array([[3.0, -4.0, 12.0]]) / np.sqrt(169 / 3 + 1e-4)
     np.testing.assert_allclose(norm(x), expected, rtol=1e-6)
-    large = jnp.full((1, 3), 1e20, jnp.bfloat16)  # the square overflows unless it is float32 and scaled
+    large = jnp.full(
+        (1, 3), 1e20, jnp.bfloat16
+    )  # the square overflows unless it is float32 and scaled
     assert norm(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
     assert norm(large * 1e-5).dtype == jnp.bfloat16
 

@@ -32,12 +32,17 @@ def test_agc_then_laprop_equals_numpy(rng: np.random.Generator) -> None:
         "bias": np.zeros(3, np.float32),  # its norm is below the floor of the clipping
     }
     scales = [1e-3, 10.0, 0.1, 1.0, 1e-4, 30.0]
-    grads = [{k: (rng.normal(size=v.shape) * s).astype(np.float32) for k, v in params.items()} for s in scales]
+    grads = [
+        {k: (rng.normal(size=v.shape) * s).astype(np.float32) for k, v in params.items()}
+        for s in scales
+    ]
     optimizer = build(options)
     current = {k: jnp.asarray(v) for k, v in params.items()}
     state = optimizer.init(current)
     for grad in grads:
-        updates, state = optimizer.update({k: jnp.asarray(g) for k, g in grad.items()}, state, current)
+        updates, state = optimizer.update(
+            {k: jnp.asarray(g) for k, g in grad.items()}, state, current
+        )
         current = optax.apply_updates(current, updates)
     expected = reference(params, grads, options)
     for k in params:

@@ -1,4 +1,6 @@
-"""The actor-critic: what its losses reach, and that it finds what is best in a world whose best is known."""
+"""The actor-critic: what its losses reach, and that it finds what is best in a world whose best is
+known.
+"""
 
 from __future__ import annotations
 
@@ -18,24 +20,32 @@ from worldmodel.learner import divide
 from worldmodel.models import WorldModel
 from worldmodel.nn import optimizer
 from worldmodel.nn.distributions import Bernoulli, Normal
-from worldmodel.policies.actor_critic import ActorCriticLearner, JointLearner, build_heads, imagination_loss
+from worldmodel.policies.actor_critic import (
+    ActorCriticLearner,
+    JointLearner,
+    build_heads,
+    imagination_loss,
+)
 
 SMALL = RSSMOptions(deter=32, hidden=16, classes=4, latents=4, depth=2)
-SPEC = DataSpec({"observation": ObservationSpec((3,), "float32")}, ActionSpec(False, 2, (-1.0,) * 2, (1.0,) * 2))
+SPEC = DataSpec(
+    {"observation": ObservationSpec((3,), "float32")}, ActionSpec(False, 2, (-1.0,) * 2, (1.0,) * 2)
+)
 STATISTICS = {"return_spread": jnp.zeros(())}
 
 
-def random_window(rng: np.random.Generator, spec: DataSpec = SPEC, batch: int = 4, rows: int = 6) -> Window:
+def random_window(
+    rng: np.random.Generator, spec: DataSpec = SPEC, batch: int = 4, rows: int = 6
+) -> Window:
     no = jnp.zeros((batch, rows), bool)
     action = rng.uniform(-1, 1, (batch, rows, spec.action.size)).astype(np.float32)
     if spec.action.discrete:
         action = rng.integers(0, spec.action.size, (batch, rows)).astype(np.int32)
     width = spec.observations["observation"].shape[0]
     return Window(
-        observation={"observation": jnp.asarray(rng.normal(size=(batch, rows, width)), jnp.float32)},
-        action=jnp.asarray(action),
-        reward=jnp.asarray(rng.normal(size=(batch, rows)), jnp.float32),
-        is_first=no.at[:, 0].set(True), is_last=no, is_terminal=no, mask=~no,
+        observation={"observation": jnp.asarray(rng.normal(size=(batch, rows, width)),
+        jnp.float32)}, action=jnp.asarray(action), reward=jnp.asarray(rng.normal(size=(batch,
+        rows)), jnp.float32), is_first=no.at[:, 0].set(True), is_last=no, is_terminal=no, mask=~no,
     )  # fmt: skip
 
 
@@ -80,7 +90,9 @@ def test_joint_training_reaches_every_parameter(rng: np.random.Generator, discre
     for k in range(3):  # zero-initialised output layers pass no gradient on at first
         after, metrics = update(after, random_window(rng, spec), jax.random.key(k))
     moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), state.params, after.params)
-    still = [jax.tree_util.keystr(p) for p, m in jax.tree_util.tree_leaves_with_path(moved) if not m]
+    still = [
+        jax.tree_util.keystr(p) for p, m in jax.tree_util.tree_leaves_with_path(moved) if not m
+    ]
     assert not still
     assert all(np.isfinite(float(v)) for v in metrics.values())
     assert int(after.step) == 3
@@ -89,22 +101,34 @@ def test_joint_training_reaches_every_parameter(rng: np.random.Generator, discre
 def test_a_frozen_model_stays_as_it_was(rng: np.random.Generator) -> None:
     model = models.build(SMALL, SPEC, jax.random.key(0))
     options = ActorCriticOptions(horizon=3)
-    learner = ActorCriticLearner(options, model, SPEC.action, optimizer.build(StageOptions(steps=1)), jnp.float32)
+    learner = ActorCriticLearner(
+        options, model, SPEC.action, optimizer.build(StageOptions(steps=1)), jnp.float32
+    )
     state = learner.init(jax.random.key(0))
     after, _ = jax.jit(learner.update)(state, random_window(rng), jax.random.key(1))
     jax.tree.map(np.testing.assert_array_equal, state.frozen, after.frozen)
-    assert any(bool(jnp.any(a != b)) for a, b in zip(
-        jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True))
+    assert any(
+        bool(jnp.any(a != b))
+        for a, b in zip(jax.tree.leaves(state.params), jax.tree.leaves(after.params), strict=True)
+    )
 
 
 def test_gradients_through_the_model_need_continuous_actions() -> None:
     model = models.build(SMALL, DataSpec(SPEC.observations, ActionSpec(True, 3)), jax.random.key(0))
     with pytest.raises(ConfigError, match="reinforce"):
-        build_heads(ActorCriticOptions(gradient="dynamics"), model, ActionSpec(True, 3), jax.random.key(0), jnp.float32)
+        build_heads(
+            ActorCriticOptions(gradient="dynamics"),
+            model,
+            ActionSpec(True, 3),
+            jax.random.key(0),
+            jnp.float32,
+        )
 
 
 class Point(WorldModel):
-    """A point on a line, moved by its action: x' = x + a / 2. It earns 1 - x'^2 and ends beyond |x| = 3."""
+    """A point on a line, moved by its action: x' = x + a / 2. It earns 1 - x'^2 and ends beyond |x|
+    = 3.
+    """
 
     feature_size = 1
     hidden_size = 32
@@ -138,10 +162,14 @@ def test_imagine_reads_rewards_and_ends_after_the_action() -> None:
 
 @pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
 def test_the_actor_learns_to_go_where_reward_is(gradient: str) -> None:
-    """On the point the best action from x is towards 0, and the critic knows that 0 is the best place."""
+    """On the point the best action from x is towards 0, and the critic knows that 0 is the best
+    place.
+    """
     options = ActorCriticOptions(gradient=gradient, horizon=5, layers=2, discount=0.9)
     model = Point()
-    actor, critic = build_heads(options, model, ActionSpec(False, 1, (-1.0,), (1.0,)), jax.random.key(0), jnp.float32)
+    actor, critic = build_heads(
+        options, model, ActionSpec(False, 1, (-1.0,), (1.0,)), jax.random.key(0), jnp.float32
+    )
     (actor_def, a), (critic_def, c) = divide(actor), divide(critic)
     tx = optimizer.build(StageOptions(steps=1, learning_rate=2e-3, warmup=1))
     params = {"actor": a, "critic": c}
@@ -153,16 +181,26 @@ def test_the_actor_learns_to_go_where_reward_is(gradient: str) -> None:
 
         def loss(params: dict) -> tuple:
             slow = nnx.merge(critic_def, jax.lax.stop_gradient(params["critic"]))
-            actor, critic = nnx.merge(actor_def, params["actor"]), nnx.merge(critic_def, params["critic"])
-            return imagination_loss(options, model, actor, critic, slow, x, jnp.ones(64), statistics, key)
+            actor, critic = (
+                nnx.merge(actor_def, params["actor"]),
+                nnx.merge(critic_def, params["critic"]),
+            )
+            return imagination_loss(
+                options, model, actor, critic, slow, x, jnp.ones(64), statistics, key
+            )
 
         grads, imagined = jax.grad(loss, has_aux=True)(params)
         updates, state = tx.update(grads, state, params)
         params = jax.tree.map(jnp.add, params, updates)
         return (params, state, imagined.statistics), imagined.metrics["policy/reward"]
 
-    carry, rewards = jax.lax.scan(update, (params, tx.init(params), STATISTICS), jax.random.split(jax.random.key(1), 400))
-    actor, critic = nnx.merge(actor_def, carry[0]["actor"]), nnx.merge(critic_def, carry[0]["critic"])
+    carry, rewards = jax.lax.scan(
+        update, (params, tx.init(params), STATISTICS), jax.random.split(jax.random.key(1), 400)
+    )
+    actor, critic = (
+        nnx.merge(actor_def, carry[0]["actor"]),
+        nnx.merge(critic_def, carry[0]["critic"]),
+    )
     left, right = actor(jnp.asarray([[-1.5], [1.5]])).mode()[:, 0]
     assert left > 0.3 and right < -0.3
     assert float(rewards[-50:].mean()) > float(rewards[:50].mean()) + 0.2

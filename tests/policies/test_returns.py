@@ -7,8 +7,12 @@ import pytest
 from worldmodel.policies.returns import lambda_returns, update_scale
 
 
-def naive(rewards: np.ndarray, discounts: np.ndarray, values: np.ndarray, lambda_: float) -> np.ndarray:
-    """The definition: a mixture of n-step returns, weights (1 - l) l^(n-1), the rest on the longest. O(H^2)."""
+def naive(
+    rewards: np.ndarray, discounts: np.ndarray, values: np.ndarray, lambda_: float
+) -> np.ndarray:
+    """The definition: a mixture of n-step returns, weights (1 - l) l^(n-1), the rest on the
+    longest. O(H^2).
+    """
     batch, horizon = rewards.shape
     out = np.zeros((batch, horizon))
     for b in range(batch):
@@ -29,7 +33,9 @@ def test_lambda_returns_equal_the_naive_sum(rng: np.random.Generator, lambda_: f
     discounts = rng.uniform(0.8, 1, size=(4, 9))
     discounts[0, 3] = discounts[1, 0] = discounts[2, 8] = 0.0  # episodes that end inside
     result = lambda_returns(*(jnp.asarray(x.T) for x in (rewards, discounts, values)), lambda_)
-    np.testing.assert_allclose(result.T, naive(rewards, discounts, values, lambda_), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        result.T, naive(rewards, discounts, values, lambda_), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_nothing_after_an_end_counts() -> None:

@@ -1,4 +1,6 @@
-"""Resident delivery: the whole data set lives on the device and batches are gathered inside the compiled step."""
+"""Resident delivery: the whole data set lives on the device and batches are gathered inside the
+compiled step.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from worldmodel.data.windows import (
 
 
 class ResidentArrays(NamedTuple):
-    """What the compiled step reads: all rows, and the first row and number of rows of every window."""
+    """What the compiled step reads: all rows, and each window's first row and number of rows."""
 
     rows: Rows
     starts: Any
@@ -33,8 +35,8 @@ class ResidentArrays(NamedTuple):
 class Resident:
     """Batches of `batch_size` windows of `length` rows.
 
-    `arrays` go to the device once; `cursor(step)` says on the host where the batch of `step` begins, and
-    `batch(arrays, cursor, k)`, called inside jit, gathers the k-th batch from there.
+    `arrays` go to the device once; `cursor(step)` says on the host where the batch of `step`
+    begins, and `batch(arrays, cursor, k)`, called inside jit, gathers the k-th batch from there.
     """
 
     arrays: ResidentArrays
@@ -43,9 +45,7 @@ class Resident:
     seed: int
 
     @classmethod
-    def build(
-        cls, trajectories: Trajectories, batch_size: int, length: int, seed: int
-    ) -> Resident:
+    def build(cls, trajectories: Trajectories, batch_size: int, length: int, seed: int) -> Resident:
         index = window_index(trajectories.lengths, length)
         arrays = ResidentArrays(rows_of(trajectories), index.starts, index.rows)
         return cls(arrays, batch_size, length, seed)
@@ -73,7 +73,9 @@ class Resident:
 
 
 def whole_episodes(trajectories: Trajectories, rows: int | None = None) -> Window:
-    """Every episode as one masked window of numpy arrays, from its first row, (episodes, rows, ...)."""
+    """Every episode as one masked window of numpy arrays, from its first row, (episodes, rows,
+    ...).
+    """
     rows = rows or int(trajectories.lengths.max())
     counts = np.minimum(trajectories.lengths, rows).astype(np.int32)
     return gather(rows_of(trajectories), trajectories.offsets.astype(np.int32), counts, rows)

@@ -1,4 +1,6 @@
-"""What a data set looks like to a model: names, shapes, actions and training statistics. Plain JSON on disk."""
+"""What a data set looks like to a model: names, shapes, actions and training statistics. Plain JSON
+on disk.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,8 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ObservationSpec:
-    """One named observation: a float vector of shape (D,), or a uint8 image of shape (height, width, channels).
+    """One named observation: a float vector of shape (D,), or a uint8 image of shape (height,
+    width, channels).
 
     `mean` and `std` are those of the training split, one number a dimension (empty for images).
     """
@@ -36,7 +39,9 @@ class ActionSpec:
     high: tuple[float, ...] = ()
 
     def normalize(self, action: np.ndarray) -> np.ndarray:
-        """Raw continuous actions (..., A) to [-1, 1], the range in which models and policies see them."""
+        """Raw continuous actions (..., A) to [-1, 1], the range in which models and policies see
+        them.
+        """
         if self.discrete:
             return np.asarray(action, np.int32)
         low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)

@@ -14,14 +14,15 @@ from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 class Trajectories:
     """Whole episodes laid end to end in N rows, as RLDS has them.
 
-    An episode of T transitions has T+1 rows. `reward[t]` is what `action[t]`, taken at `observation[t]`, earned; in the
-    last row of an episode action and reward are padding (zeros).
+    An episode of T transitions has T+1 rows. `reward[t]` is what `action[t]`, taken at
+    `observation[t]`, earned; in the last row of an episode action and reward are padding (zeros).
 
     observations: name -> (N, ...) float32 vectors or uint8 images
     actions: (N, A) float32 in raw units, or (N,) int32 classes
     rewards: (N,) float32, or None for logs without reward
     lengths: (episodes,) rows of each episode, at least 2
-    terminated: (episodes,) True where the environment really ended; False for a time-out or the end of the log
+    terminated: (episodes,) True where the environment really ended; False for a time-out or the end
+    of the log
     action_spec: kind and bounds of the actions
     source: where the logs come from, for messages
     """
@@ -58,7 +59,7 @@ class Trajectories:
         return np.add.reduceat(self.rewards.astype(np.float64), self.offsets)
 
     def fingerprint(self) -> str:
-        """SHA-256 of everything in here, to tell whether a run goes on with the logs it began with."""
+        """SHA-256 of everything in here: does a run go on with the logs it began with?"""
         total = hashlib.sha256(repr(self.action_spec).encode())
         arrays = {f"observations.{key}": value for key, value in self.observations.items()}
         arrays |= {"actions": self.actions, "rewards": self.rewards}
@@ -72,7 +73,9 @@ class Trajectories:
     def select(self, episodes: np.ndarray) -> Trajectories:
         """The given episodes, in the given order."""
         offsets = self.offsets
-        rows = np.concatenate([np.arange(offsets[e], offsets[e] + self.lengths[e]) for e in episodes])
+        rows = np.concatenate(
+            [np.arange(offsets[e], offsets[e] + self.lengths[e]) for e in episodes]
+        )
         return Trajectories(
             observations={key: value[rows] for key, value in self.observations.items()},
             actions=self.actions[rows],
@@ -99,13 +102,19 @@ class Trajectories:
         return DataSpec(observations, self.action_spec, self.rewards is not None)
 
 
-def split(trajectories: Trajectories, holdout: float, seed: int = 0) -> tuple[Trajectories, Trajectories]:
-    """Splits by episode into (training, held out). With one episode, or holdout 0, both are the whole set.
+def split(
+    trajectories: Trajectories, holdout: float, seed: int = 0
+) -> tuple[Trajectories, Trajectories]:
+    """Splits by episode into (training, held out). With one episode, or holdout 0, both are the
+    whole set.
 
-    The split depends on the data and `holdout` alone, not on the run's seed, so that runs can be compared.
+    The split depends on the data and `holdout` alone, not on the run's seed, so that runs can be
+    compared.
     """
     episodes = np.random.default_rng(seed).permutation(trajectories.num_episodes)
     count = min(round(holdout * len(episodes)) or int(holdout > 0), len(episodes) - 1)
     if count == 0:
         return trajectories, trajectories
-    return trajectories.select(np.sort(episodes[count:])), trajectories.select(np.sort(episodes[:count]))
+    return trajectories.select(np.sort(episodes[count:])), trajectories.select(
+        np.sort(episodes[:count])
+    )

@@ -1,9 +1,10 @@
-"""Windows of logged episodes, and which of them make up the batch of step k: a pure function of (seed, k).
+"""Windows of logged episodes, and which of them make up the batch of step k: a pure function of
+(seed, k).
 
-Batch k takes the positions k B ... k B + B - 1 of an endless sequence in which every epoch is a fresh permutation of
-all windows. The permutation is a keyed bijection that is evaluated at single positions (a Feistel network walked
-until it lands inside the range), so nothing is stored, shuffled or saved, and the step number is the whole state of
-the data.
+Batch k takes the positions k B ... k B + B - 1 of an endless sequence in which every epoch is a
+fresh permutation of all windows. The permutation is a keyed bijection that is evaluated at single
+positions (a Feistel network walked until it lands inside the range), so nothing is stored, shuffled
+or saved, and the step number is the whole state of the data.
 """
 
 from __future__ import annotations
@@ -84,8 +85,8 @@ def rows_of(trajectories: Trajectories) -> Rows:
 class WindowIndex:
     """Where every window of `length` rows starts.
 
-    starts: (W,) first row; rows: (W,) rows of the window inside its episode: `length`, or fewer for an episode that is
-    shorter and gives one padded window.
+    starts: (W,) first row; rows: (W,) rows of the window inside its episode: `length`, or fewer for
+    an episode that is shorter and gives one padded window.
     """
 
     starts: np.ndarray
@@ -117,7 +118,9 @@ class Cursor(NamedTuple):
 
 
 def cursor(step: int, batch_size: int, count: int, seed: int) -> Cursor:
-    """The place where the batch of `step` begins, among `count` windows an epoch. Exact for any step."""
+    """The place where the batch of `step` begins, among `count` windows an epoch. Exact for any
+    step.
+    """
     epoch, offset = divmod(step * batch_size, count)
     return Cursor(np.uint32(seed), np.uint32(epoch & 0xFFFFFFFF), np.uint32(offset))
 
@@ -136,8 +139,9 @@ def batch_windows(at: Cursor, batch: Any, batch_size: int, count: int) -> jax.Ar
 def permuted(position: jax.Array, seed: Any, epoch: Any, count: int) -> jax.Array:
     """Entry `position` of the permutation of range(count) that belongs to (seed, epoch).
 
-    A balanced Feistel network permutes [0, 4^k), the smallest such range that holds `count`; walking its cycle until
-    the value is below `count` restricts it to a permutation of range(count).
+    A balanced Feistel network permutes [0, 4^k), the smallest such range that holds `count`;
+    walking its cycle until the value is below `count` restricts it to a permutation of
+    range(count).
     """
     half_bits = max(1, (max(count - 1, 1).bit_length() + 1) // 2)
 
@@ -174,9 +178,11 @@ def _mix(x: jax.Array) -> jax.Array:
 
 
 def gather(rows: Rows, starts: jax.Array, counts: jax.Array, length: int) -> Window:
-    """The windows that begin at `starts` (B,) with `counts` (B,) real rows each, as (B, length, ...).
+    """The windows that begin at `starts` (B,) with `counts` (B,) real rows each, as (B, length,
+    ...).
 
-    Rows past an episode's end repeat its last row and are masked, so nothing of the next episode is ever read.
+    Rows past an episode's end repeat its last row and are masked, so nothing of the next episode is
+    ever read.
     """
     within = jnp.arange(length)
     index = starts[:, None] + jnp.minimum(within, counts[:, None] - 1)

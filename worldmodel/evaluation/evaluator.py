@@ -18,6 +18,7 @@ from flax import nnx
 from rich.console import Console
 
 from worldmodel import data
+from worldmodel.compilation import use_cache
 from worldmodel.config import EvaluationOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories, split
@@ -139,10 +140,8 @@ def evaluate_run(run: str, checkpoint: str, overrides: dict[str, Any]) -> int:
     from worldmodel import loading  # the last layer: it knows the training stages
 
     loaded = loading.load(run, checkpoint)
-    trajectories = data.load(loaded.config.data)
-    loaded.directory.bind_data(loaded.spec, trajectories.fingerprint())
-    options = dataclasses.replace(loaded.config.evaluation, **overrides)
-    evaluate_loaded(loaded, trajectories, options)
+    use_cache(loaded.config.training.compilation_cache)
+    loaded.evaluate(**overrides)
     return 0
 
 

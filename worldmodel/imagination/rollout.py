@@ -46,7 +46,7 @@ def imagine(
 ) -> Rollout:
     """Rolls the model out for `horizon` steps from `start` (B, ...).
 
-    `actor` is a function of (features, key), called at every step, or an array (B, H, ...) of given actions.
+    `actor` is a function of (features, key), called at every step, or given actions (B, H, ...).
     """
     if isinstance(actor, jax.Array):
         if actor.shape[1] != horizon:
@@ -61,7 +61,9 @@ def imagine(
 
 
 def time_first(rollout: Rollout) -> Rollout:
-    """The same rollout with time before batch, as it was made: inside jit this costs nothing, the copies cancel."""
+    """The same rollout with time before batch, as it was made: inside jit this costs nothing, the
+    copies cancel.
+    """
     return _swapped(rollout)
 
 

@@ -1,4 +1,4 @@
-"""What every family of world models offers. Policies, imagination and evaluation use nothing else."""
+"""What every family of world models offers: all that policies, imagination and evaluation use."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ Metrics = dict[str, jax.Array]
 class WorldModel(nnx.Module):
     """A latent dynamics model. It holds parameters only: randomness always comes in as a key.
 
-    `reward(state')` and `terminal(state')` are read from the state *after* an action and say what that action earned
-    and whether it ended the episode.
+    `reward(state')` and `terminal(state')` are read from the state *after* an action and say what
+    that action earned and whether it ended the episode.
     """
 
     feature_size: int
 
     def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, State]]:
-        """Scalar training loss of a batch (B, T), metrics, and the states that `observe` would give.
+        """Scalar training loss of a batch (B, T), metrics, and the states that `observe` would
+        give.
 
         The states carry gradient, so that a policy trained jointly can shape the model.
         """
@@ -45,8 +46,9 @@ class WorldModel(nnx.Module):
     ) -> State:
         """What is believed at every row given the past, (B, T, ...).
 
-        `state` and `action` are those of the row before the window, where it is known: so a long record can be
-        filtered in pieces, and an environment row by row. Where `is_first`, they are ignored.
+        `state` and `action` are those of the row before the window, where it is known: so a long
+        record can be filtered in pieces, and an environment row by row. Where `is_first`, they are
+        ignored.
         """
         raise NotImplementedError
 
@@ -55,7 +57,9 @@ class WorldModel(nnx.Module):
         raise NotImplementedError
 
     def rollout(self, state: State, actions: jax.Array, key: jax.Array) -> State:
-        """The states (B, H, ...) after each of the given actions (B, H, ...). Families that can do better override it."""
+        """The states (B, H, ...) after each of the given actions (B, H, ...). Families that can do
+        better override it.
+        """
 
         def advance(state: State, inputs: tuple[jax.Array, jax.Array]) -> tuple[State, State]:
             action, key = inputs

@@ -1,7 +1,9 @@
 """The recurrent state-space model of DreamerV3 (Hafner et al., arXiv 2301.04104).
 
-State s = (h, z): h is a vector moved by a block-diagonal GRU, z a set of one-hot categorical latents. The filter draws z from the posterior q(z | h, observation), imagination from the prior p(z | h). Whatever does not depend on the
-carry (tokens, actions, the prior's logits) is computed outside the scan over time.
+State s = (h, z): h is a vector moved by a block-diagonal GRU, z a set of one-hot categorical
+latents. The filter draws z from the posterior q(z | h, observation), imagination from the prior p(z
+| h). Whatever does not depend on the carry (tokens, actions, the prior's logits) is computed
+outside the scan over time.
 """
 
 from __future__ import annotations
@@ -61,7 +63,10 @@ class Dynamics(nnx.Module):
         dtype: jnp.dtype,
     ):
         d, flat = size.hidden, size.latents * size.classes
-        dense, linear = partial(Dense, rngs=rngs, dtype=dtype), partial(Linear, rngs=rngs, dtype=dtype)
+        dense, linear = (
+            partial(Dense, rngs=rngs, dtype=dtype),
+            partial(Linear, rngs=rngs, dtype=dtype),
+        )
         block = partial(BlockLinear, blocks=options.blocks, rngs=rngs, dtype=dtype)
         self.from_deter = dense(size.deter, d)
         self.from_latent = dense(flat, d)
@@ -76,7 +81,9 @@ class Dynamics(nnx.Module):
         self.size, self.blocks, self.unimix = size, options.blocks, options.unimix
 
     def action_input(self, action: jax.Array) -> jax.Array:
-        """(..., A) -> (..., hidden). Actions beyond [-1, 1] are scaled back, without gradient to the scale."""
+        """(..., A) -> (..., hidden). Actions beyond [-1, 1] are scaled back, without gradient to
+        the scale.
+        """
         action = action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
         return self.from_action(action)
 
@@ -139,12 +146,12 @@ class RSSM(WorldModel):
         self.feature_size, self.hidden_size = features, size.hidden
         self.action, self.options, self.size, self.dtype = spec.action, options, size, dtype
 
-    def loss(
-        self, window: Window, key: jax.Array
-    ) -> tuple[jax.Array, tuple[Metrics, RSSMState]]:
-        """Reconstruction + reward + terminal + dynamics + representation, each a mean over real rows.
+    def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, RSSMState]]:
+        """Reconstruction + reward + terminal + dynamics + representation, each a mean over real
+        rows.
 
-        The first row of a window has no known predecessor, so what its arrival earned is not learned from it.
+        The first row of a window has no known predecessor, so what its arrival earned is not
+        learned from it.
         """
         states, posterior = self._filter(window, key, None, None)
         prior = self.dynamics.prior(states.deter)
@@ -181,7 +188,9 @@ class RSSM(WorldModel):
 
     def initial(self, batch: tuple[int, ...]) -> RSSMState:
         deter = jnp.zeros((*batch, self.size.deter), self.dtype)
-        return RSSMState(deter, jnp.zeros((*batch, self.feature_size - self.size.deter), self.dtype))
+        return RSSMState(
+            deter, jnp.zeros((*batch, self.feature_size - self.size.deter), self.dtype)
+        )
 
     def observe(
         self,

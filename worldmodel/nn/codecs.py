@@ -1,7 +1,7 @@
 """Encoders and decoders for a dict of named observations: vectors by MLPs, images by convolutions.
 
-Sizes follow DreamerV3: `units` per hidden layer, `depth` base channels. Images are square with a side of 16 times a
-power of two or any multiple of 16; four halvings lead to side / 16.
+Sizes follow DreamerV3: `units` per hidden layer, `depth` base channels. Images are square with a
+side of 16 times a power of two or any multiple of 16; four halvings lead to side / 16.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ CHANNELS = (2, 3, 4, 4)
 
 
 class Conv(nnx.Module):
-    """5x5 convolution, stride 1, same padding: (N, height, width, inputs) -> (N, height, width, outputs)."""
+    """5x5 convolution, stride 1, same padding: (N, height, width, inputs) -> (N, height, width,
+    outputs).
+    """
 
     def __init__(self, inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         shape = (KERNEL, KERNEL, inputs, outputs)
@@ -52,7 +54,8 @@ def _image_side(spec: DataSpec) -> int:
     ((height, width),) = shapes if len(shapes) == 1 else ((0, -1),)
     if height != width or height % 16:
         raise DataError(
-            f"images of shape {sorted(shapes)}: accepted are square images of one size, a multiple of 16"
+            f"images of shape {sorted(shapes)}: accepted are square images of one size, "
+            "a multiple of 16"
         )
     return height
 
@@ -82,9 +85,7 @@ class ImageEncoder(nnx.Module):
 class Encoder(nnx.Module):
     """Observations {name: (..., shape)} -> tokens (..., size)."""
 
-    def __init__(
-        self, spec: DataSpec, units: int, depth: int, *, rngs: nnx.Rngs, dtype: jnp.dtype
-    ):
+    def __init__(self, spec: DataSpec, units: int, depth: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         self.vectors, self.images = tuple(vector_keys(spec)), tuple(image_keys(spec))
         inputs = sum(spec.observations[key].shape[0] for key in self.vectors)
         self.vector = MLP(inputs, units, 3, rngs=rngs, dtype=dtype) if self.vectors else None
@@ -173,10 +174,15 @@ class Decoder(nnx.Module):
         if self.vectors:
             self.hidden = MLP(deter + rest, units, 3, rngs=rngs, dtype=dtype)
             self.outputs = nnx.Dict(
-                {key: _vector_output(spec.observations[key], units, rngs, dtype) for key in self.vectors}
+                {
+                    key: _vector_output(spec.observations[key], units, rngs, dtype)
+                    for key in self.vectors
+                }
             )
         if self.images:
-            self.image = ImageDecoder(spec, deter, rest, units, depth, blocks, rngs=rngs, dtype=dtype)
+            self.image = ImageDecoder(
+                spec, deter, rest, units, depth, blocks, rngs=rngs, dtype=dtype
+            )
 
     def __call__(self, features: jax.Array) -> dict[str, SymlogMSE | ImageMSE]:
         predictions: dict[str, SymlogMSE | ImageMSE] = {}

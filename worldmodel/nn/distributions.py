@@ -1,7 +1,8 @@
 """The few distributions that models and policies need, as pytrees of arrays.
 
-Each has `mean()` and `loss(target)`, the negative log-likelihood (up to a constant where noted) summed over the
-dimensions of one event. Those that are sampled have `sample(key)`. All of it is computed in float32.
+Each has `mean()` and `loss(target)`, the negative log-likelihood (up to a constant where noted)
+summed over the dimensions of one event. Those that are sampled have `sample(key)`. All of it is
+computed in float32.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ class ImageMSE:
 
 
 def twohot_bins(count: int = 255) -> np.ndarray:
-    """(count,) bin centres: symexp of an even grid over [-20, 20], exactly symmetric about one shared zero."""
+    """(count,) bin centres: symexp of an even grid over [-20, 20], exactly symmetric about one
+    shared zero.
+    """
     half = np.linspace(-20.0, 0.0, count // 2 + 1)
     half = np.sign(half) * np.expm1(np.abs(half))
     return np.concatenate([half, -half[:-1][::-1]]).astype(np.float32)
@@ -92,7 +95,9 @@ class TwoHot:
 
 
 def twohot_dot(values: jax.Array, target: jax.Array) -> jax.Array:
-    """Inner product of `values` (..., bins) with the two-hot code of `target` (...), without forming the code."""
+    """Inner product of `values` (..., bins) with the two-hot code of `target` (...), without
+    forming the code.
+    """
     bins = jnp.asarray(twohot_bins(values.shape[-1]))
     target = jnp.clip(target.astype(jnp.float32), bins[0], bins[-1])
     above = jnp.clip(jnp.searchsorted(bins, target, side="right"), 1, bins.shape[0] - 1)
@@ -115,9 +120,7 @@ class Bernoulli:
     def loss(self, target: jax.Array) -> jax.Array:
         logit = self.logit.astype(jnp.float32)
         target = target.astype(jnp.float32)
-        return -(
-            target * jax.nn.log_sigmoid(logit) + (1 - target) * jax.nn.log_sigmoid(-logit)
-        )
+        return -(target * jax.nn.log_sigmoid(logit) + (1 - target) * jax.nn.log_sigmoid(-logit))
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["location", "scale"], meta_fields=[])
@@ -157,7 +160,9 @@ class Categorical:
 
     @classmethod
     def from_logits(cls, logits: jax.Array, unimix: float = 0.0) -> Categorical:
-        """Softmax of the logits, mixed with a share `unimix` of the uniform distribution, in float32."""
+        """Softmax of the logits, mixed with a share `unimix` of the uniform distribution, in
+        float32.
+        """
         log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
         if unimix:
             uniform = unimix / logits.shape[-1]
@@ -179,14 +184,16 @@ class Categorical:
         return jnp.argmax(self.sample_onehot(jax.random.uniform(key, self._batch)), -1)
 
     def sample_onehot(self, uniform: jax.Array) -> jax.Array:
-        """One-hot classes (..., C) by inverting the distribution function at `uniform` (...) in [0, 1).
+        """One-hot classes (..., C) by inverting the distribution function at `uniform` (...) in [0,
+        1).
 
-        One random number a variable, where the Gumbel trick takes C. The gradient is straight-through: that of the
-        probabilities.
+        One random number a variable, where the Gumbel trick takes C. The gradient is straight-
+        through: that of the probabilities.
         """
         probabilities = self.probabilities
         upper = jnp.cumsum(jax.lax.stop_gradient(probabilities), -1)
-        # Rounding may leave the last upper bound below 1: scale by it, so that some class is always hit.
+        # Rounding may leave the last upper bound below 1: scale by it, so that some class is always
+        # hit.
         point = uniform[..., None] * upper[..., -1:]
         below = (point < upper).astype(jnp.float32)
         onehot = below - jnp.concatenate([jnp.zeros_like(below[..., :1]), below[..., :-1]], -1)

@@ -51,7 +51,7 @@ class BinaryHead(nnx.Module):
 
 
 class ActionHead(nnx.Module):
-    """(..., D) -> Normal (..., A) with mean in (-1, 1) and scale in (0.1, 1), or Categorical (...)."""
+    """(..., D) -> Normal (..., A), mean in (-1, 1), scale in (0.1, 1), or Categorical (...)."""
 
     def __init__(
         self,
@@ -66,7 +66,9 @@ class ActionHead(nnx.Module):
         self.hidden = MLP(inputs, units, layers, rngs=rngs, dtype=dtype)
         self.location = Linear(units, action.size, rngs=rngs, dtype=dtype, scale=0.01)
         self.scale = (
-            None if action.discrete else Linear(units, action.size, rngs=rngs, dtype=dtype, scale=0.01)
+            None
+            if action.discrete
+            else Linear(units, action.size, rngs=rngs, dtype=dtype, scale=0.01)
         )
 
     def __call__(self, features: jax.Array) -> Normal | Categorical:

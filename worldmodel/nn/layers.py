@@ -1,6 +1,8 @@
-"""Dense layers as DreamerV3 has them (Hafner et al., arXiv 2301.04104): `Linear -> RMSNorm -> SiLU`.
+"""Dense layers as DreamerV3 has them (Hafner et al., arXiv 2301.04104): `Linear -> RMSNorm ->
+SiLU`.
 
-Parameters are float32. Matrix products run in each layer's `dtype`; norms run in float32 whatever it is.
+Parameters are float32. Matrix products run in each layer's `dtype`; norms run in float32 whatever
+it is.
 """
 
 from __future__ import annotations
@@ -12,7 +14,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-# The standard deviation of a unit normal cut at +-2, inverted: the truncation keeps the variance asked for.
+# The standard deviation of a unit normal cut at +-2, inverted: the truncation keeps the variance
+# asked for.
 TRUNCATION = 1.1368
 
 
@@ -48,16 +51,19 @@ class Linear(nnx.Module):
         )
 
     def columns(self, x: jax.Array, first: int) -> jax.Array:
-        """The share of the product that inputs [first, first + x.shape[-1]) have in it, without bias."""
+        """The share of the product that inputs [first, first + x.shape[-1]) have in it, without
+        bias.
+        """
         kernel = self.kernel[first : first + x.shape[-1]]
         return x.astype(self.dtype) @ kernel.astype(self.dtype)
 
 
 class BlockLinear(nnx.Module):
-    """Block-diagonal linear map: (..., inputs) -> (..., outputs), block k of the one from block k of the other.
+    """Block-diagonal linear map: (..., inputs) -> (..., outputs), block k of the one from block k
+    of the other.
 
-    The kernel has shape (blocks, inputs / blocks, outputs / blocks). It starts with the scale of a full layer:
-    fan-in is the whole input width, as in DreamerV3's code.
+    The kernel has shape (blocks, inputs / blocks, outputs / blocks). It starts with the scale of a
+    full layer: fan-in is the whole input width, as in DreamerV3's code.
     """
 
     def __init__(
@@ -77,8 +83,9 @@ class BlockLinear(nnx.Module):
     def __call__(self, x: jax.Array, shared: jax.Array | None = None) -> jax.Array:
         """Maps x (..., inputs of all blocks).
 
-        `shared` (..., S) stands for S more inputs that every block sees: they take the last S rows of each block's
-        kernel, and one dense product serves all blocks instead of S repeated inputs in each.
+        `shared` (..., S) stands for S more inputs that every block sees: they take the last S rows
+        of each block's kernel, and one dense product serves all blocks instead of S repeated inputs
+        in each.
         """
         kernel = self.kernel[...].astype(self.dtype)
         own = x.shape[-1] // self.blocks
@@ -97,11 +104,13 @@ class BlockLinear(nnx.Module):
 def map_blocks(
     function: Callable[..., jax.Array], inputs: Sequence[jax.Array], params: Sequence[jax.Array]
 ) -> jax.Array:
-    """Applies `function` to each block: inputs (B, blocks x I) and params (blocks, ...) to outputs (B, blocks x O)."""
+    """Applies `function` to each block: inputs (B, blocks x I) and params (blocks, ...) to outputs
+    (B, blocks x O).
+    """
     blocks = params[0].shape[0]
     if jax.default_backend() == "cpu":
-        # XLA for CPUs runs blocks in parallel when they are separate, several times faster than one batched product.
-        # The barrier keeps it from fusing the concatenation into what follows.
+        # XLA for CPUs runs blocks in parallel when they are separate, several times faster than one
+        # batched product. The barrier keeps it from fusing the concatenation into what follows.
         parts = zip(*(jnp.split(x, blocks, -1) for x in inputs), *params, strict=True)
         return jax.lax.optimization_barrier(jnp.concatenate([function(*p) for p in parts], -1))
     batch = inputs[0].shape[:-1]
@@ -111,10 +120,11 @@ def map_blocks(
 
 
 def over_time(function: Callable[..., Any], *arrays: Any) -> Any:
-    """`function(*arrays)` for a function that treats the leading axis, time, as a batch like the others.
+    """`function(*arrays)` for a function that treats the leading axis, time, as a batch like the
+    others.
 
-    CPUs take one step of time after the other and recompute it for the gradient, so that what lies between input and
-    output never leaves their caches. Other devices take them all at once.
+    CPUs take one step of time after the other and recompute it for the gradient, so that what lies
+    between input and output never leaves their caches. Other devices take them all at once.
     """
     if jax.default_backend() == "cpu":
         return jax.lax.map(lambda slices: jax.checkpoint(function)(*slices), arrays)

@@ -1,4 +1,6 @@
-"""DreamerV3's optimiser: adaptive clipping per tensor, then LaProp (Ziyin et al., arXiv 2002.04839) with warm-up."""
+"""DreamerV3's optimiser: adaptive clipping per tensor, then LaProp (Ziyin et al., arXiv 2002.04839)
+with warm-up.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ MIN_NORM = 1e-3
 
 
 def clip_per_tensor(clip: float) -> optax.GradientTransformation:
-    """Scales each gradient tensor down to norm `clip x max(MIN_NORM, |parameter|)` (Brock et al., arXiv 2102.06171).
+    """Scales each gradient tensor down to norm `clip x max(MIN_NORM, |parameter|)` (Brock et al.,
+    arXiv 2102.06171).
 
     optax.adaptive_grad_clip does so per output unit; DreamerV3 does it per tensor.
     """
@@ -31,7 +34,9 @@ def clip_per_tensor(clip: float) -> optax.GradientTransformation:
 
 
 def build(options: StageOptions) -> optax.GradientTransformation:
-    """Clip -> divide by the root mean square -> average -> learning rate. LaProp normalises before it averages."""
+    """Clip -> divide by the root mean square -> average -> learning rate. LaProp normalises before
+    it averages.
+    """
 
     def learning_rate(count: jax.Array) -> jax.Array:
         return -options.learning_rate * jnp.minimum(1.0, (count + 1) / max(options.warmup, 1))

@@ -1,7 +1,7 @@
 """Policy algorithms: one file each, every one a Learner.
 
-A learner's definitions hold `model`, the world model it acts on, and `actor`, a module from features to a distribution
-over actions.
+A learner's definitions hold `model`, the world model it acts on, and `actor`, a module from
+features to a distribution over actions.
 """
 
 from __future__ import annotations

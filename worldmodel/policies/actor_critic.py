@@ -1,7 +1,9 @@
-"""DreamerV3's actor-critic (arXiv 2301.04104, eq. 6-12): learned on rollouts that a world model imagines.
+"""DreamerV3's actor-critic (arXiv 2301.04104, eq. 6-12): learned on rollouts that a world model
+imagines.
 
-Two learners share its losses. `ActorCriticLearner` trains actor and critic on a frozen model. `JointLearner` trains the
-model at the same time, with one optimiser for everything, as DreamerV3 does.
+Two learners share its losses. `ActorCriticLearner` trains actor and critic on a frozen model.
+`JointLearner` trains the model at the same time, with one optimiser for everything, as DreamerV3
+does.
 """
 
 from __future__ import annotations
@@ -69,7 +71,8 @@ def imagination_loss(
     statistics: dict[str, jax.Array],
     key: jax.Array,
 ) -> tuple[jax.Array, Imagined]:
-    """Loss of actor and critic on rollouts from `start` (B, ...); `alive` (B,) is 0 where nothing can follow.
+    """Loss of actor and critic on rollouts from `start` (B, ...); `alive` (B,) is 0 where nothing
+    can follow.
 
     Arrays inside have time first: (H, B), as the rollout is made.
     """
@@ -86,7 +89,8 @@ def imagination_loss(
     if not through_model:
         rollout = jax.lax.stop_gradient(rollout)
     discounts = rollout.continues * options.discount
-    # What the losses aim at is fixed; only dynamics back-propagation looks through the values at the model.
+    # What the losses aim at is fixed; only dynamics back-propagation looks through the values at
+    # the model.
     fixed_critic = detached(critic)
     values = over_time(lambda features: fixed_critic(features).mean(), rollout.features)
     returns = lambda_returns(rollout.rewards, discounts, values, options.lambda_)
@@ -136,7 +140,9 @@ def replay_loss(
     window: Window,
     first_return: jax.Array,
 ) -> jax.Array:
-    """The critic's loss on logged rewards, bootstrapped at every row (B, T) by that state's imagined return."""
+    """The critic's loss on logged rewards, bootstrapped at every row (B, T) by that state's
+    imagined return.
+    """
     arrived_last, arrived_end = window.is_last[:, 1:], window.is_terminal[:, 1:]
     discounts = options.discount * (1.0 - arrived_end)
     lambda_ = options.lambda_ * (1.0 - arrived_last)
@@ -154,7 +160,9 @@ def _flatten(tree: Any) -> Any:
 
 
 def _alive(window: Window) -> jax.Array:
-    """(B x T,) 1.0 for rows from which imagination may start: real ones at which the episode had not ended."""
+    """(B x T,) 1.0 for rows from which imagination may start: real ones at which the episode had
+    not ended.
+    """
     return (window.mask & ~window.is_terminal).reshape(-1).astype(jnp.float32)
 
 
@@ -184,7 +192,8 @@ class ActorCriticLearner:
         }
 
     def init(self, key: jax.Array) -> TrainState:
-        # The model stays outside the compiled part, where it would be a constant; the copy can be donated.
+        # The model stays outside the compiled part, where it would be a constant; the copy can be
+        # donated.
         frozen = {"model": jax.tree.map(jnp.copy, self.model_params)}
         return replace(jax.jit(self._fresh)(key), frozen=frozen)
 

@@ -11,8 +11,8 @@ def lambda_returns(
 ) -> jax.Array:
     """R_t = r_t + d_t ((1 - l_t) v_{t+1} + l_t R_{t+1}), with R_H = v_H (DreamerV3, eq. 7).
 
-    Time comes first: rewards, discounts: (H, B), of the arrival at state t+1; values: (H+1, B); lambda_: a number or
-    (H, B). Returns (H, B).
+    Time comes first: rewards, discounts: (H, B), of the arrival at state t+1; values: (H+1, B);
+    lambda_: a number or (H, B). Returns (H, B).
     """
     if rewards.shape != discounts.shape or values.shape[0] != rewards.shape[0] + 1:
         raise ValueError(f"shapes {rewards.shape}, {discounts.shape}, {values.shape} do not fit")
@@ -31,7 +31,9 @@ def lambda_returns(
 def update_scale(
     statistics: dict[str, jax.Array], returns: jax.Array, rate: float
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Follows the spread P95 - P5 of returns and gives the new statistics and S = max(1, spread) (DreamerV3, eq. 12)."""
+    """Follows the spread P95 - P5 of returns and gives the new statistics and S = max(1, spread)
+    (DreamerV3, eq. 12).
+    """
     low, high = jnp.percentile(returns, jnp.array([5.0, 95.0]))
     spread = (1 - rate) * statistics["return_spread"] + rate * (high - low)
     return {"return_spread": spread}, jnp.maximum(1.0, spread)

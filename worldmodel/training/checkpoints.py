@@ -1,7 +1,8 @@
 """Checkpoints of one stage: the full state, written atomically in the background by Orbax.
 
 A state is stored as flat named arrays, with a small JSON beside it. No pickles, no import paths.
-Order of restoring: the newest checkpoint of this run that is whole; otherwise the stage starts from its seed.
+Order of restoring: the newest checkpoint of this run that is whole; otherwise the stage starts from
+its seed.
 """
 
 from __future__ import annotations
@@ -77,7 +78,8 @@ class Checkpoints:
         self.manager.close()
 
     def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
-        """The state of `step` in the structure and on the devices of `like` (arrays or ShapeDtypeStructs), and meta.
+        """The state of `step` in the structure and on the devices of `like` (arrays or
+        ShapeDtypeStructs), and meta.
 
         Raises CheckpointError if the checkpoint holds another model.
         """
@@ -112,10 +114,11 @@ class Checkpoints:
         stored = dict(getattr(stored, "tree", stored))
         faults = [f"{name}: only in the checkpoint" for name in stored.keys() - target.keys()]
         faults += [f"{name}: missing in the checkpoint" for name in target.keys() - stored.keys()]
+        shapes = {name: (stored[name].shape, target[name].shape) for name in stored.keys() & target}
         faults += [
-            f"{name}: {tuple(stored[name].shape)} in the checkpoint, {tuple(target[name].shape)} here"
-            for name in stored.keys() & target.keys()
-            if tuple(stored[name].shape) != tuple(target[name].shape)
+            f"{name}: {tuple(there)} in the checkpoint, {tuple(here)} here"
+            for name, (there, here) in shapes.items()
+            if tuple(there) != tuple(here)
         ]
         if faults:
             shown = "\n  ".join(sorted(faults)[:5])

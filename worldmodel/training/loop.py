@@ -1,8 +1,9 @@
 """The one training loop: any learner, any batches, over every device.
 
-Many updates run per call to the device (`lax.scan`); the state's buffers are donated; metrics are read one call late,
-so the device never waits for the host. The key of step k is fold_in(seed, k) and its batch a function of (seed, k):
-the state and the step number are all that is needed to go on, bit for bit.
+Many updates run per call to the device (`lax.scan`); the state's buffers are donated; metrics are
+read one call late, so the device never waits for the host. The key of step k is fold_in(seed, k)
+and its batch a function of (seed, k): the state and the step number are all that is needed to go
+on, bit for bit.
 """
 
 from __future__ import annotations
@@ -65,11 +66,14 @@ class Keys(NamedTuple):
 
 
 def stage_keys(seed: int, stage: str) -> Keys:
-    return Keys(*jax.random.split(jax.random.fold_in(jax.random.key(seed), zlib.crc32(stage.encode()))))
+    return Keys(
+        *jax.random.split(jax.random.fold_in(jax.random.key(seed), zlib.crc32(stage.encode())))
+    )
 
 
 def steps_per_dispatch(training: TrainingOptions, steps: int) -> int:
-    """The most updates per call that divide the stage, the log interval and the checkpoint interval alike.
+    """The most updates per call that divide the stage, the log interval and the checkpoint interval
+    alike.
 
     So one compiled program serves the whole stage.
     """
@@ -80,7 +84,9 @@ def steps_per_dispatch(training: TrainingOptions, steps: int) -> int:
 def make_dispatch(
     learner: Learner, batches: Resident, mesh: jax.sharding.Mesh, updates: int
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """A jitted function (state, arrays, cursor, key) -> (state, metrics (updates,)) that donates the state."""
+    """A jitted function (state, arrays, cursor, key) -> (state, metrics (updates,)) that donates
+    the state.
+    """
 
     def dispatch(state: TrainState, arrays: Any, at: Any, key: jax.Array) -> Any:
         def one(state: TrainState, k: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -106,7 +112,8 @@ class Run(NamedTuple):
 def run_stage(stage: Stage, run: Run) -> TrainState:
     """Trains the stage to its end, from its newest checkpoint if there is one.
 
-    Raises Preempted after saving when asked to stop, DivergenceError when a loss is no longer finite.
+    Raises Preempted after saving when asked to stop, DivergenceError when a loss is no longer
+    finite.
     """
     mesh = meshes.all_devices()
     meshes.check_batch_size(stage.name, stage.options.batch_size, mesh)
@@ -120,9 +127,7 @@ def run_stage(stage: Stage, run: Run) -> TrainState:
 class _Loop:
     """The state of one stage's loop on the host."""
 
-    def __init__(
-        self, stage: Stage, run: Run, mesh: jax.sharding.Mesh, checkpoints: Checkpoints
-    ):
+    def __init__(self, stage: Stage, run: Run, mesh: jax.sharding.Mesh, checkpoints: Checkpoints):
         self.stage, self.context, self.mesh, self.checkpoints = stage, run, mesh, checkpoints
         self.keys = stage_keys(run.seed, stage.name)
         self.file = MetricsFile(run.directory.metrics)
@@ -136,7 +141,9 @@ class _Loop:
 
     def run(self) -> TrainState:
         total = self.stage.options.steps
-        with StageProgress(self.stage.name, total, self.step, self.context.progress) as self.progress:
+        with StageProgress(
+            self.stage.name, total, self.step, self.context.progress
+        ) as self.progress:
             if self.step < total:
                 self._train(total)
             else:
@@ -175,12 +182,12 @@ class _Loop:
                 raise Preempted(f"{self.stage.name} saved at step {self.step}")
 
     def _cursor(self) -> Any:
-        return jax.device_put(
-            self.stage.batches.cursor(self.step), meshes.replicated(self.mesh)
-        )
+        return jax.device_put(self.stage.batches.cursor(self.step), meshes.replicated(self.mesh))
 
     def _record(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Reads the metrics of the call that ended at `step`; writes a row where a log interval ends."""
+        """Reads the metrics of the call that ended at `step`; writes a row where a log interval
+        ends.
+        """
         values = {name: np.asarray(value) for name, value in metrics.items()}
         self._check_finite(step, values)
         self.interval.add(values)
@@ -195,7 +202,9 @@ class _Loop:
         row |= {"updates_per_second": rate, "waiting_for_data": waiting}
         self.file.write(row)
         self.context.wandb.write(row)
-        loss = sum(v for name, v in means.items() if name in ("loss/total", "loss/actor", "loss/critic"))
+        loss = sum(
+            v for name, v in means.items() if name in ("loss/total", "loss/actor", "loss/critic")
+        )
         self.progress.row(step, loss, rate, waiting)
         self.row_started, self.row_step, self.waited = now, step, 0.0
 

@@ -1,6 +1,8 @@
-"""Data parallelism: `jax.jit` over a mesh of all devices, batches split on their first axis, parameters on every one.
+"""Data parallelism: `jax.jit` over a mesh of all devices, batches split on their first axis,
+parameters on every one.
 
-This is what `jax.pmap` became. Random bits do not depend on how arrays are split, so neither do the results.
+This is what `jax.pmap` became. Random bits do not depend on how arrays are split, so neither do the
+results.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Where metrics go: metrics.jsonl always, Weights & Biases where it is wanted. Nothing here blocks training."""
+"""Where metrics go: metrics.jsonl always, Weights & Biases where it is wanted. Nothing here blocks
+training.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ class MetricsFile:
             file.write(json.dumps(row) + "\n")
 
     def rewind(self, stage: str, step: int) -> None:
-        """Drops what a killed run wrote of `stage` after the checkpoint of `step`, and a half-written last row."""
+        """Drops what a killed run wrote of `stage` after the checkpoint of `step`, and a half-
+        written last row.
+        """
         if not self.path.exists():
             return
         lines = self.path.read_text().splitlines(keepends=True)
@@ -72,7 +76,9 @@ def _belongs(line: str, stage: str, step: int) -> bool:
 
 
 class WandB:
-    """Sends rows to Weights & Biases from a thread of its own; a slow or failing service only loses rows."""
+    """Sends rows to Weights & Biases from a thread of its own; a slow or failing service only loses
+    rows.
+    """
 
     def __init__(self, options: LoggingOptions, run: Path, config: dict[str, Any]):
         self.rows: queue.Queue[dict[str, Any] | None] = queue.Queue(maxsize=10_000)
@@ -109,7 +115,9 @@ class WandB:
 
 
 def wandb_mode(options: LoggingOptions) -> str:
-    """online, offline or disabled; `auto` is online where a key is configured, and nothing if wandb is missing."""
+    """online, offline or disabled; `auto` is online where a key is configured, and nothing if wandb
+    is missing.
+    """
     if options.wandb == "disabled" or importlib.util.find_spec("wandb") is None:
         return "disabled"
     if options.wandb != "auto":

@@ -46,9 +46,9 @@ class StageProgress:
     def note(self, text: str) -> None:
         """One line about the stage."""
         if self.style != "none":
-            print(f"{self.stage:12s} {text}", flush=True) if self.bar is None else self.bar.console.print(
-                f"{self.stage:12s} {text}"
-            )
+            print(
+                f"{self.stage:12s} {text}", flush=True
+            ) if self.bar is None else self.bar.console.print(f"{self.stage:12s} {text}")
 
     def advance(self, step: int) -> None:
         if self.bar:
@@ -61,4 +61,6 @@ class StageProgress:
             self.bar.update(self.task, completed=step, text=text)
         elif self.style == "plain":
             left = (self.total - step) / max(rate, 1e-9)
-            print(f"{self.stage:12s} {step:6d}/{self.total}  {text}  {left:5.0f} s left", flush=True)
+            print(
+                f"{self.stage:12s} {step:6d}/{self.total}  {text}  {left:5.0f} s left", flush=True
+            )

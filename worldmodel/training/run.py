@@ -1,8 +1,9 @@
-"""A whole run: logs in, stages in order, a report out. The same command again goes on where the last one ended."""
+"""A whole run: logs in, stages in order, a report out. The same command again goes on where the
+last one ended.
+"""
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -10,10 +11,12 @@ from pathlib import Path
 import jax
 
 from worldmodel import data
+from worldmodel.compilation import use_cache
 from worldmodel.config import Config
 from worldmodel.data.delivery import Resident
 from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.errors import DataError
+from worldmodel.evaluation import environments
 from worldmodel.evaluation.evaluator import evaluate_run
 from worldmodel.run_directory import open_run
 from worldmodel.training.loop import Preempted, Run, Stage, StopRequest, run_stage
@@ -26,12 +29,14 @@ PREEMPTED = 75  # EX_TEMPFAIL: schedulers take it as a request to run the job ag
 def train(config: Config) -> int:
     """Runs every stage that is not complete, then the evaluation. Returns the exit status."""
     began = time.perf_counter()
-    use_compilation_cache(config.training.compilation_cache)
+    use_cache(config.training.compilation_cache)
     directory = open_run(config)
     trajectories = data.load(config.data)
     training, held_out = split(trajectories, config.data.holdout)
     spec = training.spec()
     directory.bind_data(spec, trajectories.fingerprint())
+    if config.policy.name != "none" and config.data.environment is not None:
+        environments.check(config.data.environment, spec)  # before training, not after it
     _greet(config, training, held_out, directory.path)
 
     wandb = WandB(config.logging, directory.path, asdict(config))
@@ -53,17 +58,6 @@ def train(config: Config) -> int:
     status = evaluate_run(str(directory.path), "last", {})
     print(f"total {time.perf_counter() - began:.0f} s")
     return status
-
-
-def use_compilation_cache(folder: str | None) -> None:
-    """Keeps compiled programs on disk, so that a second start need not compile."""
-    if folder is None:
-        return
-    path = Path(os.path.expanduser(folder))
-    path.mkdir(parents=True, exist_ok=True)
-    jax.config.update("jax_compilation_cache_dir", str(path))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _batches(config: Config, training: Trajectories, stage: str) -> Resident:

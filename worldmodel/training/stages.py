@@ -1,4 +1,6 @@
-"""From options to the learners and batches of each stage. Training and loading build them the same way."""
+"""From options to the learners and batches of each stage. Training and loading build them the same
+way.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def build_learner(
 
 
 def module(learner: Learner, state: TrainState, name: str) -> nnx.Module | None:
-    """One module of a stage with its parameters from the state; None if the stage has no such module."""
+    """One module of a stage with its parameters from the state; None if the stage has no such
+    module.
+    """
     if name not in learner.definitions:
         return None
     params = state.params.get(name, state.frozen.get(name))

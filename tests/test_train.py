@@ -1,0 +1,140 @@
+"""The whole job as a user runs it: real processes, real files, real signals."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import worldmodel
+from worldmodel.errors import CheckpointError
+
+Launch = Callable[..., list[str]]
+ROOT = Path(__file__).parent.parent
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def digests(run: Path) -> dict[str, str]:
+    stages = json.loads((run / "summary.json").read_text())["stages"]
+    return {name: entry["state_sha256"] for name, entry in stages.items()}
+
+
+def test_the_whole_job_leaves_what_others_rely_on(smoke_run: Path) -> None:
+    assert {p.name for p in (smoke_run / "checkpoints").iterdir()} == {"world_model", "policy"}
+    rows = [json.loads(line) for line in (smoke_run / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["stage"], r["step"]) for r in rows] == [
+        (stage, step) for stage in ("world_model", "policy") for step in (20, 40, 60)
+    ]
+    results = json.loads((smoke_run / "evaluation" / "results.json").read_text())
+    for kind in ("error", "persistence", "skill"):
+        number = results["prediction"]["observation"]["15"][kind]
+        assert number["n"] > 0 and number["low"] <= number["value"] <= number["high"]
+    assert {"policy", "logs", "random"} <= results["returns"].keys()
+    assert (smoke_run / "evaluation" / "report.html").stat().st_size < 3e6
+    assert (smoke_run / "evaluation" / "results.md").exists()
+
+
+def test_a_killed_run_ends_in_the_same_bits(
+    smoke_run: Path, launch: Launch, tmp_path: Path
+) -> None:
+    """kill -9 in the middle of the second stage, the same command again."""
+    command = launch(f"runs_dir={tmp_path}")
+    checkpoint = tmp_path / "smoke-0" / "checkpoints" / "policy" / "30"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert checkpoint.exists() and "policy" not in digests(tmp_path / "smoke-0")
+    done = run(command)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "goes on from step" in done.stdout
+    assert digests(tmp_path / "smoke-0") == digests(smoke_run)
+    names = ("stage", "step")
+    for a, b in zip(*(read_rows(r) for r in (smoke_run, tmp_path / "smoke-0")), strict=True):
+        assert {k: a[k] for k in a if k in names or k.startswith("loss/")} == {
+            k: b[k] for k in b if k in names or k.startswith("loss/")
+        }
+
+
+def read_rows(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_terminated_run_saves_and_asks_to_be_run_again(
+    smoke_run: Path, launch: Launch, tmp_path: Path
+) -> None:
+    command = launch(f"runs_dir={tmp_path}")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    metrics = tmp_path / "smoke-0" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not metrics.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 75, output
+    assert "the same command goes on" in output
+    assert run(command).returncode == 0
+    assert digests(tmp_path / "smoke-0") == digests(smoke_run)
+
+
+def test_a_changed_config_is_refused_and_nothing_is_touched(
+    smoke_run: Path, launch: Launch
+) -> None:
+    before = {p: p.stat().st_mtime_ns for p in smoke_run.rglob("*") if p.is_file()}
+    done = run(launch(f"runs_dir={smoke_run.parent}", "training.policy.learning_rate=0.5"))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "training.policy.learning_rate: 0.0003 -> 0.5" in done.stderr
+    assert "fresh=true" in done.stderr
+    assert before == {p: p.stat().st_mtime_ns for p in smoke_run.rglob("*") if p.is_file()}
+
+
+def test_a_missing_data_set_is_named(launch: Launch, tmp_path: Path) -> None:
+    words = ["data=tfds", f"data.path={tmp_path / 'nowhere'}", f"runs_dir={tmp_path / 'runs'}"]
+    command = [sys.executable, str(ROOT / "train.py"), *words, "training.compilation_cache=null"]
+    done = run(command)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "nowhere" in done.stderr
+
+
+def test_a_loaded_run_predicts_in_raw_units(smoke_run: Path) -> None:
+    loaded = worldmodel.load(smoke_run)
+    assert (loaded.stage, loaded.step) == ("policy", 60)
+    rng = np.random.default_rng(0)
+    observations = {"observation": rng.normal(size=(3, 6, 3)).astype(np.float32)}
+    actions = rng.uniform(-2, 2, (3, 11, 1)).astype(np.float32)
+    predicted = loaded.predict(observations, actions, context=5, horizon=7, samples=2)
+    assert predicted["observation"].shape == (3, 2, 7, 3)
+    assert np.isfinite(predicted["observation"]).all()
+    with pytest.raises(ValueError, match="need 12"):
+        loaded.predict(observations, actions, context=6, horizon=7)
+
+
+def test_an_unknown_run_or_checkpoint_names_what_there_is(smoke_run: Path) -> None:
+    with pytest.raises(CheckpointError, match="smoke-0"):
+        worldmodel.load(smoke_run.parent / "smoke-1")
+    with pytest.raises(CheckpointError, match=r"policy: \[30, 60\]"):
+        worldmodel.load(smoke_run, "31")
+    assert worldmodel.load(smoke_run, "30").step == 30
+
+
+def test_eval_rewrites_the_evaluation(smoke_run: Path) -> None:
+    results = smoke_run / "evaluation" / "results.json"
+    before = json.loads(results.read_text())
+    results.unlink()
+    done = run([sys.executable, str(ROOT / "eval.py"), f"run={smoke_run}"])
+    assert done.returncode == 0, done.stderr[-2000:]
+    after = json.loads(results.read_text())
+    assert after["prediction"] == before["prediction"]
+    assert after["returns"] == before["returns"]

@@ -1,0 +1,149 @@
+"""The loop: one compilation, no dependence on devices, and a stop with the step named when a loss
+is lost.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import pytest
+
+from worldmodel.config import (
+    Config,
+    GymnasiumData,
+    NoPolicy,
+    RSSMOptions,
+    StageOptions,
+    TrainingOptions,
+)
+from worldmodel.data.delivery import Resident
+from worldmodel.data.trajectories import Trajectories
+from worldmodel.errors import DivergenceError
+from worldmodel.run_directory import RunDirectory
+from worldmodel.training.checkpoints import digest
+from worldmodel.training.loop import (
+    Run,
+    Stage,
+    StopRequest,
+    run_stage,
+    stage_keys,
+    steps_per_dispatch,
+)
+from worldmodel.training.metrics import WandB
+from worldmodel.training.stages import build_learner
+
+OPTIONS = StageOptions(steps=20, batch_size=8, window=6, learning_rate=1e-3, warmup=5)
+CONFIG = Config(
+    name="test",
+    data=GymnasiumData(),
+    model=RSSMOptions(deter=32, hidden=16, classes=4, latents=4, blocks=2),
+    policy=NoPolicy(),
+    training=TrainingOptions(
+        world_model=OPTIONS, steps_per_dispatch=5, log_every=10, checkpoint_every=10
+    ),
+)
+
+
+def train(folder: Path, pendulum: Trajectories, options: StageOptions = OPTIONS) -> dict:
+    """Runs the world-model stage; returns its summary."""
+    config = replace(CONFIG, training=replace(CONFIG.training, world_model=options))
+    config.logging.wandb = "disabled"
+    folder.mkdir(exist_ok=True)
+    learner = build_learner(config, pendulum.spec(), "world_model")
+    batches = Resident.build(pendulum, options.batch_size, options.window, config.seed)
+    directory = RunDirectory(folder)
+    wandb = WandB(config.logging, folder, {})
+    run = Run(directory, config.training, config.seed, wandb, StopRequest(), "none")
+    state = run_stage(Stage("world_model", learner, batches, options), run)
+    summary = directory.summary()["stages"]["world_model"]
+    assert summary["state_sha256"] == digest(state)
+    return summary
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_step_compiles_once_and_every_row_is_written(
+    tmp_path: Path, pendulum: Trajectories, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING), jax.log_compiles():
+        summary = train(tmp_path / "run", pendulum)
+    compiled = [r for r in caplog.messages if r.startswith("Compiling jit(dispatch)")]
+    assert len(compiled) == 1
+    assert [r["step"] for r in rows(tmp_path / "run")] == [10, 20]
+    assert summary["last_step"] == 20
+
+
+def test_a_run_in_two_parts_ends_in_the_same_bits(tmp_path: Path, pendulum: Trajectories) -> None:
+    whole = train(tmp_path / "whole", pendulum)
+    train(tmp_path / "parts", pendulum, replace(OPTIONS, steps=10))
+    parts = train(tmp_path / "parts", pendulum)
+    assert parts["state_sha256"] == whole["state_sha256"]
+    keys = ("stage", "step", "loss/total", "latent/kl")
+    for a, b in zip(rows(tmp_path / "whole"), rows(tmp_path / "parts"), strict=True):
+        assert {k: a[k] for k in keys} == {k: b[k] for k in keys}
+
+
+def test_a_lost_loss_stops_with_the_step_named_and_the_checkpoint_kept(
+    tmp_path: Path, pendulum: Trajectories
+) -> None:
+    train(tmp_path / "run", pendulum, replace(OPTIONS, steps=10))
+    with pytest.raises(DivergenceError, match=r"at step 1[2-9].*\n?.*last good checkpoint is 10"):
+        train(tmp_path / "run", pendulum, replace(OPTIONS, learning_rate=1e30, clip=0.0))
+    assert (tmp_path / "run" / "checkpoints" / "world_model" / "10").is_dir()
+    assert train(tmp_path / "run", pendulum)["last_step"] == 20  # goes on from the good one
+
+
+def test_updates_per_dispatch_divide_every_interval() -> None:
+    training = TrainingOptions(steps_per_dispatch=25, log_every=100, checkpoint_every=1000)
+    assert steps_per_dispatch(training, 2500) == 25
+    assert steps_per_dispatch(training, 1010) == 10
+    assert steps_per_dispatch(training, 997) == 1
+
+
+def test_stages_and_seeds_have_keys_of_their_own() -> None:
+    data = [
+        jax.random.key_data(k).tolist()
+        for s in (0, 1)
+        for n in ("world_model", "policy")
+        for k in stage_keys(s, n)
+    ]
+    assert len({tuple(d) for d in data}) == 8
+
+
+DEVICES = """
+import json, sys
+from pathlib import Path
+from worldmodel.config import GymnasiumData
+from worldmodel.data.readers.gymnasium import collect
+sys.path.insert(0, sys.argv[1])
+import test_loop
+logs = collect(GymnasiumData(name="pendulum", environment="Pendulum-v1", episodes=4))
+test_loop.train(Path(sys.argv[2]), logs)
+import jax
+print(json.dumps({"devices": len(jax.devices()), "rows": test_loop.rows(Path(sys.argv[2]))}))
+"""
+
+
+def test_results_do_not_depend_on_the_number_of_devices(tmp_path: Path) -> None:
+    losses = {}
+    for devices in (1, 2, 8):
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        folder = str(tmp_path / str(devices))
+        command = [sys.executable, "-c", DEVICES, str(Path(__file__).parent), folder]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr[-2000:]
+        result = json.loads(done.stdout.splitlines()[-1])
+        assert result["devices"] == devices
+        losses[devices] = [row["loss/total"] for row in result["rows"]]
+    assert losses[2] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[8] == pytest.approx(losses[1], rel=1e-5)

@@ -1,0 +1,50 @@
+"""metrics.jsonl holds each row once, whatever was killed; W&B is chosen by what is configured."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worldmodel.config import LoggingOptions
+from worldmodel.training.metrics import IntervalMean, MetricsFile, wandb_mode
+
+
+def test_an_interval_taken_up_again_has_the_same_means() -> None:
+    values = {"loss": np.arange(10, dtype=np.float32)}
+    whole = IntervalMean()
+    whole.add(values)
+    first = IntervalMean()
+    first.add({"loss": values["loss"][:4]})
+    second = IntervalMean(json.loads(json.dumps(first.saved())))
+    second.add({"loss": values["loss"][4:]})
+    assert second.take() == whole.take() == {"loss": 4.5}
+    assert second.count == 0
+
+
+def test_rows_after_the_checkpoint_and_half_rows_are_dropped(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    file = MetricsFile(path)
+    for stage, step in (("world_model", 10), ("world_model", 20), ("policy", 10), ("policy", 20)):
+        file.write({"stage": stage, "step": step})
+    with path.open("a") as opened:
+        opened.write('{"stage": "policy", "st')  # a writer killed in the middle of a row
+    file.rewind("policy", 10)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(r["stage"], r["step"]) for r in rows] == [
+        ("world_model", 10), ("world_model", 20), ("policy", 10),
+    ]  # fmt: skip
+
+
+def test_wandb_is_online_only_with_a_key(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert wandb_mode(LoggingOptions()) == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert wandb_mode(LoggingOptions()) == "online"
+    assert wandb_mode(LoggingOptions(wandb="disabled")) == "disabled"
+    assert wandb_mode(LoggingOptions(wandb="offline")) == "offline"
