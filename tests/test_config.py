@@ -132,7 +132,7 @@ def test_every_choice_of_every_group_composes(group):
         ("data=gymnasium", ["data.environment needs"]),
         ("data=tfds", ["data.path needs"]),
         ("model.blocks=7", ["model.deter=128 (of preset tiny)", "model.blocks=7"]),
-        ("model.deter=100", ["model.deter=100: must be divisible by model.blocks=8"]),
+        ("model.deter=101", ["model.deter=101: must be divisible by model.blocks=2"]),
         ("policy=none training.joint=true", ["training.joint=true: needs a policy"]),
         ("policy=none policy.horizon=3", ["policy.horizon", "belongs to policy=actor_critic"]),
     ],

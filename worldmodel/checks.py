@@ -204,10 +204,12 @@ def _blocks_divide_the_recurrent_state(config: Config) -> Iterator[str]:
     model = config.model
     if not isinstance(model, RSSMOptions):
         return
-    deter = RSSM_PRESETS[model.preset]["deter"] if model.deter is None else model.deter
-    if deter % model.blocks:
+    preset = RSSM_PRESETS[model.preset]
+    deter = preset["deter"] if model.deter is None else model.deter
+    blocks = preset["blocks"] if model.blocks is None else model.blocks
+    if deter % blocks:
         origin = f" (of preset {model.preset})" if model.deter is None else ""
-        yield f"model.deter={deter}{origin}: must be divisible by model.blocks={model.blocks}"
+        yield f"model.deter={deter}{origin}: must be divisible by model.blocks={blocks}"
 
 
 def _joint_training_has_a_policy(config: Config) -> Iterator[str]:

@@ -85,17 +85,21 @@ class ModelOptions:
     name: str = option(MISSING, "family of the world model")
 
 
+# DreamerV3: deter = 8 x hidden, classes = depth = hidden / 16. `tiny` is ours, for CPUs.
 RSSM_PRESETS: dict[str, dict[str, int]] = {
-    # DreamerV3's size rule: deter = 8 x hidden, classes = depth = hidden / 16.
-    # `tiny` is ours, for CPUs.
-    "tiny": {"deter": 128, "hidden": 64, "classes": 8, "latents": 8, "depth": 4},
-    "1m": {"deter": 512, "hidden": 64, "classes": 4, "latents": 32, "depth": 4},
-    "12m": {"deter": 2048, "hidden": 256, "classes": 16, "latents": 32, "depth": 16},
-    "25m": {"deter": 3072, "hidden": 384, "classes": 24, "latents": 32, "depth": 24},
-    "50m": {"deter": 4096, "hidden": 512, "classes": 32, "latents": 32, "depth": 32},
-    "100m": {"deter": 6144, "hidden": 768, "classes": 48, "latents": 32, "depth": 48},
-    "200m": {"deter": 8192, "hidden": 1024, "classes": 64, "latents": 32, "depth": 64},
-    "400m": {"deter": 12288, "hidden": 1536, "classes": 96, "latents": 32, "depth": 96},
+    name: dict(
+        zip(("deter", "hidden", "classes", "latents", "depth", "blocks"), sizes, strict=True)
+    )
+    for name, sizes in {
+        "tiny": (128, 64, 8, 8, 4, 2),
+        "1m": (512, 64, 4, 32, 4, 8),
+        "12m": (2048, 256, 16, 32, 16, 8),
+        "25m": (3072, 384, 24, 32, 24, 8),
+        "50m": (4096, 512, 32, 32, 32, 8),
+        "100m": (6144, 768, 48, 32, 48, 8),
+        "200m": (8192, 1024, 64, 32, 64, 8),
+        "400m": (12288, 1536, 96, 32, 96, 8),
+    }.items()
 }
 
 
@@ -112,7 +116,7 @@ class RSSMOptions(ModelOptions):
     classes: int | None = option(None, "classes of each categorical latent", low=2)
     latents: int | None = option(None, "number of categorical latents", low=1)
     depth: int | None = option(None, "base channels of the image encoder and decoder", low=1)
-    blocks: int = option(8, "blocks of the recurrent kernels", low=1)
+    blocks: int | None = option(None, "blocks of the recurrent kernels", low=1)
     unimix: float = option(
         0.01, "share of the uniform distribution in every latent", low=0.0, high=1.0
     )

@@ -24,7 +24,7 @@ PENDULUM = DataSpec(
 
 def untrained(spec, model=None):
     if model is None:
-        options = RSSMOptions(deter=32, hidden=16)
+        options = RSSMOptions(deter=32, hidden=16, blocks=2)
         model = nnx.jit(lambda key: models.build(options, spec, key))(jax.random.key(0))
     actor = ActionHead(model.feature_size, spec.action, 32, 1, rngs=nnx.Rngs(1))
     return model_policy(model, actor, spec)

@@ -40,6 +40,7 @@ class Sizes(NamedTuple):
     classes: int
     latents: int
     depth: int
+    blocks: int
 
 
 def sizes(options: RSSMOptions) -> Sizes:
@@ -67,18 +68,18 @@ class Dynamics(nnx.Module):
             partial(Dense, rngs=rngs, dtype=dtype),
             partial(Linear, rngs=rngs, dtype=dtype),
         )
-        block = partial(BlockLinear, blocks=options.blocks, rngs=rngs, dtype=dtype)
+        block = partial(BlockLinear, blocks=size.blocks, rngs=rngs, dtype=dtype)
         self.from_deter = dense(size.deter, d)
         self.from_latent = dense(flat, d)
         self.from_action = dense(action, d)
-        self.hidden = block(size.deter + options.blocks * 3 * d, size.deter)
+        self.hidden = block(size.deter + size.blocks * 3 * d, size.deter)
         self.hidden_norm = RMSNorm(size.deter, rngs=rngs)
         self.gates = block(size.deter, 3 * size.deter)
         self.posterior_hidden = dense(size.deter + tokens, d)
         self.posterior_output = linear(d, flat)
         self.prior_hidden = MLP(size.deter, d, 2, rngs=rngs, dtype=dtype)
         self.prior_output = linear(d, flat)
-        self.size, self.blocks, self.unimix = size, options.blocks, options.unimix
+        self.size, self.unimix = size, options.unimix
 
     def action_input(self, action: jax.Array) -> jax.Array:
         """(..., A) -> (..., hidden). Actions beyond [-1, 1] are scaled back, without gradient to
@@ -138,7 +139,7 @@ class RSSM(WorldModel):
             size, self.encoder.size, spec.action.size, options, rngs=rngs, dtype=dtype
         )
         self.decoder = Decoder(
-            spec, size.deter, rest, size.hidden, size.depth, options.blocks, rngs=rngs, dtype=dtype
+            spec, size.deter, rest, size.hidden, size.depth, size.blocks, rngs=rngs, dtype=dtype
         )
         head = partial(ScalarHead, features, size.hidden, 1, rngs=rngs, dtype=dtype)
         self.reward_head = head() if spec.has_reward else None

@@ -1,0 +1,75 @@
+"""A linear system whose best possible error is known: a model trained on its logs comes close to it."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from worldmodel.config import (
+    Config,
+    EvaluationOptions,
+    GymnasiumData,
+    NoPolicy,
+    RSSMOptions,
+    StageOptions,
+    TrainingOptions,
+)
+from worldmodel.data.delivery import Resident
+from worldmodel.data.spec import ActionSpec
+from worldmodel.data.trajectories import Trajectories
+from worldmodel.evaluation.prediction import open_loop
+from worldmodel.training import mesh as meshes
+from worldmodel.training.loop import make_dispatch, stage_keys
+from worldmodel.training.stages import build_learner, module
+
+NOISE = 0.1
+ANGLE = 0.6
+A = 0.95 * np.array([[np.cos(ANGLE), -np.sin(ANGLE)], [np.sin(ANGLE), np.cos(ANGLE)]])
+B = np.array([0.0, 0.5])
+
+
+def logs(episodes: int, steps: int, seed: int) -> Trajectories:
+    """x' = A x + B u + noise, u uniform in [-1, 1], x observed as it is."""
+    rng = np.random.default_rng(seed)
+    x = np.zeros((episodes, steps + 1, 2))
+    u = rng.uniform(-1, 1, (episodes, steps + 1))
+    x[:, 0] = rng.normal(size=(episodes, 2))
+    for t in range(steps):
+        x[:, t + 1] = x[:, t] @ A.T + u[:, t, None] * B + NOISE * rng.normal(size=(episodes, 2))
+    u[:, -1] = 0
+    return Trajectories(
+        observations={"x": x.reshape(-1, 2).astype(np.float32)},
+        actions=u.reshape(-1, 1).astype(np.float32),
+        rewards=None,
+        lengths=np.full(episodes, steps + 1),
+        terminated=np.zeros(episodes, bool),
+        action_spec=ActionSpec(False, 1, (-1.0,), (1.0,)),
+        source="linear system",
+    )
+
+
+def test_the_error_approaches_that_of_the_true_system() -> None:
+    training, held_out = logs(60, 50, 0), logs(20, 50, 1)
+    spec = training.spec()
+    options = StageOptions(steps=1500, batch_size=32, window=12, learning_rate=2e-3, warmup=50)
+    config = Config(
+        data=GymnasiumData(),
+        model=RSSMOptions(deter=64, hidden=32, latents=8, classes=8, blocks=1),
+        policy=NoPolicy(),
+        training=TrainingOptions(world_model=options),
+    )
+    learner = build_learner(config, spec, "world_model")
+    batches = Resident.build(training, options.batch_size, options.window, 0)
+    keys = stage_keys(0, "world_model")
+    dispatch = make_dispatch(learner, batches, meshes.all_devices(), options.steps)
+    state, _ = dispatch(learner.init(keys.init), batches.arrays, batches.cursor(0), keys.steps)
+    model = module(learner, state, "model")
+
+    judged = EvaluationOptions(horizons=[1], context=8, starts=20, samples=32)
+    result = open_loop(model, spec, held_out, judged, jax.random.key(0)).keys["x"]
+    scale = np.mean(np.square(NOISE / np.asarray(spec.observations["x"].std)))
+    # The median over starts of the norm of two independent normals, each of the noise's size.
+    best = np.sqrt(scale) * np.sqrt(np.log(2))
+    error = result.horizons[1]["error"].value
+    assert best * 0.8 < error < best * 1.3
+    assert result.horizons[1]["persistence"].value > best * 3
