@@ -38,7 +38,8 @@ def run(seed: int, folder: Path) -> dict[str, Any]:
     seconds = time.perf_counter() - began
     run = folder / "runs" / f"pendulum-rssm-actor_critic-{seed}"
     results = json.loads((run / "evaluation" / "results.json").read_text())
-    return {"seed": seed, "seconds": seconds, "first_step_seconds": first_step, **results}
+    times = {"wall_seconds": seconds, "first_step_seconds": first_step}
+    return {"seed": seed, **times, **{k: results[k] for k in ("returns", "prediction")}}
 
 
 def main() -> None:
@@ -60,8 +61,8 @@ def main() -> None:
         number = rows[0]["returns"][name]
         print(f"{name:6s} {number['value']:.0f} [{number['low']:.0f}, {number['high']:.0f}]")
     result = {
-        "first_wall_seconds": rows[0]["seconds"],
-        "median_wall_seconds": median(row["seconds"] for row in rows),
+        "first_wall_seconds": rows[0]["wall_seconds"],
+        "median_wall_seconds": median(row["wall_seconds"] for row in rows),
         "first_step_seconds": [row["first_step_seconds"] for row in rows],
         "returns": returns,
         "worst_return": min(returns),
@@ -78,7 +79,7 @@ def line(row: dict[str, Any]) -> str:
         f"{number['skill']['high']:.2f}]"
         for horizon, number in row["prediction"]["observation"].items()
     )
-    times = f"{row['seconds']:7.0f} {row['first_step_seconds']:12.1f}"
+    times = f"{row['wall_seconds']:7.0f} {row['first_step_seconds']:12.1f}"
     return f"{row['seed']:4d} {times}   {earned:24s} {skills}"
 
 

@@ -1,4 +1,4 @@
-"""A linear system whose best possible error is known: a model trained on its logs comes close to it."""
+"""A linear system whose best possible error is known: trained on its logs, a model nears it."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from worldmodel.models.interface import State, WorldModel
-from worldmodel.nn.layers import over_time
+from worldmodel.nn.layout import over_time
 
 Actor = Callable[[jax.Array, jax.Array], jax.Array]  # (features (B, F), key) -> actions (B, ...)
 

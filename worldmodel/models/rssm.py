@@ -22,7 +22,8 @@ from worldmodel.models.interface import Metrics, WorldModel
 from worldmodel.nn.codecs import Decoder, Encoder
 from worldmodel.nn.distributions import Bernoulli, Categorical, Distribution, TwoHot
 from worldmodel.nn.heads import BinaryHead, ScalarHead
-from worldmodel.nn.layers import MLP, BlockLinear, Dense, Linear, RMSNorm, map_blocks
+from worldmodel.nn.layers import MLP, BlockLinear, Dense, Linear, RMSNorm
+from worldmodel.nn.layout import map_blocks
 
 
 class RSSMState(NamedTuple):

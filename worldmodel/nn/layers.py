@@ -7,12 +7,11 @@ it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
+
+from worldmodel.nn.layout import map_blocks
 
 # The standard deviation of a unit normal cut at +-2, inverted: the truncation keeps the variance
 # asked for.
@@ -99,36 +98,6 @@ class BlockLinear(nnx.Module):
         """Kernel (blocks, I, O) and bias (blocks, O) in the compute type, for `map_blocks`."""
         bias = self.bias[...].reshape(self.blocks, -1)
         return self.kernel[...].astype(self.dtype), bias.astype(self.dtype)
-
-
-def map_blocks(
-    function: Callable[..., jax.Array], inputs: Sequence[jax.Array], params: Sequence[jax.Array]
-) -> jax.Array:
-    """Applies `function` to each block: inputs (B, blocks x I) and params (blocks, ...) to outputs
-    (B, blocks x O).
-    """
-    blocks = params[0].shape[0]
-    if jax.default_backend() == "cpu":
-        # XLA for CPUs runs blocks in parallel when they are separate, several times faster than one
-        # batched product. The barrier keeps it from fusing the concatenation into what follows.
-        parts = zip(*(jnp.split(x, blocks, -1) for x in inputs), *params, strict=True)
-        return jax.lax.optimization_barrier(jnp.concatenate([function(*p) for p in parts], -1))
-    batch = inputs[0].shape[:-1]
-    split = (x.reshape(*batch, blocks, -1) for x in inputs)
-    axes = (-2,) * len(inputs) + (0,) * len(params)
-    return jax.vmap(function, axes, -2)(*split, *params).reshape(*batch, -1)
-
-
-def over_time(function: Callable[..., Any], *arrays: Any) -> Any:
-    """`function(*arrays)` for a function that treats the leading axis, time, as a batch like the
-    others.
-
-    CPUs take one step of time after the other and recompute it for the gradient, so that what lies
-    between input and output never leaves their caches. Other devices take them all at once.
-    """
-    if jax.default_backend() == "cpu":
-        return jax.lax.map(lambda slices: jax.checkpoint(function)(*slices), arrays)
-    return function(*arrays)
 
 
 class RMSNorm(nnx.Module):

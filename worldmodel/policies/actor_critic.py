@@ -25,7 +25,7 @@ from worldmodel.learner import Metrics, Params, TrainState, apply_gradients, det
 from worldmodel.models import ModelBuilder, State, WorldModel
 from worldmodel.nn.distributions import TwoHot
 from worldmodel.nn.heads import ActionHead, ScalarHead
-from worldmodel.nn.layers import over_time
+from worldmodel.nn.layout import over_time, total_over_time
 from worldmodel.policies.returns import lambda_returns, update_scale
 
 
@@ -101,30 +101,48 @@ def imagination_loss(
     reach = jnp.cumprod(jnp.concatenate([alive[None], discounts[:-1]]), 0)
     reach = jax.lax.stop_gradient(reach)
 
-    def terms(features: jax.Array, action: jax.Array, target: jax.Array) -> tuple[jax.Array, ...]:
-        """Log-probability, entropy and the critic's loss at states (..., B)."""
-        policy = actor(features)
-        slow = jax.lax.stop_gradient(slow_critic(features).mean())
-        loss = value_loss(critic(features), target, slow, options.slow_scale)
-        return policy.log_prob(action), policy.entropy(), loss
+    (actor_definition, actor_params), (critic_definition, critic_params) = map(
+        divide, (actor, critic)
+    )
+
+    def losses(
+        params: Params, slow: Params, features: jax.Array, action: jax.Array,
+        target: jax.Array, advantage: jax.Array, reach: jax.Array,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:  # fmt: skip
+        """Sums over states (..., B) of the losses of actor and critic."""
+        policy = nnx.merge(actor_definition, params["actor"])(features)
+        value = nnx.merge(critic_definition, params["critic"])(features)
+        pull = nnx.merge(critic_definition, slow)(features).mean()
+        entropy = policy.entropy()
+        gain = policy.log_prob(action) * advantage + options.entropy * entropy
+        terms = {
+            "loss/actor": -(reach * gain).sum(),
+            "loss/critic": (reach * value_loss(value, target, pull, options.slow_scale)).sum(),
+        }
+        return sum(terms.values()), terms | {"policy/entropy": entropy.sum()}
 
     features, actions = jax.lax.stop_gradient((rollout.features[:-1], rollout.actions))
-    log_probability, entropy, critic_losses = over_time(terms, features, actions, targets)
-    gain = returns / scale if through_model else log_probability * advantage
-    actor_loss = -(reach * (gain + options.entropy * entropy)).mean()
-    critic_loss = (reach * critic_losses).mean()
-    metrics = {
-        "loss/actor": actor_loss,
-        "loss/critic": critic_loss,
+    reinforced = jnp.zeros_like(advantage) if through_model else advantage
+    total, terms = total_over_time(
+        losses,
+        {"actor": actor_params, "critic": critic_params},
+        divide(slow_critic)[1],
+        (features, actions, targets, reinforced, reach),
+    )
+    loss = total / targets.size
+    terms = {name: value / targets.size for name, value in terms.items()}
+    if through_model:
+        gained = -(reach * returns / scale).mean()
+        loss, terms["loss/actor"] = loss + gained, terms["loss/actor"] + gained
+    metrics = terms | {
         "policy/return": targets.mean(),
         "policy/return_scale": scale,
         "policy/value": values[:-1].mean(),
         "policy/reward": rollout.rewards.mean(),
-        "policy/entropy": entropy.mean(),
         "policy/advantage_size": jnp.abs(advantage).mean(),
     }
     metrics = jax.lax.stop_gradient(metrics)
-    return actor_loss + critic_loss, Imagined(targets[0], statistics, metrics)
+    return loss, Imagined(targets[0], statistics, metrics)
 
 
 def value_loss(value: TwoHot, target: jax.Array, slow: jax.Array, slow_scale: float) -> jax.Array:

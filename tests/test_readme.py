@@ -1,0 +1,199 @@
+"""What the README and docs tell a reader to type works, and what they name exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worldmodel.checks import Option, walk
+from worldmodel.command_line import (
+    GROUPS,
+    build_config,
+    check_sweep,
+    parse_eval,
+    parse_overrides,
+    training_help,
+)
+from worldmodel.config import SCHEMAS, Config, EvalConfig, TFDSData
+from worldmodel.data import load
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "configs"
+PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
+README = PAGES["README.md"]
+SOURCE = "\n".join(path.read_text() for path in sorted((ROOT / "worldmodel").rglob("*.py")))
+WRITES, USES = range(2)  # the README's Python blocks, in order
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+def commands(program: str) -> list[list[str]]:
+    """The words after `program` in every shell command of every page."""
+    shell = "".join(block for text in PAGES.values() for block in blocks(text, "sh"))
+    lines = shell.replace("\\\n", " ").splitlines()
+    parts = [part.strip() for line in lines for part in line.split("&&")]
+    return [shlex.split(p[len(program) :]) for p in parts if p.startswith(program)]
+
+
+def prose(text: str) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
+
+
+def inline() -> list[str]:
+    """Every piece of `code` in the text of every page."""
+    return [code for text in PAGES.values() for code in re.findall(r"`([^`\n]+)`", prose(text))]
+
+
+def every_option() -> Iterator[Option]:
+    for options, prefix in [(Config(), ""), (EvalConfig(), "")] + [
+        (schema(), f"{group}.") for group, schemas in SCHEMAS.items() for schema in schemas.values()
+    ]:
+        yield from (option for option, _ in walk(options, prefix))
+
+
+# ---------------------------------------------------------------------------------------- commands
+
+
+def test_the_training_commands_are_accepted():
+    given = commands("python train.py")
+    assert len(given) > 8
+    for words in given:
+        if "--help" in words:
+            assert "Exit status" in training_help(CONFIGS, words[1:], "")
+        elif "--multirun" in words:
+            check_sweep(CONFIGS, words[1:])
+        else:
+            build_config(CONFIGS, parse_overrides(words))
+
+
+def test_the_evaluation_commands_are_accepted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "runs" / "NAME").mkdir(parents=True)
+    (tmp_path / "runs" / "NAME" / "config.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    given = [words for words in commands("python eval.py") if words]
+    assert given
+    for words in given:
+        parse_eval(words)
+
+
+def test_the_scripts_and_their_flags_exist():
+    given = commands("python benchmarks/")
+    assert given
+    for script, *words in given:
+        source = (ROOT / "benchmarks" / script).read_text()
+        for flag in (word for word in words if word.startswith("--")):
+            assert f'"{flag}"' in source, f"{script} has no {flag}"
+
+
+def test_the_extras_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    named = set(re.findall(r"\.\[(\w+)\]", README))
+    assert named == set(extras)
+
+
+def test_the_options_named_in_the_text_exist_and_accept_their_values():
+    known: dict[str, list[Option]] = {}
+    for option in every_option():
+        known.setdefault(option.key, []).append(option)
+    words = [code for code in inline() if re.fullmatch(r"[a-z_.]+=\S+", code)]
+    assert len(words) > 10
+    for word in words:
+        key, _, text = word.partition("=")
+        if key in GROUPS:
+            assert (CONFIGS / key / f"{text}.yaml").exists(), word
+        elif word not in ("rewards=None", "seed=0,1"):  # Python; a sweep
+            (override,) = parse_overrides([word])
+            assert key in known, word
+            assert any(o.fault(o.convert(override.value())) is None for o in known[key]), word
+
+
+def test_dotted_names_in_the_text_are_options_or_groups_of_options():
+    known = {option.key for option in every_option()}
+    known |= {key.rpartition(".")[0] for key in known}
+    groups = "|".join(SCHEMAS)
+    for code in inline():
+        if re.fullmatch(rf"({groups})\.[a-z_.]+", code) and not code.endswith(".py"):
+            assert code in known, code
+
+
+# ------------------------------------------------------------------------------------------- names
+
+
+def test_the_files_named_in_the_text_exist():
+    named = [c for c in inline() if re.fullmatch(r"(worldmodel|configs|tests|benchmarks)/\S*", c)]
+    assert len(named) > 10
+    assert [c for c in named if not (ROOT / c).exists()] == []
+
+
+@pytest.mark.parametrize("page", sorted(PAGES))
+def test_the_links_lead_somewhere(page: str) -> None:
+    folder = ROOT if page == "README.md" else ROOT / "docs"
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", PAGES[page]) if "://" not in link]
+    assert [link for link in links if not (folder / link).exists()] == []
+
+
+def test_the_layout_names_what_there_is():
+    layout = README.partition("## Layout")[2]
+    parts = re.findall(r"^  (\w+(?:\.py|/))", layout, re.M)
+    assert len(parts) > 8
+    assert [part for part in parts if not (ROOT / "worldmodel" / part).exists()] == []
+
+
+def test_the_messages_under_troubleshooting_are_those_of_the_code():
+    table = README.partition("## Troubleshooting")[2].partition("\n## ")[0]
+    messages = re.findall(r"^\| `([^`]+)`", table, re.M)
+    assert len(messages) > 10
+    assert [message for message in messages if message not in SOURCE] == []
+
+
+# ------------------------------------------------------------------------------------------ Python
+
+
+def test_logs_written_as_the_readme_says_can_be_trained_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(blocks(README, "python")[WRITES], names)
+    (command,) = [words for words in commands("python train.py") if "data=tfds" in words][:1]
+    config = build_config(CONFIGS, parse_overrides(command))
+    assert isinstance(config.data, TFDSData)
+    logs = load(config.data)
+    assert (logs.num_episodes, logs.num_transitions) == (20, 2000)
+    assert logs.action_spec == names["bounds"]
+    np.testing.assert_array_equal(
+        logs.observations["position"], names["logs"].observations["position"]
+    )
+    np.testing.assert_array_equal(logs.rewards, names["logs"].rewards)
+
+
+def test_a_run_can_be_used_as_the_readme_says(
+    smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = blocks(README, "python")[USES]
+    (path,) = re.findall(r'load\("([^"]+)"\)', block)
+    (tmp_path / path).parent.mkdir()
+    (tmp_path / path).symlink_to(smoke_run)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(block, names)
+    assert names["future"]["observation"].shape == (1, 8, 15, 3)
+    assert names["rollout"].rewards.shape == (4, 15)
+    assert np.isfinite(names["rollout"].rewards).all()
+
+
+def test_every_python_block_is_run_here():
+    assert len(blocks(README, "python")) == USES + 1
