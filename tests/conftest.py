@@ -11,6 +11,8 @@ from pathlib import Path
 # Tests that need several devices start their own processes; here one is enough, and results are
 # reproducible.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Most of the suite's time is compilation; what is tested holds for less optimised programs too.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import numpy as np
 import pytest

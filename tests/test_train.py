@@ -108,6 +108,17 @@ def test_a_missing_data_set_is_named(launch: Launch, tmp_path: Path) -> None:
     assert "nowhere" in done.stderr
 
 
+def test_what_a_later_stage_refuses_is_known_before_the_first(
+    launch: Launch, tmp_path: Path
+) -> None:
+    """CartPole has discrete actions: no gradient through the model, and nothing is written."""
+    words = ["data.environment=CartPole-v1", "policy.gradient=dynamics", f"runs_dir={tmp_path}"]
+    done = run(launch(*words))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "needs continuous actions" in done.stderr
+    assert not (tmp_path / "smoke-0").exists()
+
+
 def test_a_loaded_run_predicts_in_raw_units(smoke_run: Path) -> None:
     loaded = worldmodel.load(smoke_run)
     assert (loaded.stage, loaded.step) == ("policy", 60)

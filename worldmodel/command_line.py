@@ -137,9 +137,9 @@ def parse_eval(words: Sequence[str]) -> tuple[str, str, dict[str, Any]]:
     faults += [fault for option, value in walk(config) if (fault := option.fault(value))]
     refuse(faults)
     checkpoint_is_step = config.checkpoint.isascii() and config.checkpoint.isdigit()
-    if config.checkpoint not in ("last", "best") and not checkpoint_is_step:
-        hint = nearest(config.checkpoint, ("last", "best"))
-        raise ConfigError(f"checkpoint={config.checkpoint}: accepts last, best or a step{hint}")
+    if config.checkpoint != "last" and not checkpoint_is_step:
+        hint = nearest(config.checkpoint, ["last"])
+        raise ConfigError(f"checkpoint={config.checkpoint}: accepts last or a step{hint}")
     _need_run(Path(config.run))
     prefix = "evaluation."
     evaluation = {k.removeprefix(prefix): v for k, v in given.items() if k.startswith(prefix)}

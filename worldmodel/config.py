@@ -182,6 +182,9 @@ class StageOptions:
     window: int = option(64, "rows in a window", low=2)
     learning_rate: float = option(4e-5, "peak learning rate", low=0.0)
     warmup: int = option(1000, "updates over which the learning rate rises from 0", low=0)
+    decay: float = option(
+        0.0, "last share of the updates, over which the learning rate falls to 0", low=0.0, high=1.0
+    )
     clip: float = option(0.3, "adaptive gradient clipping, per tensor (0: none)", low=0.0)
     beta1: float = option(0.9, "momentum", low=0.0, high=1.0)
     beta2: float = option(0.999, "decay of the squared gradients", low=0.0, high=1.0)
@@ -271,7 +274,7 @@ class EvalConfig:
     """What eval.py accepts; evaluation options that are not given come from the run."""
 
     run: str = option(MISSING, "run directory to judge, such as runs/NAME")
-    checkpoint: str = option("last", "checkpoint to judge: last, best or a step")
+    checkpoint: str = option("last", "checkpoint to judge: last or a step")
     evaluation: EvaluationOptions = dataclasses.field(default_factory=EvaluationOptions)
 
 

@@ -62,7 +62,7 @@ def evaluation(description: str) -> str:
     options = list(walk(EvalConfig()))
     lines = [
         *_paragraphs(description),
-        "Usage: python eval.py run=runs/NAME [checkpoint=last|best|STEP] [OPTION=VALUE ...]",
+        "Usage: python eval.py run=runs/NAME [checkpoint=last|STEP] [OPTION=VALUE ...]",
         "",
         "Options",
         *_entries((o, v) for o, v in options if "." not in o.key),

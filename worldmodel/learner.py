@@ -4,6 +4,7 @@ runs them all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
@@ -92,6 +93,12 @@ def divide(module: nnx.Module) -> tuple[nnx.GraphDef, Params]:
     """
     definition, state = nnx.split(module)
     return definition, nnx.to_pure_dict(state)
+
+
+def definitions_of(build: Callable[[jax.Array], dict[str, nnx.Module]]) -> dict[str, nnx.GraphDef]:
+    """The definitions of the modules that `build(key)` would make, without their parameters."""
+    modules = nnx.eval_shape(build, jax.random.key(0))
+    return {name: divide(module)[0] for name, module in modules.items()}
 
 
 def detached(module: nnx.Module) -> nnx.Module:

@@ -70,32 +70,38 @@ class RunDirectory:
             raise CheckpointError(f"{self.path / name} cannot be read: {error}") from None
 
 
-def open_run(config: Config) -> RunDirectory:
-    """The folder of a training run: new, or one whose config is the same.
-
-    Raises ConfigError with the differences if it holds a run of another config. With `fresh` an
-    older run is moved aside, never deleted.
-    """
+def check_run(config: Config) -> None:
+    """Raises ConfigError if a run's folder holds anything but a run of this config."""
     path = Path(config.runs_dir) / config.name
-    run = RunDirectory(path)
-    if config.fresh and path.exists():
-        number = 1
-        while (aside := path.with_name(f"{path.name}.{number}")).exists():
-            number += 1
-        path.rename(aside)
+    if config.fresh or not path.exists():
+        return
     if (path / "config.yaml").exists():
-        changed = differences(run.config(), config)
+        changed = differences(RunDirectory(path).config(), config)
         if changed:
             raise ConfigError(
                 f"{path} holds a run with other options (there -> here):\n  "
                 + "\n  ".join(changed)
                 + "\nGive this one another name (name=...), or start over with fresh=true."
             )
-    elif path.exists() and any(path.iterdir()):
+    elif any(path.iterdir()):
         raise ConfigError(f"{path} is not empty and holds no run; give another name with name=...")
+
+
+def open_run(config: Config) -> RunDirectory:
+    """The folder of a training run: new, or one whose config is the same (see `check_run`).
+
+    With `fresh` an older run is moved aside, never deleted.
+    """
+    check_run(config)
+    path = Path(config.runs_dir) / config.name
+    if config.fresh and path.exists():
+        number = 1
+        while (aside := path.with_name(f"{path.name}.{number}")).exists():
+            number += 1
+        path.rename(aside)
     path.mkdir(parents=True, exist_ok=True)
     save_config(config, path / "config.yaml")
-    return run
+    return RunDirectory(path)
 
 
 def find_run(path: str | Path) -> RunDirectory:

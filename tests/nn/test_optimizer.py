@@ -20,13 +20,14 @@ def reference(params: dict, grads: list[dict], o: StageOptions) -> dict:
             square[k] = o.beta2 * square[k] + (1 - o.beta2) * g**2
             scaled = g / (np.sqrt(square[k] / (1 - o.beta2**step)) + o.epsilon)
             mean[k] = o.beta1 * mean[k] + (1 - o.beta1) * scaled
-            rate = o.learning_rate * min(1.0, step / o.warmup)
+            fall = (o.steps - step + 1) / (o.decay * o.steps)
+            rate = o.learning_rate * min(1.0, step / o.warmup, fall)
             params[k] = params[k] - rate * mean[k] / (1 - o.beta1**step)
     return params
 
 
 def test_agc_then_laprop_equals_numpy(rng: np.random.Generator) -> None:
-    options = StageOptions(steps=1, learning_rate=0.01, warmup=3)
+    options = StageOptions(steps=6, learning_rate=0.01, warmup=3, decay=0.5)
     params = {
         "kernel": rng.normal(size=(4, 3)).astype(np.float32),
         "bias": np.zeros(3, np.float32),  # its norm is below the floor of the clipping

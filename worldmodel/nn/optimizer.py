@@ -39,7 +39,10 @@ def build(options: StageOptions) -> optax.GradientTransformation:
     """
 
     def learning_rate(count: jax.Array) -> jax.Array:
-        return -options.learning_rate * jnp.minimum(1.0, (count + 1) / max(options.warmup, 1))
+        rise = (count + 1) / max(options.warmup, 1)
+        fall = (options.steps - count) / max(options.decay * options.steps, 1)
+        share = jnp.minimum(rise, fall) if options.decay else rise
+        return -options.learning_rate * jnp.clip(share, 0.0, 1.0)
 
     return optax.chain(
         clip_per_tensor(options.clip) if options.clip else optax.identity(),

@@ -21,7 +21,16 @@ from worldmodel.data.spec import ActionSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
 from worldmodel.imagination import imagine, time_first
-from worldmodel.learner import Metrics, Params, TrainState, apply_gradients, detached, divide, start
+from worldmodel.learner import (
+    Metrics,
+    Params,
+    TrainState,
+    apply_gradients,
+    definitions_of,
+    detached,
+    divide,
+    start,
+)
 from worldmodel.models import ModelBuilder, State, WorldModel
 from worldmodel.nn.distributions import TwoHot
 from worldmodel.nn.heads import ActionHead, ScalarHead
@@ -202,12 +211,7 @@ class ActorCriticLearner:
         self.options, self.optimizer = options, optimizer
         self.model, self.action, self.dtype = model, action, dtype
         model_definition, self.model_params = divide(model)
-        actor, critic = build_heads(options, model, action, jax.random.key(0), dtype)
-        self.definitions = {
-            "model": model_definition,
-            "actor": divide(actor)[0],
-            "critic": divide(critic)[0],
-        }
+        self.definitions = {"model": model_definition, **definitions_of(self._heads)}
 
     def init(self, key: jax.Array) -> TrainState:
         # The model stays outside the compiled part, where it would be a constant; the copy can be
@@ -215,9 +219,12 @@ class ActorCriticLearner:
         frozen = {"model": jax.tree.map(jnp.copy, self.model_params)}
         return replace(jax.jit(self._fresh)(key), frozen=frozen)
 
-    def _fresh(self, key: jax.Array) -> TrainState:
+    def _heads(self, key: jax.Array) -> dict[str, nnx.Module]:
         actor, critic = build_heads(self.options, self.model, self.action, key, self.dtype)
-        params = {"actor": divide(actor)[1], "critic": divide(critic)[1]}
+        return {"actor": actor, "critic": critic}
+
+    def _fresh(self, key: jax.Array) -> TrainState:
+        params = {name: divide(module)[1] for name, module in self._heads(key).items()}
         return start(
             params,
             self.optimizer,
@@ -262,8 +269,7 @@ class JointLearner:
         """`build_model(key)` makes a new world model."""
         self.options, self.optimizer, self.build_model = options, optimizer, build_model
         self.action, self.dtype = action, dtype
-        modules = self._modules(jax.random.key(0))
-        self.definitions = {name: divide(module)[0] for name, module in modules.items()}
+        self.definitions = definitions_of(self._modules)
 
     def init(self, key: jax.Array) -> TrainState:
         return jax.jit(self._fresh)(key)

@@ -116,7 +116,6 @@ def run_stage(stage: Stage, run: Run) -> TrainState:
     finite.
     """
     mesh = meshes.all_devices()
-    meshes.check_batch_size(stage.name, stage.options.batch_size, mesh)
     checkpoints = Checkpoints(run.directory.checkpoints(stage.name), run.training.keep)
     try:
         return _Loop(stage, run, mesh, checkpoints).run()

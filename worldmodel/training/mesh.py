@@ -33,7 +33,8 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
 
 def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
     if batch_size % mesh.size:
+        group = "policy" if name == "policy" else "world_model"  # whose settings a joint stage has
         raise ConfigError(
-            f"training.{name}.batch_size={batch_size} does not divide over {mesh.size} devices; "
+            f"training.{group}.batch_size={batch_size} does not divide over {mesh.size} devices; "
             f"accepted are multiples of {mesh.size}"
         )

@@ -18,10 +18,11 @@ from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.errors import DataError
 from worldmodel.evaluation import environments
 from worldmodel.evaluation.evaluator import evaluate_run
-from worldmodel.run_directory import open_run
+from worldmodel.run_directory import check_run, open_run
 from worldmodel.training.loop import Preempted, Run, Stage, StopRequest, run_stage
+from worldmodel.training.mesh import all_devices
 from worldmodel.training.metrics import WandB
-from worldmodel.training.stages import build_learner, module, stage_names, stage_options
+from worldmodel.training.stages import build_learner, check, module, stage_names, stage_options
 
 PREEMPTED = 75  # EX_TEMPFAIL: schedulers take it as a request to run the job again
 
@@ -30,13 +31,15 @@ def train(config: Config) -> int:
     """Runs every stage that is not complete, then the evaluation. Returns the exit status."""
     began = time.perf_counter()
     use_cache(config.training.compilation_cache)
-    directory = open_run(config)
+    check_run(config)  # before the logs are read, and anything is written
     trajectories = data.load(config.data)
     training, held_out = split(trajectories, config.data.holdout)
     spec = training.spec()
-    directory.bind_data(spec, trajectories.fingerprint())
+    check(config, spec, all_devices())
     if config.policy.name != "none" and config.data.environment is not None:
-        environments.check(config.data.environment, spec)  # before training, not after it
+        environments.check(config.data.environment, spec)
+    directory = open_run(config)
+    directory.bind_data(spec, trajectories.fingerprint())
     _greet(config, training, held_out, directory.path)
 
     wandb = WandB(config.logging, directory.path, asdict(config))

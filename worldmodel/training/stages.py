@@ -17,6 +17,7 @@ from worldmodel.errors import ConfigError
 from worldmodel.learner import Learner, TrainState
 from worldmodel.models import WorldModel
 from worldmodel.nn import optimizer
+from worldmodel.training import mesh as meshes
 from worldmodel.training.world_model import WorldModelLearner
 
 
@@ -55,6 +56,17 @@ def build_learner(
         return policies.build_joint(config.policy, build_model, *arguments)
     model = model if model is not None else build_model(jax.random.key(0))
     return policies.build(config.policy, model, *arguments)
+
+
+def check(config: Config, spec: DataSpec, mesh: jax.sharding.Mesh) -> None:
+    """Raises ConfigError for what any stage would refuse, so that it is known before the first."""
+    for name in stage_names(config):
+        meshes.check_batch_size(name, stage_options(config, name).batch_size, mesh)
+
+        def init(key: jax.Array, stage: str = name) -> TrainState:
+            return build_learner(config, spec, stage).init(key)
+
+        jax.eval_shape(init, jax.random.key(0))
 
 
 def module(learner: Learner, state: TrainState, name: str) -> nnx.Module | None:

@@ -7,7 +7,15 @@ import optax
 from flax import nnx
 
 from worldmodel.data.windows import Window
-from worldmodel.learner import Metrics, Params, TrainState, apply_gradients, divide, start
+from worldmodel.learner import (
+    Metrics,
+    Params,
+    TrainState,
+    apply_gradients,
+    definitions_of,
+    divide,
+    start,
+)
 from worldmodel.models import ModelBuilder
 
 
@@ -20,7 +28,7 @@ class WorldModelLearner:
         optimizer: optax.GradientTransformation,
     ):
         self.build_model, self.optimizer = build_model, optimizer
-        self.definitions = {"model": divide(build_model(jax.random.key(0)))[0]}
+        self.definitions = definitions_of(lambda key: {"model": build_model(key)})
 
     def init(self, key: jax.Array) -> TrainState:
         return jax.jit(self._fresh)(key)
