@@ -316,7 +316,7 @@ def test_help_lists_every_option_and_choice():
         assert option.key in told
     for file in CONFIGS.glob("*/*.yaml"):
         assert file.stem in told
-    assert "training.world_model.steps = 2500 " in told
+    assert "training.world_model.steps = 2000 " in told
     assert max(map(len, told.splitlines())) <= 100
 
 
@@ -405,7 +405,7 @@ def test_an_option_missing_on_disk_takes_its_default(tmp_path):
         ("seed: 0", "sead: 0", "'seed'"),
         ("seed: 0", "seed: zero", "seed=zero: accepts integer"),
         ("seed: 0", "seed: {", "not a readable YAML file"),
-        ("window: 32", "windw: 32", "'training.world_model.window'"),
+        ("window: 16", "windw: 16", "'training.world_model.window'"),
         ("data: gymnasium", "data: gymnasum", "data=gymnasum: accepts one of tfds, gymnasium"),
         (r"(?s).*", "just text", "config.yaml"),
         (r"(?s).*", "", "config.yaml"),
@@ -432,7 +432,7 @@ def test_differences_name_what_changes_the_computation():
     new = build("training.world_model.steps=9", "evaluation.horizons=[1]", "fresh=true")
     new.logging.wandb = "disabled"
     new.training.keep = 7
-    assert differences(old, new) == ["training.world_model.steps: 2500 -> 9"]
+    assert differences(old, new) == ["training.world_model.steps: 2000 -> 9"]
 
 
 def test_differences_show_options_that_only_one_has():
