@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import pytest
 
 from worldmodel.config import (
     Config,
@@ -48,6 +49,7 @@ def logs(episodes: int, steps: int, seed: int) -> Trajectories:
     )
 
 
+@pytest.mark.slow
 def test_the_error_approaches_that_of_the_true_system() -> None:
     training, held_out = logs(60, 50, 0), logs(20, 50, 1)
     spec = training.spec()
@@ -70,6 +72,6 @@ def test_the_error_approaches_that_of_the_true_system() -> None:
     scale = np.mean(np.square(NOISE / np.asarray(spec.observations["x"].std)))
     # The median over starts of the norm of two independent normals, each of the noise's size.
     best = np.sqrt(scale) * np.sqrt(np.log(2))
-    error = result.horizons[1]["error"].value
+    error = result.horizons[1].error.value
     assert best * 0.8 < error < best * 1.3
-    assert result.horizons[1]["persistence"].value > best * 3
+    assert result.horizons[1].persistence.value > best * 3
