@@ -61,7 +61,10 @@ def train(folder: Path, pendulum: Trajectories, options: StageOptions = OPTIONS)
     directory = RunDirectory(folder)
     wandb = WandB(config.logging, folder, {})
     run = Run(directory, config.training, config.seed, wandb, StopRequest(), "none")
-    state = run_stage(Stage("world_model", learner, batches, options), run)
+    try:
+        state = run_stage(Stage("world_model", learner, batches, options), run)
+    finally:
+        run.stop.close()
     summary = directory.summary()["stages"]["world_model"]
     assert summary["state_sha256"] == digest(state)
     return summary

@@ -51,8 +51,13 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.asked = False
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
-            signal.signal(number, self._note)
+        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+        self.earlier = {number: signal.signal(number, self._note) for number in numbers}
+
+    def close(self) -> None:
+        """From here on the signals do what they did before."""
+        for number, handler in self.earlier.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.asked = True

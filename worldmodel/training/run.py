@@ -57,6 +57,7 @@ def train(config: Config) -> int:
         print(f"{stopped}; the same command goes on from there")
         return PREEMPTED
     finally:
+        run.stop.close()
         wandb.close()
     status = evaluate_run(str(directory.path), "last", {})
     print(f"total {time.perf_counter() - began:.0f} s")
