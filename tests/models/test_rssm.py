@@ -84,7 +84,7 @@ def random_window(rng: np.random.Generator, batch: int, rows: int) -> Window:
     )
 
 
-def leaves_equal(a: object, b: object, rows: slice | None = None, atol: float = 1e-6) -> None:
+def leaves_equal(a: object, b: object, atol: float = 1e-6) -> None:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol), a, b)
 
 

@@ -7,6 +7,7 @@ features to a distribution over actions.
 from __future__ import annotations
 
 import importlib
+from types import ModuleType
 
 import jax.numpy as jnp
 import optax
@@ -53,5 +54,5 @@ def build_joint(
     return learner(options, build_model, action, optimizer, dtype)
 
 
-def _module(name: str):  # noqa: ANN202  a module has no better type
+def _module(name: str) -> ModuleType:
     return importlib.import_module(f"{__name__}.{name}")

@@ -110,7 +110,7 @@ class WandB:
                 stage = row["stage"]
                 session.log({f"{stage}/{name}": v for name, v in row.items() if name != "stage"})
             session.finish()
-        except Exception as error:  # noqa: BLE001  whatever W&B does, training goes on
+        except Exception as error:  # whatever W&B does, training goes on
             print(f"W&B is off from here: {error}")
 
 
