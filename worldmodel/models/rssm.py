@@ -18,6 +18,7 @@ from flax import nnx
 from worldmodel.config import RSSM_PRESETS, RSSMOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
+from worldmodel.errors import UserError
 from worldmodel.models.interface import Metrics, WorldModel
 from worldmodel.nn.codecs import Decoder, Encoder
 from worldmodel.nn.distributions import Bernoulli, Categorical, Distribution, TwoHot
@@ -214,6 +215,8 @@ class RSSM(WorldModel):
         return self.decoder(self.features(state))
 
     def reward(self, state: RSSMState) -> TwoHot:
+        if self.reward_head is None:
+            raise UserError("this model was trained on logs without reward, so it predicts none")
         return self.reward_head(self.features(state))
 
     def terminal(self, state: RSSMState) -> Bernoulli:
