@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -13,6 +14,11 @@ from pathlib import Path
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of the suite's time is compilation; what is tested holds for less optimised programs too.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# Many tests build the same programs, and so do later runs of the suite.
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "xla")
+)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
 
 import numpy as np
 import pytest
@@ -21,7 +27,7 @@ from worldmodel.config import GymnasiumData
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.trajectories import Trajectories
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="session")
@@ -58,11 +64,17 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture(scope="session")
-def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes of this run of the suite have in common."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def launch(shared: Path) -> Callable[..., list[str]]:
     """From words to the command line of a real smoke run; all share their logs and compiled
     programs.
     """
-    shared = tmp_path_factory.mktemp("shared")
 
     def command(*words: str, experiment: bool = True) -> list[str]:
         common = [
@@ -77,10 +89,13 @@ def launch(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]
 
 
 @pytest.fixture(scope="session")
-def smoke_run(launch: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run of experiment=smoke."""
-    runs = tmp_path_factory.mktemp("runs")
-    done = subprocess.run(launch(f"runs_dir={runs}"), capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    (runs / "output.txt").write_text(done.stdout)
+def smoke_run(launch: Callable[..., list[str]], shared: Path) -> Path:
+    """The folder of a finished run of experiment=smoke; whoever comes first makes it."""
+    runs = shared / "runs"
+    with (shared / "runs.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (runs / "output.txt").exists():
+            done = subprocess.run(launch(f"runs_dir={runs}"), capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr[-2000:]
+            (runs / "output.txt").write_text(done.stdout)
     return runs / "smoke-0"

@@ -17,7 +17,10 @@ from worldmodel.config import SCHEMAS, Config
 from worldmodel.errors import ConfigError
 
 # Options that do not change what is computed: a run may go on with other values of these.
-FREE = ("name", "runs_dir", "fresh", "training.keep", "training.compilation_cache")
+FREE = (
+    *("name", "runs_dir", "fresh", "training.keep", "training.compilation_cache"),
+    *("data.cache", "data.cache_dir", "data.delivery", "data.workers"),
+)
 FREE_GROUPS = ("logging.", "evaluation.")
 
 # The groups whose dataclass depends on the choice. A choice is named freely (data.name=pendulum),

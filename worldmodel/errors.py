@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -28,6 +28,16 @@ class DivergenceError(UserError):
     """A loss that is no longer finite: no mistake of the user's, and nothing to trace back."""
 
     status = 1
+
+
+MOST_FAULTS = 10  # lines in one message: a longer list hides the first mistake
+
+
+def listed(head: str, faults: Sequence[str]) -> str:
+    """`head` and the first few of `faults`, a line each."""
+    more = len(faults) - MOST_FAULTS
+    lines = [*faults[:MOST_FAULTS], *([f"... and {more} more"] if more > 0 else [])]
+    return "\n  - ".join([head, *lines])
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

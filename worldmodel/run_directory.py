@@ -51,12 +51,16 @@ class RunDirectory:
         summary.setdefault("stages", {})[stage] = entry
         write_json(self.path / "summary.json", summary)
 
-    def bind_data(self, spec: DataSpec, fingerprint: str) -> None:
-        """Notes what the run is trained on, or refuses other data than it began with."""
+    def bind_data(
+        self, spec: DataSpec, fingerprint: str, held_out: list[int] | None = None
+    ) -> None:
+        """Notes what the run is trained on, or refuses other data than it began with.
+
+        `held_out` are the numbers of the episodes that are kept from training.
+        """
         if not (self.path / "spec.json").exists():
-            write_json(
-                self.path / "spec.json", {"spec": spec.to_json(), "fingerprint": fingerprint}
-            )
+            noted = {"spec": spec.to_json(), "fingerprint": fingerprint, "held_out": held_out}
+            write_json(self.path / "spec.json", noted)
         elif self._read("spec.json")["fingerprint"] != fingerprint:
             raise ConfigError(
                 f"{self.path}: the logs are not those this run began with.\n"

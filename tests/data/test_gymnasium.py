@@ -14,10 +14,9 @@ import pytest
 from gymnasium import spaces
 
 from worldmodel.config import GymnasiumData
-from worldmodel.data import ActionSpec, load
+from worldmodel.data import ActionSpec, load, native
 from worldmodel.data.behaviours import BEHAVIOURS, LONGEST_HOLD_STEPS, behaviour
 from worldmodel.data.readers import gymnasium as reader
-from worldmodel.data.readers import tfds
 from worldmodel.errors import DataError, UserError
 
 
@@ -194,7 +193,7 @@ def test_logs_are_collected_once_and_read_back_to_the_bit(tmp_path, monkeypatch,
     assert logs.action_spec == expected.action_spec
     folder = reader.cache_folder(choice)
     assert folder.name.startswith("Pendulum-v1-3-episodes-")
-    assert tfds.read_metadata(folder)["environment"] == "Pendulum-v1"
+    assert reader.tfds.read_metadata(folder)["environment"] == "Pendulum-v1"
     assert [entry.name for entry in tmp_path.iterdir()] == [folder.name]
 
 
@@ -214,15 +213,16 @@ def test_every_option_that_shapes_the_logs_has_its_own_folder():
 KILLED = """
 import os, signal, sys
 from worldmodel.config import GymnasiumData
-from worldmodel.data.readers import gymnasium, tfds
+from worldmodel.data import native
+from worldmodel.data.readers import gymnasium
 
-steps = tfds._steps
+steps = native._steps
 def die_at_the_second_episode(trajectories, episode):
     if episode == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return steps(trajectories, episode)
 
-tfds._steps = die_at_the_second_episode
+native._steps = die_at_the_second_episode
 gymnasium.read(GymnasiumData(environment="CartPole-v1", episodes=3, cache_dir=sys.argv[1]))
 """
 
@@ -237,15 +237,15 @@ def test_a_killed_writer_leaves_no_half_set(tmp_path):
 
 def test_two_processes_that_collect_at_once_end_with_one_set(tmp_path, monkeypatch):
     choice = options("CartPole-v1", tmp_path, episodes=2)
-    prepare, logs = tfds._prepare, reader.collect(choice)
+    prepare, logs = native._prepare, reader.collect(choice)
 
     def overtaken(*arguments):
         prepared = prepare(*arguments)
-        monkeypatch.setattr(tfds, "_prepare", prepare)
-        tfds.write(logs, reader.cache_folder(choice), "the_faster_process")
+        monkeypatch.setattr(native, "_prepare", prepare)
+        native.write(logs, reader.cache_folder(choice), "the_faster_process")
         return prepared
 
-    monkeypatch.setattr(tfds, "_prepare", overtaken)
+    monkeypatch.setattr(native, "_prepare", overtaken)
     assert load(choice).actions.tobytes() == logs.actions.tobytes()
     assert [entry.name for entry in tmp_path.iterdir()] == [reader.cache_folder(choice).name]
 

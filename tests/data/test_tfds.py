@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from worldmodel.config import DataOptions, TFDSData
 from worldmodel.data import ActionSpec, Trajectories, load
@@ -46,14 +51,23 @@ def logs(discrete: bool = False, reward: bool = True) -> Trajectories:
     )
 
 
-def foreign(folder: Path, steps: dict, episodes: list, layout: str = "steps", **builder) -> Path:
-    """A set that somebody else's builder prepared: DATA_DIR/NAME/VERSION with these features."""
+def foreign(
+    folder: Path,
+    steps: dict,
+    episodes: list,
+    layout: str = "steps",
+    called: str = "foreign",
+    version: str = "2.1.0",
+    config: str | None = None,
+) -> Path:
+    """A set that somebody else's builder prepared, FOLDER/CALLED/[CONFIG/]VERSION."""
     import tensorflow_datasets as tfds
 
     class Foreign(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version("2.1.0")
+        VERSION = tfds.core.Version(version)
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)] if config else []
         code_path = None
-        name = "foreign"
+        name = called
 
         def _info(self):
             features = tfds.features.FeaturesDict({layout: tfds.features.Dataset(steps)})
@@ -67,7 +81,7 @@ def foreign(folder: Path, steps: dict, episodes: list, layout: str = "steps", **
                 yield index, {layout: episode}
 
     tfds.disable_progress_bar()
-    made = Foreign(data_dir=str(folder), **{"file_format": "array_record", **builder})
+    made = Foreign(data_dir=str(folder), file_format="array_record")
     made.download_and_prepare()
     return Path(made.data_dir)
 
@@ -243,6 +257,15 @@ def test_an_episode_that_breaks_off_is_no_terminal_and_one_row_is_no_episode(tmp
     assert "2 episodes have a reward in their last row" in caplog.text
 
 
+@pytest.mark.parametrize(("called", "told"), [("d4rl_hopper", True), ("hopper", False)])
+def test_terminal_observations_that_d4rl_made_up_are_told(tmp_path, caplog, called, told):
+    episodes = [simple(3, terminal=True), simple(4, terminal=True), simple(3)]
+    episodes[0]["observation"][-1] = 0
+    folder = foreign(tmp_path, simple_steps(), episodes, called=called)
+    assert load(TFDSData(path=str(folder))).num_episodes == 3
+    assert ("1 episodes end in zeros, which D4RL's builder puts" in caplog.text) == told
+
+
 def test_a_version_is_found_below_the_name_and_several_are_refused(tmp_path):
     foreign(tmp_path / "one", simple_steps(), [simple(3)])
     assert load(TFDSData(path=str(tmp_path / "one"))).num_episodes == 1
@@ -256,6 +279,204 @@ def test_a_part_of_a_split_can_be_read_and_an_unknown_one_is_refused(tmp_path):
     assert load(TFDSData(path=folder, split="train[:50%]")).lengths.tolist() == [3, 4]
     with pytest.raises(DataError, match="cannot read split 'test'.*splits: train"):
         load(TFDSData(path=folder, split="test"))
+
+
+# ------------------------------------------------------------------------------------ TFRecord
+
+# Written by TFDS itself, with TensorFlow: samples/make_tfrecord.py, which says what is in it. Two
+# files of two episodes each.
+SAMPLE = Path(__file__).parent / "samples" / "tfrecord"
+FIRST_FILE, SECOND_FILE = (f"sample-train.tfrecord-0000{i}-of-00002" for i in (0, 1))
+
+
+def test_tfrecord_is_read(caplog):
+    read = load(TFDSData(path=str(SAMPLE)))
+    assert read.lengths.tolist() == [4, 3, 5, 2]
+    assert read.terminated.tolist() == [False, True, False, False]
+    where = [(e, r) for e, rows in enumerate(read.lengths) for r in range(rows)]
+    assert read.observations["position"].tolist() == [list(row) for row in where]
+    camera = read.observations["camera"]
+    assert camera.shape == (14, 4, 6, 3) and camera.dtype == np.uint8
+    assert camera[..., 0, 0, 0].tolist() == [10 * e + r for e, r in where]
+    assert np.all(camera == camera[:, :1, :1, :1])
+    assert "observation 'objects' left out, it holds no numbers" in caplog.text
+    assert read.observations.keys() == {"camera", "position"}
+    assert read.rewards.tolist() == [0, 1, 2, 0] + [0, 1, 0] + [0, 1, 2, 3, 0] + [0, 0]
+    np.testing.assert_array_equal(read.actions[4:7], np.float32([[0, -1], [0.1, -1], [0, 0]]))
+
+
+WITHOUT_TENSORFLOW = """
+import sys
+from worldmodel.config import TFDSData
+from worldmodel.data import load
+assert load(TFDSData(path=sys.argv[1])).num_episodes == 4
+assert "tensorflow" not in sys.modules
+"""
+
+
+def test_tfrecord_needs_no_tensorflow():
+    subprocess.run([sys.executable, "-c", WITHOUT_TENSORFLOW, str(SAMPLE)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("split", "lengths"),
+    [("train[:50%]", [4, 3]), ("train[1:3]", [3, 5]), ("train[-1:]", [2]), ("all", [4, 3, 5, 2])],
+)
+def test_a_part_of_a_split_may_begin_and_end_inside_tfrecord_files(split, lengths):
+    assert load(TFDSData(path=str(SAMPLE), split=split)).lengths.tolist() == lengths
+
+
+def test_an_empty_part_of_a_split_is_refused():
+    with pytest.raises(DataError, match=r"split 'train\[:0\]' holds no episodes"):
+        load(TFDSData(path=str(SAMPLE), split="train[:0]"))
+
+
+@settings(max_examples=25, deadline=None)
+@given(share=st.floats(0, 1, exclude_max=True))
+def test_wherever_a_tfrecord_file_is_cut_off_it_is_named_and_the_rest_is_read(share):
+    whole = (SAMPLE / FIRST_FILE).read_bytes()
+    first_record = 16 + int.from_bytes(whole[:8], "little")  # its length, checksums and bytes
+    cut = int(share * len(whole))
+    left = [4, 5, 2] if cut >= first_record else [5, 2]
+    with tempfile.TemporaryDirectory() as root:
+        folder = shutil.copytree(SAMPLE, Path(root) / "set")
+        (folder / FIRST_FILE).write_bytes(whole[:cut])
+        refused(folder, f"record 1 of {FIRST_FILE} cannot be read .*cut off")
+        read = load(TFDSData(path=str(folder), on_bad_episode="skip"))
+    assert read.lengths.tolist() == left
+    assert read.name(len(left) - 1) == "episode 3"  # as it was called before
+
+
+def test_a_damaged_tfrecord_is_named_and_the_rest_is_read(tmp_path):
+    folder = shutil.copytree(SAMPLE, tmp_path / "set")
+    records = bytearray((folder / SECOND_FILE).read_bytes())
+    records[12] ^= 0xFF  # the first byte of the first record
+    (folder / SECOND_FILE).write_bytes(records)
+    refused(folder, f"episode 2: record 0 of {SECOND_FILE} cannot be read")
+    read = load(TFDSData(path=str(folder), on_bad_episode="skip"))
+    assert read.lengths.tolist() == [4, 3, 2]
+    records[7] = 0xFF  # a length beyond all memory: nothing after it can be found
+    (folder / SECOND_FILE).write_bytes(records)
+    read = load(TFDSData(path=str(folder), on_bad_episode="skip"))
+    assert read.lengths.tolist() == [4, 3]
+
+
+def test_a_missing_file_is_named(tmp_path):
+    folder = shutil.copytree(SAMPLE, tmp_path / "set")
+    (folder / SECOND_FILE).unlink()
+    refused(folder, f"files are missing\n  - {SECOND_FILE}")
+    assert load(TFDSData(path=str(folder), split="train[:50%]")).num_episodes == 2
+
+
+# --------------------------------------------------------------------------- damaged ArrayRecord
+
+
+@pytest.fixture
+def array_record(tmp_path) -> Path:
+    """The file of a set of 30 written episodes."""
+    native.write(logs().select(np.arange(30) % 3), tmp_path / "set", "name")
+    return next((tmp_path / "set").glob("*.array_record*"))
+
+
+def test_a_damaged_record_is_named_and_the_others_are_read(array_record):
+    records = bytearray(array_record.read_bytes())
+    records[10_000] ^= 0xFF
+    array_record.write_bytes(records)
+    words = rf"1 fault in the logs\n  - episode 12: record 12 of {array_record.name} cannot be read"
+    refused(array_record.parent, words)
+    read = load(TFDSData(path=str(array_record.parent), on_bad_episode="skip"))
+    assert read.lengths.tolist() == (LENGTHS * 10)[:12] + (LENGTHS * 10)[13:]
+
+
+@pytest.mark.parametrize("kept", [0, 100, 0.4, 0.5, 0.9999])
+def test_an_array_record_file_that_is_cut_off_is_named(array_record, kept):
+    records = array_record.read_bytes()
+    array_record.write_bytes(records[: kept if kept > 1 else int(kept * len(records))])
+    refused(array_record.parent, "episode 0.*(cannot be read|is missing in the record)")
+
+
+def test_a_file_that_is_no_array_record_is_named(array_record):
+    array_record.write_bytes(bytes(255 - byte for byte in array_record.read_bytes()))
+    refused(array_record.parent, f"record 0 of {array_record.name} cannot be read")
+
+
+# ------------------------------------------------------------------------------ sets by their name
+
+
+def by_name(builder: str, data_dir: Path | None = None) -> TFDSData:
+    return TFDSData(builder=builder, path=str(data_dir) if data_dir else None)
+
+
+def test_a_prepared_set_is_found_by_its_name_and_its_newest_version(tmp_path):
+    for rows, version in enumerate(("1.9.0", "1.10.0", "1.2.0"), start=3):
+        foreign(tmp_path, simple_steps(), [simple(rows)], version=version)
+    assert load(by_name("foreign", tmp_path)).lengths.tolist() == [4]
+    assert load(by_name("foreign:1.9.0", tmp_path)).lengths.tolist() == [3]
+    assert load(by_name("foreign:1.2.*", tmp_path)).lengths.tolist() == [5]
+
+
+def test_a_config_is_a_part_of_the_name_and_tfds_folder_the_default(tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    for rows, config in enumerate(("v0-medium", "v0-expert"), start=3):
+        foreign(tmp_path, simple_steps(), [simple(rows)], config=config)
+    assert load(by_name("foreign/v0-medium")).lengths.tolist() == [3]
+    assert load(by_name("foreign/v0-expert:2.1.0")).lengths.tolist() == [4]
+    with pytest.raises(DataError, match=r"foreign/v0-expart is not .*mean 'foreign/v0-expert'\?"):
+        load(by_name("foreign/v0-expart"))
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("d4rl_mujoco_halfchetah/v0-medium", "TFDS has no builder .*'d4rl_mujoco_halfcheetah'"),
+        ("d4rl_mujoco_halfcheetah/v0-mediun", "has no config .*mean 'v0-medium'.*and 7 more"),
+        ("d4rl_mujoco_halfcheetah", "d4rl_mujoco_halfcheetah needs a config; accepted: v0-expert"),
+        ("mnist/large", "mnist has no config 'large'; accepted: the name alone"),
+        ("../secrets", "accepted: NAME, NAME/CONFIG or NAME/CONFIG:VERSION"),
+    ],
+)
+def test_names_that_tfds_does_not_know_are_refused(tmp_path, name, words):
+    with pytest.raises(DataError, match=words):
+        load(by_name(name, tmp_path))
+
+
+@pytest.mark.skipif(find_spec("tensorflow") is not None, reason="TensorFlow is installed")
+def test_what_is_not_prepared_needs_tensorflow_and_the_message_says_how(tmp_path):
+    with pytest.raises(DataError) as refusal:
+        load(by_name("d4rl_mujoco_halfcheetah/v0-medium", tmp_path))
+    message = str(refusal.value)
+    assert f"is not prepared under {tmp_path}" in message
+    assert 'pip install "worldmodel[tensorflow]"' in message
+    assert f"tfds.builder('d4rl_mujoco_halfcheetah/v0-medium', data_dir='{tmp_path}'" in message
+
+
+def test_a_builder_is_prepared_where_tensorflow_is_installed(tmp_path):
+    pytest.importorskip("tensorflow", reason="preparing a set needs TensorFlow")
+    import tensorflow_datasets as tfds
+
+    class TwoPoints(tfds.core.GeneratorBasedBuilder):  # known to TFDS by its name, two_points
+        VERSION = tfds.core.Version("1.0.0")
+        code_path = None
+
+        def _info(self):
+            features = {"steps": tfds.features.Dataset(simple_steps())}
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features)
+            )
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            if not (tmp_path / "source").exists():
+                raise OSError("no network")
+            yield 0, {"steps": simple(3)}
+
+    with pytest.raises(DataError, match=r"TFDS cannot prepare it \(OSError: .*no network"):
+        load(by_name("two_points", tmp_path))
+    (tmp_path / "source").touch()
+    assert load(by_name("two_points", tmp_path)).lengths.tolist() == [3]
+    assert (tmp_path / "two_points" / "1.0.0" / "dataset_info.json").exists()
 
 
 # ------------------------------------------------------------------------------------ refused
@@ -276,23 +497,17 @@ def test_a_missing_or_empty_folder_is_named(tmp_path):
         load(TFDSData())
 
 
-def test_damaged_and_missing_records_are_named(tmp_path):
+def test_a_set_that_tfds_cannot_open_is_refused(tmp_path):
     native.write(logs(), tmp_path / "set", "name")
-    (records,) = (tmp_path / "set").glob("*.array_record*")
-    whole = bytearray(records.read_bytes())
-    records.unlink()
-    refused(tmp_path / "set", "cannot")
-    records.write_bytes(bytes(255 - byte for byte in whole))
-    refused(tmp_path / "set", "cannot")
     (tmp_path / "set" / "features.json").write_text("{")
     refused(tmp_path / "set", "TFDS cannot open it")
 
 
-def test_files_that_are_no_array_record_are_refused(tmp_path):
+def test_files_of_another_format_are_refused(tmp_path):
     folder = foreign(tmp_path, simple_steps(), [simple(3)])
     info = folder / "dataset_info.json"
-    info.write_text(info.read_text().replace('"array_record"', '"tfrecord"'))
-    refused(folder, "stored as tfrecord; accepted: array_record")
+    info.write_text(info.read_text().replace('"array_record"', '"riegeli"'))
+    refused(folder, "stored as riegeli; accepted: array_record, tfrecord")
 
 
 @pytest.mark.parametrize(
@@ -320,7 +535,7 @@ def test_records_without_steps_are_refused(tmp_path):
 def test_an_end_inside_a_record_is_refused(tmp_path, field):
     episode = simple(5)
     episode[field][2] = True
-    words = f"episode 1 row 2: {field} before the last row, 4; accepted: one episode a record"
+    words = f"episode 1: {field} in row 2, before the last row, 4; accepted: one episode a record"
     refused(foreign(tmp_path, simple_steps(), [simple(3), episode]), words)
 
 

@@ -39,7 +39,7 @@ lengths = st.lists(st.integers(2, 12), min_size=1, max_size=8)
 @given(lengths, st.integers(2, 9))
 def test_no_window_crosses_an_episode(lengths: list[int], length: int) -> None:
     trajectories = labelled(lengths)
-    index = window_index(trajectories.lengths, length)
+    index = window_index(trajectories, length)
     window = gather(rows_of(trajectories), index.starts, index.rows, length)
     for w in range(index.count):
         mask = np.asarray(window.mask[w])
@@ -59,7 +59,7 @@ def test_no_window_crosses_an_episode(lengths: list[int], length: int) -> None:
 @settings(max_examples=60, deadline=None)
 @given(lengths, st.integers(2, 9))
 def test_every_window_is_indexed_once(lengths: list[int], length: int) -> None:
-    index = window_index(np.asarray(lengths), length)
+    index = window_index(labelled(lengths), length)
     expected, offset = [], 0
     for n in lengths:
         expected += [(offset + i, length) for i in range(n - length + 1)] or [(offset, n)]
@@ -121,8 +121,8 @@ def test_the_cursor_is_exact_at_steps_no_32_bit_number_holds() -> None:
 def test_a_batch_inside_jit_is_the_batch_outside() -> None:
     batches = Resident.build(labelled([30, 7, 12]), batch_size=5, length=4, seed=3)
     at = batches.cursor(11)
-    inside = jax.jit(batches.batch)(batches.arrays, at, 2)
-    outside = batches.batch(batches.arrays, at, 2)
+    inside = jax.jit(batches.batch)(batches.arrays(), at, 2)
+    outside = batches.batch(batches.arrays(), at, 2)
     jax.tree.map(np.testing.assert_array_equal, inside, outside)
 
 

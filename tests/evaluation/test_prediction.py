@@ -52,7 +52,8 @@ def test_errors_are_those_of_a_plain_loop(worlds):
 
 def test_starts_stay_inside_their_episode(worlds):
     lengths = np.array([2, 3, 10, 200, 12])
-    starts = choose_starts(lengths, np.arange(5), context=4, count=5, horizons=[1, 5, 15])
+    offsets = np.cumsum(lengths) - lengths
+    starts = choose_starts(lengths, offsets, np.arange(5), context=4, count=5, horizons=[1, 5, 15])
     first = np.concatenate([[0], np.cumsum(lengths)[:-1]])[starts.episodes]
     last = first + lengths[starts.episodes] - 1
     assert (starts.rows - starts.seen + 1 >= first).all()

@@ -23,7 +23,7 @@ from worldmodel.config import (
     StageOptions,
     TrainingOptions,
 )
-from worldmodel.data.delivery import Resident
+from worldmodel.data.delivery import deliver
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import DivergenceError
 from worldmodel.run_directory import RunDirectory
@@ -51,13 +51,19 @@ CONFIG = Config(
 )
 
 
-def train(folder: Path, pendulum: Trajectories, options: StageOptions = OPTIONS) -> dict:
+def train(
+    folder: Path,
+    pendulum: Trajectories,
+    options: StageOptions = OPTIONS,
+    delivery: str = "resident",
+) -> dict:
     """Runs the world-model stage; returns its summary."""
     config = replace(CONFIG, training=replace(CONFIG.training, world_model=options))
     config.logging.wandb = "disabled"
     folder.mkdir(exist_ok=True)
     learner = build_learner(config, pendulum.spec(), "world_model")
-    batches = Resident.build(pendulum, options.batch_size, options.window, config.seed)
+    sizes = (options.batch_size, options.window)
+    batches = deliver(pendulum, *sizes, config.seed, delivery)
     directory = RunDirectory(folder)
     wandb = WandB(config.logging, folder, {})
     run = Run(directory, config.training, config.seed, wandb, StopRequest(), "none")
@@ -95,6 +101,18 @@ def test_a_run_in_two_parts_ends_in_the_same_bits(tmp_path: Path, pendulum: Traj
         assert {k: a[k] for k in keys} == {k: b[k] for k in keys}
 
 
+def test_streamed_batches_train_the_same_model_and_resume_in_the_same_bits(
+    tmp_path: Path, pendulum: Trajectories
+) -> None:
+    train(tmp_path / "resident", pendulum)
+    whole = train(tmp_path / "streamed", pendulum, delivery="streamed")
+    train(tmp_path / "parts", pendulum, replace(OPTIONS, steps=10), delivery="streamed")
+    parts = train(tmp_path / "parts", pendulum, delivery="streamed")
+    assert parts["state_sha256"] == whole["state_sha256"]
+    for a, b in zip(rows(tmp_path / "resident"), rows(tmp_path / "streamed"), strict=True):
+        assert b["loss/total"] == pytest.approx(a["loss/total"], rel=1e-5)
+
+
 def test_a_lost_loss_stops_with_the_step_named_and_the_checkpoint_kept(
     tmp_path: Path, pendulum: Trajectories
 ) -> None:
@@ -130,19 +148,19 @@ from worldmodel.data.readers.gymnasium import collect
 sys.path.insert(0, sys.argv[1])
 import test_loop
 logs = collect(GymnasiumData(name="pendulum", environment="Pendulum-v1", episodes=4))
-test_loop.train(Path(sys.argv[2]), logs)
+test_loop.train(Path(sys.argv[2]), logs, delivery=sys.argv[3])
 import jax
 print(json.dumps({"devices": len(jax.devices()), "rows": test_loop.rows(Path(sys.argv[2]))}))
 """
 
 
-def test_results_do_not_depend_on_the_number_of_devices(tmp_path: Path) -> None:
+def test_results_depend_on_neither_devices_nor_delivery(tmp_path: Path) -> None:
     losses = {}
-    for devices in (1, 2, 8):
+    for devices, delivery in ((1, "resident"), (2, "resident"), (8, "streamed")):
         flags = f"--xla_force_host_platform_device_count={devices}"
         environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         folder = str(tmp_path / str(devices))
-        command = [sys.executable, "-c", DEVICES, str(Path(__file__).parent), folder]
+        command = [sys.executable, "-c", DEVICES, str(Path(__file__).parent), folder, delivery]
         done = subprocess.run(command, capture_output=True, text=True, env=environment)
         assert done.returncode == 0, done.stderr[-2000:]
         result = json.loads(done.stdout.splitlines()[-1])

@@ -1,10 +1,11 @@
 """Logs in: any format becomes `Trajectories`, checked and described. Nothing here needs JAX."""
 
 from worldmodel.data.card import card, render
+from worldmodel.data.episodes import Episode, stack_episodes
 from worldmodel.data.readers import load
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.trajectories import Trajectories, split
-from worldmodel.data.validation import Episode, stack_episodes, validate
+from worldmodel.data.validation import validate
 
 __all__ = [
     "ActionSpec",

@@ -1,89 +1,110 @@
-"""The data card: what a set of logs holds, as JSON for files and as a table for people."""
+"""The data card: what a set of logs holds, as JSON for files and as tables for people.
+
+Logs may be memory-mapped and larger than memory: vectors are read piece by piece, images by sample.
+"""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from rich import box
+from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from worldmodel.data.moments import Moments, moments, pieces
 from worldmodel.data.trajectories import Trajectories
 
+MOST_IMAGES = 2000  # that the card's pixel statistics look at, evenly spaced
+MOST_PAIRS = 2000  # of successive rows that are compared, chosen at random
+WINDOWS = (16, 32, 64)  # rows
+MOST_COLUMNS = 16  # that a table shows one by one
+AT_BOUND = 1e-3  # an action this near to a bound is at it, as a share of their distance
 
-def card(trajectories: Trajectories) -> dict[str, Any]:
-    """Plain JSON. Lengths are in transitions; the statistics of actions leave padding out."""
-    steps = trajectories.lengths - 1
-    terminals = int(trajectories.terminated.sum())
+
+def card(
+    trajectories: Trajectories,
+    windows: Sequence[int] = WINDOWS,
+    columns: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
+    """Plain JSON. Lengths are in transitions, windows in rows; the statistics of actions and
+    rewards leave padding out.
+
+    `columns` names the columns of vectors, by observation, and of `action`.
+    """
+    t, columns = trajectories, columns or {}
+    steps, terminals = t.lengths - 1, int(t.terminated.sum())
+    longest = steps == steps.max()
     return {
-        "source": trajectories.source,
-        "episodes": trajectories.num_episodes,
-        "transitions": trajectories.num_transitions,
+        "source": t.source,
+        "episodes": t.num_episodes,
+        "transitions": t.num_transitions,
         "lengths": {
             "min": int(steps.min()),
             "median": float(np.median(steps)),
             "max": int(steps.max()),
         },
         "terminals": terminals,
-        "timeouts": trajectories.num_episodes - terminals,
-        "returns": None if trajectories.rewards is None else _range(trajectories.returns()),
-        "observations": {
-            key: _observation(value) for key, value in trajectories.observations.items()
+        "timeouts": t.num_episodes - terminals,
+        "longest": {
+            "episodes": int(longest.sum()),
+            "terminals": int(t.terminated[longest].sum()),
         },
-        "action": _action(trajectories),
+        "windows": [_window(t.lengths, rows) for rows in windows],
+        "repeated_rows": _repeated(t),
+        "repeated_episodes": t.num_episodes - len({_content(t, e) for e in range(t.num_episodes)}),
+        "returns": None if t.rewards is None else _range(t.returns()),
+        "rewards": _rewards(t),
+        "observations": {
+            key: _observation(t, value, columns.get(key)) for key, value in t.observations.items()
+        },
+        "action": _action(t, columns.get("action")),
     }
 
 
-def render(card: dict[str, Any]) -> Table:
-    """A card as a table of two columns."""
-    table = Table(title=card["source"], show_header=False)
-    table.add_row(
-        "episodes",
-        f"{card['episodes']:,} ({card['terminals']:,} terminals, {card['timeouts']:,} time-outs)",
-    )
-    table.add_row("transitions", f"{card['transitions']:,}")
-    table.add_row(
-        "length", "{min:,} to {max:,} transitions, median {median:,g}".format(**card["lengths"])
-    )
-    returns = card["returns"]
-    table.add_row(
-        "return",
-        "not logged"
-        if returns is None
-        else "{min:.1f} to {max:.1f}, mean {mean:.1f}".format(**returns),
-    )
-    for key, observation in card["observations"].items():
-        table.add_row(
-            f"observation {key}",
-            f"{observation['dtype']} {_shape(observation)}, {_extent(observation)}",
-        )
-    action = card["action"]
-    if action["kind"] == "discrete":
-        counts = ", ".join(f"{count:,}" for count in action["counts"])
-        table.add_row("action", f"{action['size']} classes, taken {counts} times")
-    else:
-        bounds = f"bounds {min(action['low']):g} to {max(action['high']):g}"
-        table.add_row("action", f"continuous ({action['size']},), {bounds}, {_extent(action)}")
-    return table
+def _window(lengths: np.ndarray, rows: int) -> dict[str, Any]:
+    """What windows of `rows` rows can use: an episode shorter than that gives a padded one."""
+    usable = lengths >= rows
+    return {
+        "rows": rows,
+        "episodes": float(usable.mean()),
+        "share": float(lengths[usable].sum() / lengths.sum()),
+        "count": int((lengths[usable] - rows + 1).sum()),
+    }
 
 
-def _observation(value: np.ndarray) -> dict[str, Any]:
+def _observation(
+    trajectories: Trajectories, value: np.ndarray, columns: Sequence[str] | None
+) -> dict[str, Any]:
     description = {"shape": list(value.shape[1:]), "dtype": str(value.dtype)}
-    return description | (_pixels(value) if value.ndim == 4 else _vectors(value))
+    if value.ndim == 4:
+        rows = trajectories.rows()
+        return description | _pixels(value, rows[:: max(1, len(rows) // MOST_IMAGES)])
+    return (
+        description
+        | _named(columns, value.shape[1])
+        | _vectors(moments(pieces(trajectories, value)))
+        | {"rising": _rising(trajectories, value).tolist()}
+    )
 
 
-def _vectors(value: np.ndarray) -> dict[str, list[float]]:
+def _vectors(found: Moments) -> dict[str, list[float]]:
     """One number a dimension."""
     return {
-        "min": value.min(0).tolist(),
-        "max": value.max(0).tolist(),
-        "mean": value.mean(0, dtype=np.float64).tolist(),
-        "std": value.std(0, dtype=np.float64).tolist(),
+        "min": found.low.tolist(),
+        "max": found.high.tolist(),
+        "mean": found.mean.tolist(),
+        "std": found.std.tolist(),
     }
 
 
-def _pixels(value: np.ndarray) -> dict[str, float]:
+def _pixels(value: np.ndarray, rows: np.ndarray) -> dict[str, float]:
     """One number for all pixels, from their histogram: a float copy would take too much memory."""
-    counts = sum(np.bincount(row.ravel(), minlength=256) for row in value)
+    counts = sum(np.bincount(value[row].ravel(), minlength=256) for row in rows)
     levels = np.arange(256)
     mean = np.average(levels, weights=counts)
     seen = np.flatnonzero(counts)
@@ -95,29 +116,209 @@ def _pixels(value: np.ndarray) -> dict[str, float]:
     }
 
 
-def _action(trajectories: Trajectories) -> dict[str, Any]:
-    spec = trajectories.action_spec
-    taken = np.ones(trajectories.num_rows, bool)
-    taken[np.cumsum(trajectories.lengths) - 1] = False
-    actions = trajectories.actions[taken]
+def _rising(trajectories: Trajectories, value: np.ndarray) -> np.ndarray:
+    """(D,) whether a column never falls within an episode and rises in each, as a clock does."""
+    rising = np.ones(value.shape[1], bool)
+    for first, last in zip(trajectories.offsets, trajectories.last_rows, strict=True):
+        if not rising.any():
+            break
+        rows = value[first : last + 1]
+        rising &= (rows[1:] >= rows[:-1]).all(0) & (rows[-1] > rows[0])
+    return rising
+
+
+def _action(trajectories: Trajectories, columns: Sequence[str] | None) -> dict[str, Any]:
+    spec, actions = trajectories.action_spec, trajectories.actions
+
+    def taken() -> Any:
+        return pieces(trajectories, actions, padding=False)
+
     if spec.discrete:
-        return {
-            "kind": "discrete",
-            "size": spec.size,
-            "counts": np.bincount(actions, minlength=spec.size).tolist(),
+        counts = sum(np.bincount(part, minlength=spec.size) for part in taken())
+        return {"kind": "discrete", "size": spec.size, "counts": counts.tolist()}
+    low, high = np.asarray(spec.low), np.asarray(spec.high)
+    near = AT_BOUND * (high - low)
+    at_bounds = sum(((part <= low + near) | (part >= high - near)).sum(0) for part in taken())
+    return (
+        {"kind": "continuous", "size": spec.size, "low": list(spec.low), "high": list(spec.high)}
+        | _named(columns, spec.size)
+        | _vectors(moments(taken()))
+        | {
+            "at_bounds": (at_bounds / trajectories.num_transitions).tolist(),
+            "whole_numbers": all(np.array_equal(part, np.round(part)) for part in taken()),
         }
-    bounds = {"low": list(spec.low), "high": list(spec.high)}
-    return {"kind": "continuous", "size": spec.size} | bounds | _vectors(actions)
+    )
+
+
+def _named(columns: Sequence[str] | None, size: int) -> dict[str, list[str]]:
+    """The names of columns, where there is one for each."""
+    return {"columns": list(columns)} if columns and len(columns) == size else {}
+
+
+def _rewards(trajectories: Trajectories) -> dict[str, float] | None:
+    if trajectories.rewards is None:
+        return None
+    found = moments(pieces(trajectories, trajectories.rewards[:, None], padding=False))
+    return {key: value[0] for key, value in _vectors(found).items()}
+
+
+def _repeated(trajectories: Trajectories) -> float:
+    """Share of the transitions that lead from an observation to the very same one."""
+    rows = np.setdiff1d(trajectories.rows(), trajectories.last_rows, assume_unique=True)
+    if len(rows) > MOST_PAIRS:  # at random: a log may repeat every row twice
+        rows = np.sort(np.random.default_rng(0).choice(rows, MOST_PAIRS, replace=False))
+    values = trajectories.observations.values()
+    same = [all(np.array_equal(v[row], v[row + 1]) for v in values) for row in rows]
+    return float(np.mean(same))
+
+
+def _content(trajectories: Trajectories, episode: int) -> bytes:
+    """A digest of an episode; of its images, the first and the last one count."""
+    first, last = trajectories.offsets[episode], trajectories.last_rows[episode]
+    digest = hashlib.blake2b(digest_size=16)
+    for value in trajectories.fields().values():
+        step = max(1, last - first) if value.ndim == 4 else 1
+        digest.update(np.ascontiguousarray(value[first : last + 1 : step]))
+    return digest.digest()
 
 
 def _range(values: np.ndarray) -> dict[str, float]:
     return {"min": float(values.min()), "mean": float(values.mean()), "max": float(values.max())}
 
 
-def _shape(observation: dict[str, Any]) -> str:
-    return f"({' x '.join(map(str, observation['shape']))})"
+# ---------------------------------------------------------------------------------------- as tables
 
 
-def _extent(statistics: dict[str, Any]) -> str:
-    """The smallest and the largest number of all dimensions."""
-    return f"{np.min(statistics['min']):g} to {np.max(statistics['max']):g}"
+def render(card: dict[str, Any]) -> Group:
+    """A card as tables: an overview, then one for each observation and one for the actions."""
+    observations = [_observation_section(*item) for item in card["observations"].items()]
+    overview = _section(card["source"], _overview(card))
+    return Group(overview, *observations, _action_section(card["action"]))
+
+
+def _section(title: str, table: Table) -> Group:
+    """A title that may be wider than its table."""
+    return Group(Text(title, style="bold"), table, "")
+
+
+def _overview(card: dict[str, Any]) -> Table:
+    table = Table.grid(padding=(0, 3))
+    table.add_row(
+        "  episodes",
+        f"{card['episodes']:,} ({card['terminals']:,} terminals, {card['timeouts']:,} time-outs)",
+    )
+    table.add_row("  transitions", f"{card['transitions']:,}")
+    table.add_row("  length", _length_words(**card["lengths"]))
+    for window in card["windows"]:
+        table.add_row(f"  windows of {window['rows']:,} rows", _window_words(window))
+    table.add_row("  return", _extent(card["returns"]))
+    table.add_row("  reward", _extent(card["rewards"]))
+    return table
+
+
+def _length_words(min: int, median: float, max: int) -> str:
+    if min == max:
+        return f"{max:,} transitions in every episode"
+    return f"{min:,} to {max:,} transitions, median {median:,g}"
+
+
+def _window_words(window: dict[str, Any]) -> str:
+    if not window["count"]:
+        return "none, all episodes have fewer rows"
+    if window["episodes"] == 1:
+        return f"{window['count']:,}, in all episodes"
+    where = (
+        f"{_percent(window['episodes'])} of the episodes, {_percent(window['share'])} of the rows"
+    )
+    return f"{window['count']:,}, in {where}"
+
+
+def _observation_section(key: str, observation: dict[str, Any]) -> Group:
+    table = _table(*STATISTICS)
+    if len(observation["shape"]) == 1:
+        _add_columns(table, observation)
+    else:
+        table.add_row("all pixels", *(_number(observation[name]) for name in STATISTICS))
+    name = "observation" if key == "observation" else f"observation {key}"
+    shape = " x ".join(map(str, observation["shape"]))
+    return _section(f"{name}: {observation['dtype']} ({shape})", table)
+
+
+def _action_section(action: dict[str, Any]) -> Group:
+    if action["kind"] == "discrete":
+        title, table = f"action: one of {action['size']} classes", _class_table(action["counts"])
+        return _section(title, table)
+    table = _table(*STATISTICS, "low", "high", "at a bound")
+    low, high, at_bounds = action["low"], action["high"], action["at_bounds"]
+    if action["size"] > MOST_COLUMNS:
+        more = [(_number(min(low)), _number(max(high)), _percents(at_bounds))]
+    else:
+        each = zip(low, high, at_bounds, strict=True)
+        more = [(_number(a), _number(b), _percent(share)) for a, b, share in each]
+    _add_columns(table, action, more)
+    return _section(f"action: continuous ({action['size']})", table)
+
+
+def _class_table(counts: list[int]) -> Table:
+    table, total = _table("times", "share", first="class"), sum(counts)
+    if len(counts) > MOST_COLUMNS:
+        shares = [count / total for count in counts]
+        table.add_row("each", _to(counts, "{:,}".format), _percents(shares))
+        return table
+    for label, count in enumerate(counts):
+        table.add_row(str(label), f"{count:,}", _percent(count / total))
+    return table
+
+
+STATISTICS = ("min", "mean", "max", "std")
+
+
+def _table(*numbers: str, first: str = "column") -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column(first)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _add_columns(
+    table: Table, entry: dict[str, Any], more: Sequence[Sequence[str]] | None = None
+) -> None:
+    """A line for each column with its statistics and what is said `more` of it; where there are
+    many, one line for all.
+    """
+    size = len(entry["mean"])
+    if size > MOST_COLUMNS:
+        low, high = _number(min(entry["min"])), _number(max(entry["max"]))
+        mean, std = (_to(entry[name], "{:.2g}".format) for name in ("mean", "std"))
+        table.add_row(f"all {size:,}", low, mean, high, std, *(more or [()])[0])
+        return
+    for i, name in enumerate(entry.get("columns", range(size))):
+        numbers = (_number(entry[statistic][i]) for statistic in STATISTICS)
+        table.add_row(escape(str(name)), *numbers, *(more[i] if more else ()))
+
+
+def _extent(statistics: dict[str, float] | None) -> str:
+    if statistics is None:
+        return "not logged"
+    low, mean, high = (_number(statistics[name]) for name in ("min", "mean", "max"))
+    return f"always {low}" if low == high else f"{low} to {high}, mean {mean}"
+
+
+def _to(values: Sequence[Any], words: Callable[[Any], str]) -> str:
+    return f"{words(min(values))} to {words(max(values))}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _percent(share: float) -> str:
+    """A share that is neither none nor all never reads so."""
+    if 0 < share < 5e-4:
+        return "< 0.1 %"
+    return "> 99.9 %" if 0.9995 < share < 1 else f"{100 * share:.3g} %"
+
+
+def _percents(shares: Sequence[float]) -> str:
+    return f"{100 * min(shares):.0f} to {100 * max(shares):.0f} %"

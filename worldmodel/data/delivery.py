@@ -1,15 +1,19 @@
-"""Resident delivery: the whole data set lives on the device and batches are gathered inside the
-compiled step.
+"""How batches reach the compiled step. Both ways give the same ones for the same (seed, step).
+
+`Resident`: all rows lie on the device, and windows are gathered inside the step. `Streamed`
+(streamed.py): the host gathers them, for what does not fit.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
+from worldmodel.data.streamed import Shard, Streamed
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import (
     Cursor,
@@ -22,6 +26,34 @@ from worldmodel.data.windows import (
     window_index,
 )
 
+DEVICE_SHARE = 0.25  # of the device's memory, that resident rows may take
+
+
+class Batches(Protocol):
+    """Batches of `batch_size` windows of `length` rows.
+
+    `arrays()` go to the device once. `feed(step, updates)` is made on the host for each call to the
+    device: what the batches of `updates` steps from `step` on need. `batch(arrays, feed, k)`,
+    called inside jit, is the k-th of them. `axis` is the batch axis of the feed's arrays, None if
+    every device needs all of it.
+    """
+
+    axis: int | None
+
+    @property
+    def count(self) -> int: ...  # windows in an epoch
+
+    @property
+    def most_updates(self) -> int: ...  # that one call to the device may take
+
+    def arrays(self) -> Any: ...
+
+    def feed(self, step: int, updates: int) -> Any: ...
+
+    def batch(self, arrays: Any, feed: Any, k: Any) -> Window: ...
+
+    def close(self) -> None: ...
+
 
 class ResidentArrays(NamedTuple):
     """What the compiled step reads: all rows, and each window's first row and number of rows."""
@@ -33,31 +65,31 @@ class ResidentArrays(NamedTuple):
 
 @dataclass(frozen=True)
 class Resident:
-    """Batches of `batch_size` windows of `length` rows.
+    """Rows on the device; `feed` is the place in the sequence of windows where a call begins."""
 
-    `arrays` go to the device once; `cursor(step)` says on the host where the batch of `step`
-    begins, and `batch(arrays, cursor, k)`, called inside jit, gathers the k-th batch from there.
-    """
-
-    arrays: ResidentArrays
+    resident: ResidentArrays
     batch_size: int
     length: int
     seed: int
+    axis: int | None = None
+    most_updates: int = 2**31
 
     @classmethod
     def build(cls, trajectories: Trajectories, batch_size: int, length: int, seed: int) -> Resident:
-        index = window_index(trajectories.lengths, length)
-        arrays = ResidentArrays(rows_of(trajectories), index.starts, index.rows)
+        whole = trajectories.compact()
+        index = window_index(whole, length)
+        arrays = ResidentArrays(rows_of(whole), index.starts, index.rows)
         return cls(arrays, batch_size, length, seed)
 
     @property
     def count(self) -> int:
-        """Windows in an epoch."""
-        return len(self.arrays.starts)
+        return len(self.resident.starts)
 
-    def place(self, sharding: jax.sharding.Sharding) -> ResidentArrays:
-        """The arrays on the device."""
-        return jax.device_put(self.arrays, sharding)
+    def arrays(self) -> ResidentArrays:
+        return self.resident
+
+    def feed(self, step: int, updates: int) -> Cursor:
+        return self.cursor(step)
 
     def cursor(self, step: int) -> Cursor:
         return cursor(step, self.batch_size, self.count, self.seed)
@@ -66,10 +98,38 @@ class Resident:
         """(batch_size,) windows of the k-th batch after `at`."""
         return batch_windows(at, k, self.batch_size, self.count)
 
-    def batch(self, arrays: ResidentArrays, at: Cursor, k: Any) -> Window:
-        """The k-th batch after `at`, (batch_size, length, ...)."""
-        chosen = self.indices(at, k)
+    def batch(self, arrays: ResidentArrays, feed: Cursor, k: Any) -> Window:
+        chosen = self.indices(feed, k)
         return gather(arrays.rows, arrays.starts[chosen], arrays.counts[chosen], self.length)
+
+    def close(self) -> None:
+        pass
+
+
+def deliver(
+    trajectories: Trajectories,
+    batch_size: int,
+    length: int,
+    seed: int,
+    delivery: str = "auto",
+    workers: int = 0,
+) -> Resident | Streamed:
+    """The delivery asked for; `auto` keeps on the device what leaves it room to train."""
+    if delivery == "auto":
+        fits = trajectories.num_bytes <= DEVICE_SHARE * _device_bytes()
+        delivery = "resident" if fits else "streamed"
+    if delivery == "resident":
+        return Resident.build(trajectories, batch_size, length, seed)
+    shard = Shard(jax.process_index(), jax.process_count())
+    return Streamed.build(trajectories, batch_size, length, seed, workers, shard)
+
+
+def _device_bytes() -> int:
+    """Memory of one device; of the machine, where the device does not tell."""
+    statistics = jax.local_devices()[0].memory_stats() or {}
+    if "bytes_limit" in statistics:
+        return statistics["bytes_limit"]
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def whole_episodes(trajectories: Trajectories, rows: int | None = None) -> Window:
@@ -78,4 +138,4 @@ def whole_episodes(trajectories: Trajectories, rows: int | None = None) -> Windo
     """
     rows = rows or int(trajectories.lengths.max())
     counts = np.minimum(trajectories.lengths, rows).astype(np.int32)
-    return gather(rows_of(trajectories), trajectories.offsets.astype(np.int32), counts, rows)
+    return gather(rows_of(trajectories), trajectories.offsets, counts, rows)

@@ -16,17 +16,35 @@ class ObservationSpec:
     """One named observation: a float vector of shape (D,), or a uint8 image of shape (height,
     width, channels).
 
-    `mean` and `std` are those of the training split, one number a dimension (empty for images).
+    `mean`, `std`, `low` and `high` are those of the training split, one number a dimension (empty
+    for images). `scaling` says how models see a vector: `standardize` by mean and standard
+    deviation, `min_max` from [low, high] to [-1, 1], or `none`: as it is, through symlog.
     """
 
     shape: tuple[int, ...]
     dtype: str
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    scaling: str = "none"
 
     @property
     def is_image(self) -> bool:
         return len(self.shape) == 3
+
+    def shift_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
+        """(D,) float32 each: a model sees (x - shift) / scale. A constant column has scale 1."""
+        if self.scaling == "none":
+            return np.zeros(self.shape, np.float32), np.ones(self.shape, np.float32)
+        if self.scaling == "standardize":
+            shift, scale = np.asarray(self.mean), np.asarray(self.std)
+        else:
+            low, high = np.asarray(self.low), np.asarray(self.high)
+            shift, scale = (low + high) / 2, (high - low) / 2
+            # `std` is 1 where the column is constant; a real one is no wider than half the range.
+            scale = np.where(scale < np.asarray(self.std) * (1 - 1e-3), 1.0, scale)
+        return shift.astype(np.float32), scale.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -54,6 +72,10 @@ class ActionSpec:
         low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)
         return low + (np.clip(np.asarray(action, np.float32), -1, 1) + 1) / 2 * (high - low)
 
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> ActionSpec:
+        return cls(raw["discrete"], raw["size"], tuple(raw["low"]), tuple(raw["high"]))
+
 
 @dataclass(frozen=True)
 class DataSpec:
@@ -68,10 +90,8 @@ class DataSpec:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> DataSpec:
-        observations = {
-            key: ObservationSpec(tuple(o["shape"]), o["dtype"], tuple(o["mean"]), tuple(o["std"]))
-            for key, o in raw["observations"].items()
-        }
-        a = raw["action"]
-        action = ActionSpec(a["discrete"], a["size"], tuple(a["low"]), tuple(a["high"]))
-        return cls(observations, action, raw["has_reward"])
+        def tuples(values: dict[str, Any]) -> dict[str, Any]:
+            return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+        observations = {key: ObservationSpec(**tuples(o)) for key, o in raw["observations"].items()}
+        return cls(observations, ActionSpec.from_json(raw["action"]), raw["has_reward"])

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from worldmodel.data.moments import moments, pieces
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Whole episodes laid end to end in N rows, as RLDS has them.
+    """Whole episodes of rows, as RLDS has them.
 
     An episode of T transitions has T+1 rows. `reward[t]` is what `action[t]`, taken at
     `observation[t]`, earned; in the last row of an episode action and reward are padding (zeros).
+    The arrays may be memory-mapped files, and may hold rows of other episodes: a selection shares
+    them.
 
     observations: name -> (N, ...) float32 vectors or uint8 images
     actions: (N, A) float32 in raw units, or (N,) int32 classes
@@ -25,6 +29,9 @@ class Trajectories:
     of the log
     action_spec: kind and bounds of the actions
     source: where the logs come from, for messages
+    starts: (episodes,) first row of each episode, or None where they lie end to end
+    names: what messages call the episodes; none: 'episode 7'
+    digest: what `fingerprint` would compute, where that is known
     """
 
     observations: dict[str, np.ndarray]
@@ -34,6 +41,9 @@ class Trajectories:
     terminated: np.ndarray
     action_spec: ActionSpec
     source: str
+    starts: np.ndarray | None = None
+    names: tuple[str, ...] = ()
+    digest: str | None = None
 
     @property
     def num_episodes(self) -> int:
@@ -50,55 +60,102 @@ class Trajectories:
     @property
     def offsets(self) -> np.ndarray:
         """(episodes,) first row of each episode."""
+        if self.starts is not None:
+            return self.starts
         return np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
+
+    @property
+    def last_rows(self) -> np.ndarray:
+        """(episodes,) last row of each episode, where action and reward are padding."""
+        return self.offsets + self.lengths - 1
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the rows held, in all fields."""
+        return self.num_rows * sum(v.dtype.itemsize * v[0].size for v in self.fields().values())
+
+    def fields(self) -> dict[str, np.ndarray]:
+        """Every array of rows, by its name in messages and files."""
+        fields = {f"observations.{key}": value for key, value in self.observations.items()}
+        fields["actions"] = self.actions
+        return fields if self.rewards is None else fields | {"rewards": self.rewards}
+
+    def name(self, episode: int) -> str:
+        return self.names[episode] if self.names else f"episode {episode}"
+
+    def runs(self) -> Iterator[slice]:
+        """The rows held, in order, as few slices as possible: what memory-mapped files like."""
+        begins, ends = self.offsets, self.offsets + self.lengths
+        breaks = np.flatnonzero(begins[1:] != ends[:-1])
+        for first, last in zip([0, *(breaks + 1)], [*breaks, len(begins) - 1], strict=True):
+            yield slice(int(begins[first]), int(ends[last]))
+
+    def rows(self) -> np.ndarray:
+        """(num_rows,) where in the arrays the rows of these episodes are, in order."""
+        return np.concatenate([np.arange(run.start, run.stop) for run in self.runs()])
 
     def returns(self) -> np.ndarray:
         """(episodes,) undiscounted sum of rewards; the padding of last rows is zero."""
         if self.rewards is None:
             raise ValueError("these logs have no reward")
-        return np.add.reduceat(self.rewards.astype(np.float64), self.offsets)
+        offsets = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
+        return np.add.reduceat(self.rewards[self.rows()].astype(np.float64), offsets)
 
     def fingerprint(self) -> str:
         """SHA-256 of everything in here: does a run go on with the logs it began with?"""
+        if self.digest is not None:
+            return self.digest
         total = hashlib.sha256(repr(self.action_spec).encode())
-        arrays = {f"observations.{key}": value for key, value in self.observations.items()}
-        arrays |= {"actions": self.actions, "rewards": self.rewards}
-        arrays |= {"lengths": self.lengths, "terminated": self.terminated}
-        for name, array in sorted(arrays.items()):
-            if array is not None:
-                total.update(f"{name} {array.dtype} {array.shape}".encode())
-                total.update(np.ascontiguousarray(array))
+        rows = (self.num_rows,)
+        for name, array in sorted(self.fields().items()):
+            total.update(f"{name} {array.dtype} {rows + array.shape[1:]}".encode())
+            for run in self.runs():
+                total.update(np.ascontiguousarray(array[run]))
+        for array in (self.lengths.astype(np.int64), self.terminated):
+            total.update(np.ascontiguousarray(array))
         return total.hexdigest()
 
     def select(self, episodes: np.ndarray) -> Trajectories:
-        """The given episodes, in the given order."""
-        offsets = self.offsets
-        rows = np.concatenate(
-            [np.arange(offsets[e], offsets[e] + self.lengths[e]) for e in episodes]
+        """The given episodes, in the given order. No row is copied."""
+        return replace(
+            self,
+            lengths=self.lengths[episodes],
+            terminated=self.terminated[episodes],
+            starts=self.offsets[episodes],
+            names=tuple(self.names[e] for e in episodes) if self.names else (),
+            digest=None,
         )
-        return Trajectories(
+
+    def compact(self) -> Trajectories:
+        """The same episodes end to end in arrays of their own."""
+        if self.starts is None:
+            return self
+        rows = self.rows()
+        return replace(
+            self,
             observations={key: value[rows] for key, value in self.observations.items()},
             actions=self.actions[rows],
             rewards=None if self.rewards is None else self.rewards[rows],
-            lengths=self.lengths[episodes],
-            terminated=self.terminated[episodes],
-            action_spec=self.action_spec,
-            source=self.source,
+            starts=None,
         )
 
-    def spec(self) -> DataSpec:
-        """Shapes, and statistics over all rows held here: call it on the training split."""
+    def spec(self, scaling: Mapping[str, str] | None = None) -> DataSpec:
+        """Shapes, and statistics over all rows held here: call it on the training split.
+
+        `scaling` names how each vector is brought to a common range (see `ObservationSpec`).
+        """
         observations = {}
         for key, value in self.observations.items():
+            shape, dtype = value.shape[1:], str(value.dtype)
+            kind = (scaling or {}).get(key, "none")
             if value.ndim == 4:
-                observations[key] = ObservationSpec(value.shape[1:], str(value.dtype))
+                observations[key] = ObservationSpec(shape, dtype)
                 continue
-            mean = value.mean(0, dtype=np.float64)
-            std = value.std(0, dtype=np.float64)
-            std = np.where(std < 1e-6, 1.0, std)  # a constant column carries no scale of its own
-            observations[key] = ObservationSpec(
-                value.shape[1:], str(value.dtype), tuple(mean.tolist()), tuple(std.tolist())
-            )
+            mean, std, low, high = moments(pieces(self, value))
+            # A constant column carries no scale of its own; rounding may leave it a tiny one.
+            std = np.where(std <= np.maximum(1e-6, 1e-7 * np.abs(mean)), 1.0, std)
+            numbers = (tuple(x.tolist()) for x in (mean, std, low, high))
+            observations[key] = ObservationSpec(shape, dtype, *numbers, scaling=kind)
         return DataSpec(observations, self.action_spec, self.rewards is not None)
 
 
@@ -111,10 +168,16 @@ def split(
     The split depends on the data and `holdout` alone, not on the run's seed, so that runs can be
     compared.
     """
-    episodes = np.random.default_rng(seed).permutation(trajectories.num_episodes)
-    count = min(round(holdout * len(episodes)) or int(holdout > 0), len(episodes) - 1)
-    if count == 0:
+    training, held_out = split_episodes(trajectories.num_episodes, holdout, seed)
+    if len(held_out) == trajectories.num_episodes:
         return trajectories, trajectories
-    return trajectories.select(np.sort(episodes[count:])), trajectories.select(
-        np.sort(episodes[:count])
-    )
+    return trajectories.select(training), trajectories.select(held_out)
+
+
+def split_episodes(count: int, holdout: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of the episodes of each part of a split of `count` episodes, ascending."""
+    episodes = np.random.default_rng(seed).permutation(count)
+    kept = min(round(holdout * count) or int(holdout > 0), count - 1)
+    if kept == 0:
+        return np.arange(count), np.arange(count)
+    return np.sort(episodes[kept:]), np.sort(episodes[:kept])

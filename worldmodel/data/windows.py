@@ -9,7 +9,7 @@ or saved, and the step number is the whole state of the data.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 
 ROUNDS = 6
@@ -54,6 +55,9 @@ class Window:
         """(B, T)."""
         return self.mask.shape
 
+    def with_action(self, action: jax.Array) -> Window:
+        return replace(self, action=action)
+
 
 class Rows(NamedTuple):
     """All rows of a set of episodes laid end to end, as `Window` names them, without the mask."""
@@ -66,19 +70,25 @@ class Rows(NamedTuple):
     is_terminal: Any
 
 
-def rows_of(trajectories: Trajectories) -> Rows:
-    """Flat numpy rows (N, ...), with continuous actions brought to [-1, 1]."""
-    first, last = trajectories.offsets, trajectories.offsets + trajectories.lengths - 1
-    is_first = np.zeros(trajectories.num_rows, bool)
-    is_last, is_terminal = is_first.copy(), is_first.copy()
-    is_first[first], is_last[last] = True, True
-    is_terminal[last] = trajectories.terminated
-    action = trajectories.action_spec.normalize(trajectories.actions)
-    action[last] = 0  # padding stays zero in the normalised range too
-    reward = trajectories.rewards
-    if reward is None:
-        reward = np.zeros(trajectories.num_rows, np.float32)
-    return Rows(trajectories.observations, action, reward, is_first, is_last, is_terminal)
+def rows_of(trajectories: Trajectories, raw_actions: bool = False) -> Rows:
+    """The arrays of `trajectories` as numpy rows, with continuous actions brought to [-1, 1].
+
+    Rows of other episodes that a selection's arrays hold are there too, unmarked. With
+    `raw_actions` nothing but the marks is computed, and `brought_to_range` is left to do.
+    """
+    t, count = trajectories, len(trajectories.actions)
+    is_first, is_last, is_terminal = (np.zeros(count, bool) for _ in range(3))
+    is_first[t.offsets], is_last[t.last_rows] = True, True
+    is_terminal[t.last_rows] = t.terminated
+    reward = np.zeros(count, np.float32) if t.rewards is None else t.rewards
+    action = t.actions if raw_actions else brought_to_range(t.actions, is_last, t.action_spec)
+    return Rows(t.observations, action, reward, is_first, is_last, is_terminal)
+
+
+def brought_to_range(action: np.ndarray, padding: np.ndarray, spec: ActionSpec) -> np.ndarray:
+    """Raw actions (..., A) or classes (...) as models see them, zero where `padding` (...)."""
+    action = spec.normalize(action)
+    return np.where(padding if spec.discrete else padding[..., None], action.dtype.type(0), action)
 
 
 @dataclass(frozen=True)
@@ -98,15 +108,15 @@ class WindowIndex:
         return len(self.starts)
 
 
-def window_index(lengths: np.ndarray, length: int) -> WindowIndex:
-    """Every window of `length` rows of episodes with the given numbers of rows."""
-    lengths = np.asarray(lengths, np.int64)
-    offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]])
+def window_index(trajectories: Trajectories, length: int) -> WindowIndex:
+    """Every window of `length` rows of the episodes."""
+    lengths, offsets = trajectories.lengths, trajectories.offsets
     counts = np.maximum(lengths - length + 1, 1)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     starts = np.repeat(offsets, counts) + within
     rows = np.repeat(np.minimum(lengths, length), counts)
-    return WindowIndex(starts.astype(np.int32), rows.astype(np.int32), length)
+    place = np.int32 if len(trajectories.actions) < 2**31 else np.int64
+    return WindowIndex(starts.astype(place), rows.astype(np.int32), length)
 
 
 class Cursor(NamedTuple):
@@ -136,6 +146,13 @@ def batch_windows(at: Cursor, batch: Any, batch_size: int, count: int) -> jax.Ar
     return permuted(position % jnp.uint32(count), at.seed, epoch, count)
 
 
+def batch_windows_on_host(step: int, batch_size: int, count: int, seed: int) -> np.ndarray:
+    """What `batch_windows` gives for the batch of `step`, in numpy: for processes without JAX."""
+    epoch, position = np.divmod(step * batch_size + np.arange(batch_size, dtype=np.int64), count)
+    seed, epoch = np.full(batch_size, seed, np.uint32), epoch.astype(np.uint32)
+    return permuted(position.astype(np.uint32), seed, epoch, count)
+
+
 def permuted(position: jax.Array, seed: Any, epoch: Any, count: int) -> jax.Array:
     """Entry `position` of the permutation of range(count) that belongs to (seed, epoch).
 
@@ -144,49 +161,56 @@ def permuted(position: jax.Array, seed: Any, epoch: Any, count: int) -> jax.Arra
     range(count).
     """
     half_bits = max(1, (max(count - 1, 1).bit_length() + 1) // 2)
-
-    seed, epoch = jnp.asarray(seed, jnp.uint32), jnp.asarray(epoch, jnp.uint32)
-    key = _mix(epoch ^ _mix(seed + jnp.uint32(GOLDEN)))
+    numpy = isinstance(position, np.ndarray)
+    if not numpy:
+        seed, epoch = jnp.asarray(seed, jnp.uint32), jnp.asarray(epoch, jnp.uint32)
+    key = _mix(epoch ^ _mix(seed + np.uint32(GOLDEN)))
 
     def network(value: jax.Array) -> jax.Array:
         return _feistel(value, key, half_bits)
 
     def outside(value: jax.Array) -> jax.Array:
-        return jnp.any(value >= jnp.uint32(count))
+        return (value >= np.uint32(count)).any()
 
     def walk(value: jax.Array) -> jax.Array:
-        return jnp.where(value >= jnp.uint32(count), network(value), value)
+        where = np.where if numpy else jnp.where
+        return where(value >= np.uint32(count), network(value), value)
 
-    value = jax.lax.while_loop(outside, walk, network(position.astype(jnp.uint32)))
-    return value.astype(jnp.int32)
+    value = network(position.astype(np.uint32))
+    if not numpy:
+        return jax.lax.while_loop(outside, walk, value).astype(jnp.int32)
+    while outside(value):
+        value = walk(value)
+    return value.astype(np.int32)
 
 
 def _feistel(value: jax.Array, key: jax.Array, half_bits: int) -> jax.Array:
-    mask = jnp.uint32((1 << half_bits) - 1)
-    left, right = value >> half_bits, value & mask
+    mask, shift = np.uint32((1 << half_bits) - 1), np.uint32(half_bits)
+    left, right = value >> shift, value & mask
     for number in range(1, ROUNDS + 1):
-        round_key = _mix(key + jnp.uint32(number * GOLDEN & 0xFFFFFFFF))
+        round_key = _mix(key + np.uint32(number * GOLDEN & 0xFFFFFFFF))
         left, right = right, left ^ (_mix(right ^ round_key) & mask)
-    return (left << half_bits) | right
+    return (left << shift) | right
 
 
 def _mix(x: jax.Array) -> jax.Array:
     """A bijective hash of 32 bits with good avalanche (the finaliser of MurmurHash3)."""
-    x = (x ^ (x >> 16)) * jnp.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * jnp.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> np.uint32(16))
 
 
 def gather(rows: Rows, starts: jax.Array, counts: jax.Array, length: int) -> Window:
     """The windows that begin at `starts` (B,) with `counts` (B,) real rows each, as (B, length,
-    ...).
+    ...): numpy arrays of numpy rows, else JAX's.
 
     Rows past an episode's end repeat its last row and are masked, so nothing of the next episode is
     ever read.
     """
-    within = jnp.arange(length)
-    index = starts[:, None] + jnp.minimum(within, counts[:, None] - 1)
-    taken = jax.tree.map(lambda x: jnp.take(x, index, axis=0, mode="clip"), rows)
+    xp = starts.__array_namespace__()
+    within = xp.arange(length)
+    index = starts[:, None] + xp.minimum(within, counts[:, None] - 1)
+    taken = jax.tree.map(lambda x: xp.take(xp.asarray(x), index, axis=0, mode="clip"), rows)
     mask = within < counts[:, None]
     return Window(
         observation=taken.observation,

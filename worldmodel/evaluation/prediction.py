@@ -118,7 +118,8 @@ def open_loop(
         notes.append(
             f"Prediction is judged on {MOST_EPISODES} of {held_out.num_episodes} held-out episodes."
         )
-    starts = choose_starts(held_out.lengths, chosen, options.context, options.starts, horizons)
+    places = (held_out.lengths, held_out.offsets, chosen)
+    starts = choose_starts(*places, options.context, options.starts, horizons)
     judge = _Judge(model, spec, held_out, starts, options, horizons[-1], key)
     errors = judge.errors()
     examples = judge.examples(next(iter(errors.values()))[0])
@@ -157,6 +158,7 @@ def judged_horizons(lengths: np.ndarray, options: EvaluationOptions) -> tuple[li
 
 def choose_starts(
     lengths: np.ndarray,
+    offsets: np.ndarray,
     episodes: np.ndarray,
     context: int,
     count: int,
@@ -167,7 +169,6 @@ def choose_starts(
     They leave room for the longest horizon that the episode has room for at all. An episode no
     longer than the context gives one start, before its last row.
     """
-    offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]])
     found = []
     for episode in episodes:
         last = int(lengths[episode]) - 1

@@ -18,11 +18,10 @@ from flax import nnx
 from worldmodel.config import RSSM_PRESETS, RSSMOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
-from worldmodel.errors import UserError
-from worldmodel.models.interface import Metrics, WorldModel
-from worldmodel.nn.codecs import Decoder, Encoder
-from worldmodel.nn.distributions import Bernoulli, Categorical, Distribution, TwoHot
-from worldmodel.nn.heads import BinaryHead, ScalarHead
+from worldmodel.models.interface import Metrics
+from worldmodel.models.latent import LatentModel, masked_mean, total_loss
+from worldmodel.nn.codecs import Encoder
+from worldmodel.nn.distributions import Categorical
 from worldmodel.nn.layers import MLP, BlockLinear, Dense, Linear, RMSNorm
 from worldmodel.nn.layout import map_blocks
 
@@ -122,7 +121,7 @@ def _gated(y: jax.Array, h: jax.Array, kernel: jax.Array, bias: jax.Array) -> ja
     return update * jnp.tanh(jax.nn.sigmoid(reset) * candidate) + (1 - update) * h
 
 
-class RSSM(WorldModel):
+class RSSM(LatentModel):
     """DreamerV3's world model: encoder, dynamics, decoder, reward and terminal heads."""
 
     def __init__(
@@ -135,57 +134,35 @@ class RSSM(WorldModel):
     ):
         size = sizes(options)
         rest = size.latents * size.classes
-        features = size.deter + rest
         self.encoder = Encoder(spec, size.hidden, size.depth, rngs=rngs, dtype=dtype)
         self.dynamics = Dynamics(
             size, self.encoder.size, spec.action.size, options, rngs=rngs, dtype=dtype
         )
-        self.decoder = Decoder(
-            spec, size.deter, rest, size.hidden, size.depth, size.blocks, rngs=rngs, dtype=dtype
-        )
-        head = partial(ScalarHead, features, size.hidden, 1, rngs=rngs, dtype=dtype)
-        self.reward_head = head() if spec.has_reward else None
-        self.terminal_head = BinaryHead(features, size.hidden, 1, rngs=rngs, dtype=dtype)
-        self.feature_size, self.hidden_size = features, size.hidden
-        self.action, self.options, self.size, self.dtype = spec.action, options, size, dtype
+        readouts = (spec, (size.deter, rest), size.hidden, size.depth, size.blocks)
+        self.add_readouts(*readouts, rngs=rngs, dtype=dtype)
+        self.options, self.size = options, size
 
     def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, RSSMState]]:
         """Reconstruction + reward + terminal + dynamics + representation, each a mean over real
         rows.
-
-        The first row of a window has no known predecessor, so what its arrival earned is not
-        learned from it.
         """
         states, posterior = self._filter(window, key, None, None)
         prior = self.dynamics.prior(states.deter)
-        arrived = window.mask & (jnp.arange(window.shape[1]) > 0) & ~window.is_first
-        terms = {
-            key: (prediction.loss(window.observation[key]), window.mask)
-            for key, prediction in self.observation(states).items()
-        }
-        terms["terminal"] = (self.terminal(states).loss(window.is_terminal), arrived)
-        if self.reward_head is not None:
-            terms["reward"] = (self.reward(states).loss(_previous(window.reward)), arrived)
+        terms = self.prediction_terms(states, window)
         free = self.options.free_nats
         dynamics = posterior.detach().kl(prior).sum(-1)
         representation = posterior.kl(prior.detach()).sum(-1)
         terms["dynamics"] = (jnp.maximum(dynamics, free), window.mask)
         terms["representation"] = (jnp.maximum(representation, free), window.mask)
-
-        for name, (values, _) in terms.items():
-            if values.shape != window.shape:
-                raise ValueError(f"loss {name!r} has shape {values.shape}, not {window.shape}")
-        means = {name: _masked_mean(values, mask) for name, (values, mask) in terms.items()}
         scales = {
             "dynamics": self.options.dynamics_scale,
             "representation": self.options.representation_scale,
         }
-        total = sum(scales.get(name, 1.0) * value for name, value in means.items())
-        metrics = {f"loss/{name}": value for name, value in means.items()} | {
-            "loss/total": total,
-            "latent/kl": _masked_mean(dynamics, window.mask),
-            "latent/prior_entropy": _masked_mean(prior.entropy().sum(-1), window.mask),
-            "latent/posterior_entropy": _masked_mean(posterior.entropy().sum(-1), window.mask),
+        total, metrics = total_loss(terms, scales, window.shape)
+        metrics |= {
+            "latent/kl": masked_mean(dynamics, window.mask),
+            "latent/prior_entropy": masked_mean(prior.entropy().sum(-1), window.mask),
+            "latent/posterior_entropy": masked_mean(posterior.entropy().sum(-1), window.mask),
         }
         return total, (metrics, states)
 
@@ -205,22 +182,11 @@ class RSSM(WorldModel):
         return self._filter(window, key, state, action)[0]
 
     def step(self, state: RSSMState, action: jax.Array, key: jax.Array) -> RSSMState:
-        deter = self.dynamics.advance(state, self.dynamics.action_input(self._vector(action)))
+        deter = self.dynamics.advance(state, self.dynamics.action_input(self.action_vector(action)))
         return self._sampled(deter, self.dynamics.prior(deter), key)
 
     def features(self, state: RSSMState) -> jax.Array:
         return jnp.concatenate(state, -1)
-
-    def observation(self, state: RSSMState) -> dict[str, Distribution]:
-        return self.decoder(self.features(state))
-
-    def reward(self, state: RSSMState) -> TwoHot:
-        if self.reward_head is None:
-            raise UserError("this model was trained on logs without reward, so it predicts none")
-        return self.reward_head(self.features(state))
-
-    def terminal(self, state: RSSMState) -> Bernoulli:
-        return self.terminal_head(self.features(state))
 
     def _filter(
         self,
@@ -233,8 +199,8 @@ class RSSM(WorldModel):
         batch, rows = window.shape
         if state is None:
             state = self.initial((batch,))
-        actions = self._vector(window.action)
-        before = jnp.zeros_like(actions[:, 0]) if action is None else self._vector(action)
+        actions = self.action_vector(window.action)
+        before = jnp.zeros_like(actions[:, 0]) if action is None else self.action_vector(action)
         previous = jnp.concatenate([before[:, None], actions[:, :-1]], 1)
         previous = jnp.where(window.is_first[..., None], 0, previous)
         inputs = (
@@ -262,18 +228,3 @@ class RSSM(WorldModel):
         uniform = jax.random.uniform(key, latent.log_probabilities.shape[:-1])
         z = latent.sample_onehot(uniform).astype(self.dtype)
         return RSSMState(deter, z.reshape(deter.shape[0], -1))
-
-    def _vector(self, action: jax.Array) -> jax.Array:
-        """Actions as vectors: classes become one-hot."""
-        if self.action.discrete:
-            return jax.nn.one_hot(action, self.action.size, dtype=self.dtype)
-        return action.astype(self.dtype)
-
-
-def _previous(x: jax.Array) -> jax.Array:
-    """(B, T) moved one row on: what belongs to the arrival at row t. Row 0 holds zeros."""
-    return jnp.concatenate([jnp.zeros_like(x[:, :1]), x[:, :-1]], 1)
-
-
-def _masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
-    return jnp.where(mask, x, 0).sum() / jnp.maximum(mask.sum(), 1)

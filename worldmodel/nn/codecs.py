@@ -6,13 +6,21 @@ side of 16 times a power of two or any multiple of 16; four halvings lead to sid
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from worldmodel.data.spec import DataSpec, ObservationSpec
 from worldmodel.errors import DataError
-from worldmodel.nn.distributions import ImageMSE, SymlogMSE, symlog
+from worldmodel.nn.distributions import (
+    Distribution,
+    ImageMSE,
+    ScaledMSE,
+    SymlogMSE,
+    symlog,
+)
 from worldmodel.nn.layers import MLP, BlockLinear, Dense, Linear, RMSNorm, truncated_normal
 
 KERNEL = 5
@@ -60,6 +68,34 @@ def _image_side(spec: DataSpec) -> int:
     return height
 
 
+@dataclass(frozen=True)
+class Scaling:
+    """How networks see a vector and say it again: through symlog, or shifted and scaled."""
+
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None  # shift and scale, (D,) each
+
+    @classmethod
+    def of(cls, observation: ObservationSpec) -> Scaling:
+        if observation.scaling == "none":
+            return cls(None)
+        shift, scale = observation.shift_and_scale()
+        return cls((tuple(shift.tolist()), tuple(scale.tolist())))
+
+    def seen(self, x: jax.Array) -> jax.Array:
+        """(..., D) raw, float32 as networks see it."""
+        x = x.astype(jnp.float32)
+        if self.statistics is None:
+            return symlog(x)
+        shift, scale = map(jnp.asarray, self.statistics)
+        return (x - shift) / scale
+
+    def said(self, location: jax.Array) -> SymlogMSE | ScaledMSE:
+        """What a network's output (..., D) says of the raw vector."""
+        if self.statistics is None:
+            return SymlogMSE(location)
+        return ScaledMSE(location, *map(jnp.asarray, self.statistics))
+
+
 class ImageEncoder(nnx.Module):
     """uint8 (N, side, side, channels) -> (N, (side / 16)^2 x 4 depth)."""
 
@@ -87,6 +123,7 @@ class Encoder(nnx.Module):
 
     def __init__(self, spec: DataSpec, units: int, depth: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         self.vectors, self.images = tuple(vector_keys(spec)), tuple(image_keys(spec))
+        self.scaling = tuple(Scaling.of(spec.observations[key]) for key in self.vectors)
         inputs = sum(spec.observations[key].shape[0] for key in self.vectors)
         self.vector = MLP(inputs, units, 3, rngs=rngs, dtype=dtype) if self.vectors else None
         self.image = ImageEncoder(spec, depth, rngs=rngs, dtype=dtype) if self.images else None
@@ -95,8 +132,9 @@ class Encoder(nnx.Module):
     def __call__(self, observation: dict[str, jax.Array]) -> jax.Array:
         tokens = []
         if self.vector is not None:
-            x = jnp.concatenate([observation[key] for key in self.vectors], -1)
-            tokens.append(self.vector(symlog(x.astype(jnp.float32))))
+            pairs = zip(self.scaling, self.vectors, strict=True)
+            seen = [scaling.seen(observation[key]) for scaling, key in pairs]
+            tokens.append(self.vector(jnp.concatenate(seen, -1)))
         if self.image is not None:
             x = jnp.concatenate([observation[key] for key in self.images], -1)
             flat = x.reshape(-1, *x.shape[-3:])
@@ -171,6 +209,7 @@ class Decoder(nnx.Module):
         self.vectors, self.images = tuple(vector_keys(spec)), tuple(image_keys(spec))
         self.channels = tuple(spec.observations[key].shape[-1] for key in self.images)
         self.deter = deter
+        self.scaling = tuple(Scaling.of(spec.observations[key]) for key in self.vectors)
         if self.vectors:
             self.hidden = MLP(deter + rest, units, 3, rngs=rngs, dtype=dtype)
             self.outputs = nnx.Dict(
@@ -184,12 +223,12 @@ class Decoder(nnx.Module):
                 spec, deter, rest, units, depth, blocks, rngs=rngs, dtype=dtype
             )
 
-    def __call__(self, features: jax.Array) -> dict[str, SymlogMSE | ImageMSE]:
-        predictions: dict[str, SymlogMSE | ImageMSE] = {}
+    def __call__(self, features: jax.Array) -> dict[str, Distribution]:
+        predictions: dict[str, Distribution] = {}
         if self.vectors:
             hidden = self.hidden(features)
-            for key in self.vectors:
-                predictions[key] = SymlogMSE(self.outputs[key](hidden))
+            for key, scaling in zip(self.vectors, self.scaling, strict=True):
+                predictions[key] = scaling.said(self.outputs[key](hidden))
         if self.images:
             flat = features.reshape(-1, features.shape[-1])
             pixels = self.image(flat[:, : self.deter], flat[:, self.deter :])

@@ -48,6 +48,27 @@ class SymlogMSE:
         return jnp.square(self.location.astype(jnp.float32) - symlog(target)).sum(-1)
 
 
+@partial(
+    jax.tree_util.register_dataclass, data_fields=["location", "shift", "scale"], meta_fields=[]
+)
+@dataclass(frozen=True)
+class ScaledMSE:
+    """A vector (..., D) known as (x - shift) / scale; the loss is the squared error there, summed
+    over D. shift, scale: (D,)
+    """
+
+    location: jax.Array
+    shift: jax.Array
+    scale: jax.Array
+
+    def mean(self) -> jax.Array:
+        return self.location.astype(jnp.float32) * self.scale + self.shift
+
+    def loss(self, target: jax.Array) -> jax.Array:
+        aim = (target - self.shift) / self.scale
+        return jnp.square(self.location.astype(jnp.float32) - aim).sum(-1)
+
+
 @partial(jax.tree_util.register_dataclass, data_fields=["pixels"], meta_fields=[])
 @dataclass(frozen=True)
 class ImageMSE:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from worldmodel.config import StageOptions, TrainingOptions
-from worldmodel.data.delivery import Resident
+from worldmodel.data.delivery import Batches
 from worldmodel.errors import DivergenceError
 from worldmodel.learner import Learner, TrainState
 from worldmodel.run_directory import RunDirectory
@@ -42,7 +42,7 @@ class Stage:
 
     name: str
     learner: Learner
-    batches: Resident
+    batches: Batches
     options: StageOptions
 
 
@@ -76,26 +76,27 @@ def stage_keys(seed: int, stage: str) -> Keys:
     )
 
 
-def steps_per_dispatch(training: TrainingOptions, steps: int) -> int:
-    """The most updates per call that divide the stage, the log interval and the checkpoint interval
-    alike.
+def steps_per_dispatch(training: TrainingOptions, steps: int, most: int = 2**31) -> int:
+    """The most updates per call, up to `most`, that divide the stage, the log interval and the
+    checkpoint interval alike.
 
     So one compiled program serves the whole stage.
     """
     common = math.gcd(steps, training.log_every, training.checkpoint_every)
-    return max(n for n in range(1, min(common, training.steps_per_dispatch) + 1) if common % n == 0)
+    most = min(common, training.steps_per_dispatch, most)
+    return max(n for n in range(1, most + 1) if common % n == 0)
 
 
 def make_dispatch(
-    learner: Learner, batches: Resident, mesh: jax.sharding.Mesh, updates: int
+    learner: Learner, batches: Batches, mesh: jax.sharding.Mesh, updates: int
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """A jitted function (state, arrays, cursor, key) -> (state, metrics (updates,)) that donates
-    the state.
+    """A jitted function (state, arrays, feed, key) -> (state, metrics (updates,)) that donates the
+    state.
     """
 
-    def dispatch(state: TrainState, arrays: Any, at: Any, key: jax.Array) -> Any:
+    def dispatch(state: TrainState, arrays: Any, feed: Any, key: jax.Array) -> Any:
         def one(state: TrainState, k: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-            batch = meshes.shard_batch(batches.batch(arrays, at, k), mesh)
+            batch = meshes.shard_batch(batches.batch(arrays, feed, k), mesh)
             return learner.update(state, batch, jax.random.fold_in(key, state.step))
 
         return jax.lax.scan(one, state, jnp.arange(updates, dtype=jnp.uint32))
@@ -126,6 +127,7 @@ def run_stage(stage: Stage, run: Run) -> TrainState:
         return _Loop(stage, run, mesh, checkpoints).run()
     finally:
         checkpoints.close()
+        stage.batches.close()
 
 
 class _Loop:
@@ -157,22 +159,25 @@ class _Loop:
         return self.state
 
     def _train(self, total: int) -> None:
-        updates = steps_per_dispatch(self.context.training, total)
+        batches = self.stage.batches
+        updates = steps_per_dispatch(self.context.training, total, batches.most_updates)
         if self.step:
             self.progress.note(f"goes on from step {self.step}")
         began = time.perf_counter()
-        arrays = self.stage.batches.place(meshes.replicated(self.mesh))
-        dispatch = make_dispatch(self.stage.learner, self.stage.batches, self.mesh, updates)
-        compiled = dispatch.lower(self.state, arrays, self._cursor(), self.keys.steps).compile()
+        arrays = jax.device_put(batches.arrays(), meshes.replicated(self.mesh))
+        dispatch = make_dispatch(self.stage.learner, batches, self.mesh, updates)
+        feed = self._feed(updates)
+        compiled = dispatch.lower(self.state, arrays, feed, self.keys.steps).compile()
         self.progress.note(f"compiled in {time.perf_counter() - began:.1f} s")
         self.started = self.row_started = time.perf_counter()
         previous = None
         while self.step < total:
-            began = time.perf_counter()
-            at = self._cursor()
-            self.waited += time.perf_counter() - began
-            self.state, metrics = compiled(self.state, arrays, at, self.keys.steps)
+            self.state, metrics = compiled(self.state, arrays, feed, self.keys.steps)
             self.step += updates
+            if self.step < total:  # made and sent while the device works
+                began = time.perf_counter()
+                feed = self._feed(updates)
+                self.waited += time.perf_counter() - began
             if previous is not None:
                 self._record(self.step - updates, previous)
             previous = metrics
@@ -185,8 +190,10 @@ class _Loop:
                 self.checkpoints.wait()
                 raise Preempted(f"{self.stage.name} saved at step {self.step}")
 
-    def _cursor(self) -> Any:
-        return jax.device_put(self.stage.batches.cursor(self.step), meshes.replicated(self.mesh))
+    def _feed(self, updates: int) -> Any:
+        """What the next call needs, on the devices."""
+        feed = self.stage.batches.feed(self.step, updates)
+        return meshes.place_feed(feed, self.stage.batches.axis, self.mesh)
 
     def _record(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Reads the metrics of the call that ended at `step`; writes a row where a log interval

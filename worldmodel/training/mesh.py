@@ -31,6 +31,18 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(AXIS)))
 
 
+def place_feed(feed: Any, axis: int | None, mesh: Mesh) -> Any:
+    """Host arrays on the devices, split over them along `axis`; every device has all of it if None.
+
+    Each process brings its own part.
+    """
+    spec = PartitionSpec() if axis is None else PartitionSpec(*(None,) * axis, AXIS)
+    sharding = NamedSharding(mesh, spec)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), feed
+    )
+
+
 def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
     if batch_size % mesh.size:
         group = "policy" if name == "policy" else "world_model"  # whose settings a joint stage has

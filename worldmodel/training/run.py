@@ -13,8 +13,9 @@ import jax
 from worldmodel import data
 from worldmodel.compilation import use_cache
 from worldmodel.config import Config
-from worldmodel.data.delivery import Resident
-from worldmodel.data.trajectories import Trajectories, split
+from worldmodel.data.delivery import Batches, deliver
+from worldmodel.data.normalization import scalings
+from worldmodel.data.trajectories import Trajectories, split, split_episodes
 from worldmodel.errors import DataError
 from worldmodel.evaluation import environments
 from worldmodel.evaluation.evaluator import evaluate_run
@@ -34,12 +35,13 @@ def train(config: Config) -> int:
     check_run(config)  # before the logs are read, and anything is written
     trajectories = data.load(config.data)
     training, held_out = split(trajectories, config.data.holdout)
-    spec = training.spec()
+    spec = training.spec(scalings(config.data, training))
     check(config, spec, all_devices())
     if config.policy.name != "none" and config.data.environment is not None:
         environments.check(config.data.environment, spec)
     directory = open_run(config)
-    directory.bind_data(spec, trajectories.fingerprint())
+    _, held_out_episodes = split_episodes(trajectories.num_episodes, config.data.holdout)
+    directory.bind_data(spec, trajectories.fingerprint(), held_out_episodes.tolist())
     _greet(config, training, held_out, directory.path)
 
     wandb = WandB(config.logging, directory.path, asdict(config))
@@ -64,9 +66,9 @@ def train(config: Config) -> int:
     return status
 
 
-def _batches(config: Config, training: Trajectories, stage: str) -> Resident:
-    options = stage_options(config, stage)
-    batches = Resident.build(training, options.batch_size, options.window, config.seed)
+def _batches(config: Config, training: Trajectories, stage: str) -> Batches:
+    options, how = stage_options(config, stage), (config.data.delivery, config.data.workers)
+    batches = deliver(training, options.batch_size, options.window, config.seed, *how)
     if batches.count < 1:
         raise DataError(f"{training.source}: no window of {options.window} rows to train on")
     return batches

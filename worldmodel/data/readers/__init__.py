@@ -1,29 +1,106 @@
-"""One file a format. A reader turns its options into `Trajectories`; `load` finds and checks it."""
+"""One file a format. A reader turns its options into a `Log`; `load` stacks and checks it."""
 
 from __future__ import annotations
 
+import dataclasses
+import glob
 import importlib
+import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from worldmodel.config import DataOptions, GymnasiumData, TFDSData
+from worldmodel.config import (
+    DataOptions,
+    GymnasiumData,
+    HDF5Data,
+    MinariData,
+    NPZData,
+    TableData,
+    TFDSData,
+)
+from worldmodel.data import store
+from worldmodel.data.episodes import Log, cut, raise_faults, stack_episodes
+from worldmodel.data.progress import shown
+from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.data.validation import validate
-from worldmodel.errors import DataError
+from worldmodel.data.validation import without_faults
+from worldmodel.errors import DataError, listed
+
+logger = logging.getLogger(__name__)
 
 # Options -> "module:function", imported on use: a format's library may be slow, or not installed.
 READERS: dict[type[DataOptions], str] = {
     GymnasiumData: "worldmodel.data.readers.gymnasium:read",
     TFDSData: "worldmodel.data.readers.tfds:read",
+    HDF5Data: "worldmodel.data.readers.hdf5:read",
+    NPZData: "worldmodel.data.readers.npz:read",
+    MinariData: "worldmodel.data.readers.minari:read",
+    TableData: "worldmodel.data.readers.table:read",
 }
+
+# Options that do not shape what is read.
+USE = {"name", "environment", "holdout", "normalize", "cache", "cache_dir", "delivery", "workers"}
+KEPT_BYTES = 32 * 2**20  # files from this size on are kept decoded
 
 
 def load(options: DataOptions) -> Trajectories:
-    """Reads the logs that `options` describe, and checks them. Raises DataError."""
-    trajectories = _reader(options)(options)
-    validate(trajectories)
+    """Reads the logs that `options` describe, and checks them. Raises DataError.
+
+    Large ones are kept decoded in `cache_dir`, and come back memory-mapped.
+    """
+    log = _reader(options)(options)
+    if not _keeps(options, log):
+        return _read(options, log, None)
+    recipe = {k: v for k, v in dataclasses.asdict(options).items() if k not in USE}
+    key = store.key_of(recipe | {"kind": type(options).__name__}, log.files)
+    folder = Path(options.cache_dir).expanduser() / "decoded" / key
+    if not (folder / store.META).exists():
+        with store.new_folder(folder) as part:
+            store.describe(_read(options, log, part), part)
+    return store.open_store(folder)
+
+
+def _read(options: DataOptions, log: Log, folder: Path | None) -> Trajectories:
+    """Stacks and checks the episodes; what is skipped is told."""
+    skip = options.on_bad_episode == "skip"
+    skipped: list[str] = []
+    episodes = shown(cut(log.episodes, options.longest_episode), log.count, log.source)
+    trajectories = stack_episodes(
+        episodes,
+        log.source,
+        declared_actions(options) or log.action_spec,
+        skipped=skipped if skip else None,
+        folder=folder,
+    )
+    before = trajectories.num_episodes
+    trajectories, faults = without_faults(trajectories)
+    if not skip:
+        raise_faults(faults, log.source)
+    left_out = len(skipped) + before - trajectories.num_episodes
+    if left_out:
+        logger.warning(
+            "%s", listed(f"{log.source}: {left_out} faulty episodes left out", skipped + faults)
+        )
     return trajectories
+
+
+def _keeps(options: DataOptions, log: Log) -> bool:
+    """Whether the logs are kept decoded: large files are, and all where that is asked for."""
+    if not log.files or options.cache == "never":
+        return False
+    if options.cache == "always" or options.delivery == "streamed":
+        return True
+    return sum(file.stat().st_size for file in log.files) >= KEPT_BYTES
+
+
+def declared_actions(options: DataOptions) -> ActionSpec | None:
+    """The bounds given by `action_low` and `action_high`, or None."""
+    low, high = options.action_low, options.action_high
+    if low is None or high is None:
+        return None
+    return ActionSpec(False, len(low), tuple(low), tuple(high))
 
 
 def existing_path(options: DataOptions, accepted: str) -> Path:
@@ -38,7 +115,29 @@ def existing_path(options: DataOptions, accepted: str) -> Path:
     return path
 
 
-def _reader(options: DataOptions) -> Callable[[Any], Trajectories]:
+def existing_files(options: DataOptions, accepted: str, *endings: str) -> list[Path]:
+    """The files that `options.path` names, sorted: one file, all in a folder, or a glob pattern.
+
+    Raises DataError if there are none with one of the `endings`.
+    """
+    pattern = os.path.expanduser(options.path or "")
+    if any(mark in pattern for mark in "*?[") and not os.path.exists(pattern):
+        found = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
+    else:
+        path = existing_path(options, accepted)
+        found = sorted(path.iterdir()) if path.is_dir() else [path]
+        if path.is_file():
+            return found
+    files = [file for file in found if file.is_file() and file.suffix.lower() in endings]
+    if not files:
+        raise DataError(
+            f"{options.path} names no file that ends in {' or '.join(endings)}; "
+            f"data={options.name} reads {accepted}"
+        )
+    return files
+
+
+def _reader(options: DataOptions) -> Callable[[Any], Log]:
     for kind in type(options).__mro__:
         if kind in READERS:
             module, function = READERS[kind].split(":")

@@ -19,10 +19,11 @@ from rich.progress import track
 
 from worldmodel.config import GymnasiumData, TFDSData
 from worldmodel.data.behaviours import Action, behaviour
+from worldmodel.data.episodes import Episode, Log, stack_episodes
 from worldmodel.data.readers import tfds
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.data.validation import Episode, stack_episodes, validate
+from worldmodel.data.validation import validate
 from worldmodel.errors import DataError, nearest
 
 FORMAT = 1  # of what is collected: raise it and cached logs are collected anew
@@ -34,7 +35,7 @@ Observe = Callable[[Any], dict[str, np.ndarray]]
 Act = Callable[[Action], Any]
 
 
-def read(options: GymnasiumData) -> Trajectories:
+def read(options: GymnasiumData) -> Log:
     """The logs that `options` describe, from `cache_dir`; if they are not there, collects them.
 
     Two processes may do so at once: both collect the same logs, and the first to finish keeps its

@@ -1,152 +1,46 @@
-"""TFDS in the RLDS layout, stored as ArrayRecord: the native format, without TensorFlow.
+"""TFDS in the RLDS layout, stored as ArrayRecord or TFRecord, read without TensorFlow.
 
 One record is one episode, `steps` with `observation`, `action`, `reward`, `is_first`, `is_last`,
-`is_terminal` and `discount`. tensorflow_datasets is imported inside the functions, since that takes
-a second.
+`is_terminal` and `discount`. `worldmodel/data/native.py` writes it. tensorflow_datasets is imported
+inside the functions, since that takes a second.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import io
-import json
 import logging
-import os
-import re
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from worldmodel.config import TFDSData
-from worldmodel.data.card import card
+from worldmodel.data.episodes import Episode, Log, Unreadable
+from worldmodel.data.native import CARD, METADATA_KEY, write
 from worldmodel.data.readers import existing_path
+from worldmodel.data.readers.tfds_builder import INSTALL_TENSORFLOW, first_line, prepared
 from worldmodel.data.spec import ActionSpec
-from worldmodel.data.trajectories import Trajectories
-from worldmodel.data.validation import Episode, stack_episodes
-from worldmodel.errors import DataError
+from worldmodel.errors import DataError, listed
+
+__all__ = ["read", "read_metadata", "write"]
 
 logger = logging.getLogger(__name__)
 
-ACCEPTED = "a prepared TFDS directory (RLDS layout, array_record files, with dataset_info.json)"
-METADATA_KEY = "worldmodel"  # our part of TFDS's metadata.json
+ACCEPTED = "a prepared TFDS directory (RLDS layout, with dataset_info.json)"
+FORMATS = ("array_record", "tfrecord")  # that can be read, the better one first
+
+# What is worth a warning, after the number of episodes that have it.
+SINGLE_ROW = "of a single row left out, they hold no transition"
+LAST_REWARD = "have a reward in their last row, where RLDS has padding"
+NO_LAST_OBSERVATION = "end in zeros, which D4RL's builder puts for what was not observed"
 
 Keys = tuple[str, ...]  # where a leaf is in nested dicts
+Record = Mapping[str, Any] | Unreadable
 
 
-# ------------------------------------------------------------------------------------------- write
-
-
-def write(
-    trajectories: Trajectories, folder: Path, name: str, metadata: Mapping[str, Any] | None = None
-) -> None:
-    """Writes `folder`, a prepared TFDS directory with a `card.json`: whole, or not at all.
-
-    `metadata` is kept beside the action spec; `environment` is its one key with a meaning. Raises
-    FileExistsError if something is in `folder`, also when another process finished it meanwhile.
-    """
-    folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    extra = {
-        METADATA_KEY: {**(metadata or {}), "action": dataclasses.asdict(trajectories.action_spec)}
-    }
-    # A sibling, because a rename is atomic only within one file system.
-    with tempfile.TemporaryDirectory(
-        prefix=f".{folder.name}.incomplete-", dir=folder.parent
-    ) as root:
-        prepared = _prepare(trajectories, root, name, extra)
-        (prepared / "card.json").write_text(json.dumps(card(trajectories), indent=2) + "\n")
-        try:
-            os.rename(prepared, folder)
-        except OSError as error:
-            if folder.exists():
-                raise FileExistsError(folder) from error
-            raise
-
-
-def _prepare(trajectories: Trajectories, root: str, name: str, metadata: dict[str, Any]) -> Path:
-    """Has TFDS write the records and their description under `root`; returns where."""
-    import tensorflow_datasets as tfds
-
-    class RLDS(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version("1.0.0")
-        # TFDS would look for checksums of downloads next to the code, with importlib_resources,
-        # which it does not install.
-        code_path = None
-
-        def _info(self) -> tfds.core.DatasetInfo:
-            return tfds.core.DatasetInfo(
-                builder=self,
-                description=f"Trajectories in the RLDS layout, from {trajectories.source}.",
-                features=_features(trajectories),
-                metadata=tfds.core.MetadataDict(metadata),
-                disable_shuffling=True,  # episodes stay in their order
-            )
-
-        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-            return {"train": self._generate_examples()}
-
-        def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-            for episode in range(trajectories.num_episodes):
-                yield episode, {"steps": _steps(trajectories, episode)}
-
-    RLDS.name = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-    builder = RLDS(data_dir=root, file_format="array_record")
-    tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download
-        builder.download_and_prepare()
-    return Path(builder.data_dir)
-
-
-def _features(trajectories: Trajectories) -> Any:
-    import tensorflow_datasets as tfds
-
-    def tensor(rows: np.ndarray) -> Any:
-        # Images are compressed without loss; TFDS's own Image feature needs TensorFlow to write.
-        encoding = "zlib" if rows.dtype == np.uint8 else "none"
-        return tfds.features.Tensor(shape=rows.shape[1:], dtype=rows.dtype, encoding=encoding)
-
-    observation = {key: tensor(value) for key, value in trajectories.observations.items()}
-    steps = {
-        "observation": tfds.features.FeaturesDict(observation),
-        "action": tensor(trajectories.actions),
-        "discount": np.float32,
-        "is_first": np.bool_,
-        "is_last": np.bool_,
-        "is_terminal": np.bool_,
-    }
-    if trajectories.rewards is not None:
-        steps["reward"] = np.float32
-    return tfds.features.FeaturesDict({"steps": tfds.features.Dataset(steps)})
-
-
-def _steps(trajectories: Trajectories, episode: int) -> dict[str, Any]:
-    """The columns of one episode. `discount[t]`, like `reward[t]`, belongs to the step from t."""
-    start, length = trajectories.offsets[episode], trajectories.lengths[episode]
-    rows, row = slice(start, start + length), np.arange(length)
-    terminated = bool(trajectories.terminated[episode])
-    steps = {
-        "observation": {key: value[rows] for key, value in trajectories.observations.items()},
-        "action": trajectories.actions[rows],
-        "discount": (row < length - 1 - terminated).astype(np.float32),
-        "is_first": row == 0,
-        "is_last": row == length - 1,
-        "is_terminal": (row == length - 1) & terminated,
-    }
-    if trajectories.rewards is not None:
-        steps["reward"] = trajectories.rewards[rows]
-    return steps
-
-
-# -------------------------------------------------------------------------------------------- read
-
-
-def read(options: TFDSData) -> Trajectories:
+def read(options: TFDSData) -> Log:
     """Reads a prepared TFDS directory, ours or any other in the RLDS layout.
 
     `observation` is a tensor or a dict of tensors; `action` a vector of floats or one integer. Its
@@ -155,17 +49,30 @@ def read(options: TFDSData) -> Trajectories:
     `is_last`: the log broke off, and there is no successor. Episodes of a single row hold no
     transition and are left out, with a warning. Raises DataError for any other layout or format.
     """
-    folder = _prepared_folder(existing_path(options, ACCEPTED))
+    if options.builder:
+        folder = prepared(options.builder, options.path)
+    else:
+        folder = _prepared_folder(existing_path(options, ACCEPTED))
     builder = _builder(folder)
     source = f"{folder} ({options.split})"
     steps = _step_features(builder, folder)
-    episodes = _episodes(_records(builder, options.split, folder), steps, source)
-    return stack_episodes(episodes, source, _action_spec(builder, steps))
+    observations = _observations(steps["observation"], source)
+    shards = _shards(builder, options.split, folder)
+    read_records = _array_records if _stored_as(builder) == "array_record" else _tf_records
+    records = read_records(builder, options.split, shards)
+    files = tuple(sorted(p for p in folder.iterdir() if p.is_file() and p.name != CARD))
+    made_up_ends = builder.name.startswith("d4rl_")
+    episodes = _episodes(records, steps, observations, source, made_up_ends)
+    total = sum(shard.take for shard in shards)
+    return Log(source, episodes, _action_spec(builder, steps), files, total)
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
     """The metadata that `write` was given, such as `environment`; empty for foreign sets."""
     return _our_metadata(_builder(_prepared_folder(Path(folder))))
+
+
+# ---------------------------------------------------------------------------------------- the set
 
 
 def _prepared_folder(path: Path) -> Path:
@@ -187,21 +94,29 @@ def _prepared_folder(path: Path) -> Path:
 
 
 def _builder(folder: Path) -> Any:
+    """TFDS's view of a prepared directory, in the best of the formats it is stored in."""
     import tensorflow_datasets as tfds
 
     try:
         builder = tfds.builder_from_directory(folder)
+        stored = [file_format.value for file_format in builder.info.available_file_formats()]
+        readable = [name for name in FORMATS if name in stored]
+        if readable and readable[0] != _stored_as(builder):
+            builder = tfds.builder_from_directory(folder, file_format=readable[0])
     except Exception as error:  # TFDS raises whatever its parser met
+        needs = getattr(error, "name", None) == "tensorflow"  # as audio and video do
+        remedy = INSTALL_TENSORFLOW if needs else f"data=tfds reads {ACCEPTED}"
+        raise DataError(f"{folder}: TFDS cannot open it ({first_line(error)}); {remedy}") from error
+    if not readable:
         raise DataError(
-            f"{folder}: TFDS cannot open it ({_first_line(error)}); data=tfds reads {ACCEPTED}"
-        ) from error
-    formats = sorted(file_format.value for file_format in builder.info.available_file_formats())
-    if "array_record" not in formats:
-        raise DataError(
-            f"{folder} is stored as {' and '.join(formats) or 'an unknown format'}; "
-            "accepted: array_record (convert: tfds convert_format --out_file_format=array_record)"
+            f"{folder} is stored as {' and '.join(sorted(stored)) or 'an unknown format'}; "
+            f"accepted: {', '.join(FORMATS)}"
         )
     return builder
+
+
+def _stored_as(builder: Any) -> str:
+    return builder.info.file_format.value
 
 
 def _step_features(builder: Any, folder: Path) -> Mapping[str, Any]:
@@ -226,35 +141,101 @@ def _step_features(builder: Any, folder: Path) -> Mapping[str, Any]:
     action = steps["action"]
     if isinstance(action, dict):
         raise DataError(f"{folder}: action is a dict of {', '.join(action)}; accepted: one tensor")
-    kind = np.dtype(action.np_dtype).kind
+    kind = _dtype(action).kind
     if not (kind == "f" or (kind in "iu" and action.shape == ())):
         raise DataError(
-            f"{folder}: action is {np.dtype(action.np_dtype)} of shape {action.shape}; "
+            f"{folder}: action is {_dtype(action)} of shape {action.shape}; "
             "accepted: floats of any shape, or one integer, the class"
         )
     return steps
 
 
-def _records(builder: Any, split: str, folder: Path) -> Any:
-    """The episodes of a split as a sequence of records whose steps are columns."""
-    import tensorflow_datasets as tfds
+def _dtype(feature: Any) -> np.dtype:
+    """The type of a feature's numbers; object for a sequence of several fields."""
+    return np.dtype(object if isinstance(feature.np_dtype, dict) else feature.np_dtype)
 
+
+# ------------------------------------------------------------------------------------- its records
+
+
+def _shards(builder: Any, split: str, folder: Path) -> Sequence[Any]:
+    """The files of a split, or of a part of one, each with the records to `skip` and `take`."""
     try:
-        # Without SkipDecoding, TFDS decodes step by step: ten times slower.
-        return builder.as_data_source(
-            split, decoders={"steps": tfds.decode.SkipDecoding()}, file_format="array_record"
-        )
-    except (ValueError, KeyError, OSError) as error:
+        shards = builder.info.splits[split].file_instructions
+    except Exception as error:  # TFDS raises whatever it made of these words
         known = ", ".join(builder.info.splits)
         raise DataError(
-            f"{folder}: cannot read split {split!r} ({_first_line(error)}); splits: {known}"
+            f"{folder}: cannot read split {split!r} ({first_line(error)}); splits: {known}, or a "
+            "part such as train[:50%]"
         ) from error
+    if not shards:
+        raise DataError(f"{folder}: split {split!r} holds no episodes")
+    if missing := [shard.basename() for shard in shards if not Path(shard.filename).is_file()]:
+        raise DataError(listed(f"{folder}: files are missing", missing))
+    return shards
+
+
+def _array_records(builder: Any, split: str, shards: Sequence[Any]) -> Iterator[Record]:
+    """The records of a split, with steps as columns."""
+    records = builder.as_data_source(split, decoders=_as_columns(), file_format="array_record")
+    places = ((shard, shard.skip + i) for shard in shards for i in range(shard.take))
+    for episode, (shard, position) in enumerate(places):
+        try:
+            yield records[episode]
+        except Exception as error:  # ArrayRecord and protobuf raise whatever they met
+            yield _unreadable(episode, shard, position, error)
+
+
+def _tf_records(builder: Any, split: str, shards: Sequence[Any]) -> Iterator[Record]:
+    """The records of a split, with steps as columns.
+
+    TFRecord has no index: where a file is damaged, its later records are out of reach too. Its
+    checksums are not looked at.
+    """
+    decoders, episodes = _as_columns(), count()
+    for shard in shards:
+        end = shard.skip + shard.take
+        records = islice(_intact_records(shard.filename), shard.skip, end)
+        for position in range(shard.skip, end):
+            episode = next(episodes)
+            try:
+                if (record := next(records, None)) is None:
+                    raise EOFError("the file is cut off or damaged here, or before")
+                yield builder.info.features.deserialize_example_np(record, decoders=decoders)
+            except Exception as error:  # protobuf and TFDS raise whatever they met
+                yield _unreadable(episode, shard, position, error)
+
+
+def _intact_records(path: str) -> Iterator[bytes]:
+    """The records of a TFRecord file up to its end, or to where it cannot be read on."""
+    import grain
+
+    try:
+        yield from grain.experimental.TFRecordIterDataset(path)
+    except (ValueError, OverflowError, MemoryError):  # what a wrong length of a record leads to
+        return
+
+
+def _as_columns() -> dict[str, Any]:
+    """The decoders that leave steps as columns. TFDS would decode them one by one, ten times
+    slower.
+    """
+    import tensorflow_datasets as tfds
+
+    return {"steps": tfds.decode.SkipDecoding()}
+
+
+def _unreadable(episode: int, shard: Any, position: int, error: Exception) -> Unreadable:
+    return Unreadable(
+        f"episode {episode}",
+        f"record {position} of {shard.basename()} cannot be read ({first_line(error)})",
+    )
 
 
 def _action_spec(builder: Any, steps: Mapping[str, Any]) -> ActionSpec | None:
     """From our metadata, else from a feature that knows its classes, else None."""
     if raw := _our_metadata(builder).get("action"):
-        return ActionSpec(raw["discrete"], raw["size"], tuple(raw["low"]), tuple(raw["high"]))
+        return ActionSpec.from_json(raw)
     classes = getattr(steps["action"], "num_classes", None)
     return ActionSpec(True, classes) if classes else None
 
@@ -264,72 +245,89 @@ def _our_metadata(builder: Any) -> dict[str, Any]:
     return dict(metadata.items()).get(METADATA_KEY, {}) if metadata is not None else {}
 
 
-def _episodes(records: Any, features: Mapping[str, Any], source: str) -> Iterator[Episode]:
-    observations = _observations(features["observation"], source)
-    short = discarded = 0
-    for index in range(len(records)):
-        where = f"{source}: episode {index}"
-        steps = _record(records, index, where)["steps"]
-        actions = _column(features["action"], steps["action"], f"{where}: action")
-        if len(actions) < 2:
-            short += 1
+# ------------------------------------------------------------------------------------ its episodes
+
+
+def _episodes(
+    records: Iterator[Record],
+    features: Mapping[str, Any],
+    observations: Mapping[str, tuple[Keys, Any]],
+    source: str,
+    made_up_ends: bool,
+) -> Iterator[Episode | Unreadable]:
+    notes: Counter[str] = Counter()
+    for index, record in enumerate(records):
+        name = f"episode {index}"
+        if isinstance(record, Unreadable):
+            yield record
             continue
-        _check_ends(steps, where)
-        rewards = (
-            _column(features["reward"], steps["reward"], f"{where}: reward")
-            if "reward" in features
-            else None
-        )
-        discarded += rewards is not None and bool(np.any(rewards[-1]))
-        yield Episode(
-            observations={
-                key: _column(
-                    feature, _at(steps["observation"], path), f"{where}: observation {key!r}"
-                )
-                for key, (path, feature) in observations.items()
-            },
-            actions=actions,
-            rewards=rewards,
-            terminated="is_terminal" in steps and bool(steps["is_terminal"][-1]),
-            name=f"episode {index}",
-        )
-    if short:
-        logger.warning(
-            "%s: %d episodes of a single row left out, they hold no transition", source, short
-        )
-    if discarded:
-        logger.warning(
-            "%s: %d episodes have a reward in their last row, where RLDS has padding",
-            source,
-            discarded,
-        )
+        try:
+            episode = _episode(record["steps"], features, observations, name)
+        except DataError as fault:
+            yield Unreadable(name, str(fault))
+            continue
+        if len(episode.actions) < 2:
+            notes[SINGLE_ROW] += 1
+            continue
+        notes[LAST_REWARD] += episode.rewards is not None and bool(np.any(episode.rewards[-1]))
+        notes[NO_LAST_OBSERVATION] += made_up_ends and _ends_in_zeros(episode)
+        yield episode
+    for note, times in notes.items():
+        if times:
+            logger.warning("%s: %d episodes %s", source, times, note)
 
 
-def _record(records: Any, index: int, where: str) -> Mapping[str, Any]:
-    try:
-        return records[index]
-    except Exception as error:  # ArrayRecord and protobuf raise whatever they met
-        raise DataError(
-            f"{where} cannot be read ({_first_line(error)}); the files may be damaged or missing"
-        ) from error
+def _episode(
+    steps: Mapping[str, Any],
+    features: Mapping[str, Any],
+    observations: Mapping[str, tuple[Keys, Any]],
+    name: str,
+) -> Episode:
+    """An episode of steps that are columns. Raises DataError that says what is wrong with them."""
+    _check_ends(steps)
+    rewards = None
+    if "reward" in features:
+        rewards = _column(features["reward"], steps["reward"], "reward")
+    return Episode(
+        observations={
+            key: _column(feature, _at(steps["observation"], path), f"observation {key!r}")
+            for key, (path, feature) in observations.items()
+        },
+        actions=_column(features["action"], steps["action"], "action"),
+        rewards=rewards,
+        terminated=bool(_flags(steps, "is_terminal")[-1:].any()),
+        name=name,
+    )
 
 
-def _check_ends(steps: Mapping[str, Any], where: str) -> None:
+def _check_ends(steps: Mapping[str, Any]) -> None:
     """An end in the middle means several episodes in one record: no transition may cross it."""
     for field in ("is_last", "is_terminal"):
-        inside = np.flatnonzero(steps[field][:-1]) if field in steps else ()
+        flags = _flags(steps, field)
+        inside = np.flatnonzero(flags[:-1])
         if len(inside):
             raise DataError(
-                f"{where} row {inside[0]}: {field} before the last row, {len(steps[field]) - 1}; "
+                f"{field} in row {inside[0]}, before the last row, {len(flags) - 1}; "
                 "accepted: one episode a record"
             )
+
+
+def _flags(steps: Mapping[str, Any], field: str) -> np.ndarray:
+    """(T+1,) bool; none where the set has no such field, or the record has lost it."""
+    flags = steps.get(field)
+    return np.zeros(0, bool) if flags is None else np.asarray(flags, bool)
+
+
+def _ends_in_zeros(episode: Episode) -> bool:
+    last = (np.any(values[-1]) for values in episode.observations.values())
+    return episode.terminated and not any(last)
 
 
 def _observations(feature: Any, source: str) -> dict[str, tuple[Keys, Any]]:
     """Name -> path and feature of the observations that are numbers; '/' joins nested names."""
     kept = {}
     for path, leaf in _leaves(feature):
-        dtype, shape = np.dtype(leaf.np_dtype), leaf.shape
+        dtype, shape = _dtype(leaf), leaf.shape
         image = dtype == np.uint8 and len(shape) == 3
         name = "/".join(path) or ("image" if image else "observation")
         if dtype.kind in "iu" and shape == ():
@@ -360,19 +358,17 @@ def _at(tree: Any, path: Keys) -> Any:
     return tree
 
 
-def _column(feature: Any, raw: Any, where: str) -> np.ndarray:
+def _column(feature: Any, raw: Any, field: str) -> np.ndarray:
     """(T+1, ...) values of a field that was stored as numbers, or encoded row by row."""
+    if raw is None:
+        raise DataError(f"{field} is missing in the record")
     if isinstance(raw, np.ndarray) and raw.dtype != object:
         return raw
-    if isinstance(raw, Mapping):  # a tensor of free shape is stored as two columns, value and shape
-        raw = [dict(zip(raw, row, strict=True)) for row in zip(*raw.values(), strict=True)]
     try:
+        if isinstance(raw, Mapping):  # a tensor of free shape is two columns, value and shape
+            raw = [dict(zip(raw, row, strict=True)) for row in zip(*raw.values(), strict=True)]
         return np.stack([feature.decode_example_np(row) for row in raw])
     except Exception as error:  # decoders raise whatever they met
         raise DataError(
-            f"{where} cannot be decoded ({_first_line(error)}); accepted: one shape in every row"
+            f"{field} cannot be decoded ({first_line(error)}); accepted: one shape in every row"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

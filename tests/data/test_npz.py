@@ -1,0 +1,273 @@
+"""NumPy archives: every layout gives the same episodes, and no successor comes from another one."""
+
+from __future__ import annotations
+
+import logging
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worldmodel.config import NPZData
+from worldmodel.data import Trajectories, load
+from worldmodel.errors import DataError
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
+LENGTHS = np.array([3, 1, 4])  # transitions
+TERMINATED = np.array([True, False, True])
+
+
+def whole(lengths: np.ndarray = LENGTHS) -> dict[str, np.ndarray]:
+    """T+1 observations an episode; each knows its episode and row, actions and rewards likewise."""
+    episode = np.repeat(np.arange(len(lengths)), lengths + 1)
+    row = np.concatenate([np.arange(n + 1) for n in lengths])
+    step = row < np.repeat(lengths, lengths + 1)
+    return {
+        "observations": np.stack([episode, row], 1).astype(np.float32),
+        "actions": (episode + row / 100)[step, None].astype(np.float32),
+        "rewards": (10 * episode + row)[step].astype(np.float32),
+        "lengths": lengths,
+        "terminated": (np.arange(len(lengths)) % 2 == 0),
+    }
+
+
+def by_rows(lengths: np.ndarray = LENGTHS) -> dict[str, np.ndarray]:
+    """The same with T rows an episode and marks, as D4RL has them; final observations aside."""
+    arrays, ends = whole(lengths), np.cumsum(lengths) - 1
+    last = np.cumsum(lengths + 1) - 1
+    first = np.delete(np.arange(len(arrays["observations"])), last)
+    marks = {key: np.zeros(len(first), bool) for key in ("terminals", "timeouts")}
+    marks["terminals"][ends] = arrays["terminated"]
+    marks["timeouts"][ends] = ~arrays["terminated"]
+    return marks | {
+        "observations": arrays["observations"][first],
+        "next_observations": arrays["observations"][first + 1],
+        "last_next": arrays["observations"][last],
+        "actions": arrays["actions"],
+        "rewards": arrays["rewards"],
+    }
+
+
+def read(folder: Path, arrays: dict[str, Any], **options: Any) -> Trajectories:
+    np.savez(folder / "logs.npz", **arrays)
+    return load(NPZData(path=str(folder / "logs.npz"), **options))
+
+
+def without(arrays: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in arrays.items() if key not in keys}
+
+
+def transitions(logs: Trajectories) -> list[tuple]:
+    """(observation, action, reward, next observation, ended) of every transition, in order."""
+    found = []
+    for first, length, ended in zip(logs.offsets, logs.lengths, logs.terminated, strict=True):
+        x = logs.observations["observation"]
+        for row in range(first, first + length - 1):
+            is_end = bool(ended) and row == first + length - 2
+            found.append(
+                (*x[row], *logs.actions[row], logs.rewards[row], *x[row + 1], is_end)
+            )  # fmt: skip
+    return found
+
+
+def expected(lengths: np.ndarray, final_known: bool = True) -> list[tuple]:
+    """The same from the process itself, step by step."""
+    found = []
+    for e, n in enumerate(lengths.tolist()):
+        for t in range(n if final_known else n - 1):
+            ended = e % 2 == 0 and t == n - 1
+            action = np.float32(e + t / 100)
+            found.append((e, t, action, 10 * e + t, e, t + 1, ended))
+    return found
+
+
+@pytest.mark.parametrize("aside", ["next_observations", "last_next"])
+def test_all_layouts_with_final_observations_hold_the_same(tmp_path: Path, aside: str) -> None:
+    other = {"next_observations": "last_next", "last_next": "next_observations"}[aside]
+    assert transitions(read(tmp_path, whole())) == expected(LENGTHS)
+    assert transitions(read(tmp_path, without(by_rows(), other))) == expected(LENGTHS)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=6))
+def test_no_successor_comes_from_another_episode(
+    tmp_path_factory: pytest.TempPathFactory, lengths: list[int]
+) -> None:
+    folder, counts = tmp_path_factory.mktemp("npz"), np.array(lengths)
+    rows = by_rows(counts)
+    assert transitions(read(folder, whole(counts))) == expected(counts)
+    assert transitions(read(folder, without(rows, "last_next"))) == expected(counts)
+    assert transitions(read(folder, without(rows, "next_observations"))) == expected(counts)
+    # Without a mark for time-outs, a successor that is not the next row tells of one.
+    unmarked = without(rows, "last_next", "timeouts")
+    assert transitions(read(folder, unmarked)) == expected(counts)
+    if max(lengths) > 1:
+        bare = without(rows, "last_next", "next_observations")
+        assert transitions(read(folder, bare)) == expected(counts, final_known=False)
+
+
+def test_a_terminal_whose_final_observation_is_missing_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    bare = without(by_rows(), "last_next", "next_observations")
+    with caplog.at_level(logging.WARNING):
+        logs = read(tmp_path, bare)
+    assert not logs.terminated.any() and logs.lengths.tolist() == [3, 4]
+    assert "2 episodes ended, but the observation after" in caplog.text
+    assert "1 episodes without a whole transition left out" in caplog.text
+
+
+def test_rows_by_episode_lengths_keep_their_names(tmp_path: Path) -> None:
+    arrays = without(by_rows(), "terminals", "timeouts", "last_next", "next_observations")
+    names = np.array(["hover", "short", "circle"])
+    logs = read(tmp_path, arrays | {"episode_lengths": LENGTHS, "episode_names": names})
+    assert logs.lengths.tolist() == [3, 4] and not logs.terminated.any()
+    assert [name.rsplit(" ")[-1] for name in logs.names] == ["hover", "circle"]
+
+
+def test_ogbench_terminals_are_ends_of_records(tmp_path: Path) -> None:
+    """Its last row is the final observation: no transition is lost, and nothing terminates."""
+    arrays = whole()
+    ends = np.zeros(len(arrays["observations"]), np.float32)
+    ends[np.cumsum(LENGTHS + 1) - 1] = 1
+    padded = np.zeros((len(ends), 1), np.float32)
+    padded[ends == 0] = arrays["actions"]
+    archive = {"observations": arrays["observations"], "actions": padded, "terminals": ends}
+    logs = read(tmp_path, archive | {"qpos": np.zeros((len(ends), 2))})
+    assert logs.lengths.tolist() == (LENGTHS + 1).tolist()
+    assert logs.rewards is None and not logs.terminated.any()
+    np.testing.assert_array_equal(logs.observations["observation"], arrays["observations"])
+
+
+def test_stable_baselines_and_single_records_are_read(tmp_path: Path) -> None:
+    rows = by_rows()
+    starts = np.isin(np.arange(LENGTHS.sum()), np.cumsum(LENGTHS) - LENGTHS)
+    archive = {"obs": rows["observations"], "actions": rows["actions"], "rewards": rows["rewards"]}
+    logs = read(tmp_path, archive | {"episode_starts": starts})
+    assert transitions(logs) == expected(LENGTHS, final_known=False)
+    one = {"observations": np.zeros((5, 2)), "actions": np.zeros((4, 1))}
+    assert read(tmp_path, one).lengths.tolist() == [5]
+    one["actions"] = np.zeros((5, 1))
+    assert read(tmp_path, one).lengths.tolist() == [5]
+
+
+def test_dicts_images_and_classes_keep_their_kinds(tmp_path: Path) -> None:
+    rng, rows = np.random.default_rng(0), int((LENGTHS + 1).sum())
+    camera = rng.integers(0, 256, (rows, 16, 16, 3)).astype(np.uint8)
+    classes = rng.integers(0, 3, LENGTHS.sum())
+    ends = without(whole(), "observations", "actions")
+    named = {"observations/camera": camera, "observations/arm/angle": np.ones((rows, 2))}
+    logs = read(tmp_path, ends | named | {"actions": classes[:, None]})
+    assert list(logs.observations) == ["camera", "arm/angle"]
+    np.testing.assert_array_equal(logs.observations["camera"], camera)
+    assert logs.action_spec.discrete and logs.actions.dtype == np.int32
+    single = read(tmp_path, ends | {"observations": camera, "actions": classes})
+    assert list(single.observations) == ["image"]
+
+
+def test_several_files_are_one_set_and_a_bad_one_can_be_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    np.savez(tmp_path / "a.npz", **whole())
+    np.savez_compressed(tmp_path / "c.npz", **whole())
+    (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:300])
+    with pytest.raises(DataError, match=r"b\.npz: cannot be read"):
+        load(NPZData(path=str(tmp_path)))
+    with caplog.at_level(logging.WARNING):
+        logs = load(NPZData(path=str(tmp_path / "*.npz"), on_bad_episode="skip"))
+    assert logs.num_episodes == 6 and "1 faulty episodes left out" in caplog.text
+    assert "b.npz" in caplog.text
+
+
+BROKEN: dict[str, tuple[dict[str, Any], str]] = {
+    "no actions": (without(whole(), "actions"), "has no 'actions'"),
+    "misspelt": (
+        without(whole(), "observations") | {"observation": np.zeros((11, 2))},
+        "has no 'observations' (did you mean 'observation'?); keys there: actions",
+    ),
+    "sums": (whole() | {"lengths": LENGTHS + 1}, "lengths sum to 11 in 3 episodes, observations"),
+    "a zero length": (whole() | {"lengths": np.array([0, 4, 4])}, "each 1 or more"),
+    "float lengths": (whole() | {"lengths": LENGTHS * 1.0}, "lengths is float64 of shape (3,)"),
+    "few rewards": (whole() | {"rewards": np.zeros(5)}, "rewards has 5 rows; accepted: 8"),
+    "few ends": (whole() | {"terminated": np.zeros(2)}, "terminated has 2 rows; accepted: 3"),
+    "few terminals": (by_rows() | {"terminals": np.zeros(7)}, "terminals has 7 rows; accepted: 8"),
+    "few final rows": (
+        without(by_rows(), "next_observations") | {"last_next": np.zeros((2, 2))},
+        "last_next has 2 rows; accepted: 3",
+    ),
+    "few next rows": (
+        by_rows() | {"next_observations": np.zeros((7, 2))},
+        "next_observations has 7 rows; accepted: 8",
+    ),
+    "a scalar": (whole() | {"rewards": np.float32(1)}, "rewards is a single number"),
+    "no rows": (
+        {"observations": np.zeros((0, 2)), "actions": np.zeros((0, 1))},
+        "actions has no rows",
+    ),
+    "text": (whole() | {"observations": np.full((11, 2), "a")}, "is <U1; accepted: numbers"),
+    "objects": (
+        whole() | {"actions": np.array([{}] * 8, object)},
+        "cannot be read (Object arrays",
+    ),
+    "not finite": (
+        whole() | {"rewards": np.array([0, 0, 0, 0, np.nan, 0, 0, 0])},
+        "reward is not finite: episode 2 row 0",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_archive_is_named_with_what_is_accepted(tmp_path: Path, kind: str) -> None:
+    arrays, words = BROKEN[kind]
+    np.savez(tmp_path / "logs.npz", **arrays)
+    with pytest.raises(DataError) as caught:
+        load(NPZData(path=str(tmp_path / "logs.npz")))
+    message = str(caught.value).replace(f"{tmp_path}/logs.npz ", "")
+    assert words in message and "logs.npz" in str(caught.value)
+
+
+def test_what_is_no_archive_is_told(tmp_path: Path) -> None:
+    for name, content in {"text.npz": b"hello", "empty.npz": b""}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(DataError, match=f"{name}: cannot be read"):
+            load(NPZData(path=str(tmp_path / name)))
+    np.save(tmp_path / "one.npy", np.zeros(3))
+    with pytest.raises(DataError, match="is a single array"):
+        load(NPZData(path=str(tmp_path / "one.npy")))
+    with pytest.raises(DataError, match="does not exist"):
+        load(NPZData(path=str(tmp_path / "none.npz")))
+    with pytest.raises(DataError, match=r"names no file that ends in \.npz"):
+        load(NPZData(path=str(tmp_path / "*.npy")))
+
+
+def test_a_damaged_member_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "logs.npz"
+    np.savez(path, **whole())
+    with zipfile.ZipFile(path) as archive:
+        place = archive.getinfo("observations.npy").header_offset
+    content = bytearray(path.read_bytes())
+    content[place + 250] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read.*CRC"):
+        load(NPZData(path=str(path)))
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of real logs is not here")
+@pytest.mark.parametrize(
+    ("file", "episodes", "steps", "terminals"),
+    [
+        ("halfcheetah/halfcheetah-replay.npz", 80, 80_000, 0),
+        ("halfcheetah/halfcheetah-medium.npz", 100, 100_000, 0),
+        ("hopper/hopper-medium.npz", 280, 100_000, 279),
+        ("nanobench/nanobench_50hz.npz", 74, 113_064, 0),
+        ("formats/stable_baselines_pendulum.npz", 100, 19_900, 0),
+    ],
+)
+def test_real_archives_are_read(file: str, episodes: int, steps: int, terminals: int) -> None:
+    logs = load(NPZData(path=str(SHARED / file), cache="never"))
+    assert (logs.num_episodes, logs.num_transitions) == (episodes, steps)
+    assert logs.terminated.sum() == terminals

@@ -1,0 +1,573 @@
+"""CSV and Parquet tables: rows become episodes, and what does not fit is named."""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pyarrow import csv, parquet
+
+from worldmodel.config import TableData
+from worldmodel.data import Trajectories, load
+from worldmodel.data.episodes import Episode, Unreadable
+from worldmodel.data.readers.table import read
+from worldmodel.errors import DataError
+
+REAL = Path(__file__).parents[2].parent / "shared" / "data"
+COLUMNS: dict[str, Any] = {"observations": ["x", "y"], "actions": ["u"]}
+WRITERS = {
+    "csv": csv.write_csv,
+    "parquet": parquet.write_table,
+    "tsv": lambda table, path: csv.write_csv(table, path, csv.WriteOptions(delimiter="\t")),
+}
+
+
+def options(path: Path | str, **changes: Any) -> TableData:
+    return TableData(path=str(path), cache="never", **{**COLUMNS, **changes})
+
+
+def written(path: Path, columns: dict[str, Any]) -> Path:
+    """The columns in a file, in the format that its ending says."""
+    WRITERS[path.suffix[1:]](pa.table(columns), path)
+    return path
+
+
+def text(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def rows(count: int, **changes: Any) -> dict[str, Any]:
+    """`count` rows that all differ: x is the row, y its half, u ten times it."""
+    row = np.arange(count)
+    return {"x": row * 1.0, "y": row / 2, "u": row * 10.0, **changes}
+
+
+def episodes(path: Path | str, **changes: Any) -> list[Episode]:
+    found = list(read(options(path, **changes)).episodes)
+    assert not [episode for episode in found if isinstance(episode, Unreadable)]
+    return found
+
+
+def fault(path: Path | str, **changes: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        load(options(path, **changes))
+    return str(caught.value)
+
+
+def assert_same(one: Trajectories, other: Trajectories) -> None:
+    assert one.fields().keys() == other.fields().keys()
+    for field, value in one.fields().items():
+        np.testing.assert_array_equal(value, other.fields()[field])
+    np.testing.assert_array_equal(one.lengths, other.lengths)
+    np.testing.assert_array_equal(one.terminated, other.terminated)
+    assert one.action_spec == other.action_spec
+
+
+# ------------------------------------------------------------------------------ rows and episodes
+
+
+def test_a_row_holds_its_observation_and_the_action_taken_there(tmp_path: Path):
+    file = written(tmp_path / "log.csv", rows(4, r=[1.0, 2.0, 3.0, 4.0]))
+    logs = load(options(file, reward="r"))
+    assert logs.num_transitions == 3
+    np.testing.assert_array_equal(
+        logs.observations["observation"], [[0, 0], [1, 0.5], [2, 1], [3, 1.5]]
+    )
+    np.testing.assert_array_equal(logs.actions, [[0], [10], [20], [0]])  # the last is padding
+    np.testing.assert_array_equal(logs.rewards, [1, 2, 3, 0])
+    assert not logs.terminated.any()
+    assert logs.names == (str(file),)
+
+
+def test_the_order_of_columns_is_that_of_the_options(tmp_path: Path):
+    file = written(tmp_path / "log.csv", rows(2))
+    (episode,) = episodes(file, observations=["y", "u", "x"], actions=["x", "u"])
+    np.testing.assert_array_equal(episode.observations["observation"][1], [0.5, 10, 1])
+    np.testing.assert_array_equal(episode.actions[0], [0, 0])
+
+
+def test_last_rows_may_leave_action_and_reward_empty(tmp_path: Path):
+    file = text(tmp_path / "log.csv", "x,y,u,r\n0,0,5,1\n1,1,6,2\n2,2,,\n")
+    logs = load(options(file, reward="r"))
+    np.testing.assert_array_equal(logs.actions, [[5], [6], [0]])
+    np.testing.assert_array_equal(logs.rewards, [1, 2, 0])
+
+
+@pytest.mark.parametrize("ending", ["parquet", "tsv"])
+@pytest.mark.parametrize("discrete", [False, True])
+def test_every_format_gives_the_same_logs(tmp_path: Path, ending: str, discrete: bool):
+    rng = np.random.default_rng(0)
+    start = datetime.datetime(2024, 5, 1, 12)
+    columns = {
+        "x": rng.standard_normal(60),
+        "y": rng.integers(-5, 5, 60),
+        "flag": rng.random(60) < 0.5,
+        "u": rng.integers(0, 3, 60),
+        "r": rng.standard_normal(60).astype(np.float32),
+        "done": np.arange(60) >= 58,
+        "ep": np.arange(60) % 2,
+        "t": [start + datetime.timedelta(milliseconds=20 * row) for row in range(60)],
+        "note": [f"a, {row}" for row in range(60)],
+    }
+    chosen = {
+        "observations": ["x", "y", "flag"], "reward": "r", "terminal": "done", "episode": "ep",
+        "time": "t", "discrete": discrete,
+    }  # fmt: skip
+    one = options(written(tmp_path / "log.csv", columns), **chosen)
+    other = options(written(tmp_path / f"log.{ending}", columns), **chosen)
+    assert_same(load(one), load(other))
+    for a, b in zip(read(one).episodes, read(other).episodes, strict=True):
+        np.testing.assert_array_equal(a.time, b.time)
+        assert a.name.removeprefix(one.path) == b.name.removeprefix(other.path)
+
+
+CELLS = st.lists(st.sampled_from("abcde"), min_size=1, max_size=60)
+
+
+@settings(max_examples=60, deadline=None)
+@given(CELLS, st.sampled_from(["csv", "parquet"]))
+def test_rows_of_alternating_episodes_are_told_apart(
+    tmp_path_factory: pytest.TempPathFactory, labels: list[str], ending: str
+):
+    folder = tmp_path_factory.mktemp("tables")
+    file = written(folder / f"log.{ending}", rows(len(labels), ep=labels))
+    naive: dict[str, list[int]] = {}
+    for row, label in enumerate(labels):
+        naive.setdefault(label, []).append(row)
+    found = episodes(file, episode="ep")
+    assert [episode.name for episode in found] == [f"{file} episode {label}" for label in naive]
+    for episode, expected in zip(found, naive.values(), strict=True):
+        assert episode.observations["observation"][:, 0].tolist() == expected
+        assert episode.actions[:, 0].tolist() == [10 * row for row in expected[:-1]]
+
+
+def test_001_and_1_are_two_episodes(tmp_path: Path):
+    file = text(tmp_path / "log.csv", "x,y,u,ep\n0,0,0,001\n1,1,1,001\n2,2,2,1\n3,3,3,1\n")
+    assert [e.name.split()[-1] for e in episodes(file, episode="ep")] == ["001", "1"]
+
+
+@pytest.mark.parametrize("path", ["", "*.csv", "log_?.csv"])
+def test_every_file_of_a_folder_or_pattern_is_an_episode(tmp_path: Path, path: str):
+    for number in range(3):
+        written(tmp_path / f"log_{number}.csv", rows(3 + number))
+    text(tmp_path / "readme.txt", "no table")
+    log = read(options(tmp_path / path))
+    assert [file.name for file in log.files] == ["log_0.csv", "log_1.csv", "log_2.csv"]
+    assert log.count == 3
+    assert load(options(tmp_path / path)).lengths.tolist() == [3, 4, 5]
+
+
+def test_a_pattern_may_name_any_ending(tmp_path: Path):
+    text(tmp_path / "a.txt", "x,y,u\n0,0,0\n1,1,1\n")
+    text(tmp_path / "b.txt", "x,y,u\n0,0,0\n1,1,1\n2,2,2\n")
+    assert load(options(tmp_path / "*.txt")).lengths.tolist() == [2, 3]
+
+
+def test_folders_may_mix_csv_and_parquet(tmp_path: Path):
+    written(tmp_path / "a.csv", rows(3))
+    written(tmp_path / "b.parquet", rows(4))
+    assert load(options(tmp_path)).lengths.tolist() == [3, 4]
+
+
+def test_files_are_read_one_at_a_time(tmp_path: Path):
+    for name in "ab":
+        written(tmp_path / f"{name}.csv", rows(3))
+    found = iter(read(options(tmp_path)).episodes)
+    assert isinstance(next(found), Episode)
+    (tmp_path / "b.csv").unlink()
+    assert isinstance(next(found), Unreadable)
+
+
+def test_one_value_in_two_files_is_two_episodes_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    written(tmp_path / "a.csv", rows(4, ep=[1, 1, 2, 2]))
+    written(tmp_path / "b.csv", rows(5, ep=[2, 2, 2, 3, 3]))
+    with caplog.at_level(logging.WARNING):
+        assert load(options(tmp_path, episode="ep")).lengths.tolist() == [2, 2, 3, 2]
+    (record,) = caplog.records
+    assert "values of column 'ep' that are in several files: 1;" in record.message
+    assert f"2 is in {tmp_path / 'a.csv'} and in {tmp_path / 'b.csv'}" in record.message
+
+
+def test_long_records_are_cut(tmp_path: Path):
+    file = written(tmp_path / "log.csv", rows(11))
+    assert load(options(file, longest_episode=4)).lengths.tolist() == [5, 5, 3]
+
+
+# ------------------------------------------------------------------------------ how CSV is laid out
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_the_delimiter_is_seen_in_the_header(tmp_path: Path, delimiter: str):
+    content = 'x,"speed, wheel",y,u\n0,7,1,2\n3,8,4,5\n'
+    lines = content.replace(",", delimiter).replace(f"speed{delimiter} wheel", "speed, wheel")
+    (episode,) = episodes(text(tmp_path / "log.csv", lines))
+    np.testing.assert_array_equal(episode.observations["observation"], [[0, 1], [3, 4]])
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfx,y,u\n0,1,2\n3,4,5\n",  # a byte order mark
+        b"\n\n x , y, u\n 0, 1, 2\n 3, 4, 5\n",  # blank lines and spaces
+        b"x,y,u\r\n0,1,2\r\n3,4,5\r\n",
+        b"x,y,u,,\n0,1,2,,\n3,4,5,,\n",  # a comma at the end, as many loggers write
+        b"\xb0C,x,y,u\n9,0,1,2\n9,3,4,5\n",  # Latin-1 in another column
+        b'x,y,u,note\n0,1,2,"two\nlines"\n3,4,5,""\n',
+        b'"x","y","u"\n"0","1","2"\n"3","4","5"',  # no newline at the end
+    ],
+)
+def test_csv_of_any_habit_is_read(tmp_path: Path, content: bytes):
+    (episode,) = episodes(text(tmp_path / "log.csv", content))
+    np.testing.assert_array_equal(episode.observations["observation"], [[0, 1], [3, 4]])
+    np.testing.assert_array_equal(episode.actions, [[2]])
+
+
+def test_packed_csv_is_read(tmp_path: Path):
+    file = text(tmp_path / "log.csv.gz", gzip.compress(b"x,y,u\n0,1,2\n3,4,5\n"))
+    assert load(options(file)).lengths.tolist() == [2]
+
+
+def test_lists_in_a_column_are_vectors(tmp_path: Path):
+    columns = {
+        "state": [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]],
+        "x": [7.0, 8.0, 9.0],
+        "u": pa.array([[1, 2, 3]] * 3, pa.list_(pa.float32(), 3)),
+    }
+    file = written(tmp_path / "log.parquet", columns)
+    (episode,) = episodes(file, observations=["state", "x"])
+    np.testing.assert_array_equal(
+        episode.observations["observation"], [[1, 2, 7], [3, 4, 8], [5, 6, 9]]
+    )
+    assert episode.actions.shape == (2, 3)
+
+
+# --------------------------------------------------------------------- times, terminals and classes
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["5", "5.5", "7"],
+        ["2024-05-01T12:00:05", "2024-05-01T12:00:05.5", "2024-05-01T12:00:07"],
+        ["2024-05-01 12:00:05Z", "2024-05-01 12:00:05.5Z", "2024-05-01 14:00:07+02:00"],
+    ],
+)
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_time_is_seconds_since_the_first_row(tmp_path: Path, cells: list[str], ending: str):
+    file = written(tmp_path / f"log.{ending}", rows(3, t=cells))
+    (episode,) = episodes(file, time="t")
+    assert episode.time.dtype == np.float64
+    np.testing.assert_allclose(episode.time, [0, 0.5, 2], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "ticks", "expected"),
+    [
+        (pa.timestamp("ns"), 1_700_000_000_000_000_000, 1e-9),
+        (pa.timestamp("us", "UTC"), 1_700_000_000_000_000, 1e-6),
+        (pa.timestamp("s"), 1_700_000_000, 1),
+        (pa.duration("ms"), 0, 1e-3),
+        (pa.time32("ms"), 3_600_000, 1e-3),
+        (pa.time64("ns"), 0, 1e-9),
+        (pa.date32(), 19_000, 86_400),
+        (pa.int64(), 1_700_000_000, 1),
+    ],
+)
+def test_clocks_of_any_unit_are_seconds(
+    tmp_path: Path, kind: pa.DataType, ticks: int, expected: float
+):
+    raw = pa.array([ticks, ticks + 1, ticks + 3], pa.int64())
+    narrow = raw.cast(pa.int32()) if kind.bit_width == 32 else raw
+    file = written(tmp_path / "log.parquet", rows(3, t=narrow.cast(kind)))
+    (episode,) = episodes(file, time="t")
+    np.testing.assert_allclose(episode.time, np.array([0, 1, 3]) * expected, rtol=1e-9)
+
+
+def test_time_starts_anew_in_every_episode(tmp_path: Path):
+    file = written(tmp_path / "log.csv", rows(4, ep=[1, 2, 1, 2], t=[10.0, 11.0, 12.0, 14.0]))
+    assert [e.time.tolist() for e in episodes(file, episode="ep", time="t")] == [[0, 2], [0, 3]]
+
+
+def test_time_that_goes_back_is_a_fault_with_its_row(tmp_path: Path):
+    file = written(tmp_path / "log.csv", rows(4, t=[0.0, 1.0, 0.5, 2.0]))
+    assert f"{file} row 2: time is 0.5 after 1" in fault(file, time="t")
+
+
+def test_uneven_sampling_is_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    for name, gap in (("a", 1.0), ("b", 100.0), ("c", 200.0)):
+        written(tmp_path / f"{name}.csv", rows(5, t=np.cumsum([0, 1, 1, gap, 1.0])))
+    with caplog.at_level(logging.WARNING):
+        load(options(tmp_path, time="t"))
+    (record,) = caplog.records
+    assert "2 of 3 episodes" in record.message
+    assert "b.csv: 100 s after row 2, the median is 1 s" in record.message
+
+
+def test_a_clock_too_coarse_to_tell_is_no_uneven_sampling(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    file = written(tmp_path / "log.csv", rows(12, t=np.arange(12) // 4))
+    with caplog.at_level(logging.WARNING):
+        load(options(file, time="t"))
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("last", ["1", "true", "True", "TRUE", "1.0"])
+def test_an_episode_that_is_true_in_its_last_row_terminated(tmp_path: Path, last: str):
+    first = last.replace("1", "0").replace("rue", "x") if "1" in last else ""
+    file = text(tmp_path / "log.csv", f"x,y,u,done\n0,0,0,{first}\n1,1,1,{first}\n2,2,2,{last}\n")
+    assert load(options(file, terminal="done")).terminated.tolist() == [True]
+
+
+def test_an_episode_without_a_true_row_was_cut_off(tmp_path: Path):
+    file = written(tmp_path / "log.csv", rows(3, done=[False, False, False]))
+    assert load(options(file, terminal="done")).terminated.tolist() == [False]
+
+
+def test_an_end_in_the_middle_of_an_episode_is_that_episodes_fault(tmp_path: Path):
+    columns = rows(6, ep=[1, 2, 1, 2, 1, 2], done=[0, 0, 0, 1, 1, 0])
+    file = written(tmp_path / "log.csv", columns)
+    one, other = read(options(file, terminal="done", episode="ep")).episodes
+    assert one.terminated and isinstance(other, Unreadable)
+    assert other.name == f"{file} episode 2"
+    assert "column 'done' is true at row 1 of rows 0 to 2" in other.fault
+    skipping = options(file, terminal="done", episode="ep", on_bad_episode="skip")
+    assert load(skipping).names == (f"{file} episode 1",)
+
+
+def test_ends_in_one_file_hint_at_the_option_that_tells_episodes_apart(tmp_path: Path):
+    file = written(tmp_path / "log.csv", rows(3, done=[0, 1, 0]))
+    assert "data.episode names a column" in fault(file, terminal="done")
+
+
+@pytest.mark.parametrize("cells", [[0, 2, 1, 0], [0.0, 2.0, 1.0, 0.0], ["0", "2", "1", ""]])
+def test_discrete_actions_are_classes(tmp_path: Path, cells: list[Any]):
+    logs = load(options(written(tmp_path / "log.csv", rows(4, u=cells)), discrete=True))
+    assert logs.action_spec.discrete and logs.action_spec.size == 3
+    assert logs.actions.dtype == np.int32 and logs.actions.tolist() == [0, 2, 1, 0]
+
+
+def test_whole_numbers_are_continuous_unless_said_to_be_classes(tmp_path: Path):
+    logs = load(options(written(tmp_path / "log.csv", rows(3, u=[0, 1, 2]))))
+    assert not logs.action_spec.discrete and logs.actions.dtype == np.float32
+
+
+def test_truths_are_zero_and_one(tmp_path: Path):
+    file = written(tmp_path / "log.csv", rows(3, x=[True, False, True]))
+    (episode,) = episodes(file)
+    assert episode.observations["observation"][:, 0].tolist() == [1, 0, 1]
+
+
+# -------------------------------------------------------------------------------- what does not fit
+
+
+def csv_of(content: str | bytes):
+    return lambda folder: text(folder / "log.csv", content)
+
+
+def parquet_of(**columns: Any):
+    return lambda folder: written(folder / "log.parquet", rows(3, **columns))
+
+
+def broken_parquet(change: Any):
+    def make(folder: Path) -> Path:
+        whole = written(folder / "whole.parquet", rows(1000)).read_bytes()
+        (folder / "whole.parquet").unlink()
+        return text(folder / "log.parquet", change(whole))
+
+    return make
+
+
+DONE = {"terminal": "done"}
+BROKEN = {
+    "empty": (csv_of(""), {}, ["is empty", "a header and rows"]),
+    "blank": (csv_of("\n \n"), {}, ["is empty"]),
+    "header alone": (csv_of("x,y,u\n"), {}, ["has one line", "rows below it"]),
+    "header alone, no newline": (csv_of("x,y,u"), {}, ["has one line"]),
+    "no header": (csv_of("1,2,3\n4,5,6\n"), {}, ["no column 'x', 'y', 'u'", "'1', '2', '3'"]),
+    "misspelt": (
+        csv_of("x_pos,y,u\n1,2,3\n4,5,6\n"), {"observations": ["x_pso", "y"]},
+        ["no column 'x_pso' (did you mean 'x_pos'?)", "columns there: 'x_pos', 'y', 'u'"],
+    ),
+    "a column twice": (csv_of("x,y,u,x\n1,2,3,4\n4,5,6,7\n"), {}, ["two columns are named 'x'"]),
+    "one row": (csv_of("x,y,u\n1,2,3\n"), {}, ["1 row(s); accepted: at least 2"]),
+    "ragged": (csv_of("x,y,u\n1,2,3\n4,5\n6,7,8\n"), {}, ["Row #3", "Expected 3 columns, got 2"]),
+    "open quote": (csv_of('x,y,u\n1,2,"3\n4,5,6\n'), {}, ["column 'u' is '3\\n4,5,6' at row 0"]),
+    "text": (
+        csv_of("x,y,u\n1,2,3\n4, 5,6\n7,none,9\n"), {},
+        ["column 'y' is 'none' at row 2", "accepted: numbers"],
+    ),
+    "units": (csv_of("x,y,u\nm,m,V\n1,2,3\n"), {}, ["column 'x' is 'm' at row 0"]),
+    "decimal comma": (csv_of("x;y;u\n1,5;2;3\n2;3;4\n"), {}, ["column 'x' is '1,5' at row 0"]),
+    "empty cell": (csv_of("x,y,u\n1,2,3\n4,,6\n7,8,9\n"), {}, ["is not finite", "log.csv row 1"]),
+    "NaN": (csv_of("x,y,u\n1,2,3\n4,nan,6\n7,8,9\n"), {}, ["is not finite", "log.csv row 1"]),
+    "too large": (csv_of("x,y,u\n1,2,3\n4,1e300,6\n7,8,9\n"), {}, ["is not finite", "row 1"]),
+    "empty action": (csv_of("x,y,u\n1,2,3\n4,5,\n7,8,9\n"), {}, ["action is not finite", "row 1"]),
+    "UTF-16": (csv_of("x,y,u\n1,2,3\n".encode("utf-16")), {}, ["neither text in UTF-8"]),
+    "bytes": (csv_of(bytes(range(256)) * 9), {}, ["neither text in UTF-8 nor Parquet"]),
+    "truth": (
+        csv_of("x,y,u,done\n1,2,3,false\n4,5,6,maybe\n"), DONE,
+        ["column 'done' is 'maybe' at row 1", "true or false, 1 or 0"],
+    ),
+    "truth of 2": (
+        csv_of("x,y,u,done\n1,2,3,0\n4,5,6,2\n"), DONE, ["column 'done' is 2 at row 1"],
+    ),
+    "time": (
+        csv_of("x,y,u,t\n1,2,3,2024-05-01 10:00\n1,2,3,2024-05-01 10:01\n1,2,3,noon\n"),
+        {"time": "t"}, ["column 't' is 'noon' at row 2", "dates and times such as"],
+    ),
+    "no time": (csv_of("x,y,u,t\n1,2,3,0\n4,5,6,\n7,8,9,1\n"), {"time": "t"}, ["time is nan"]),
+    "no episode": (
+        csv_of("x,y,u,ep\n1,2,3,1\n4,5,6,\n"), {"episode": "ep"},
+        ["column 'ep' is empty at row 1", "a value in every row"],
+    ),
+    "half a class": (
+        csv_of("x,y,u\n1,2,0\n4,5,1.5\n7,8,0\n"), {"discrete": True},
+        ["column 'u' is 1.5 at row 1", "classes 0, 1, ..."],
+    ),
+    "negative class": (
+        csv_of("x,y,u\n1,2,-1\n4,5,1\n"), {"discrete": True}, ["column 'u' is -1 at row 0"],
+    ),
+    "no class": (
+        csv_of("x,y,u\n1,2,\n4,5,1\n"), {"discrete": True}, ["column 'u' is empty at row 0"],
+    ),
+    "no rows": (lambda f: written(f / "log.parquet", rows(0)), {}, ["has no rows"]),
+    "dates": (
+        parquet_of(y=pa.array([1, 2, 3]).cast(pa.timestamp("ms"))), {},
+        ["column 'y' holds timestamp[ms]", "accepted: numbers"],
+    ),
+    "lists of text": (parquet_of(y=[["a"]] * 3), {}, ["column 'y' holds list<", "numbers"]),
+    "uneven lists": (
+        parquet_of(y=[[1.0], [1.0, 2.0], [3.0]]), {}, ["column 'y' has 2 numbers at row 1"],
+    ),
+    "lists of rewards": (
+        parquet_of(r=[[1.0, 2.0]] * 3), {"reward": "r"}, ["reward", "accepted: one number a row"],
+    ),
+    "cut off Parquet": (broken_parquet(lambda b: b[: len(b) // 2]), {}, ["cannot be", "footer"]),
+    "empty Parquet": (broken_parquet(lambda b: b""), {}, ["cannot be read", "0 bytes"]),
+    "overwritten Parquet": (
+        broken_parquet(lambda b: b[:40] + b"\xff" * 200 + b[240:]), {}, ["cannot be read"],
+    ),
+    "CSV as Parquet": (broken_parquet(lambda b: b"x,y,u\n1,2,3\n"), {}, ["cannot be read"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_file_is_named_with_what_is_wrong(tmp_path: Path, kind: str):
+    make, changes, words = BROKEN[kind]
+    file = make(tmp_path)
+    message = fault(file, **changes)
+    for word in [str(file), *words]:
+        assert word in message
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_file_among_others_can_be_left_out(tmp_path: Path, kind: str):
+    make, changes, _ = BROKEN[kind]
+    columns = {"x_pos": [1.0, 2.0], "x_pso": [1.0, 2.0], "ep": ["1", "1"], "t": [0.0, 1.0]}
+    good = rows(2, **columns, u=[0, 1], r=[0.0, 1.0], done=[0, 1])
+    first, last = (written(tmp_path / f"{name}.parquet", good) for name in "az")
+    make(tmp_path)
+    logs = load(options(tmp_path, on_bad_episode="skip", **changes))
+    assert [name.split()[0] for name in logs.names] == [str(first), str(last)]
+
+
+def test_columns_that_no_file_has_are_one_fault(tmp_path: Path):
+    for name in "abc":
+        written(tmp_path / f"{name}.csv", rows(3))
+    message = fault(tmp_path, actions=["v"], on_bad_episode="skip")
+    assert f"{tmp_path / 'a.csv'} (and 2 more): no column 'v'" in message
+    assert len(message.splitlines()) == 1
+
+
+def test_misspelt_columns_are_told_before_anything_is_read(tmp_path: Path):
+    file = written(tmp_path / "log.csv", rows(3))
+    with pytest.raises(DataError, match="no column 'velocity'"):
+        read(options(file, reward="velocity"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"observations": []}, ["data.observations is empty", "'x', 'y', 'u'"]),
+        ({"actions": []}, ["data.actions is empty", "'x', 'y', 'u'"]),
+        ({"observations": ["x", "x"]}, ["data.observations names 'x' twice"]),
+        ({"actions": ["u", "x"], "discrete": True}, ["data.discrete=true with 2 columns"]),
+    ],
+)
+def test_options_that_do_not_fit_say_what_does(
+    tmp_path: Path, changes: dict[str, Any], words: list[str]
+):
+    message = fault(written(tmp_path / "log.csv", rows(3)), **changes)
+    assert all(word in message for word in words)
+
+
+def test_files_that_are_not_there_are_refused(tmp_path: Path):
+    assert "does not exist" in fault(tmp_path / "log.csv")
+    assert "CSV or Parquet" in fault(tmp_path)
+    text(tmp_path / "log.docx", "x")
+    assert ".csv" in fault(tmp_path)
+
+
+def test_long_names_do_not_fill_the_screen(tmp_path: Path):
+    header = ",".join(f"{number}{'long' * 50}" for number in range(500))
+    message = fault(text(tmp_path / "log.csv", f"{header}\n1\n"))
+    assert "and 440 more" in message and len(message) < 10_000
+
+
+# ---------------------------------------------------------------------------------------- real logs
+
+
+@pytest.fixture
+def real() -> Path:
+    if not REAL.is_dir():
+        pytest.skip("real logs are kept beside the checkout, in shared/data")
+    return REAL
+
+
+def test_real_flights_are_read(real: Path):
+    motors = [f"motor_motor_m{number}" for number in (1, 2, 3, 4)]
+    chosen = {"observations": ["px", "py", "pz", "vx", "vy", "vz"], "actions": motors, "time": "t"}
+    log = read(options(real / "nanobench" / "*.csv", **chosen))
+    flights = list(log.episodes)
+    assert log.count == len(flights) == 6
+    for flight in flights:
+        lines = Path(flight.name).read_text().splitlines()
+        names, last = lines[0].split(","), lines[-1].split(",")
+        assert len(flight.time) == len(lines) - 1
+        expected = np.array([last[names.index(column)] for column in chosen["observations"]], float)
+        np.testing.assert_allclose(flight.observations["observation"][-1], expected, rtol=1e-6)
+        assert np.median(np.diff(flight.time)) == pytest.approx(0.01, rel=0.02)  # 100 Hz
+
+
+@pytest.mark.parametrize(
+    ("name", "observation", "action", "samples"),
+    [
+        ("wiener_hammerstein", "yBenchMark", "uBenchMark", 188_000),
+        ("silverbox", "V2", "V1", 131_072),
+        ("cascaded_tanks", "yEst", "uEst", 1024),
+    ],
+)
+def test_real_records_are_cut_into_episodes(
+    real: Path, name: str, observation: str, action: str, samples: int
+):
+    file = real / "sysid" / f"{name}.csv"
+    chosen = {"observations": [observation], "actions": [action], "longest_episode": 500}
+    logs = load(options(file, **chosen))
+    assert logs.num_transitions == samples - 1
+    assert logs.lengths.max() == 501
+    names, first, *_, last = (line.split(",") for line in file.read_text().split())
+    column = names.index(f'"{observation}"')
+    values = logs.observations["observation"][:, 0]
+    assert values[0] == np.float32(first[column]) and values[-1] == np.float32(last[column])

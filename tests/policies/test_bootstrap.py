@@ -1,0 +1,68 @@
+"""A time-out is bootstrapped and a terminal is not: the same logs, told apart only by how their
+episodes end, are worth what the discounted sum says.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from worldmodel.config import ActorCriticOptions, StageOptions
+from worldmodel.data import Episode, Trajectories, stack_episodes
+from worldmodel.data.delivery import whole_episodes
+from worldmodel.learner import divide
+from worldmodel.nn import optimizer
+from worldmodel.nn.heads import ScalarHead
+from worldmodel.policies.actor_critic import replay_loss
+
+DISCOUNT = 0.8
+# Half of the episodes that have come so far end at each step: 16 of 32 after one, 8 after two, ...
+LENGTHS = np.repeat([1, 2, 3, 4, 5, 6], [16, 8, 4, 2, 1, 1])
+
+
+def logs(terminated: bool) -> Trajectories:
+    """A world of one state in which every step earns 1; episodes end for good, or are cut."""
+    return stack_episodes(
+        [
+            Episode(
+                {"x": np.ones((steps + 1, 1))}, np.zeros((steps, 1)), np.ones(steps), terminated
+            )
+            for steps in LENGTHS
+        ],
+        "a world of one state",
+    )
+
+
+def learned_value(terminated: bool) -> float:
+    """What a critic that learns from logged rewards alone thinks the state is worth."""
+    window = jax.tree.map(jnp.asarray, whole_episodes(logs(terminated)))
+    options = ActorCriticOptions(discount=DISCOUNT)
+    definition, params = divide(ScalarHead(1, 8, 1, rngs=nnx.Rngs(params=0)))
+    tx = optimizer.build(StageOptions(steps=1, learning_rate=1e-2, warmup=1))
+    features = window.observation["x"]
+
+    def update(carry: tuple, _: None) -> tuple:
+        params, state = carry
+        fixed = nnx.merge(definition, params)
+        known = jax.lax.stop_gradient(fixed(features).mean())
+
+        def loss(params: dict) -> jax.Array:
+            critic = nnx.merge(definition, params)
+            return replay_loss(options, critic, fixed, features, window, known)
+
+        updates, state = tx.update(jax.grad(loss)(params), state, params)
+        return (jax.tree.map(jnp.add, params, updates), state), None
+
+    (params, _), _ = jax.lax.scan(update, (params, tx.init(params)), length=1500)
+    return float(nnx.merge(definition, params)(jnp.ones((1, 1))).mean()[0])
+
+
+def test_a_terminal_ends_the_sum() -> None:
+    assert learned_value(terminated=True) == pytest.approx(1 / (1 - DISCOUNT / 2), rel=0.05)
+
+
+def test_a_timeout_does_not_end_the_sum() -> None:
+    assert learned_value(terminated=False) == pytest.approx(1 / (1 - DISCOUNT), rel=0.05)

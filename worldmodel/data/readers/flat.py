@@ -1,0 +1,128 @@
+"""Rows of many episodes end to end, as D4RL and others store them, taken apart without mixing them.
+
+A row is an observation, the action taken there and what that earned. What a format must tell is
+where episodes end and where the observation after the last action of each is to be found. Where it
+was not logged, the last transition has no successor and is left out; a terminal that only it led to
+is then unknown.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from worldmodel.data.episodes import Episode
+from worldmodel.errors import DataError
+
+logger = logging.getLogger(__name__)
+
+Arrays = Mapping[str, Any]  # name -> (N, ...), whatever can be sliced: in memory, or on disk
+
+
+@dataclass(frozen=True)
+class FlatRows:
+    """N rows of episodes, and what follows the last row of each.
+
+    observations: name -> (N, ...); actions: (N, ...); rewards: (N,) or None
+    last: (episodes,) last row of each episode, ascending; the final one is N - 1
+    terminated: (episodes,) whether the environment really ended after it
+    following: name -> (N, ...) the observation after each row, where that was logged
+    aside: name -> (episodes, ...) the observation after each last row, likewise
+    names: (episodes,) what messages call the episodes
+    last_is_observation_only: the last row of an episode is its final observation, without action
+    """
+
+    observations: Arrays
+    actions: Any
+    rewards: Any | None
+    last: np.ndarray
+    terminated: np.ndarray
+    names: Sequence[str]
+    following: Arrays | None = None
+    aside: Arrays | None = None
+    last_is_observation_only: bool = False
+
+
+def episodes(rows: FlatRows, source: str) -> Iterator[Episode]:
+    """The episodes, one after the other; what was left out is told at the end."""
+    begins = np.concatenate([[0], rows.last[:-1] + 1])
+    lost_terminals = short = 0
+    for index, (begin, last) in enumerate(zip(begins.tolist(), rows.last.tolist(), strict=True)):
+        part = slice(begin, last + 1)
+        final = _final(rows, index, last)
+        observations = {key: np.asarray(value[part]) for key, value in rows.observations.items()}
+        if final:
+            observations = {k: np.concatenate([v, final[k]]) for k, v in observations.items()}
+        if len(next(iter(observations.values()))) < 2:
+            short += 1
+            continue
+        known = bool(final) or rows.last_is_observation_only
+        lost_terminals += bool(rows.terminated[index]) and not known
+        yield Episode(
+            observations,
+            actions=_classes(np.asarray(rows.actions[part])),
+            rewards=None if rows.rewards is None else np.asarray(rows.rewards[part]),
+            terminated=bool(rows.terminated[index]) and known,
+            name=rows.names[index],
+        )
+    if lost_terminals:
+        logger.warning(
+            "%s: %d episodes ended, but the observation after their last action was not logged; "
+            "they count as ends of the log, and nothing of the end can be learned from them",
+            source, lost_terminals,
+        )  # fmt: skip
+    if short:
+        logger.warning("%s: %d episodes without a whole transition left out", source, short)
+
+
+def _final(rows: FlatRows, index: int, last: int) -> dict[str, np.ndarray] | None:
+    """The observation after the last row of an episode, (1, ...) each, if it was logged."""
+    if rows.following is not None:
+        return {key: np.asarray(value[last : last + 1]) for key, value in rows.following.items()}
+    if rows.aside is not None:
+        return {key: np.asarray(value[index : index + 1]) for key, value in rows.aside.items()}
+    return None
+
+
+def _classes(actions: np.ndarray) -> np.ndarray:
+    """(T, 1) whole numbers are classes (T,); all else stays as it is."""
+    single = actions.dtype.kind in "iu" and actions.shape[1:] == (1,)
+    return actions[:, 0] if single else actions
+
+
+def last_rows(count: int, *marks: Any) -> np.ndarray:
+    """Where any of `marks` (N,) is set, and the last row of all: (episodes,) ascending."""
+    ends = np.zeros(count, bool)
+    for mark in marks:
+        ends |= np.asarray(mark).reshape(-1).astype(bool)
+    ends[-1:] = True
+    return np.flatnonzero(ends)
+
+
+def jumps(observations: Arrays, following: Arrays, rows_at_once: int = 65_536) -> np.ndarray:
+    """(N,) bool: rows whose logged successor is not the next row, so an episode ends there."""
+    count = len(next(iter(observations.values())))
+    found = np.zeros(count, bool)
+    for key, value in observations.items():
+        for begin in range(0, count - 1, rows_at_once):
+            end = min(begin + rows_at_once, count - 1)
+            after = np.asarray(following[key][begin:end]).reshape(end - begin, -1)
+            there = np.asarray(value[begin + 1 : end + 1]).reshape(end - begin, -1)
+            same = (after == there) | ((after != after) & (there != there))  # NaN equals NaN here
+            found[begin:end] |= ~same.all(1)
+    return found
+
+
+def check_lengths(expected: int, of: str, **fields: Any) -> None:
+    """Raises DataError for fields (None: not there) that have another number of rows."""
+    for name, value in fields.items():
+        parts = value.items() if isinstance(value, Mapping) else [("", value)]
+        for key, part in parts:
+            if part is not None and (part.ndim == 0 or len(part) != expected):
+                rows = "no" if part.ndim == 0 else len(part)
+                label = f"{name}/{key}" if key and len(parts) > 1 else name
+                raise DataError(f"{label} has {rows} rows; accepted: {expected}, as {of} has")

@@ -1,0 +1,101 @@
+"""D4RL's HDF5 layout: `observations`, `actions`, `rewards`, `terminals`, and where they are there
+`timeouts` and `next_observations`, a row a step, all episodes end to end.
+
+`observations` may be a group of named data sets. An episode ends at a terminal or a time-out; a row
+marked as both is a terminal. Without `timeouts`, it also ends where the logged next observation is
+not the next row. What comes after the last mark is a log that broke off. Rewards may be missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldmodel.config import HDF5Data
+from worldmodel.data.episodes import Episode, Log, Unreadable
+from worldmodel.data.readers import existing_files
+from worldmodel.data.readers.flat import FlatRows, check_lengths, episodes, jumps, last_rows
+from worldmodel.errors import DataError, nearest
+
+ENDINGS = (".hdf5", ".h5")
+ACCEPTED = "D4RL's HDF5 layout: a file, a folder of files or a pattern such as logs/*.hdf5"
+NEEDED = ("observations", "actions", "terminals")
+
+
+def read(options: HDF5Data) -> Log:
+    """The episodes of all files, read as they are asked for. A file that cannot be read is
+    Unreadable. Raises DataError if there is no file.
+    """
+    files = existing_files(options, ACCEPTED, *ENDINGS)
+    return Log(str(options.path), _episodes(files), files=tuple(files))
+
+
+def _episodes(files: Sequence[Path]) -> Iterator[Episode | Unreadable]:
+    import h5py
+
+    for path in files:
+        try:
+            with h5py.File(path, "r") as file:
+                yield from episodes(_rows(file, path), str(path))
+        except DataError as error:
+            yield Unreadable(str(path), str(error))
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            # h5py raises these for files that are cut off, damaged or no HDF5 at all.
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            yield Unreadable(str(path), f"cannot be read ({reason}); accepted: {ACCEPTED}")
+
+
+def _rows(file: Any, path: Path) -> FlatRows:
+    missing = [key for key in NEEDED if key not in file]
+    if missing:
+        hint = nearest(missing[0], file)
+        raise DataError(
+            f"has no {' and no '.join(missing)}{hint}; keys there: {', '.join(file) or 'none'}; "
+            f"accepted: {ACCEPTED}"
+        )
+    observations = _named(file["observations"])
+    following = _named(file["next_observations"]) if "next_observations" in file else None
+    if following is not None and following.keys() != observations.keys():
+        raise DataError(
+            f"next_observations holds {', '.join(following)}; accepted: {', '.join(observations)}"
+        )
+    count = len(file["actions"])
+    if count == 0:
+        raise DataError("actions has no rows; accepted: at least one transition")
+    rewards = file.get("rewards")
+    fields = {"observations": observations, "terminals": file["terminals"], "rewards": rewards}
+    fields |= {"next_observations": following or {}, "timeouts": file.get("timeouts")}
+    check_lengths(count, "actions", **fields)
+    terminals = np.asarray(file["terminals"]).reshape(-1).astype(bool)
+    marks = [terminals]
+    if "timeouts" in file:
+        marks.append(file["timeouts"])
+    elif following is not None:
+        marks.append(jumps(observations, following))
+    last = last_rows(count, *marks)
+    return FlatRows(
+        observations, file["actions"], rewards, last, terminals[last],
+        [f"{path} episode {i}" for i in range(len(last))], following,
+    )  # fmt: skip
+
+
+def _named(item: Any) -> dict[str, Any]:
+    """Observations by name: a group's own data sets, or a single one."""
+    import h5py
+
+    if not isinstance(item, h5py.Group):
+        image = item.dtype == np.uint8 and item.ndim == 4
+        return {"image" if image else "observation": item}
+    found: dict[str, Any] = {}
+
+    def add(name: str, inner: Any) -> None:
+        if isinstance(inner, h5py.Dataset):
+            found[name] = inner
+
+    item.visititems(add)
+    if not found:
+        raise DataError(f"{item.name} is an empty group; accepted: data sets of observations")
+    return found

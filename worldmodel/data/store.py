@@ -1,0 +1,115 @@
+"""Decoded logs kept on disk, to be memory-mapped: a second start of a large set decodes nothing.
+
+A store is a folder of raw columns with a `meta.json`. It is named by a digest of everything that
+shapes it, so it is never stale, and it appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldmodel.data.columns import mapped
+from worldmodel.data.spec import ActionSpec
+from worldmodel.data.trajectories import Trajectories
+
+FORMAT = 1  # of a store, and of what readers make of their files: raise it and all is decoded anew
+META = "meta.json"
+
+
+def key_of(recipe: dict[str, Any], files: Iterable[Path]) -> str:
+    """A digest of the options that shape what is read, and of the content of the files."""
+    total = hashlib.sha256(json.dumps([FORMAT, recipe], sort_keys=True).encode())
+    with ThreadPoolExecutor() as pool:
+        for digest in pool.map(_file_digest, files):
+            total.update(digest)
+    return total.hexdigest()[:24]
+
+
+def _file_digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A hidden folder to write to, which becomes `folder` if all goes well, and else is removed.
+
+    Another process may have finished the same one meanwhile: then that one stays. Folders that a
+    killed writer left are removed.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(folder)
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.{os.getpid()}-", dir=folder.parent))
+    try:
+        yield part
+        try:
+            os.rename(part, folder)
+        except OSError:
+            if not folder.exists():
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes hidden folders of writers on this machine that are no longer there."""
+    for part in folder.parent.glob(f".{folder.name}.*-*"):
+        writer = part.name.removeprefix(f".{folder.name}.").partition("-")[0]
+        if writer.isdigit() and not Path(f"/proc/{writer}").exists() and Path("/proc").is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def describe(trajectories: Trajectories, folder: Path) -> None:
+    """Writes the `meta.json` of rows that lie in `folder` already, each column in its file."""
+    columns = {}
+    for name, array in trajectories.fields().items():
+        if not isinstance(array, np.memmap):
+            raise ValueError(f"{name} is not memory-mapped")
+        columns[name] = {
+            "file": Path(array.filename).name, "dtype": str(array.dtype), "shape": array.shape,
+        }  # fmt: skip
+    meta = {
+        "columns": columns,
+        "lengths": trajectories.lengths.tolist(),
+        "starts": trajectories.offsets.tolist(),
+        "terminated": trajectories.terminated.tolist(),
+        "names": trajectories.names,
+        "action": dataclasses.asdict(trajectories.action_spec),
+        "source": trajectories.source,
+        "digest": trajectories.fingerprint(),
+    }
+    (folder / META).write_text(json.dumps(meta))
+
+
+def open_store(folder: Path) -> Trajectories:
+    """The logs kept in `folder`, with their rows memory-mapped."""
+    meta = json.loads((folder / META).read_text())
+    arrays = {
+        name: mapped(folder / c["file"], np.dtype(c["dtype"]), tuple(c["shape"]))
+        for name, c in meta["columns"].items()
+    }
+    prefix = "observations."
+    return Trajectories(
+        observations={k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)},
+        actions=arrays["actions"],
+        rewards=arrays.get("rewards"),
+        lengths=np.asarray(meta["lengths"], np.int64),
+        terminated=np.asarray(meta["terminated"], bool),
+        action_spec=ActionSpec.from_json(meta["action"]),
+        source=meta["source"],
+        starts=np.asarray(meta["starts"], np.int64),
+        names=tuple(meta["names"]),
+        digest=meta["digest"],
+    )
