@@ -131,7 +131,7 @@ def parse_eval(words: Sequence[str]) -> tuple[str, str, dict[str, Any]]:
     """
     config = EvalConfig()
     known = {option.key: option for option, _ in walk(config)}
-    given, faults = _values(parse_overrides(words), known)
+    given, faults = read_values(parse_overrides(words), known)
     for key, value in given.items():
         assign(config, key, value)
     faults += [fault for option, value in walk(config) if (fault := option.fault(value))]
@@ -194,7 +194,7 @@ def _sort(overrides: Sequence[Override]) -> tuple[list[Override], list[Override]
     return groups, [o for o in overrides if o not in groups]
 
 
-def _values(
+def read_values(
     overrides: Sequence[Override], known: dict[str, Option], groups: Sequence[str] = ()
 ) -> tuple[dict[str, Any], list[str]]:
     """Returns the values given for `known` options, and all faults; `groups` only help to guess."""
@@ -327,7 +327,7 @@ def _every_option() -> dict[str, Option]:
 
 def _override(tree: DictConfig, settings: Sequence[Override]) -> None:
     """Sets options in a composed tree; raises ConfigError that names every fault."""
-    given, faults = _values(settings, _options(tree), GROUPS)
+    given, faults = read_values(settings, _options(tree), GROUPS)
     refuse(faults)
     for key, value in given.items():
         try:

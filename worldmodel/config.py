@@ -51,7 +51,7 @@ class DataOptions:
         0.1, "share of the episodes kept from training, to judge the model", low=0.0, high=0.9
     )
     normalize: list[str] = option(
-        ["none"],
+        ["standardize"],
         "how models see vectors, by training statistics: standardize, min_max or none (symlog); "
         "KIND for all, KEY:KIND for one observation",
     )

@@ -1,0 +1,144 @@
+"""`python -m worldmodel.data`: what people see of their logs, and that mistakes are told."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worldmodel.config import TFDSData
+from worldmodel.data import load
+from worldmodel.data.commands import run
+from worldmodel.data.sources import source
+from worldmodel.errors import UserError
+
+LENGTHS = np.array([30, 12, 80])
+
+
+def archive(path: Path) -> str:
+    """Three episodes of a vector, one of whose columns never changes; the first one terminates."""
+    rng = np.random.default_rng(0)
+    observations = rng.normal(size=(int((LENGTHS + 1).sum()), 3))
+    observations[:, 2] = 7
+    np.savez(
+        path,
+        observations=observations,
+        actions=rng.uniform(-1, 1, (LENGTHS.sum(), 2)),
+        rewards=rng.normal(size=LENGTHS.sum()),
+        lengths=LENGTHS,
+        terminated=np.array([True, False, False]),
+    )
+    return str(path)
+
+
+def tables(folder: Path) -> str:
+    """Six flights of a robot, a file each."""
+    for flight in range(6):
+        rows = [f"{t / 10},{t},{-t},{t % 3}" for t in range(40)]
+        (folder / f"flight{flight}.csv").write_text("\n".join(["t,x,y,u", *rows]))
+    return str(folder / "*.csv")
+
+
+def test_inspect_prints_a_card_and_draws(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert run(["inspect", archive(tmp_path / "logs.npz"), f"out={out}", "window=20"]) == 0
+    told = capsys.readouterr().out
+    for words in ("3 (1 terminals, 2 time-outs)", "transitions          122", "12 to 80"):
+        assert words in told
+    assert "windows of 20 rows" in told and "What looks odd" in told
+    assert "columns 2" in told or "column 2" in told  # the one that never changes
+    made = json.loads((out / "card.json").read_text())
+    usable = next(window for window in made["windows"] if window["rows"] == 20)
+    assert usable["count"] == (31 - 20 + 1) + (81 - 20 + 1)
+    assert usable["share"] == pytest.approx((31 + 81) / (31 + 13 + 81))
+    for picture in ("episodes.png", "over-time.png"):
+        assert (out / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_inspect_takes_the_options_of_the_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["observations=[x,y]", "data.actions=[u]", "time=t", "longest_episode=13"]
+    assert run(["inspect", tables(tmp_path), *words, f"out={tmp_path / 'out'}"]) == 0
+    told = capsys.readouterr().out
+    assert "18 (0 terminals, 18 time-outs)" in told  # 6 records of 39 transitions, cut in three
+    assert " x " in told and " u " in told
+
+
+def test_convert_writes_what_trains_alike(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, target = archive(tmp_path / "logs.npz"), tmp_path / "native"
+    assert run(["convert", path, str(target), "environment=Hopper-v5"]) == 0
+    told = capsys.readouterr().out
+    assert f"data=tfds data.path={target} data.environment=Hopper-v5" in told
+    assert "3 episodes, 122 transitions" in told
+    native = load(TFDSData(path=str(target)))
+    assert native.lengths.tolist() == (LENGTHS + 1).tolist()
+    assert native.terminated.tolist() == [True, False, False]
+    assert json.loads((target / "card.json").read_text())["transitions"] == 122
+    with pytest.raises(UserError, match="is not empty"):
+        run(["convert", path, str(target)])
+
+
+def test_list_names_formats_and_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["convert", archive(tmp_path / "logs.npz"), str(tmp_path / "sets" / "native")])
+    capsys.readouterr()
+    assert run(["list", str(tmp_path / "sets")]) == 0
+    told = capsys.readouterr().out
+    for words in ("hdf5", "data.episode:", "ornstein_uhlenbeck", "3 episodes, 122 transitions"):
+        assert words in told
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["inspct", "x"], "(did you mean 'inspect'?)"),
+        (["inspect"], "inspect needs SOURCE"),
+        (["inspect", "window=3"], "inspect needs SOURCE"),
+        (["convert", "LOGS"], "convert needs DEST"),
+        (["inspect", "LOGS", "windw=3"], "did you mean 'data.window'?"),
+        (["inspect", "LOGS", "window=1"], "data.window=1: accepts integer, 2 or more"),
+        (["inspect", "LOGS", "on_bad_episode=skp"], "one of error, skip (did you mean 'skip'?)"),
+        (["inspect", "LOGS", "path=elsewhere"], "SOURCE has said that"),
+        (["inspect", "LOGs"], "does not exist (did you mean"),
+        (["inspect", "CartPole-v1"], "did you mean 'gymnasium:CartPole-v1'"),
+        (["inspect", "FOLDER"], "holds no logs"),
+        (["inspect", "gymnasium:"], "expected gymnasium:ENVIRONMENT"),
+        (["list", "FOLDER", "more"], "list takes one FOLDER"),
+    ],
+)
+def test_mistakes_are_told(tmp_path: Path, words: list[str], expected: str) -> None:
+    logs = archive(tmp_path / "logs.npz")
+    (tmp_path / "empty").mkdir()
+    places = {"LOGS": logs, "LOGs": logs.replace("logs.npz", "lgs.npz")}
+    places["FOLDER"] = str(tmp_path / "empty")
+    with pytest.raises(UserError) as caught:
+        run([places.get(word, word) for word in words])
+    assert expected in str(caught.value)
+
+
+def test_a_source_tells_its_format(tmp_path: Path) -> None:
+    archive(tmp_path / "logs.npz")
+    assert source(str(tmp_path)).format == "npz"
+    assert source(tables(tmp_path)).format == "table"
+    assert source("minari:D4RL/pen/human-v2")[:2] == ("minari", "dataset")
+    with pytest.raises(UserError, match="several formats: table .6. and npz .1."):
+        source(str(tmp_path))
+
+
+def test_a_mistake_ends_with_status_2_and_jax_is_never_imported(tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "worldmodel.data"]
+    made = [*command, "inspect", archive(tmp_path / "logs.npz"), f"out={tmp_path / 'out'}"]
+    done = subprocess.run(made, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "numpy" in imported and "jax" not in imported
+    failed = subprocess.run([*command, "inspect", "none.npz"], capture_output=True, text=True)
+    assert failed.returncode == 2 and "Traceback" not in failed.stderr

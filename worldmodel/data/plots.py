@@ -1,0 +1,250 @@
+"""Pictures of logs: how long and how good episodes are, and a few of them over time, as PNG."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from worldmodel.data.trajectories import Trajectories
+
+# After Okabe and Ito, told apart with any colour vision.
+OBSERVED, ACTED, EARNED = "#0067a5", "#c65102", "#007a5a"
+ENDED, CUT = "#c65102", "#9aa3ad"  # terminals and time-outs
+GRID = "#e4e6e9"
+DPI = 110
+MOST_COLUMNS = 8  # of one field that are drawn over time, evenly spaced
+MOST_STEPS = 1000  # of an episode that are drawn: more would be a smear
+PANEL = (4.0, 0.95)  # inches, of one column of one episode
+FRAMES = 10  # in a strip
+MOST_LETTERS = 40  # of an episode's name over its column
+
+
+class Shown(NamedTuple):
+    """An episode that is drawn, with the words that tell it from the others."""
+
+    episode: int
+    words: str
+
+
+def draw(
+    trajectories: Trajectories,
+    folder: Path,
+    title: str,
+    columns: Mapping[str, Sequence[str]] | None = None,
+) -> list[Path]:
+    """Writes all pictures of these logs into `folder`; returns their paths.
+
+    `columns` names the columns of vectors, by observation, and of `action`.
+    """
+    shown = chosen(trajectories)
+    figures = {
+        "episodes": episodes(trajectories, title),
+        "over-time": over_time(trajectories, shown, title, columns or {}),
+    }
+    for key, value in trajectories.observations.items():
+        if value.ndim == 4:
+            figures[f"frames-{_file_name(key)}"] = frames(trajectories, key, shown, title)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name}.png")
+        figure.savefig(paths[-1], dpi=DPI)
+    return paths
+
+
+def chosen(trajectories: Trajectories) -> list[Shown]:
+    """The worst, the median and the best episode by return; without rewards, by length."""
+    if trajectories.rewards is None:
+        order, values = trajectories.lengths - 1, "{:,.0f} transitions"
+        words = ("shortest", "median", "longest")
+    else:
+        order, values = trajectories.returns(), "return {:,.4g}"
+        words = ("worst", "median", "best")
+    ranked = np.argsort(order, kind="stable")
+    places = {0: words[0], (len(ranked) - 1) // 2: words[1], len(ranked) - 1: words[2]}
+    if len(ranked) == 1:
+        places = {0: "the only one"}
+    return [
+        Shown(int(e), f"{_short(trajectories.name(e))}\n{word}, {values.format(order[e])}")
+        for place, word in places.items()
+        for e in [ranked[place]]
+    ]
+
+
+def _short(name: str) -> str:
+    """An episode's name without the folders of its file, and without the middle of a long rest."""
+    name = name.rpartition("/")[2]
+    half = MOST_LETTERS // 2
+    return name if len(name) <= MOST_LETTERS else f"{name[:half]}...{name[-half:]}"
+
+
+# ---------------------------------------------------------------------------------------- episodes
+
+
+def episodes(trajectories: Trajectories, title: str) -> Figure:
+    """Histograms of the lengths, by how episodes ended, and of the returns."""
+    rewarded = trajectories.rewards is not None
+    figure = Figure(figsize=(9.0 if rewarded else 4.8, 3.4), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    axes = figure.subplots(1, 2 if rewarded else 1, squeeze=False)[0]
+    steps, ended = trajectories.lengths - 1, trajectories.terminated
+    _histogram(axes[0], steps, ended, whole=True)
+    axes[0].set_xlabel("length (transitions)")
+    axes[0].set_ylabel("episodes")
+    if rewarded:
+        _histogram(axes[1], trajectories.returns(), ended)
+        axes[1].set_xlabel("return (undiscounted sum of rewards)")
+    axes[0].legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _histogram(axes: Axes, values: np.ndarray, ended: np.ndarray, whole: bool = False) -> None:
+    """Bars of all episodes, stacked by how they ended; `whole` numbers get bins around them."""
+    bins = int(np.clip(2 * np.sqrt(len(values)), 8, 40))
+    low, high = float(values.min()), float(values.max())
+    if whole and high - low < bins:
+        room = max(0.0, (7 - (high - low)) // 2)
+        edges = np.arange(low - room - 0.5, high + room + 1)
+    elif low == high:
+        margin = abs(low) * 0.05 or 0.5
+        edges = np.linspace(low - margin, high + margin, bins)
+    else:
+        edges = np.linspace(low, high, bins + 1)
+    kinds = {"time-out": (~ended, CUT), "terminal": (ended, ENDED)}
+    kinds = {name: (which, color) for name, (which, color) in kinds.items() if which.any()}
+    axes.hist(
+        [values[which] for which, _ in kinds.values()],
+        edges,
+        stacked=True,
+        color=[color for _, color in kinds.values()],
+        label=[f"{name} ({which.sum():,})" for name, (which, _) in kinds.items()],
+        edgecolor="white",
+        linewidth=0.6,
+    )
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=whole)
+    _plain(axes)
+
+
+# --------------------------------------------------------------------------------------- over time
+
+
+class Track(NamedTuple):
+    """One number of every row (N,), to be drawn over time, with its `bounds`, if there are any.
+
+    Those of the rows' actions, such as the reward, hold until the next row and have padding at the
+    end of an episode.
+    """
+
+    title: str
+    values: np.ndarray
+    color: str
+    of_action: bool = False
+    bounds: tuple[float, ...] = ()
+
+
+def over_time(
+    trajectories: Trajectories,
+    shown: Sequence[Shown],
+    title: str,
+    columns: Mapping[str, Sequence[str]],
+) -> Figure:
+    """Episodes side by side, from top to bottom observations, actions and reward."""
+    tracks = list(_tracks(trajectories, columns))
+    size = (PANEL[0] * len(shown) + 0.8, PANEL[1] * len(tracks) + 1.2)
+    figure = Figure(figsize=size, layout="constrained")
+    cut = max(trajectories.lengths[episode] for episode, _ in shown) > MOST_STEPS
+    figure.suptitle(f"{title}, first {MOST_STEPS:,} steps" if cut else title, fontsize=11)
+    grid = figure.subplots(len(tracks), len(shown), squeeze=False, sharex="col", sharey="row")
+    for track, row in zip(tracks, grid, strict=True):
+        for panel, (episode, _) in zip(row, shown, strict=True):
+            _line(panel, trajectories, episode, track)
+        row[0].set_ylabel(track.title, fontsize=8, rotation=0, ha="right", va="center")
+    for panel, (_, words) in zip(grid[0], shown, strict=True):
+        panel.set_title(words, fontsize=9)
+    for panel in grid[-1]:
+        panel.set_xlabel("step", fontsize=9)
+    return figure
+
+
+def _tracks(trajectories: Trajectories, columns: Mapping[str, Sequence[str]]) -> Iterator[Track]:
+    for key, value in trajectories.observations.items():
+        if value.ndim == 2:
+            for i, name in _some(key, value.shape[1], columns.get(key)):
+                yield Track(name, value[:, i], OBSERVED)
+    spec, actions = trajectories.action_spec, trajectories.actions
+    if spec.discrete:
+        yield Track("action\n(class)", actions, ACTED, of_action=True)
+    else:
+        for i, name in _some("action", spec.size, columns.get("action")):
+            bounds = (spec.low[i], spec.high[i])
+            yield Track(name, actions[:, i], ACTED, of_action=True, bounds=bounds)
+    if trajectories.rewards is not None:
+        yield Track("reward", trajectories.rewards, EARNED, of_action=True)
+
+
+def _some(key: str, size: int, names: Sequence[str] | None) -> Iterator[tuple[int, str]]:
+    """Columns that are drawn, and their titles."""
+    of = f" of {size}" if size > MOST_COLUMNS else ""
+    for i in np.unique(np.linspace(0, size - 1, min(size, MOST_COLUMNS)).astype(int)).tolist():
+        if names and len(names) == size:
+            yield i, f"{key}\n{names[i]}"
+        else:
+            yield i, key if size == 1 else f"{key}\n{i}{of}"
+
+
+def _line(axes: Axes, trajectories: Trajectories, episode: int, track: Track) -> None:
+    first = trajectories.offsets[episode]
+    rows = min(int(trajectories.lengths[episode]) - track.of_action, MOST_STEPS)
+    style = "steps-post" if track.of_action else "default"
+    values = track.values[first : first + rows]
+    axes.plot(values, color=track.color, linewidth=1.0, drawstyle=style)
+    for bound in track.bounds:
+        axes.axhline(bound, color=CUT, linewidth=0.8, linestyle="--")
+    _plain(axes)
+
+
+def _plain(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(labelsize=8)
+
+
+# ------------------------------------------------------------------------------------------ images
+
+
+def frames(trajectories: Trajectories, key: str, shown: Sequence[Shown], title: str) -> Figure:
+    """Evenly spaced images of each episode, from the first to the last, a strip each."""
+    images = trajectories.observations[key]
+    height, width = images.shape[1:3]
+    wide = 1.2  # inches of one image
+    tall = float(np.clip(wide * height / width, 0.3, 3.0)) + 0.25
+    figure = Figure(figsize=(wide * FRAMES, (tall + 0.3) * len(shown) + 0.4), layout="constrained")
+    figure.suptitle(f"{title}: {key}, {width} x {height} pixels", fontsize=11)
+    strips = figure.subfigures(len(shown), 1, squeeze=False)[:, 0]
+    for strip, (episode, words) in zip(strips, shown, strict=True):
+        strip.suptitle(words, fontsize=9, x=0.01, ha="left")
+        length = int(trajectories.lengths[episode])
+        steps = np.linspace(0, length - 1, FRAMES).round().astype(int)
+        for panel, step in zip(strip.subplots(1, FRAMES), steps, strict=True):
+            _picture(panel, images[trajectories.offsets[episode] + step])
+            panel.set_xlabel(f"step {step:,}", fontsize=8)
+    return figure
+
+
+def _picture(axes: Axes, image: np.ndarray) -> None:
+    """Three or four channels are colours; of any other number, the first one is shown."""
+    image = image[..., :3] if image.shape[-1] in (3, 4) else image[..., 0]
+    axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def _file_name(key: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", key)
