@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import platform
 from pathlib import Path
 
 import jax
@@ -180,7 +181,7 @@ def test_what_a_killed_writer_left_is_removed_and_never_read(tmp_path: Path) -> 
     load(options)
     whole = store_of(tmp_path)
     gone = max(int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()) + 10_000
-    left = whole.rename(whole.with_name(f".{whole.name}.{gone}-abc"))
+    left = whole.rename(whole.with_name(f".{whole.name}.{platform.node()}.{gone}-abc"))
     (left / "meta.json").unlink()
     assert load(options).lengths.tolist() == LENGTHS
     assert not left.exists() and (store_of(tmp_path) / "meta.json").exists()

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.data.card import card
+from worldmodel.data.progress import shown
 from worldmodel.data.trajectories import Trajectories
 
 CARD = "card.json"
@@ -79,7 +80,8 @@ def _prepare(trajectories: Trajectories, root: str, name: str, metadata: dict[st
             return {"train": self._generate_examples()}
 
         def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
-            for episode in range(trajectories.num_episodes):
+            count = trajectories.num_episodes
+            for episode in shown(range(count), count, f"writing {name}"):
                 yield episode, {"steps": _steps(trajectories, episode)}
 
     RLDS.name = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")

@@ -10,8 +10,9 @@ import dataclasses
 import hashlib
 import json
 import os
+import platform
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -51,7 +52,8 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(folder)
-    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.{os.getpid()}-", dir=folder.parent))
+    part = folder.parent / f"{_mine(folder)}{os.getpid()}-{secrets.token_hex(4)}"
+    part.mkdir()
     try:
         yield part
         try:
@@ -63,12 +65,28 @@ def new_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
+def _mine(folder: Path) -> str:
+    """How the names of this machine's hidden folders begin: others may write here too."""
+    return f".{folder.name}.{platform.node()}."
+
+
 def _remove_abandoned(folder: Path) -> None:
     """Removes hidden folders of writers on this machine that are no longer there."""
-    for part in folder.parent.glob(f".{folder.name}.*-*"):
-        writer = part.name.removeprefix(f".{folder.name}.").partition("-")[0]
-        if writer.isdigit() and not Path(f"/proc/{writer}").exists() and Path("/proc").is_dir():
+    for part in folder.parent.iterdir():
+        writer = part.name.removeprefix(_mine(folder)).partition("-")[0]
+        if part.name.startswith(_mine(folder)) and writer.isdigit() and not _runs(int(writer)):
             shutil.rmtree(part, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    """Whether a process of this number is there; nothing is sent to it."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def describe(trajectories: Trajectories, folder: Path) -> None:

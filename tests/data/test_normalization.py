@@ -1,0 +1,100 @@
+"""Vectors are brought to a common range by training statistics, key by key, and back again."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from worldmodel.config import NPZData
+from worldmodel.data import Trajectories, stack_episodes
+from worldmodel.data.episodes import Episode
+from worldmodel.data.normalization import scalings
+from worldmodel.data.spec import DataSpec
+from worldmodel.data.trajectories import split
+from worldmodel.errors import ConfigError
+from worldmodel.nn.codecs import Decoder, Encoder
+
+
+def logs(episodes: int = 10) -> Trajectories:
+    """Columns far from zero, tiny, and constant; one episode in ten is a thousand times larger."""
+    rng = np.random.default_rng(0)
+
+    def episode(e: int) -> Episode:
+        x = rng.normal(size=(21, 3)) * [3.0, 1e-3, 0.0] + [500.0, 0.0, 7.0]
+        return Episode(
+            {"x": x * (1000 if e == 9 else 1), "y": x[:, :1]}, np.zeros((20, 1)), None, 0
+        )
+
+    return stack_episodes(map(episode, range(episodes)), "logs")
+
+
+def rows(trajectories: Trajectories, key: str) -> np.ndarray:
+    return trajectories.observations[key][trajectories.rows()].astype(np.float64)
+
+
+def seen(spec: DataSpec, key: str, x: np.ndarray) -> np.ndarray:
+    shift, scale = spec.observations[key].shift_and_scale()
+    return (x - shift) / scale
+
+
+def test_standardised_columns_have_mean_0_and_deviation_1_and_constant_ones_stay_0() -> None:
+    trajectories = logs(9)
+    x = seen(trajectories.spec({"x": "standardize"}), "x", rows(trajectories, "x"))
+    np.testing.assert_allclose(x.mean(0), 0, atol=1e-4)
+    np.testing.assert_allclose(x.std(0), [1, 1, 0], atol=1e-4)
+
+
+def test_min_max_columns_fill_the_range_and_constant_ones_stay_0() -> None:
+    trajectories = logs(9)
+    x = seen(trajectories.spec({"x": "min_max"}), "x", rows(trajectories, "x"))
+    np.testing.assert_allclose(x.min(0), [-1, -1, 0], atol=1e-4)
+    np.testing.assert_allclose(x.max(0), [1, 1, 0], atol=1e-4)
+
+
+def test_statistics_are_those_of_the_training_part_alone() -> None:
+    whole = logs()
+    training, _ = split(whole, 0.3)
+    for part in (training, training.compact()):
+        observation = part.spec().observations["x"]
+        x = rows(part, "x")
+        np.testing.assert_allclose(observation.mean, x.mean(0), rtol=1e-9)
+        np.testing.assert_allclose(observation.std[:2], x.std(0)[:2], rtol=1e-6)
+        np.testing.assert_allclose(observation.low, x.min(0))
+        np.testing.assert_allclose(observation.high, x.max(0))
+    assert whole.spec() != training.spec()
+
+
+def test_a_spec_survives_json() -> None:
+    spec = logs(9).spec({"x": "min_max"})
+    assert DataSpec.from_json(spec.to_json()) == spec
+
+
+def test_kinds_are_chosen_for_all_and_for_single_observations() -> None:
+    trajectories = logs()
+
+    def chosen(*entries: str) -> dict[str, str]:
+        return scalings(NPZData(path="x", normalize=list(entries)), trajectories)
+
+    assert chosen("standardize") == {"x": "standardize", "y": "standardize"}
+    assert chosen("none", "y:min_max") == {"x": "none", "y": "min_max"}
+    with pytest.raises(ConfigError, match=r"no vector 'z'.*accepted: x, y"):
+        chosen("z:min_max")
+
+
+@pytest.mark.parametrize("kind", ["none", "standardize", "min_max"])
+def test_a_perfect_decoder_says_what_the_encoder_saw(kind: str) -> None:
+    """Whatever the kind: raw in, raw out, and no loss where both agree."""
+    trajectories = logs(9)
+    spec = trajectories.spec(dict.fromkeys(("x", "y"), kind))
+    rngs = nnx.Rngs(params=0)
+    encoder = Encoder(spec, 8, 1, rngs=rngs, dtype=np.float32)
+    decoder = Decoder(spec, 4, 4, 8, 1, 1, rngs=rngs, dtype=np.float32)
+    x = trajectories.observations["x"][:5]
+    coder = decoder.scaling[0]
+    said = coder.said(encoder.scaling[0].seen(x))
+    np.testing.assert_allclose(said.mean(), x, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(said.loss(x), 0, atol=1e-6)
+    predicted = decoder(jax.numpy.zeros((5, 8)))["x"]
+    assert predicted.mean().shape == (5, 3) and bool((predicted.loss(x) > 0).all())
