@@ -99,7 +99,10 @@ def episodes(trajectories: Trajectories, title: str) -> Figure:
     if rewarded:
         _histogram(axes[1], trajectories.returns(), ended)
         axes[1].set_xlabel("return (undiscounted sum of rewards)")
-    axes[0].legend(fontsize=8, frameon=False)
+    figure.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower right", ncols=2, fontsize=9, frameon=False,
+    )  # fmt: skip
     return figure
 
 
@@ -165,6 +168,7 @@ def over_time(
         for panel, (episode, _) in zip(row, shown, strict=True):
             _line(panel, trajectories, episode, track)
         row[0].set_ylabel(track.title, fontsize=8, rotation=0, ha="right", va="center")
+    figure.align_ylabels(grid[:, 0])
     for panel, (_, words) in zip(grid[0], shown, strict=True):
         panel.set_title(words, fontsize=9)
     for panel in grid[-1]:
@@ -190,12 +194,11 @@ def _tracks(trajectories: Trajectories, columns: Mapping[str, Sequence[str]]) ->
 
 def _some(key: str, size: int, names: Sequence[str] | None) -> Iterator[tuple[int, str]]:
     """Columns that are drawn, and their titles."""
-    of = f" of {size}" if size > MOST_COLUMNS else ""
     for i in np.unique(np.linspace(0, size - 1, min(size, MOST_COLUMNS)).astype(int)).tolist():
         if names and len(names) == size:
             yield i, f"{key}\n{names[i]}"
         else:
-            yield i, key if size == 1 else f"{key}\n{i}{of}"
+            yield i, key if size == 1 else f"{key} [{i}]"
 
 
 def _line(axes: Axes, trajectories: Trajectories, episode: int, track: Track) -> None:
@@ -224,8 +227,8 @@ def frames(trajectories: Trajectories, key: str, shown: Sequence[Shown], title: 
     images = trajectories.observations[key]
     height, width = images.shape[1:3]
     wide = 1.2  # inches of one image
-    tall = float(np.clip(wide * height / width, 0.3, 3.0)) + 0.25
-    figure = Figure(figsize=(wide * FRAMES, (tall + 0.3) * len(shown) + 0.4), layout="constrained")
+    tall = float(np.clip(wide * height / width, 0.3, 3.0)) + 0.4  # with the words around it
+    figure = Figure(figsize=(wide * FRAMES, tall * len(shown) + 0.3), layout="constrained")
     figure.suptitle(f"{title}: {key}, {width} x {height} pixels", fontsize=11)
     strips = figure.subfigures(len(shown), 1, squeeze=False)[:, 0]
     for strip, (episode, words) in zip(strips, shown, strict=True):
