@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from worldmodel.config import NPZData
 from worldmodel.data import Trajectories, load
-from worldmodel.errors import DataError
+from worldmodel.errors import ConfigError, DataError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 LENGTHS = np.array([3, 1, 4])  # transitions
@@ -271,3 +271,20 @@ def test_real_archives_are_read(file: str, episodes: int, steps: int, terminals:
     logs = load(NPZData(path=str(SHARED / file), cache="never"))
     assert (logs.num_episodes, logs.num_transitions) == (episodes, steps)
     assert logs.terminated.sum() == terminals
+
+
+def test_bounds_must_fit_the_actions(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"action_low has 2 numbers, .* have 1 dimensions"):
+        read(tmp_path, whole(), action_low=[0.0, 0.0], action_high=[1.0, 1.0])
+    logs = read(tmp_path, whole(), action_low=[0.0], action_high=[4.0])
+    assert (logs.action_spec.low, logs.action_spec.high) == ((0.0,), (4.0,))
+    with pytest.raises(DataError, match=r"outside its bounds: episode 1 row 0.*low \[0.0\]"):
+        read(tmp_path, whole(), action_low=[0.0], action_high=[0.5])
+
+
+def test_long_records_are_cut_as_by_timeouts(tmp_path: Path) -> None:
+    """Pieces share the row between them, so no transition is lost, and only the last one ends."""
+    logs = read(tmp_path, whole(), longest_episode=2)
+    assert logs.lengths.tolist() == [3, 2, 2, 3, 3]
+    assert logs.terminated.tolist() == [False, True, False, False, True]
+    assert transitions(logs) == expected(LENGTHS)

@@ -76,6 +76,11 @@ def _batches(config: Config, training: Trajectories, stage: str) -> Batches:
 
 def _greet(config: Config, training: Trajectories, held_out: Trajectories, path: Path) -> None:
     devices = jax.devices()
+    if held_out is training and config.data.holdout:
+        print(
+            "warning: a single episode, so the model is judged on what it was trained on; "
+            "data.longest_episode=N cuts it into pieces, some of which are held out"
+        )
     print(
         f"run          {path}\n"
         f"data         {training.source}: {training.num_episodes} episodes, "

@@ -26,7 +26,7 @@ from worldmodel.data.progress import shown
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.validation import without_faults
-from worldmodel.errors import DataError, listed
+from worldmodel.errors import ConfigError, DataError, listed
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +74,7 @@ def _read(options: DataOptions, log: Log, folder: Path | None) -> Trajectories:
         skipped=skipped if skip else None,
         folder=folder,
     )
+    _check_declared(options, trajectories)
     before = trajectories.num_episodes
     trajectories, faults = without_faults(trajectories)
     if not skip:
@@ -84,6 +85,15 @@ def _read(options: DataOptions, log: Log, folder: Path | None) -> Trajectories:
             "%s", listed(f"{log.source}: {left_out} faulty episodes left out", skipped + faults)
         )
     return trajectories
+
+
+def _check_declared(options: DataOptions, trajectories: Trajectories) -> None:
+    """Raises ConfigError for bounds that are not one for each dimension of the actions."""
+    actions, low = trajectories.actions, options.action_low
+    if low is None or (actions.ndim == 2 and actions.shape[1] == len(low)):
+        return
+    there = "are classes" if actions.ndim == 1 else f"have {actions.shape[1]} dimensions"
+    raise ConfigError(f"data.action_low has {len(low)} numbers, but these actions {there}")
 
 
 def _keeps(options: DataOptions, log: Log) -> bool:

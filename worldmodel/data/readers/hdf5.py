@@ -37,9 +37,10 @@ def _episodes(files: Sequence[Path]) -> Iterator[Episode | Unreadable]:
     import h5py
 
     for path in files:
+        prefix = f"{path} " if len(files) > 1 else ""  # messages name a single source anyway
         try:
             with h5py.File(path, "r") as file:
-                yield from episodes(_rows(file, path), str(path))
+                yield from episodes(_rows(file, prefix), str(path))
         except DataError as error:
             yield Unreadable(str(path), str(error))
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
@@ -48,7 +49,7 @@ def _episodes(files: Sequence[Path]) -> Iterator[Episode | Unreadable]:
             yield Unreadable(str(path), f"cannot be read ({reason}); accepted: {ACCEPTED}")
 
 
-def _rows(file: Any, path: Path) -> FlatRows:
+def _rows(file: Any, prefix: str) -> FlatRows:
     missing = [key for key in NEEDED if key not in file]
     if missing:
         hint = nearest(missing[0], file)
@@ -78,7 +79,7 @@ def _rows(file: Any, path: Path) -> FlatRows:
     last = last_rows(count, *marks)
     return FlatRows(
         observations, file["actions"], rewards, last, terminals[last],
-        [f"{path} episode {i}" for i in range(len(last))], following,
+        [f"{prefix}episode {i}" for i in range(len(last))], following,
     )  # fmt: skip
 
 

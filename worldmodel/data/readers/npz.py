@@ -50,10 +50,11 @@ def read(options: NPZData) -> Log:
 
 def _episodes(files: Sequence[Path]) -> Iterator[Episode | Unreadable]:
     for path in files:
+        prefix = f"{path} " if len(files) > 1 else ""  # messages name a single source anyway
         try:
             archive = _load(path)
-            found = _whole_episodes(archive, path) or episodes(_rows(archive, path), str(path))
-            yield from found
+            whole = _whole_episodes(archive, prefix)
+            yield from whole or episodes(_rows(archive, prefix), str(path))
         except DataError as error:
             yield Unreadable(str(path), str(error))
 
@@ -117,7 +118,7 @@ def _lengths(archive: Archive) -> np.ndarray | None:
 # ------------------------------------------------------------------------------- T + 1 observations
 
 
-def _whole_episodes(archive: Archive, path: Path) -> Iterator[Episode] | None:
+def _whole_episodes(archive: Archive, prefix: str) -> Iterator[Episode] | None:
     """Episodes that bring their final observation in a row of their own, or None for T rows."""
     observations, actions = _observations(archive), archive["actions"]
     rows, lengths = len(next(iter(observations.values()))), _lengths(archive)
@@ -139,7 +140,7 @@ def _whole_episodes(archive: Archive, path: Path) -> Iterator[Episode] | None:
     check_lengths(total, "actions", rewards=archive.get("rewards"))
     ends = {key: archive.get(key) for key in ("terminated", "truncated")}
     check_lengths(len(lengths), "lengths", **ends)
-    return _cut_whole(archive, observations, lengths, _names(archive, path, len(lengths)))
+    return _cut_whole(archive, observations, lengths, _names(archive, prefix, len(lengths)))
 
 
 def _cut_whole(
@@ -167,7 +168,7 @@ def _is_column_of_classes(actions: np.ndarray) -> bool:
 # ------------------------------------------------------------------------------------------- T rows
 
 
-def _rows(archive: Archive, path: Path) -> FlatRows:
+def _rows(archive: Archive, prefix: str) -> FlatRows:
     observations, actions = _observations(archive), archive["actions"]
     following, aside = _named(archive, "next_observations"), _named(archive, "last_next")
     count, rewards = len(actions), archive.get("rewards")
@@ -183,7 +184,7 @@ def _rows(archive: Archive, path: Path) -> FlatRows:
     records = rewards is None and marks["timeouts"] is None and marks["terminals"] is not None
     ended = marks["terminals"] if not records else None
     terminated = np.zeros(len(last), bool) if ended is None else ended.reshape(-1)[last] != 0
-    names = _names(archive, path, len(last))
+    names = _names(archive, prefix, len(last))
     whole = records and following is None and aside is None
     return FlatRows(
         observations, actions, rewards, last, terminated, names, following, aside, whole
@@ -205,8 +206,8 @@ def _last_rows(
     return last_rows(count, *marks)
 
 
-def _names(archive: Archive, path: Path, count: int) -> list[str]:
+def _names(archive: Archive, prefix: str, count: int) -> list[str]:
     names = archive.get("episode_names")
     if names is None or names.shape != (count,):
-        return [f"{path} episode {index}" for index in range(count)]
-    return [f"{path} {name}" for name in names]
+        return [f"{prefix}episode {index}" for index in range(count)]
+    return [f"{prefix}{name}" for name in names]

@@ -102,9 +102,7 @@ def _builder(folder: Path) -> Any:
         stored = [file_format.value for file_format in builder.info.available_file_formats()]
         readable = [name for name in FORMATS if name in stored]
         if readable and readable[0] != _stored_as(builder):
-            builder.info.set_file_format(
-                readable[0], override=True, override_if_initialized=True
-            )
+            builder.info.set_file_format(readable[0], override=True, override_if_initialized=True)
     except Exception as error:  # TFDS raises whatever its parser met
         needs = getattr(error, "name", None) == "tensorflow"  # as audio and video do
         remedy = INSTALL_TENSORFLOW if needs else f"data=tfds reads {ACCEPTED}"
