@@ -29,7 +29,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from worldmodel.checks import Option, check, refuse, unknown_key, walk
 from worldmodel.config import SCHEMAS, Config, EvalConfig
 from worldmodel.config_io import assign, flatten
-from worldmodel.errors import ConfigError, UserError, nearest
+from worldmodel.errors import ConfigError, UserError, first_line, nearest
 
 USER_ERROR, PREEMPTED = 2, 75
 GROUPS = (*SCHEMAS, "experiment")
@@ -89,7 +89,7 @@ def typed(tree: DictConfig) -> Config:
         refuse([known[key].fault(MISSING) for key in sorted(missing) if key in known])
         config = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key}: {_first_line(error)}") from None
+        raise ConfigError(f"{error.full_key}: {first_line(error)}") from None
     refuse(check(config))
     return config
 
@@ -241,10 +241,6 @@ def _is_interpolation(value: Any) -> bool:
     return isinstance(value, str) and "${" in value
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 # ------------------------------------------------------------------------------------- composition
 
 
@@ -313,7 +309,7 @@ def _explain(error: Exception) -> str:
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
         return where + unknown_key(key, known)
     accepts = f"; {key} accepts {known[key].accepts}" if key in known else f" ({key})"
-    return f"{where}{_first_line(cause)}{accepts}"
+    return f"{where}{first_line(cause)}{accepts}"
 
 
 def _every_option() -> dict[str, Option]:
@@ -333,7 +329,7 @@ def _override(tree: DictConfig, settings: Sequence[Override]) -> None:
         try:
             OmegaConf.update(tree, key, value, merge=False)
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{key}={value}: {_first_line(error)}") from None
+            raise ConfigError(f"{key}={value}: {first_line(error)}") from None
 
 
 def _options(tree: DictConfig) -> dict[str, Option]:

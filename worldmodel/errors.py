@@ -40,6 +40,11 @@ def listed(head: str, faults: Sequence[str]) -> str:
     return "\n  - ".join([head, *lines])
 
 
+def first_line(error: Exception) -> str:
+    """What an exception of a library says, without the rest of its story."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Returns ' (did you mean X?)' for the known word closest to `word`, or an empty string."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

@@ -266,6 +266,14 @@ def test_terminal_observations_that_d4rl_made_up_are_told(tmp_path, caplog, call
     assert ("1 episodes end in zeros, which D4RL's builder puts" in caplog.text) == told
 
 
+def test_array_record_is_read_where_a_set_is_stored_twice(tmp_path):
+    folder = foreign(tmp_path, simple_steps(), [simple(3)])
+    info = json.loads((folder / "dataset_info.json").read_text())
+    info |= {"fileFormat": "tfrecord", "alternativeFileFormats": ["array_record"]}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+    assert load(TFDSData(path=str(folder))).lengths.tolist() == [3]
+
+
 def test_a_version_is_found_below_the_name_and_several_are_refused(tmp_path):
     foreign(tmp_path / "one", simple_steps(), [simple(3)])
     assert load(TFDSData(path=str(tmp_path / "one"))).num_episodes == 1

@@ -18,7 +18,7 @@ from worldmodel.config import HDF5Data
 from worldmodel.data.episodes import Episode, Log, Unreadable
 from worldmodel.data.readers import existing_files
 from worldmodel.data.readers.flat import FlatRows, check_lengths, episodes, jumps, last_rows
-from worldmodel.errors import DataError, nearest
+from worldmodel.errors import DataError, first_line, nearest
 
 ENDINGS = (".hdf5", ".h5")
 ACCEPTED = "D4RL's HDF5 layout: a file, a folder of files or a pattern such as logs/*.hdf5"
@@ -45,8 +45,9 @@ def _episodes(files: Sequence[Path]) -> Iterator[Episode | Unreadable]:
             yield Unreadable(str(path), str(error))
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
             # h5py raises these for files that are cut off, damaged or no HDF5 at all.
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            yield Unreadable(str(path), f"cannot be read ({reason}); accepted: {ACCEPTED}")
+            yield Unreadable(
+                str(path), f"cannot be read ({first_line(error)}); accepted: {ACCEPTED}"
+            )
 
 
 def _rows(file: Any, prefix: str) -> FlatRows:

@@ -18,7 +18,7 @@ from gymnasium import spaces
 from worldmodel.config import MinariData
 from worldmodel.data.episodes import Episode, Log, Unreadable
 from worldmodel.data.spec import ActionSpec
-from worldmodel.errors import DataError, nearest
+from worldmodel.errors import DataError, first_line, nearest
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def _open(name: str, root: Path, folder: Path) -> Any:
     try:
         return minari.MinariDataset(folder)
     except Exception as error:  # Minari and Gymnasium raise whatever they met
-        raise DataError(f"{folder}: Minari cannot open it ({_first_line(error)})") from error
+        raise DataError(f"{folder}: Minari cannot open it ({first_line(error)})") from error
 
 
 def _not_there(name: str, root: Path) -> str:
@@ -94,7 +94,7 @@ def _episodes(dataset: Any, parts: dict[str, Part], act: Convert) -> Iterator[Ep
         except DataError as fault:
             yield Unreadable(name, str(fault))
         except Exception as error:  # HDF5, Arrow and image decoders raise whatever they met
-            yield Unreadable(name, f"Minari cannot read it ({_first_line(error)})")
+            yield Unreadable(name, f"Minari cannot read it ({first_line(error)})")
 
 
 def _steps_logged(dataset: Any, index: int) -> int | None:
@@ -211,8 +211,3 @@ def _actions(space: spaces.Space, source: str) -> tuple[ActionSpec | None, Conve
 
 def _vectors(actions: Any, size: int) -> np.ndarray:
     return np.asarray(actions, np.float32).reshape(-1, size)
-
-
-def _first_line(error: Exception) -> str:
-    """What an exception of a library says, without the rest of its story."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -27,7 +27,7 @@ from worldmodel.config import NPZData
 from worldmodel.data.episodes import Episode, Log, Unreadable
 from worldmodel.data.readers import existing_files
 from worldmodel.data.readers.flat import FlatRows, check_lengths, episodes, jumps, last_rows
-from worldmodel.errors import DataError, nearest
+from worldmodel.errors import DataError, first_line, nearest
 
 ACCEPTED = "NumPy archives (.npz) with observations and actions: a file, a folder or a pattern"
 KEYS = (
@@ -70,8 +70,7 @@ def _load(path: Path) -> Archive:
             wanted = [k for k in names if k in KEYS or k.partition("/")[0] in NAMED]
             arrays = {key: archive[key] for key in wanted}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise DataError(f"cannot be read ({reason}); accepted: {ACCEPTED}") from error
+        raise DataError(f"cannot be read ({first_line(error)}); accepted: {ACCEPTED}") from error
     for key in ("observations", "actions"):
         there = {name.partition("/")[0] for name in arrays}
         if key not in there and not (key == "observations" and "obs" in there):

@@ -20,9 +20,9 @@ from worldmodel.config import TFDSData
 from worldmodel.data.episodes import Episode, Log, Unreadable
 from worldmodel.data.native import CARD, METADATA_KEY, write
 from worldmodel.data.readers import existing_path
-from worldmodel.data.readers.tfds_builder import INSTALL_TENSORFLOW, first_line, prepared
+from worldmodel.data.readers.tfds_builder import INSTALL_TENSORFLOW, prepared
 from worldmodel.data.spec import ActionSpec
-from worldmodel.errors import DataError, listed
+from worldmodel.errors import DataError, first_line, listed
 
 __all__ = ["read", "read_metadata", "write"]
 

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from worldmodel.errors import DataError, nearest
+from worldmodel.errors import DataError, first_line, nearest
 
 NAME = re.compile(r"\w+(/[^/:]+)?(:[\d.*]+)?")
 INSTALL_TENSORFLOW = 'pip install "worldmodel[tensorflow]"'
@@ -92,8 +92,3 @@ def _unknown(name: str) -> str | None:
     more = f" and {len(configs) - MOST_CONFIGS} more" if len(configs) > MOST_CONFIGS else ""
     wrong = f"has no config {config!r}{nearest(config, configs)}" if config else "needs a config"
     return f"{builder} {wrong}; accepted: {accepted}{more}"
-
-
-def first_line(error: Exception) -> str:
-    """What an exception of a library says, without the rest of its story."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
