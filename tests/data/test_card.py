@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+from typing import Any
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
 from worldmodel.data import ActionSpec, Trajectories, card, render
+from worldmodel.data.moments import moments
 
 
 def logs(discrete: bool = False, rewards: bool = True) -> Trajectories:
@@ -28,6 +33,15 @@ def logs(discrete: bool = False, rewards: bool = True) -> Trajectories:
         action_spec=ActionSpec(True, 5) if discrete else ActionSpec(False, 1, (-2.0,), (4.0,)),
         source="logs.file",
     )
+
+
+def rounded(value: Any) -> Any:
+    """Plain JSON with its numbers to twelve digits: sums over other pieces differ beyond those."""
+    if isinstance(value, dict):
+        return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [rounded(inner) for inner in value]
+    return round(value, 12) if isinstance(value, float) else value
 
 
 def test_a_card_counts_episodes_ends_and_returns():
@@ -70,3 +84,50 @@ def test_a_card_survives_json_and_prints_as_a_table():
         Console(file=text, width=120).print(render(restored))
         for words in ("logs.file", "3 (1 terminals, 2 time-outs)", "observation camera", "action"):
             assert words in text.getvalue()
+
+
+def test_windows_are_counted_in_whole_episodes():
+    counted = card(logs(), windows=(3, 5))["windows"]
+    # Episodes of 3, 4 and 2 rows: windows of 3 rows are one in the first and two in the second.
+    assert counted[0] == {"rows": 3, "episodes": 2 / 3, "share": 7 / 9, "count": 3}
+    assert counted[1] == {"rows": 5, "episodes": 0, "share": 0, "count": 0}
+
+
+def test_the_same_observation_again_is_counted_within_episodes_alone():
+    still = dataclasses.replace(
+        logs(), observations={"x": np.array([0, 0, 1, 1, 2, 2, 3, 3, 3], np.float32)[:, None]}
+    )
+    # Of six transitions, 0 -> 0, 2 -> 2 and 3 -> 3 stand still; 1 -> 1 is from one to the next.
+    assert card(still)["repeated_rows"] == 3 / 6
+
+
+def test_actions_at_a_bound_are_counted_without_padding():
+    whole = dataclasses.replace(logs(), action_spec=ActionSpec(False, 1, (0.0,), (2.0,)))
+    # Taken are 1 2 | 1 2 2 | 1; the zeros of the padding are at the lower bound, and do not count.
+    action = card(dataclasses.replace(whole, actions=np.minimum(whole.actions, 2)))["action"]
+    assert action["at_bounds"] == [3 / 6]
+    assert action["whole_numbers"]
+
+
+def test_a_clock_is_told_from_what_falls():
+    x = card(logs())["observations"]["x"]
+    assert x["rising"] == [True, False]
+
+
+@given(st.lists(st.integers(0, 2), min_size=1, max_size=5))
+def test_a_card_of_a_selection_is_that_of_its_episodes_alone(episodes: list[int]):
+    chosen = logs().select(np.array(episodes))
+    assert rounded(card(chosen)) == rounded(card(chosen.compact()))
+
+
+@given(
+    st.lists(st.integers(1, 20), min_size=1, max_size=6),
+    st.sampled_from([0.0, 1e6, -1e9]),
+    st.integers(0, 1000),
+)
+def test_moments_by_pieces_are_those_of_the_whole(sizes: list[int], far: float, seed: int):
+    rows = far + np.random.default_rng(seed).normal(size=(sum(sizes), 3))
+    found = moments(np.split(rows, np.cumsum(sizes)[:-1]))
+    np.testing.assert_allclose(found.mean, rows.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(found.std, rows.std(0), rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal((found.low, found.high), (rows.min(0), rows.max(0)))

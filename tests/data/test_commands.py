@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -92,8 +93,44 @@ def test_list_names_formats_and_sets(tmp_path: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     assert run(["list", str(tmp_path / "sets")]) == 0
     told = capsys.readouterr().out
-    for words in ("hdf5", "data.episode:", "ornstein_uhlenbeck", "3 episodes, 122 transitions"):
+    for words in ("hdf5", "data.episode = null", "ornstein_uhlenbeck", "3 episodes, 122 transi"):
         assert words in told
+
+
+def test_what_a_native_set_knows_of_its_environment_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = str(tmp_path / "first"), str(tmp_path / "second")
+    run(["convert", archive(tmp_path / "logs.npz"), first, "environment=Hopper-v5"])
+    run(["convert", first, second, "normalize=[none]"])
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert "data.environment=Hopper-v5 'data.normalize=[none]'" in told
+    run(["list", str(tmp_path)])
+    assert f"{second}: 3 episodes, 122 transitions of Hopper-v5" in capsys.readouterr().out
+
+
+def test_a_set_that_cannot_be_read_does_not_keep_others_from_the_list(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["convert", archive(tmp_path / "logs.npz"), str(tmp_path / "good")])
+    for name in ("broken", ".good.incomplete-1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dataset_info.json").write_text("{")
+    run(["list", str(tmp_path)])
+    told = capsys.readouterr().out
+    assert "good: 3 episodes" in told and "broken: no card.json" in told
+    assert "incomplete" not in told
+
+
+def test_help_of_a_source_names_the_options_of_its_format(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["inspect", tables(tmp_path), "--help"]) == 0
+    told = capsys.readouterr().out
+    assert "window = null" in told and "data.terminal = null" in told
+    assert "data.split" not in told and "data.path" not in told  # of others; said by SOURCE
+    assert run(["--help"]) == 0
+    assert "convert SOURCE DEST" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -102,7 +139,9 @@ def test_list_names_formats_and_sets(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["inspct", "x"], "(did you mean 'inspect'?)"),
         (["inspect"], "inspect needs SOURCE"),
         (["inspect", "window=3"], "inspect needs SOURCE"),
-        (["convert", "LOGS"], "convert needs DEST"),
+        (["convert", "LOGS"], "usage: python -m worldmodel.data convert SOURCE DEST"),
+        (["inspect", "LOGS", "out=LOGS"], "cannot be made"),
+        (["convert", "LOGS", "LOGS/below"], "cannot be made"),
         (["inspect", "LOGS", "windw=3"], "did you mean 'data.window'?"),
         (["inspect", "LOGS", "window=1"], "data.window=1: accepts integer, 2 or more"),
         (["inspect", "LOGS", "on_bad_episode=skp"], "one of error, skip (did you mean 'skip'?)"),
@@ -120,7 +159,7 @@ def test_mistakes_are_told(tmp_path: Path, words: list[str], expected: str) -> N
     places = {"LOGS": logs, "LOGs": logs.replace("logs.npz", "lgs.npz")}
     places["FOLDER"] = str(tmp_path / "empty")
     with pytest.raises(UserError) as caught:
-        run([places.get(word, word) for word in words])
+        run([re.sub("|".join(places), lambda m: places[m[0]], word) for word in words])
     assert expected in str(caught.value)
 
 

@@ -2,40 +2,37 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
-from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
-from worldmodel.checks import walk
-from worldmodel.config import SCHEMAS, DataOptions, option
+from worldmodel.checks import shown
+from worldmodel.config import SCHEMAS, DataOptions, TFDSData, option
 from worldmodel.data import sources
-from worldmodel.data.behaviours import BEHAVIOURS
 from worldmodel.data.card import WINDOWS, card, render
+from worldmodel.data.catalogue import catalogue, described
 from worldmodel.data.findings import findings
 from worldmodel.data.native import CARD, write
 from worldmodel.data.normalization import scalings
 from worldmodel.data.readers import load
+from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import ConfigError, DataError, nearest
 
-USAGE = f"""Usage: python -m worldmodel.data inspect SOURCE [OPTION=VALUE ...]
-       python -m worldmodel.data convert SOURCE DEST [OPTION=VALUE ...]
-       python -m worldmodel.data list [FOLDER]
-
-inspect   prints a card of the logs with what looks odd about them, and draws them
-convert   writes them in the native form: RLDS in TFDS, stored as ArrayRecord
-list      names the formats with their options, and the data sets there are in FOLDER (datasets)
-
-SOURCE is {sources.ACCEPTED}.
-Options are those of the format, as in train.py, with or without `data.` before them:
-`python -m worldmodel.data list` names them."""
 HELP = ("-h", "--help")
+WIDTH = 100  # of the help
+SOURCES = textwrap.fill(
+    f"SOURCE is {sources.ACCEPTED}. Options are those of the format, as in train.py, with or "
+    "without `data.` before them.",
+    WIDTH,
+)
 
 
 @dataclass
@@ -51,17 +48,34 @@ class ConvertOptions:
     """`convert` has the options of the format alone."""
 
 
+class Command(NamedTuple):
+    """What a command does, the words it takes, and its own options."""
+
+    action: Callable[[Sequence[str]], int]
+    words: str
+    summary: str
+    options: Any = None
+
+    def usage(self, name: str) -> str:
+        return f"python -m worldmodel.data {name} {self.words}"
+
+
 def run(arguments: Sequence[str]) -> int:
     """Runs the command that the words name. Raises UserError for a user's mistake."""
-    if not arguments or any(word in HELP for word in arguments):
-        print(USAGE)
-        return 0 if arguments else 2
-    name, *words = arguments
+    words = [word for word in arguments if word not in HELP]
+    helped = len(words) < len(arguments)
+    if not words:
+        print(usage())
+        return 0 if helped else 2
+    name, *rest = words
     if name not in COMMANDS:
         raise ConfigError(
             f"{name}: no such command{nearest(name, COMMANDS)}; accepted: {', '.join(COMMANDS)}"
         )
-    return COMMANDS[name](words)
+    if helped:
+        print(help_of(name, rest))
+        return 0
+    return COMMANDS[name].action(rest)
 
 
 def _take(words: Sequence[str], names: Sequence[str], command: str) -> tuple[list[str], list[str]]:
@@ -69,13 +83,49 @@ def _take(words: Sequence[str], names: Sequence[str], command: str) -> tuple[lis
     or an option.
     """
     first = list(words[: len(names)])
-    missing = names[len(first)] if len(first) < len(names) else None
-    exists = [sources.is_place(word) for word in first]
-    if missing is None and not all(exists):
-        missing = names[exists.index(False)]
-    if missing is not None:
-        raise ConfigError(f"{command} needs {missing}\n{USAGE.splitlines()[0][7:]}")
+    given = [sources.is_place(word) for word in first] + [False]
+    missing = given.index(False)
+    if missing < len(names):
+        usage = COMMANDS[command].usage(command)
+        raise ConfigError(f"{command} needs {names[missing]}\n  usage: {usage}")
     return first, list(words[len(names) :])
+
+
+# -------------------------------------------------------------------------------------------- help
+
+
+def usage() -> str:
+    """What all commands do."""
+    calls = "\n       ".join(command.usage(name) for name, command in COMMANDS.items())
+    does = "\n".join(f"{name:10s}{command.summary}" for name, command in COMMANDS.items())
+    return (
+        f"Usage: {calls}\n\n{does}\n\n{SOURCES}\n\n"
+        "Every option: python -m worldmodel.data list\n"
+        "Those of one source: python -m worldmodel.data inspect SOURCE --help"
+    )
+
+
+def help_of(name: str, words: Sequence[str]) -> str:
+    """What one command does and accepts; if SOURCE is among the words, also its options."""
+    command = COMMANDS[name]
+    lines = [f"Usage: {command.usage(name)}", "", f"{name} {command.summary}."]
+    if command.options is None:
+        return "\n".join(lines)
+    lines += ["", SOURCES]
+    if own := list(described(command.options(), prefix="")):
+        lines += ["", f"Options of {name}", *_wrapped(own)]
+    if words:
+        where = sources.source(words[0])
+        schema = SCHEMAS["data"][where.format]
+        theirs = described(schema(), leave_out=("name", where.option))
+        lines += ["", f"Options of data={where.format}", *_wrapped(theirs)]
+    return "\n".join(lines)
+
+
+def _wrapped(lines: Iterable[str]) -> list[str]:
+    return [
+        textwrap.fill(line, WIDTH, initial_indent="  ", subsequent_indent=" " * 6) for line in lines
+    ]
 
 
 # ----------------------------------------------------------------------------------------- inspect
@@ -88,29 +138,37 @@ def inspect(words: Sequence[str]) -> int:
     (word,), rest = _take(words, ["SOURCE"], "inspect")
     own = InspectOptions()
     where, data = sources.options(word, rest, own)
+    folder = Path(own.out).expanduser() if own.out else Path("inspect") / where.name
+    _make(folder)  # before the logs are read, which may take long
     logs = load(data)
     columns = sources.columns(data)
     windows = sorted({*WINDOWS, own.window} - {None})
     made = card(logs, windows, columns)
-    console = Console(soft_wrap=False)
+    odd = findings(made, scalings(data, logs))
+    console = Console()
     console.print(render(made))
-    _tell(console, findings(made, scalings(data, logs)))
-    folder = Path(own.out).expanduser() if own.out else Path("inspect") / where.name
-    folder.mkdir(parents=True, exist_ok=True)
+    _tell(console, odd)
     (folder / CARD).write_text(json.dumps(made, indent=2) + "\n")
     drawn = plots.draw(logs, folder, where.name, columns)
     console.print(f"card and {len(drawn)} plots in {folder}", highlight=False, markup=False)
     return 0
 
 
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"{folder} cannot be made: {error.strerror}") from error
+
+
 def _tell(console: Console, found: Sequence[str]) -> None:
     if not found:
         console.print("Nothing looks odd.\n")
         return
-    console.print(f"[bold]What looks odd ({len(found)})[/]")
+    table = Table.grid(padding=(0, 1))
     for text in found:
-        console.print(f"- {escape(text)}", highlight=False)
-    console.print()
+        table.add_row("-", Text(text))
+    console.print(Text(f"What looks odd ({len(found)})", style="bold"), table, "", sep="\n")
 
 
 # ----------------------------------------------------------------------------------------- convert
@@ -124,7 +182,10 @@ def convert(words: Sequence[str]) -> int:
     refusal = DataError(f"{folder} is not empty; accepted: a DEST that does not exist yet")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise refusal
+    _make(folder.parent)
     logs = load(data)
+    scaling = scalings(data, logs)
+    data.environment = data.environment or sources.environment(data)
     known = {"environment": data.environment} if data.environment else {}
     try:
         write(logs, folder, where.name, known)
@@ -132,14 +193,24 @@ def convert(words: Sequence[str]) -> int:
         raise refusal from None
     except OSError as error:
         raise DataError(f"{folder} cannot be written: {error.strerror}") from error
-    judged = f" data.environment={data.environment}" if data.environment else ""
-    no_reward = "" if logs.rewards is not None else " policy=none"
-    print(
-        f"{folder}: {logs.num_episodes:,} episodes, {logs.num_transitions:,} transitions\n"
-        f"python train.py data=tfds data.path={shlex.quote(target)}{judged}{no_reward} "
-        f"name={where.name}"
-    )
+    _tell(Console(), findings(json.loads((folder / CARD).read_text()), scaling))
+    print(f"{folder}: {logs.num_episodes:,} episodes, {logs.num_transitions:,} transitions")
+    print(shlex.join(_training(where, data, target, logs)))
     return 0
+
+
+def _training(
+    where: sources.Source, data: DataOptions, target: str, logs: Trajectories
+) -> Iterator[str]:
+    """The words of the command that trains on what was converted."""
+    yield from ("python", "train.py", "data=tfds", f"data.path={target}")
+    if data.environment:
+        yield f"data.environment={data.environment}"
+    if data.normalize != TFDSData().normalize:
+        yield f"data.normalize={shown(data.normalize)}"
+    if logs.rewards is None:
+        yield "policy=none"
+    yield f"name={where.name}"
 
 
 # -------------------------------------------------------------------------------------------- list
@@ -152,47 +223,27 @@ def list_known(words: Sequence[str]) -> int:
     folder = Path(words[0] if words else "datasets").expanduser()
     if words and not folder.is_dir():
         raise DataError(f"{folder} is no folder; accepted: a folder of data sets")
-    print("Formats (data=NAME), and what only they have")
-    common = {o.key for o, _ in walk(DataOptions())}
-    for name, schema in SCHEMAS["data"].items():
-        print(f"  {name:10s} {schema.__doc__}")
-        for o, _ in walk(schema()):
-            if o.key not in common:
-                print(f"      data.{o.key}: {o.help}")
-    print("\nOptions of all formats")
-    for o, _ in walk(DataOptions()):
-        print(f"      data.{o.key}: {o.help}")
-    print(f"\nBehaviour policies of data=gymnasium: {', '.join(BEHAVIOURS)}")
-    print(f"\nData sets in {folder}")
-    found = [*_native_sets(folder), *_minari_sets()]
-    print("\n".join(f"  {line}" for line in found) or "  none")
+    for line in catalogue(folder):
+        print(line)
     return 0
 
 
-def _native_sets(folder: Path) -> Iterator[str]:
-    """A line for each set with a card, wherever it lies below `folder`."""
-    for path in sorted(info.with_name(CARD) for info in folder.glob(f"**/{sources.PREPARED}")):
-        try:
-            made: dict[str, Any] = json.loads(path.read_text())
-            size = f"{made['episodes']:,} episodes, {made['transitions']:,} transitions"
-            yield f"{path.parent}: {size}, from {made['source']}"
-        except (OSError, ValueError, KeyError, TypeError):
-            yield f"{path.parent}: its {CARD} cannot be read"
-
-
-def _minari_sets() -> Iterator[str]:
-    """A line for each local Minari set, if Minari is installed."""
-    if importlib.util.find_spec("minari") is None:
-        return
-    import minari
-
-    for name, found in minari.list_local_datasets().items():
-        size = f"{found['total_episodes']:,} episodes, {found['total_steps']:,} transitions"
-        yield f"minari:{name}: {size}"
-
-
-COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "inspect": inspect,
-    "convert": convert,
-    "list": list_known,
+COMMANDS = {
+    "inspect": Command(
+        inspect,
+        "SOURCE [OPTION=VALUE ...]",
+        "prints a card of the logs with what looks odd about them, and draws them",
+        InspectOptions,
+    ),
+    "convert": Command(
+        convert,
+        "SOURCE DEST [OPTION=VALUE ...]",
+        "writes logs in the native form: RLDS in TFDS, stored as ArrayRecord",
+        ConvertOptions,
+    ),
+    "list": Command(
+        list_known,
+        "[FOLDER]",
+        "names the formats with their options, and the data sets in FOLDER (datasets)",
+    ),
 }

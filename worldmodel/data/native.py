@@ -84,7 +84,7 @@ def _prepare(trajectories: Trajectories, root: str, name: str, metadata: dict[st
             for episode in shown(range(count), count, f"writing {name}"):
                 yield episode, {"steps": _steps(trajectories, episode)}
 
-    RLDS.name = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
+    RLDS.name = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "logs"
     builder = RLDS(data_dir=root, file_format="array_record")
     tfds.disable_progress_bar()
     with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download

@@ -161,8 +161,7 @@ def over_time(
     tracks = list(_tracks(trajectories, columns))
     size = (PANEL[0] * len(shown) + 0.8, PANEL[1] * len(tracks) + 1.2)
     figure = Figure(figsize=size, layout="constrained")
-    cut = max(trajectories.lengths[episode] for episode, _ in shown) > MOST_STEPS
-    figure.suptitle(f"{title}, first {MOST_STEPS:,} steps" if cut else title, fontsize=11)
+    figure.suptitle("; ".join([title, *_left_out(trajectories, shown)]), fontsize=11)
     grid = figure.subplots(len(tracks), len(shown), squeeze=False, sharex="col", sharey="row")
     for track, row in zip(tracks, grid, strict=True):
         for panel, (episode, _) in zip(row, shown, strict=True):
@@ -174,6 +173,16 @@ def over_time(
     for panel in grid[-1]:
         panel.set_xlabel("step", fontsize=9)
     return figure
+
+
+def _left_out(trajectories: Trajectories, shown: Sequence[Shown]) -> Iterator[str]:
+    """How much is drawn of fields and episodes that are drawn in part."""
+    fields = {**trajectories.observations, "action": trajectories.actions}
+    for key, value in fields.items():
+        if value.ndim == 2 and value.shape[1] > MOST_COLUMNS:
+            yield f"{MOST_COLUMNS} of {value.shape[1]:,} columns of {key}"
+    if max(trajectories.lengths[episode] for episode, _ in shown) > MOST_STEPS:
+        yield f"first {MOST_STEPS:,} steps"
 
 
 def _tracks(trajectories: Trajectories, columns: Mapping[str, Sequence[str]]) -> Iterator[Track]:
@@ -232,7 +241,7 @@ def frames(trajectories: Trajectories, key: str, shown: Sequence[Shown], title: 
     figure.suptitle(f"{title}: {key}, {width} x {height} pixels", fontsize=11)
     strips = figure.subfigures(len(shown), 1, squeeze=False)[:, 0]
     for strip, (episode, words) in zip(strips, shown, strict=True):
-        strip.suptitle(words, fontsize=9, x=0.01, ha="left")
+        strip.suptitle(words.replace("\n", ": "), fontsize=9, x=0.01, ha="left")
         length = int(trajectories.lengths[episode])
         steps = np.linspace(0, length - 1, FRAMES).round().astype(int)
         for panel, step in zip(strip.subplots(1, FRAMES), steps, strict=True):

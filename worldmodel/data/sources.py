@@ -10,8 +10,17 @@ from typing import Any, NamedTuple
 
 from worldmodel.checks import RULES, Option, refuse, unknown_key, walk
 from worldmodel.command_line import parse_overrides, read_values
-from worldmodel.config import SCHEMAS, Config, DataOptions, NoPolicy, RSSMOptions, TableData
+from worldmodel.config import (
+    SCHEMAS,
+    Config,
+    DataOptions,
+    NoPolicy,
+    RSSMOptions,
+    TableData,
+    TFDSData,
+)
 from worldmodel.config_io import assign
+from worldmodel.data.readers.tfds import read_metadata
 from worldmodel.errors import DataError, nearest
 
 # How a source names its format: FORMAT:WHAT, where WHAT is the value of this option.
@@ -174,6 +183,13 @@ def data_faults(data: DataOptions) -> Iterator[str]:
     whole = Config(name="logs", data=data, model=RSSMOptions(), policy=NoPolicy())
     faults = [f for option, value in walk(data, PREFIX) if (f := option.fault(value))]
     yield from faults or (line for rule in RULES for line in rule(whole))
+
+
+def environment(data: DataOptions) -> str | None:
+    """The environment that a native set says it was logged in; None for all other logs."""
+    if not isinstance(data, TFDSData) or not data.path:
+        return None
+    return read_metadata(Path(data.path).expanduser()).get("environment")
 
 
 def columns(data: DataOptions) -> dict[str, list[str]]:

@@ -1,0 +1,67 @@
+"""Pictures of logs: the right episodes, whatever the shapes, also of selections."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from worldmodel.data import ActionSpec, Episode, Trajectories, stack_episodes
+from worldmodel.data.plots import chosen, draw, over_time
+
+LENGTHS = (30, 12, 50, 20)  # transitions
+
+
+def logs(channels: int = 3, discrete: bool = False, rewards: bool = True) -> Trajectories:
+    """Four episodes with a camera and 20 numbers; episode e earns e at every step."""
+    rng = np.random.default_rng(0)
+
+    def episode(e: int, steps: int) -> Episode:
+        actions = rng.integers(0, 3, steps) if discrete else rng.uniform(-1, 1, (steps, 2))
+        observations = {
+            "state": rng.normal(size=(steps + 1, 20)),
+            "front/camera": rng.integers(0, 256, (steps + 1, 8, 12, channels), np.uint8),
+        }
+        return Episode(observations, actions, np.full(steps, e) if rewards else None, e == 1)
+
+    spec = ActionSpec(True, 3) if discrete else ActionSpec(False, 2, (-1.0,) * 2, (1.0,) * 2)
+    return stack_episodes((episode(e, n) for e, n in enumerate(LENGTHS)), "logs", spec)
+
+
+def test_the_worst_the_median_and_the_best_episode_are_drawn() -> None:
+    # Returns are 0, 12, 100 and 60.
+    assert [episode for episode, _ in chosen(logs())] == [0, 1, 2]
+    assert [words.split("\n")[1] for _, words in chosen(logs())] == [
+        "worst, return 0", "median, return 12", "best, return 100",
+    ]  # fmt: skip
+    assert [episode for episode, _ in chosen(logs(rewards=False))] == [1, 3, 2]  # by length
+    assert len(chosen(logs().select(np.array([2])))) == 1
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_every_kind_of_logs_can_be_drawn(tmp_path: Path, channels: int) -> None:
+    made = logs(channels, discrete=channels == 1, rewards=channels == 1)
+    made = made.select(np.array([3, 1])) if channels == 4 else made
+    drawn = draw(made, tmp_path, "logs")
+    assert [path.name for path in drawn] == [
+        "episodes.png", "over-time.png", "frames-front-camera.png",
+    ]  # fmt: skip
+    for path in drawn:
+        image = imread(path)
+        assert image.std() > 0.02  # not an empty sheet
+
+
+def test_lines_are_those_of_their_own_episode_without_padding() -> None:
+    made = logs()
+    figure = over_time(made, chosen(made), "logs", {"action": ["left", "right"]})
+    labels = [axes.get_ylabel() for axes in figure.axes[:: len(chosen(made))]]
+    assert labels[0] == "state [0]" and labels[-3:] == ["action\nleft", "action\nright", "reward"]
+    assert "8 of 20 columns of state" in figure.get_suptitle()
+    best = figure.axes[-1].lines[0].get_ydata()
+    np.testing.assert_array_equal(best, np.full(50, 2))
+    first, last = made.offsets[2], made.last_rows[2]
+    np.testing.assert_array_equal(
+        figure.axes[2].lines[0].get_ydata(), made.observations["state"][first : last + 1, 0]
+    )
