@@ -201,6 +201,57 @@ class RSSMOptions(ModelOptions):
     representation_scale: float = option(0.1, "weight of KL(posterior || sg(prior))", low=0.0)
 
 
+# family -> preset -> numbers of the state, units of hidden layers, base channels of images. At one
+# preset, all three families have the same number of parameters within 5 %.
+ENCODED_PRESETS: dict[str, dict[str, tuple[int, int, int]]] = {
+    "koopman": {"tiny": (64, 83, 4), "1m": (256, 219, 4)},
+    "gru": {"tiny": (64, 64, 4), "1m": (256, 128, 4)},
+    "mlp": {"tiny": (64, 75, 4), "1m": (256, 189, 4)},
+}
+
+
+@dataclass
+class EncodedOptions(ModelOptions):
+    """What families have whose latent an encoder reads from every observation."""
+
+    preset: str = option("tiny", "size", choices=("tiny", "1m"))
+    burn_in: int = option(
+        4, "rows of a window that lead up to the one the model is rolled out from", low=0
+    )
+    consistency_scale: float = option(
+        1.0, "weight of the distance between rolled-out and filtered states", low=0.0
+    )
+
+
+@dataclass
+class KoopmanOptions(EncodedOptions):
+    """A latent that evolves linearly."""
+
+    name: str = option("koopman", "family of the world model")
+    spectrum: str = option(
+        "damped",
+        "real parts of the eigenvalues: damped (learned, never positive), fixed (-0.2), unit (0)",
+        choices=("damped", "fixed", "unit"),
+    )
+    jordan: int = option(
+        4, "pairs of coordinates that integrate one another, as position does velocity", low=0
+    )
+
+
+@dataclass
+class GRUOptions(EncodedOptions):
+    """A latent moved by a gated recurrent unit."""
+
+    name: str = option("gru", "family of the world model")
+
+
+@dataclass
+class MLPOptions(EncodedOptions):
+    """A latent moved by a residual multilayer perceptron."""
+
+    name: str = option("mlp", "family of the world model")
+
+
 # ------------------------------------------------------------------------------------------- policy
 
 
@@ -365,7 +416,12 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "table": TableData,
         "gymnasium": GymnasiumData,
     },
-    "model": {"rssm": RSSMOptions},
+    "model": {
+        "rssm": RSSMOptions,
+        "koopman": KoopmanOptions,
+        "gru": GRUOptions,
+        "mlp": MLPOptions,
+    },
     "policy": {"none": NoPolicy, "actor_critic": ActorCriticOptions},
     "training": {"default": TrainingOptions},
     "logging": {"default": LoggingOptions},

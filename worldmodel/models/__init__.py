@@ -18,7 +18,7 @@ __all__ = ["FAMILIES", "ModelBuilder", "State", "WorldModel", "build"]
 ModelBuilder = Callable[[jax.Array], WorldModel]  # from a key to a new model
 
 # Name of the family -> its class, in the file of that name.
-FAMILIES = {"rssm": "RSSM"}
+FAMILIES = {"rssm": "RSSM", "koopman": "Koopman", "gru": "GRU", "mlp": "MLP"}
 
 
 def build(
