@@ -24,6 +24,7 @@ class WorldModel(nnx.Module):
     """
 
     feature_size: int
+    hidden_size: int  # units of the model's hidden layers: policies' too, unless they are told
 
     def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, State]]:
         """Scalar training loss of a batch (B, T), metrics, and the states that `observe` would
@@ -31,11 +32,11 @@ class WorldModel(nnx.Module):
 
         The states carry gradient, so that a policy trained jointly can shape the model.
         """
-        raise NotImplementedError
+        raise self._lacking("loss")
 
     def initial(self, batch: tuple[int, ...]) -> State:
         """The state before anything was seen, with the given batch axes."""
-        raise NotImplementedError
+        raise self._lacking("initial")
 
     def observe(
         self,
@@ -50,11 +51,11 @@ class WorldModel(nnx.Module):
         record can be filtered in pieces, and an environment row by row. Where `is_first`, they are
         ignored.
         """
-        raise NotImplementedError
+        raise self._lacking("observe")
 
     def step(self, state: State, action: jax.Array, key: jax.Array) -> State:
         """One imagined step: the state (B, ...) after `action` (B, A) or (B,)."""
-        raise NotImplementedError
+        raise self._lacking("step")
 
     def rollout(self, state: State, actions: jax.Array, key: jax.Array) -> State:
         """The states (B, H, ...) after each of the given actions (B, H, ...). Families that can do
@@ -72,13 +73,18 @@ class WorldModel(nnx.Module):
 
     def features(self, state: State) -> jax.Array:
         """What policies and heads see, (..., feature_size)."""
-        raise NotImplementedError
+        raise self._lacking("features")
 
     def observation(self, state: State) -> Mapping[str, Distribution]:
-        raise NotImplementedError
+        raise self._lacking("observation")
 
     def reward(self, state: State) -> Distribution:
-        raise NotImplementedError
+        raise self._lacking("reward")
 
     def terminal(self, state: State) -> Distribution:
-        raise NotImplementedError
+        raise self._lacking("terminal")
+
+    def _lacking(self, method: str) -> NotImplementedError:
+        return NotImplementedError(
+            f"{type(self).__name__} has no `{method}`, which every family of world models gives"
+        )

@@ -1,0 +1,132 @@
+"""A small world that every kind of observation and action is logged from, and models of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property, partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from worldmodel import models
+from worldmodel.config import ModelOptions
+from worldmodel.data.delivery import whole_episodes
+from worldmodel.data.episodes import Episode, stack_episodes
+from worldmodel.data.spec import ActionSpec
+from worldmodel.data.trajectories import Trajectories
+from worldmodel.data.windows import Window
+from worldmodel.learner import definitions_of, divide
+
+TRANSITIONS = (3, 5, 8, 8)  # of each episode
+ROWS = 6  # of a window: the first episode has fewer
+BOUNDS = ActionSpec(discrete=False, size=2, low=(-1.0, -1.0), high=(1.0, 1.0))
+DIRECTIONS = np.array([[0.0, 0.0], [1.0, 0.5], [-1.0, 0.5]])  # of the discrete actions
+SIDE = 16  # of the image
+
+
+def picture(position: np.ndarray) -> np.ndarray:
+    """(T, 2) -> (T, side, side, 1) uint8: a soft spot where the point is, on a ring of `SIDE`."""
+    grid = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE), indexing="ij"), -1)
+    apart = np.abs(grid - 4 * position[:, None, None]) % SIDE
+    apart = np.minimum(apart, SIDE - apart)
+    return (255 * np.exp(-np.square(apart).sum(-1) / 20))[..., None].astype(np.uint8)
+
+
+def point_logs(observed: tuple[str, ...], discrete: bool, rewarded: bool) -> Trajectories:
+    """Four episodes of a point that is pushed about and slows down; the first two really end."""
+    rng = np.random.default_rng(0)
+    episodes = []
+    for number, steps in enumerate(TRANSITIONS):
+        classes = rng.integers(0, len(DIRECTIONS), steps)
+        pushes = DIRECTIONS[classes] if discrete else rng.uniform(-1, 1, (steps, 2))
+        velocity = [rng.normal(size=2)]
+        for push in pushes:
+            velocity.append(0.8 * velocity[-1] + push)
+        position = np.cumsum(velocity, 0)
+        speed = np.linalg.norm(velocity, axis=-1, keepdims=True)
+        known = {
+            "position": position,
+            "motion": np.concatenate([velocity, speed], -1),
+            "image": picture(position),
+        }
+        episodes.append(
+            Episode(
+                {key: known[key] for key in observed},
+                classes if discrete else pushes,
+                -speed[1:, 0] if rewarded else None,
+                terminated=number < 2,
+            )
+        )
+    bounds = ActionSpec(True, len(DIRECTIONS)) if discrete else BOUNDS
+    return stack_episodes(episodes, "a point", bounds)
+
+
+class Subject:
+    """A model with all parameters moved away from their first values (a head that starts at zero
+    would hide much), and the beginning of every episode. Its programs are compiled once.
+    """
+
+    def __init__(
+        self,
+        options: ModelOptions,
+        logs: Trajectories,
+        scaling: dict[str, str],
+        dtype: jnp.dtype = jnp.float32,
+    ):
+        self.options, self.logs, self.spec = options, logs, logs.spec(scaling)
+
+        def build(key: jax.Array) -> models.WorldModel:
+            return models.build(options, self.spec, key, dtype)
+
+        rng = np.random.default_rng(1)
+        self.definition = definitions_of(lambda key: {"model": build(key)})["model"]
+        self.params = jax.tree.map(
+            lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
+            jax.jit(lambda key: divide(build(key))[1])(jax.random.key(0)),
+        )
+        self.window = jax.tree.map(jnp.asarray, whole_episodes(logs, ROWS))  # the first is padded
+        self.full = jax.tree.map(lambda x: x[2:], self.window)  # without padding
+
+    @cached_property
+    def model(self) -> models.WorldModel:
+        return nnx.merge(self.definition, self.params)
+
+    def compiled(self, function: Callable) -> Callable:
+        """`function(model, ...)` as a compiled function of the other arguments."""
+        program = jax.jit(lambda params, *rest: function(nnx.merge(self.definition, params), *rest))
+        return partial(program, self.params)
+
+    @cached_property
+    def observe(self) -> Callable:
+        return self.compiled(lambda model, *inputs: model.observe(*inputs))
+
+    @cached_property
+    def step(self) -> Callable:
+        return self.compiled(lambda model, *inputs: model.step(*inputs))
+
+    @cached_property
+    def rollout(self) -> Callable:
+        return self.compiled(lambda model, *inputs: model.rollout(*inputs))
+
+    @cached_property
+    def learn(self) -> Callable:
+        """(window, key) -> ((loss, (metrics, states)), gradient)."""
+
+        def loss(params: Any, window: Window, key: jax.Array) -> tuple:
+            return nnx.merge(self.definition, params).loss(window, key)
+
+        return partial(jax.jit(jax.value_and_grad(loss, has_aux=True)), self.params)
+
+
+@pytest.fixture(scope="session")
+def make_subject() -> type[Subject]:
+    return Subject
+
+
+@pytest.fixture(scope="session")
+def logs_of_a_point() -> Callable[..., Trajectories]:
+    return point_logs

@@ -1,0 +1,546 @@
+"""What every registered family of world models must do, whatever it does inside.
+
+A new family is in here as soon as it is registered. Where it differs from what is expected of most
+(see `Facts`), it gets a line in `FACTS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import worldmodel
+from worldmodel import models
+from worldmodel.config import (
+    SCHEMAS,
+    ActorCriticOptions,
+    Config,
+    ModelOptions,
+    NoPolicy,
+    NPZData,
+    StageOptions,
+    TrainingOptions,
+)
+from worldmodel.data.delivery import deliver
+from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
+from worldmodel.data.windows import Window
+from worldmodel.errors import UserError
+from worldmodel.imagination import imagine
+from worldmodel.learner import TrainState
+from worldmodel.models import WorldModel
+from worldmodel.policies.actor_critic import build_heads
+from worldmodel.run_directory import RunDirectory, open_run
+from worldmodel.training.checkpoints import digest, named
+from worldmodel.training.loop import Preempted, Run, Stage, StopRequest, run_stage, stage_keys
+from worldmodel.training.metrics import WandB
+from worldmodel.training.stages import build_learner, module
+
+KEY, OTHER_KEY = jax.random.key(0), jax.random.key(1)
+
+
+pytestmark = pytest.mark.slow  # minutes for all families: python -m pytest -m slow tests/models
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is expected of a family.
+
+    options: that make it as small as can be
+    draws: which of loss, observe and step depend on their key
+    images: whether it takes images
+    remembers: whether what it believes depends on more than the row at hand
+    """
+
+    options: dict[str, Any] = field(default_factory=dict)
+    draws: frozenset[str] = frozenset()
+    images: bool = True
+    remembers: bool = True
+
+
+RSSM = {"deter": 16, "hidden": 8, "classes": 4, "latents": 4, "depth": 2, "blocks": 2}
+ENCODED = {"burn_in": 1}
+FACTS = {
+    "rssm": Facts(RSSM | {"free_nats": 0.0}, draws=frozenset({"loss", "observe", "step"})),
+    "koopman": Facts(ENCODED),
+    "gru": Facts(ENCODED),
+    "mlp": Facts(ENCODED),
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is logged of the point, and how models see each vector."""
+
+    observed: tuple[str, ...]
+    discrete: bool = False
+    rewarded: bool = True
+    scaling: dict[str, str] = field(default_factory=dict)
+
+
+CASES = {
+    "vector": Case(("motion",)),
+    "classes": Case(
+        ("position", "motion"),
+        discrete=True,
+        scaling={"position": "standardize", "motion": "min_max"},
+    ),
+    "unrewarded": Case(("motion",), rewarded=False),
+    "image": Case(("image",)),
+    "mixed": Case(("position", "motion", "image"), discrete=True),
+}
+
+
+def facts_of(family: str) -> Facts:
+    return FACTS.get(family, Facts())
+
+
+def options_of(family: str) -> ModelOptions:
+    return SCHEMAS["model"][family](**facts_of(family).options)
+
+
+def together(family: str) -> Any:
+    """The tests of a family run in one process, which shares its programs."""
+    return pytest.mark.xdist_group(f"conformance-{family}")
+
+
+def on(*cases: str) -> Any:
+    """Every family on every one of the cases that it takes."""
+    pairs = [
+        pytest.param((family, case), id=f"{family}-{case}", marks=together(family))
+        for family in models.FAMILIES
+        for case in cases
+        if facts_of(family).images or "image" not in CASES[case].observed
+    ]
+    return pytest.mark.parametrize("subject", pairs, indirect=True)
+
+
+EVERY_FAMILY = [pytest.param(name, marks=together(name)) for name in models.FAMILIES]
+
+
+@pytest.fixture(scope="session")
+def subjects(make_subject: Callable, logs_of_a_point: Callable) -> Callable:
+    """(family, case, ...) -> a `Subject`, one for all tests."""
+
+    @cache
+    def find(family: str, case: str, *dtype: Any) -> Any:
+        what = CASES[case]
+        logs = logs_of_a_point(what.observed, what.discrete, what.rewarded)
+        subject = make_subject(options_of(family), logs, what.scaling, *dtype)
+        subject.facts = facts_of(family)
+        return subject
+
+    return find
+
+
+@pytest.fixture
+def subject(request: pytest.FixtureRequest, subjects: Callable) -> Any:
+    return subjects(*request.param)
+
+
+def row(tree: Any, t: int | slice) -> Any:
+    return jax.tree.map(lambda x: x[:, t], tree)
+
+
+def same(a: Any, b: Any, tolerance: float = 1e-5) -> None:
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b
+    )
+
+
+def apart(a: Any, b: Any) -> float:
+    """The largest difference."""
+    differences = jax.tree.map(
+        lambda x, y: float(np.abs(np.subtract(x, y, dtype=float)).max()), a, b
+    )
+    return max(jax.tree.leaves(differences))
+
+
+def changed(window: Window, rows: slice, fields: tuple[str, ...]) -> Window:
+    """The window with other numbers in these fields and rows."""
+
+    def change(x: jax.Array) -> jax.Array:
+        turned = {"f": -x - 0.3, "i": (x + 1) % 3, "u": 255 - x}[x.dtype.kind]
+        return x.at[:, rows].set(turned[:, rows])
+
+    return replace(window, **{name: jax.tree.map(change, getattr(window, name)) for name in fields})
+
+
+ALL_FIELDS = ("observation", "action", "reward")
+
+# ----------------------------------------------------------------------------------- the interface
+
+
+def interface() -> set[str]:
+    """What a family has to give: all methods of `WorldModel` but the one that it may keep."""
+    methods = {name for name, value in vars(WorldModel).items() if inspect.isfunction(value)}
+    return {name for name in methods if not name.startswith("_")} - {"rollout"}
+
+
+def test_what_a_family_lacks_is_named_with_the_family() -> None:
+    class Half(WorldModel):
+        pass
+
+    assert {"loss", "observe", "step", "features", "reward"} <= interface()
+    for name in interface():
+        arguments = list(inspect.signature(getattr(Half(), name)).parameters)
+        with pytest.raises(NotImplementedError, match=f"Half has no `{name}`"):
+            getattr(Half(), name)(*arguments)
+
+
+@pytest.mark.parametrize("family", EVERY_FAMILY)
+def test_a_family_lacks_no_method(family: str) -> None:
+    found = getattr(importlib.import_module(f"worldmodel.models.{family}"), models.FAMILIES[family])
+    assert issubclass(found, WorldModel)
+    assert not {name for name in interface() if getattr(found, name) is getattr(WorldModel, name)}
+
+
+@on(*CASES)
+def test_states_features_and_predictions_have_their_shapes(subject: Any) -> None:
+    """States are alike whatever made them, so that a scan can carry them."""
+    window, spec = subject.window, subject.spec
+    batch, rows = window.shape
+    float32 = jnp.dtype("float32")
+
+    def everything(model: WorldModel) -> tuple:
+        states = model.observe(window, KEY)
+        first = row(states, 0)
+        initial = [model.initial(axes) for axes in ((batch, rows), (batch,), ())]
+        made = (
+            [states, model.rollout(first, window.action, KEY)],
+            [
+                first,
+                model.step(first, window.action[:, 0], KEY),
+            ],
+        )
+        seen = model.observation(states)
+        means = {key: prediction.mean() for key, prediction in seen.items()}
+        values = [prediction.loss(window.observation[key]) for key, prediction in seen.items()]
+        values += [model.terminal(states).mean(), model.terminal(states).loss(window.is_terminal)]
+        if spec.has_reward:
+            values += [model.reward(states).mean(), model.reward(states).loss(window.reward)]
+        return initial, made, [model.features(s) for s in (states, first)], means, values
+
+    def shapes(tree: Any, dropped: int = 0) -> Any:
+        return jax.tree.map(lambda x: (x.shape[dropped:], x.dtype), tree)
+
+    initial, made, features, means, values = jax.eval_shape(subject.compiled(everything))
+    assert [shapes(states) for states in made[0]] == [shapes(initial[0])] * 2
+    assert [shapes(states) for states in made[1]] == [shapes(initial[1])] * 2
+    assert shapes(initial[2]) == shapes(initial[1], dropped=1)
+    size = subject.model.feature_size
+    assert shapes(features) == [((batch, rows, size), float32), ((batch, size), float32)]
+    assert shapes(means) == {
+        k: ((batch, rows, *o.shape), float32) for k, o in spec.observations.items()
+    }
+    assert shapes(values) == [((batch, rows), float32)] * len(values)
+    assert subject.model.hidden_size > 0
+
+
+@pytest.mark.parametrize("family", EVERY_FAMILY)
+def test_a_family_takes_images_or_says_what_it_accepts(family: str) -> None:
+    side = (16, 48)[facts_of(family).images]  # what takes images takes square ones
+    spec = DataSpec({"image": ObservationSpec((side, 16, 3), "uint8")}, ActionSpec(True, 3))
+    with pytest.raises(UserError, match="accepted|accepts|takes"):
+        models.build(options_of(family), spec, KEY)
+
+
+# -------------------------------------------------------------------------------------- the losses
+
+
+@on(*CASES)
+def test_losses_are_finite_and_every_parameter_takes_gradient(subject: Any) -> None:
+    (loss, (metrics, states)), gradient = subject.learn(subject.window, KEY)
+    assert {x.dtype for x in jax.tree.leaves(subject.params)} == {jnp.dtype("float32")}
+    assert all(x.shape == () and x.dtype == jnp.float32 for x in [loss, *metrics.values()])
+    assert float(metrics["loss/total"]) == float(loss)
+    assert ("loss/reward" in metrics) == subject.spec.has_reward
+    gradient = named(gradient)
+    assert not [name for name, x in {**metrics, **gradient}.items() if not np.isfinite(x).all()]
+    assert not [name for name, x in gradient.items() if not np.any(x)]
+    same(states, subject.observe(subject.window, KEY))  # the loss gives the states of the filter
+
+
+@on(*CASES)
+def test_padding_changes_no_loss(subject: Any) -> None:
+    """The first episode has four rows. What stands after them is never learned from."""
+    assert not subject.window.mask[0, 4:].any() and subject.window.mask[1:].all()
+    longer = changed(subject.window, slice(4, None), ALL_FIELDS)
+    padded = jax.tree.map(lambda x, y: x.at[0].set(y[0]), subject.window, longer)
+    (loss, (metrics, _)), gradient = subject.learn(subject.window, KEY)
+    (other_loss, (other_metrics, _)), other_gradient = subject.learn(padded, KEY)
+    same((loss, metrics, gradient), (other_loss, other_metrics, other_gradient))
+
+
+@on("vector", "classes")
+def test_reward_is_learned_at_the_state_after_the_action(subject: Any) -> None:
+    """So that of a window's last row, and what was done there, are not learned from."""
+    if not subject.spec.has_reward:
+        pytest.skip("a case without reward")
+    base = subject.learn(subject.full, KEY)[0][0]
+
+    def moves(t: int, *fields: str) -> bool:
+        window = changed(subject.full, slice(t, t + 1), fields)
+        return abs(float(subject.learn(window, KEY)[0][0] - base)) > 1e-5 * abs(float(base))
+
+    assert [moves(t, "reward") for t in range(6)] == [True] * 5 + [False]
+    assert not moves(5, "action", "reward")
+
+
+@on("unrewarded")
+def test_logs_without_reward_train_a_model_that_says_it_predicts_none(subject: Any) -> None:
+    with pytest.raises(UserError, match="without reward"):
+        subject.model.reward(subject.model.initial((2,)))
+
+
+@on("vector")
+def test_the_shortest_window_trains(subject: Any) -> None:
+    """Two rows are the fewest that `window` accepts; a window may begin inside an episode."""
+    inside = row(replace(subject.full, is_first=jnp.zeros((2, 6), bool)), slice(2, 4))
+    loss = subject.compiled(lambda model, window: model.loss(window, KEY)[0])
+    assert np.isfinite(loss(inside))
+
+
+@pytest.mark.parametrize("family", EVERY_FAMILY)
+def test_losses_norms_and_parameters_are_float32_under_bfloat16(
+    family: str, subjects: Callable
+) -> None:
+    subject = subjects(family, "vector", jnp.bfloat16)
+    (loss, (metrics, states)), gradient = subject.learn(subject.window, KEY)
+    leaves = [loss, *metrics.values(), *jax.tree.leaves(gradient)]
+    assert {x.dtype for x in leaves} == {jnp.dtype("float32")}
+    assert all(np.isfinite(x).all() for x in leaves)
+    reference = subjects(family, "vector").learn(subject.window, KEY)[0][0]
+    assert float(loss) == pytest.approx(float(reference), rel=0.1)
+
+
+# -------------------------------------------------------------------------------------- the filter
+
+
+@on("vector", "classes", "mixed")
+def test_a_filter_does_not_see_what_comes(subject: Any) -> None:
+    """Row t is believed given the rows up to t, and what was done before it."""
+    states = subject.observe(subject.full, KEY)
+    later = subject.observe(changed(subject.full, slice(3, None), ALL_FIELDS), KEY)
+    same(row(states, slice(3)), row(later, slice(3)))
+    done = subject.observe(changed(subject.full, slice(3, None), ("action", "reward")), KEY)
+    same(row(states, slice(4)), row(done, slice(4)))
+    assert apart(row(states, 3), row(later, 3)) > 1e-4
+
+
+@on("vector", "classes", "mixed")
+def test_a_reset_forgets_state_and_action(subject: Any) -> None:
+    """Where is_first, what was believed and done before changes nothing."""
+    window = subject.full
+    fresh = subject.observe(window, KEY)
+    before = row(subject.observe(changed(window, slice(None), ALL_FIELDS), OTHER_KEY), 4)
+    action = changed(window, slice(None), ("action",)).action[:, 4]
+    same(fresh, subject.observe(window, KEY, before, action))
+    going_on = replace(window, is_first=jnp.zeros((2, 6), bool))
+    carried = subject.observe(going_on, KEY, before, action)
+    assert (apart(fresh, carried) > 1e-4) == subject.facts.remembers
+
+
+@on("vector", "classes", "mixed")
+def test_a_reset_inside_a_window_starts_afresh(subject: Any) -> None:
+    window = replace(subject.full, is_first=subject.full.is_first.at[:, 3].set(True))
+    other = changed(window, slice(3), ALL_FIELDS)
+    states, others = subject.observe(window, KEY), subject.observe(other, KEY)
+    same(row(states, slice(3, None)), row(others, slice(3, None)))
+    assert apart(row(states, 2), row(others, 2)) > 1e-4
+
+
+@on("vector", "classes")
+def test_filtering_in_pieces_equals_one_pass(subject: Any) -> None:
+    """Many filters of one record agree in the mean of what is believed and of its square: within
+    the error of a sample where the filter draws, else but for rounding.
+    """
+    count = 1024
+    window = jax.tree.map(lambda x: jnp.repeat(x[:1], count, 0), subject.full)
+    features = subject.compiled(lambda model, states: model.features(states))
+
+    def filtered(pieces: tuple[slice, ...], carry: bool = True) -> np.ndarray:
+        state, action = subject.model.initial((count,)), jnp.zeros_like(window.action[:, 0])
+        for key, piece in zip(jax.random.split(KEY, len(pieces)), pieces, strict=True):
+            states = subject.observe(row(window, piece), key, state, action)
+            if carry:
+                state, action = row(states, -1), window.action[:, piece][:, -1]
+        seen = np.asarray(features(row(states, -1)), np.float64)
+        return np.concatenate([seen, np.square(seen)], -1)
+
+    def close(a: np.ndarray, b: np.ndarray) -> bool:
+        error = np.sqrt((a.var(0) + b.var(0)) / count)
+        return bool((np.abs(a.mean(0) - b.mean(0)) <= 5 * error + 1e-4).all())
+
+    whole, halves = (slice(0, 6),), (slice(0, 3), slice(3, 6))
+    rows = tuple(slice(t, t + 1) for t in range(6))
+    assert close(filtered(whole), filtered(halves))
+    assert close(filtered(whole), filtered(rows))
+    assert close(filtered(whole), filtered(rows, carry=False)) != subject.facts.remembers
+
+
+# --------------------------------------------------------------------------------- the imagination
+
+
+@on("vector", "classes", "mixed")
+def test_rollout_equals_repeated_steps(subject: Any) -> None:
+    """Step t takes the t-th of the keys that the rollout's key is split into."""
+    state = row(subject.observe(subject.full, KEY), 0)
+    actions = subject.full.action[:, 1:5]
+    states = subject.rollout(state, actions, OTHER_KEY)
+    for t, key in enumerate(jax.random.split(OTHER_KEY, 4)):
+        state = subject.step(state, actions[:, t], key)
+        same(row(states, t), state)
+
+
+@on("vector", "classes", "mixed")
+def test_actions_matter_to_what_is_imagined(subject: Any) -> None:
+    state = row(subject.observe(subject.full, KEY), 0)
+    other = changed(subject.full, slice(None), ("action",))
+    taken, instead = (w.action[:, :4] for w in (subject.full, other))
+    assert apart(subject.rollout(state, taken, KEY), subject.rollout(state, instead, KEY)) > 1e-4
+
+
+@on("vector")
+def test_results_depend_on_the_key_alone_and_only_where_something_is_drawn(subject: Any) -> None:
+    state, action = subject.model.initial((2,)), subject.full.action[:, 0]
+    functions = {
+        "loss": lambda key: subject.learn(subject.full, key)[0][0],
+        "observe": lambda key: subject.observe(subject.full, key),
+        "step": lambda key: subject.step(state, action, key),
+    }
+    for name, function in functions.items():
+        same(function(KEY), function(KEY), tolerance=0)
+        assert (apart(function(KEY), function(OTHER_KEY)) > 1e-6) == (name in subject.facts.draws)
+
+
+@on("vector", "classes", "mixed")
+def test_a_policy_acts_in_what_is_imagined(subject: Any) -> None:
+    action = subject.spec.action
+    heads = (ActorCriticOptions(layers=1), subject.model, action, KEY, jnp.float32)
+    actor, _ = build_heads(*heads)
+    start = row(subject.observe(subject.full, KEY), 2)
+
+    def dream(model: WorldModel, actor: Any) -> Any:
+        return imagine(model, start, actor, 4, KEY)
+
+    rollout = subject.compiled(lambda model: dream(model, lambda x, key: actor(x).sample(key)))()
+    assert rollout.features.shape == (2, 5, subject.model.feature_size)
+    assert rollout.rewards.shape == rollout.continues.shape == (2, 4)
+    assert rollout.actions.shape == ((2, 4) if action.discrete else (2, 4, action.size))
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(rollout))
+    assert ((rollout.continues >= 0) & (rollout.continues <= 1)).all()
+    same(row(rollout.states, 0), start)
+    if "step" not in subject.facts.draws:
+        same(subject.compiled(dream)(rollout.actions), rollout)
+
+
+@on("vector")
+def test_rewards_can_be_followed_back_to_the_actions(subject: Any) -> None:
+    start = row(subject.observe(subject.full, KEY), 2)
+
+    def earned(model: WorldModel, actions: jax.Array) -> jax.Array:
+        return imagine(model, start, actions, 4, KEY).rewards.sum()
+
+    slope = subject.compiled(lambda model, a: jax.grad(earned, 1)(model, a))(
+        subject.full.action[:, :4]
+    )
+    assert np.isfinite(slope).all() and np.any(slope, axis=(0, 2)).all()
+
+
+# ------------------------------------------------------------------------------- training, resuming
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A finished world-model stage. compiled: how often its program was compiled."""
+
+    state: TrainState
+    learner: Any
+    directory: RunDirectory
+    compiled: int
+
+
+class Counter(logging.Handler):
+    count = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.count += record.getMessage().startswith("Compiling jit(dispatch)")
+
+
+def train(subject: Any, folder: Path, stop: bool = False) -> Trained:
+    """Four updates in two calls to the device; with `stop`, it is asked to stop at once."""
+    stage = StageOptions(steps=4, batch_size=4, window=6, learning_rate=1e-3, warmup=0)
+    often = {"steps_per_dispatch": 2, "log_every": 2, "checkpoint_every": 4}
+    config = Config(
+        name="run", runs_dir=str(folder), data=NPZData(path="logs.npz"),
+        model=subject.options, policy=NoPolicy(),
+        training=TrainingOptions(world_model=stage, policy=stage, **often),
+    )  # fmt: skip
+    config.logging.wandb = "disabled"
+    directory = open_run(config)
+    directory.bind_data(subject.spec, subject.logs.fingerprint())
+    learner = build_learner(config, subject.spec, "world_model")
+    batches = deliver(subject.logs, stage.batch_size, stage.window, config.seed)
+    request, counter = StopRequest(), Counter()
+    request.asked = stop
+    run = Run(directory, config.training, 0, WandB(config.logging, folder, {}), request, "none")
+    log = logging.getLogger("jax")
+    log.addHandler(counter)
+    try:
+        with jax.log_compiles():
+            state = run_stage(Stage("world_model", learner, batches, stage), run)
+    finally:
+        log.removeHandler(counter)
+        request.close()
+    return Trained(state, learner, directory, counter.count)
+
+
+@pytest.fixture(scope="module", params=EVERY_FAMILY)
+def trained(
+    request: pytest.FixtureRequest, subjects: Callable, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, Trained]:
+    subject = subjects(request.param, "vector")
+    return subject, train(subject, tmp_path_factory.mktemp(request.param))
+
+
+def test_a_stage_compiles_once_and_writes_its_losses(trained: tuple) -> None:
+    _, run = trained
+    assert run.compiled == 1
+    rows = [json.loads(line) for line in run.directory.metrics.read_text().splitlines()]
+    assert [r["step"] for r in rows] == [2, 4]
+    assert all(np.isfinite(r["loss/total"]) for r in rows)
+
+
+def test_training_moves_every_parameter(trained: tuple) -> None:
+    _, run = trained
+    began = run.learner.init(stage_keys(0, "world_model").init)
+    before, after = named(began.params), named(run.state.params)
+    assert not [name for name in before if np.array_equal(before[name], after[name])]
+
+
+def test_a_stopped_run_ends_in_the_same_bits(trained: tuple, tmp_path: Path) -> None:
+    subject, run = trained
+    with pytest.raises(Preempted, match="saved at step 2"):
+        train(subject, tmp_path, stop=True)
+    assert digest(train(subject, tmp_path).state) == digest(run.state)
+
+
+def test_a_loaded_model_predicts_what_the_trained_one_does(trained: tuple) -> None:
+    subject, run = trained
+    loaded = worldmodel.load(run.directory.path)
+    kept = replace(loaded, model=module(run.learner, run.state, "model"))
+    seen = {k: np.asarray(x) for k, x in subject.full.observation.items()}
+    asked = (seen, np.asarray(subject.full.action), 3, 3, 2, KEY)
+    same(loaded.predict(*asked), kept.predict(*asked), tolerance=0)
