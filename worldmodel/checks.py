@@ -17,14 +17,12 @@ from typing import Any
 from omegaconf import MISSING
 
 from worldmodel.config import (
-    ENCODED_PRESETS,
     NORMALIZATIONS,
     RSSM_PRESETS,
     SCHEMAS,
     Config,
     GymnasiumData,
     HDF5Data,
-    KoopmanOptions,
     MinariData,
     NoPolicy,
     NPZData,
@@ -250,15 +248,6 @@ def _blocks_divide_the_recurrent_state(config: Config) -> Iterator[str]:
         yield f"model.deter={deter}{origin}: must be divisible by model.blocks={blocks}"
 
 
-def _blocks_fit_the_latent(config: Config) -> Iterator[str]:
-    model = config.model
-    if not isinstance(model, KoopmanOptions):
-        return
-    pairs = ENCODED_PRESETS["koopman"][model.preset][0] // 2
-    if model.jordan > pairs:
-        yield f"model.jordan={model.jordan}: preset {model.preset} has {pairs} pairs of coordinates"
-
-
 def _joint_training_has_a_policy(config: Config) -> Iterator[str]:
     if config.training.joint and isinstance(config.policy, NoPolicy):
         yield "training.joint=true: needs a policy, but policy=none"
@@ -271,6 +260,5 @@ RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _action_bounds_are_bounds,
     _normalizations_are_known,
     _blocks_divide_the_recurrent_state,
-    _blocks_fit_the_latent,
     _joint_training_has_a_policy,
 )

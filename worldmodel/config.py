@@ -201,12 +201,14 @@ class RSSMOptions(ModelOptions):
     representation_scale: float = option(0.1, "weight of KL(posterior || sg(prior))", low=0.0)
 
 
-# family -> preset -> numbers of the state, units of hidden layers, base channels of images. At one
-# preset, all three families have the same number of parameters within 5 %.
-ENCODED_PRESETS: dict[str, dict[str, tuple[int, int, int]]] = {
-    "koopman": {"tiny": (64, 83, 4), "1m": (256, 219, 4)},
-    "gru": {"tiny": (64, 64, 4), "1m": (256, 128, 4)},
-    "mlp": {"tiny": (64, 75, 4), "1m": (256, 189, 4)},
+# Units of every hidden layer, base channels of images. Koopman, gru and mlp have the same number of
+# parameters at a preset; from `1m` on, that of the RSSM's preset of this name.
+ENCODED_PRESETS: dict[str, tuple[int, int]] = {
+    "tiny": (64, 4),
+    "1m": (184, 4),
+    "12m": (752, 16),
+    "25m": (1120, 24),
+    "50m": (1504, 32),
 }
 
 
@@ -214,27 +216,37 @@ ENCODED_PRESETS: dict[str, dict[str, tuple[int, int, int]]] = {
 class EncodedOptions(ModelOptions):
     """What families have whose latent an encoder reads from every observation."""
 
-    preset: str = option("tiny", "size", choices=("tiny", "1m"))
+    preset: str = option(
+        "tiny", "size; the options below override single numbers", choices=tuple(ENCODED_PRESETS)
+    )
+    units: int | None = option(None, "units of every hidden layer", low=1)
+    depth: int | None = option(None, "base channels of the image encoder and decoder", low=1)
+    latent: int | None = option(None, "numbers of the latent", low=2)
     burn_in: int = option(
-        4, "rows of a window that lead up to the one the model is rolled out from", low=0
+        3, "rows of a window that lead up to the one that predictions start from", low=0
     )
     consistency_scale: float = option(
-        1.0, "weight of the distance between rolled-out and filtered states", low=0.0
+        1.0, "weight of the distance between predicted and filtered latents", low=0.0
+    )
+    reencode: int = option(
+        0, "decode and encode again after so many steps without observations (0: never)", low=0
     )
 
 
 @dataclass
 class KoopmanOptions(EncodedOptions):
-    """A latent that evolves linearly."""
+    """A latent that moves linearly."""
 
     name: str = option("koopman", "family of the world model")
     spectrum: str = option(
         "damped",
-        "real parts of the eigenvalues: damped (learned, never positive), fixed (-0.2), unit (0)",
-        choices=("damped", "fixed", "unit"),
+        "eigenvalues: learned and damped, fixed, learned on the unit circle, or real 2x2 blocks "
+        "that can integrate",
+        choices=("damped", "fixed", "unit", "blocks"),
     )
-    jordan: int = option(
-        4, "pairs of coordinates that integrate one another, as position does velocity", low=0
+    bilinear: bool = option(False, "actions also turn the latent faster or slower")
+    linear: bool = option(
+        False, "linear encoder and decoder, which learn affine systems exactly (vectors only)"
     )
 
 

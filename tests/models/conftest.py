@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property, partial
-from typing import Any
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +14,25 @@ import pytest
 from flax import nnx
 
 from worldmodel import models
-from worldmodel.config import ModelOptions
-from worldmodel.data.delivery import whole_episodes
+from worldmodel.config import (
+    Config,
+    LoggingOptions,
+    ModelOptions,
+    NoPolicy,
+    NPZData,
+    StageOptions,
+    TrainingOptions,
+)
+from worldmodel.data.delivery import deliver, whole_episodes
 from worldmodel.data.episodes import Episode, stack_episodes
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window
-from worldmodel.learner import definitions_of, divide
+from worldmodel.learner import Learner, TrainState, definitions_of, divide
+from worldmodel.run_directory import RunDirectory, open_run
+from worldmodel.training.loop import Run, Stage, StopRequest, run_stage
+from worldmodel.training.metrics import WandB
+from worldmodel.training.stages import build_learner
 
 TRANSITIONS = (3, 5, 8, 8)  # of each episode
 ROWS = 6  # of a window: the first episode has fewer
@@ -88,17 +101,18 @@ class Subject:
             lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
             jax.jit(lambda key: divide(build(key))[1])(jax.random.key(0)),
         )
-        self.window = jax.tree.map(jnp.asarray, whole_episodes(logs, ROWS))  # the first is padded
-        self.full = jax.tree.map(lambda x: x[2:], self.window)  # without padding
+        self.window = whole_episodes(logs, ROWS)  # the first one is padded
 
     @cached_property
     def model(self) -> models.WorldModel:
         return nnx.merge(self.definition, self.params)
 
     def compiled(self, function: Callable) -> Callable:
-        """`function(model, ...)` as a compiled function of the other arguments."""
+        """`function(model, ...)`, compiled: from the other arguments to numpy arrays, whose rows
+        are taken without one more program.
+        """
         program = jax.jit(lambda params, *rest: function(nnx.merge(self.definition, params), *rest))
-        return partial(program, self.params)
+        return lambda *inputs: jax.device_get(program(self.params, *inputs))
 
     @cached_property
     def observe(self) -> Callable:
@@ -119,12 +133,62 @@ class Subject:
         def loss(params: Any, window: Window, key: jax.Array) -> tuple:
             return nnx.merge(self.definition, params).loss(window, key)
 
-        return partial(jax.jit(jax.value_and_grad(loss, has_aux=True)), self.params)
+        program = jax.jit(jax.value_and_grad(loss, has_aux=True))
+        return lambda *inputs: jax.device_get(program(self.params, *inputs))
+
+
+class Counted:
+    """A learner that counts how often its update is traced, to be compiled."""
+
+    def __init__(self, learner: Learner):
+        self.learner, self.traces = learner, 0
+        self.definitions, self.init = learner.definitions, learner.init
+
+    def update(self, state: TrainState, batch: Window, key: jax.Array) -> tuple:
+        self.traces += 1
+        return self.learner.update(state, batch, key)
+
+
+class Trained(NamedTuple):
+    """A finished world-model stage."""
+
+    subject: Subject
+    state: TrainState
+    learner: Counted
+    directory: RunDirectory
+
+
+def train(subject: Subject, folder: Path, stop: bool = False) -> Trained:
+    """Four updates in two calls to the device; with `stop`, it is asked to end during the first."""
+    stage = StageOptions(steps=4, batch_size=4, window=ROWS, learning_rate=1e-3, warmup=0)
+    training = TrainingOptions(stage, stage, steps_per_dispatch=2, log_every=2, checkpoint_every=4)
+    data, logging = NPZData(path="point.npz"), LoggingOptions(wandb="disabled")
+    config = Config(
+        "run", runs_dir=str(folder), data=data, model=subject.options, policy=NoPolicy(),
+        training=training, logging=logging,
+    )  # fmt: skip
+    directory = open_run(config)
+    directory.bind_data(subject.spec, subject.logs.fingerprint())
+    learner = Counted(build_learner(config, subject.spec, "world_model"))
+    batches = deliver(subject.logs, stage.batch_size, stage.window, config.seed)
+    request = StopRequest()
+    request.asked = stop
+    run = Run(directory, training, config.seed, WandB(logging, folder, {}), request, "none")
+    try:
+        state = run_stage(Stage("world_model", learner, batches, stage), run)
+    finally:
+        request.close()
+    return Trained(subject, state, learner, directory)
 
 
 @pytest.fixture(scope="session")
 def make_subject() -> type[Subject]:
     return Subject
+
+
+@pytest.fixture(scope="session")
+def train_subject() -> Callable[..., Trained]:
+    return train
 
 
 @pytest.fixture(scope="session")

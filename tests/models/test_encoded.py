@@ -1,6 +1,4 @@
-"""The families whose latent an encoder reads: alike in filter, sizes and interface, apart in their
-step.
-"""
+"""What koopman, gru and mlp share: the filter, predictions, sizes, and reading again."""
 
 from __future__ import annotations
 
@@ -14,28 +12,48 @@ from flax import nnx
 
 from worldmodel import models
 from worldmodel.config import (
+    ENCODED_PRESETS,
     EncodedOptions,
     GRUOptions,
     KoopmanOptions,
     MLPOptions,
+    ModelOptions,
+    RSSMOptions,
 )
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
 from worldmodel.learner import divide
-from worldmodel.models.koopman import phi
+from worldmodel.models.encoded import EncodedState, latent_metrics, unexplained
 
-OPTIONS = {"koopman": KoopmanOptions(), "gru": GRUOptions(), "mlp": MLPOptions()}
-KOOPMANS = [
-    KoopmanOptions(spectrum=s, jordan=j) for s in ("damped", "fixed", "unit") for j in (0, 3)
-]
-EVERY = [*OPTIONS.values(), *KOOPMANS]
+SMALL = {"units": 16, "latent": 8, "depth": 2}
+FAMILIES = {
+    "koopman": KoopmanOptions(**SMALL),
+    "koopman blocks": KoopmanOptions(**SMALL, spectrum="blocks", bilinear=True),
+    "gru": GRUOptions(**SMALL),
+    "mlp": MLPOptions(**SMALL),
+}
 SPEC = DataSpec(
     {"observation": ObservationSpec((3,), "float32")}, ActionSpec(False, 2, (-1.0,) * 2, (1.0,) * 2)
 )
-KEY = jax.random.key(0)
+KEY = jax.random.key(7)  # no family draws from it
 
 
-def window(rng: np.random.Generator, batch: int = 4, rows: int = 8) -> Window:
+@pytest.fixture(params=FAMILIES)
+def options(request: pytest.FixtureRequest) -> EncodedOptions:
+    return FAMILIES[request.param]
+
+
+def new(options: EncodedOptions) -> models.WorldModel:
+    """A model whose layers that start at zero do something."""
+    model = models.build(options, SPEC, jax.random.key(0))
+    for layer in (getattr(model, "turn", None), model.reward_head.output):
+        if layer is not None:
+            shape = layer.kernel[...].shape
+            layer.kernel[...] = 0.1 * jax.random.normal(jax.random.key(1), shape)
+    return model
+
+
+def random_window(rng: np.random.Generator, batch: int, rows: int) -> Window:
     no = jnp.zeros((batch, rows), bool)
     return Window(
         observation={"observation": jnp.asarray(rng.normal(size=(batch, rows, 3)), jnp.float32)},
@@ -45,124 +63,170 @@ def window(rng: np.random.Generator, batch: int = 4, rows: int = 8) -> Window:
     )  # fmt: skip
 
 
-def parameters(options: EncodedOptions, spec: DataSpec) -> int:
-    shapes = jax.eval_shape(lambda key: divide(models.build(options, spec, key))[1], KEY)
-    return sum(x.size for x in jax.tree.leaves(shapes))
+def equal(a: object, b: object, atol: float = 1e-5) -> None:
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol), a, b)
 
 
-@pytest.mark.parametrize("preset", ["tiny", "1m"])
-def test_one_preset_means_one_number_of_parameters(preset: str, walker_spec: DataSpec) -> None:
-    counts = [parameters(replace(o, preset=preset), walker_spec) for o in OPTIONS.values()]
+def part(tree: object, rows: slice | int) -> object:
+    return jax.tree.map(lambda x: x[:, rows], tree)
+
+
+@pytest.mark.parametrize("preset", ENCODED_PRESETS)
+def test_a_preset_is_as_large_in_every_family(preset: str, walker_spec: DataSpec) -> None:
+    def count(options: ModelOptions) -> int:
+        shapes = jax.eval_shape(lambda key: divide(models.build(options, walker_spec, key))[1], KEY)
+        return sum(x.size for x in jax.tree.leaves(shapes))
+
+    counts = [count(kind(preset=preset)) for kind in (KoopmanOptions, GRUOptions, MLPOptions)]
     assert max(counts) < 1.05 * min(counts)
+    if preset != "tiny":
+        assert counts[0] == pytest.approx(count(RSSMOptions(preset=preset)), rel=0.05)
 
 
-@pytest.mark.parametrize("options", EVERY, ids=repr)
-def test_a_rollout_is_the_repeated_step(options: EncodedOptions, rng: np.random.Generator) -> None:
-    model = models.build(options, SPEC, KEY)
-    state = jnp.asarray(rng.normal(size=(4, model.feature_size)), jnp.float32) / 4
-    actions = jnp.asarray(rng.uniform(-1, 1, (4, 20, 2)), jnp.float32)
-    together = model.rollout(state, actions, KEY)
-    for t in range(20):
-        state = model.step(state, actions[:, t], KEY)
-        scale = float(jnp.abs(state).max())
-        np.testing.assert_allclose(together[:, t], state, atol=2e-5 * scale)
+# ------------------------------------------------------------------------------- filter and rollout
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_filtering_in_two_pieces_equals_one_pass(
+@pytest.mark.parametrize("every", [0, 3])
+def test_rollout_equals_repeated_steps(
+    options: EncodedOptions, every: int, rng: np.random.Generator
+) -> None:
+    model = new(replace(options, reencode=every))
+    state = part(model.observe(random_window(rng, 4, 3), KEY), -1)
+    actions = jnp.asarray(rng.uniform(-2, 2, (4, 8, 2)), jnp.float32)
+    together = jax.jit(model.rollout)(state, actions, KEY)
+    step = jax.jit(model.step)
+    for t in range(8):
+        state = step(state, actions[:, t], KEY)
+        equal(part(together, t), state)
+
+
+def test_the_filter_is_the_step_corrected_by_the_gain(
     options: EncodedOptions, rng: np.random.Generator
 ) -> None:
-    model, whole = models.build(options, SPEC, KEY), window(rng)
-    states = model.observe(whole, KEY)
-    first, rest = (jax.tree.map(lambda x, s=s: x[:, s], whole) for s in (slice(0, 5), slice(5, 8)))
-    start = model.observe(first, KEY)[:, -1]
-    later = model.observe(rest, KEY, start, first.action[:, -1])
-    np.testing.assert_allclose(later, states[:, 5:], atol=1e-5)
+    """In parallel or one row after the other, with a reset inside the window."""
+    model = new(options)
+    model.gain[...] = jnp.asarray(rng.normal(size=8), jnp.float32)
+    window = random_window(rng, 4, 6)
+    window = replace(window, is_first=window.is_first.at[1, 3].set(True))
+    seen, gain = model.encode(window.observation), jax.nn.sigmoid(model.gain[...])
+    states, step = model.observe(window, KEY), jax.jit(model.step)
+    equal(states.latent[:, 0], seen[:, 0])
+    for t in range(1, 6):
+        predicted = step(part(states, t - 1), window.action[:, t - 1], KEY).latent
+        corrected = predicted + gain * (seen[:, t] - predicted)
+        first = window.is_first[:, t, None]
+        equal(states.latent[:, t], jnp.where(first, seen[:, t], corrected))
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_a_reset_forgets_state_and_action(
+def test_filtering_in_pieces_equals_one_pass(
     options: EncodedOptions, rng: np.random.Generator
 ) -> None:
-    model, seen = models.build(options, SPEC, KEY), window(rng)
-    fresh = model.observe(seen, KEY)
-    carried = jnp.ones((4, model.feature_size)) * 0.7
-    again = model.observe(seen, KEY, carried, jnp.ones((4, 2)))
-    np.testing.assert_allclose(again, fresh, atol=1e-6)
-    inside = replace(seen, is_first=seen.is_first.at[:, 4].set(True))
-    other = replace(inside, action=inside.action.at[:, :4].set(0.0))
-    after, expected = model.observe(inside, KEY), model.observe(other, KEY)
-    np.testing.assert_allclose(after[:, 4:], expected[:, 4:], atol=1e-6)
-    assert float(jnp.abs(after[:, 3] - expected[:, 3]).max()) > 1e-4
+    model, window = new(options), random_window(rng, 4, 8)
+    whole = model.observe(window, KEY)
+    first, second = part(window, slice(0, 5)), part(window, slice(5, 8))
+    last = part(model.observe(first, KEY), -1)
+    equal(part(whole, slice(5, 8)), model.observe(second, KEY, last, first.action[:, -1]))
 
 
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_every_parameter_learns_and_padding_does_not_matter(
+def test_actions_beyond_the_range_are_scaled_back(options: EncodedOptions) -> None:
+    model = new(options)
+    start = model.initial((1,))
+    at_bound = model.step(start, jnp.ones((1, 2)), KEY)
+    equal(at_bound, model.step(start, jnp.full((1, 2), 7.0), KEY))
+    assert float(jnp.abs(at_bound.latent).max()) > 1e-4
+
+
+# -------------------------------------------------------------------------------- reading it again
+
+
+def test_a_latent_is_read_again_every_k_steps() -> None:
+    """After k steps it is what the encoder sees in what the decoder says; until then it is not."""
+    plain, again = new(GRUOptions(**SMALL)), new(GRUOptions(**SMALL, reencode=2))
+    action = jnp.ones((3, 2))
+    once = again.step(plain.initial((3,)), action, KEY)
+    equal(once, plain.step(plain.initial((3,)), action, KEY))
+    twice = plain.step(once, action, KEY)
+    said = {key: p.mean() for key, p in plain.observation(twice).items()}
+    equal(again.step(once, action, KEY).latent, plain.encode(said))
+    assert float(jnp.abs(twice.latent - plain.encode(said)).max()) > 1e-3
+
+
+def test_only_latents_of_that_age_are_read_again() -> None:
+    model = new(GRUOptions(**SMALL, reencode=2))
+    latent, action = jnp.ones((2, 8)) * 0.3, jnp.ones((2, 2))
+    moved = model.advance(latent, model.control(action))
+    after = model.step(EncodedState(latent, jnp.asarray([0, 1])), action, KEY)
+    assert after.age.tolist() == [1, 0]
+    equal(after.latent[0], moved[0])
+    assert float(jnp.abs(after.latent[1] - moved[1]).max()) > 1e-3
+
+
+# -------------------------------------------------------------------------------------------- loss
+
+
+def test_the_loss_is_finite_with_gradients_everywhere(
     options: EncodedOptions, rng: np.random.Generator
 ) -> None:
-    definition, params = divide(models.build(options, SPEC, KEY))
-    # An untrained head, all zeros, would pass no gradient on.
-    params["reward_head"]["output"]["kernel"] += 0.01
+    model, window = new(options), random_window(rng, 4, 8)
+    definition, params = divide(model)
 
     @jax.jit
-    def gradient(params: dict, batch: Window) -> tuple:
+    def gradient(params: dict) -> tuple:
         def loss(params: dict) -> tuple:
-            total, (metrics, states) = nnx.merge(definition, params).loss(batch, KEY)
-            return total, metrics
+            return nnx.merge(definition, params).loss(window, KEY)
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
-    batch = window(rng)
-    batch = replace(batch, mask=batch.mask.at[:, 6:].set(False))
-    (total, metrics), gradients = gradient(params, batch)
-    assert {"loss/rollout/observation", "loss/consistency", "loss/rollout/reward"} <= metrics.keys()
-    dead = [
-        jax.tree_util.keystr(path)
-        for path, g in jax.tree_util.tree_leaves_with_path(gradients)
-        if not (bool(jnp.isfinite(g).all()) and bool(jnp.any(g != 0)))
-    ]
-    assert not dead
-    noise = {"observation": batch.observation["observation"].at[:, 6:].set(99.0)}
-    other = replace(batch, observation=noise, reward=batch.reward.at[:, 6:].set(1e6))
-    assert float(gradient(params, other)[0][0]) == float(total)
+    (total, (metrics, states)), grads = gradient(params)
+    equal(states, model.observe(window, KEY))
+    parts = {name for name in metrics if name.startswith("loss/") and name != "loss/total"}
+    assert float(total) == pytest.approx(float(sum(metrics[name] for name in parts)), rel=1e-5)
+    for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+        assert bool(jnp.isfinite(grad).all()) and bool(jnp.any(grad != 0)), path
 
 
-@pytest.mark.parametrize("spectrum", ["damped", "fixed", "unit"])
-def test_no_eigenvalue_leaves_the_unit_disc(spectrum: str, rng: np.random.Generator) -> None:
-    """Whatever the parameters become: also far beyond what training makes of them."""
-    model = models.build(KoopmanOptions(spectrum=spectrum), SPEC, KEY)
-    for name in ("log_step", "frequency", "damping"):
-        if hasattr(model, name):
-            parameter = getattr(model, name)
-            parameter[...] = jnp.asarray(rng.normal(size=parameter.shape) * 5, jnp.float32)
-    log_size, _ = model.log_multipliers()
-    assert bool((log_size <= 0).all())
-    if spectrum == "unit":
-        assert bool((log_size == 0).all())
+def test_predictions_see_nothing_after_the_burn_in(rng: np.random.Generator) -> None:
+    """Later observations change what predictions are compared with, not the predictions."""
+    model, window = new(KoopmanOptions(**SMALL, burn_in=2)), random_window(rng, 4, 8)
+    seen = window.observation["observation"]
+
+    @jax.jit
+    def losses(seen: jax.Array) -> tuple[jax.Array, jax.Array]:
+        other = replace(window, observation={"observation": seen})
+        metrics = model.loss(other, KEY)[1][0]
+        return metrics["loss/rollout/reward"], metrics["loss/reward"]
+
+    predicted, filtered = losses(seen)
+    after, before = losses(seen.at[:, 3:].add(1)), losses(seen.at[:, 2].add(1))
+    assert float(after[0]) == float(predicted) and float(after[1]) != float(filtered)
+    assert float(before[0]) != float(predicted)
 
 
-def test_free_motion_needs_a_block() -> None:
-    """With one, a velocity moves a position for ever, exactly; a damped diagonal must lose it."""
-
-    def travelled(options: KoopmanOptions) -> float:
-        model = models.build(options, SPEC, KEY)
-        last = model.feature_size // 2 - 1
-        state = jnp.zeros((1, model.feature_size)).at[0, -1].set(1.0)  # a velocity, no position
-        control = model.control
-        control.kernel[...] = jnp.zeros_like(control.kernel[...])
-        states = model.rollout(state, jnp.zeros((1, 100, 2)), KEY)
-        per_step = float(jnp.exp(model.log_step[last]))
-        return float(states[0, -1, last]) / (100 * per_step)
-
-    assert travelled(KoopmanOptions(spectrum="unit", jordan=1)) == pytest.approx(1.0, rel=1e-5)
-    assert abs(travelled(KoopmanOptions(spectrum="damped", jordan=0))) < 0.9
+def test_padding_changes_no_loss(options: EncodedOptions, rng: np.random.Generator) -> None:
+    model, window = new(options), random_window(rng, 4, 6)
+    window = replace(window, mask=window.mask.at[:, 4:].set(False))
+    noise = {"observation": window.observation["observation"].at[:, 4:].set(99.0)}
+    other = replace(window, observation=noise, reward=window.reward.at[:, 4:].set(1e6))
+    loss = jax.jit(lambda window: model.loss(window, KEY)[0])
+    assert float(loss(window)) == pytest.approx(float(loss(other)), rel=1e-6)
 
 
-def test_phi_is_exact_and_smooth_at_zero() -> None:
-    z = np.array([0, 1e-9, 1e-5j, -1e-3 + 1e-3j, -0.5 + 2j, -3 + 0j], np.complex128)
-    found = phi(jnp.asarray(z.real, jnp.float32), jnp.asarray(z.imag, jnp.float32))
-    expected = np.where(z == 0, 1, np.expm1(z) / np.where(z == 0, 1, z))
-    np.testing.assert_allclose(found.re, expected.real, rtol=1e-5)
-    np.testing.assert_allclose(found.im, expected.imag, rtol=1e-4, atol=1e-7)
-    gradient = jax.grad(lambda re, im: phi(re, im).re + phi(re, im).im, (0, 1))(0.0, 0.0)
-    assert np.isfinite(gradient).all()
+def test_consistency_does_not_depend_on_the_size_of_the_latent(rng: np.random.Generator) -> None:
+    latents, error = rng.normal(size=(2, 3, 50, 4))
+    mask = jnp.ones((3, 50), bool)
+    small, large = (
+        float(
+            unexplained(jnp.asarray(s * (latents + error)), jnp.asarray(s * latents), mask).mean()
+        )
+        for s in (0.1, 10.0)
+    )
+    assert small == pytest.approx(large, rel=1e-4) and small == pytest.approx(1.0, rel=0.2)
+
+
+def test_the_rank_counts_directions_that_are_filled(rng: np.random.Generator) -> None:
+    mask = jnp.ones((1, 4000), bool).at[:, 3000:].set(False)
+    wide = rng.normal(size=(1, 4000, 3)) @ np.eye(3, 6) + 5.0
+    line = rng.normal(size=(1, 4000, 1)) @ np.ones((1, 6))
+    line[:, 3000:] = rng.normal(size=(1, 1000, 6))  # padding does not count
+    wide, line = (float(latent_metrics(jnp.asarray(x), mask)["latent/rank"]) for x in (wide, line))
+    assert wide == pytest.approx(3, rel=0.02) and line == pytest.approx(1, rel=1e-4)

@@ -1,74 +1,127 @@
-"""Every form of a linear recurrence gives the states that one step after the other gives."""
+"""Linear recurrences: all forms give the same states and gradients."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from worldmodel.nn.linear_recurrence import MODES, Complex, solve
+from worldmodel.nn.linear_recurrence import FORMS, Block, Pair, linear_recurrence, powers
 
-B, M = 3, 5
-
-
-def problem(steps: int, largest: float = 0.0) -> tuple:
-    """Coordinates that fade quickly, slowly and not at all, with random inputs."""
-    rng = np.random.default_rng(0)
-    log_size = jnp.asarray(np.linspace(-0.5, largest, M), jnp.float32)
-    angle = jnp.asarray(rng.uniform(-3, 3, M), jnp.float32)
-    start = Complex(*(jnp.asarray(rng.normal(size=(B, M)), jnp.float32) for _ in "ri"))
-    inputs = Complex(*(jnp.asarray(rng.normal(size=(B, steps, M)), jnp.float32) for _ in "ri"))
-    return log_size, angle, start, inputs
+B, T, M = 3, 37, 5
+ANY = ("sequential", "associative")  # forms that take blocks that change, and resets
 
 
-def reference(log_size: jax.Array, angle: jax.Array, start: Complex, inputs: Complex) -> np.ndarray:
-    """One step after the other, in double precision."""
-    a = np.exp(np.asarray(log_size, np.float64) + 1j * np.asarray(angle, np.float64))
-    x = np.asarray(start.re, np.float64) + 1j * np.asarray(start.im, np.float64)
-    b = np.asarray(inputs.re, np.float64) + 1j * np.asarray(inputs.im, np.float64)
-    states = []
-    for t in range(b.shape[1]):
-        x = a * x + b[:, t]
-        states.append(x)
-    return np.stack(states, 1)
+def pair(rng: np.random.Generator, *shape: int) -> Pair:
+    return Pair(*jnp.asarray(rng.normal(size=(2, *shape)), jnp.float32))
 
 
-@pytest.mark.parametrize("steps", [1, 2, 17, 100])
-@pytest.mark.parametrize("mode", ["auto", *MODES])
-def test_all_forms_agree_with_the_sequence(mode: str, steps: int) -> None:
-    arguments = problem(steps)
-    expected = reference(*arguments)
-    states = solve(*arguments, mode=mode)
-    scale = np.abs(expected).max()
-    np.testing.assert_allclose(states.re, expected.real, atol=1e-5 * scale, rtol=0)
-    np.testing.assert_allclose(states.im, expected.imag, atol=1e-5 * scale, rtol=0)
+def rotations(rng: np.random.Generator, *shape: int) -> Block:
+    """Complex numbers of size 0.8 to 1, the unit circle among them."""
+    angle, size = rng.uniform(0, np.pi, shape), rng.uniform(0.8, 1.0, shape)
+    size[..., 0] = 1.0
+    re, im = size * np.cos(angle), size * np.sin(angle)
+    return Block(*(jnp.asarray(x, jnp.float32) for x in (re, -im, im, re)))
 
 
-@pytest.mark.parametrize("mode", MODES[1:])
-def test_gradients_agree(mode: str) -> None:
-    arguments = problem(40)
-    weights = jnp.asarray(np.random.default_rng(1).normal(size=(B, 40, M)), jnp.float32)
-
-    def loss(arguments: tuple, mode: str) -> jax.Array:
-        states = solve(*arguments, mode=mode)
-        return (weights * (jnp.sin(states.re) + states.im)).sum()
-
-    expected = jax.grad(loss)(arguments, "scan")
-    found = jax.grad(loss)(arguments, mode)
-    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
-        scale = float(jnp.abs(a).max())
-        np.testing.assert_allclose(b, a, atol=2e-5 * scale, rtol=0)
+def jordan(rng: np.random.Generator, *shape: int) -> Block:
+    """Positions that drift with their velocities."""
+    one, drift = jnp.ones(shape), jnp.asarray(rng.uniform(0.01, 0.1, shape), jnp.float32)
+    return Block(one, drift, jnp.zeros(shape), one)
 
 
-def test_without_inputs_the_state_is_a_power() -> None:
-    log_size, angle, start, inputs = problem(30)
-    states = solve(log_size, angle, start, inputs.map(jnp.zeros_like))
-    a = np.exp(np.asarray(log_size) + 1j * np.asarray(angle))
-    x = np.asarray(start.re) + 1j * np.asarray(start.im)
-    np.testing.assert_allclose(states.re[:, -1], (a**30 * x).real, atol=1e-5)
+def plainly(block: Block, inputs: Pair, start: Pair, resets: np.ndarray) -> np.ndarray:
+    """The recurrence in numpy and double precision, (2, B, T, m)."""
+    matrix = np.asarray(block, np.float64).reshape(2, 2, *block.a.shape)
+    given = np.asarray(inputs, np.float64)
+    state, states = np.asarray(start, np.float64), []
+    for t in range(given.shape[2]):
+        now = matrix[:, :, :, t] if block.a.ndim > 1 else matrix[:, :, None]
+        state = np.where(resets[:, t, None], 0.0, state)
+        state = (now * state).sum(1) + given[:, :, t]
+        states.append(state)
+    return np.stack(states, 2)
 
 
-def test_an_unknown_form_is_named() -> None:
-    with pytest.raises(ValueError, match="accepted: auto, scan"):
-        solve(*problem(2), mode="fast")
+def close(a: object, b: object) -> None:
+    """Equal to 1e-5 of the largest entry."""
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5 * np.abs(y).max())
+
+
+@pytest.mark.parametrize("mode", [*FORMS, "auto"])
+@pytest.mark.parametrize("blocks", [rotations, jordan])
+@pytest.mark.parametrize("steps", [1, 100])
+def test_every_form_follows_the_recurrence(
+    mode: str, blocks: Callable[..., Block], steps: int, rng: np.random.Generator
+) -> None:
+    block, inputs, start = blocks(rng, M), pair(rng, B, steps, M), pair(rng, B, M)
+    states = linear_recurrence(block, inputs, start, mode=mode)
+    close(np.stack(states), plainly(block, inputs, start, np.zeros((B, steps), bool)))
+
+
+@pytest.mark.parametrize("mode", ANY)
+@pytest.mark.parametrize("changing", [False, True])
+def test_a_reset_forgets_what_was(mode: str, changing: bool, rng: np.random.Generator) -> None:
+    block = rotations(rng, B, T, M) if changing else rotations(rng, M)
+    inputs, start = pair(rng, B, T, M), pair(rng, B, M)
+    resets = rng.uniform(size=(B, T)) < 0.2
+    resets[0, 0] = True
+    states = np.stack(linear_recurrence(block, inputs, start, jnp.asarray(resets), mode))
+    close(states, plainly(block, inputs, start, resets))
+    close(states[:, resets], np.stack(inputs)[:, resets])
+
+
+@pytest.mark.parametrize("case", ["constant", "resets", "changing"])
+def test_gradients_are_those_of_a_plain_scan(case: str, rng: np.random.Generator) -> None:
+    block = rotations(rng, B, T, M) if case == "changing" else rotations(rng, M)
+    inputs, start, weight = pair(rng, B, T, M), pair(rng, B, M), pair(rng, B, T, M)
+    resets = None if case == "constant" else jnp.asarray(rng.uniform(size=(B, T)) < 0.2)
+    keep = jnp.ones((B, T)) if resets is None else 1.0 - resets
+
+    def plain(block: Block, inputs: Pair, start: Pair) -> jax.Array:
+        """The same sum by a scan that JAX differentiates itself."""
+
+        def advance(state: Pair, t: jax.Array) -> tuple[Pair, Pair]:
+            a, b, c, d = (entry[:, t] if block.a.ndim > 1 else entry for entry in block)
+            x, y = (keep[:, t, None] * part for part in state)
+            state = Pair(a * x + b * y + inputs.x[:, t], c * x + d * y + inputs.y[:, t])
+            return state, state
+
+        states = jax.lax.scan(advance, start, jnp.arange(T))[1]
+        return sum((jnp.swapaxes(x, 0, 1) * w).sum() for x, w in zip(states, weight, strict=True))
+
+    expected = jax.grad(plain, (0, 1, 2))(block, inputs, start)
+    for mode in FORMS if case == "constant" else ANY:
+
+        def total(block: Block, inputs: Pair, start: Pair, mode: str = mode) -> jax.Array:
+            states = linear_recurrence(block, inputs, start, resets, mode)
+            return sum((x * w).sum() for x, w in zip(states, weight, strict=True))
+
+        close(jax.grad(total, (0, 1, 2))(block, inputs, start), expected)
+
+
+def test_without_inputs_states_are_powers_of_the_block(rng: np.random.Generator) -> None:
+    block, start = rotations(rng, M), pair(rng, B, M)
+    states = linear_recurrence(block, Pair(jnp.zeros((B, T, M)), jnp.zeros((B, T, M))), start)
+    eigenvalue = np.asarray(block.a, np.complex128) + 1j * np.asarray(block.c)
+    expected = (np.asarray(start.x) + 1j * np.asarray(start.y)) * eigenvalue**T
+    close([states.x[:, -1], states.y[:, -1]], [expected.real, expected.imag])
+    close(powers(block, T + 1).c[-1], (eigenvalue**T).imag)
+
+
+@pytest.mark.parametrize("mode", ["toeplitz", "fft"])
+def test_convolutions_refuse_what_changes(mode: str, rng: np.random.Generator) -> None:
+    inputs, resets = pair(rng, B, T, M), jnp.zeros((B, T), bool)
+    with pytest.raises(ValueError, match="no resets"):
+        linear_recurrence(rotations(rng, M), inputs, resets=resets, mode=mode)
+    with pytest.raises(ValueError, match="do not change"):
+        linear_recurrence(rotations(rng, B, T, M), inputs, mode=mode)
+
+
+def test_an_unknown_form_is_named(rng: np.random.Generator) -> None:
+    with pytest.raises(ValueError, match="accepted are auto, sequential"):
+        linear_recurrence(rotations(rng, M), pair(rng, B, T, M), mode="scan")

@@ -1,15 +1,16 @@
 """Deterministic latents that an encoder reads from every observation: koopman, gru and mlp differ
-in their step alone.
+in how the latent moves alone.
 
-The filter is an observer: what the step predicts is corrected towards what the encoder sees, by a
+The filter is an observer: what is predicted is corrected towards what the encoder sees, by a
 learned gain for each coordinate (1: the observation alone is believed, 0: the prediction alone).
-Training rolls the model out over the rest of the window with the logged actions, from a row on that
-a few rows have led up to, so errors over long horizons are what is minimised.
+Training follows the logged actions over the rest of the window, from a row on that a few rows have
+led up to, so errors over long horizons are what is minimised.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +20,37 @@ from worldmodel.config import ENCODED_PRESETS, EncodedOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.models.interface import Metrics
-from worldmodel.models.latent import LatentModel, Terms, masked_mean, total_loss
+from worldmodel.models.latent import LatentModel, masked_mean, total_loss
 from worldmodel.nn.codecs import Encoder
 from worldmodel.nn.layers import Linear
 
 
+class EncodedState(NamedTuple):
+    """latent: (..., S) float32; age: (...,) int32, steps since it was read from an observation."""
+
+    latent: jax.Array
+    age: jax.Array
+
+
+class Sizes(NamedTuple):
+    """The numbers that a preset stands for."""
+
+    units: int
+    depth: int
+    latent: int
+
+
+def sizes(options: EncodedOptions, latent_per_unit: int) -> Sizes:
+    """The preset's numbers, with single ones overridden by options that are not None."""
+    units, depth = ENCODED_PRESETS[options.preset]
+    units, depth = options.units or units, options.depth or depth
+    return Sizes(units, depth, options.latent or latent_per_unit * units)
+
+
 class EncodedModel(LatentModel):
-    """State: (B, S) float32. Families give `add_dynamics`, `step`, and `rollout` where they can do
-    better.
-    """
+    """Families give `control` and `advance`, and `unroll` and `filter` where they can do better."""
+
+    latent_per_unit = 1  # chosen so that at a preset all families have equally many parameters
 
     def __init__(
         self,
@@ -37,87 +60,164 @@ class EncodedModel(LatentModel):
         rngs: nnx.Rngs,
         dtype: jnp.dtype = jnp.float32,
     ):
-        state_size, units, depth = ENCODED_PRESETS[options.name][options.preset]
+        self.options, self.size = options, sizes(options, self.latent_per_unit)
+        units, depth, latent = self.size
         self.encoder = Encoder(spec, units, depth, rngs=rngs, dtype=dtype)
-        self.to_state = Linear(self.encoder.size, state_size, rngs=rngs, dtype=dtype)
-        self.gain = nnx.Param(jnp.full(state_size, 2.0))  # before the sigmoid: 0.88 of what is seen
-        half = state_size // 2
-        readouts = (spec, (half, state_size - half), units, depth, 1)
-        self.add_readouts(*readouts, rngs=rngs, dtype=dtype)
-        self.options, self.state_size = options, state_size
-        self.add_dynamics(units, rngs=rngs)
+        self.to_latent = Linear(self.encoder.size, latent, rngs=rngs, dtype=dtype)
+        self.gain = nnx.Param(jnp.full(latent, 2.0))  # before the sigmoid: 0.88 of what is seen
+        halves = (latent // 2, latent - latent // 2)
+        self.add_readouts(spec, halves, units, depth, 1, rngs=rngs, dtype=dtype)
 
-    def add_dynamics(self, units: int, *, rngs: nnx.Rngs) -> None:
-        """Makes what `step` needs."""
-        raise NotImplementedError
+    # ------------------------------------------------------------------------- what families give
 
-    def initial(self, batch: tuple[int, ...]) -> jax.Array:
-        return jnp.zeros((*batch, self.state_size), jnp.float32)
+    def control(self, action: jax.Array) -> jax.Array:
+        """What actions, as vectors (..., A), do to the latent: (..., C)."""
+        raise self._lacking("control")
 
-    def features(self, state: jax.Array) -> jax.Array:
-        return state
+    def advance(self, latent: jax.Array, control: jax.Array) -> jax.Array:
+        """The latent (B, S) one step on."""
+        raise self._lacking("advance")
 
-    def encode(self, observation: Mapping[str, jax.Array]) -> jax.Array:
-        """What observations (..., shape) say on their own, (..., S)."""
-        return self.to_state(self.encoder(observation)).astype(jnp.float32)
+    def unroll(self, latent: jax.Array, controls: jax.Array) -> jax.Array:
+        """The latents (B, H, S) after each of the controls (B, H, C)."""
+
+        def advance(latent: jax.Array, control: jax.Array) -> tuple[jax.Array, jax.Array]:
+            latent = self.advance(latent, control)
+            return latent, latent
+
+        return _swapped(jax.lax.scan(advance, latent, _swapped(controls))[1])
+
+    def filter(
+        self, latent: jax.Array, controls: jax.Array, seen: jax.Array, afresh: jax.Array
+    ) -> jax.Array:
+        """The latents (B, T, S) x_t = p_t + gain (seen_t - p_t), p_t the step from x_{t-1} under
+        controls_t; where `afresh` (B, T), x_t = seen_t.
+        """
+        gain = jax.nn.sigmoid(self.gain[...])
+
+        def correct(latent: jax.Array, inputs: tuple) -> tuple[jax.Array, jax.Array]:
+            control, seen, afresh = inputs
+            predicted = self.advance(latent, control)
+            latent = predicted + jnp.where(afresh[:, None], 1.0, gain) * (seen - predicted)
+            return latent, latent
+
+        inputs = tuple(map(_swapped, (controls, seen, afresh)))
+        return _swapped(jax.lax.scan(correct, latent, inputs)[1])
+
+    # -------------------------------------------------------------------------------- the interface
+
+    def initial(self, batch: tuple[int, ...]) -> EncodedState:
+        return _read(jnp.zeros((*batch, self.size.latent), jnp.float32))
+
+    def features(self, state: EncodedState) -> jax.Array:
+        return state.latent
+
+    def step(self, state: EncodedState, action: jax.Array, key: jax.Array) -> EncodedState:
+        latent = self.advance(state.latent, self.control(self.action_input(action)))
+        return self._read_again(EncodedState(latent, state.age + 1))
+
+    def rollout(self, state: EncodedState, actions: jax.Array, key: jax.Array) -> EncodedState:
+        if self.options.reencode:
+            return super().rollout(state, actions, key)
+        latents = self.unroll(state.latent, self.control(self.action_input(actions)))
+        return EncodedState(latents, state.age[:, None] + 1 + jnp.arange(latents.shape[1]))
 
     def observe(
         self,
         window: Window,
         key: jax.Array,
-        state: jax.Array | None = None,
+        state: EncodedState | None = None,
         action: jax.Array | None = None,
-    ) -> jax.Array:
-        return self._filter(window, self.encode(window.observation), state, action)
+    ) -> EncodedState:
+        # Without a known row before it, a window's first row is believed as it is seen.
+        known = state is not None
+        state = state if known else self.initial(window.shape[:1])
+        before = jnp.zeros_like(window.action[:, 0]) if action is None else action
+        actions = jnp.concatenate([before[:, None], window.action[:, :-1]], 1)
+        afresh = window.is_first | ((jnp.arange(window.shape[1]) == 0) & (not known))
+        controls = self.control(self.action_input(actions))
+        return _read(self.filter(state.latent, controls, self.encode(window.observation), afresh))
 
-    def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, jax.Array]]:
-        """Predictions of filtered states, of rolled-out ones, and their agreement."""
-        seen = self.encode(window.observation)
-        states = self._filter(window, seen, None, None)
+    def loss(
+        self, window: Window, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Metrics, EncodedState]]:
+        """What filtered and predicted latents say of the logs, and how far they are apart.
+
+        Predictions start from row `burn_in` and see no more; re-encoding takes no part in them. The
+        filtered latents that they are compared with take gradient too: reconstruction keeps them
+        from collapsing.
+        """
+        states = self.observe(window, key)
         first = min(self.options.burn_in, window.shape[1] - 2)
-        rolled = self.rollout(states[:, first], window.action[:, first:-1], key)
-        terms = self.prediction_terms(states, window)
-        terms |= self._rollout_terms(states, rolled, window, first)
-        scales = {"consistency": self.options.consistency_scale}
-        total, metrics = total_loss(terms, scales, window.shape)
-        metrics["latent/size"] = masked_mean(jnp.square(states).mean(-1), window.mask)
-        return total, (metrics, states)
-
-    def _rollout_terms(
-        self, states: jax.Array, rolled: jax.Array, window: Window, first: int
-    ) -> Terms:
-        """Losses of the rows after `first`, as they are when nothing more is seen."""
-        ahead = jnp.arange(window.shape[1]) > first
-        whole = jnp.concatenate([states[:, : first + 1], rolled], 1)
+        controls = self.control(self.action_input(window.action[:, first:-1]))
+        predicted = self.unroll(states.latent[:, first], controls)
+        predicted = jnp.concatenate([states.latent[:, first : first + 1], predicted], 1)
+        later = jax.tree.map(lambda x: x[:, first:], window)
+        ahead = later.mask & (jnp.arange(later.shape[1]) > 0)
         terms = {
             f"rollout/{name}": (values, mask & ahead)
-            for name, (values, mask) in self.prediction_terms(whole, window).items()
+            for name, (values, mask) in self.prediction_terms(_read(predicted), later).items()
         }
-        apart = jnp.square(whole - states).mean(-1)
-        return terms | {"consistency": (apart, window.mask & ahead)}
+        terms["consistency"] = (unexplained(predicted, states.latent[:, first:], ahead), ahead)
+        filtered, metrics = total_loss(self.prediction_terms(states, window), {}, window.shape)
+        scales = {"consistency": self.options.consistency_scale}
+        rolled, rolled_metrics = total_loss(terms, scales, later.shape)
+        metrics |= rolled_metrics | {"loss/total": filtered + rolled}
+        return filtered + rolled, (metrics | latent_metrics(states.latent, window.mask), states)
 
-    def _filter(
-        self,
-        window: Window,
-        seen: jax.Array,
-        state: jax.Array | None,
-        action: jax.Array | None,
-    ) -> jax.Array:
-        """x_t = p_t + gain (e_t - p_t) with p_t the step from x_{t-1}; at a first row x_t = e_t."""
-        known = state is not None
-        state = self.initial(window.shape[:1]) if state is None else state
-        before = jnp.zeros_like(window.action[:, :1]) if action is None else action[:, None]
-        previous = jnp.concatenate([before, window.action[:, :-1]], 1)
-        # Without a known row before it, a window's first row is believed as it is seen.
-        afresh = window.is_first | ((jnp.arange(window.shape[1]) == 0) & (not known))
-        gain = jax.nn.sigmoid(self.gain[...])
-        key = jax.random.key(0)  # the steps are deterministic
+    # --------------------------------------------------------------------------------------- parts
 
-        def advance(state: jax.Array, inputs: tuple) -> tuple[jax.Array, jax.Array]:
-            seen, action, afresh = inputs
-            predicted = self.step(state, action, key)
-            state = predicted + jnp.where(afresh[:, None], 1.0, gain) * (seen - predicted)
-            return state, state
+    def encode(self, observation: Mapping[str, jax.Array]) -> jax.Array:
+        """What observations (..., shape) say on their own, (..., S)."""
+        return self.to_latent(self.encoder(observation)).astype(jnp.float32)
 
-        time_first = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (seen, previous, afresh))
-        return jnp.swapaxes(jax.lax.scan(advance, state, time_first)[1], 0, 1)
+    def action_input(self, action: jax.Array) -> jax.Array:
+        """Actions as vectors, scaled back to [-1, 1] without gradient to the scale."""
+        action = self.action_vector(action)
+        return action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
+
+    def _read_again(self, state: EncodedState) -> EncodedState:
+        """Every `reencode` steps: decode, and encode what is said (Fathi et al., "Course Correcting
+        Koopman Representations", ICLR 2024). Predictions so return to where the encoder leads.
+        """
+        if not self.options.reencode:
+            return state
+        due = state.age >= self.options.reencode
+
+        def read_again(latent: jax.Array) -> jax.Array:
+            said = {key: prediction.mean() for key, prediction in self.observation(state).items()}
+            return jnp.where(due[..., None], self.encode(said), latent)
+
+        latent = jax.lax.cond(due.any(), read_again, lambda latent: latent, state.latent)
+        return EncodedState(latent, jnp.where(due, 0, state.age))
+
+
+def unexplained(predicted: jax.Array, latents: jax.Array, mask: jax.Array) -> jax.Array:
+    """Squared distances (B, T) from latents (B, T, S), in units of the latents' total variance, so
+    that they cannot be made small by shrinking the latent. On average 1 is no better than the mean.
+    """
+    weight = (mask / jnp.maximum(mask.sum(), 1))[..., None]
+    centred = latents - (weight * latents).sum((0, 1))
+    spread = (weight * jnp.square(centred)).sum()
+    return jnp.square(predicted - latents).sum(-1) / (spread + 1e-8)
+
+
+def latent_metrics(latents: jax.Array, mask: jax.Array) -> Metrics:
+    """Mean square of the latents (B, T, S), and how many directions they fill: (tr C)^2 / tr C^2 of
+    their covariance, 1 where they have collapsed to a line.
+    """
+    latents = jax.lax.stop_gradient(latents).reshape(-1, latents.shape[-1])
+    weight = mask.reshape(-1, 1) / jnp.maximum(mask.sum(), 1)
+    centred = latents - (weight * latents).sum(0)
+    covariance = (weight * centred).T @ centred
+    rank = jnp.square(jnp.trace(covariance)) / jnp.maximum(jnp.square(covariance).sum(), 1e-12)
+    size = masked_mean(jnp.square(latents).mean(-1), mask.reshape(-1))
+    return {"latent/size": size, "latent/rank": rank}
+
+
+def _read(latent: jax.Array) -> EncodedState:
+    return EncodedState(latent, jnp.zeros(latent.shape[:-1], jnp.int32))
+
+
+def _swapped(x: jax.Array) -> jax.Array:
+    return jnp.swapaxes(x, 0, 1)

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from worldmodel.config import GRUOptions
+from worldmodel.data.spec import DataSpec
 from worldmodel.models.encoded import EncodedModel
 from worldmodel.nn.layers import Dense, Linear
 
 
 class GRU(EncodedModel):
-    """State: (B, S) in (-1, 1), as the unit leaves it."""
+    """The action's share in the gates is formed outside the recurrence."""
 
-    def add_dynamics(self, units: int, *, rngs: nnx.Rngs) -> None:
-        size = self.state_size
-        self.action_hidden = Dense(self.action.size, units, rngs=rngs, dtype=self.dtype)
-        self.from_action = Linear(units, 3 * size, rngs=rngs, dtype=self.dtype)
-        self.from_state = Linear(size, 3 * size, rngs=rngs, dtype=self.dtype)
+    def __init__(
+        self,
+        options: GRUOptions,
+        spec: DataSpec,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype = jnp.float32,
+    ):
+        super().__init__(options, spec, rngs=rngs, dtype=dtype)
+        units, _, latent = self.size
+        self.embed = Dense(spec.action.size, units, rngs=rngs, dtype=dtype)
+        self.from_action = Linear(units, 3 * latent, rngs=rngs, dtype=dtype)
+        self.from_latent = Linear(latent, 3 * latent, rngs=rngs, dtype=dtype)
 
-    def encode(self, observation: Mapping[str, jax.Array]) -> jax.Array:
-        return jnp.tanh(super().encode(observation))
+    def control(self, action: jax.Array) -> jax.Array:
+        return self.from_action(self.embed(action)).astype(jnp.float32)
 
-    def step(self, state: jax.Array, action: jax.Array, key: jax.Array) -> jax.Array:
-        given = self.from_action(self.action_hidden(self.action_vector(action)))
-        reset, update, candidate = jnp.split(given.astype(jnp.float32), 3, -1)
-        own_reset, own_update, own_candidate = jnp.split(
-            self.from_state(state).astype(jnp.float32), 3, -1
-        )
-        candidate = jnp.tanh(candidate + jax.nn.sigmoid(reset + own_reset) * own_candidate)
-        keep = jax.nn.sigmoid(update + own_update)
-        return keep * state + (1 - keep) * candidate
+    def advance(self, latent: jax.Array, control: jax.Array) -> jax.Array:
+        given = jnp.split(control, 3, -1)
+        own = jnp.split(self.from_latent(latent).astype(jnp.float32), 3, -1)
+        reset = jax.nn.sigmoid(given[0] + own[0])
+        update = jax.nn.sigmoid(given[1] + own[1] - 1)  # at first, mostly keep
+        candidate = jnp.tanh(given[2] + reset * own[2])
+        return latent + update * (candidate - latent)

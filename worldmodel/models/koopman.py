@@ -1,101 +1,184 @@
-"""A Koopman world model (Mondal et al., ICLR 2024, arXiv 2306.11941): the latent evolves linearly.
+"""Koopman dynamics: a latent that moves linearly (Mondal et al., ICLR 2024, arXiv 2306.11941).
 
-In continuous time dx/dt = lam x + c(u) for each of m complex coordinates, with lam = mu + i omega;
-with the action held over a step of length dt (zero-order hold),
+The latent is m pairs of numbers. Each moves on its own, dx/dt = G x + L f(u), with G a 2 x 2 block
+(a complex eigenvalue, unless `spectrum` says otherwise) and the control held over a step of learned
+length. Whatever the parameters, no eigenvalue leaves the stable region. All states of a rollout
+with given actions, and all of the filter's, come from one linear recurrence each.
 
-    x' = exp(dt lam) x + dt phi(dt lam) c(u),      phi(z) = (exp(z) - 1) / z
-
-mu is never positive, whatever is learned, so no coordinate can grow by itself. A diagonal cannot
-hold free motion (x' = v, v' = 0); the last `jordan` pairs of real coordinates are therefore blocks
-[[a, a dt], [0, a]] with real a = exp(dt mu), in which the first one integrates the second.
-
-State: (B, 2 m), real parts, then imaginary ones; in a block, the integral, then what is integrated.
-Actions enter by addition: a gain that depends on the state must be in encoder and decoder.
+Control is added: it does not depend on the state. Where it should, encoder and decoder have to
+absorb that, or `bilinear` lets the action turn the state faster or slower. Neither is exact for a
+nonlinear system, so predictions leave what the encoder would say within some ten steps: `reencode`
+leads them back.
 """
 
 from __future__ import annotations
-
-import math
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from worldmodel.config import KoopmanOptions
+from worldmodel.data.spec import DataSpec
+from worldmodel.errors import ConfigError
 from worldmodel.models.encoded import EncodedModel
 from worldmodel.nn.layers import Dense, Linear
-from worldmodel.nn.linear_recurrence import Complex, polar, solve
+from worldmodel.nn.linear_codecs import LinearDecoder, LinearEncoder, check_linear
+from worldmodel.nn.linear_recurrence import Block, Pair, add, apply, linear_recurrence
+from worldmodel.nn.zero_order_hold import Generator, zero_order_hold
 
-FIXED_DAMPING = 0.2  # the published default of -mu
-SMALL = 1e-4  # |z| below which phi is computed by its series
+RATE = -0.2  # real part of the eigenvalues, at first or always
+
+
+class Spectrum(nnx.Module):
+    """The blocks G of m pairs, and the learned length of a step, at first 1 / m.
+
+    | kind   | eigenvalues of G, j = 0 ... m - 1    | promise for A = exp(step G)      |
+    | ------ | ------------------------------------ | -------------------------------- |
+    | fixed  | -0.2 + i j pi                        | norm(A) < 1                      |
+    | damped | -softplus(v) + i omega, both learned | norm(A) < 1                      |
+    | unit   | i omega, learned                     | norm(A) = 1                      |
+    | blocks | -v^2 +- i p q of [[-v^2, p^2],       | eigenvalues of A at most 1,      |
+    |        | [-q^2, -v^2]], v and q learned       | norm(A^k) <= 1 + k max(p^2, q^2) |
+
+    At q = 0 the last are Jordan blocks, and A = [[1, p^2], [0, 1]] at v = 0 too: positions drift
+    with their velocities, and nothing grows faster than that.
+
+    Rates and angles are kept in units of the first step, so that omega_j = j pi stays below half a
+    turn, and an update of a given size means the same for every m.
+    """
+
+    def __init__(self, modes: int):
+        self.modes = modes
+        self.log_step = nnx.Param(-jnp.log(float(modes)))
+
+    def turned(self, turn: jax.Array | float) -> tuple[jax.Array, ...]:
+        """G's `Generator`, a first step long. `turn`, 0 or (..., m), is added to what says how fast
+        pairs turn.
+        """
+        raise NotImplementedError
+
+    def step(self, turn: jax.Array | float = 0.0) -> tuple[Block, Block]:
+        """A and B of x' = A x + B c."""
+        length = jnp.exp(self.log_step[...]) * self.modes  # in first steps
+        block, held = zero_order_hold(Generator(*(length * x for x in self.turned(turn))))
+        return block, jax.tree.map(lambda entry: length * entry, held)
+
+    def _angles(self) -> jax.Array:
+        return jnp.pi * jnp.arange(self.modes) / self.modes
+
+
+class Fixed(Spectrum):
+    def turned(self, turn: jax.Array | float) -> tuple[jax.Array, ...]:
+        angle = self._angles() + turn
+        return jnp.full(self.modes, RATE / self.modes), angle, angle, angle
+
+
+class Unit(Spectrum):
+    def __init__(self, modes: int):
+        super().__init__(modes)
+        self.angle = nnx.Param(self._angles())
+
+    def turned(self, turn: jax.Array | float) -> tuple[jax.Array, ...]:
+        angle = self.angle[...] + turn
+        return jnp.zeros(self.modes), angle, angle, angle
+
+
+class Damped(Unit):
+    def __init__(self, modes: int):
+        super().__init__(modes)
+        self.damping = nnx.Param(jnp.full(modes, jnp.log(jnp.expm1(-RATE / modes))))
+
+    def turned(self, turn: jax.Array | float) -> tuple[jax.Array, ...]:
+        return -jax.nn.softplus(self.damping[...]), *super().turned(turn)[1:]
+
+
+class Blocks(Spectrum):
+    """p stays as it is: another one only stretches the pair's second number."""
+
+    def __init__(self, modes: int):
+        super().__init__(modes)
+        self.side = nnx.Param(self._first_side())
+        self.damping = nnx.Param(jnp.full(modes, (-RATE / modes) ** 0.5))
+
+    def turned(self, turn: jax.Array | float) -> tuple[jax.Array, ...]:
+        p, q = self._first_side(), self.side[...] + turn
+        return -jnp.square(self.damping[...]), p * q, jnp.square(p), jnp.square(q)
+
+    def _first_side(self) -> jax.Array:
+        """Halfway between the others' angles, none of them 0."""
+        return jnp.sqrt(self._angles() + jnp.pi / 2 / self.modes)
+
+
+SPECTRA = {"damped": Damped, "fixed": Fixed, "unit": Unit, "blocks": Blocks}
 
 
 class Koopman(EncodedModel):
-    """Linear dynamics, one step at a time or all at once."""
+    """The latent's first half holds the pairs' first numbers, the second half their second ones."""
 
-    def add_dynamics(self, units: int, *, rngs: nnx.Rngs) -> None:
-        modes = self.state_size // 2
-        self.action_hidden = Dense(self.action.size, units, rngs=rngs, dtype=self.dtype)
-        self.control = Linear(units, self.state_size, rngs=rngs, dtype=self.dtype)
-        # Frequencies up to half a turn a step: omega = pi j would alias at a step of 1.
-        self.log_step = nnx.Param(jnp.full(modes, -math.log(modes)))
-        self.frequency = nnx.Param(jnp.pi * jnp.arange(modes, dtype=jnp.float32))
-        if self.options.spectrum == "damped":
-            initial = math.log(math.expm1(FIXED_DAMPING))
-            self.damping = nnx.Param(jnp.full(modes, initial))
-        self.rotating = modes - self.options.jordan
+    latent_per_unit = 2
 
-    def step(self, state: jax.Array, action: jax.Array, key: jax.Array) -> jax.Array:
-        log_size, angle = self.log_multipliers()
-        x, b = self._complex(state), self._control(action)
-        moved = polar(log_size, angle) * x + b
-        return jnp.concatenate([moved.re + self._integrated(x.im), moved.im], -1)
+    def __init__(
+        self,
+        options: KoopmanOptions,
+        spec: DataSpec,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype = jnp.float32,
+    ):
+        super().__init__(options, spec, rngs=rngs, dtype=dtype)
+        actions, (units, _, latent) = spec.action.size, self.size
+        if latent % 2:
+            raise ConfigError(f"model.latent={latent}: accepts even numbers, a pair has two")
+        self.spectrum = SPECTRA[options.spectrum](latent // 2)
+        if options.linear:
+            check_linear(spec)
+            self.encoder = LinearEncoder(spec)
+            self.to_latent = Linear(self.encoder.size, latent, rngs=rngs, dtype=dtype)
+            self.decoder = LinearDecoder(spec, latent, rngs=rngs, dtype=dtype)
+        embedded = actions if options.linear else units
+        self.embed = None if options.linear else Dense(actions, units, rngs=rngs, dtype=dtype)
+        # Its bias is a constant observable: it carries gravity and other offsets.
+        self.push = Linear(embedded, latent, rngs=rngs, dtype=dtype)
+        turn = Linear(embedded, latent // 2, rngs=rngs, dtype=dtype, scale=0.0)
+        self.turn = turn if options.bilinear else None
 
-    def rollout(self, state: jax.Array, actions: jax.Array, key: jax.Array) -> jax.Array:
-        """All steps at once. In a block, what is integrated is solved first."""
-        log_size, angle = self.log_multipliers()
-        x, b = self._complex(state), self._control(actions)
-        states = solve(log_size, angle, x, b)
-        if self.options.jordan:
-            before = jnp.concatenate([x.im[:, None], states.im[:, :-1]], 1)
-            states = solve(log_size, angle, x, Complex(b.re + self._integrated(before), b.im))
-        return jnp.concatenate([states.re, states.im], -1)
+    def control(self, action: jax.Array) -> jax.Array:
+        """What is added to dx/dt, and to the pairs' turning if `bilinear`, end to end."""
+        embedded = action if self.embed is None else self.embed(action)
+        layers = [self.push] if self.turn is None else [self.push, self.turn]
+        return jnp.concatenate([layer(embedded).astype(jnp.float32) for layer in layers], -1)
 
-    def log_multipliers(self) -> tuple[jax.Array, jax.Array]:
-        """Logarithm of size and angle of exp(dt lam), (m,) each; a size is never above 1."""
-        step = jnp.exp(self.log_step[...])
-        turns = jnp.arange(step.shape[0]) < self.rotating
-        return step * self._growth(), jnp.where(turns, step * self.frequency[...], 0.0)
+    def advance(self, latent: jax.Array, control: jax.Array) -> jax.Array:
+        block, pushed = self._affine(control)
+        return jnp.concatenate(add(apply(block, _pair(latent)), pushed), -1)
 
-    def _growth(self) -> jax.Array:
-        """mu, (m,)."""
-        if self.options.spectrum == "damped":
-            return -jax.nn.softplus(self.damping[...])
-        size = FIXED_DAMPING if self.options.spectrum == "fixed" else 0.0
-        return jnp.full(self.log_step.shape, -size)
+    def unroll(self, latent: jax.Array, controls: jax.Array) -> jax.Array:
+        return jnp.concatenate(linear_recurrence(*self._affine(controls), _pair(latent)), -1)
 
-    def _integrated(self, velocity: jax.Array) -> jax.Array:
-        """a dt v in the blocks, 0 elsewhere: (..., m)."""
-        log_size, _ = self.log_multipliers()
-        blocks = jnp.arange(log_size.shape[0]) >= self.rotating
-        return jnp.where(blocks, jnp.exp(self.log_step[...] + log_size), 0.0) * velocity
+    def filter(
+        self, latent: jax.Array, controls: jax.Array, seen: jax.Array, afresh: jax.Array
+    ) -> jax.Array:
+        """x_t = (1 - gain) (A x_{t-1} + B c_t) + gain seen_t is a linear recurrence as well."""
+        block, pushed = self._affine(controls)
+        kept = 1 - jax.nn.sigmoid(self.gain[...])
+        mixed = kept * jnp.concatenate(pushed, -1) + (1 - kept) * seen
+        inputs = _pair(jnp.where(afresh[..., None], seen, mixed))
+        x, y = _pair(kept)
+        block = Block(x * block.a, x * block.b, y * block.c, y * block.d)
+        states = linear_recurrence(block, inputs, _pair(latent), resets=afresh)
+        return jnp.concatenate(states, -1)
 
-    def _control(self, action: jax.Array) -> Complex:
-        """dt phi(dt lam) c(u), (..., m)."""
-        hidden = self.action_hidden(self.action_vector(action))
-        effect = self._complex(self.control(hidden).astype(jnp.float32))
-        return phi(*self.log_multipliers()) * effect * Complex(jnp.exp(self.log_step[...]), 0.0)
+    def eigenvalues(self) -> tuple[jax.Array, jax.Array]:
+        """Real and imaginary parts (m,) of the eigenvalues of a step; conjugates are not listed."""
+        block, _ = self.spectrum.step()
+        return block.a, jnp.sqrt(jnp.maximum(-block.b * block.c, 0))
 
-    def _complex(self, state: jax.Array) -> Complex:
-        return Complex(*jnp.split(state, 2, -1))
+    def _affine(self, control: jax.Array) -> tuple[Block, Pair]:
+        """A and B c of the step under control (..., C)."""
+        pushed, turn = jnp.split(control, [self.size.latent], -1)
+        block, held = self.spectrum.step(0.0 if self.turn is None else turn)
+        return block, apply(held, _pair(pushed))
 
 
-def phi(re: jax.Array, im: jax.Array) -> Complex:
-    """(exp(z) - 1) / z of z = re + i im, with finite values and gradients at 0."""
-    square = re**2 + im**2
-    small = square < SMALL**2
-    safe = jnp.where(small, 1.0, square)
-    # exp(z) - 1 without the loss of digits near 0.
-    above = jnp.expm1(re) * jnp.cos(im) - 2 * jnp.sin(im / 2) ** 2
-    beside = jnp.exp(re) * jnp.sin(im)
-    exact = Complex((above * re + beside * im) / safe, (beside * re - above * im) / safe)
-    return Complex(jnp.where(small, 1 + re / 2, exact.re), jnp.where(small, im / 2, exact.im))
+def _pair(latent: jax.Array) -> Pair:
+    return Pair(*jnp.split(latent, 2, -1))

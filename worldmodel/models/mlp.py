@@ -6,18 +6,33 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from worldmodel.config import MLPOptions
+from worldmodel.data.spec import DataSpec
 from worldmodel.models.encoded import EncodedModel
-from worldmodel.nn import layers
+from worldmodel.nn.layers import Dense, Linear
 
 
 class MLP(EncodedModel):
-    """x' = x + f(x, u), with f of two hidden layers."""
+    """x' = x + W f(x, a). The action's share in f is formed outside the recurrence."""
 
-    def add_dynamics(self, units: int, *, rngs: nnx.Rngs) -> None:
-        inputs = self.state_size + self.action.size
-        self.hidden = layers.MLP(inputs, units, 2, rngs=rngs, dtype=self.dtype)
-        self.change = layers.Linear(units, self.state_size, rngs=rngs, dtype=self.dtype)
+    def __init__(
+        self,
+        options: MLPOptions,
+        spec: DataSpec,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype = jnp.float32,
+    ):
+        super().__init__(options, spec, rngs=rngs, dtype=dtype)
+        units, _, latent = self.size
+        self.embed = Dense(spec.action.size, units, rngs=rngs, dtype=dtype)
+        self.from_action = Linear(units, 2 * units, rngs=rngs, dtype=dtype)
+        self.hidden = Dense(latent, 2 * units, rngs=rngs, dtype=dtype)
+        self.change = Linear(2 * units, latent, rngs=rngs, dtype=dtype, scale=0.1)
 
-    def step(self, state: jax.Array, action: jax.Array, key: jax.Array) -> jax.Array:
-        both = jnp.concatenate([state.astype(self.dtype), self.action_vector(action)], -1)
-        return state + self.change(self.hidden(both)).astype(jnp.float32)
+    def control(self, action: jax.Array) -> jax.Array:
+        return self.from_action(self.embed(action))
+
+    def advance(self, latent: jax.Array, control: jax.Array) -> jax.Array:
+        hidden = self.hidden.activate(self.hidden.linear(latent) + control)
+        return latent + self.change(hidden).astype(jnp.float32)

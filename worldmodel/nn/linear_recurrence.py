@@ -1,125 +1,216 @@
-"""Linear recurrences of single coordinates, x_{t+1} = a x_t + b_t with complex a, in parallel.
+"""Linear recurrences x_t = A x_{t-1} + b_t over many small independent states, in four forms.
 
-Real and imaginary parts are real arrays: XLA compiles and runs them faster than complex ones. All
-forms give the same states; they differ in work and in depth:
+A state is a pair of real numbers and A a real 2 x 2 block. A complex coordinate is such a pair
+(real, imaginary), and multiplication by a complex number is a block; real blocks hold Jordan blocks
+besides. Parts are real arrays of their own, which XLA compiles and runs faster than complex ones.
 
-- `scan`: T steps, one after the other
-- `dense`: a T x T kernel of powers of a for each coordinate, as matrix products; work T^2
-- `fft`: a convolution by zero-padded transforms; work T log T
-- `associative`: pairs (a, b) combined in a tree of depth log T
+| form        | work    | depth | needs                             |
+| ----------- | ------- | ----- | --------------------------------- |
+| sequential  | T       | T     | -                                 |
+| toeplitz    | T^2     | 1     | A that does not change, no resets |
+| fft         | T log T | log T | A that does not change, no resets |
+| associative | T       | log T | -                                 |
+
+They agree up to rounding where A's eigenvalues are at most 1 in size. Beyond that the transform
+loses what is early and small beside what is late and large. `benchmarks/linear_recurrence.py` times
+them; docs/benchmarks.md holds the table behind `auto`.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-MODES = ("scan", "dense", "fft", "associative")
-LONGEST_DENSE = 128  # steps, on accelerators; beyond, the kernel costs more than it saves
+
+class Pair(NamedTuple):
+    """A state, or an input to it: two arrays (..., m)."""
+
+    x: jax.Array
+    y: jax.Array
 
 
-class Complex(NamedTuple):
-    """Real and imaginary parts, two real arrays of one shape."""
+class Block(NamedTuple):
+    """The real matrix [[a, b], [c, d]], entry by entry: arrays (..., m)."""
 
-    re: jax.Array
-    im: jax.Array
-
-    def __mul__(self, other: Complex) -> Complex:
-        return Complex(
-            self.re * other.re - self.im * other.im, self.re * other.im + self.im * other.re
-        )
-
-    def __add__(self, other: Complex) -> Complex:
-        return Complex(self.re + other.re, self.im + other.im)
-
-    def map(self, function: object) -> Complex:
-        return Complex(function(self.re), function(self.im))
+    a: jax.Array
+    b: jax.Array
+    c: jax.Array
+    d: jax.Array
 
 
-def polar(log_size: jax.Array, angle: jax.Array) -> Complex:
-    """exp(log_size + i angle)."""
-    size = jnp.exp(log_size)
-    return Complex(size * jnp.cos(angle), size * jnp.sin(angle))
+def apply(block: Block, pair: Pair) -> Pair:
+    a, b, c, d = block
+    return Pair(a * pair.x + b * pair.y, c * pair.x + d * pair.y)
 
 
-def solve(
-    log_size: jax.Array, angle: jax.Array, start: Complex, inputs: Complex, mode: str = "auto"
-) -> Complex:
-    """The states x_1 ... x_T, (B, T, m), of x_{t+1} = a x_t + b_t with a = exp(log_size + i angle).
-
-    log_size, angle: (m,); start: x_0, (B, m); inputs: b_0 ... b_{T-1}, (B, T, m). Powers are formed
-    from logarithm and angle, so that they stay exact over many steps.
-    """
-    steps = inputs.re.shape[1]
-    if mode == "auto":
-        mode = _best(steps)
-    if mode not in MODES:
-        raise ValueError(f"mode {mode!r}; accepted: auto, {', '.join(MODES)}")
-    if mode == "scan":
-        return _scan(polar(log_size, angle), start, inputs)
-    powers = _powers(log_size, angle, steps + 1)
-    free = Complex(start.re[:, None], start.im[:, None]) * powers.map(lambda x: x[None, 1:])
-    driven = {"dense": _dense, "fft": _fft, "associative": _associative}[mode](powers, inputs)
-    return free + driven
+def compose(left: Block, right: Block) -> Block:
+    """The matrix product: `right` acts first."""
+    (a, b, c, d), (e, f, g, h) = left, right
+    return Block(a * e + b * g, a * f + b * h, c * e + d * g, c * f + d * h)
 
 
-def _best(steps: int) -> str:
-    """On CPUs the sequence was the fastest at every length measured (docs/benchmarks.md): a step is
-    a few multiplications in cache. Accelerators pay for every step, and get few large operations.
+def add(left: Pair, right: Pair) -> Pair:
+    return Pair(left.x + right.x, left.y + right.y)
+
+
+def powers(block: Block, count: int) -> Block:
+    """A^0 ... A^(count - 1), entries (count, m), by doubling."""
+    one, zero = jnp.ones_like(block.a), jnp.zeros_like(block.a)
+    known = Block(*(entry[None] for entry in (one, zero, zero, one)))
+    while len(known.a) < count:
+        more = compose(block, known)
+        known = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), known, more)
+        block = compose(block, block)
+    return jax.tree.map(lambda x: x[:count], known)
+
+
+# ---------------------------------------------------------------------------------------- the forms
+# Each takes A, entries (m,) or (T, B, m); `keep`, None or (T, B, 1), 0 where the state is forgotten
+# before the step; inputs (T, B, m). The state before the first step is zero.
+
+
+def sequential(block: Block, keep: jax.Array | None, inputs: Pair) -> Pair:
+    """One step after the other."""
+    changing = block if block.a.ndim > 1 else None
+
+    def advance(state: Pair, now: tuple) -> tuple[Pair, Pair]:
+        at, kept, given = now
+        if kept is not None:
+            state = Pair(kept * state.x, kept * state.y)
+        state = add(apply(at or block, state), given)
+        return state, state
+
+    zero = jax.tree.map(lambda x: jnp.zeros_like(x[0]), inputs)
+    return jax.lax.scan(advance, zero, (changing, keep, inputs))[1]
+
+
+def toeplitz(block: Block, keep: None, inputs: Pair) -> Pair:
+    """One product with the lower-triangular matrix of all powers: (2T, 2T) for each pair."""
+    rows = inputs.x.shape[0]
+    lag = jnp.arange(rows)[:, None] - jnp.arange(rows)
+    a, b, c, d = (
+        jnp.where(lag >= 0, entry.T[:, jnp.maximum(lag, 0)], 0) for entry in powers(block, rows)
+    )
+    kernel = jnp.concatenate([jnp.concatenate([a, b], 2), jnp.concatenate([c, d], 2)], 1)
+    both = jnp.einsum("mts,sbm->tbm", kernel, jnp.concatenate(inputs, 0))
+    return Pair(both[:rows], both[rows:])
+
+
+def fft(block: Block, keep: None, inputs: Pair) -> Pair:
+    """Convolution with the powers, padded with as many zeros, so that nothing wraps around."""
+    rows = inputs.x.shape[0]
+
+    def transform(x: jax.Array) -> jax.Array:
+        return jnp.fft.rfft(x, 2 * rows, axis=0)
+
+    kernel = Block(*(transform(entry)[:, None] for entry in powers(block, rows)))
+    product = apply(kernel, Pair(*map(transform, inputs)))
+    return Pair(*(jnp.fft.irfft(x, 2 * rows, axis=0)[:rows] for x in product))
+
+
+def associative(block: Block, keep: jax.Array | None, inputs: Pair) -> Pair:
+    """Steps joined two by two, in a tree of depth log T."""
+    ones = jnp.ones((inputs.x.shape[0], 1, 1)) if keep is None else keep
+    block = jax.tree.map(lambda entry: ones * entry, block)
+
+    def join(early: tuple[Block, Pair], late: tuple[Block, Pair]) -> tuple[Block, Pair]:
+        return compose(late[0], early[0]), add(apply(late[0], early[1]), late[1])
+
+    return jax.lax.associative_scan(join, (block, inputs))[1]
+
+
+FORMS = {f.__name__: f for f in (sequential, toeplitz, fft, associative)}
+LONGEST_TOEPLITZ = 128  # steps, on accelerators; beyond, the kernel costs more than it saves
+
+
+def chosen(length: int, constant: bool) -> str:
+    """The form that `auto` stands for.
+
+    On CPUs steps one after the other were fastest at every length from 16 to 2048: they touch
+    memory least. Elsewhere a step is a launch, so few large operations are taken: what the
+    literature advises, not yet measured here.
     """
     if jax.default_backend() == "cpu":
-        return "scan"
-    return "dense" if steps <= LONGEST_DENSE else "associative"
+        return "sequential"
+    return "toeplitz" if constant and length <= LONGEST_TOEPLITZ else "associative"
 
 
-def _powers(log_size: jax.Array, angle: jax.Array, count: int) -> Complex:
-    """(count, m): a^0 ... a^{count-1}."""
-    k = jnp.arange(count, dtype=log_size.dtype)[:, None]
-    return polar(k * log_size, k * angle)
+# ----------------------------------------------------------------------------------- what is called
 
 
-def _scan(a: Complex, start: Complex, inputs: Complex) -> Complex:
-    def advance(x: Complex, b: Complex) -> tuple[Complex, Complex]:
-        x = a * x + b
-        return x, x
+def linear_recurrence(
+    block: Block,
+    inputs: Pair,
+    start: Pair | None = None,
+    resets: jax.Array | None = None,
+    mode: str = "auto",
+) -> Pair:
+    """The states (B, T, m) of x_t = A x_{t-1} + b_t.
 
-    time_first = inputs.map(lambda b: jnp.swapaxes(b, 0, 1))
-    return jax.lax.scan(advance, start, time_first)[1].map(lambda x: jnp.swapaxes(x, 0, 1))
-
-
-def _dense(powers: Complex, inputs: Complex) -> Complex:
-    """x_t = sum over s <= t of a^{t-s} b_s, with the kernel (T, T, m) written out."""
-    steps = inputs.re.shape[1]
-    behind = jnp.arange(steps)[:, None] - jnp.arange(steps)
-    past = (behind >= 0)[..., None]
-    kernel = powers.map(lambda p: jnp.where(past, p[jnp.maximum(behind, 0)], 0))
-
-    def apply(k: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.einsum("tsm,bsm->btm", k, b)
-
-    # One product with both parts of the input side by side for each part of the kernel.
-    both = jnp.concatenate([inputs.re, inputs.im])
-    real, imaginary = apply(kernel.re, both), apply(kernel.im, both)
-    batch = inputs.re.shape[0]
-    return Complex(real[:batch] - imaginary[batch:], real[batch:] + imaginary[:batch])
-
-
-def _fft(powers: Complex, inputs: Complex) -> Complex:
-    steps = inputs.re.shape[1]
-    kernel = jax.lax.complex(powers.re[:-1], powers.im[:-1])
-    signal = jax.lax.complex(inputs.re, inputs.im)
-    product = jnp.fft.fft(kernel, 2 * steps, axis=0) * jnp.fft.fft(signal, 2 * steps, axis=1)
-    states = jnp.fft.ifft(product, axis=1)[:, :steps]
-    return Complex(states.real, states.imag)
+    block: entries (m,), or (B, T, m) where A changes; inputs: (B, T, m); start: x_{-1} (B, m), zero
+    if None; resets: (B, T) bool, true where x_{t-1} is forgotten, so that x_t = b_t
+    """
+    constant = block.a.ndim == 1 and resets is None
+    mode = chosen(inputs.x.shape[1], constant) if mode == "auto" else mode
+    if mode not in FORMS:
+        raise ValueError(f"mode={mode!r}: accepted are auto, {', '.join(FORMS)}")
+    if not constant and mode in ("toeplitz", "fft"):
+        raise ValueError(f"mode={mode!r} needs blocks that do not change and no resets")
+    if block.a.ndim > 1:
+        block = _swapped(block)
+    inputs = _swapped(inputs)
+    keep = None if resets is None else (~resets).T[..., None].astype(inputs.x.dtype)
+    if start is not None:
+        first = jax.tree.map(lambda entry: entry[0], block) if block.a.ndim > 1 else block
+        carried = apply(first, start if keep is None else Pair(*(keep[0] * x for x in start)))
+        inputs = jax.tree.map(lambda x, y: x.at[0].add(y), inputs, carried)
+    return _swapped(_solve(FORMS[mode], block, keep, inputs))
 
 
-def _associative(powers: Complex, inputs: Complex) -> Complex:
-    factors = powers.map(lambda p: jnp.broadcast_to(p[1], inputs.re.shape))
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _solve(form: Callable[..., Pair], block: Block, keep: jax.Array | None, inputs: Pair) -> Pair:
+    return form(block, keep, inputs)
 
-    def combine(left: tuple, right: tuple) -> tuple:
-        (a, b), (c, d) = left, right
-        return c * a, c * b + d
 
-    return jax.lax.associative_scan(combine, (factors, inputs), axis=1)[1]
+def _forward(form: Callable[..., Pair], block: Block, keep: jax.Array | None, inputs: Pair) -> Any:
+    states = form(block, keep, inputs)
+    return states, (block, keep, states)
+
+
+def _backward(form: Callable[..., Pair], residuals: tuple, cotangent: Pair) -> tuple:
+    """The gradient is the same recurrence backwards in time, with the transposed blocks:
+    g_t = A_{t+1}^T g_{t+1} + dL/dx_t, and dL/dA_t = g_t x_{t-1}^T.
+    """
+    block, keep, states = residuals
+    transposed = Block(block.a, block.c, block.b, block.d)
+    if block.a.ndim > 1:
+        transposed = _reversed_from_next(transposed)
+    later = None if keep is None else _reversed_from_next(keep)
+    gradient = _reversed(_solve(form, transposed, later, _reversed(cotangent)))
+    before = jax.tree.map(lambda x: jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]]), states)
+    if keep is not None:
+        before = Pair(*(keep * x for x in before))
+    outer = Block(*(g * x for g in gradient for x in before))
+    if block.a.ndim == 1:
+        outer = jax.tree.map(lambda x: x.sum((0, 1)), outer)
+    return outer, jax.tree.map(jnp.zeros_like, keep), gradient
+
+
+_solve.defvjp(_forward, _backward)
+
+
+def _swapped(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
+
+
+def _reversed(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.flip(x, 0), tree)
+
+
+def _reversed_from_next(tree: Any) -> Any:
+    """Entry t + 1 of (T, ...) at t, in reversed order. What comes first acts on zero."""
+    return jax.tree.map(lambda x: jnp.flip(jnp.roll(x, -1, 0), 0), tree)

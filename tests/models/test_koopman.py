@@ -1,0 +1,241 @@
+"""Koopman models: no spectrum can grow, affine systems are learned exactly, and free motion needs
+blocks.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from worldmodel import models
+from worldmodel.config import (
+    Config,
+    GymnasiumData,
+    KoopmanOptions,
+    NoPolicy,
+    StageOptions,
+    TrainingOptions,
+)
+from worldmodel.data.delivery import Resident
+from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
+from worldmodel.data.trajectories import Trajectories
+from worldmodel.errors import ConfigError
+from worldmodel.learner import divide
+from worldmodel.models.koopman import RATE, SPECTRA, Koopman, Spectrum
+from worldmodel.training import mesh as meshes
+from worldmodel.training.loop import make_dispatch, stage_keys
+from worldmodel.training.stages import build_learner, module
+
+ACTION = ActionSpec(False, 1, (-1.0,), (1.0,))
+RAW = DataSpec({"x": ObservationSpec((2,), "float32")}, ACTION)  # through symlog
+KEY = jax.random.key(0)
+
+# ---------------------------------------------------------------------------------------- spectra
+
+
+def random_spectrum(kind: str, seed: int, size: float, modes: int = 16) -> Spectrum:
+    rng = np.random.default_rng(seed)
+    definition, params = divide(SPECTRA[kind](modes))
+    moved = jax.tree.map(
+        lambda x: x + size * jnp.asarray(rng.normal(size=x.shape), jnp.float32), params
+    )
+    return nnx.merge(definition, moved)
+
+
+def matrices(spectrum: Spectrum, turn: jax.Array | float = 0.0) -> np.ndarray:
+    """A of every pair, (..., 2, 2), in double precision."""
+    a, b, c, d = (np.asarray(entry, np.float64) for entry in spectrum.step(turn)[0])
+    return np.stack([np.stack([a, b], -1), np.stack([c, d], -1)], -2)
+
+
+@pytest.mark.parametrize("kind", SPECTRA)
+@pytest.mark.parametrize("size", [0.0, 1.0, 10.0])
+def test_no_eigenvalue_leaves_the_unit_disc(kind: str, size: float) -> None:
+    """Whatever was learned, and whatever an action adds to how pairs turn."""
+    for seed in range(5):
+        spectrum = random_spectrum(kind, seed, size)
+        turn = size * jax.random.normal(jax.random.key(seed), (8, 16))
+        for block in (matrices(spectrum), matrices(spectrum, turn)):
+            largest = np.abs(np.linalg.eigvals(block)).max(-1)
+            assert np.isfinite(block).all() and (largest <= 1 + 1e-6).all()
+            if kind == "unit":
+                assert (largest >= 1 - 1e-6).all()
+            if kind != "blocks":
+                assert (np.linalg.norm(block, 2, (-2, -1)) <= 1 + 1e-6).all()
+
+
+def test_blocks_grow_no_faster_than_linearly() -> None:
+    """The promise: norm(A^k) <= 1 + k max(p^2, q^2) of a step."""
+    for seed in range(5):
+        spectrum = random_spectrum("blocks", seed, 0.3)
+        length = float(jnp.exp(spectrum.log_step[...])) * spectrum.modes
+        _, _, upper, lower = (np.asarray(x) for x in spectrum.turned(0.0))
+        block = matrices(spectrum)
+        for k in (1, 10, 100, 1000):
+            norms = np.linalg.norm(np.linalg.matrix_power(block, k), 2, (-2, -1))
+            assert (norms <= 1.001 * (1 + k * length * np.maximum(upper, lower))).all()
+
+
+def test_blocks_hold_free_motion_exactly() -> None:
+    """[[1, step], [0, 1]] at q = v = 0; no diagonal has a matrix that is not normal."""
+    blocks = SPECTRA["blocks"](3)
+    blocks.side[...], blocks.damping[...] = jnp.zeros(3), jnp.zeros(3)
+    found = matrices(blocks)
+    np.testing.assert_array_equal(found[:, 0, 0], 1)
+    np.testing.assert_array_equal(found[:, 1], np.tile([0, 1], (3, 1)))
+    assert (found[:, 0, 1] > 0.1).all()
+    for kind in ("damped", "fixed", "unit"):
+        other = matrices(random_spectrum(kind, 0, 1.0))
+        np.testing.assert_allclose(other @ other.swapaxes(1, 2), other.swapaxes(1, 2) @ other)
+
+
+@pytest.mark.parametrize("kind", ["damped", "fixed", "unit"])
+@pytest.mark.parametrize("modes", [4, 64, 512])
+def test_at_first_frequencies_do_not_alias(kind: str, modes: int) -> None:
+    """omega_j = j pi, at a step of 1 / m: angles from 0 to just below half a turn, all apart."""
+    block = matrices(SPECTRA[kind](modes))
+    angle = np.arctan2(block[:, 0, 1], block[:, 0, 0])
+    np.testing.assert_allclose(angle, np.pi * np.arange(modes) / modes, atol=1e-5)
+    size = np.sqrt(np.linalg.det(block))
+    np.testing.assert_allclose(size, 1 if kind == "unit" else np.exp(RATE / modes), rtol=1e-5)
+
+
+# -------------------------------------------------------------------------------------- the model
+
+
+def test_without_actions_latents_are_powers_of_the_eigenvalues() -> None:
+    model = models.build(KoopmanOptions(units=8, latent=8), RAW, KEY)
+    model.push.kernel[...] = jnp.zeros_like(model.push.kernel[...])
+    state = model.initial((1,))._replace(latent=jnp.ones((1, 8)))
+    latent = model.rollout(state, jnp.zeros((1, 100, 1)), KEY).latent[0, -1]
+    re, im = (np.asarray(x, np.float64) for x in model.eigenvalues())
+    expected = (1 + 1j) * (re - 1j * im) ** 100  # pairs turn from the second number to the first
+    np.testing.assert_allclose(latent, np.concatenate([expected.real, expected.imag]), atol=1e-5)
+
+
+def test_a_bilinear_action_turns_the_latent_and_keeps_its_size() -> None:
+    options = KoopmanOptions(units=8, latent=8, spectrum="unit", bilinear=True)
+    model = models.build(options, RAW, KEY)
+    model.push.kernel[...] = jnp.zeros_like(model.push.kernel[...])
+    model.turn.kernel[...] = jnp.ones_like(model.turn.kernel[...])
+    start = jnp.tile(jnp.arange(1.0, 9.0), (2, 1))
+    moved = model.step(
+        model.initial((2,))._replace(latent=start), jnp.asarray([[0.2], [0.9]]), KEY
+    ).latent
+    sizes = jnp.hypot(*jnp.split(moved, 2, -1))
+    np.testing.assert_allclose(sizes, jnp.hypot(*jnp.split(start, 2, -1)), rtol=1e-5)
+    assert float(jnp.abs(moved[0] - moved[1]).min()) > 1e-4
+
+
+def test_what_linear_codecs_cannot_take_is_refused(image_spec: DataSpec) -> None:
+    options = KoopmanOptions(linear=True)
+    with pytest.raises(ConfigError, match="images here: image"):
+        models.build(options, image_spec, KEY)
+    with pytest.raises(ConfigError, match="symlog.*data.normalize"):
+        models.build(options, RAW, KEY)
+    with pytest.raises(ConfigError, match="latent=7: accepts even"):
+        models.build(KoopmanOptions(latent=7), RAW, KEY)
+
+
+# ------------------------------------------------------------------------------- affine systems
+
+
+class Affine(NamedTuple):
+    """x' = A x + B u + c, started from normals of size `start`."""
+
+    A: np.ndarray
+    B: np.ndarray
+    c: np.ndarray
+    start: np.ndarray
+
+
+def oscillators() -> Affine:
+    """Two, fading slowly, seen through a random mixture; with an offset."""
+    rng, diagonal = np.random.default_rng(3), np.zeros((4, 4))
+    for at, size, angle in ((0, 0.99, 0.3), (2, 0.97, 1.2)):
+        c, s = np.cos(angle), np.sin(angle)
+        diagonal[at : at + 2, at : at + 2] = size * np.array([[c, -s], [s, c]])
+    mixture = rng.normal(size=(4, 4))
+    A = mixture @ diagonal @ np.linalg.inv(mixture)
+    return Affine(A, mixture @ rng.normal(size=4), mixture @ [0.1, 0.2, -0.1, 0.3], np.ones(4))
+
+
+def double_integrator() -> Affine:
+    """Position and velocity of a mass that is pushed, under a weak constant force."""
+    dt, force = 0.1, -0.01
+    push = np.array([dt**2 / 2, dt])
+    return Affine(np.array([[1, dt], [0, 1]]), push, force * push, np.array([1, 0.3]))
+
+
+def logs(system: Affine, episodes: int, seed: int, steps: int = 60) -> Trajectories:
+    rng, size = np.random.default_rng(seed), len(system.start)
+    x, u = np.zeros((episodes, steps + 1, size)), rng.uniform(-1, 1, (episodes, steps + 1))
+    x[:, 0] = rng.normal(size=(episodes, size)) * system.start
+    for t in range(steps):
+        x[:, t + 1] = x[:, t] @ system.A.T + u[:, t, None] * system.B + system.c
+    u[:, -1] = 0
+    return Trajectories(
+        observations={"x": x.reshape(-1, size).astype(np.float32)},
+        actions=u.reshape(-1, 1).astype(np.float32),
+        rewards=None,
+        lengths=np.full(episodes, steps + 1),
+        terminated=np.zeros(episodes, bool),
+        action_spec=ACTION,
+        source="an affine system",
+    )
+
+
+def trained(system: Affine, spectrum: str, steps: int, learning_rate: float) -> tuple:
+    """A linear model, and its error at 50 steps as a share of the signal, on other episodes."""
+    training, held_out = logs(system, 200, 0), logs(system, 20, 1)
+    spec = training.spec({"x": "standardize"})
+    stage = StageOptions(
+        steps=steps, batch_size=32, window=51, learning_rate=learning_rate, warmup=50, decay=0.9
+    )
+    config = Config(
+        data=GymnasiumData(),
+        model=KoopmanOptions(linear=True, spectrum=spectrum, latent=4, units=8, burn_in=0),
+        policy=NoPolicy(),
+        training=TrainingOptions(world_model=stage),
+    )
+    learner = build_learner(config, spec, "world_model")
+    batches, keys = Resident.build(training, 32, 51, 0), stage_keys(0, "world_model")
+    dispatch = make_dispatch(learner, batches, meshes.all_devices(), steps)
+    state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.cursor(0), keys.steps)
+    model = module(learner, state, "model")
+    return model, share_at_50(model, held_out, np.asarray(spec.observations["x"].std))
+
+
+def share_at_50(model: Koopman, held_out: Trajectories, std: np.ndarray) -> float:
+    x = held_out.observations["x"].reshape(held_out.num_episodes, -1, len(std))
+    u = jnp.asarray(held_out.actions.reshape(len(x), -1, 1)[:, :50])
+    start = model.initial((len(x),))._replace(latent=model.encode({"x": jnp.asarray(x[:, 0])}))
+    predicted = model.observation(model.rollout(start, u, KEY))["x"].mean()[:, -1]
+    error, signal = (predicted - x[:, 50]) / std, (x[:, 50] - x[:, 50].mean(0)) / std
+    share = float(np.sqrt(np.square(error).mean() / np.square(signal).mean()))
+    print(f"error at 50 steps: {share:.1e} of the signal")
+    return share
+
+
+@pytest.mark.slow
+def test_an_affine_system_is_learned_exactly_and_its_eigenvalues_are_found() -> None:
+    system = oscillators()
+    model, share = trained(system, "damped", 2000, 1e-2)
+    assert share < 1e-4
+    re, im = (np.asarray(x) for x in model.eigenvalues())
+    true = np.linalg.eigvals(system.A)
+    true = np.sort_complex(true[true.imag > 0])
+    np.testing.assert_allclose(np.sort_complex(re + 1j * im), true, atol=1e-2)
+
+
+@pytest.mark.slow
+def test_free_motion_is_learned_by_blocks_alone() -> None:
+    system = double_integrator()
+    assert trained(system, "blocks", 3000, 2e-2)[1] < 1e-4
+    for spectrum in ("damped", "unit", "fixed"):
+        assert trained(system, spectrum, 3000, 2e-2)[1] > 1e-2
