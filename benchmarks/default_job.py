@@ -1,10 +1,11 @@
 """The default job for several seeds: wall time from start to report, returns, skill over
 persistence.
 
-    python benchmarks/default_job.py [--seeds 0 1 2 3 4] [--folder FOLDER]
+    python benchmarks/default_job.py [--model rssm] [--seeds 0 1 2 3 4] [--folder FOLDER]
 
-Each seed is `python train.py seed=SEED` in a process of its own, one after the other. The first run
-finds nothing collected and nothing compiled; the others find the first one's logs and programs.
+Each seed is `python train.py model=MODEL seed=SEED` in a process of its own, one after the other.
+The first run finds nothing collected and nothing compiled; the others find the first one's logs and
+programs.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from typing import Any
 TRAIN = Path(__file__).parent.parent / "train.py"
 
 
-def run(seed: int, folder: Path) -> dict[str, Any]:
+def run(model: str, seed: int, folder: Path) -> dict[str, Any]:
     """Trains one seed and reads its results; tells the seconds until the first update as well."""
-    command = [sys.executable, "-u", str(TRAIN), f"seed={seed}", "logging.wandb=disabled"]
+    command = [sys.executable, "-u", str(TRAIN), f"model={model}", f"seed={seed}"]
+    command += ["logging.wandb=disabled"]
     command += [f"runs_dir={folder / 'runs'}", f"data.cache_dir={folder / 'datasets'}"]
     command += [f"training.compilation_cache={folder / 'xla'}"]
     began = time.perf_counter()
@@ -36,7 +38,7 @@ def run(seed: int, folder: Path) -> dict[str, Any]:
     if process.returncode:
         sys.exit(f"{' '.join(command)} ended with {process.returncode}")
     seconds = time.perf_counter() - began
-    run = folder / "runs" / f"pendulum-rssm-actor_critic-{seed}"
+    run = folder / "runs" / f"pendulum-{model}-actor_critic-{seed}"
     results = json.loads((run / "evaluation" / "results.json").read_text())
     times = {"wall_seconds": seconds, "first_step_seconds": first_step}
     return {"seed": seed, **times, **{k: results[k] for k in ("returns", "prediction")}}
@@ -44,6 +46,7 @@ def run(seed: int, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="rssm")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--folder", type=Path, help="kept if given, else a temporary one")
     arguments = parser.parse_args()
@@ -54,7 +57,7 @@ def main() -> None:
             f"{'seed':>4s} {'wall s':>7s} {'first step s':>12s}   return of the policy    skill at"
         )
         for seed in arguments.seeds:
-            rows.append(run(seed, folder))
+            rows.append(run(arguments.model, seed, folder))
             print(line(rows[-1]), flush=True)
     returns = [row["returns"]["policy"]["value"] for row in rows]
     for name in ("logs", "random"):

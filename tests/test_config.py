@@ -412,7 +412,7 @@ def test_an_option_missing_on_disk_takes_its_default(tmp_path):
         ("seed: 0", "sead: 0", "'seed'"),
         ("seed: 0", "seed: zero", "seed=zero: accepts integer"),
         ("seed: 0", "seed: {", "not a readable YAML file"),
-        ("window: 16", "windw: 16", "'training.world_model.window'"),
+        ("window: 16", "windw: 16", "'training.autoencoder.window'"),
         ("data: gymnasium", "data: gymnasum", "data=gymnasum: accepts one of tfds, hdf5"),
         (r"(?s).*", "just text", "config.yaml"),
         (r"(?s).*", "", "config.yaml"),
@@ -448,3 +448,27 @@ def test_differences_show_options_that_only_one_has():
     lines = differences(old, new)
     assert "data.split: absent -> train" in lines
     assert "data.episodes: 200 -> absent" in lines
+
+
+def test_a_run_from_before_an_option_can_go_on(tmp_path):
+    """An older config.yaml lacks options; what they stand for now is what it was trained with."""
+    save_config(build(), tmp_path / "config.yaml")
+    text = (tmp_path / "config.yaml").read_text()
+    older = re.sub(r"\n  autoencoder:(\n    .*)+", "", re.sub(r"\n +ema: .*", "", text))
+    assert "autoencoder:" not in older and " ema:" not in older
+    (tmp_path / "config.yaml").write_text(older)
+    assert differences(load_config(tmp_path / "config.yaml"), build()) == []
+
+
+def test_by_default_pieces_are_sampled_as_long_as_they_are_trained_and_guided():
+    config = build("model=trajectory_diffusion")
+    assert config.model.rows == config.training.world_model.window
+    assert config.model.guidance > 0
+
+
+def test_joint_training_refuses_what_it_cannot_do():
+    with pytest.raises(ConfigError, match="model.ema=0.998.*accepted: model.ema=0"):
+        build("model=diffusion", "training.joint=true")
+    with pytest.raises(ConfigError, match="hold_start=false.*logged states"):
+        words = ["model=trajectory_diffusion", "model.ema=0", "model.hold_start=false"]
+        build(*words, "training.joint=true")

@@ -21,6 +21,7 @@ from worldmodel.config import (
     RSSM_PRESETS,
     SCHEMAS,
     Config,
+    DenoisedOptions,
     GymnasiumData,
     HDF5Data,
     MinariData,
@@ -29,6 +30,7 @@ from worldmodel.config import (
     RSSMOptions,
     TableData,
     TFDSData,
+    TrajectoryDiffusionOptions,
 )
 from worldmodel.errors import ConfigError, nearest
 
@@ -248,9 +250,36 @@ def _blocks_divide_the_recurrent_state(config: Config) -> Iterator[str]:
         yield f"model.deter={deter}{origin}: must be divisible by model.blocks={blocks}"
 
 
-def _joint_training_has_a_policy(config: Config) -> Iterator[str]:
-    if config.training.joint and isinstance(config.policy, NoPolicy):
+def _pieces_are_as_long_as_those_trained(config: Config) -> Iterator[str]:
+    model, window = config.model, config.training.world_model.window
+    if isinstance(model, TrajectoryDiffusionOptions) and model.rows > window:
+        yield (
+            f"model.rows={model.rows}: pieces are cut from training.world_model.window={window} "
+            "rows, and can be no longer"
+        )
+
+
+def _samplers_have_levels(config: Config) -> Iterator[str]:
+    model = config.model
+    if isinstance(model, DenoisedOptions) and model.noise_low >= model.noise_high:
+        yield (
+            f"model.noise_low={model.noise_low:g} must be below model.noise_high="
+            f"{model.noise_high:g}"
+        )
+
+
+def _joint_training_can_be(config: Config) -> Iterator[str]:
+    if not config.training.joint:
+        return
+    if isinstance(config.policy, NoPolicy):
         yield "training.joint=true: needs a policy, but policy=none"
+    if config.model.ema:
+        yield (
+            f"model.ema={config.model.ema:g}: with training.joint=true the policy learns on the "
+            "last parameters, not on their average; accepted: model.ema=0"
+        )
+    if isinstance(config.model, TrajectoryDiffusionOptions) and not config.model.hold_start:
+        yield "model.hold_start=false: training.joint=true needs rollouts from the logged states"
 
 
 RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
@@ -260,5 +289,7 @@ RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _action_bounds_are_bounds,
     _normalizations_are_known,
     _blocks_divide_the_recurrent_state,
-    _joint_training_has_a_policy,
+    _pieces_are_as_long_as_those_trained,
+    _samplers_have_levels,
+    _joint_training_can_be,
 )

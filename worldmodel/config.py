@@ -159,6 +159,12 @@ class ModelOptions:
     """What every family of world models has."""
 
     name: str = option(MISSING, "family of the world model")
+    ema: float = option(
+        0.0,
+        "decay of the average of the parameters that is judged and imagined with (0: the last)",
+        low=0.0,
+        high=0.99999,
+    )
 
 
 # DreamerV3: deter = 8 x hidden, classes = depth = hidden / 16. `tiny` is ours, for CPUs.
@@ -264,6 +270,77 @@ class MLPOptions(EncodedOptions):
     name: str = option("mlp", "family of the world model")
 
 
+# preset -> units and blocks of the denoiser, units of heads and autoencoder, base channels.
+DENOISED_PRESETS: dict[str, tuple[int, int, int, int]] = {
+    "tiny": (96, 2, 64, 4),
+    "1m": (256, 4, 128, 4),
+    "12m": (1024, 4, 256, 16),
+}
+
+
+@dataclass
+class DenoisedOptions(ModelOptions):
+    """What diffusion families have."""
+
+    ema: float = option(
+        0.998,
+        "decay of the average of the parameters that is judged and imagined with (0: the last)",
+        low=0.0,
+        high=0.99999,
+    )
+    preset: str = option("tiny", "size", choices=tuple(DENOISED_PRESETS))
+    latent: int = option(
+        32, "numbers of the autoencoder's latent, which images are denoised in", low=2
+    )
+    log_noise_mean: float = option(-1.2, "mean of the logarithm of noise levels in training")
+    log_noise_std: float = option(1.2, "standard deviation of that logarithm", low=0.0)
+    sampler: str = option("euler", "how samples are drawn", choices=("euler", "heun"))
+    sampler_steps: int = option(3, "noise levels of a sample (heun: twice the calls)", low=1)
+    noise_low: float = option(0.002, "lowest noise level of the sampler", low=1e-6)
+    noise_high: float = option(5.0, "highest noise level, from which it starts", low=1e-6)
+    rho: float = option(7.0, "how much denser levels lie near the lowest", low=1.0)
+    churn: float = option(0.0, "noise added anew on the way of a sample (0: none)", low=0.0)
+    churn_low: float = option(0.0, "lowest level at which it is added", low=0.0)
+    churn_high: float = option(100.0, "highest level at which it is added", low=0.0)
+    churn_noise: float = option(1.0, "scale of the noise added", low=0.0)
+
+
+@dataclass
+class DiffusionOptions(DenoisedOptions):
+    """The next observation is denoised, given a short history and the action."""
+
+    name: str = option("diffusion", "family of the world model")
+    history: int = option(
+        2,
+        "rows that the next one is predicted from",
+        low=1,
+        high=64,
+    )
+    self_fed: int = option(
+        2, "most rows of a training history that are the model's own samples", low=0
+    )
+    self_fed_scale: float = option(0.5, "weight of the loss that follows each of them", low=0.0)
+
+
+@dataclass
+class TrajectoryDiffusionOptions(DenoisedOptions):
+    """Whole pieces of trajectories are denoised, led by the policy."""
+
+    name: str = option("trajectory_diffusion", "family of the world model")
+    rows: int = option(16, "rows of a piece (at most training.world_model.window)", low=2)
+    hold_start: bool = option(True, "policies' rollouts begin at the given state, or anywhere")
+    guidance: float = option(1.0, "strength of the policy's guidance (0: none)", low=0.0)
+    guidance_schedule: str = option(
+        "posterior",
+        "over noise levels: the variance that is left, or as published by steps done",
+        choices=("posterior", "published"),
+    )
+    normalize_guidance: bool = option(True, "divide the score by its size over the piece")
+    sampler_steps: int = option(16, "noise levels of a sample (heun: twice the calls)", low=1)
+    noise_high: float = option(20.0, "highest noise level, from which it starts", low=1e-6)
+    log_noise_mean: float = option(-0.5, "mean of the logarithm of noise levels in training")
+
+
 # ------------------------------------------------------------------------------------------- policy
 
 
@@ -334,6 +411,11 @@ class StageOptions:
 class TrainingOptions:
     """How training runs."""
 
+    autoencoder: StageOptions = dataclasses.field(
+        default_factory=lambda: StageOptions(
+            steps=2000, window=16, learning_rate=1e-3, warmup=100, decay=0.5
+        )
+    )
     world_model: StageOptions = dataclasses.field(default_factory=StageOptions)
     policy: StageOptions = dataclasses.field(default_factory=StageOptions)
     joint: bool = option(
@@ -433,6 +515,8 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "koopman": KoopmanOptions,
         "gru": GRUOptions,
         "mlp": MLPOptions,
+        "diffusion": DiffusionOptions,
+        "trajectory_diffusion": TrajectoryDiffusionOptions,
     },
     "policy": {"none": NoPolicy, "actor_critic": ActorCriticOptions},
     "training": {"default": TrainingOptions},

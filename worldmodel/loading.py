@@ -5,7 +5,6 @@ them.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,10 @@ from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import CheckpointError
 from worldmodel.evaluation.evaluator import Results, evaluate_loaded
-from worldmodel.models import WorldModel
+from worldmodel.models import WorldModel, parts
 from worldmodel.run_directory import RunDirectory, find_run
 from worldmodel.training.checkpoints import Checkpoints
-from worldmodel.training.stages import build_learner, module, stage_names
+from worldmodel.training.stages import build_learner, modules, stage_names
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,9 @@ def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
     """
     directory = find_run(path)
     config, spec = directory.config(), directory.spec()
-    stage, step = _choose(directory, stage_names(config), checkpoint)
+    # Stages before the world model's have no model yet.
+    stages = [name for name in stage_names(config, spec) if name not in parts(config.model, spec)]
+    stage, step = _choose(directory, stages, checkpoint)
     learner = build_learner(config, spec, stage)
     shapes = jax.eval_shape(learner.init, jax.random.key(0))
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -125,8 +126,8 @@ def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
     checkpoints = Checkpoints(directory.checkpoints(stage), read_only=True)
     state, _ = checkpoints.restore(step, like)
     checkpoints.close()
-    take = partial(module, learner, state)
-    return LoadedRun(directory, config, spec, stage, step, take("model"), take("actor"))
+    made = modules(learner, state)
+    return LoadedRun(directory, config, spec, stage, step, made["model"], made.get("actor"))
 
 
 def _choose(directory: RunDirectory, stages: list[str], checkpoint: str) -> tuple[str, int]:

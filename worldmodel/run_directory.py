@@ -16,8 +16,6 @@ from worldmodel.config_io import differences, load_config, save_config
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import CheckpointError, ConfigError
 
-STAGES = ("world_model", "policy", "joint")
-
 
 @dataclass(frozen=True)
 class RunDirectory:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from worldmodel.config import NPZData
 from worldmodel.data import Trajectories, stack_episodes
 from worldmodel.data.episodes import Episode
 from worldmodel.data.normalization import scalings
-from worldmodel.data.spec import DataSpec
+from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.trajectories import split
 from worldmodel.errors import ConfigError
 from worldmodel.nn.codecs import Decoder, Encoder
@@ -98,3 +100,12 @@ def test_a_perfect_decoder_says_what_the_encoder_saw(kind: str) -> None:
     np.testing.assert_allclose(said.loss(x), 0, atol=1e-6)
     predicted = decoder(jax.numpy.zeros((5, 8)))["x"]
     assert predicted.mean().shape == (5, 3) and bool((predicted.loss(x) > 0).all())
+
+
+def test_statistics_survive_the_file_bit_for_bit(rng):
+    """spec.json holds them as text: every digit that a number has."""
+    numbers = [tuple(rng.normal(size=3).tolist()) for _ in range(5)]
+    observed = ObservationSpec((3,), "float32", *numbers, scaling="standardize")
+    action = ActionSpec(False, 1, (-1 / 3,), (2 / 7,))
+    spec = DataSpec({"x": observed}, action, reward=(1 / 3, 2 / 7))
+    assert DataSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec

@@ -66,3 +66,17 @@ def test_a_split_is_disjoint_and_complete(lengths, holdout):
     assert sorted(training + held_out) == list(range(len(lengths)))
     again = [identities(part) for part in split(everything, holdout)]
     assert again == [training, held_out]
+
+
+@settings(max_examples=60, deadline=None)
+@given(EPISODE_LENGTHS, st.data())
+def test_what_a_step_changes_is_counted_inside_episodes_alone(lengths, data):
+    """A step moves the row by one and never the episode, though neighbouring rows may differ in
+    both; padding of last rows is no reward.
+    """
+    chosen = data.draw(st.permutations(range(len(lengths))))
+    spec = episodes_of(lengths).select(np.array(chosen)).spec()
+    assert spec.observations["place"].change == (0.0, 1.0)
+    rewards = np.repeat(1.0 + np.arange(len(lengths)), np.array(lengths) - 1)
+    expected = [rewards.mean(), rewards.std() or 1.0]
+    np.testing.assert_allclose(spec.reward, expected, rtol=1e-6, atol=1e-7)

@@ -6,7 +6,7 @@ import pytest
 
 from worldmodel.config import EvaluationOptions
 from worldmodel.errors import DataError
-from worldmodel.evaluation.prediction import choose_starts, open_loop
+from worldmodel.evaluation.prediction import choose_starts, open_loop, start_errors
 
 OPTIONS = EvaluationOptions(horizons=[1, 3, 8], context=4, starts=5, samples=3, resamples=100)
 KEY = jax.random.key(0)
@@ -67,6 +67,18 @@ def test_a_horizon_uses_the_starts_for_which_it_exists(worlds):
     found = judged(worlds.Repeat(), worlds.linear_logs([30, 7, 7])).keys["position"]
     assert [numbers.episodes for numbers in found.horizons.values()] == [3, 3, 1]
     assert found.curve.starts[0] > found.curve.starts[-1] == 5
+
+
+def test_models_are_compared_on_the_starts_that_their_numbers_come_from(worlds):
+    logs = worlds.linear_logs([30, 7, 25])
+    starts, errors = start_errors(worlds.Linear(0.3), logs.spec(), logs, OPTIONS, KEY)
+    others, repeated = start_errors(worlds.Repeat(), logs.spec(), logs, OPTIONS, KEY)
+    np.testing.assert_array_equal(starts.rows, others.rows)
+    np.testing.assert_array_equal(errors["position"][1:], repeated["position"][1:])
+    for horizon, numbers in judged(worlds.Linear(0.3), logs).keys["position"].horizons.items():
+        at = errors["position"][:, starts.left >= horizon, horizon - 1]
+        expected = [numbers.error, numbers.persistence, numbers.climatology]
+        assert [n.value for n in expected] == pytest.approx(np.median(at, 1))
 
 
 def test_horizons_that_no_episode_has_room_for_are_left_out_with_a_note(worlds):

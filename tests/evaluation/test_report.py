@@ -1,20 +1,32 @@
 """What is written: whole, self-contained, the same numbers everywhere."""
 
+import dataclasses
 import io
 import json
 import re
 from html.parser import HTMLParser
 
+import jax
 import numpy as np
 import pytest
 from rich.console import Console
 
-from worldmodel.config import EvaluationOptions
+from worldmodel import models
+from worldmodel.config import EvaluationOptions, KoopmanOptions
 from worldmodel.data import card
 from worldmodel.evaluation.evaluator import evaluate, render, write
 from worldmodel.evaluation.prediction import Curve, Example, HorizonNumbers, KeyPrediction
 from worldmodel.evaluation.report import page
-from worldmodel.evaluation.results import Prediction, Provenance, Results, Return, headline, to_json
+from worldmodel.evaluation.results import (
+    Prediction,
+    Provenance,
+    Results,
+    Return,
+    headline,
+    markdown,
+    to_json,
+)
+from worldmodel.evaluation.spectrum import Spectrum
 from worldmodel.evaluation.statistics import Bootstrap, Number
 from worldmodel.evaluation.svg import ticks
 
@@ -135,6 +147,74 @@ def test_images_become_strips():
     results = Results(Prediction({"image": judged}, []), {}, 0.95, Provenance())
     assert len(checked(page(results)).loads) == 2 * 4
     assert "climatology" not in to_json(results)["prediction"]["image"]["4"]
+
+
+def drawn(html):
+    """The unit disc's circle (n, 2) and dots (N, 2), in pixels."""
+    svg = re.search(r'<svg role="img" aria-label="Eigenvalues.*?</svg>', html).group()
+    circle = re.search(r'class="line logs" d="M([^"]*)"', svg).group(1)
+    dots = re.findall(r'<circle [^>]*cx="([^"]*)" cy="([^"]*)"', svg)
+    return np.array([p.split(",") for p in circle.split("L")], float), np.array(dots, float)
+
+
+def test_koopman_shows_its_spectrum(worlds):
+    """The fixed one in closed form: exp(-0.2 / m) turned by j pi / m, j = 0 ... m - 1."""
+    logs, modes = worlds.linear_logs([30, 25, 40, 22]), 8
+    spec = logs.spec()
+    options = KoopmanOptions(units=8, latent=2 * modes, spectrum="fixed")
+    model = models.build(options, spec, jax.random.key(0))
+    judging = EvaluationOptions([1, 5], 4, 3, 2, resamples=10)
+    results = evaluate(model, None, spec, logs, logs, None, judging)
+    saved = json.loads(json.dumps(to_json(results), allow_nan=False))["spectrum"]
+    columns = {name: [row[name] for row in saved] for name in saved[0]}
+    np.testing.assert_allclose(columns["size"], np.exp(-0.2 / modes), rtol=1e-5)
+    np.testing.assert_allclose(columns["angle"], np.pi * np.arange(modes) / modes, rtol=1e-5)
+    np.testing.assert_allclose(columns["half_life_steps"], modes * np.log(2) / 0.2, rtol=1e-4)
+    assert columns["period_steps"][0] is None  # it does not turn
+    expected = 2 * modes / np.arange(1, modes)
+    np.testing.assert_allclose(columns["period_steps"][1:], expected, rtol=1e-5)
+    html = page(results)
+    sentence = (
+        "8 of 8 modes keep more than half after 10 steps, 0 after 100. "
+        "The slowest halves in 27.7 steps; the fastest turns once in 2.29 steps."
+    )
+    assert sentence in markdown(results) and sentence in checked(html).text
+    assert "<h2>Latent spectrum</h2>" in html
+    assert len(drawn(html)[1]) == 2 * modes - 1  # the first one is real: its own conjugate
+
+
+def test_a_model_without_a_linear_latent_shows_no_spectrum(results):
+    assert results.spectrum is None and to_json(results)["spectrum"] is None
+    for text in (page(results), markdown(results)):
+        assert "spectrum" not in text and "Eigenvalues" not in text
+
+
+def test_half_lives_and_periods_in_closed_form():
+    """What does not decay or turn has neither; a size that rounding took below 1 does not decay."""
+    turned = 0.9 * np.exp(1j * np.pi / 3)
+    values = np.array([0.5, 1j, turned, -(0.5 ** (1 / 50)), 1 - 6e-8, 0, 1.1])
+    rows = Spectrum(values.real, values.imag).to_json()
+    half_lives = [row["half_life_steps"] for row in rows]
+    periods = [row["period_steps"] for row in rows]
+    slow = np.log(0.5) / np.log(0.9)
+    assert half_lives == pytest.approx([1, None, slow, 50, None, 0, None])
+    assert periods == pytest.approx([None, 4, 6, 2, None, None, None])
+    assert str(Spectrum(np.ones(2), np.zeros(2))) == (
+        "2 of 2 modes keep more than half after 10 steps, 2 after 100. "
+        "The slowest does not decay; none turns."
+    )
+
+
+def test_the_disc_is_round_and_eigenvalues_lie_where_they_should(results):
+    values = np.linspace(0, 1, 40) * np.exp(1j * np.linspace(0.1, 3, 40))
+    spectrum = Spectrum(values.real, values.imag)
+    circle, dots = drawn(page(dataclasses.replace(results, spectrum=spectrum)))
+    centre, radius = (circle.min(0) + circle.max(0)) / 2, np.ptp(circle, 0) / 2
+    assert radius[0] == pytest.approx(radius[1], abs=0.1)  # pixels
+    right, down = ((dots - centre) / radius).T
+    assert np.hypot(right, down).max() <= 1.002
+    expected = np.concatenate([values, values[1:].conj()])  # 0 is its own conjugate
+    np.testing.assert_allclose(right - 1j * down, expected, atol=2e-3)
 
 
 def test_ticks_are_round_and_inside():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import t as student
 
-from worldmodel.evaluation.statistics import LARGE, Bootstrap, Number, median, shown, skill
+from worldmodel.evaluation.statistics import LARGE, Bootstrap, Number, median, ratio, shown, skill
 
 
 def test_interval_of_a_mean_is_close_to_students():
@@ -69,6 +69,29 @@ def test_skill_is_0_for_the_reference_itself_and_1_for_no_error():
     assert (skill(errors, errors)(counts) == 0).all()
     assert (skill(0 * errors, errors)(counts) == 1).all()
     assert (skill(0 * errors, 0 * errors)(counts) == 0).all()
+
+
+def test_ratio_of_errors_is_that_of_the_drawn_starts_medians():
+    generator = np.random.default_rng(5)
+    error, reference = generator.exponential(size=(2, 7))
+    counts = generator.multinomial(7, np.full(7, 1 / 7), size=50)
+    drawn = [
+        np.median(np.repeat(error, row)) / np.median(np.repeat(reference, row)) for row in counts
+    ]
+    np.testing.assert_allclose(ratio(error, reference)(counts), drawn)
+
+
+def test_ratio_is_1_where_neither_errs_and_infinite_where_the_reference_alone_does_not():
+    once = np.ones((1, 3), int)
+    assert ratio(np.zeros(3), np.zeros(3))(once) == 1
+    assert ratio(np.ones(3), np.zeros(3))(once) == math.inf
+
+
+def test_what_makes_starts_hard_for_both_does_not_widen_their_ratio():
+    # Episodes differ a hundredfold; one model errs twice as much as the other in each of them.
+    error = np.repeat(np.geomspace(0.01, 1, 20), 5)
+    number = Bootstrap().clustered(ratio(2 * error, error), np.repeat(np.arange(20), 5), "ratio")
+    assert (number.low, number.value, number.high) == pytest.approx((2, 2, 2))
 
 
 def test_one_episode_says_how_its_interval_was_made():

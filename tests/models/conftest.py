@@ -161,7 +161,9 @@ class Trained(NamedTuple):
 def train(subject: Subject, folder: Path, stop: bool = False) -> Trained:
     """Four updates in two calls to the device; with `stop`, it is asked to end during the first."""
     stage = StageOptions(steps=4, batch_size=4, window=ROWS, learning_rate=1e-3, warmup=0)
-    training = TrainingOptions(stage, stage, steps_per_dispatch=2, log_every=2, checkpoint_every=4)
+    training = TrainingOptions(
+        stage, stage, stage, steps_per_dispatch=2, log_every=2, checkpoint_every=4
+    )
     data, logging = NPZData(path="point.npz"), LoggingOptions(wandb="disabled")
     config = Config(
         "run", runs_dir=str(folder), data=data, model=subject.options, policy=NoPolicy(),

@@ -31,12 +31,13 @@ from worldmodel.models import WorldModel
 from worldmodel.policies.actor_critic import build_heads
 from worldmodel.training.checkpoints import digest, named
 from worldmodel.training.loop import Preempted, stage_keys
-from worldmodel.training.stages import module
+from worldmodel.training.stages import modules
 
 KEY, OTHER_KEY = jax.random.key(0), jax.random.key(1)
 
 
-pytestmark = pytest.mark.slow  # minutes for all families: python -m pytest -m slow tests/models
+# All cases take minutes: python -m pytest -m slow tests/models. A few are part of every run.
+slow = pytest.mark.slow
 
 
 @dataclass(frozen=True)
@@ -47,21 +48,31 @@ class Facts:
     draws: which of loss, observe and step depend on their key
     images: whether it takes images
     remembers: whether what it believes depends on more than the row at hand
+    steps: whether a rollout is made of steps, or drawn as a whole
     """
 
     options: dict[str, Any] = field(default_factory=dict)
     draws: frozenset[str] = frozenset()
     images: bool = True
     remembers: bool = True
+    steps: bool = True
 
 
 RSSM = {"deter": 16, "hidden": 8, "classes": 4, "latents": 4, "depth": 2, "blocks": 2}
 ENCODED = {"burn_in": 1, "units": 8, "latent": 8, "depth": 2}
+DENOISED = {"latent": 6}
 FACTS = {
     "rssm": Facts(RSSM | {"free_nats": 0.0}, draws=frozenset({"loss", "observe", "step"})),
     "koopman": Facts(ENCODED),
     "gru": Facts(ENCODED),
     "mlp": Facts(ENCODED),
+    "diffusion": Facts(DENOISED, draws=frozenset({"loss", "step"})),
+    "trajectory_diffusion": Facts(
+        DENOISED | {"rows": 6, "sampler_steps": 3},
+        draws=frozenset({"loss", "step"}),
+        remembers=False,
+        steps=False,
+    ),
 }
 
 
@@ -96,10 +107,10 @@ def options_of(family: str) -> ModelOptions:
     return SCHEMAS["model"][family](**facts_of(family).options)
 
 
-def on(*cases: str) -> Any:
-    """Every family on every one of the cases that it takes."""
+def on(*cases: str, always: tuple[str, ...] = ()) -> Any:
+    """Every family on every one of the cases that it takes; on those in `always` in every run."""
     pairs = [
-        pytest.param((family, case), id=f"{family}-{case}")
+        pytest.param((family, case), id=f"{family}-{case}", marks=() if case in always else slow)
         for family in models.FAMILIES
         for case in cases
         if facts_of(family).images or "image" not in CASES[case].observed
@@ -161,10 +172,13 @@ ALL_FIELDS = ("observation", "action", "reward")
 # ----------------------------------------------------------------------------------- the interface
 
 
+KEPT = {"rollout", "follow", "eigenvalues"}
+
+
 def interface() -> set[str]:
-    """What a family has to give: all methods of `WorldModel` but the one that it may keep."""
+    """What a family has to give: all methods of `WorldModel` but those that it may keep."""
     methods = {name for name, value in vars(WorldModel).items() if inspect.isfunction(value)}
-    return {name for name in methods if not name.startswith("_")} - {"rollout"}
+    return {name for name in methods if not name.startswith("_")} - KEPT
 
 
 def test_what_a_family_lacks_is_named_with_the_family() -> None:
@@ -223,6 +237,7 @@ def test_states_features_and_predictions_have_their_shapes(subject: Any) -> None
     assert subject.model.hidden_size > 0
 
 
+@slow
 @pytest.mark.parametrize("family", models.FAMILIES)
 def test_a_family_takes_images_or_says_what_it_accepts(family: str) -> None:
     side = (16, 48)[facts_of(family).images]  # what takes images takes square ones
@@ -234,7 +249,7 @@ def test_a_family_takes_images_or_says_what_it_accepts(family: str) -> None:
 # -------------------------------------------------------------------------------------- the losses
 
 
-@on(*CASES)
+@on(*CASES, always=("vector",))
 def test_losses_are_finite_and_every_parameter_takes_gradient(subject: Any) -> None:
     (loss, (metrics, states)), gradient = subject.learn(subject.window, KEY)
     assert {x.dtype for x in jax.tree.leaves(subject.params)} == {jnp.dtype("float32")}
@@ -243,7 +258,10 @@ def test_losses_are_finite_and_every_parameter_takes_gradient(subject: Any) -> N
     assert ("loss/reward" in metrics) == subject.spec.has_reward
     gradient = named(gradient)
     assert not [name for name, x in {**metrics, **gradient}.items() if not np.isfinite(x).all()]
-    assert not [name for name, x in gradient.items() if not np.any(x)]
+    # Parts that were trained before are frozen.
+    parts = models.parts(subject.options, subject.spec)
+    silent = {name for name, x in gradient.items() if not np.any(x)}
+    assert silent == {name for name in gradient if name.startswith(parts)}
     same(states, subject.observe(subject.window, KEY))  # the loss gives the states of the filter
 
 
@@ -285,6 +303,7 @@ def test_the_shortest_window_trains(subject: Any) -> None:
     assert np.isfinite(loss(inside))
 
 
+@slow
 @pytest.mark.parametrize("family", models.FAMILIES)
 def test_losses_norms_and_parameters_are_float32_under_bfloat16(
     family: str, subjects: Callable
@@ -366,11 +385,16 @@ def test_filtering_in_pieces_equals_one_pass(subject: Any) -> None:
 # --------------------------------------------------------------------------------- the imagination
 
 
-@on("vector", "classes", "mixed")
+@on("vector", "classes", "mixed", always=("vector",))
 def test_rollout_equals_repeated_steps(subject: Any) -> None:
-    """Step t takes the t-th of the keys that the rollout's key is split into."""
+    """Step t takes the t-th of the keys that the rollout's key is split into. Where rollouts are
+    drawn as a whole, a step is one of a single action.
+    """
     state = row(subject.observe(subject.window, KEY), 0)
     actions = subject.window.action[:, 1:5]
+    if not subject.facts.steps:
+        one = subject.rollout(state, actions[:, :1], OTHER_KEY)
+        return same(row(one, 0), subject.step(state, actions[:, 0], OTHER_KEY))
     states = subject.rollout(state, actions, OTHER_KEY)
     for t, key in enumerate(jax.random.split(OTHER_KEY, 4)):
         state = subject.step(state, actions[:, t], key)
@@ -409,7 +433,7 @@ def test_a_policy_acts_in_what_is_imagined(subject: Any) -> None:
 
     def follow(model: WorldModel, start: Any) -> Any:
         actor, _ = build_heads(ActorCriticOptions(layers=1), model, action, KEY, jnp.float32)
-        return imagine(model, start, lambda features, key: actor(features).sample(key), 4, KEY)
+        return imagine(model, start, actor, 4, KEY)
 
     rollout = subject.compiled(follow)(start)
     assert rollout.features.shape == (4, 5, subject.model.feature_size)
@@ -437,7 +461,17 @@ def test_rewards_can_be_followed_back_to_the_actions(subject: Any) -> None:
 # ------------------------------------------------------------------------------ training, resuming
 
 
-@pytest.fixture(scope="module", params=models.FAMILIES)
+def families_of_parts() -> list[str]:
+    """Those of which a part is trained before the rest, where there are images."""
+    spec = DataSpec({"image": ObservationSpec((16, 16, 1), "uint8")}, ActionSpec(True, 3))
+    return [family for family in models.FAMILIES if models.parts(options_of(family), spec)]
+
+
+TRAINED = [(family, "vector") for family in models.FAMILIES]
+TRAINED += [(family, "image") for family in families_of_parts()]
+
+
+@pytest.fixture(scope="module", params=TRAINED, ids="-".join)
 def trained(
     request: pytest.FixtureRequest,
     subjects: Callable,
@@ -445,9 +479,10 @@ def trained(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Any:
     """A model trained for four updates, and what it took."""
-    return train_subject(subjects(request.param, "vector"), tmp_path_factory.mktemp("runs"))
+    return train_subject(subjects(*request.param), tmp_path_factory.mktemp("runs"))
 
 
+@slow
 def test_a_stage_is_compiled_once_and_writes_its_losses(trained: Any) -> None:
     assert trained.learner.traces == 1
     rows = [json.loads(line) for line in trained.directory.metrics.read_text().splitlines()]
@@ -455,12 +490,14 @@ def test_a_stage_is_compiled_once_and_writes_its_losses(trained: Any) -> None:
     assert all(np.isfinite(r["loss/total"]) for r in rows)
 
 
+@slow
 def test_training_moves_every_parameter(trained: Any) -> None:
     began = trained.learner.init(stage_keys(0, "world_model").init)
     before, after = named(began.params), named(trained.state.params)
     assert not [name for name in before if np.array_equal(before[name], after[name])]
 
 
+@slow
 def test_a_stopped_run_ends_in_the_same_bits(
     trained: Any, train_subject: Callable, tmp_path: Path
 ) -> None:
@@ -469,9 +506,10 @@ def test_a_stopped_run_ends_in_the_same_bits(
     assert digest(train_subject(trained.subject, tmp_path).state) == digest(trained.state)
 
 
+@slow
 def test_a_loaded_model_predicts_what_the_trained_one_does(trained: Any) -> None:
     loaded = worldmodel.load(trained.directory.path)
-    kept = replace(loaded, model=module(trained.learner, trained.state, "model"))
+    kept = replace(loaded, model=modules(trained.learner, trained.state)["model"])
     window = trained.subject.window
     asked = (window.observation, window.action, 3, 3, 2, KEY)
     same(loaded.predict(*asked), kept.predict(*asked), tolerance=0)

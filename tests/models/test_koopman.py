@@ -29,7 +29,7 @@ from worldmodel.learner import divide
 from worldmodel.models.koopman import RATE, SPECTRA, Koopman, Spectrum
 from worldmodel.training import mesh as meshes
 from worldmodel.training.loop import make_dispatch, stage_keys
-from worldmodel.training.stages import build_learner, module
+from worldmodel.training.stages import build_learner, modules
 
 ACTION = ActionSpec(False, 1, (-1.0,), (1.0,))
 RAW = DataSpec({"x": ObservationSpec((2,), "float32")}, ACTION)  # through symlog
@@ -132,6 +132,53 @@ def test_a_bilinear_action_turns_the_latent_and_keeps_its_size() -> None:
     assert float(jnp.abs(moved[0] - moved[1]).min()) > 1e-4
 
 
+@pytest.mark.parametrize("kind", SPECTRA)
+def test_eigenvalues_are_those_of_a_step_for_the_action_0(kind: str) -> None:
+    """What the layer that turns says for it counts too."""
+    options = KoopmanOptions(units=8, latent=8, spectrum=kind, bilinear=True)
+    model = models.build(options, RAW, KEY)
+    model.turn.bias[...] = jnp.asarray([0.3, -0.1, 0.2, 0.0])
+    jacobian = jax.jacobian(lambda x: model.advance(x, model.control(jnp.zeros(1))))(jnp.zeros(8))
+    re, im = (np.asarray(x) for x in model.eigenvalues())
+    assert (im >= 0).all()
+    found = np.sort_complex(np.concatenate([re + 1j * im, re - 1j * im]))
+    expected = np.sort_complex(np.linalg.eigvals(np.asarray(jacobian, np.float64)))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("bilinear", [False, True])
+def test_what_an_action_does_depends_on_the_state_only_if_bilinear(bilinear: bool) -> None:
+    model = models.build(KoopmanOptions(units=8, latent=8, bilinear=bilinear), RAW, KEY)
+    if bilinear:
+        model.turn.kernel[...] = jnp.ones_like(model.turn.kernel[...])
+
+    def effect(latent: float) -> jax.Array:
+        x, action = jnp.full((1, 8), latent), jnp.ones((1, 1))
+        return model.advance(x, model.control(action)) - model.advance(x, model.control(-action))
+
+    apart = float(jnp.abs(effect(0.0) - effect(5.0)).max())
+    assert (apart > 1e-2) == bilinear
+
+
+def test_linear_codecs_extrapolate() -> None:
+    """A start a hundred times as far away ends a hundred times as far away."""
+    statistics = ((1.0, 2.0), (2.0, 3.0))
+    observed = ObservationSpec((2,), "float32", *statistics, scaling="standardize")
+    model = models.build(
+        KoopmanOptions(linear=True, units=8, latent=4), DataSpec({"x": observed}, ACTION), KEY
+    )
+
+    def end(x: jax.Array) -> jax.Array:
+        state = model.initial((1,))._replace(latent=model.encode({"x": x[None]}))
+        states = model.rollout(state, jnp.ones((1, 50, 1)), KEY)
+        return model.observation(states)["x"].mean()[0, -1]
+
+    x, zero = jnp.array([0.3, -0.7]), jnp.zeros(2)
+    near, far = end(x) - end(zero), end(100 * x) - end(zero)
+    np.testing.assert_allclose(far, 100 * near, atol=1e-3)
+    assert float(jnp.abs(far).min()) > 0.05
+
+
 def test_what_linear_codecs_cannot_take_is_refused(image_spec: DataSpec) -> None:
     options = KoopmanOptions(linear=True)
     with pytest.raises(ConfigError, match="images here: image"):
@@ -207,7 +254,7 @@ def trained(system: Affine, spectrum: str, steps: int, learning_rate: float) -> 
     batches, keys = Resident.build(training, 32, 51, 0), stage_keys(0, "world_model")
     dispatch = make_dispatch(learner, batches, meshes.all_devices(), steps)
     state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.cursor(0), keys.steps)
-    model = module(learner, state, "model")
+    model = modules(learner, state)["model"]
     return model, share_at_50(model, held_out, np.asarray(spec.observations["x"].std))
 
 

@@ -113,6 +113,17 @@ def test_without_inputs_states_are_powers_of_the_block(rng: np.random.Generator)
     close(powers(block, T + 1).c[-1], (eigenvalue**T).imag)
 
 
+@pytest.mark.parametrize("mode", ["sequential", "toeplitz", "associative"])
+def test_nothing_complex_is_compiled(mode: str, rng: np.random.Generator) -> None:
+    """XLA is slow to compile and to run complex numbers; only the transform needs them."""
+
+    def total(block: Block, inputs: Pair) -> jax.Array:
+        return sum(x.sum() for x in linear_recurrence(block, inputs, mode=mode))
+
+    program = jax.jit(jax.grad(total)).lower(rotations(rng, M), pair(rng, B, T, M)).as_text()
+    assert "complex" not in program
+
+
 @pytest.mark.parametrize("mode", ["toeplitz", "fft"])
 def test_convolutions_refuse_what_changes(mode: str, rng: np.random.Generator) -> None:
     inputs, resets = pair(rng, B, T, M), jnp.zeros((B, T), bool)

@@ -21,7 +21,7 @@ from worldmodel.data.trajectories import Trajectories
 from worldmodel.evaluation.prediction import open_loop
 from worldmodel.training import mesh as meshes
 from worldmodel.training.loop import make_dispatch, stage_keys
-from worldmodel.training.stages import build_learner, module
+from worldmodel.training.stages import build_learner, modules
 
 NOISE = 0.1
 ANGLE = 0.6
@@ -70,7 +70,7 @@ def test_the_error_approaches_that_of_the_true_system() -> None:
     keys = stage_keys(0, "world_model")
     dispatch = make_dispatch(learner, batches, meshes.all_devices(), options.steps)
     state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.cursor(0), keys.steps)
-    model = module(learner, state, "model")
+    model = modules(learner, state)["model"]
 
     judged = EvaluationOptions(horizons=[1], context=8, starts=20, samples=32)
     result = open_loop(model, spec, held_out, judged, jax.random.key(0)).keys["x"]

@@ -21,6 +21,11 @@ class Moments(NamedTuple):
     low: np.ndarray
     high: np.ndarray
 
+    @property
+    def spread(self) -> np.ndarray:
+        """Root mean square, (D,)."""
+        return np.sqrt(np.square(self.mean) + np.square(self.std))
+
 
 def pieces(
     trajectories: Trajectories, values: np.ndarray, padding: bool = True
@@ -36,6 +41,17 @@ def pieces(
         for begin in range(run.start, run.stop, at_once):
             part = slice(begin, min(begin + at_once, run.stop))
             yield values[part] if inside[part].all() else values[part][inside[part]]
+
+
+def changes(trajectories: Trajectories, values: np.ndarray) -> Iterator[np.ndarray]:
+    """Differences (n, D) of neighbouring rows of each episode, a few at a time."""
+    last = np.zeros(len(values), bool)
+    last[trajectories.last_rows] = True
+    at_once = max(1, NUMBERS_AT_ONCE // max(1, values[:1].size))
+    for run in trajectories.runs():
+        for begin in range(run.start, run.stop - 1, at_once):
+            end = min(begin + at_once, run.stop - 1)
+            yield np.diff(values[begin : end + 1], axis=0)[~last[begin:end]]
 
 
 def moments(parts: Iterable[np.ndarray]) -> Moments:

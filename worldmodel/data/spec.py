@@ -16,9 +16,10 @@ class ObservationSpec:
     """One named observation: a float vector of shape (D,), or a uint8 image of shape (height,
     width, channels).
 
-    `mean`, `std`, `low` and `high` are those of the training split, one number a dimension (empty
-    for images). `scaling` says how models see a vector: `standardize` by mean and standard
-    deviation, `min_max` from [low, high] to [-1, 1], or `none`: as it is, through symlog.
+    `mean`, `std`, `low`, `high` and `change` (root mean square of what a step changes) are those of
+    the training split, one number a dimension (empty for images). `scaling` says how models see a
+    vector: `standardize` by mean and standard deviation, `min_max` from [low, high] to [-1, 1], or
+    `none`: as it is, through symlog.
     """
 
     shape: tuple[int, ...]
@@ -27,6 +28,7 @@ class ObservationSpec:
     std: tuple[float, ...] = ()
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    change: tuple[float, ...] = ()
     scaling: str = "none"
 
     @property
@@ -79,11 +81,14 @@ class ActionSpec:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """All that a model needs to know of its data."""
+    """All that a model needs to know of its data. `reward`: mean and standard deviation of the
+    training split.
+    """
 
     observations: dict[str, ObservationSpec]
     action: ActionSpec
     has_reward: bool = True
+    reward: tuple[float, float] = (0.0, 1.0)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -94,4 +99,5 @@ class DataSpec:
             return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
         observations = {key: ObservationSpec(**tuples(o)) for key, o in raw["observations"].items()}
-        return cls(observations, ActionSpec.from_json(raw["action"]), raw["has_reward"])
+        action = ActionSpec.from_json(raw["action"])
+        return cls(observations, action, raw["has_reward"], tuple(raw.get("reward", (0.0, 1.0))))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from worldmodel.data.moments import moments, pieces
+from worldmodel.data.moments import changes, moments, pieces
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 
 
@@ -154,9 +154,14 @@ class Trajectories:
             mean, std, low, high = moments(pieces(self, value))
             # A constant column carries no scale of its own; rounding may leave it a tiny one.
             std = np.where(std <= np.maximum(1e-6, 1e-7 * np.abs(mean)), 1.0, std)
-            numbers = (tuple(x.tolist()) for x in (mean, std, low, high))
+            change = moments(changes(self, value)).spread
+            numbers = (tuple(x.tolist()) for x in (mean, std, low, high, change))
             observations[key] = ObservationSpec(shape, dtype, *numbers, scaling=kind)
-        return DataSpec(observations, self.action_spec, self.rewards is not None)
+        if self.rewards is None:
+            return DataSpec(observations, self.action_spec, has_reward=False)
+        earned = moments(pieces(self, self.rewards[:, None], padding=False))
+        reward = (float(earned.mean[0]), float(earned.std[0]) or 1.0)
+        return DataSpec(observations, self.action_spec, reward=reward)
 
 
 def split(

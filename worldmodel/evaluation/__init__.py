@@ -18,6 +18,7 @@ _HOMES = {
     "open_loop": "prediction",
     "random_policy": "returns",
     "render": "evaluator",
+    "start_errors": "prediction",
     "write": "evaluator",
 }
 __all__ = sorted(_HOMES)

@@ -27,6 +27,7 @@ from worldmodel.evaluation.prediction import open_loop
 from worldmodel.evaluation.report import page
 from worldmodel.evaluation.results import Provenance, Results, Return, markdown, render, to_json
 from worldmodel.evaluation.returns import episode_returns, model_policy, random_policy
+from worldmodel.evaluation.spectrum import spectrum_of
 from worldmodel.evaluation.statistics import Bootstrap
 from worldmodel.models.interface import WorldModel
 from worldmodel.run_directory import write_json
@@ -81,7 +82,7 @@ def evaluate(
         software=_software(),
     )
     returns = {name: returns[name] for name in order}
-    return Results(prediction, returns, options.confidence, provenance)
+    return Results(prediction, returns, options.confidence, provenance, spectrum_of(model))
 
 
 def write(

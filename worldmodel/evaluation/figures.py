@@ -10,6 +10,7 @@ import numpy as np
 
 from worldmodel.evaluation.prediction import Example, KeyPrediction
 from worldmodel.evaluation.results import Return
+from worldmodel.evaluation.spectrum import KEPT_AFTER, Spectrum
 from worldmodel.evaluation.svg import Panel, extent, png
 
 MOST_DIMENSIONS = 4  # of a vector drawn over time
@@ -198,6 +199,34 @@ def _spread(values: np.ndarray) -> np.ndarray:
     if len(ordered) <= MOST_DOTS:
         return np.asarray(values)
     return ordered[np.linspace(0, len(ordered) - 1, MOST_DOTS).astype(int)]
+
+
+def unit_disc(spectrum: Spectrum) -> str:
+    """Eigenvalues of a step, and their conjugates, in the complex plane."""
+    edge = 1.08 * max(1.0, spectrum.size.max())
+    panel = Panel(
+        (-edge, edge),
+        (-edge, edge),
+        label="Eigenvalues of a step of the latent in the unit disc",
+        x_title="real part",
+        y_title="imaginary part",
+        width=360,
+        height=348,  # so that a unit is as long upwards as across
+    )
+    turn, half_life = np.linspace(0, 2 * np.pi, 121), KEPT_AFTER[0]
+    for radius, form in ((1, "logs"), (0.5 ** (1 / half_life), "logs dashed")):
+        panel.line(radius * np.cos(turn), radius * np.sin(turn), form)
+    turning = spectrum.imaginary != 0  # a real eigenvalue is its own conjugate
+    real = np.concatenate([spectrum.real, spectrum.real[turning]])
+    imaginary = np.concatenate([spectrum.imaginary, -spectrum.imaginary[turning]])
+    panel.dots(real, imaginary, "model", 3)
+    return figure(
+        "Eigenvalues of one step of the latent, for the action 0: a dot and its mirror image are a "
+        "mode. The distance from the centre is the share that a step keeps, all of it on the "
+        f"circle; outside the dashed one more than half is left after {half_life} steps. The angle "
+        "is how far a step turns.",
+        [("", panel.svg())],
+    )
 
 
 def training_curves(rows: list[dict[str, Any]]) -> str:

@@ -111,15 +111,7 @@ def open_loop(
     key: jax.Array,
 ) -> Prediction:
     """Judges `model` on held-out episodes. Each horizon uses the starts for which it exists."""
-    horizons, notes = judged_horizons(held_out.lengths, options)
-    chosen = np.arange(held_out.num_episodes)
-    if len(chosen) > MOST_EPISODES:
-        chosen = np.linspace(0, len(chosen) - 1, MOST_EPISODES).astype(int)
-        notes.append(
-            f"Prediction is judged on {MOST_EPISODES} of {held_out.num_episodes} held-out episodes."
-        )
-    places = (held_out.lengths, held_out.offsets, chosen)
-    starts = choose_starts(*places, options.context, options.starts, horizons)
+    horizons, starts, notes = _places(held_out, options)
     judge = _Judge(model, spec, held_out, starts, options, horizons[-1], key)
     errors = judge.errors()
     examples = judge.examples(next(iter(errors.values()))[0])
@@ -139,6 +131,37 @@ def open_loop(
         for name, e in errors.items()
     }
     return Prediction(keys, notes)
+
+
+def start_errors(
+    model: WorldModel,
+    spec: DataSpec,
+    held_out: Trajectories,
+    options: EvaluationOptions,
+    key: jax.Array,
+) -> tuple[Starts, dict[str, np.ndarray]]:
+    """The N starts of `open_loop` and the errors behind its numbers, to compare models on them.
+
+    Errors are name -> (K, N, H) at horizons 1 to H, NaN past an episode's end. K: the model,
+    persistence and, for vectors, climatology. Starts depend on `held_out` and `options` alone.
+    """
+    horizons, starts, _ = _places(held_out, options)
+    return starts, _Judge(model, spec, held_out, starts, options, horizons[-1], key).errors()
+
+
+def _places(
+    held_out: Trajectories, options: EvaluationOptions
+) -> tuple[list[int], Starts, list[str]]:
+    """Horizons, starts, and notes on what is left out."""
+    horizons, notes = judged_horizons(held_out.lengths, options)
+    chosen = np.arange(held_out.num_episodes)
+    if len(chosen) > MOST_EPISODES:
+        chosen = np.linspace(0, len(chosen) - 1, MOST_EPISODES).astype(int)
+        notes.append(
+            f"Prediction is judged on {MOST_EPISODES} of {held_out.num_episodes} held-out episodes."
+        )
+    places = (held_out.lengths, held_out.offsets, chosen)
+    return horizons, choose_starts(*places, options.context, options.starts, horizons), notes
 
 
 def judged_horizons(lengths: np.ndarray, options: EvaluationOptions) -> tuple[list[int], list[str]]:

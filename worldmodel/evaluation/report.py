@@ -41,6 +41,7 @@ def page(
             _section("Open-loop prediction", _prediction(results)),
             _section("Imagined beside real", figures.imagined_beside_real(results.prediction.keys)),
             _section("Returns", _returns(results)),
+            _section("Latent spectrum", _spectrum(results)),
             _section("Training", figures.training_curves(metrics or [])),
             _section("Data", _card(card)),
             _section("How this was made", _made(source)),
@@ -80,6 +81,12 @@ def _returns(results: Results) -> str:
     if not results.returns:
         return ""
     return figures.returns_by_who(results.returns) + _table(returns_sheet(results))
+
+
+def _spectrum(results: Results) -> str:
+    if results.spectrum is None:
+        return ""
+    return f"<p>{_words(str(results.spectrum))}</p>" + figures.unit_disc(results.spectrum)
 
 
 def _methods(results: Results) -> str:

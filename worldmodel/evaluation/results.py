@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worldmodel.evaluation.prediction import HorizonNumbers, KeyPrediction, Prediction
+from worldmodel.evaluation.spectrum import Spectrum
 from worldmodel.evaluation.statistics import Number, finite, shown
 
 INTERVAL_NOTE = (
@@ -45,12 +46,15 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Results:
-    """A whole evaluation. `returns` holds those of policy, logs and random that could be had."""
+    """A whole evaluation. `returns` holds those of policy, logs and random that could be had;
+    `spectrum` is that of a linear latent.
+    """
 
     prediction: Prediction
     returns: dict[str, Return]
     confidence: float
     provenance: Provenance
+    spectrum: Spectrum | None = None
 
 
 # -------------------------------------------------------------------------------------------- JSON
@@ -60,7 +64,7 @@ def to_json(results: Results) -> dict[str, Any]:
     """Plain JSON: `prediction.KEY.HORIZON.{error, ...}` and `returns.{policy, logs, random}`.
 
     `curves` holds the median error at every horizon; `episodes` single returns, to compare runs on
-    the same seeds.
+    the same seeds; `spectrum` the modes of a linear latent, else null.
     """
     source = results.provenance
     return {
@@ -78,6 +82,7 @@ def to_json(results: Results) -> dict[str, Any]:
         "episodes": {
             name: r.episodes.tolist() for name, r in results.returns.items() if name != "logs"
         },
+        "spectrum": None if results.spectrum is None else results.spectrum.to_json(),
         "environment": source.environment,
         "held_out_sha256": source.split,
         "command": source.command,
@@ -122,6 +127,10 @@ class Sheet:
     header: list[str]
     rows: list[list[str]]
 
+    def markdown(self) -> str:
+        lines = [self.header, ["---:"] * len(self.header), *self.rows]
+        return "\n".join([f"## {self.title}", "", *(f"| {' | '.join(cells)} |" for cells in lines)])
+
 
 def sheets(results: Results) -> list[Sheet]:
     """The numbers with n and interval: a table an observation, and one of the returns."""
@@ -158,18 +167,15 @@ def markdown(results: Results) -> str:
     source = results.provenance
     lines = [f"# {source.run or 'world model'}: {checkpoint(source)}", "", *headline(results), ""]
     for sheet in sheets(results):
-        lines += [f"## {sheet.title}", "", _line(sheet.header), _line(["---:"] * len(sheet.header))]
-        lines += [*map(_line, sheet.rows), ""]
+        lines += [sheet.markdown(), ""]
     lines += [interval_note(results), *results.prediction.notes, ""]
+    if results.spectrum is not None:
+        lines += ["## Latent spectrum", "", str(results.spectrum), ""]
     return "\n".join(lines)
 
 
 def checkpoint(source: Provenance) -> str:
     return f"{source.stage}, step {source.step:,}" if source.stage else "not from a run"
-
-
-def _line(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def render(results: Results) -> RenderableType:

@@ -116,16 +116,24 @@ def median(values: np.ndarray) -> Statistic:
     return statistic
 
 
-def skill(error: np.ndarray, reference: np.ndarray) -> Statistic:
-    """1 - median error / median error of a reference; 0 where both are 0."""
+def ratio(error: np.ndarray, reference: np.ndarray) -> Statistic:
+    """Median error / median error of a reference, both (N,) from the same starts; 1 where both
+    are 0. What is drawn is drawn for both: what makes a start hard for both does not widen it.
+    """
     model, baseline = median(error), median(reference)
 
     def statistic(counts: np.ndarray) -> np.ndarray:
         e, r = model(counts), baseline(counts)
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.where((e == 0) & (r == 0), 0.0, 1 - e / r)
+            return np.where((e == 0) & (r == 0), 1.0, e / r)
 
     return statistic
+
+
+def skill(error: np.ndarray, reference: np.ndarray) -> Statistic:
+    """1 - median error / median error of a reference; 0 where both are 0."""
+    relative = ratio(error, reference)
+    return lambda counts: 1 - relative(counts)
 
 
 def finite(value: float) -> float | None:

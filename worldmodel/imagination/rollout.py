@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,10 +9,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from worldmodel.models.interface import State, WorldModel
+from worldmodel.models.interface import Actor, State, WorldModel
 from worldmodel.nn.layout import over_time
-
-Actor = Callable[[jax.Array, jax.Array], jax.Array]  # (features (B, F), key) -> actions (B, ...)
 
 
 @partial(
@@ -46,17 +43,21 @@ def imagine(
 ) -> Rollout:
     """Rolls the model out for `horizon` steps from `start` (B, ...).
 
-    `actor` is a function of (features, key), called at every step, or given actions (B, H, ...).
+    `actor` gives a distribution over actions from features, or is given actions (B, H, ...).
     """
-    if isinstance(actor, jax.Array):
+    if not callable(actor):
+        actor = jnp.asarray(actor)
         if actor.shape[1] != horizon:
             raise ValueError(f"{actor.shape[1]} actions were given for a horizon of {horizon}")
-        actions = jnp.swapaxes(actor, 0, 1)
-        states = _swapped(model.rollout(start, actor, key))
+        actions, rest = actor, model.rollout(start, actor, key)
+        states = jax.tree.map(lambda x, y: jnp.concatenate([x[:, None], y], 1), start, rest)
     else:
-        actions, states = _act(model, start, actor, horizon, key)
-    rewards, ended = over_time(lambda s: (model.reward(s).mean(), model.terminal(s).mean()), states)
-    states = jax.tree.map(lambda first, rest: jnp.concatenate([first[None], rest]), start, states)
+        states, actions = model.follow(start, actor, horizon, key)
+    states, actions = _swapped((states, actions))  # each step's heads while it is in the caches
+    arrived = jax.tree.map(lambda x: x[1:], states)
+    rewards, ended = over_time(
+        lambda s: (model.reward(s).mean(), model.terminal(s).mean()), arrived
+    )
     return _swapped(Rollout(states, model.features(states), actions, rewards, 1.0 - ended))
 
 
@@ -69,17 +70,3 @@ def time_first(rollout: Rollout) -> Rollout:
 
 def _swapped(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
-
-
-def _act(
-    model: WorldModel, start: State, actor: Actor, horizon: int, key: jax.Array
-) -> tuple[jax.Array, State]:
-    """Actions (H, B, ...) and the states (H, B, ...) that they lead to."""
-
-    def advance(state: State, key: jax.Array) -> tuple[State, tuple[jax.Array, State]]:
-        actor_key, model_key = jax.random.split(key)
-        action = actor(model.features(state), actor_key)
-        state = model.step(state, action, model_key)
-        return state, (action, state)
-
-    return jax.lax.scan(advance, start, jax.random.split(key, horizon))[1]

@@ -40,11 +40,11 @@ class Sizes(NamedTuple):
     latent: int
 
 
-def sizes(options: EncodedOptions, latent_per_unit: int) -> Sizes:
+def sizes(options: EncodedOptions, latent_per_unit: float) -> Sizes:
     """The preset's numbers, with single ones overridden by options that are not None."""
     units, depth = ENCODED_PRESETS[options.preset]
     units, depth = options.units or units, options.depth or depth
-    return Sizes(units, depth, options.latent or latent_per_unit * units)
+    return Sizes(units, depth, options.latent or 2 * round(latent_per_unit * units / 2))
 
 
 class EncodedModel(LatentModel):
@@ -153,7 +153,8 @@ class EncodedModel(LatentModel):
         predicted = self.unroll(states.latent[:, first], controls)
         predicted = jnp.concatenate([states.latent[:, first : first + 1], predicted], 1)
         later = jax.tree.map(lambda x: x[:, first:], window)
-        ahead = later.mask & (jnp.arange(later.shape[1]) > 0)
+        unbroken = jnp.cumsum(later.is_first.at[:, 0].set(False), 1) == 0
+        ahead = later.mask & unbroken & (jnp.arange(later.shape[1]) > 0)
         terms = {
             f"rollout/{name}": (values, mask & ahead)
             for name, (values, mask) in self.prediction_terms(_read(predicted), later).items()

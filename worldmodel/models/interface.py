@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from worldmodel.config import ModelOptions
+from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.nn.distributions import Distribution
 
+Actor = Callable[[jax.Array], Any]  # features (B, F) -> a distribution over actions (B, ...)
 State = Any  # a pytree of the family's own, every leaf with the batch axes first
 Metrics = dict[str, jax.Array]
 
@@ -25,6 +28,11 @@ class WorldModel(nnx.Module):
 
     feature_size: int
     hidden_size: int  # units of the model's hidden layers: policies' too, unless they are told
+
+    @classmethod
+    def parts(cls, options: ModelOptions, spec: DataSpec) -> tuple[str, ...]:
+        """Names of the attributes that are trained first, by a `loss` of their own, and frozen."""
+        return ()
 
     def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, State]]:
         """Scalar training loss of a batch (B, T), metrics, and the states that `observe` would
@@ -71,6 +79,26 @@ class WorldModel(nnx.Module):
         _, states = jax.lax.scan(advance, state, (jnp.swapaxes(actions, 0, 1), keys))
         return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), states)
 
+    def follow(
+        self, state: State, actor: Actor, horizon: int, key: jax.Array
+    ) -> tuple[State, jax.Array]:
+        """States (B, H + 1, ...), from the given one on, and actions (B, H, ...) under an actor: it
+        acts at every step, or leads a family that makes rollouts as a whole.
+        """
+
+        def advance(state: State, key: jax.Array) -> tuple[State, tuple[State, jax.Array]]:
+            actor_key, model_key = jax.random.split(key)
+            action = actor(self.features(state)).sample(actor_key)
+            state = self.step(state, action, model_key)
+            return state, (state, action)
+
+        keys = jax.random.split(key, horizon)
+        _, (states, actions) = jax.lax.scan(advance, state, keys)
+        states = jax.tree.map(
+            lambda first, rest: jnp.concatenate([first[None], rest]), state, states
+        )
+        return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (states, actions))
+
     def features(self, state: State) -> jax.Array:
         """What policies and heads see, (..., feature_size)."""
         raise self._lacking("features")
@@ -83,6 +111,13 @@ class WorldModel(nnx.Module):
 
     def terminal(self, state: State) -> Distribution:
         raise self._lacking("terminal")
+
+    def eigenvalues(self) -> tuple[jax.Array, jax.Array] | None:
+        """Real and imaginary parts (m,) of the eigenvalues of a step of the latent: one of every
+        conjugate pair, with the imaginary part that is not negative. None where the latent does not
+        move linearly.
+        """
+        return None
 
     def _lacking(self, method: str) -> NotImplementedError:
         return NotImplementedError(

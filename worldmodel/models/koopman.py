@@ -115,7 +115,7 @@ SPECTRA = {"damped": Damped, "fixed": Fixed, "unit": Unit, "blocks": Blocks}
 class Koopman(EncodedModel):
     """The latent's first half holds the pairs' first numbers, the second half their second ones."""
 
-    latent_per_unit = 2
+    latent_per_unit = 2.35
 
     def __init__(
         self,
@@ -135,8 +135,9 @@ class Koopman(EncodedModel):
             self.encoder = LinearEncoder(spec)
             self.to_latent = Linear(self.encoder.size, latent, rngs=rngs, dtype=dtype)
             self.decoder = LinearDecoder(spec, latent, rngs=rngs, dtype=dtype)
-        embedded = actions if options.linear else units
-        self.embed = None if options.linear else Dense(actions, units, rngs=rngs, dtype=dtype)
+        # Actions are few: a quarter of the units is enough for them, and most of a rollout's cost.
+        embedded = actions if options.linear else max(1, units // 4)
+        self.embed = None if options.linear else Dense(actions, embedded, rngs=rngs, dtype=dtype)
         # Its bias is a constant observable: it carries gravity and other offsets.
         self.push = Linear(embedded, latent, rngs=rngs, dtype=dtype)
         turn = Linear(embedded, latent // 2, rngs=rngs, dtype=dtype, scale=0.0)
@@ -169,8 +170,11 @@ class Koopman(EncodedModel):
         return jnp.concatenate(states, -1)
 
     def eigenvalues(self) -> tuple[jax.Array, jax.Array]:
-        """Real and imaginary parts (m,) of the eigenvalues of a step; conjugates are not listed."""
-        block, _ = self.spectrum.step()
+        """One of every pair of numbers, m in all, for the action 0: others turn it if `bilinear`.
+
+        A step is [[a, b], [c, a]] with b c <= 0, so a +- i sqrt(-b c) are both.
+        """
+        block, _ = self._affine(self.control(jnp.zeros(self.action.size)))
         return block.a, jnp.sqrt(jnp.maximum(-block.b * block.c, 0))
 
     def _affine(self, control: jax.Array) -> tuple[Block, Pair]:

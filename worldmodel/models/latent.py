@@ -19,6 +19,7 @@ from worldmodel.nn.codecs import Decoder
 from worldmodel.nn.distributions import Bernoulli, Distribution, TwoHot
 from worldmodel.nn.heads import BinaryHead, ScalarHead
 
+NO_REWARD = "this model was trained on logs without reward, so it predicts none"
 Terms = dict[str, tuple[jax.Array, jax.Array]]  # name -> values and mask, (B, T) each
 
 
@@ -44,18 +45,24 @@ class LatentModel(WorldModel):
         """
         features = sum(sizes)
         self.decoder = Decoder(spec, *sizes, units, depth, blocks, rngs=rngs, dtype=dtype)
+        self.add_heads(spec, features, units, rngs=rngs, dtype=dtype)
+        self.feature_size, self.hidden_size = features, units
+        self.action, self.dtype = spec.action, dtype
+
+    def add_heads(
+        self, spec: DataSpec, features: int, units: int, *, rngs: nnx.Rngs, dtype: jnp.dtype
+    ) -> None:
+        """Makes the heads of reward and end."""
         head = partial(ScalarHead, features, units, 1, rngs=rngs, dtype=dtype)
         self.reward_head = head() if spec.has_reward else None
         self.terminal_head = BinaryHead(features, units, 1, rngs=rngs, dtype=dtype)
-        self.feature_size, self.hidden_size = features, units
-        self.action, self.dtype = spec.action, dtype
 
     def observation(self, state: State) -> Mapping[str, Distribution]:
         return self.decoder(self.features(state))
 
     def reward(self, state: State) -> TwoHot:
         if self.reward_head is None:
-            raise UserError("this model was trained on logs without reward, so it predicts none")
+            raise UserError(NO_REWARD)
         return self.reward_head(self.features(state))
 
     def terminal(self, state: State) -> Bernoulli:
@@ -64,18 +71,19 @@ class LatentModel(WorldModel):
     def prediction_terms(self, states: State, window: Window) -> Terms:
         """How well states (B, T, ...) say what was logged: a loss for each observation, end and
         reward.
-
-        The first row of a window has no known predecessor, so what its arrival earned is not
-        learned from it.
         """
-        arrived = window.mask & (jnp.arange(window.shape[1]) > 0) & ~window.is_first
         terms = {
             key: (prediction.loss(window.observation[key]), window.mask)
             for key, prediction in self.observation(states).items()
         }
-        terms["terminal"] = (self.terminal(states).loss(window.is_terminal), arrived)
+        return terms | self.arrival_terms(states, window)
+
+    def arrival_terms(self, states: State, window: Window) -> Terms:
+        """Losses of what the arrival at each row ended and earned."""
+        there = arrived(window)
+        terms = {"terminal": (self.terminal(states).loss(window.is_terminal), there)}
         if self.reward_head is not None:
-            terms["reward"] = (self.reward(states).loss(_previous(window.reward)), arrived)
+            terms["reward"] = (self.reward(states).loss(previous(window.reward)), there)
         return terms
 
     def action_vector(self, action: jax.Array) -> jax.Array:
@@ -97,10 +105,15 @@ def total_loss(
     return total, {f"loss/{name}": value for name, value in means.items()} | {"loss/total": total}
 
 
+def arrived(window: Window) -> jax.Array:
+    """(B, T) rows of which it is known what led to them: not the first one of a window."""
+    return window.mask & (jnp.arange(window.shape[1]) > 0) & ~window.is_first
+
+
 def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.where(mask, x, 0).sum() / jnp.maximum(mask.sum(), 1)
 
 
-def _previous(x: jax.Array) -> jax.Array:
+def previous(x: jax.Array) -> jax.Array:
     """(B, T) moved one row on: what belongs to the arrival at row t. Row 0 holds zeros."""
     return jnp.concatenate([jnp.zeros_like(x[:, :1]), x[:, :-1]], 1)

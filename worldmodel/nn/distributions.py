@@ -69,6 +69,21 @@ class ScaledMSE:
         return jnp.square(self.location.astype(jnp.float32) - aim).sum(-1)
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["location"], meta_fields=["scale"])
+@dataclass(frozen=True)
+class ScalarMSE:
+    """A scalar (...); the loss is the squared error in units of `scale`."""
+
+    location: jax.Array
+    scale: float
+
+    def mean(self) -> jax.Array:
+        return self.location
+
+    def loss(self, target: jax.Array) -> jax.Array:
+        return jnp.square((self.location - target) / self.scale)
+
+
 @partial(jax.tree_util.register_dataclass, data_fields=["pixels"], meta_fields=[])
 @dataclass(frozen=True)
 class ImageMSE:

@@ -70,10 +70,11 @@ def powers(block: Block, count: int) -> Block:
 
 # ---------------------------------------------------------------------------------------- the forms
 # Each takes A, entries (m,) or (T, B, m); `keep`, None or (T, B, 1), 0 where the state is forgotten
-# before the step; inputs (T, B, m). The state before the first step is zero.
+# before the step; inputs (T, B, m). The state before the first step is zero. `reverse`: from the
+# last row to the first.
 
 
-def sequential(block: Block, keep: jax.Array | None, inputs: Pair) -> Pair:
+def sequential(block: Block, keep: jax.Array | None, inputs: Pair, reverse: bool = False) -> Pair:
     """One step after the other."""
     changing = block if block.a.ndim > 1 else None
 
@@ -85,34 +86,39 @@ def sequential(block: Block, keep: jax.Array | None, inputs: Pair) -> Pair:
         return state, state
 
     zero = jax.tree.map(lambda x: jnp.zeros_like(x[0]), inputs)
-    return jax.lax.scan(advance, zero, (changing, keep, inputs))[1]
+    return jax.lax.scan(advance, zero, (changing, keep, inputs), reverse=reverse)[1]
 
 
-def toeplitz(block: Block, keep: None, inputs: Pair) -> Pair:
+def toeplitz(block: Block, keep: None, inputs: Pair, reverse: bool = False) -> Pair:
     """One product with the lower-triangular matrix of all powers: (2T, 2T) for each pair."""
     rows = inputs.x.shape[0]
     lag = jnp.arange(rows)[:, None] - jnp.arange(rows)
+    lag = -lag if reverse else lag
     a, b, c, d = (
         jnp.where(lag >= 0, entry.T[:, jnp.maximum(lag, 0)], 0) for entry in powers(block, rows)
     )
     kernel = jnp.concatenate([jnp.concatenate([a, b], 2), jnp.concatenate([c, d], 2)], 1)
-    both = jnp.einsum("mts,sbm->tbm", kernel, jnp.concatenate(inputs, 0))
+    # Accelerators would round the factors, and powers forgive no rounding.
+    precision = jax.lax.Precision.HIGHEST
+    both = jnp.einsum("mts,sbm->tbm", kernel, jnp.concatenate(inputs, 0), precision=precision)
     return Pair(both[:rows], both[rows:])
 
 
-def fft(block: Block, keep: None, inputs: Pair) -> Pair:
+def fft(block: Block, keep: None, inputs: Pair, reverse: bool = False) -> Pair:
     """Convolution with the powers, padded with as many zeros, so that nothing wraps around."""
     rows = inputs.x.shape[0]
 
     def transform(x: jax.Array) -> jax.Array:
         return jnp.fft.rfft(x, 2 * rows, axis=0)
 
+    if reverse:
+        return _reversed(fft(block, keep, _reversed(inputs)))
     kernel = Block(*(transform(entry)[:, None] for entry in powers(block, rows)))
     product = apply(kernel, Pair(*map(transform, inputs)))
     return Pair(*(jnp.fft.irfft(x, 2 * rows, axis=0)[:rows] for x in product))
 
 
-def associative(block: Block, keep: jax.Array | None, inputs: Pair) -> Pair:
+def associative(block: Block, keep: jax.Array | None, inputs: Pair, reverse: bool = False) -> Pair:
     """Steps joined two by two, in a tree of depth log T."""
     ones = jnp.ones((inputs.x.shape[0], 1, 1)) if keep is None else keep
     block = jax.tree.map(lambda entry: ones * entry, block)
@@ -120,7 +126,7 @@ def associative(block: Block, keep: jax.Array | None, inputs: Pair) -> Pair:
     def join(early: tuple[Block, Pair], late: tuple[Block, Pair]) -> tuple[Block, Pair]:
         return compose(late[0], early[0]), add(apply(late[0], early[1]), late[1])
 
-    return jax.lax.associative_scan(join, (block, inputs))[1]
+    return jax.lax.associative_scan(join, (block, inputs), reverse=reverse)[1]
 
 
 FORMS = {f.__name__: f for f in (sequential, toeplitz, fft, associative)}
@@ -171,27 +177,36 @@ def linear_recurrence(
     return _swapped(_solve(FORMS[mode], block, keep, inputs))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _solve(form: Callable[..., Pair], block: Block, keep: jax.Array | None, inputs: Pair) -> Pair:
-    return form(block, keep, inputs)
+@partial(jax.custom_vjp, nondiff_argnums=(0, 4))
+def _solve(
+    form: Callable[..., Pair],
+    block: Block,
+    keep: jax.Array | None,
+    inputs: Pair,
+    reverse: bool = False,
+) -> Pair:
+    return form(block, keep, inputs, reverse)
 
 
-def _forward(form: Callable[..., Pair], block: Block, keep: jax.Array | None, inputs: Pair) -> Any:
-    states = form(block, keep, inputs)
+def _forward(
+    form: Callable[..., Pair], block: Block, keep: jax.Array | None, inputs: Pair, reverse: bool
+) -> Any:
+    states = form(block, keep, inputs, reverse)
     return states, (block, keep, states)
 
 
-def _backward(form: Callable[..., Pair], residuals: tuple, cotangent: Pair) -> tuple:
-    """The gradient is the same recurrence backwards in time, with the transposed blocks:
+def _backward(form: Callable[..., Pair], reverse: bool, residuals: tuple, cotangent: Pair) -> tuple:
+    """The gradient is the same recurrence the other way, with the transposed blocks:
     g_t = A_{t+1}^T g_{t+1} + dL/dx_t, and dL/dA_t = g_t x_{t-1}^T.
     """
     block, keep, states = residuals
     transposed = Block(block.a, block.c, block.b, block.d)
+    # Entry t + 1 at t; what comes round from the other end acts on zero.
+    next_row = partial(jax.tree.map, lambda x: jnp.roll(x, 1 if reverse else -1, 0))
     if block.a.ndim > 1:
-        transposed = _reversed_from_next(transposed)
-    later = None if keep is None else _reversed_from_next(keep)
-    gradient = _reversed(_solve(form, transposed, later, _reversed(cotangent)))
-    before = jax.tree.map(lambda x: jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]]), states)
+        transposed = next_row(transposed)
+    gradient = _solve(form, transposed, next_row(keep), cotangent, not reverse)
+    before = jax.tree.map(lambda x: _shifted(x, reverse), states)
     if keep is not None:
         before = Pair(*(keep * x for x in before))
     outer = Block(*(g * x for g in gradient for x in before))
@@ -211,6 +226,7 @@ def _reversed(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.flip(x, 0), tree)
 
 
-def _reversed_from_next(tree: Any) -> Any:
-    """Entry t + 1 of (T, ...) at t, in reversed order. What comes first acts on zero."""
-    return jax.tree.map(lambda x: jnp.flip(jnp.roll(x, -1, 0), 0), tree)
+def _shifted(x: jax.Array, reverse: bool) -> jax.Array:
+    """(T, ...): the state before each step, zero before the first."""
+    zero = jnp.zeros_like(x[:1])
+    return jnp.concatenate([x[1:], zero] if reverse else [zero, x[:-1]])

@@ -90,7 +90,8 @@ def imagination_loss(
         imagine(
             model,
             jax.lax.stop_gradient(start),
-            lambda features, key: actor(features).sample(key),
+            # Reinforced actions are samples, no function of the actor.
+            actor if through_model else detached(actor),
             options.horizon,
             key,
         )

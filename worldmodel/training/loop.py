@@ -225,11 +225,12 @@ class _Loop:
             if len(bad):
                 self.checkpoints.wait()
                 kept = self.checkpoints.steps()
+                group = "world_model" if self.stage.name == "joint" else self.stage.name
                 raise DivergenceError(
                     f"{self.stage.name}: {name} is {values[bad[0]]} at step "
                     f"{step - len(values) + int(bad[0]) + 1}. Training stopped; "
                     f"the last good checkpoint is {kept[-1] if kept else 'none yet'}.\n"
-                    f"A lower training.{self.stage.name}.learning_rate, or float32, may help."
+                    f"A lower training.{group}.learning_rate, or float32, may help."
                 )
 
     def _save(self) -> None:

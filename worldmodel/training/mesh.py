@@ -45,7 +45,7 @@ def place_feed(feed: Any, axis: int | None, mesh: Mesh) -> Any:
 
 def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
     if batch_size % mesh.size:
-        group = "policy" if name == "policy" else "world_model"  # whose settings a joint stage has
+        group = "world_model" if name == "joint" else name  # whose settings a joint stage has
         raise ConfigError(
             f"training.{group}.batch_size={batch_size} does not divide over {mesh.size} devices; "
             f"accepted are multiples of {mesh.size}"

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import jax
+from flax import nnx
 
 from worldmodel import data
 from worldmodel.compilation import use_cache
@@ -23,7 +24,7 @@ from worldmodel.run_directory import check_run, open_run
 from worldmodel.training.loop import Preempted, Run, Stage, StopRequest, run_stage
 from worldmodel.training.mesh import all_devices
 from worldmodel.training.metrics import WandB
-from worldmodel.training.stages import build_learner, check, module, stage_names, stage_options
+from worldmodel.training.stages import build_learner, check, modules, stage_names, stage_options
 
 PREEMPTED = 75  # EX_TEMPFAIL: schedulers take it as a request to run the job again
 
@@ -48,13 +49,13 @@ def train(config: Config) -> int:
     run = Run(
         directory, config.training, config.seed, wandb, StopRequest(), config.logging.progress
     )
-    model = None
+    trained: dict[str, nnx.Module] = {}
     try:
-        for name in stage_names(config):
-            learner = build_learner(config, spec, name, model)
+        for name in stage_names(config, spec):
+            learner = build_learner(config, spec, name, trained)
             batches = _batches(config, training, name)
             state = run_stage(Stage(name, learner, batches, stage_options(config, name)), run)
-            model = module(learner, state, "model")
+            trained |= modules(learner, state)
     except Preempted as stopped:
         print(f"{stopped}; the same command goes on from there")
         return PREEMPTED

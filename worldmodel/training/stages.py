@@ -4,6 +4,7 @@ way.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import jax
@@ -15,22 +16,30 @@ from worldmodel.config import Config, StageOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
 from worldmodel.learner import Learner, TrainState
-from worldmodel.models import WorldModel
 from worldmodel.nn import optimizer
 from worldmodel.training import mesh as meshes
+from worldmodel.training.averaging import AVERAGE, AveragedModel
 from worldmodel.training.world_model import WorldModelLearner
 
+Modules = Mapping[str, nnx.Module]  # by name, as earlier stages trained them
 
-def stage_names(config: Config) -> list[str]:
+
+def stage_names(config: Config, spec: DataSpec) -> list[str]:
     """The stages of a run, in order."""
+    parts = list(models.parts(config.model, spec))
     if config.training.joint:
+        if parts:
+            raise ConfigError(
+                f"training.joint=true: model={config.model.name} trains its {' and '.join(parts)} "
+                "before the rest for logs like these; accepted: training.joint=false"
+            )
         return ["joint"]
-    return ["world_model"] if config.policy.name == "none" else ["world_model", "policy"]
+    return parts + (["world_model"] if config.policy.name == "none" else ["world_model", "policy"])
 
 
 def stage_options(config: Config, stage: str) -> StageOptions:
     """A joint stage has the world model's settings."""
-    return config.training.policy if stage == "policy" else config.training.world_model
+    return getattr(config.training, "world_model" if stage == "joint" else stage)
 
 
 def compute_type(config: Config) -> jnp.dtype:
@@ -38,29 +47,40 @@ def compute_type(config: Config) -> jnp.dtype:
 
 
 def build_learner(
-    config: Config, spec: DataSpec, stage: str, model: WorldModel | None = None
+    config: Config, spec: DataSpec, stage: str, trained: Modules | None = None
 ) -> Learner:
-    """The learner of a stage; `policy` needs the trained model (or any, to restore into)."""
-    dtype = compute_type(config)
-    options = stage_options(config, stage)
+    """The learner of a stage. It starts from modules that earlier ones `trained`, or from new ones,
+    which is all that is needed to restore into.
+    """
+    dtype, trained = compute_type(config), trained or {}
+    optimize = optimizer.build(stage_options(config, stage))
     build_model = partial(models.build, config.model, spec, dtype=dtype)
+    parts = models.parts(config.model, spec)
+    if stage in parts:
+        return WorldModelLearner(lambda key: getattr(build_model(key), stage), optimize, name=stage)
     if stage == "world_model":
-        return WorldModelLearner(build_model, optimizer.build(options))
+        new = build_model(jax.random.key(0)) if parts else None
+        kept = {name: trained.get(name, getattr(new, name)) for name in parts}
+        return _averaged(config, WorldModelLearner(build_model, optimize, parts=kept))
     if not spec.has_reward:
         raise ConfigError(
             f"policy={config.policy.name} learns from rewards, and these logs have none; "
             "train the world model alone with policy=none"
         )
-    arguments = (spec.action, optimizer.build(options), dtype)
+    arguments = (spec.action, optimize, dtype)
     if stage == "joint":
-        return policies.build_joint(config.policy, build_model, *arguments)
-    model = model if model is not None else build_model(jax.random.key(0))
+        return _averaged(config, policies.build_joint(config.policy, build_model, *arguments))
+    model = trained.get("model") or build_model(jax.random.key(0))
     return policies.build(config.policy, model, *arguments)
+
+
+def _averaged(config: Config, learner: Learner) -> Learner:
+    return AveragedModel(learner, config.model.ema) if config.model.ema else learner
 
 
 def check(config: Config, spec: DataSpec, mesh: jax.sharding.Mesh) -> None:
     """Raises ConfigError for what any stage would refuse, so that it is known before the first."""
-    for name in stage_names(config):
+    for name in stage_names(config, spec):
         meshes.check_batch_size(name, stage_options(config, name).batch_size, mesh)
 
         def init(key: jax.Array, stage: str = name) -> TrainState:
@@ -69,11 +89,14 @@ def check(config: Config, spec: DataSpec, mesh: jax.sharding.Mesh) -> None:
         jax.eval_shape(init, jax.random.key(0))
 
 
-def module(learner: Learner, state: TrainState, name: str) -> nnx.Module | None:
-    """One module of a stage with its parameters from the state; None if the stage has no such
-    module.
+def modules(learner: Learner, state: TrainState) -> dict[str, nnx.Module]:
+    """What a stage has made or used, by name, with parameters from its state: their average where
+    one is kept.
     """
-    if name not in learner.definitions:
-        return None
-    params = state.params.get(name, state.frozen.get(name))
-    return nnx.merge(learner.definitions[name], params)
+    places = (state.frozen, state.params, state.slow.get(AVERAGE, {}))
+    known = {name: params for place in places for name, params in place.items()}
+    parts = {name: p for name, p in state.frozen.items() if name not in learner.definitions}
+    return {
+        name: nnx.merge(definition, known[name] | (parts if name == "model" else {}))
+        for name, definition in learner.definitions.items()
+    }

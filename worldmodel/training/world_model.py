@@ -1,6 +1,9 @@
-"""The first stage: a world model learns from logged windows."""
+"""The first stages: a world model, or a part of one, learns from logged windows."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import jax
 import optax
@@ -16,33 +19,43 @@ from worldmodel.learner import (
     divide,
     start,
 )
-from worldmodel.models import ModelBuilder
 
 
 class WorldModelLearner:
-    """Minimises `WorldModel.loss`. `build_model(key)` makes a new model."""
+    """Minimises the `loss` of the module that `build(key)` makes new."""
 
     def __init__(
         self,
-        build_model: ModelBuilder,
+        build: Callable[[jax.Array], nnx.Module],
         optimizer: optax.GradientTransformation,
+        *,
+        name: str = "model",
+        parts: Mapping[str, nnx.Module] | None = None,
     ):
-        self.build_model, self.optimizer = build_model, optimizer
-        self.definitions = definitions_of(lambda key: {"model": build_model(key)})
+        """name: of the module; parts: attributes of it that were trained before and stay as they
+        are.
+        """
+        self.build, self.optimizer, self.name = build, optimizer, name
+        self.definitions = definitions_of(lambda key: {name: build(key)})
+        self.parts = {part: divide(module)[1] for part, module in (parts or {}).items()}
 
     def init(self, key: jax.Array) -> TrainState:
-        return jax.jit(self._fresh)(key)
+        # Copies, since the state is donated; outside the compiled part, where they would be
+        # constants.
+        frozen = jax.tree.map(lambda x: x.copy(), self.parts)
+        return replace(jax.jit(self._fresh)(key), frozen=frozen)
 
     def _fresh(self, key: jax.Array) -> TrainState:
-        return start({"model": divide(self.build_model(key))[1]}, self.optimizer)
+        params = divide(self.build(key))[1]
+        trained = {name: value for name, value in params.items() if name not in self.parts}
+        return start({self.name: trained}, self.optimizer)
 
     def update(
         self, state: TrainState, batch: Window, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
         def loss(params: Params) -> tuple[jax.Array, Metrics]:
-            total, (metrics, _) = nnx.merge(self.definitions["model"], params["model"]).loss(
-                batch, key
-            )
+            module = nnx.merge(self.definitions[self.name], params[self.name] | state.frozen)
+            total, (metrics, _) = module.loss(batch, key)
             return total, metrics
 
         grads, metrics = jax.grad(loss, has_aux=True)(state.params)

@@ -1,0 +1,94 @@
+"""Images: an autoencoder is trained first, frozen, and diffusion works on its latents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import worldmodel
+from worldmodel.config import (
+    Config,
+    DiffusionOptions,
+    LoggingOptions,
+    NoPolicy,
+    StageOptions,
+    TFDSData,
+    TrainingOptions,
+)
+from worldmodel.data.native import write
+from worldmodel.data.trajectories import Trajectories
+from worldmodel.errors import ConfigError
+from worldmodel.learner import divide
+from worldmodel.models.autoencoder import Autoencoder
+from worldmodel.training.checkpoints import Checkpoints
+from worldmodel.training.run import train
+from worldmodel.training.stages import build_learner, modules, stage_names
+
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def pictures(logs_of_a_point: Callable) -> Trajectories:
+    return logs_of_a_point(("image",), False, True)
+
+
+def config_of(folder: Path, **training: object) -> Config:
+    stage = StageOptions(steps=4, batch_size=4, window=6, learning_rate=1e-3, warmup=0)
+    config = Config(
+        name="run", runs_dir=str(folder / "runs"), model=DiffusionOptions(latent=6),
+        data=TFDSData(path=str(folder / "logs"), cache="never", holdout=0.25), policy=NoPolicy(),
+        training=TrainingOptions(stage, stage, stage, log_every=2, checkpoint_every=4, **training),
+        logging=LoggingOptions(wandb="disabled", progress="none"),
+    )  # fmt: skip
+    config.training.compilation_cache = None
+    config.evaluation.horizons, config.evaluation.context = [1, 2], 2
+    return config
+
+
+def test_the_autoencoder_is_a_stage_of_its_own_and_then_frozen(
+    pictures: Trajectories, tmp_path: Path
+) -> None:
+    config = config_of(tmp_path)
+    write(pictures, tmp_path / "logs", "pictures")
+    assert train(config) == 0
+    run = worldmodel.load(tmp_path / "runs" / "run")
+    stages = run.directory.summary()["stages"]
+    assert list(stages) == ["autoencoder", "world_model"] and run.stage == "world_model"
+
+    learner = build_learner(config, run.spec, "autoencoder")
+    like = jax.eval_shape(learner.init, KEY)
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), like)
+    checkpoints = Checkpoints(run.directory.checkpoints("autoencoder"), read_only=True)
+    state, _ = checkpoints.restore(4, like)
+    checkpoints.close()
+    trained = divide(modules(learner, state)["autoencoder"])[1]
+    kept = divide(run.model.autoencoder)[1]
+    jax.tree.map(np.testing.assert_array_equal, kept, trained)
+    fresh = learner.init(KEY).params["autoencoder"]
+    assert not np.array_equal(fresh["to_latent"]["kernel"], kept["to_latent"]["kernel"])
+
+
+def test_joint_training_with_a_part_that_comes_first_is_refused(
+    pictures: Trajectories, tmp_path: Path
+) -> None:
+    config = config_of(tmp_path, joint=True)
+    with pytest.raises(ConfigError, match="trains its autoencoder before.*joint=false"):
+        stage_names(config, pictures.spec())
+
+
+def test_vectors_need_no_autoencoder(logs_of_a_point: Callable, tmp_path: Path) -> None:
+    spec = logs_of_a_point(("motion",), False, True).spec()
+    assert stage_names(config_of(tmp_path), spec) == ["world_model"]
+
+
+def test_latents_saturate(pictures: Trajectories) -> None:
+    model = Autoencoder(pictures.spec(), 6, 8, 2, rngs=nnx.Rngs(params=KEY))
+    model.to_latent.kernel[...] = 1e4 * model.to_latent.kernel[...]
+    latent = model.encode({"image": pictures.observations["image"][:5]})
+    assert latent.shape == (5, 6) and 4.9 < float(np.abs(latent).max()) <= 5.0

@@ -1,0 +1,264 @@
+"""Whole pieces of trajectories: what is held, how a policy guides, and how pieces are joined."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from worldmodel import models
+from worldmodel.checks import check
+from worldmodel.config import (
+    Config,
+    GymnasiumData,
+    LoggingOptions,
+    NoPolicy,
+    StageOptions,
+    TrainingOptions,
+    TrajectoryDiffusionOptions,
+)
+from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
+from worldmodel.data.windows import Window
+from worldmodel.imagination import imagine
+from worldmodel.models.trajectory_diffusion import Row, TrajectoryDiffusion
+from worldmodel.nn.distributions import Categorical, Normal
+
+KEY, SMALL = jax.random.key(0), TrajectoryDiffusionOptions(rows=5, sampler_steps=4)
+CONTINUOUS, CLASSES = ActionSpec(False, 2, (-1.0,) * 2, (1.0,) * 2), ActionSpec(True, 3)
+
+
+def new(
+    options: TrajectoryDiffusionOptions = SMALL, action: ActionSpec = CONTINUOUS
+) -> TrajectoryDiffusion:
+    """A model whose network says something (it starts by saying 0)."""
+    spec = DataSpec({"x": ObservationSpec((3,), "float32")}, action, reward=(-2.0, 3.0))
+    model = models.build(options, spec, KEY)
+    kernel = model.network.output.kernel
+    kernel[...] = 0.1 * jax.random.normal(KEY, kernel[...].shape)
+    return model
+
+
+def start_of(model: TrajectoryDiffusion, count: int) -> Row:
+    keys = jax.random.split(jax.random.key(1), 2)
+    point = jax.random.normal(keys[0], (count, 3))
+    return Row(point, jax.random.normal(keys[1], (count,)), -jnp.ones(count))
+
+
+def leaning(features: jax.Array) -> Normal:
+    """A policy that wants 0.9 in every direction."""
+    return Normal(jnp.full((*features.shape[:-1], 2), 0.9), jnp.asarray(0.3))
+
+
+# --------------------------------------------------------------------------------------- guidance
+
+
+@pytest.mark.parametrize("schedule", ["posterior", "published"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_guidance_makes_actions_likelier(schedule: str, normalize: bool) -> None:
+    """Fails if guidance has no effect: more strength, more likelihood; by default there is some."""
+    options = replace(
+        SMALL, guidance_schedule=schedule, normalize_guidance=normalize, sampler_steps=8
+    )
+    assert options.guidance > 0
+    model = new(options)
+    start = start_of(model, 256)
+
+    def likelihood(strength: float) -> float:
+        model.options = replace(options, guidance=strength)
+        rollout = jax.jit(lambda start: imagine(model, start, leaning, 4, KEY))(start)
+        return float(leaning(rollout.features[:, :-1]).log_prob(rollout.actions).mean())
+
+    found = [likelihood(strength) for strength in (0.0, 0.1, 0.3)]
+    assert found[1] > found[0] + 0.05 and found[2] > found[1] + 0.05
+
+
+def test_guidance_leads_classes_too() -> None:
+    model = new(replace(SMALL, sampler_steps=8), CLASSES)
+    start = start_of(model, 256)
+
+    def second(features: jax.Array) -> Categorical:
+        return Categorical.from_logits(jnp.broadcast_to(jnp.asarray([0.0, 4.0, 0.0]), (256, 5, 3)))
+
+    def share(strength: float) -> float:
+        model.options = replace(SMALL, sampler_steps=8, guidance=strength)
+        actions = jax.jit(lambda start: imagine(model, start, second, 4, KEY))(start).actions
+        assert actions.dtype == jnp.int32 and set(np.unique(actions)) <= {0, 1, 2}
+        return float((actions == 1).mean())
+
+    assert share(1.0) > share(0.0) + 0.2
+
+
+def test_the_score_is_the_gradient_of_the_log_likelihood_by_the_channels() -> None:
+    """d log N(a; mu, s) / d c = (mu - a) / s^2 / sqrt 3, with a = c / sqrt 3."""
+    model, channels = new(), jax.random.normal(KEY, (4, 5, 2))
+    score = model._score(leaning, jnp.zeros((4, 5, 3)), channels)
+    expected = (0.9 - channels / 3**0.5) / 0.3**2 / 3**0.5
+    np.testing.assert_allclose(score, expected, rtol=1e-4)
+
+
+def test_a_policy_without_preference_guides_nothing() -> None:
+    def uniform(features: jax.Array) -> Categorical:
+        return Categorical.from_logits(jnp.zeros((*features.shape[:-1], 3)))
+
+    model = new(SMALL, CLASSES)
+    rows = jax.random.normal(KEY, (2, 5, model.borders[-1] + 3))
+    np.testing.assert_allclose(model._guided(rows, jnp.float32(5.0), uniform), rows, atol=1e-5)
+
+
+def test_a_score_of_zero_is_divided_by_no_zero() -> None:
+    def indifferent(features: jax.Array) -> Normal:
+        return Normal(jnp.zeros((*features.shape[:-1], 2)), jnp.asarray(1e9))
+
+    model = new()
+    rollout = jax.jit(lambda s: imagine(model, s, indifferent, 4, KEY))(start_of(model, 3))
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(rollout))
+
+
+def test_schedules_fall_to_nothing_at_the_end() -> None:
+    """As published: (1 - k / N) + 0.3 sin(pi k / N), with k / N the share of the steps done."""
+    options = replace(SMALL, noise_low=0.002, noise_high=80.0, rho=7.0)
+    model = new(replace(options, guidance_schedule="published"))
+    share = np.linspace(0, 1, 9)
+    levels = (80 ** (1 / 7) + share * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    found = model._guidance_schedule(jnp.asarray(levels, jnp.float32))
+    np.testing.assert_allclose(found, 1 - share + 0.3 * np.sin(np.pi * share), atol=1e-4)
+    model.options = replace(options, guidance_schedule="posterior")
+    found = model._guidance_schedule(jnp.asarray([80.0, 1.0, 0.002]))
+    np.testing.assert_allclose(found, [1.0, 0.5, 0.0], atol=1e-3)
+
+
+# ------------------------------------------------------------------------------------ what is held
+
+
+def test_a_start_is_held_if_asked() -> None:
+    held, free = new(), new(replace(SMALL, hold_start=False))
+    start = start_of(held, 6)
+    states = [imagine(model, start, leaning, 4, KEY).states for model in (held, free)]
+    for value, expected in zip(jax.tree.map(lambda x: x[:, 0], states[0]), start, strict=True):
+        np.testing.assert_array_equal(value, expected)
+    assert float(jnp.abs(states[1].point[:, 0] - start.point).min()) > 1e-4
+
+
+def test_given_actions_are_held_and_matter_to_every_later_row() -> None:
+    """What is sampled is the rest: other actions, other states, by the same noise."""
+    model, start = new(), start_of(new(), 6)
+    actions = jax.random.uniform(KEY, (6, 4, 2), minval=-1)
+    first = model.rollout(start, actions, KEY).point
+    other = model.rollout(start, actions.at[:, 0].multiply(-1), KEY).point
+    assert (np.abs(np.subtract(first, other)).max((0, 2)) > 1e-4).all()
+
+
+@pytest.mark.parametrize("horizon", [1, 4, 5, 11])
+def test_pieces_of_the_trained_length_are_joined(horizon: int) -> None:
+    """Each goes on from the end of the one before, whose first piece a shorter rollout shares."""
+    model, start = new(), start_of(new(), 3)
+    rollout = imagine(model, start, leaning, horizon, KEY)
+    assert rollout.states.point.shape == (3, horizon + 1, 3)
+    assert rollout.actions.shape == (3, horizon, 2) and rollout.rewards.shape == (3, horizon)
+    assert float(jnp.abs(rollout.actions).max()) <= 1.0
+    actions = jax.random.uniform(KEY, (3, horizon, 2), minval=-1)
+    states = model.rollout(start, actions, KEY)
+    assert states.point.shape == (3, horizon, 3)
+
+
+def test_pieces_longer_than_those_trained_are_refused() -> None:
+    stage = StageOptions(steps=1, window=8)
+    config = Config(
+        name="x", data=GymnasiumData(environment="Pendulum-v1"), policy=NoPolicy(),
+        model=TrajectoryDiffusionOptions(rows=9), logging=LoggingOptions(),
+        training=TrainingOptions(world_model=stage, policy=stage),
+    )  # fmt: skip
+    assert check(config) == [
+        "model.rows=9: pieces are cut from training.world_model.window=8 rows, and can be no longer"
+    ]
+    config.model = TrajectoryDiffusionOptions(rows=8, noise_low=5.0, noise_high=2.0)
+    assert check(config) == ["model.noise_low=5 must be below model.noise_high=2"]
+
+
+def test_rollouts_are_differentiated_truly() -> None:
+    """Along a random direction in the actions, the derivative is the difference quotient."""
+    model, start = new(), start_of(new(), 4)
+    actions, direction = jax.random.uniform(KEY, (2, 4, 6, 2), minval=-0.9, maxval=0.9)
+
+    @jax.jit
+    def end(actions: jax.Array) -> jax.Array:
+        return model.rollout(start, actions, KEY).point[:, -1].sum()
+
+    slope = float((jax.grad(end)(actions) * direction).sum())
+    quotient = float(end(actions + 0.01 * direction) - end(actions - 0.01 * direction)) / 0.02
+    assert slope == pytest.approx(quotient, rel=0.02) and abs(slope) > 0.1
+
+
+# ----------------------------------------------------------------------------------------- the rows
+
+
+def window_of(rng: np.random.Generator) -> Window:
+    no = jnp.zeros((2, 6), bool)
+    return Window(
+        observation={"x": jnp.asarray(rng.normal(size=(2, 6, 3)), jnp.float32)},
+        action=jnp.asarray(rng.uniform(-1, 1, (2, 6, 2)), jnp.float32),
+        reward=jnp.asarray(rng.normal(size=(2, 6)), jnp.float32),
+        is_first=no.at[:, 0].set(True), is_last=no.at[0, 3].set(True),
+        is_terminal=no.at[0, 3].set(True), mask=(~no).at[0, 4:].set(False),
+    )  # fmt: skip
+
+
+def test_rows_hold_what_was_logged_and_what_is_real(rng: np.random.Generator) -> None:
+    """Rewards and ends stand at the arrival, standardised; padding is none of them."""
+    model, window = new(), window_of(rng)
+    states = model.observe(window, KEY)
+    rows, real = model._rows_of(states, window)
+    np.testing.assert_allclose(rows[1, 1:, 3], (window.reward[1, :-1] + 2) / 3, rtol=1e-5)
+    assert rows[..., 4][real[..., 4]].tolist() == [-1, -1, 1] + [-1] * 5
+    np.testing.assert_allclose(rows[1, :-1, 5:], window.action[1, :-1] * 3**0.5, rtol=1e-6)
+    assert real[..., 0].tolist() == window.mask.tolist()  # points
+    assert real[..., 3].tolist() == [[False] + [True] * 3 + [False] * 2, [False] + [True] * 5]
+    assert real[..., 5].tolist() == [[True] * 3 + [False] * 3, [True] * 5 + [False]]
+    assert not np.asarray(rows)[~np.asarray(real)].any()
+    np.testing.assert_allclose(states.reward[1, 1:], window.reward[1, :-1])
+    ended = model.terminal(states).mean()
+    assert float(ended[0, 3]) > 0.999 and float(ended[1].max()) < 1e-3
+
+
+def test_departures_are_zero_where_rows_follow_the_step(rng: np.random.Generator) -> None:
+    model = new()
+    rows = jnp.asarray(rng.normal(size=(2, 4, 7)), jnp.float32)
+    off: Any = model._departure(rows, model.forward)
+    np.testing.assert_array_equal(off[:, 0], 0)
+    for t in range(1, 4):
+        # Mend row t by what it is off, and it follows row t - 1.
+        mended = rows.at[:, t, :3].add(-off[:, t])
+        np.testing.assert_allclose(model._departure(mended, model.forward)[:, t], 0, atol=1e-5)
+
+
+def test_what_is_sampled_looks_as_in_training(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What led to a held first row is not told; actions are known in all rows or in none."""
+    model, window, seen = new(), window_of(rng), []
+    network = TrajectoryDiffusion._network
+
+    def noting(self: Any, x: Any, noise: Any, known: Any, clean: Any) -> Any:
+        seen.append((known, clean))
+        return network(self, x, noise, known, clean)
+
+    monkeypatch.setattr(TrajectoryDiffusion, "_network", noting)
+
+    @jax.jit
+    def inputs(window: Window) -> list[tuple[jax.Array, jax.Array]]:
+        """Of the network in training, and in the last step of a sample with given actions."""
+        model.loss(window, KEY)
+        model._sampled(start_of(model, 2), jnp.asarray(True), window.action[:, :4], KEY, True, None)
+        return [seen[0], seen[-1]]
+
+    (trained_known, trained), (known, clean) = jax.tree.map(np.asarray, inputs(window))
+    assert trained.shape[1] == clean.shape[1] == SMALL.rows
+    assert not trained[:, 0, 3:5].any() and not clean[:, 0, 3:5].any()
+    assert known[:, 0].all() and not known[:, 1:, :5].any()
+    for mask in (trained_known[..., 5:], known[..., 5:]):
+        assert (mask == mask[:, :1, :1]).all()
+    assert not trained[:, -1, 5:].any() and not clean[:, -1, 5:].any()

@@ -1,0 +1,226 @@
+"""The denoiser and its samplers, on data of which the best denoiser is known exactly."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from worldmodel.nn.denoising import (
+    denoiser,
+    denoising_loss,
+    preconditioning,
+    training_levels,
+)
+from worldmodel.nn.samplers import Sampler, sample, start
+
+KEY = jax.random.key(0)
+MEAN, VARIANCE = jnp.array([1.5, -0.5]), jnp.array([0.6, 2.0])
+HIGH = 20.0  # a denoiser's start; 80 says nothing more, and costs precision of float32
+BAND = {"churn_low": 0.05, "churn_high": 15.0}
+# Steps enough that the error of the steps themselves, of first and second order in their size, is
+# below 1 % of the variance.
+SAMPLERS = {
+    "euler": Sampler(512, "euler", high=HIGH),
+    "heun": Sampler(64, "heun", high=HIGH),
+    "euler-churn": Sampler(768, "euler", high=HIGH, churn=10.0, **BAND),
+    "heun-churn": Sampler(160, "heun", high=HIGH, churn=40.0, **BAND),
+}
+every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
+
+
+def of_gaussian(x: jax.Array, level: jax.Array) -> jax.Array:
+    """The exact denoiser of N(MEAN, VARIANCE)."""
+    return MEAN + VARIANCE / (VARIANCE + jnp.square(level)) * (x - MEAN)
+
+
+def at_highest_level(count: int, high: float = HIGH) -> jax.Array:
+    """What N(MEAN, VARIANCE) is at that level: unlike N(0, high^2), with no error of its own."""
+    noise = jax.random.normal(jax.random.key(1), (count, 2))
+    noise = (noise - noise.mean(0)) / noise.std(0)  # nor one of the draw
+    return MEAN + jnp.sqrt(VARIANCE + high**2) * noise
+
+
+# ------------------------------------------------------------------------------------ the denoiser
+
+
+@pytest.mark.parametrize("spread", [0.5, 1.0, 3.0])
+def test_what_goes_in_and_what_the_network_gives_have_variance_one(spread: float) -> None:
+    x, e = (
+        spread * jax.random.normal(KEY, (40_000,)),
+        jax.random.normal(jax.random.key(1), (40_000,)),
+    )
+    for level in (0.01, 0.3, 1.0, 20.0):
+        c = preconditioning(jnp.float32(level), spread)
+        noised = x + level * e
+        assert float(jnp.std(c.inward * noised)) == pytest.approx(1.0, rel=0.02)
+        assert float(jnp.std((x - c.skip * noised) / c.out)) == pytest.approx(1.0, rel=0.02)
+        assert float(c.noise) == pytest.approx(math.log(level) / 4, abs=1e-6)
+
+
+def test_the_loss_is_the_weighted_error_of_the_denoiser() -> None:
+    def network(x: jax.Array, noise: jax.Array) -> jax.Array:
+        return jnp.sin(2 * x) + noise[..., None]
+
+    x = 0.7 * jax.random.normal(jax.random.key(1), (50, 3))
+    level = training_levels(jax.random.key(2), (50,), -1.2, 1.2)
+    noised = x + level[:, None] * jax.random.normal(KEY, x.shape)
+    error = jnp.square(denoiser(network, 0.7)(noised, level) - x).sum(-1)
+    expected = preconditioning(level, 0.7).weight * error
+    found = denoising_loss(network, x, level, KEY, 0.7)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_training_levels_are_log_normal() -> None:
+    logs = jnp.log(training_levels(KEY, (40_000,), -1.2, 0.8))
+    assert float(logs.mean()) == pytest.approx(-1.2, abs=0.02)
+    assert float(logs.std()) == pytest.approx(0.8, rel=0.02)
+
+
+# -------------------------------------------------------------------------------------- the levels
+
+
+def test_levels_fall_from_high_to_low_as_published() -> None:
+    levels = Sampler(18, low=0.002, high=80.0, rho=7.0).levels()
+    assert levels[0] == pytest.approx(80.0) and levels[-1] == pytest.approx(0.002)
+    assert (np.diff(levels) < 0).all()
+    steps = np.diff(levels ** (1 / 7))
+    np.testing.assert_allclose(steps, steps[0])
+    assert Sampler(1).levels() == pytest.approx([80.0])
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"low": 0.0}, {"high": 0.001}, {"method": "x"}])
+def test_a_sampler_that_cannot_be_is_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError, match="needs|accepted"):
+        Sampler(**{"steps": 4} | wrong)
+
+
+# ------------------------------------------------------------------------------------ the samplers
+
+
+@every_sampler
+def test_a_gaussian_is_sampled_with_its_mean_and_variance(sampler: Sampler) -> None:
+    draw = jax.jit(lambda x, key: sample(of_gaussian, x, sampler, key))
+    samples = draw(at_highest_level(40_000), KEY)
+    np.testing.assert_allclose(samples.mean(0), MEAN, rtol=0.02)
+    np.testing.assert_allclose(samples.var(0), VARIANCE, rtol=0.02)
+
+
+def test_a_deterministic_path_ends_where_it_must() -> None:
+    """Along the exact path, every point keeps its place in units of the standard deviation."""
+    sampler = Sampler(200, "heun", high=5.0)
+    x = at_highest_level(100, 5.0)
+    found = jax.jit(lambda x: sample(of_gaussian, x, sampler, KEY))(x)
+    before_last = MEAN + (x - MEAN) * jnp.sqrt((VARIANCE + 0.002**2) / (VARIANCE + 5.0**2))
+    np.testing.assert_allclose(found, of_gaussian(before_last, jnp.float32(0.002)), atol=2e-3)
+
+
+@every_sampler
+def test_a_mixture_is_sampled_with_the_shares_of_its_modes(sampler: Sampler) -> None:
+    share, place, variance = 0.3, 2.0, 0.09
+
+    def denoise(x: jax.Array, level: jax.Array) -> jax.Array:
+        """Exact, for share N(-place, variance) + (1 - share) N(place, variance)."""
+        total = variance + jnp.square(level)
+        odds = math.log(share / (1 - share)) - 2 * place * x / total
+        mode = place * (1 - 2 * jax.nn.sigmoid(odds))  # the mean of the modes, as x makes likely
+        return mode + variance / total * (x - mode)
+
+    first, choice = jax.random.split(KEY)
+    count = 40_000
+    modes = jnp.where(jnp.arange(count) < share * count, -place, place)[:, None]
+    x = modes + math.sqrt(variance + HIGH**2) * jax.random.normal(first, (count, 1))
+    samples = np.asarray(jax.jit(lambda x, key: sample(denoise, x, sampler, key))(x, choice))
+    left, right = samples[samples < 0], samples[samples > 0]
+    assert len(left) / count == pytest.approx(share, abs=0.012)
+    assert left.mean() == pytest.approx(-place, rel=0.02)
+    assert right.mean() == pytest.approx(place, rel=0.02)
+    assert left.var() == pytest.approx(variance, rel=0.04)
+    assert right.var() == pytest.approx(variance, rel=0.04)
+
+
+@pytest.mark.parametrize("method", ["euler", "heun"])
+def test_after_churn_point_and_level_are_the_raised_ones(method: str) -> None:
+    """Two steps by hand. A predictor that starts from the point before churn loses its noise."""
+    sampler = Sampler(2, method, low=1.0, high=4.0, rho=1.0, churn=0.4, churn_noise=1.1)
+    x = at_highest_level(5, 4.0)
+    points, levels = [], (4.0, 1.0)
+    for key, level in zip(jax.random.split(KEY, 2), levels, strict=True):
+        raised = 1.2 * level
+        noise = 1.1 * math.sqrt(raised**2 - level**2) * jax.random.normal(key, x.shape)
+        point = x + noise
+        slope = (point - of_gaussian(point, jnp.float32(raised))) / raised
+        points.append(point)
+        if level == 4.0:
+            x = point + (1.0 - raised) * slope
+            if method == "heun":
+                there = (x - of_gaussian(x, jnp.float32(1.0))) / 1.0
+                x = point + (1.0 - raised) * (slope + there) / 2
+        else:
+            x = point - raised * slope
+    assert float(jnp.abs(points[0] - at_highest_level(5, 4.0)).min()) > 0  # noise was added
+    found = sample(of_gaussian, at_highest_level(5, 4.0), sampler, KEY)
+    np.testing.assert_allclose(found, x, rtol=1e-5, atol=1e-5)
+
+
+def test_churn_is_added_between_its_levels_alone_and_never_doubles_the_noise() -> None:
+    def levels_seen(sampler: Sampler) -> list[float]:
+        seen: list[float] = []
+
+        def denoise(x: jax.Array, level: jax.Array) -> jax.Array:
+            seen.append(float(level))
+            return of_gaussian(x, level)
+
+        with jax.disable_jit():
+            sample(denoise, at_highest_level(2), sampler, KEY)
+        return seen
+
+    sampler = Sampler(6, "euler", high=HIGH, churn=1e9, churn_low=0.05, churn_high=5.0)
+    expected = [s * (math.sqrt(2) if 0.05 <= s <= 5.0 else 1.0) for s in sampler.levels()]
+    assert levels_seen(sampler) == pytest.approx(expected, rel=1e-5)
+    assert levels_seen(replace(sampler, churn=0.0)) == pytest.approx(sampler.levels().tolist())
+
+
+@pytest.mark.parametrize("method, calls", [("euler", 5), ("heun", 9)])
+def test_the_denoiser_is_called_once_a_step_and_by_heun_once_more(method: str, calls: int) -> None:
+    counted = []
+
+    def denoise(x: jax.Array, level: jax.Array) -> jax.Array:
+        counted.append(level)
+        return of_gaussian(x, level)
+
+    with jax.disable_jit():
+        sample(denoise, at_highest_level(2), Sampler(5, method, high=HIGH), KEY)
+    assert len(counted) == calls
+    assert min(map(float, counted)) > 0
+
+
+@every_sampler
+def test_gradients_through_a_sampler_are_finite(sampler: Sampler) -> None:
+    def ending(scale: jax.Array, x: jax.Array) -> jax.Array:
+        def network(x: jax.Array, noise: jax.Array) -> jax.Array:
+            return scale * jnp.tanh(x) + noise[..., None]
+
+        return jnp.square(sample(denoiser(network), x, replace(sampler, steps=6), KEY)).mean()
+
+    gradients = jax.jit(jax.grad(ending, (0, 1)))(jnp.float32(0.5), at_highest_level(4))
+    assert all(bool(jnp.isfinite(g).all()) and bool(jnp.any(g != 0)) for g in gradients)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_few_steps_find_what_is_certain(steps: int) -> None:
+    """Where the denoiser's answer does not depend on the point, one call is enough."""
+    aim = jnp.array([0.3, -2.0])
+    x = start(KEY, (7, 2), Sampler(steps, "euler"))
+    found = sample(lambda x, level: jnp.broadcast_to(aim, x.shape), x, Sampler(steps, "euler"), KEY)
+    np.testing.assert_allclose(found, jnp.broadcast_to(aim, (7, 2)), rtol=1e-5)
+
+
+def test_sampling_starts_at_the_highest_level() -> None:
+    assert float(start(KEY, (20_000, 2), Sampler(3, high=80.0)).std()) == pytest.approx(
+        80, rel=0.02
+    )

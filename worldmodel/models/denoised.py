@@ -1,0 +1,141 @@
+"""What the diffusion families share: the points that are noised, and how they are denoised.
+
+A point is what one observation says: its vectors, standardised by training statistics, end to end;
+or, where there are images, the latent of an autoencoder that was trained first and is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from worldmodel.config import DENOISED_PRESETS, DenoisedOptions, ModelOptions
+from worldmodel.data.spec import DataSpec, ObservationSpec
+from worldmodel.learner import detached
+from worldmodel.models.autoencoder import Autoencoder
+from worldmodel.models.interface import State
+from worldmodel.models.latent import LatentModel
+from worldmodel.nn.codecs import image_keys, vector_keys
+from worldmodel.nn.distributions import Distribution, ScaledMSE
+from worldmodel.nn.samplers import Sampler
+
+SMALLEST_CHANGE = 1e-3  # of an observation in a step, in its standard deviations
+
+
+class Vector(NamedTuple):
+    """Statistics of a vector, one number a dimension; change in units of std."""
+
+    key: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    change: tuple[float, ...]
+
+    @classmethod
+    def of(cls, key: str, observation: ObservationSpec) -> Vector:
+        count = observation.shape[0]
+        mean, std = observation.mean or (0.0,) * count, observation.std or (1.0,) * count
+        change = np.asarray(observation.change or std) / np.asarray(std)
+        change = np.maximum(change, SMALLEST_CHANGE)  # what never changes is to stay where it is
+        return cls(key, mean, std, tuple(change.tolist()))
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Vectors {name: (..., D)}, standardised and laid end to end: (..., size)."""
+
+    vectors: tuple[Vector, ...]
+
+    @classmethod
+    def of(cls, spec: DataSpec) -> Vectors:
+        return cls(tuple(Vector.of(key, spec.observations[key]) for key in vector_keys(spec)))
+
+    @property
+    def size(self) -> int:
+        return sum(len(vector.mean) for vector in self.vectors)
+
+    def encode(self, observation: Mapping[str, jax.Array]) -> jax.Array:
+        parts = [
+            (observation[v.key].astype(jnp.float32) - jnp.asarray(v.mean)) / jnp.asarray(v.std)
+            for v in self.vectors
+        ]
+        return jnp.concatenate(parts, -1)
+
+    def decode(self, point: jax.Array) -> Mapping[str, ScaledMSE]:
+        ends = np.cumsum([len(v.mean) for v in self.vectors])[:-1]
+        return {
+            v.key: ScaledMSE(part, jnp.asarray(v.mean), jnp.asarray(v.std))
+            for v, part in zip(self.vectors, jnp.split(point, ends, -1), strict=True)
+        }
+
+    def change(self) -> jax.Array:
+        """(size,) how far a step typically moves each number of a point."""
+        return jnp.concatenate([jnp.asarray(v.change) for v in self.vectors])
+
+
+class DenoisedModel(LatentModel):
+    """Families give the rest of the interface, and `point`."""
+
+    autoencoder: Autoencoder | None
+
+    @classmethod
+    def parts(cls, options: ModelOptions, spec: DataSpec) -> tuple[str, ...]:
+        return ("autoencoder",) if image_keys(spec) else ()
+
+    def add_points(
+        self, options: DenoisedOptions, spec: DataSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype
+    ) -> None:
+        """Makes what turns observations into points and back."""
+        _, _, hidden, depth = DENOISED_PRESETS[options.preset]
+        self.options, self.action, self.dtype = options, spec.action, dtype
+        self.hidden_size = hidden
+        images = image_keys(spec)
+        self.vectors = None if images else Vectors.of(spec)
+        arguments = (spec, options.latent, hidden, depth)
+        self.autoencoder = Autoencoder(*arguments, rngs=rngs, dtype=dtype) if images else None
+        self.point_size = (self.autoencoder or self.vectors).size
+
+    def encode(self, observation: Mapping[str, jax.Array]) -> jax.Array:
+        """Points (..., D) of observations (..., shape), without gradient to the autoencoder."""
+        if self.autoencoder is None:
+            return self.vectors.encode(observation)
+        return jax.lax.stop_gradient(self.autoencoder.encode(observation))
+
+    def point(self, state: State) -> jax.Array:
+        """The point (..., D) that a state stands for."""
+        raise self._lacking("point")
+
+    def observation(self, state: State) -> Mapping[str, Distribution]:
+        point = self.point(state)
+        if self.autoencoder is None:
+            return self.vectors.decode(point)
+        return detached(self.autoencoder).decode(point)
+
+    def change(self) -> jax.Array:
+        """(D,) how far a step typically moves each number of a point."""
+        return jnp.ones(self.point_size) if self.vectors is None else self.vectors.change()
+
+    def action_points(self, action: jax.Array) -> jax.Array:
+        """Actions as the network sees them, (..., A): uniform ones have variance 1."""
+        if self.action.discrete:
+            return self.action_vector(action) * self.action.size**0.5
+        return jnp.clip(action, -1.0, 1.0) * 3**0.5
+
+
+def sampler_of(options: DenoisedOptions) -> Sampler:
+    return Sampler(
+        steps=options.sampler_steps,
+        method=options.sampler,
+        low=options.noise_low,
+        high=options.noise_high,
+        rho=options.rho,
+        churn=options.churn,
+        churn_low=options.churn_low,
+        churn_high=options.churn_high,
+        churn_noise=options.churn_noise,
+    )

@@ -1,0 +1,109 @@
+"""Samplers of EDM (Karras et al., arXiv 2206.00364, algorithms 1 and 2): from noise to data along
+falling levels, given a denoiser D(x; s). The slope of the path is d = (x - D(x; s)) / s.
+
+With churn, noise is added before a step and the level raised to match; from there on that point
+and that level are the only ones: for the denoiser, the slope and the step alike.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from worldmodel.nn.denoising import Denoise
+
+METHODS = ("euler", "heun")
+MOST_CHURN = math.sqrt(2) - 1  # of a step: never more new noise than there is already
+UNROLLED = 8  # up to so many steps are laid out one by one, which is faster than a loop
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How samples are drawn.
+
+    steps: levels on the way from `high` to `low`; Euler calls the denoiser once for each, Heun
+        2 steps - 1 times
+    rho: how much denser levels lie near `low`
+    churn: noise added anew over all steps (S_churn), at levels in [churn_low, churn_high], scaled
+        by churn_noise (S_noise); 0: the path is deterministic
+    """
+
+    steps: int
+    method: str = "heun"
+    low: float = 0.002
+    high: float = 80.0
+    rho: float = 7.0
+    churn: float = 0.0
+    churn_low: float = 0.0
+    churn_high: float = math.inf
+    churn_noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method {self.method!r}: accepted: {', '.join(METHODS)}")
+        if self.steps < 1 or not 0 < self.low < self.high:
+            raise ValueError(f"{self}: needs a step, and 0 < low < high")
+
+    def levels(self) -> np.ndarray:
+        """(steps,) float64, falling from `high` to `low`. After the last one comes 0."""
+        share = np.arange(self.steps) / max(self.steps - 1, 1)
+        first, last = self.high ** (1 / self.rho), self.low ** (1 / self.rho)
+        return (first + share * (last - first)) ** self.rho
+
+
+class _Step(NamedTuple):
+    """One step: the level it finds, the one it is taken at, the noise added in between, the level
+    it leads to (0 for the last).
+    """
+
+    level: np.ndarray
+    raised: np.ndarray
+    added: np.ndarray
+    following: np.ndarray
+
+
+def start(key: jax.Array, shape: tuple[int, ...], sampler: Sampler) -> jax.Array:
+    """Points at the highest level: N(0, high^2)."""
+    return sampler.high * jax.random.normal(key, shape)
+
+
+def sample(denoise: Denoise, x: jax.Array, sampler: Sampler, key: jax.Array) -> jax.Array:
+    """Leads points (..., D) at the highest level to samples. `key` is used where there is churn."""
+    keys = jax.random.split(key, sampler.steps)
+
+    def churned(x: jax.Array, step: _Step, key: jax.Array) -> jax.Array:
+        return x + step.added * jax.random.normal(key, x.shape) if sampler.churn else x
+
+    def advance(x: jax.Array, inputs: tuple[_Step, jax.Array]) -> tuple[jax.Array, None]:
+        step, key = inputs
+        x = churned(x, step, key)
+        slope = (x - denoise(x, step.raised)) / step.raised
+        moved = x + (step.following - step.raised) * slope
+        if sampler.method == "heun":
+            there = (moved - denoise(moved, step.following)) / step.following
+            moved = x + (step.following - step.raised) * (slope + there) / 2
+        return moved, None
+
+    steps = _steps(sampler)
+    inner = jax.tree.map(lambda values: jnp.asarray(values[:-1], jnp.float32), steps)
+    unroll = max(1, min(sampler.steps - 1, UNROLLED))
+    x, _ = jax.lax.scan(advance, x, (inner, keys[:-1]), unroll=unroll)
+    # The last step, to level 0, ends on what the denoiser says. It is outside the loop, so that
+    # nothing is ever divided by 0, not even to be thrown away: its gradient would not be a number.
+    last = jax.tree.map(lambda values: jnp.asarray(values[-1], jnp.float32), steps)
+    return denoise(churned(x, last, keys[-1]), last.raised)
+
+
+def _steps(sampler: Sampler) -> _Step:
+    """All steps, (steps,) each."""
+    levels = sampler.levels()
+    churned = (sampler.churn_low <= levels) & (levels <= sampler.churn_high)
+    share = np.where(churned, min(sampler.churn / sampler.steps, MOST_CHURN), 0.0)
+    raised = (1 + share) * levels
+    added = sampler.churn_noise * np.sqrt(np.square(raised) - np.square(levels))
+    return _Step(levels, raised, added, np.append(levels[1:], 0.0))

@@ -1,0 +1,47 @@
+"""A running average of a model's parameters, beside whatever learner trains it.
+
+Samples of a denoiser are clearly better with averaged weights (Karras et al., arXiv 2206.00364),
+and the average costs one pass over the parameters an update. Training itself is not touched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from worldmodel.data.windows import Window
+from worldmodel.learner import Learner, Metrics, Params, TrainState
+
+AVERAGE = "average"  # its place among a state's slow copies
+
+
+class AveragedModel:
+    """The learner it is given, with an average of `params["model"]` kept in
+    `slow["average"]["model"]`.
+    """
+
+    def __init__(self, learner: Learner, decay: float):
+        self.learner, self.decay = learner, decay
+        self.definitions = learner.definitions
+
+    def init(self, key: jax.Array) -> TrainState:
+        state = self.learner.init(key)
+        # A copy: the loop donates the state, and no buffer can be donated twice.
+        return _with_average(state, jax.tree.map(jnp.copy, state.params["model"]))
+
+    def update(
+        self, state: TrainState, batch: Window, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        average = state.slow[AVERAGE]["model"]
+        state, metrics = self.learner.update(state, batch, key)
+        # The plain mean of all so far, until that is longer than the decay reaches: the parameters
+        # that training began with leave no trace.
+        rate = jnp.maximum(1 - self.decay, 1 / state.step.astype(jnp.float32))
+        moved = jax.tree.map(lambda a, p: a + rate * (p - a), average, state.params["model"])
+        return _with_average(state, moved), metrics
+
+
+def _with_average(state: TrainState, model: Params) -> TrainState:
+    return replace(state, slow=state.slow | {AVERAGE: {"model": model}})
