@@ -20,6 +20,7 @@ from worldmodel.config import (
     TFDSData,
     TrainingOptions,
 )
+from worldmodel.data.delivery import whole_episodes
 from worldmodel.data.native import write
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import ConfigError
@@ -92,3 +93,22 @@ def test_latents_saturate(pictures: Trajectories) -> None:
     model.to_latent.kernel[...] = 1e4 * model.to_latent.kernel[...]
     latent = model.encode({"image": pictures.observations["image"][:5]})
     assert latent.shape == (5, 6) and 4.9 < float(np.abs(latent).max()) <= 5.0
+
+
+def test_how_far_a_step_moves_a_latent_is_learned(pictures: Trajectories) -> None:
+    """By gradient descent on its own, to the root mean square of what was logged."""
+    model = Autoencoder(pictures.spec(), 6, 8, 2, rngs=nnx.Rngs(params=KEY))
+    window = whole_episodes(pictures, 9)
+    definition, params = divide(model)
+
+    @jax.jit
+    def step(params: dict) -> dict:
+        grads = jax.grad(lambda p: nnx.merge(definition, p).loss(window, KEY)[0])(params)
+        return params | {"log_change": params["log_change"] - grads["log_change"]}
+
+    for _ in range(50):
+        params = step(params)
+    latent = np.asarray(model.encode(window.observation))
+    moved = np.diff(latent, axis=1)[np.asarray(window.mask)[:, 1:]]
+    expected = np.sqrt(np.square(moved).mean(0))
+    np.testing.assert_allclose(np.exp(params["log_change"]), expected, rtol=0.02)

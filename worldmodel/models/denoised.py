@@ -118,7 +118,9 @@ class DenoisedModel(LatentModel):
 
     def change(self) -> jax.Array:
         """(D,) how far a step typically moves each number of a point."""
-        return jnp.ones(self.point_size) if self.vectors is None else self.vectors.change()
+        if self.autoencoder is None:
+            return self.vectors.change()
+        return jax.lax.stop_gradient(self.autoencoder.change())
 
     def action_points(self, action: jax.Array) -> jax.Array:
         """Actions as the network sees them, (..., A): uniform ones have variance 1."""

@@ -51,8 +51,8 @@ class Spectrum(nnx.Module):
         self.modes = modes
         self.log_step = nnx.Param(-jnp.log(float(modes)))
 
-    def turned(self, turn: jax.Array | float) -> tuple[jax.Array, ...]:
-        """G's `Generator`, a first step long. `turn`, 0 or (..., m), is added to what says how fast
+    def turned(self, turn: jax.Array | float) -> Generator:
+        """G, a first step long. `turn`, 0 or (..., m), is added to what says how fast
         pairs turn.
         """
         raise NotImplementedError
@@ -68,9 +68,9 @@ class Spectrum(nnx.Module):
 
 
 class Fixed(Spectrum):
-    def turned(self, turn: jax.Array | float) -> tuple[jax.Array, ...]:
+    def turned(self, turn: jax.Array | float) -> Generator:
         angle = self._angles() + turn
-        return jnp.full(self.modes, RATE / self.modes), angle, angle, angle
+        return Generator(jnp.full(self.modes, RATE / self.modes), angle, angle, angle)
 
 
 class Unit(Spectrum):
@@ -78,9 +78,9 @@ class Unit(Spectrum):
         super().__init__(modes)
         self.angle = nnx.Param(self._angles())
 
-    def turned(self, turn: jax.Array | float) -> tuple[jax.Array, ...]:
+    def turned(self, turn: jax.Array | float) -> Generator:
         angle = self.angle[...] + turn
-        return jnp.zeros(self.modes), angle, angle, angle
+        return Generator(jnp.zeros(self.modes), angle, angle, angle)
 
 
 class Damped(Unit):
@@ -88,8 +88,8 @@ class Damped(Unit):
         super().__init__(modes)
         self.damping = nnx.Param(jnp.full(modes, jnp.log(jnp.expm1(-RATE / modes))))
 
-    def turned(self, turn: jax.Array | float) -> tuple[jax.Array, ...]:
-        return -jax.nn.softplus(self.damping[...]), *super().turned(turn)[1:]
+    def turned(self, turn: jax.Array | float) -> Generator:
+        return super().turned(turn)._replace(rate=-jax.nn.softplus(self.damping[...]))
 
 
 class Blocks(Spectrum):
@@ -100,9 +100,9 @@ class Blocks(Spectrum):
         self.side = nnx.Param(self._first_side())
         self.damping = nnx.Param(jnp.full(modes, (-RATE / modes) ** 0.5))
 
-    def turned(self, turn: jax.Array | float) -> tuple[jax.Array, ...]:
+    def turned(self, turn: jax.Array | float) -> Generator:
         p, q = self._first_side(), self.side[...] + turn
-        return -jnp.square(self.damping[...]), p * q, jnp.square(p), jnp.square(q)
+        return Generator(-jnp.square(self.damping[...]), p * q, jnp.square(p), jnp.square(q))
 
     def _first_side(self) -> jax.Array:
         """Halfway between the others' angles, none of them 0."""
@@ -125,13 +125,14 @@ class Koopman(EncodedModel):
         rngs: nnx.Rngs,
         dtype: jnp.dtype = jnp.float32,
     ):
+        if options.linear:
+            check_linear(spec)
         super().__init__(options, spec, rngs=rngs, dtype=dtype)
         actions, (units, _, latent) = spec.action.size, self.size
         if latent % 2:
             raise ConfigError(f"model.latent={latent}: accepts even numbers, a pair has two")
         self.spectrum = SPECTRA[options.spectrum](latent // 2)
         if options.linear:
-            check_linear(spec)
             self.encoder = LinearEncoder(spec)
             self.to_latent = Linear(self.encoder.size, latent, rngs=rngs, dtype=dtype)
             self.decoder = LinearDecoder(spec, latent, rngs=rngs, dtype=dtype)
