@@ -27,7 +27,7 @@ def problem(steps: int, batch: int, modes: int) -> tuple[Block, Pair, Pair]:
     size, angle = np.exp(-rng.uniform(0, 0.1, modes)), rng.uniform(0, 3, modes)
     re, im = (jnp.asarray(x, jnp.float32) for x in (size * np.cos(angle), size * np.sin(angle)))
     start = Pair(*jnp.asarray(rng.normal(size=(2, batch, modes)), jnp.float32))
-    inputs = Pair(*jnp.asarray(rng.normal(size=(2, batch, steps, modes)), jnp.float32))
+    inputs = Pair(*jnp.asarray(rng.normal(size=(2, steps, batch, modes)), jnp.float32))
     return Block(re, -im, im, re), inputs, start
 
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from worldmodel.nn.linear_recurrence import FORMS, Block, Pair, linear_recurrence, powers
+from worldmodel.nn import linear_recurrence as recurrence
+from worldmodel.nn.linear_recurrence import FORMS, Block, Pair, powers
 
 B, T, M = 3, 37, 5
 ANY = ("sequential", "associative")  # forms that take blocks that change, and resets
@@ -17,6 +18,24 @@ ANY = ("sequential", "associative")  # forms that take blocks that change, and r
 
 def pair(rng: np.random.Generator, *shape: int) -> Pair:
     return Pair(*jnp.asarray(rng.normal(size=(2, *shape)), jnp.float32))
+
+
+def linear_recurrence(
+    block: Block,
+    inputs: Pair,
+    start: Pair | None = None,
+    resets: jax.Array | None = None,
+    mode: str = "auto",
+) -> Pair:
+    """Batch first, as these tests have it, and from zero unless told."""
+
+    def swapped(tree: object) -> object:
+        return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
+
+    start = jax.tree.map(lambda x: jnp.zeros_like(x[:, 0]), inputs) if start is None else start
+    block = swapped(block) if block.a.ndim > 1 else block
+    states = recurrence.linear_recurrence(block, swapped(inputs), start, swapped(resets), mode)
+    return swapped(states)
 
 
 def rotations(rng: np.random.Generator, *shape: int) -> Block:

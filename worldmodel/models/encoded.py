@@ -79,19 +79,19 @@ class EncodedModel(LatentModel):
         raise self._lacking("advance")
 
     def unroll(self, latent: jax.Array, controls: jax.Array) -> jax.Array:
-        """The latents (B, H, S) after each of the controls (B, H, C)."""
+        """The latents (H, B, S) after each of the controls (H, B, C), time first."""
 
         def advance(latent: jax.Array, control: jax.Array) -> tuple[jax.Array, jax.Array]:
             latent = self.advance(latent, control)
             return latent, latent
 
-        return _swapped(jax.lax.scan(advance, latent, _swapped(controls))[1])
+        return jax.lax.scan(advance, latent, controls)[1]
 
     def filter(
         self, latent: jax.Array, controls: jax.Array, seen: jax.Array, afresh: jax.Array
     ) -> jax.Array:
-        """The latents (B, T, S) x_t = p_t + gain (seen_t - p_t), p_t the step from x_{t-1} under
-        controls_t; where `afresh` (B, T), x_t = seen_t.
+        """The latents (T, B, S) x_t = p_t + gain (seen_t - p_t), p_t the step from x_{t-1} under
+        controls_t; where `afresh` (T, B), x_t = seen_t. Time first.
         """
         gain = jax.nn.sigmoid(self.gain[...])
 
@@ -101,8 +101,7 @@ class EncodedModel(LatentModel):
             latent = predicted + jnp.where(afresh[:, None], 1.0, gain) * (seen - predicted)
             return latent, latent
 
-        inputs = tuple(map(_swapped, (controls, seen, afresh)))
-        return _swapped(jax.lax.scan(correct, latent, inputs)[1])
+        return jax.lax.scan(correct, latent, (controls, seen, afresh))[1]
 
     # -------------------------------------------------------------------------------- the interface
 
@@ -119,7 +118,7 @@ class EncodedModel(LatentModel):
     def rollout(self, state: EncodedState, actions: jax.Array, key: jax.Array) -> EncodedState:
         if self.options.reencode:
             return super().rollout(state, actions, key)
-        latents = self.unroll(state.latent, self.control(self.action_input(actions)))
+        latents = self._unrolled(state.latent, actions)
         return EncodedState(latents, state.age[:, None] + 1 + jnp.arange(latents.shape[1]))
 
     def observe(
@@ -135,8 +134,11 @@ class EncodedModel(LatentModel):
         before = jnp.zeros_like(window.action[:, 0]) if action is None else action
         actions = jnp.concatenate([before[:, None], window.action[:, :-1]], 1)
         afresh = window.is_first | ((jnp.arange(window.shape[1]) == 0) & (not known))
+        # Time first before the wide layers, so that only narrow arrays are turned round.
+        observed, actions, afresh = jax.tree.map(_swapped, (window.observation, actions, afresh))
         controls = self.control(self.action_input(actions))
-        return _read(self.filter(state.latent, controls, self.encode(window.observation), afresh))
+        latents = self.filter(state.latent, controls, self.encode(observed), afresh)
+        return _read(_swapped(latents))
 
     def loss(
         self, window: Window, key: jax.Array
@@ -149,8 +151,7 @@ class EncodedModel(LatentModel):
         """
         states = self.observe(window, key)
         first = min(self.options.burn_in, window.shape[1] - 2)
-        controls = self.control(self.action_input(window.action[:, first:-1]))
-        predicted = self.unroll(states.latent[:, first], controls)
+        predicted = self._unrolled(states.latent[:, first], window.action[:, first:-1])
         predicted = jnp.concatenate([states.latent[:, first : first + 1], predicted], 1)
         later = jax.tree.map(lambda x: x[:, first:], window)
         unbroken = jnp.cumsum(later.is_first.at[:, 0].set(False), 1) == 0
@@ -167,6 +168,11 @@ class EncodedModel(LatentModel):
         return filtered + rolled, (metrics | latent_metrics(states.latent, window.mask), states)
 
     # --------------------------------------------------------------------------------------- parts
+
+    def _unrolled(self, latent: jax.Array, actions: jax.Array) -> jax.Array:
+        """The latents (B, H, S) after each of the actions (B, H, ...)."""
+        controls = self.control(self.action_input(_swapped(actions)))
+        return _swapped(self.unroll(latent, controls))
 
     def encode(self, observation: Mapping[str, jax.Array]) -> jax.Array:
         """What observations (..., shape) say on their own, (..., S)."""

@@ -21,7 +21,7 @@ from worldmodel.config import KoopmanOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
 from worldmodel.models.encoded import EncodedModel
-from worldmodel.nn.layers import Dense, Linear
+from worldmodel.nn.layers import Dense, Linear, over_rows
 from worldmodel.nn.linear_codecs import LinearDecoder, LinearEncoder, check_linear
 from worldmodel.nn.linear_recurrence import Block, Pair, add, apply, linear_recurrence
 from worldmodel.nn.zero_order_hold import Generator, zero_order_hold
@@ -145,10 +145,20 @@ class Koopman(EncodedModel):
         self.turn = turn if options.bilinear else None
 
     def control(self, action: jax.Array) -> jax.Array:
-        """What is added to dx/dt, and to the pairs' turning if `bilinear`, end to end."""
+        """What a step adds to the latent; if `bilinear`, what is added to dx/dt and to the pairs'
+        turning, end to end, since then that step depends on the action too.
+        """
         embedded = action if self.embed is None else self.embed(action)
-        layers = [self.push] if self.turn is None else [self.push, self.turn]
-        return jnp.concatenate([layer(embedded).astype(jnp.float32) for layer in layers], -1)
+        if self.turn is not None:
+            layers = (self.push(embedded), self.turn(embedded))
+            return jnp.concatenate(layers, -1).astype(jnp.float32)
+        # The integral over the step goes into the weights, which are fewer than what they push.
+        _, held = self.spectrum.step()
+        weights = (self.push.kernel[...], self.push.bias[...])
+        kernel, bias = (jnp.concatenate(apply(held, _pair(x)), -1) for x in weights)
+        kernel, bias = kernel.astype(self.dtype), bias.astype(self.dtype)
+        pushed = over_rows(lambda rows: rows @ kernel + bias, embedded.astype(self.dtype))
+        return pushed.astype(jnp.float32)
 
     def advance(self, latent: jax.Array, control: jax.Array) -> jax.Array:
         block, pushed = self._affine(control)
@@ -180,8 +190,10 @@ class Koopman(EncodedModel):
 
     def _affine(self, control: jax.Array) -> tuple[Block, Pair]:
         """A and B c of the step under control (..., C)."""
+        if self.turn is None:
+            return self.spectrum.step()[0], _pair(control)
         pushed, turn = jnp.split(control, [self.size.latent], -1)
-        block, held = self.spectrum.step(0.0 if self.turn is None else turn)
+        block, held = self.spectrum.step(turn)
         return block, apply(held, _pair(pushed))
 
 

@@ -48,17 +48,17 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
-        return _over_rows(lambda rows: rows @ kernel + bias, x.astype(self.dtype))
+        return over_rows(lambda rows: rows @ kernel + bias, x.astype(self.dtype))
 
     def columns(self, x: jax.Array, first: int) -> jax.Array:
         """The share of the product that inputs [first, first + x.shape[-1]) have in it, without
         bias.
         """
         kernel = self.kernel[first : first + x.shape[-1]].astype(self.dtype)
-        return _over_rows(lambda rows: rows @ kernel, x.astype(self.dtype))
+        return over_rows(lambda rows: rows @ kernel, x.astype(self.dtype))
 
 
-def _over_rows(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+def over_rows(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     """`function` of x (..., inputs) as one matrix: on CPUs, XLA has fast code for no other product,
     and the gradient of one with more axes is up to ten times slower.
     """

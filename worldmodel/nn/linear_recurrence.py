@@ -70,27 +70,27 @@ def powers(block: Block, count: int) -> Block:
 
 # ---------------------------------------------------------------------------------------- the forms
 # Each takes A, entries (m,) or (T, B, m); `keep`, None or (T, B, 1), 0 where the state is forgotten
-# before the step; inputs (T, B, m). The state before the first step is zero. `reverse`: from the
+# before the step; the state before the first step, (B, m); inputs (T, B, m). `reverse`: from the
 # last row to the first.
 
 
-def sequential(block: Block, keep: jax.Array | None, inputs: Pair, reverse: bool = False) -> Pair:
+def sequential(
+    block: Block, keep: jax.Array | None, start: Pair, inputs: Pair, reverse: bool = False
+) -> Pair:
     """One step after the other."""
     changing = block if block.a.ndim > 1 else None
 
     def advance(state: Pair, now: tuple) -> tuple[Pair, Pair]:
         at, kept, given = now
-        if kept is not None:
-            state = Pair(kept * state.x, kept * state.y)
-        state = add(apply(at or block, state), given)
+        state = add(apply(at or block, _kept(kept, state)), given)
         return state, state
 
-    zero = jax.tree.map(lambda x: jnp.zeros_like(x[0]), inputs)
-    return jax.lax.scan(advance, zero, (changing, keep, inputs), reverse=reverse)[1]
+    return jax.lax.scan(advance, start, (changing, keep, inputs), reverse=reverse)[1]
 
 
-def toeplitz(block: Block, keep: None, inputs: Pair, reverse: bool = False) -> Pair:
+def toeplitz(block: Block, keep: None, start: Pair, inputs: Pair, reverse: bool = False) -> Pair:
     """One product with the lower-triangular matrix of all powers: (2T, 2T) for each pair."""
+    inputs = _started(block, keep, start, inputs, reverse)
     rows = inputs.x.shape[0]
     lag = jnp.arange(rows)[:, None] - jnp.arange(rows)
     lag = -lag if reverse else lag
@@ -104,22 +104,26 @@ def toeplitz(block: Block, keep: None, inputs: Pair, reverse: bool = False) -> P
     return Pair(both[:rows], both[rows:])
 
 
-def fft(block: Block, keep: None, inputs: Pair, reverse: bool = False) -> Pair:
+def fft(block: Block, keep: None, start: Pair, inputs: Pair, reverse: bool = False) -> Pair:
     """Convolution with the powers, padded with as many zeros, so that nothing wraps around."""
+    if reverse:
+        return _reversed(fft(block, keep, start, _reversed(inputs)))
+    inputs = _started(block, keep, start, inputs, reverse)
     rows = inputs.x.shape[0]
 
     def transform(x: jax.Array) -> jax.Array:
         return jnp.fft.rfft(x, 2 * rows, axis=0)
 
-    if reverse:
-        return _reversed(fft(block, keep, _reversed(inputs)))
     kernel = Block(*(transform(entry)[:, None] for entry in powers(block, rows)))
     product = apply(kernel, Pair(*map(transform, inputs)))
     return Pair(*(jnp.fft.irfft(x, 2 * rows, axis=0)[:rows] for x in product))
 
 
-def associative(block: Block, keep: jax.Array | None, inputs: Pair, reverse: bool = False) -> Pair:
+def associative(
+    block: Block, keep: jax.Array | None, start: Pair, inputs: Pair, reverse: bool = False
+) -> Pair:
     """Steps joined two by two, in a tree of depth log T."""
+    inputs = _started(block, keep, start, inputs, reverse)
     ones = jnp.ones((inputs.x.shape[0], 1, 1)) if keep is None else keep
     block = jax.tree.map(lambda entry: ones * entry, block)
 
@@ -127,6 +131,23 @@ def associative(block: Block, keep: jax.Array | None, inputs: Pair, reverse: boo
         return compose(late[0], early[0]), add(apply(late[0], early[1]), late[1])
 
     return jax.lax.associative_scan(join, (block, inputs), reverse=reverse)[1]
+
+
+def _started(
+    block: Block, keep: jax.Array | None, start: Pair, inputs: Pair, reverse: bool
+) -> Pair:
+    """Inputs whose first row holds what the start becomes, as if it had been zero."""
+    row = -1 if reverse else 0
+    carried = apply(_row(block, row), _kept(None if keep is None else keep[row], start))
+    return jax.tree.map(lambda x, y: x.at[row].add(y), inputs, carried)
+
+
+def _row(block: Block, row: int) -> Block:
+    return jax.tree.map(lambda entry: entry[row], block) if block.a.ndim > 1 else block
+
+
+def _kept(keep: jax.Array | None, state: Pair) -> Pair:
+    return state if keep is None else Pair(keep * state.x, keep * state.y)
 
 
 FORMS = {f.__name__: f for f in (sequential, toeplitz, fft, associative)}
@@ -151,82 +172,113 @@ def chosen(length: int, constant: bool) -> str:
 def linear_recurrence(
     block: Block,
     inputs: Pair,
-    start: Pair | None = None,
+    start: Pair,
     resets: jax.Array | None = None,
     mode: str = "auto",
 ) -> Pair:
-    """The states (B, T, m) of x_t = A x_{t-1} + b_t.
+    """The states (T, B, m) of x_t = A x_{t-1} + b_t, time first.
 
-    block: entries (m,), or (B, T, m) where A changes; inputs: (B, T, m); start: x_{-1} (B, m), zero
-    if None; resets: (B, T) bool, true where x_{t-1} is forgotten, so that x_t = b_t
+    block: entries (m,), or (T, B, m) where A changes; inputs: (T, B, m); start: x_{-1} (B, m);
+    resets: (T, B) bool, true where x_{t-1} is forgotten, so that x_t = b_t
     """
     constant = block.a.ndim == 1 and resets is None
-    mode = chosen(inputs.x.shape[1], constant) if mode == "auto" else mode
+    mode = chosen(inputs.x.shape[0], constant) if mode == "auto" else mode
     if mode not in FORMS:
         raise ValueError(f"mode={mode!r}: accepted are auto, {', '.join(FORMS)}")
     if not constant and mode in ("toeplitz", "fft"):
         raise ValueError(f"mode={mode!r} needs blocks that do not change and no resets")
-    if block.a.ndim > 1:
-        block = _swapped(block)
-    inputs = _swapped(inputs)
-    keep = None if resets is None else (~resets).T[..., None].astype(inputs.x.dtype)
-    if start is not None:
-        first = jax.tree.map(lambda entry: entry[0], block) if block.a.ndim > 1 else block
-        carried = apply(first, start if keep is None else Pair(*(keep[0] * x for x in start)))
-        inputs = jax.tree.map(lambda x, y: x.at[0].add(y), inputs, carried)
-    return _swapped(_solve(FORMS[mode], block, keep, inputs))
+    keep = None if resets is None else (~resets)[..., None].astype(inputs.x.dtype)
+    return _solve(FORMS[mode], block, keep, start, inputs)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0, 4))
+@partial(jax.custom_vjp, nondiff_argnums=(0, 5))
 def _solve(
     form: Callable[..., Pair],
     block: Block,
     keep: jax.Array | None,
+    start: Pair,
     inputs: Pair,
     reverse: bool = False,
 ) -> Pair:
-    return form(block, keep, inputs, reverse)
+    return form(block, keep, start, inputs, reverse)
 
 
 def _forward(
-    form: Callable[..., Pair], block: Block, keep: jax.Array | None, inputs: Pair, reverse: bool
-) -> Any:
-    states = form(block, keep, inputs, reverse)
-    return states, (block, keep, states)
+    form: Callable[..., Pair],
+    block: Block,
+    keep: jax.Array | None,
+    start: Pair,
+    inputs: Pair,
+    reverse: bool,
+) -> tuple[Pair, tuple]:
+    states = form(block, keep, start, inputs, reverse)
+    return states, (block, keep, start, states)
 
 
 def _backward(form: Callable[..., Pair], reverse: bool, residuals: tuple, cotangent: Pair) -> tuple:
     """The gradient is the same recurrence the other way, with the transposed blocks:
     g_t = A_{t+1}^T g_{t+1} + dL/dx_t, and dL/dA_t = g_t x_{t-1}^T.
     """
-    block, keep, states = residuals
-    transposed = Block(block.a, block.c, block.b, block.d)
-    # Entry t + 1 at t; what comes round from the other end acts on zero.
-    next_row = partial(jax.tree.map, lambda x: jnp.roll(x, 1 if reverse else -1, 0))
-    if block.a.ndim > 1:
-        transposed = next_row(transposed)
-    gradient = _solve(form, transposed, next_row(keep), cotangent, not reverse)
-    before = jax.tree.map(lambda x: _shifted(x, reverse), states)
-    if keep is not None:
-        before = Pair(*(keep * x for x in before))
-    outer = Block(*(g * x for g in gradient for x in before))
-    if block.a.ndim == 1:
-        outer = jax.tree.map(lambda x: x.sum((0, 1)), outer)
-    return outer, jax.tree.map(jnp.zeros_like, keep), gradient
+    block, keep, start, states = residuals
+    if form is sequential and block.a.ndim == 1:
+        outer, gradient = _backward_in_one_pass(block, keep, start, states, cotangent, reverse)
+    else:
+        # Entry t + 1 at t; what comes round from the other end acts on zero.
+        following = partial(jax.tree.map, lambda x: jnp.roll(x, 1 if reverse else -1, 0))
+        changing = following(block) if block.a.ndim > 1 else block
+        zero = jax.tree.map(jnp.zeros_like, start)
+        arguments = (_transposed(changing), following(keep), zero, cotangent)
+        gradient = _solve(form, *arguments, not reverse)
+        before = jax.tree.map(lambda x, y: _shifted(x, y, reverse), states, start)
+        outer = _outer(gradient, _kept(keep, before))
+        if block.a.ndim == 1:
+            outer = jax.tree.map(lambda x: x.sum((0, 1)), outer)
+    row = -1 if reverse else 0
+    first = _kept(None if keep is None else keep[row], Pair(*(x[row] for x in gradient)))
+    to_start = apply(_transposed(_row(block, row)), first)
+    return outer, jax.tree.map(jnp.zeros_like, keep), to_start, gradient
+
+
+def _backward_in_one_pass(
+    block: Block,
+    keep: jax.Array | None,
+    start: Pair,
+    states: Pair,
+    cotangent: Pair,
+    reverse: bool,
+) -> tuple[Block, Pair]:
+    """Gradients of a constant block and of the inputs, row by row, while a row is in the caches."""
+    transposed = _transposed(block)
+
+    def back(carry: tuple[Pair, Block], now: tuple) -> tuple[tuple[Pair, Block], Pair]:
+        later, total = carry  # of the step after, where it remembers this one
+        kept, state, given = now
+        total = jax.tree.map(lambda t, o: t + o.sum(0), total, _outer(later, state))
+        gradient = add(apply(transposed, later), given)
+        return (_kept(kept, gradient), total), gradient
+
+    zero = (jax.tree.map(jnp.zeros_like, start), jax.tree.map(jnp.zeros_like, block))
+    rows = (keep, states, cotangent)
+    (first, total), gradient = jax.lax.scan(back, zero, rows, reverse=not reverse)
+    return jax.tree.map(lambda t, o: t + o.sum(0), total, _outer(first, start)), gradient
 
 
 _solve.defvjp(_forward, _backward)
 
 
-def _swapped(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
+def _transposed(block: Block) -> Block:
+    return Block(block.a, block.c, block.b, block.d)
+
+
+def _outer(left: Pair, right: Pair) -> Block:
+    return Block(*(x * y for x in left for y in right))
 
 
 def _reversed(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.flip(x, 0), tree)
 
 
-def _shifted(x: jax.Array, reverse: bool) -> jax.Array:
-    """(T, ...): the state before each step, zero before the first."""
-    zero = jnp.zeros_like(x[:1])
-    return jnp.concatenate([x[1:], zero] if reverse else [zero, x[:-1]])
+def _shifted(x: jax.Array, start: jax.Array, reverse: bool) -> jax.Array:
+    """(T, ...): the state before each step."""
+    start = start[None]
+    return jnp.concatenate([x[1:], start] if reverse else [start, x[:-1]])
