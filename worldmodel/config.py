@@ -329,7 +329,7 @@ class TrajectoryDiffusionOptions(DenoisedOptions):
     name: str = option("trajectory_diffusion", "family of the world model")
     rows: int = option(16, "rows of a piece (at most training.world_model.window)", low=2)
     hold_start: bool = option(True, "policies' rollouts begin at the given state, or anywhere")
-    guidance: float = option(1.0, "strength of the policy's guidance (0: none)", low=0.0)
+    guidance: float = option(0.5, "strength of the policy's guidance (0: none)", low=0.0)
     guidance_schedule: str = option(
         "posterior",
         "over noise levels: the variance that is left, or as published by steps done",
