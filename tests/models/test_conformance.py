@@ -385,7 +385,7 @@ def test_filtering_in_pieces_equals_one_pass(subject: Any) -> None:
 # --------------------------------------------------------------------------------- the imagination
 
 
-@on("vector", "classes", "mixed", always=("vector",))
+@on("vector", "classes", "mixed")
 def test_rollout_equals_repeated_steps(subject: Any) -> None:
     """Step t takes the t-th of the keys that the rollout's key is split into. Where rollouts are
     drawn as a whole, a step is one of a single action.

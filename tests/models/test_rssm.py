@@ -250,6 +250,7 @@ def test_losses_norms_and_latents_are_float32_under_bfloat16(rng: np.random.Gene
     assert bool(jnp.isfinite(total))
 
 
+@pytest.mark.slow
 def test_images_and_discrete_actions_train(rng: np.random.Generator, image_spec: DataSpec) -> None:
     spec = DataSpec(
         {**image_spec.observations, "position": ObservationSpec((2,), "float32")},
