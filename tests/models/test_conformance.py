@@ -143,9 +143,13 @@ def row(tree: Any, t: int | slice) -> Any:
 
 
 def same(a: Any, b: Any, tolerance: float = 1e-5) -> None:
-    jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance), a, b
-    )
+    """Equal but for rounding: to `tolerance` of each number, or of an array's largest one."""
+
+    def check(x: Any, y: Any) -> None:
+        largest = max(1.0, float(np.abs(np.asarray(y, float)).max(initial=0.0)))
+        np.testing.assert_allclose(x, y, rtol=tolerance, atol=tolerance * largest)
+
+    jax.tree.map(check, a, b)
 
 
 def apart(a: Any, b: Any) -> float:
