@@ -1,4 +1,4 @@
-"""Seconds of a gradient through long predictions: koopman beside gru and mlp of as many parameters.
+"""Seconds of a gradient through long predictions: koopman beside gru and mlp of the same preset.
 
     python benchmarks/long_horizon.py [--preset tiny] [--batch 256] [--repeats 5]
 

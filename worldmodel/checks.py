@@ -266,6 +266,11 @@ def _samplers_have_levels(config: Config) -> Iterator[str]:
             f"model.noise_low={model.noise_low:g} must be below model.noise_high="
             f"{model.noise_high:g}"
         )
+    if isinstance(model, DenoisedOptions) and model.churn and model.churn_low > model.churn_high:
+        yield (
+            f"model.churn_low={model.churn_low:g} is above model.churn_high={model.churn_high:g}: "
+            "no noise would be added anew"
+        )
 
 
 def _joint_training_can_be(config: Config) -> Iterator[str]:

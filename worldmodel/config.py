@@ -154,17 +154,18 @@ class GymnasiumData(DataOptions):
 # -------------------------------------------------------------------------------------------- model
 
 
+def averaging(default: float) -> Any:
+    """The option that every family has, each with its own default."""
+    help = "decay of the average of the parameters that is judged and imagined with (0: the last)"
+    return option(default, help, low=0.0, high=0.99999)
+
+
 @dataclass
 class ModelOptions:
     """What every family of world models has."""
 
     name: str = option(MISSING, "family of the world model")
-    ema: float = option(
-        0.0,
-        "decay of the average of the parameters that is judged and imagined with (0: the last)",
-        low=0.0,
-        high=0.99999,
-    )
+    ema: float = averaging(0.0)
 
 
 # DreamerV3: deter = 8 x hidden, classes = depth = hidden / 16. `tiny` is ours, for CPUs.
@@ -282,12 +283,7 @@ DENOISED_PRESETS: dict[str, tuple[int, int, int, int]] = {
 class DenoisedOptions(ModelOptions):
     """What diffusion families have."""
 
-    ema: float = option(
-        0.998,
-        "decay of the average of the parameters that is judged and imagined with (0: the last)",
-        low=0.0,
-        high=0.99999,
-    )
+    ema: float = averaging(0.998)
     preset: str = option("tiny", "size", choices=tuple(DENOISED_PRESETS))
     latent: int = option(
         32, "numbers of the autoencoder's latent, which images are denoised in", low=2

@@ -176,6 +176,8 @@ def test_pieces_longer_than_those_trained_are_refused() -> None:
     ]
     config.model = TrajectoryDiffusionOptions(rows=8, noise_low=5.0, noise_high=2.0)
     assert check(config) == ["model.noise_low=5 must be below model.noise_high=2"]
+    config.model = TrajectoryDiffusionOptions(rows=8, churn=1.0, churn_low=2.0, churn_high=1.0)
+    assert len(check(config)) == 1 and "churn_low=2 is above" in check(config)[0]
 
 
 def test_rollouts_are_differentiated_truly() -> None:

@@ -52,10 +52,10 @@ class Spectrum(nnx.Module):
         self.log_step = nnx.Param(-jnp.log(float(modes)))
 
     def turned(self, turn: jax.Array | float) -> Generator:
-        """G, a first step long. `turn`, 0 or (..., m), is added to what says how fast
-        pairs turn.
+        """G, a first step long: every kind's own. `turn`, 0 or (..., m), is added to what says how
+        fast pairs turn.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say how its pairs turn")
 
     def step(self, turn: jax.Array | float = 0.0) -> tuple[Block, Block]:
         """A and B of x' = A x + B c."""
