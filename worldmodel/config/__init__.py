@@ -1,0 +1,139 @@
+"""Every option of the trainer, as typed dataclasses. This is the only schema.
+
+`command_line.py` registers them with Hydra, `checks.py` compares values with the limits given
+here, `help_text.py` prints them. Nothing here imports JAX: a mistake is reported before anything
+slow starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from worldmodel.config.data import (
+    NORMALIZATIONS,
+    DataOptions,
+    GymnasiumData,
+    HDF5Data,
+    MinariData,
+    NPZData,
+    TableData,
+    TFDSData,
+)
+from worldmodel.config.models import (
+    DENOISED_PRESETS,
+    ENCODED_PRESETS,
+    RSSM_PRESETS,
+    DenoisedOptions,
+    DiffusionOptions,
+    EncodedOptions,
+    GRUOptions,
+    KoopmanOptions,
+    MLPOptions,
+    ModelOptions,
+    RSSMOptions,
+    TrajectoryDiffusionOptions,
+)
+from worldmodel.config.option import option
+from worldmodel.config.policies import (
+    ActorCriticOptions,
+    NoPolicy,
+    PolicyOptions,
+)
+from worldmodel.config.training import (
+    EvaluationOptions,
+    LoggingOptions,
+    StageOptions,
+    TrainingOptions,
+)
+
+__all__ = [
+    "ActorCriticOptions",
+    "Config",
+    "DENOISED_PRESETS",
+    "DataOptions",
+    "DenoisedOptions",
+    "DiffusionOptions",
+    "ENCODED_PRESETS",
+    "EncodedOptions",
+    "EvalConfig",
+    "EvaluationOptions",
+    "GRUOptions",
+    "GymnasiumData",
+    "HDF5Data",
+    "KoopmanOptions",
+    "LoggingOptions",
+    "MLPOptions",
+    "MinariData",
+    "ModelOptions",
+    "NORMALIZATIONS",
+    "NPZData",
+    "NoPolicy",
+    "PolicyOptions",
+    "RSSMOptions",
+    "RSSM_PRESETS",
+    "SCHEMAS",
+    "StageOptions",
+    "TFDSData",
+    "TableData",
+    "TrainingOptions",
+    "TrajectoryDiffusionOptions",
+    "option",
+]
+
+
+@dataclass
+class Config:
+    """A whole run."""
+
+    name: str = option(
+        "${data.name}-${model.name}-${policy.name}-${seed}", "the run directory is runs_dir/name"
+    )
+    seed: int = option(
+        0, "seed of initial parameters, batches and all noise in training", low=0, high=2**31 - 1
+    )
+    runs_dir: str = option("runs", "folder of run directories")
+    fresh: bool = option(False, "start over: moves an older run of this name aside")
+    data: DataOptions = MISSING
+    model: ModelOptions = MISSING
+    policy: PolicyOptions = MISSING
+    training: TrainingOptions = dataclasses.field(default_factory=TrainingOptions)
+    logging: LoggingOptions = dataclasses.field(default_factory=LoggingOptions)
+    evaluation: EvaluationOptions = dataclasses.field(default_factory=EvaluationOptions)
+
+
+@dataclass
+class EvalConfig:
+    """What eval.py accepts; evaluation options that are not given come from the run."""
+
+    run: str = option(MISSING, "run directory to judge, such as runs/NAME")
+    checkpoint: str = option("last", "checkpoint to judge: last or a step")
+    evaluation: EvaluationOptions = dataclasses.field(default_factory=EvaluationOptions)
+
+
+# Group -> schema name -> dataclass. A file configs/GROUP/CHOICE.yaml names the schema it starts
+# from; several choices may share one, as data=pendulum and data=gymnasium do.
+SCHEMAS: dict[str, dict[str, type]] = {
+    "data": {
+        "tfds": TFDSData,
+        "hdf5": HDF5Data,
+        "npz": NPZData,
+        "minari": MinariData,
+        "table": TableData,
+        "gymnasium": GymnasiumData,
+    },
+    "model": {
+        "rssm": RSSMOptions,
+        "koopman": KoopmanOptions,
+        "gru": GRUOptions,
+        "mlp": MLPOptions,
+        "diffusion": DiffusionOptions,
+        "trajectory_diffusion": TrajectoryDiffusionOptions,
+    },
+    "policy": {"none": NoPolicy, "actor_critic": ActorCriticOptions},
+    "training": {"default": TrainingOptions},
+    "logging": {"default": LoggingOptions},
+    "evaluation": {"default": EvaluationOptions},
+}

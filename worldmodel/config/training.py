@@ -1,0 +1,85 @@
+"""Options of training, logging and evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from worldmodel.config.option import option
+
+
+@dataclass
+class StageOptions:
+    """One stage of training."""
+
+    steps: int = option(MISSING, "updates", low=1)
+    batch_size: int = option(16, "windows in a batch", low=1)
+    window: int = option(64, "rows in a window", low=2)
+    learning_rate: float = option(4e-5, "peak learning rate", low=0.0)
+    warmup: int = option(1000, "updates over which the learning rate rises from 0", low=0)
+    decay: float = option(
+        0.0, "last share of the updates, over which the learning rate falls to 0", low=0.0, high=1.0
+    )
+    clip: float = option(0.3, "adaptive gradient clipping, per tensor (0: none)", low=0.0)
+    beta1: float = option(0.9, "momentum", low=0.0, high=1.0)
+    beta2: float = option(0.999, "decay of the squared gradients", low=0.0, high=1.0)
+    epsilon: float = option(1e-20, "added to the root of the squared gradients", low=0.0)
+
+
+@dataclass
+class TrainingOptions:
+    """How training runs."""
+
+    autoencoder: StageOptions = dataclasses.field(
+        default_factory=lambda: StageOptions(
+            steps=2000, window=16, learning_rate=1e-3, warmup=100, decay=0.5
+        )
+    )
+    world_model: StageOptions = dataclasses.field(default_factory=StageOptions)
+    policy: StageOptions = dataclasses.field(default_factory=StageOptions)
+    joint: bool = option(
+        False, "model and policy together, in one stage with the world model's settings"
+    )
+    precision: str = option(
+        "float32", "compute type; parameters stay float32", choices=("float32", "bfloat16")
+    )
+    steps_per_dispatch: int = option(25, "most updates per call to the device", low=1)
+    log_every: int = option(100, "updates between rows of metrics.jsonl", low=1)
+    checkpoint_every: int = option(1000, "updates between checkpoints", low=1)
+    keep: int = option(2, "checkpoints kept per stage", low=1)
+    compilation_cache: str | None = option(
+        "~/.cache/worldmodel/xla", "folder of compiled programs (none: no cache)"
+    )
+
+
+@dataclass
+class LoggingOptions:
+    """Where progress and metrics go; metrics.jsonl is always written."""
+
+    wandb: str = option(
+        "auto",
+        "Weights & Biases, if installed; auto: online where a key is configured, else offline",
+        choices=("auto", "online", "offline", "disabled"),
+    )
+    project: str = option("worldmodel", "W&B project")
+    progress: str = option(
+        "auto",
+        "progress display; auto: a bar on a terminal",
+        choices=("auto", "bar", "plain", "none"),
+    )
+
+
+@dataclass
+class EvaluationOptions:
+    """How a checkpoint is judged."""
+
+    horizons: list[int] = option([1, 5, 15, 50], "open-loop horizons, in steps", low=1)
+    context: int = option(10, "logged rows the model sees before it predicts", low=1)
+    starts: int = option(5, "starts per held-out episode", low=1)
+    samples: int = option(8, "sampled futures whose mean is the prediction", low=1)
+    episodes: int = option(50, "episodes in the real environment", low=1)
+    seed: int = option(1000, "seed of the first episode; episode j has seed + j", low=0)
+    resamples: int = option(2000, "bootstrap resamples behind an interval", low=100)
+    confidence: float = option(0.95, "coverage of the intervals", low=0.5, high=0.999)
