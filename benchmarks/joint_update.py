@@ -55,7 +55,7 @@ def measure(repeats: int) -> dict[str, Any]:
     learner = JointLearner(
         ActorCriticOptions(),
         lambda key: models.build(RSSMOptions(preset="1m"), spec, key),
-        spec.action,
+        spec,
         optimizer.build(StageOptions(steps=1)),
         jnp.float32,
     )

@@ -27,6 +27,7 @@ from worldmodel.config import (
     MinariData,
     NoPolicy,
     NPZData,
+    OfflineOptions,
     RSSMOptions,
     TableData,
     TFDSData,
@@ -287,6 +288,19 @@ def _joint_training_can_be(config: Config) -> Iterator[str]:
         yield "model.hold_start=false: training.joint=true needs rollouts from the logged states"
 
 
+def _imagined_rows_are_there_to_be_priced(config: Config) -> Iterator[str]:
+    policy = config.policy
+    if not isinstance(policy, OfflineOptions) or policy.real_share < 1:
+        return
+    for name in ("penalty", "truncate"):
+        value = getattr(policy, name)
+        if value not in ("none", None):
+            yield (
+                f"policy.{name}={shown(value)}: changes imagined rows, and there are none with "
+                "policy.real_share=1; accepted: a share below 1"
+            )
+
+
 RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _names_are_directory_names,
     _data_can_be_found,
@@ -297,4 +311,5 @@ RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _pieces_are_as_long_as_those_trained,
     _samplers_have_levels,
     _joint_training_can_be,
+    _imagined_rows_are_there_to_be_priced,
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ Metrics = dict[str, jax.Array]
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["params", "frozen", "optimizer", "slow", "statistics", "step"],
+    data_fields=["params", "frozen", "optimizer", "slow", "statistics", "step", "memory"],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class TrainState:
     slow: slow copies of modules
     statistics: running statistics
     step: updates made so far, int32
+    memory: imagined rows that are kept, where a stage keeps some
     """
 
     params: Params
@@ -42,6 +43,7 @@ class TrainState:
     slow: Params
     statistics: dict[str, jax.Array]
     step: jax.Array
+    memory: Any = ()
 
 
 class Learner(Protocol):
@@ -54,6 +56,18 @@ class Learner(Protocol):
     def update(
         self, state: TrainState, batch: Window, key: jax.Array
     ) -> tuple[TrainState, Metrics]: ...
+
+
+@runtime_checkable
+class Refreshing(Protocol):
+    """A learner whose memory is also renewed, every `refresh_every` updates (0: never), from
+    `refresh_windows` windows at once.
+    """
+
+    refresh_every: int
+    refresh_windows: int
+
+    def refresh(self, state: TrainState, windows: Window, key: jax.Array) -> TrainState: ...
 
 
 def start(

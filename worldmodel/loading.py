@@ -22,6 +22,7 @@ from worldmodel.evaluation.evaluator import Results, evaluate_loaded
 from worldmodel.models import WorldModel, parts
 from worldmodel.run_directory import RunDirectory, find_run
 from worldmodel.training.checkpoints import Checkpoints
+from worldmodel.training.seeds import of_seed
 from worldmodel.training.stages import build_learner, modules, stage_names
 
 
@@ -36,6 +37,7 @@ class LoadedRun:
     step: int
     model: WorldModel
     policy: nnx.Module | None
+    twins: tuple[tuple[WorldModel, nnx.Module | None], ...] = ()  # of the run's other seeds
 
     def predict(
         self,
@@ -110,7 +112,8 @@ def _predict(
 
 
 def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
-    """Loads a run: its last stage that has a checkpoint, at `last` or at a step.
+    """Loads a run: its last stage that has a checkpoint, at `last` or at a step. Where it trained
+    several seeds, model and policy are the first one's, and `twins` those of the others.
 
     Raises CheckpointError if there is no such run or checkpoint, or if it holds another model.
     """
@@ -127,7 +130,16 @@ def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
     state, _ = checkpoints.restore(step, like)
     checkpoints.close()
     made = modules(learner, state)
-    return LoadedRun(directory, config, spec, stage, step, made["model"], made.get("actor"))
+    several = range(config.training.num_seeds)
+    of_seeds = (
+        [made]
+        if len(several) == 1
+        else [
+            {name: of_seed(module, number) for name, module in made.items()} for number in several
+        ]
+    )
+    (model, policy), *twins = [(found["model"], found.get("actor")) for found in of_seeds]
+    return LoadedRun(directory, config, spec, stage, step, model, policy, tuple(twins))
 
 
 def _choose(directory: RunDirectory, stages: list[str], checkpoint: str) -> tuple[str, int]:

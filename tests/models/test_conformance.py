@@ -176,7 +176,7 @@ ALL_FIELDS = ("observation", "action", "reward")
 # ----------------------------------------------------------------------------------- the interface
 
 
-KEPT = {"rollout", "follow", "eigenvalues"}
+KEPT = {"rollout", "follow", "eigenvalues", "members"}
 
 
 def interface() -> set[str]:

@@ -80,7 +80,7 @@ def test_joint_training_reaches_every_parameter(rng: np.random.Generator, discre
     learner = JointLearner(
         ActorCriticOptions(horizon=3),
         lambda key: models.build(SMALL, spec, key),
-        action,
+        spec,
         optimizer.build(StageOptions(steps=1, warmup=1, learning_rate=1e-2)),
         jnp.float32,
     )
@@ -102,7 +102,7 @@ def test_a_frozen_model_stays_as_it_was(rng: np.random.Generator) -> None:
     model = models.build(SMALL, SPEC, jax.random.key(0))
     options = ActorCriticOptions(horizon=3)
     learner = ActorCriticLearner(
-        options, model, SPEC.action, optimizer.build(StageOptions(steps=1)), jnp.float32
+        options, model, SPEC, optimizer.build(StageOptions(steps=1)), jnp.float32
     )
     state = learner.init(jax.random.key(0))
     after, _ = jax.jit(learner.update)(state, random_window(rng), jax.random.key(1))

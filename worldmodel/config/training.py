@@ -42,6 +42,7 @@ class TrainingOptions:
     joint: bool = option(
         False, "model and policy together, in one stage with the world model's settings"
     )
+    num_seeds: int = option(1, "seeds trained at once, each with its own batches", low=1)
     precision: str = option(
         "float32", "compute type; parameters stay float32", choices=("float32", "bfloat16")
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
+import numpy as np
 from flax import nnx
 from rich.console import Console
 
@@ -26,7 +27,7 @@ from worldmodel.evaluation import environments
 from worldmodel.evaluation.prediction import open_loop
 from worldmodel.evaluation.report import page
 from worldmodel.evaluation.results import Provenance, Results, Return, markdown, render, to_json
-from worldmodel.evaluation.returns import episode_returns, model_policy, random_policy
+from worldmodel.evaluation.returns import Act, episode_returns, model_policy, random_policy
 from worldmodel.evaluation.spectrum import spectrum_of
 from worldmodel.evaluation.statistics import Bootstrap
 from worldmodel.models.interface import WorldModel
@@ -34,6 +35,8 @@ from worldmodel.run_directory import write_json
 
 if TYPE_CHECKING:
     from worldmodel.loading import LoadedRun
+
+SEEDS = "training seeds"  # what an interval is over where several were trained
 
 __all__ = ["evaluate", "evaluate_loaded", "evaluate_run", "render", "write"]
 
@@ -47,12 +50,15 @@ def evaluate(
     environment: str | None,
     options: EvaluationOptions,
     provenance: Provenance | None = None,
+    twins: tuple[tuple[WorldModel, nnx.Module | None], ...] = (),
 ) -> Results:
     """Judges a model on `held_out` episodes, and a policy in the real environment.
 
     Returns are measured where there are both a policy and an environment, and stand beside those
     of `all_logs` (training and held out) and of a random policy on the same seeds. `provenance`
-    says whose model it is; split, times and versions are added to it.
+    says whose model it is; split, times and versions are added to it. `twins` are the models and
+    policies of other training seeds: then the policy's return is the mean over all of those, and
+    its interval is over them.
     """
     seconds: dict[str, float] = {}
     in_world = environment if policy is not None else None
@@ -63,13 +69,20 @@ def evaluate(
     bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
     returns = {}
     if in_world is not None:
-        for name, act in (
-            ("policy", model_policy(model, policy, spec)),
-            ("random", random_policy(spec)),
-        ):
-            with _timed(seconds, f"returns.{name}"):
-                earned = episode_returns(in_world, spec, act, options.episodes, options.seed)
-            returns[name] = Return(bootstrap.mean(earned, "episodes"), earned)
+
+        def earned(act: Act) -> np.ndarray:
+            return episode_returns(in_world, spec, act, options.episodes, options.seed)
+
+        with _timed(seconds, "returns.policy"):
+            seeds = [earned(model_policy(*pair, spec)) for pair in ((model, policy), *twins)]
+        returns["policy"] = (
+            Return(bootstrap.mean(np.mean(seeds, 1), SEEDS), np.concatenate(seeds), SEEDS)
+            if twins
+            else Return(bootstrap.mean(seeds[0], "episodes"), seeds[0])
+        )
+        with _timed(seconds, "returns.random"):
+            random = earned(random_policy(spec))
+        returns["random"] = Return(bootstrap.mean(random, "episodes"), random)
     if all_logs.rewards is not None:
         logged = all_logs.returns()
         returns["logs"] = Return(bootstrap.mean(logged, "episodes"), logged)
@@ -122,6 +135,7 @@ def evaluate_loaded(
         run.config.data.environment,
         options,
         provenance,
+        run.twins,
     )
     folder = run.directory.evaluation
     write(results, folder, run.directory.metrics, data.card(trajectories))

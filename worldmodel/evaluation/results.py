@@ -23,10 +23,11 @@ INTERVAL_NOTE = (
 
 @dataclass(frozen=True)
 class Return:
-    """The mean return of one who acts, and the returns (n,) it is the mean of."""
+    """The mean return of one who acts, its interval over `units`, and the returns (episodes,)."""
 
     mean: Number
     episodes: np.ndarray
+    units: str = "episodes"
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,10 @@ def prediction_sheet(key: str, judged: KeyPrediction) -> Sheet:
 def returns_sheet(results: Results) -> Sheet:
     environment = results.provenance.environment
     where = f" in the real {environment}" if environment else ""
-    rows = [[name, str(r.mean), str(r.mean.n)] for name, r in results.returns.items()]
+    rows = [
+        [name, str(r.mean), str(r.mean.n) if r.units == "episodes" else f"{r.mean.n} {r.units}"]
+        for name, r in results.returns.items()
+    ]
     return Sheet(f"Mean return of an episode{where}", ["who", "return", "episodes"], rows)
 
 
@@ -235,7 +239,7 @@ def _verdict(numbers: HorizonNumbers) -> str:
 
 
 def _on_return(results: Results) -> str:
-    policy = results.returns["policy"].mean
+    policy, units = results.returns["policy"].mean, results.returns["policy"].units
     others = {n: results.returns[n].mean for n in ("logs", "random") if n in results.returns}
     named = {"logs": "the logs' mean", "random": "a random policy"}
     parts = [f"{_compared(policy, o)} {named[n]} ({shown(o.value)})" for n, o in others.items()]
@@ -243,7 +247,7 @@ def _on_return(results: Results) -> str:
     where = (
         f"In the real {results.provenance.environment}" if results.provenance.environment else ""
     )
-    return f"{where} the policy returns {policy} over {policy.n} episodes{verdict}.".strip()
+    return f"{where} the policy returns {policy} over {policy.n} {units}{verdict}.".strip()
 
 
 def _compared(policy: Number, other: Number) -> str:

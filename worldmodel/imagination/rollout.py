@@ -15,9 +15,11 @@ from worldmodel.nn.layout import over_time
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["states", "features", "actions", "rewards", "continues", "uncertainty"],
+    data_fields=[
+        "states", "features", "actions", "rewards", "continues", "uncertainty", "valid",
+    ],
     meta_fields=[],
-)
+)  # fmt: skip
 @dataclass(frozen=True)
 class Rollout:
     """H imagined steps from B starts.
@@ -27,7 +29,8 @@ class Rollout:
     actions: (B, H, ...); action t leads from state t to state t+1
     rewards: (B, H); what action t earned, read at state t+1
     continues: (B, H); probability that the episode goes on at state t+1
-    uncertainty: (B, H) where the family has one
+    uncertainty: (B, H) of what action t leads to, where it was asked for
+    valid: (B, H) bool, the steps to learn from; None: all
     """
 
     states: State
@@ -36,6 +39,7 @@ class Rollout:
     rewards: jax.Array
     continues: jax.Array
     uncertainty: jax.Array | None = None
+    valid: jax.Array | None = None
 
 
 def imagine(

@@ -12,7 +12,7 @@ from flax import nnx
 from worldmodel.config import ModelOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
-from worldmodel.nn.distributions import Distribution
+from worldmodel.nn.distributions import Distribution, Normal
 
 Actor = Callable[[jax.Array], Any]  # features (B, F) -> a distribution over actions (B, ...)
 State = Any  # a pytree of the family's own, every leaf with the batch axes first
@@ -116,6 +116,13 @@ class WorldModel(nnx.Module):
         """Real and imaginary parts (m,) of the eigenvalues of a step of the latent: one of every
         conjugate pair, with the imaginary part that is not negative. None where the latent does not
         move linearly.
+        """
+        return None
+
+    def members(self, state: State, action: jax.Array) -> Normal | None:
+        """What each of M members predicts of an action's outcome, (M, ..., D + 1): the change of
+        the point, and the reward last, in the units that members are trained in. None where the
+        family is no ensemble.
         """
         return None
 

@@ -187,6 +187,41 @@ class Normal:
         return (0.5 * jnp.log(2 * jnp.pi * jnp.e) + jnp.log(self.scale)).sum(-1)
 
 
+@partial(jax.tree_util.register_dataclass, data_fields=["location", "scale"], meta_fields=[])
+@dataclass(frozen=True)
+class TanhNormal:
+    """tanh of independent normals over the last axis (..., D): values in (-1, 1)."""
+
+    location: jax.Array
+    scale: jax.Array
+
+    def mode(self) -> jax.Array:
+        """tanh of the mode of the normal."""
+        return jnp.tanh(self.location)
+
+    def sample(self, key: jax.Array) -> jax.Array:
+        return self.sample_and_log_prob(key)[0]
+
+    def sample_and_log_prob(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """A sample (..., D) and the logarithm of its density (...), exact also near the bounds."""
+        before = self._normal.sample(key)
+        return jnp.tanh(before), self._log_prob_before(before)
+
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """Values at the bounds count as the nearest numbers inside."""
+        inside = jnp.clip(value, -1 + 1e-6, 1 - 1e-6)
+        return self._log_prob_before(jnp.arctanh(inside))
+
+    @property
+    def _normal(self) -> Normal:
+        return Normal(self.location, self.scale)
+
+    def _log_prob_before(self, before: jax.Array) -> jax.Array:
+        # log(1 - tanh(x)^2) = 2 (log 2 - x - softplus(-2 x)), which does not round to log 0.
+        slope = 2 * (jnp.log(2.0) - before - jax.nn.softplus(-2 * before))
+        return self._normal.log_prob(before) - slope.sum(-1)
+
+
 @partial(jax.tree_util.register_dataclass, data_fields=["log_probabilities"], meta_fields=[])
 @dataclass(frozen=True)
 class Categorical:

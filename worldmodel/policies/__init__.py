@@ -7,40 +7,52 @@ features to a distribution over actions.
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
 
 import jax.numpy as jnp
 import optax
 
 from worldmodel.config import PolicyOptions
-from worldmodel.data.spec import ActionSpec
+from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
 from worldmodel.learner import Learner
 from worldmodel.models import ModelBuilder, WorldModel
 
 __all__ = ["ALGORITHMS", "JOINT_ALGORITHMS", "build", "build_joint"]
 
-# Name of the algorithm -> its learner, in the file of that name.
-ALGORITHMS = {"actor_critic": "ActorCriticLearner"}
-JOINT_ALGORITHMS = {"actor_critic": "JointLearner"}
+# Name of the algorithm -> its learner as FILE.CLASS. Where several share one, they differ by their
+# options alone: configs/policy/ says how.
+ALGORITHMS = {
+    "actor_critic": "actor_critic.ActorCriticLearner",
+    "bc": "bc.BehaviourCloning",
+    "td3_bc": "td3_bc.TD3BC",
+    "rebrac": "rebrac.ReBRAC",
+    "iql": "iql.IQL",
+    "sac_n": "sac_n.SACN",
+    "edac": "sac_n.SACN",
+    "mopo": "sac_n.SACN",
+    "ravl": "sac_n.SACN",
+    "combo": "combo.COMBO",
+    "rambo": "rambo.RAMBO",
+    "mobile": "mobile.MOBILE",
+}
+JOINT_ALGORITHMS = {"actor_critic": "actor_critic.JointLearner"}
 
 
 def build(
     options: PolicyOptions,
     model: WorldModel,
-    action: ActionSpec,
+    spec: DataSpec,
     optimizer: optax.GradientTransformation,
     dtype: jnp.dtype,
 ) -> Learner:
     """A learner that trains a policy on a frozen model."""
-    learner = getattr(_module(options.name), ALGORITHMS[options.name])
-    return learner(options, model, action, optimizer, dtype)
+    return _find(ALGORITHMS[options.name])(options, model, spec, optimizer, dtype)
 
 
 def build_joint(
     options: PolicyOptions,
     build_model: ModelBuilder,
-    action: ActionSpec,
+    spec: DataSpec,
     optimizer: optax.GradientTransformation,
     dtype: jnp.dtype,
 ) -> Learner:
@@ -50,9 +62,9 @@ def build_joint(
             f"policy={options.name} cannot be trained jointly with the model; "
             f"with training.joint=true accepted are: {', '.join(JOINT_ALGORITHMS)}"
         )
-    learner = getattr(_module(options.name), JOINT_ALGORITHMS[options.name])
-    return learner(options, build_model, action, optimizer, dtype)
+    return _find(JOINT_ALGORITHMS[options.name])(options, build_model, spec, optimizer, dtype)
 
 
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"{__name__}.{name}")
+def _find(place: str) -> type:
+    file, _, name = place.partition(".")
+    return getattr(importlib.import_module(f"{__name__}.{file}"), name)

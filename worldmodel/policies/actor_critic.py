@@ -17,7 +17,7 @@ import optax
 from flax import nnx
 
 from worldmodel.config import ActorCriticOptions
-from worldmodel.data.spec import ActionSpec
+from worldmodel.data.spec import ActionSpec, DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
 from worldmodel.imagination import imagine, time_first
@@ -205,12 +205,12 @@ class ActorCriticLearner:
         self,
         options: ActorCriticOptions,
         model: WorldModel,
-        action: ActionSpec,
+        spec: DataSpec,
         optimizer: optax.GradientTransformation,
         dtype: jnp.dtype,
     ):
         self.options, self.optimizer = options, optimizer
-        self.model, self.action, self.dtype = model, action, dtype
+        self.model, self.action, self.dtype = model, spec.action, dtype
         model_definition, self.model_params = divide(model)
         self.definitions = {"model": model_definition, **definitions_of(self._heads)}
 
@@ -263,13 +263,13 @@ class JointLearner:
         self,
         options: ActorCriticOptions,
         build_model: ModelBuilder,
-        action: ActionSpec,
+        spec: DataSpec,
         optimizer: optax.GradientTransformation,
         dtype: jnp.dtype,
     ):
         """`build_model(key)` makes a new world model."""
         self.options, self.optimizer, self.build_model = options, optimizer, build_model
-        self.action, self.dtype = action, dtype
+        self.action, self.dtype = spec.action, dtype
         self.definitions = definitions_of(self._modules)
 
     def init(self, key: jax.Array) -> TrainState:

@@ -23,6 +23,7 @@ import numpy as np
 
 from worldmodel.config import StageOptions, TrainingOptions
 from worldmodel.data.delivery import Batches
+from worldmodel.data.windows import Window
 from worldmodel.errors import DivergenceError
 from worldmodel.learner import Learner, TrainState
 from worldmodel.run_directory import RunDirectory
@@ -37,6 +38,15 @@ class Preempted(Exception):
 
 
 @dataclass(frozen=True)
+class Refresh:
+    """What renews a learner's memory: every so many updates, from a batch of its own."""
+
+    every: int
+    apply: Callable[[TrainState, Window, jax.Array], TrainState]
+    batches: Batches
+
+
+@dataclass(frozen=True)
 class Stage:
     """A learner, its batches and how long it trains."""
 
@@ -44,6 +54,12 @@ class Stage:
     learner: Learner
     batches: Batches
     options: StageOptions
+    refresh: Refresh | None = None
+
+    @property
+    def interval(self) -> int:
+        """Updates between refreshes, 0 without any."""
+        return self.refresh.every if self.refresh else 0
 
 
 class StopRequest:
@@ -76,13 +92,15 @@ def stage_keys(seed: int, stage: str) -> Keys:
     )
 
 
-def steps_per_dispatch(training: TrainingOptions, steps: int, most: int = 2**31) -> int:
-    """The most updates per call, up to `most`, that divide the stage, the log interval and the
-    checkpoint interval alike.
+def steps_per_dispatch(
+    training: TrainingOptions, steps: int, most: int = 2**31, refresh_every: int = 0
+) -> int:
+    """The most updates per call, up to `most`, that divide the stage and the intervals of log,
+    checkpoint and refresh alike.
 
     So one compiled program serves the whole stage.
     """
-    common = math.gcd(steps, training.log_every, training.checkpoint_every)
+    common = math.gcd(steps, training.log_every, training.checkpoint_every, refresh_every)
     most = min(common, training.steps_per_dispatch, most)
     return max(n for n in range(1, most + 1) if common % n == 0)
 
@@ -102,6 +120,16 @@ def make_dispatch(
         return jax.lax.scan(one, state, jnp.arange(updates, dtype=jnp.uint32))
 
     return jax.jit(dispatch, donate_argnums=0, out_shardings=meshes.replicated(mesh))
+
+
+def make_refresh(refresh: Refresh, mesh: jax.sharding.Mesh) -> Callable[..., TrainState]:
+    """A jitted function (state, arrays, feed, key) -> state that donates the state."""
+
+    def apply(state: TrainState, arrays: Any, feed: Any, key: jax.Array) -> TrainState:
+        windows = meshes.shard_batch(refresh.batches.batch(arrays, feed, jnp.uint32(0)), mesh)
+        return refresh.apply(state, windows, jax.random.fold_in(key, state.step))
+
+    return jax.jit(apply, donate_argnums=0, out_shardings=meshes.replicated(mesh))
 
 
 class Run(NamedTuple):
@@ -128,6 +156,8 @@ def run_stage(stage: Stage, run: Run) -> TrainState:
     finally:
         checkpoints.close()
         stage.batches.close()
+        if stage.refresh:
+            stage.refresh.batches.close()
 
 
 class _Loop:
@@ -160,18 +190,24 @@ class _Loop:
 
     def _train(self, total: int) -> None:
         batches = self.stage.batches
-        updates = steps_per_dispatch(self.context.training, total, batches.most_updates)
+        refresh = self.stage.refresh
+        updates = steps_per_dispatch(
+            self.context.training, total, batches.most_updates, self.stage.interval
+        )
         if self.step:
             self.progress.note(f"goes on from step {self.step}")
         began = time.perf_counter()
         arrays = jax.device_put(batches.arrays(), meshes.replicated(self.mesh))
         dispatch = make_dispatch(self.stage.learner, batches, self.mesh, updates)
         feed = self._feed(updates)
+        renew = make_refresh(refresh, self.mesh) if refresh else None
         compiled = dispatch.lower(self.state, arrays, feed, self.keys.steps).compile()
         self.progress.note(f"compiled in {time.perf_counter() - began:.1f} s")
         self.started = self.row_started = time.perf_counter()
         previous = None
         while self.step < total:
+            if refresh and self.step % refresh.every == 0:
+                self._refresh(refresh, renew, arrays)
             self.state, metrics = compiled(self.state, arrays, feed, self.keys.steps)
             self.step += updates
             if self.step < total:  # made and sent while the device works
@@ -189,6 +225,15 @@ class _Loop:
             if self.context.stop.asked and self.step < total:
                 self.checkpoints.wait()
                 raise Preempted(f"{self.stage.name} saved at step {self.step}")
+
+    def _refresh(self, refresh: Refresh, renew: Callable[..., TrainState], arrays: Any) -> None:
+        """Renews the memory. It is due at a step, not after it: a run that goes on from there has
+        not had it yet.
+        """
+        feed = refresh.batches.feed(self.step // refresh.every, 1)
+        feed = meshes.place_feed(feed, refresh.batches.axis, self.mesh)
+        # Keys of steps are folded into the other one.
+        self.state = renew(self.state, arrays, feed, self.keys.init)
 
     def _feed(self, updates: int) -> Any:
         """What the next call needs, on the devices."""

@@ -20,8 +20,9 @@ from worldmodel.data.trajectories import Trajectories, split, split_episodes
 from worldmodel.errors import DataError
 from worldmodel.evaluation import environments
 from worldmodel.evaluation.evaluator import evaluate_run
+from worldmodel.learner import Learner, Refreshing
 from worldmodel.run_directory import check_run, open_run
-from worldmodel.training.loop import Preempted, Run, Stage, StopRequest, run_stage
+from worldmodel.training.loop import Preempted, Refresh, Run, Stage, StopRequest, run_stage
 from worldmodel.training.mesh import all_devices
 from worldmodel.training.metrics import WandB
 from worldmodel.training.stages import build_learner, check, modules, stage_names, stage_options
@@ -53,8 +54,7 @@ def train(config: Config) -> int:
     try:
         for name in stage_names(config, spec):
             learner = build_learner(config, spec, name, trained)
-            batches = _batches(config, training, name)
-            state = run_stage(Stage(name, learner, batches, stage_options(config, name)), run)
+            state = run_stage(_stage(config, training, name, learner), run)
             trained |= modules(learner, state)
     except Preempted as stopped:
         print(f"{stopped}; the same command goes on from there")
@@ -67,12 +67,21 @@ def train(config: Config) -> int:
     return status
 
 
-def _batches(config: Config, training: Trajectories, stage: str) -> Batches:
-    options, how = stage_options(config, stage), (config.data.delivery, config.data.workers)
-    batches = deliver(training, options.batch_size, options.window, config.seed, *how)
-    if batches.count < 1:
+def _stage(config: Config, training: Trajectories, name: str, learner: Learner) -> Stage:
+    """A stage with its batches: for each seed one of its own, laid end to end."""
+    options, how = stage_options(config, name), (config.data.delivery, config.data.workers)
+
+    def batches(windows: int, seed: int) -> Batches:
+        return deliver(training, windows, options.window, seed, *how)
+
+    made = batches(options.batch_size * config.training.num_seeds, config.seed)
+    if made.count < 1:
         raise DataError(f"{training.source}: no window of {options.window} rows to train on")
-    return batches
+    refresh = None
+    if isinstance(learner, Refreshing) and learner.refresh_every:
+        drawn = batches(learner.refresh_windows, config.seed + 1)
+        refresh = Refresh(learner.refresh_every, learner.refresh, drawn)
+    return Stage(name, learner, made, options, refresh)
 
 
 def _greet(config: Config, training: Trajectories, held_out: Trajectories, path: Path) -> None:

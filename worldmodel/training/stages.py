@@ -19,6 +19,7 @@ from worldmodel.learner import Learner, TrainState
 from worldmodel.nn import optimizer
 from worldmodel.training import mesh as meshes
 from worldmodel.training.averaging import AVERAGE, AveragedModel
+from worldmodel.training.seeds import Seeds, of_seed
 from worldmodel.training.world_model import WorldModelLearner
 
 Modules = Mapping[str, nnx.Module]  # by name, as earlier stages trained them
@@ -52,7 +53,15 @@ def build_learner(
     """The learner of a stage. It starts from modules that earlier ones `trained`, or from new ones,
     which is all that is needed to restore into.
     """
-    dtype, trained = compute_type(config), trained or {}
+    count, trained = config.training.num_seeds, trained or {}
+    if count == 1:
+        return _build(config, spec, stage, trained)
+    first = {name: of_seed(module, 0) for name, module in trained.items()}
+    return Seeds(_build(config, spec, stage, first), count, trained)
+
+
+def _build(config: Config, spec: DataSpec, stage: str, trained: Modules) -> Learner:
+    dtype = compute_type(config)
     optimize = optimizer.build(stage_options(config, stage))
     build_model = partial(models.build, config.model, spec, dtype=dtype)
     parts = models.parts(config.model, spec)
@@ -67,7 +76,7 @@ def build_learner(
             f"policy={config.policy.name} learns from rewards, and these logs have none; "
             "train the world model alone with policy=none"
         )
-    arguments = (spec.action, optimize, dtype)
+    arguments = (spec, optimize, dtype)
     if stage == "joint":
         return _averaged(config, policies.build_joint(config.policy, build_model, *arguments))
     model = trained.get("model") or build_model(jax.random.key(0))

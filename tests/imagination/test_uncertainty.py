@@ -1,0 +1,185 @@
+"""Measures of an ensemble's uncertainty beside naive NumPy, and what they do to a rollout."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from worldmodel.data.windows import Window
+from worldmodel.errors import ConfigError
+from worldmodel.imagination import (
+    UNCERTAINTIES,
+    Rollout,
+    imagine,
+    penalized,
+    time_first,
+    truncated,
+    uncertainty_of_logs,
+    with_uncertainty,
+)
+from worldmodel.models.interface import WorldModel
+from worldmodel.nn.distributions import Bernoulli, Normal, ScalarMSE
+
+
+def log_density(x, mean, variance):
+    return -0.5 * np.sum((x - mean) ** 2 / variance + np.log(2 * np.pi * variance))
+
+
+def kl(mean, variance, other_mean, other_variance):
+    off = (mean - other_mean) ** 2
+    terms = np.log(other_variance / variance) + (variance + off) / other_variance - 1
+    return 0.5 * np.sum(terms)
+
+
+def leave_one_out(mu, sigma):
+    found = []
+    for i in range(len(mu)):
+        others, widths = np.delete(mu, i, 0), np.delete(sigma, i, 0)
+        mean = others.mean(0)
+        variance = (widths**2 + others**2).mean(0) - mean**2
+        found.append(kl(mu[i], sigma[i] ** 2, mean, variance))
+    return np.mean(found)
+
+
+def total_variance(mu, sigma):
+    return np.mean((sigma**2 + mu**2).mean(0) - mu.mean(0) ** 2)
+
+
+NAIVE = {  # of mu, sigma (M, D), as the papers write them
+    "max_aleatoric": lambda mu, sigma: max(np.linalg.norm(s) for s in sigma),
+    "max_pairwise": lambda mu, sigma: max(np.linalg.norm(a - b) for a in mu for b in mu),
+    "max_deviation": lambda mu, sigma: max(np.linalg.norm(m - mu.mean(0)) for m in mu),
+    "ensemble_variance": total_variance,
+    "ensemble_std": lambda mu, sigma: np.sqrt(total_variance(mu, sigma)),
+    "epistemic_std": lambda mu, sigma: np.sqrt(np.mean(mu.var(0))),
+    "log_likelihood_variance": lambda mu, sigma: np.var(
+        [log_density(mu.mean(0), m, s**2) for m, s in zip(mu, sigma, strict=True)]
+    ),
+    "leave_one_out_kl": leave_one_out,
+}
+
+
+def random_members(members=5, batch=(3, 4), size=6):
+    generator = np.random.default_rng(0)
+    mu = generator.normal(size=(members, *batch, size))
+    sigma = np.exp(generator.normal(size=mu.shape) - 1)
+    return mu, sigma, Normal(jnp.asarray(mu, jnp.float32), jnp.asarray(sigma, jnp.float32))
+
+
+def test_every_measure_has_a_reference():
+    assert NAIVE.keys() == UNCERTAINTIES.keys()
+
+
+@pytest.mark.parametrize("name", UNCERTAINTIES)
+def test_measures_are_what_the_papers_say(name):
+    mu, sigma, members = random_members()
+    expected = [[NAIVE[name](mu[:, b, h], sigma[:, b, h]) for h in range(4)] for b in range(3)]
+    np.testing.assert_allclose(UNCERTAINTIES[name](members), expected, rtol=2e-4)
+
+
+def test_members_that_agree_leave_their_noise_alone():
+    """sigma is 0.3 in 4 dimensions, whoever is asked and wherever the point is."""
+    members = Normal(jnp.full((5, 2, 4), 1e3), jnp.full((5, 2, 4), 0.3))
+    known = {"max_aleatoric": 0.6, "ensemble_variance": 0.09, "ensemble_std": 0.3}
+    for name, measure in UNCERTAINTIES.items():
+        np.testing.assert_allclose(measure(members), known.get(name, 0.0), atol=1e-6)
+
+
+def test_a_single_member_has_nobody_to_be_compared_with():
+    with pytest.raises(ConfigError, match="2 or more"):
+        UNCERTAINTIES["leave_one_out_kl"](random_members(members=1)[2])
+
+
+class Pair(WorldModel):
+    """Two members, x' = x + a +- |x| / 2, which learned that and are sure of it; reward x."""
+
+    feature_size = 1
+
+    def observe(self, window, key, state=None, action=None):
+        return window.observation["x"]
+
+    def step(self, state, action, key):
+        return state + action
+
+    def features(self, state):
+        return state
+
+    def reward(self, state):
+        return ScalarMSE(state[..., 0], 1.0)
+
+    def terminal(self, state):
+        return Bernoulli(jnp.full(state.shape[:-1], -jnp.inf))
+
+    def members(self, state, action):
+        off = jnp.stack([state, -state]) / 2
+        location = jnp.concatenate([action + off, jnp.broadcast_to(state, off.shape)], -1)
+        return Normal(location, jnp.full(location.shape, 1e-3))
+
+
+class Alone(Pair):
+    def members(self, state, action):
+        return None
+
+
+def rollout() -> Rollout:
+    """From 0 and from 1, each step 1 further: states (2, 5) and, of each step, |x|."""
+    actions = jnp.ones((2, 4, 1))
+    return imagine(Pair(), jnp.array([[0.0], [1.0]]), actions, 4, jax.random.key(0))
+
+
+STATES = np.array([[0.0, 1, 2, 3], [1, 2, 3, 4]])  # before each step: the members differ by these
+
+
+def test_a_rollout_is_measured_step_by_step_and_inside_jit():
+    measured = jax.jit(with_uncertainty(Pair(), "max_pairwise"))(rollout())
+    np.testing.assert_allclose(measured.uncertainty, STATES)
+    assert measured.valid is None
+    np.testing.assert_array_equal(measured.rewards, rollout().rewards)
+
+
+def test_a_penalty_takes_its_share_of_the_reward():
+    measured = with_uncertainty(Pair(), "max_pairwise")(rollout())
+    np.testing.assert_allclose(penalized(measured, 0.5).rewards, STATES + 1 - 0.5 * STATES)
+
+
+def test_a_rollout_is_cut_before_the_first_step_beyond_the_limit_and_never_resumes():
+    measured = dataclasses.replace(
+        rollout(), uncertainty=jnp.array([[0.1, 0.5, 0.6, 0.2], [jnp.nan, 0, 0, 0]])
+    )
+    cut = truncated(measured, 0.5)  # at the limit is not beyond it
+    assert cut.valid.tolist() == [[True, True, False, False], [False] * 4]
+    np.testing.assert_array_equal(cut.continues, 1.0)  # no end: what is cut still bootstraps
+    assert cut.valid.dtype == bool
+    before = dataclasses.replace(measured, valid=jnp.array([[False, True, True, True]] * 2))
+    assert truncated(before, 0.5).valid.tolist() == [[False, True, False, False], [False] * 4]
+
+
+def test_time_first_turns_what_there_is():
+    cut = truncated(with_uncertainty(Pair(), "max_pairwise")(rollout()), 1.5)
+    turned = time_first(cut)
+    assert turned.valid.tolist() == cut.valid.T.tolist() and turned.uncertainty.shape == (4, 2)
+    assert time_first(rollout()).valid is None
+
+
+def test_logs_are_measured_where_one_row_follows_another():
+    flags = np.zeros((2, 5), bool)
+    first = flags.copy()
+    first[0, [0, 3]] = True
+    mask = ~flags
+    mask[1, 3:] = False
+    window = Window(
+        {"x": jnp.arange(10.0).reshape(2, 5, 1)}, jnp.zeros((2, 5, 1)), jnp.zeros((2, 5)),
+        jnp.asarray(first), jnp.asarray(flags), jnp.asarray(flags), jnp.asarray(mask),
+    )  # fmt: skip
+    found = uncertainty_of_logs(Pair(), "max_pairwise", window, jax.random.key(0))
+    nan = np.nan
+    np.testing.assert_allclose(found, [[0, 1, nan, 3], [5, 6, nan, nan]])
+
+
+def test_a_model_without_members_and_a_name_of_none_are_refused():
+    with pytest.raises(ConfigError, match=r"Alone has no members.*model=ensemble"):
+        with_uncertainty(Alone(), "ensemble_std")(rollout())
+    with pytest.raises(ConfigError, match="'max'; accepted: max_aleatoric"):
+        with_uncertainty(Pair(), "max")(rollout())

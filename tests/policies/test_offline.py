@@ -1,0 +1,376 @@
+"""The update rules of the offline algorithms, against NumPy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from worldmodel import models, policies
+from worldmodel.config import (
+    SCHEMAS,
+    BCOptions,
+    COMBOOptions,
+    IQLOptions,
+    MLPOptions,
+    OfflineOptions,
+    ReBRACOptions,
+    SACOptions,
+    StageOptions,
+    TD3BCOptions,
+)
+from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
+from worldmodel.data.windows import Window
+from worldmodel.errors import ConfigError
+from worldmodel.imagination.transitions import Transition
+from worldmodel.learner import TrainState
+from worldmodel.nn import optimizer
+from worldmodel.policies.offline import OfflineLearner
+from worldmodel.policies.sac_n import likeness
+from worldmodel.training.seeds import AXES, Seeds
+
+KEY, ROWS = jax.random.key(0), 12
+SPEC = DataSpec(
+    {"x": ObservationSpec((3,), "float32", (0.0,) * 3, (1.0,) * 3, (-1.0,) * 3, (1.0,) * 3)},
+    ActionSpec(False, 2, (-1.0, -1.0), (1.0, 1.0)),
+    reward=(0.0, 2.0),
+)
+MODEL = models.build(MLPOptions(units=4, latent=5), SPEC, KEY)
+STAGE = StageOptions(steps=10, batch_size=8, window=2, learning_rate=1e-2, warmup=0, clip=0.0)
+
+
+def learner_of(options: OfflineOptions) -> OfflineLearner:
+    options = replace(options, units=7)
+    return policies.build(options, MODEL, SPEC, optimizer.build(STAGE), jnp.float32)
+
+
+def started(options: OfflineOptions) -> tuple[OfflineLearner, dict, dict, TrainState]:
+    """A learner, its nets with slow copies that differ, their parameters as NumPy, its state."""
+    learner = learner_of(options)
+    state = learner.init(KEY)
+    rng = np.random.default_rng(1)
+    moved = {"params": state.params, "slow": state.slow}
+    moved = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), moved)
+    state = replace(state, **moved)
+    params = state.params | {f"slow_{name}": value for name, value in state.slow.items()}
+    return learner, learner._nets(state), jax.device_get(params), state
+
+
+def rows_of(rng: np.random.Generator) -> Transition:
+    """Random rows; some ended, some padding, some imagined, some of an unknown next action."""
+    size = MODEL.feature_size
+
+    def draw(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.normal(size=(ROWS, *shape)), jnp.float32)
+
+    some = jnp.arange(ROWS)
+    action, following = (jnp.tanh(draw(2)) for _ in range(2))
+    return Transition(
+        draw(size), action, draw(), (some % 4 == 1).astype(jnp.float32), draw(size), following,
+        some % 3 != 0, (some < ROWS - 2).astype(jnp.float32), some % 2 == 1,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def rows() -> Transition:
+    return rows_of(np.random.default_rng(0))
+
+
+def network(params: Any, x: np.ndarray) -> np.ndarray:
+    for layer in params["hidden"].values():
+        x = np.maximum(x @ layer["kernel"] + layer["bias"], 0)
+    return x @ params["output"]["kernel"] + params["output"]["bias"]
+
+
+def critic(params: Any, features: np.ndarray, action: np.ndarray) -> np.ndarray:
+    """(K, N), one critic after the other."""
+    values = []
+    for k in range(params["output"]["kernel"].shape[0]):
+        x = np.concatenate([features, action], -1)
+        for number, layer in params["hidden"].items():
+            x = x @ layer["kernel"][k] + layer["bias"][k]
+            if params.get("norms"):
+                norm = params["norms"][number]
+                x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
+                x = x * norm["scale"][k] + norm["shift"][k]
+            x = np.maximum(x, 0)
+        values.append((x @ params["output"]["kernel"][k] + params["output"]["bias"][k])[:, 0])
+    return np.stack(values)
+
+
+def real_mean(values: np.ndarray) -> float:
+    return float(values[..., : ROWS - 2].mean())  # the last two are padding
+
+
+def close(a: Any, b: Any) -> None:
+    np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
+
+
+# ------------------------------------------------------------------------------ cloning algorithms
+
+
+def test_td3_bc_learns_towards_the_smaller_slow_critic(rows: Transition) -> None:
+    """And an episode's end is not bootstrapped, while a time-out is like any other row."""
+    learner, nets, params, _ = started(TD3BCOptions(target_noise=0.0))
+    action = np.tanh(network(params["slow_actor"], rows.next_features))
+    following = critic(params["slow_critic"], rows.next_features, action).min(0)
+    target = np.asarray(rows.reward) + 0.99 * np.where(rows.ended > 0, 0, following)
+    close(learner.target(nets, rows, KEY), target)
+    values = critic(params["critic"], rows.features, rows.action)
+    loss, _ = learner.critic_loss(nets, rows, KEY)
+    close(loss, 2 * real_mean(np.square(values - target)))
+
+
+def test_td3_bc_smooths_its_target_by_noise_that_is_cut(rows: Transition) -> None:
+    """Cut to nothing, it is as if there were none."""
+    _, nets, _, _ = started(TD3BCOptions())
+    learner = learner_of(TD3BCOptions(target_noise=5.0, target_clip=0.0))
+    quiet = learner_of(TD3BCOptions(target_noise=0.0))
+    close(learner.target(nets, rows, KEY), quiet.target(nets, rows, KEY))
+    noisy = learner_of(TD3BCOptions())
+    assert np.abs(noisy.target(nets, rows, KEY) - quiet.target(nets, rows, KEY)).max() > 1e-3
+
+
+def test_td3_bc_weighs_value_by_its_mean_size(rows: Transition) -> None:
+    learner, nets, params, _ = started(TD3BCOptions(value_scale=1.7))
+    action = np.tanh(network(params["actor"], rows.features))
+    value = critic(params["critic"], rows.features, action)[0]
+    clone = np.square(action - np.asarray(rows.action)).mean(-1)
+    expected = real_mean(clone) - 1.7 * real_mean(value) / real_mean(np.abs(value))
+    close(learner.actor_loss(nets, rows, KEY)[0], expected)
+
+
+def test_behaviour_cloning_is_the_squared_error(rows: Transition) -> None:
+    learner, nets, params, _ = started(BCOptions())
+    action = np.tanh(network(params["actor"], rows.features))
+    expected = real_mean(np.square(action - np.asarray(rows.action)).mean(-1))
+    close(learner.actor_loss(nets, rows, KEY)[0], expected)
+
+
+def test_rebrac_clones_in_actor_and_target(rows: Transition) -> None:
+    options = ReBRACOptions(actor_cloning=0.3, critic_cloning=0.7, target_noise=0.0, layers=2)
+    learner, nets, params, _ = started(options)
+    action = np.tanh(network(params["slow_actor"], rows.next_features))
+    following = critic(params["slow_critic"], rows.next_features, action).min(0)
+    away = np.square(action - np.asarray(rows.next_action)).sum(-1) * np.asarray(rows.next_known)
+    going_on = 1 - np.asarray(rows.ended)
+    target = np.asarray(rows.reward) + 0.99 * going_on * (following - 0.7 * away)
+    close(learner.target(nets, rows, KEY), target)
+    here = np.tanh(network(params["actor"], rows.features))
+    value = critic(params["critic"], rows.features, here).min(0)
+    clone = real_mean(np.square(here - np.asarray(rows.action)).sum(-1))
+    expected = 0.3 * clone - real_mean(value) / real_mean(np.abs(value))
+    close(learner.actor_loss(nets, rows, KEY)[0], expected)
+
+
+# --------------------------------------------------------------------------------------------- IQL
+
+
+def test_iql_takes_the_expectile_and_weighs_by_advantage(rows: Transition) -> None:
+    learner, nets, params, _ = started(
+        IQLOptions(expectile=0.8, inverse_temperature=2.0, most_weight=1.5)
+    )
+    best = critic(params["slow_critic"], rows.features, rows.action).min(0)
+    advantage = best - network(params["value"], rows.features)[:, 0]
+    weight = np.abs(0.8 - (advantage < 0))
+    close(learner.value_loss(nets, rows, KEY)[0], real_mean(weight * advantage**2))
+
+    following = network(params["value"], rows.next_features)[:, 0]
+    target = np.asarray(rows.reward) + 0.99 * (1 - np.asarray(rows.ended)) * following
+    values = critic(params["critic"], rows.features, rows.action)
+    close(learner.critic_loss(nets, rows, KEY)[0], 2 * real_mean(np.square(values - target)))
+
+    location = np.tanh(network(params["actor"]["location"], rows.features))
+    scale = np.exp(params["actor"]["log_scale"])
+    z = (np.asarray(rows.action) - location) / scale
+    log_prob = (-0.5 * z**2 - np.log(scale) - 0.5 * np.log(2 * np.pi)).sum(-1)
+    exponential = np.minimum(np.exp(2.0 * advantage), 1.5)
+    assert (exponential == 1.5).any() and (exponential < 1.5).any()
+    close(learner.actor_loss(nets, rows, KEY)[0], -real_mean(exponential * log_prob))
+
+
+# ----------------------------------------------------------------------------------- SAC and above
+
+
+def acted(params: Any, features: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An action of the squashed policy and its log density, by change of variables."""
+    location, log_scale = np.split(network(params["actor"]["network"], features), 2, -1)
+    scale = np.exp(np.clip(log_scale, -5, 2))
+    before = location + scale * noise
+    log_prob = (-0.5 * noise**2 - np.log(scale) - 0.5 * np.log(2 * np.pi)).sum(-1)
+    return np.tanh(before), log_prob - np.log(1 - np.tanh(before) ** 2).sum(-1)
+
+
+@pytest.mark.parametrize("entropy", [True, False])
+def test_sac_learns_towards_the_least_critic_and_entropy(rows: Transition, entropy: bool) -> None:
+    learner, nets, params, _ = started(SACOptions(critics=4, entropy_bonus=entropy))
+    noise = np.asarray(jax.random.normal(KEY, (ROWS, 2)))
+    alpha = np.exp(params["temperature"]["log"])
+    action, log_prob = acted(params, rows.next_features, noise)
+    following = critic(params["slow_critic"], rows.next_features, action).min(0)
+    following = following - alpha * log_prob * entropy
+    target = np.asarray(rows.reward) + 0.99 * (1 - np.asarray(rows.ended)) * following
+    close(learner.target(nets, rows, KEY), target)
+
+    action, log_prob = acted(params, rows.features, noise)
+    value = critic(params["critic"], rows.features, action).min(0)
+    loss, metrics = learner.actor_loss(nets, rows, KEY)
+    close(metrics["loss/actor"], real_mean(alpha * log_prob - value))
+    close(loss - metrics["loss/actor"], alpha * (-real_mean(log_prob) + 2))
+
+
+def test_likeness_is_the_mean_cosine_of_slopes(rows: Transition) -> None:
+    _, nets, params, _ = started(SACOptions(critics=3))
+    small = 1e-3
+
+    def slope(axis: int) -> np.ndarray:
+        shift = small * np.eye(2)[axis]
+        action = np.asarray(rows.action, np.float64)
+        above, below = (
+            critic(params["critic"], rows.features, action + s) for s in (shift, -shift)
+        )
+        return (above - below) / (2 * small)
+
+    slopes = np.stack([slope(0), slope(1)], -1)  # (K, N, A)
+    direction = slopes / (np.linalg.norm(slopes, axis=-1, keepdims=True) + 1e-10)
+    cosines = np.einsum("ina,jna->ijn", direction, direction)
+    expected = (cosines.sum((0, 1)) - np.einsum("iin->n", cosines)) / 2
+    np.testing.assert_allclose(likeness(nets["critic"], rows), expected, atol=0.02)
+
+
+def test_edac_adds_the_likeness_to_the_critics_loss(rows: Transition) -> None:
+    learner, nets, _, _ = started(SACOptions(critics=3, diversity=0.5))
+    plain = learner_of(SACOptions(critics=3))
+    added = learner.critic_loss(nets, rows, KEY)[0] - plain.critic_loss(nets, rows, KEY)[0]
+    close(added, 0.5 * real_mean(np.asarray(likeness(nets["critic"], rows))))
+
+
+def test_combo_pushes_down_the_soft_maximum_and_up_what_was_logged(rows: Transition) -> None:
+    options = COMBOOptions(conservative_scale=0.3, sampled_actions=4, layers=2)
+    learner, nets, params, _ = started(options)
+    sac = learner_of(SACOptions(critics=2))
+    key, push_key = jax.random.split(KEY)
+    uniform_key, here_key, next_key = jax.random.split(push_key, 3)
+    uniform = np.asarray(jax.random.uniform(uniform_key, (4, ROWS, 2), minval=-1, maxval=1))
+    terms = [critic(params["critic"], rows.features, a) + 2 * np.log(2) for a in uniform]
+    for seen, kind_key in ((rows.features, here_key), (rows.next_features, next_key)):
+        for draw in jax.random.split(kind_key, 4):
+            action, log_prob = acted(params, seen, np.asarray(jax.random.normal(draw, (ROWS, 2))))
+            terms.append(critic(params["critic"], rows.features, action) - log_prob)
+    above = np.log(np.exp(np.stack(terms)).mean(0))
+    values = critic(params["critic"], rows.features, rows.action)
+    logged = np.flatnonzero(np.asarray(rows.weight * ~rows.imagined))
+    gap = real_mean(above) - values[:, logged].mean()
+    base = sac.critic_loss(nets, rows, key)[0]
+    close(learner.critic_loss(nets, rows, KEY)[0] - base, 0.3 * 2 * gap)
+
+
+# --------------------------------------------------------------------------------- the whole update
+
+
+def window_of(rng: np.random.Generator, count: int) -> Window:
+    no = np.zeros((count, 2), bool)
+    return Window(
+        {"x": rng.normal(size=(count, 2, 3)).astype(np.float32)},
+        rng.uniform(-1, 1, (count, 2, 2)).astype(np.float32),
+        rng.normal(size=(count, 2)).astype(np.float32),
+        no, no, no, ~no,
+    )  # fmt: skip
+
+
+def learned_options() -> dict[str, OfflineOptions]:
+    schemas = SCHEMAS["policy"].items()
+    found = {name: schema() for name, schema in schemas if issubclass(schema, OfflineOptions)}
+    return {name: o for name, o in found.items() if name not in ("rambo", "mobile")}
+
+
+@pytest.mark.parametrize("name", learned_options())
+def test_an_update_moves_every_parameter_and_the_slow_copies_follow(name: str) -> None:
+    options = replace(learned_options()[name], slow_rate=0.25)
+    learner = learner_of(options)
+    every = max(step.every for step in learner.steps())
+    state = learner.init(KEY)
+    update = jax.jit(learner.update)
+    batch = window_of(np.random.default_rng(0), 8)
+    after = state
+    for k in range(2 * every):
+        before = after
+        after, metrics = update(after, batch, jax.random.key(k))
+    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), state.params, after.params)
+    assert all(jax.tree.leaves(moved))
+    assert int(after.step) == 2 * every
+    assert all(np.isfinite(float(x)) for x in metrics.values())
+    for part, slow in after.slow.items():
+        expected = jax.tree.map(
+            lambda s, p: s + 0.25 * (p - s), before.slow[part], after.params[part]
+        )
+        jax.tree.map(close, slow, expected)
+
+
+def test_an_actor_that_learns_every_other_time_stands_still_between() -> None:
+    learner = learner_of(TD3BCOptions(actor_every=2))
+    batch, update = window_of(np.random.default_rng(0), 8), jax.jit(learner.update)
+    first = learner.init(KEY)
+    second, metrics = update(first, batch, KEY)
+    jax.tree.map(np.testing.assert_array_equal, first.params["actor"], second.params["actor"])
+    jax.tree.map(np.testing.assert_array_equal, first.optimizer["actor"], second.optimizer["actor"])
+    assert metrics["loss/actor"] == 0
+    third, metrics = update(second, batch, KEY)
+    assert metrics["loss/actor"] != 0
+    assert any(
+        np.any(a != b)
+        for a, b in zip(
+            *map(jax.tree.leaves, (second.params["actor"], third.params["actor"])), strict=True
+        )
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.25, 0.75])
+def test_a_batch_holds_the_real_share_that_was_asked_for(share: float) -> None:
+    """Imagined rows are the model's, from where the logs are, under the policy as it is."""
+    learner = learner_of(SACOptions(real_share=share, starts=6, horizon=2, retention=2))
+    rng = np.random.default_rng(0)
+    state = jax.jit(learner.refresh)(learner.init(KEY), window_of(rng, 6), KEY)
+    assert 0 < int(state.memory.counts[0]) <= 12 and int(state.memory.counts[1]) == 0
+    rows, _ = learner._rows(state, window_of(rng, 40), KEY)
+    assert int((~rows.imagined).sum()) == round(share * 40)
+    assert (np.asarray(rows.weight) == 1).all()
+    # rewards are learned in standard deviations (2.0 here)
+    raw = learner_of(SACOptions(real_share=share, starts=6, horizon=2, normalize_reward=False))
+    unscaled, _ = raw._rows(state, window_of(np.random.default_rng(3), 40), KEY)
+    scaled, _ = learner._rows(state, window_of(np.random.default_rng(3), 40), KEY)
+    close(2 * scaled.reward, unscaled.reward)
+
+
+def test_discrete_actions_are_refused() -> None:
+    spec = replace(SPEC, action=ActionSpec(True, 3))
+    model = models.build(MLPOptions(units=4, latent=4), spec, KEY)
+    with pytest.raises(ConfigError, match="continuous"):
+        policies.build(TD3BCOptions(), model, spec, optimizer.build(STAGE), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    "options", [TD3BCOptions(), SACOptions(real_share=0.5, starts=4, horizon=2)]
+)
+def test_several_seeds_learn_as_each_would_alone(options: OfflineOptions) -> None:
+    learner = learner_of(options)
+    several = Seeds(learner, 3, {})
+    state = several.init(KEY)
+    batch, windows = (window_of(np.random.default_rng(k), 24 if k == 0 else 12) for k in range(2))
+    if learner.refresh_every:
+        state = jax.jit(several.refresh)(state, windows, KEY)
+    after, _ = jax.jit(several.update)(state, batch, KEY)
+    alone = jax.tree.map(
+        lambda axis, x: x if axis is None else jax.tree.map(lambda y: y[1], x),
+        AXES, state, is_leaf=lambda x: x is None,
+    )  # fmt: skip
+    own = jax.tree.map(lambda x: x[8:16], batch)
+    expected, _ = jax.jit(learner.update)(alone, own, jax.random.split(KEY, 3)[1])
+    for name, params in after.params.items():
+        jax.tree.map(lambda x, y: close(x[1], y), params, expected.params[name])
+    kernel = after.params["actor"]
+    assert any(np.any(x[0] != x[1]) for x in jax.tree.leaves(kernel))

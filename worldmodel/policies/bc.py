@@ -1,0 +1,33 @@
+"""Behaviour cloning: the actor does what was logged, by squared error."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from worldmodel.imagination.transitions import Transition
+from worldmodel.learner import Metrics
+from worldmodel.policies.networks import DeterministicActor
+from worldmodel.policies.offline import Nets, OfflineLearner, Step, mean
+
+
+class BehaviourCloning(OfflineLearner):
+    slow: ClassVar[tuple[str, ...]] = ()
+
+    def modules(self, key: jax.Array) -> dict[str, nnx.Module]:
+        return {"actor": self.network(DeterministicActor, nnx.Rngs(params=key))}
+
+    def steps(self) -> tuple[Step, ...]:
+        return (Step(("actor",), self.actor_loss),)
+
+    def actor_loss(self, nets: Nets, rows: Transition, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        loss = mean(cloning(nets["actor"](rows.features).mode(), rows.action), rows)
+        return loss, {"loss/actor": loss}
+
+
+def cloning(action: jax.Array, logged: jax.Array) -> jax.Array:
+    """(N,) squared distance of actions (N, A), the mean over their dimensions."""
+    return jnp.square(action - logged).mean(-1)

@@ -1,0 +1,58 @@
+"""Implicit Q-learning (Kostrikov et al., arXiv 2110.06169): no action that was not logged is ever
+asked for its value.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from worldmodel.imagination.transitions import Transition
+from worldmodel.learner import Metrics
+from worldmodel.policies.networks import NormalActor, ReLUNetwork
+from worldmodel.policies.offline import Nets, OfflineLearner, Step, critic_loss, mean
+
+
+class IQL(OfflineLearner):
+    def modules(self, key: jax.Array) -> dict[str, nnx.Module]:
+        rngs = nnx.Rngs(params=key)
+        return {
+            "actor": self.network(NormalActor, rngs),
+            "critic": self.critics(2, rngs),
+            "value": self.network(ReLUNetwork, rngs, outputs=1),
+        }
+
+    def steps(self) -> tuple[Step, ...]:
+        return (
+            Step(("value",), self.value_loss),
+            Step(("critic",), self.critic_loss),
+            Step(("actor",), self.actor_loss),
+        )
+
+    def advantage(self, nets: Nets, rows: Transition) -> jax.Array:
+        """(N,) min_k Q'_k(s, a) - V(s) (eq. 5)."""
+        best = nets["slow_critic"](rows.features, rows.action).min(0)
+        return best - nets["value"](rows.features)[..., 0]
+
+    def value_loss(self, nets: Nets, rows: Transition, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        """L(u) = |tau - 1(u < 0)| u^2 of the advantage (eq. 5)."""
+        advantage = self.advantage(nets, rows)
+        weight = jnp.where(advantage < 0, 1 - self.options.expectile, self.options.expectile)
+        loss = mean(weight * jnp.square(advantage), rows)
+        return loss, {"loss/value": loss, "policy/advantage": mean(advantage, rows)}
+
+    def critic_loss(
+        self, nets: Nets, rows: Transition, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        """Towards r + gamma (1 - d) V(s') (eq. 6)."""
+        value = nets["value"](rows.next_features)[..., 0]
+        target = rows.reward + self.options.discount * (1 - rows.ended) * value
+        return critic_loss(nets["critic"](rows.features, rows.action), target, rows)
+
+    def actor_loss(self, nets: Nets, rows: Transition, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        """-min(exp(beta A), most) log pi(a | s) (eq. 7)."""
+        scaled = self.options.inverse_temperature * self.advantage(nets, rows)
+        weight = jnp.minimum(jnp.exp(scaled), self.options.most_weight)
+        loss = -mean(weight * nets["actor"](rows.features).log_prob(rows.action), rows)
+        return loss, {"loss/actor": loss, "policy/weight": mean(weight, rows)}

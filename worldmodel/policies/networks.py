@@ -1,0 +1,166 @@
+"""Networks of the offline algorithms: plain ReLU layers, as their papers have them."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from worldmodel.nn.distributions import Normal, TanhNormal
+from worldmodel.nn.layers import Linear, truncated_normal
+
+EXPLORATION = 0.1  # standard deviation of a deterministic actor's samples, in units of the bounds
+LOG_SCALE_LIMITS = (-5.0, 2.0)
+
+
+class ReLUNetwork(nnx.Module):
+    """(..., inputs) -> (..., outputs) through `layers` hidden layers."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        units: int,
+        layers: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype = jnp.float32,
+        scale: float = 1.0,
+    ):
+        """scale: of the last layer's first weights."""
+        sizes = [inputs] + [units] * layers
+        self.hidden = nnx.List(
+            [Linear(i, o, rngs=rngs, dtype=dtype) for i, o in zip(sizes, sizes[1:], strict=False)]
+        )
+        self.output = Linear(sizes[-1], outputs, rngs=rngs, dtype=dtype, scale=scale)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer in self.hidden:
+            x = jax.nn.relu(layer(x))
+        return self.output(x).astype(jnp.float32)
+
+
+class StackedLinear(nnx.Module):
+    """N linear maps side by side: (N, B, inputs) -> (N, B, outputs)."""
+
+    def __init__(self, count: int, inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
+        self.kernel = nnx.Param(truncated_normal(rngs, (count, inputs, outputs), inputs, 1.0))
+        self.bias = nnx.Param(jnp.zeros((count, 1, outputs), jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        return x.astype(self.dtype) @ kernel + bias
+
+
+class StackedNorm(nnx.Module):
+    """LayerNorm of N layers side by side, (N, B, units), in float32."""
+
+    def __init__(self, count: int, units: int):
+        self.scale = nnx.Param(jnp.ones((count, 1, units), jnp.float32))
+        self.shift = nnx.Param(jnp.zeros((count, 1, units), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = jax.nn.standardize(x.astype(jnp.float32), epsilon=1e-5)
+        return x * self.scale[...] + self.shift[...]
+
+
+class Critics(nnx.Module):
+    """N values of an action: features (..., F) and actions (..., A) -> (N, ...)."""
+
+    def __init__(
+        self,
+        count: int,
+        features: int,
+        actions: int,
+        units: int,
+        layers: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype = jnp.float32,
+        layer_norm: bool = False,
+    ):
+        sizes = [features + actions] + [units] * layers
+        self.hidden = nnx.List(
+            [
+                StackedLinear(count, i, o, rngs=rngs, dtype=dtype)
+                for i, o in zip(sizes, sizes[1:], strict=False)
+            ]
+        )
+        self.norms = nnx.List([StackedNorm(count, units) for _ in range(layers * layer_norm)])
+        self.output = StackedLinear(count, sizes[-1], 1, rngs=rngs, dtype=dtype)
+        self.count = count
+
+    def __call__(self, features: jax.Array, actions: jax.Array) -> jax.Array:
+        inputs = jnp.concatenate([features, actions], -1)
+        rows = inputs.reshape(-1, inputs.shape[-1])
+        values = self._values(jnp.broadcast_to(rows, (self.count, *rows.shape)))
+        return values.reshape(self.count, *inputs.shape[:-1])
+
+    def slopes(self, features: jax.Array, actions: jax.Array) -> jax.Array:
+        """(N, B, A) the gradient of every critic in the actions (B, A), all in one pass."""
+
+        def total(actions: jax.Array) -> jax.Array:
+            seen = jnp.broadcast_to(features, (self.count, *features.shape))
+            return self._values(jnp.concatenate([seen, actions], -1)).sum()
+
+        return jax.grad(total)(jnp.broadcast_to(actions, (self.count, *actions.shape)))
+
+    def _values(self, x: jax.Array) -> jax.Array:
+        """Rows of their own for each critic, (N, B, F + A) -> (N, B)."""
+        for number, layer in enumerate(self.hidden):
+            x = layer(x)
+            x = jax.nn.relu(self.norms[number](x) if self.norms else x)
+        return self.output(x).astype(jnp.float32)[..., 0]
+
+
+class DeterministicActor(ReLUNetwork):
+    """(..., F) -> Normal (..., A): what is done is its mean, samples explore a little around it."""
+
+    def __call__(self, features: jax.Array) -> Normal:
+        location = jnp.tanh(super().__call__(features))
+        return Normal(location, jnp.full_like(location, EXPLORATION))
+
+
+class NormalActor(nnx.Module):
+    """(..., F) -> Normal (..., A) with one learned scale a dimension, as IQL has it."""
+
+    def __init__(
+        self, inputs: int, actions: int, units: int, layers: int, *,
+        rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32,
+    ):  # fmt: skip
+        self.location = ReLUNetwork(
+            inputs, actions, units, layers, rngs=rngs, dtype=dtype, scale=0.01
+        )
+        self.log_scale = nnx.Param(jnp.zeros(actions, jnp.float32))
+
+    def __call__(self, features: jax.Array) -> Normal:
+        location = jnp.tanh(self.location(features))
+        scale = jnp.exp(jnp.clip(self.log_scale[...], *LOG_SCALE_LIMITS))
+        return Normal(location, jnp.broadcast_to(scale, location.shape))
+
+
+class SquashedActor(nnx.Module):
+    """(..., F) -> TanhNormal (..., A), as SAC has it."""
+
+    def __init__(
+        self, inputs: int, actions: int, units: int, layers: int, *,
+        rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32,
+    ):  # fmt: skip
+        self.network = ReLUNetwork(
+            inputs, 2 * actions, units, layers, rngs=rngs, dtype=dtype, scale=0.01
+        )
+
+    def __call__(self, features: jax.Array) -> TanhNormal:
+        location, log_scale = jnp.split(self.network(features), 2, -1)
+        return TanhNormal(location, jnp.exp(jnp.clip(log_scale, *LOG_SCALE_LIMITS)))
+
+
+class Temperature(nnx.Module):
+    """The weight of the entropy, positive, learned (Haarnoja et al., arXiv 1812.05905)."""
+
+    def __init__(self) -> None:
+        self.log = nnx.Param(jnp.zeros((), jnp.float32))
+
+    def __call__(self) -> jax.Array:
+        return jnp.exp(self.log[...])

@@ -1,0 +1,237 @@
+"""What all offline algorithms share: where their rows come from, and how an update runs.
+
+An update takes a share of logged rows from the batch and draws the others from a buffer of imagined
+ones; then every part learns in turn, from its own loss. An algorithm gives its modules, its losses
+and their order. Every so many updates `refresh` imagines anew, from many logged states under the
+policy as it is then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from worldmodel.config import OfflineOptions
+from worldmodel.data.spec import DataSpec
+from worldmodel.data.windows import Window
+from worldmodel.errors import ConfigError
+from worldmodel.imagination import buffer
+from worldmodel.imagination.transitions import Transition, logged, row_shapes
+from worldmodel.learner import Metrics, Params, TrainState, definitions_of, divide
+from worldmodel.models import WorldModel
+from worldmodel.policies.networks import Critics
+from worldmodel.policies.synthetic import imagine_rows, statistics_of
+
+Nets = Mapping[str, nnx.Module]
+Loss = Callable[[Nets, Transition, jax.Array], tuple[jax.Array, Metrics]]
+SLOW = "slow_"  # before the name of a module: its slow copy
+
+
+class Step(NamedTuple):
+    """Modules that learn together from one loss, once in so many updates."""
+
+    modules: tuple[str, ...]
+    loss: Loss
+    every: int = 1
+
+
+class OfflineLearner:
+    """Trains a policy on logged rows, on rows that a frozen model imagines, or on both."""
+
+    slow: ClassVar[tuple[str, ...]] = ("critic",)  # modules with slow copies
+
+    def __init__(
+        self,
+        options: OfflineOptions,
+        model: WorldModel,
+        spec: DataSpec,
+        optimizer: optax.GradientTransformation,
+        dtype: jnp.dtype,
+    ):
+        if spec.action.discrete:
+            raise ConfigError(
+                f"policy={options.name} takes continuous actions, these logs have discrete ones; "
+                "accepted here: policy=actor_critic"
+            )
+        self.options, self.model, self.spec, self.dtype = options, model, spec, dtype
+        self.imagines = options.real_share < 1
+        self.refresh_every = options.refresh_every if self.imagines else 0
+        self.refresh_windows = options.starts
+        if self.imagines and options.penalty != "none":
+            need_members(model, f"policy.penalty={options.penalty}")
+        if self.imagines and options.truncate is not None:
+            need_members(model, f"policy.truncate={options.truncate:g}")
+        self.optimizer = optimizer
+        self.actor_optimizer = optax.chain(optimizer, optax.scale(options.actor_rate))
+        model_definition, self.model_params = divide(model)
+        self.definitions = {"model": model_definition, **definitions_of(self.modules)}
+
+    # ------------------------------------------------------------------- what an algorithm gives
+
+    def modules(self, key: jax.Array) -> dict[str, nnx.Module]:
+        """New modules, `actor` among them."""
+        raise NotImplementedError
+
+    def steps(self) -> tuple[Step, ...]:
+        """What an update does, in order. Slow copies follow together with the last step."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------------------- the learner
+
+    def init(self, key: jax.Array) -> TrainState:
+        # The model stays outside the compiled part, where it would be a constant.
+        frozen = {"model": jax.tree.map(jnp.copy, self.model_params)}
+        return replace(jax.jit(self._fresh)(key), frozen=frozen)
+
+    def update(
+        self, state: TrainState, batch: Window, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        rows_key, key = jax.random.split(key)
+        rows, metrics = self._rows(state, batch, rows_key)
+        steps = self.steps()
+        for number, step in enumerate(steps):
+            last = number == len(steps) - 1
+            step_key = jax.random.fold_in(key, number)
+
+            def learn(state: TrainState, step: Step = step, last: bool = last,
+                      key: jax.Array = step_key) -> tuple[TrainState, Metrics]:  # fmt: skip
+                state, metrics = self._descend(state, step, rows, key)
+                return (self._followed(state) if last else state), metrics
+
+            if step.every == 1:
+                state, more = learn(state)
+            else:
+                state, more = _sometimes(learn, state, step.every)
+            metrics |= more
+        return replace(state, step=state.step + 1), metrics | state.statistics
+
+    def refresh(self, state: TrainState, windows: Window, key: jax.Array) -> TrainState:
+        """Imagines anew from `windows` (N, 2 or more rows), and forgets the oldest refresh."""
+        nets = self._nets(state)
+        made = imagine_rows(self.options, self.spec, nets["model"], nets["actor"], windows, key)
+        memory = buffer.add(state.memory, made.rows, made.valid)
+        return replace(state, memory=memory, statistics=made.statistics)
+
+    # ---------------------------------------------------------------------------------- its parts
+
+    def network(self, kind: Callable[..., Any], rngs: nnx.Rngs, outputs: int = 0) -> nnx.Module:
+        """A network over features, of as many outputs as actions have dimensions, unless told."""
+        sizes = (self.model.feature_size, outputs or self.spec.action.size)
+        return kind(*sizes, self.options.units, self.options.layers, rngs=rngs, dtype=self.dtype)
+
+    def critics(self, count: int, rngs: nnx.Rngs, layer_norm: bool = False) -> Critics:
+        sizes = (self.model.feature_size, self.spec.action.size)
+        return Critics(
+            count, *sizes, self.options.units, self.options.layers,
+            rngs=rngs, dtype=self.dtype, layer_norm=layer_norm,
+        )  # fmt: skip
+
+    def _fresh(self, key: jax.Array) -> TrainState:
+        params = {name: divide(module)[1] for name, module in self.modules(key).items()}
+        optimizer = {name: self._optimizer(name).init(value) for name, value in params.items()}
+        slow = {name: params[name] for name in self.slow if name in params}
+        statistics, memory = {}, ()
+        if self.imagines:
+            statistics = {name: jnp.zeros(()) for name in statistics_of(self.options)}
+            row = row_shapes(self.model.feature_size, self.spec.action.size)
+            rows = self.options.starts * self.options.horizon
+            memory = buffer.empty(row, rows, self.options.retention)
+        step = jnp.zeros((), jnp.int32)
+        return TrainState(params, {}, optimizer, slow, statistics, step, memory)
+
+    def _optimizer(self, name: str) -> optax.GradientTransformation:
+        return self.actor_optimizer if name == "actor" else self.optimizer
+
+    def _nets(self, state: TrainState, params: Params | None = None) -> dict[str, nnx.Module]:
+        """All modules and their slow copies; `params` take the place of the state's."""
+        known = state.frozen | state.params | (params or {})
+        nets = {name: nnx.merge(d, known[name]) for name, d in self.definitions.items()}
+        for name, slow in state.slow.items():
+            nets[SLOW + name] = nnx.merge(self.definitions[name], slow)
+        return nets
+
+    def _rows(self, state: TrainState, batch: Window, key: jax.Array) -> tuple[Transition, Metrics]:
+        """The rows of an update, logged ones first, with rewards in their unit."""
+        logged_key, imagined_key = jax.random.split(key)
+        model = nnx.merge(self.definitions["model"], (state.frozen | state.params)["model"])
+        rows = logged(model, batch, logged_key)
+        if self.imagines:
+            total = rows.reward.shape[0]
+            real = round(self.options.real_share * total)
+            drawn = buffer.sample(state.memory, imagined_key, total - real)
+            rows = jax.tree.map(lambda x, y: jnp.concatenate([x[:real], y]), rows, drawn)
+        unit = self.spec.reward[1] if self.options.normalize_reward else 1.0
+        rows = jax.lax.stop_gradient(rows._replace(reward=rows.reward / unit))
+        return rows, {"policy/reward": mean(rows.reward, rows) * unit}
+
+    def _descend(
+        self, state: TrainState, step: Step, rows: Transition, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        """One optimiser step of the modules of `step`."""
+
+        def loss(params: Params) -> tuple[jax.Array, Metrics]:
+            return step.loss(self._nets(state, params), rows, key)
+
+        params = {name: state.params[name] for name in step.modules}
+        grads, metrics = jax.grad(loss, has_aux=True)(params)
+        kept = dict(state.optimizer)
+        for name in step.modules:
+            optimizer = self._optimizer(name)
+            updates, kept[name] = optimizer.update(grads[name], kept[name], params[name])
+            params[name] = optax.apply_updates(params[name], updates)
+        return replace(state, params=state.params | params, optimizer=kept), metrics
+
+    def _followed(self, state: TrainState) -> TrainState:
+        """Slow copies a little nearer to what they follow."""
+        rate = self.options.slow_rate
+        slow = {
+            name: jax.tree.map(lambda s, p: s + rate * (p - s), value, state.params[name])
+            for name, value in state.slow.items()
+        }
+        return replace(state, slow=slow)
+
+
+def need_members(model: WorldModel, who: str) -> None:
+    """Raises ConfigError if the model has no members that could disagree."""
+    if model.members is WorldModel.members:
+        raise ConfigError(
+            f"{who} needs a model that predicts with several members; accepted: model=ensemble"
+        )
+
+
+def mean(values: jax.Array, rows: Transition) -> jax.Array:
+    """The mean of values (..., N) over rows that are no padding."""
+    weight = jnp.broadcast_to(rows.weight, values.shape)
+    return (values * weight).sum() / jnp.maximum(weight.sum(), 1.0)
+
+
+def critic_loss(
+    values: jax.Array, target: jax.Array, rows: Transition
+) -> tuple[jax.Array, Metrics]:
+    """Squared distance of all critics' values (K, N) from one target (N,), summed over critics."""
+    loss = mean(jnp.square(values - target), rows) * values.shape[0]
+    return loss, {"loss/critic": loss, "policy/value": mean(values, rows)}
+
+
+def _sometimes(
+    learn: Callable[[TrainState], tuple[TrainState, Metrics]], state: TrainState, every: int
+) -> tuple[TrainState, Metrics]:
+    """`learn` in one of `every` updates. Its metrics count so many times there and are 0 elsewhere,
+    so that their mean over a log interval is theirs.
+    """
+    shapes = jax.eval_shape(learn, state)[1]
+
+    def now(state: TrainState) -> tuple[TrainState, Metrics]:
+        state, metrics = learn(state)
+        return state, jax.tree.map(lambda x: x * every, metrics)
+
+    def later(state: TrainState) -> tuple[TrainState, Metrics]:
+        return state, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    return jax.lax.cond(state.step % every == every - 1, now, later, state)

@@ -1,0 +1,71 @@
+"""SAC with the least of N critics (An et al., arXiv 2110.01548).
+
+On imagined rows with a penalty it is MOPO (Yu et al., arXiv 2005.13239), with the critics' slopes
+kept apart EDAC, and that on imagined rows RAVL (Sims et al., NeurIPS 2024).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from worldmodel.imagination.transitions import Transition
+from worldmodel.learner import Metrics
+from worldmodel.policies.networks import Critics, SquashedActor, Temperature
+from worldmodel.policies.offline import Nets, OfflineLearner, Step, critic_loss, mean
+
+
+class SACN(OfflineLearner):
+    def modules(self, key: jax.Array) -> dict[str, nnx.Module]:
+        rngs = nnx.Rngs(params=key)
+        return {
+            "actor": self.network(SquashedActor, rngs),
+            "critic": self.critics(self.options.critics, rngs, self.options.layer_norm),
+            "temperature": Temperature(),
+        }
+
+    def steps(self) -> tuple[Step, ...]:
+        actor = Step(("actor", "temperature"), self.actor_loss)
+        return actor, Step(("critic",), self.critic_loss)
+
+    def actor_loss(self, nets: Nets, rows: Transition, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        """alpha log pi - min_k Q_k, and alpha towards an entropy of -1 an action's dimension."""
+        action, log_prob = nets["actor"](rows.features).sample_and_log_prob(key)
+        alpha = nets["temperature"]()
+        value = nets["critic"](rows.features, action).min(0)
+        loss = mean(jax.lax.stop_gradient(alpha) * log_prob - value, rows)
+        lack = jax.lax.stop_gradient(-mean(log_prob, rows) + self.spec.action.size)
+        metrics = {
+            "loss/actor": loss,
+            "policy/entropy": -mean(log_prob, rows),
+            "policy/temperature": alpha,
+        }
+        return loss + alpha * lack, metrics
+
+    def critic_loss(
+        self, nets: Nets, rows: Transition, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        target_key, key = jax.random.split(key)
+        target = jax.lax.stop_gradient(self.target(nets, rows, target_key))
+        loss, metrics = critic_loss(nets["critic"](rows.features, rows.action), target, rows)
+        if self.options.diversity:
+            alike = mean(likeness(nets["critic"], rows), rows)
+            loss, metrics["policy/likeness"] = loss + self.options.diversity * alike, alike
+        return loss, metrics
+
+    def target(self, nets: Nets, rows: Transition, key: jax.Array) -> jax.Array:
+        """(N,) r + gamma (1 - d) (min_k Q'_k(s', a') - alpha log pi(a' | s'))."""
+        action, log_prob = nets["actor"](rows.next_features).sample_and_log_prob(key)
+        value = nets["slow_critic"](rows.next_features, action).min(0)
+        if self.options.entropy_bonus:
+            value = value - nets["temperature"]() * log_prob
+        return rows.reward + self.options.discount * (1 - rows.ended) * value
+
+
+def likeness(critic: Critics, rows: Transition) -> jax.Array:
+    """(N,) sum over i != j of cos(grad_a Q_i, grad_a Q_j), over K - 1 (An et al., eq. 6)."""
+    slope = critic.slopes(rows.features, rows.action)
+    direction = slope / (jnp.linalg.norm(slope, axis=-1, keepdims=True) + 1e-10)
+    total = jnp.square(direction.sum(0)).sum(-1) - jnp.square(direction).sum((0, -1))
+    return total / (critic.count - 1)

@@ -1,0 +1,56 @@
+"""TD3+BC (Fujimoto and Gu, arXiv 2106.06860): TD3 whose actor also clones what was logged."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from worldmodel.imagination.transitions import Transition
+from worldmodel.learner import Metrics
+from worldmodel.policies.bc import cloning
+from worldmodel.policies.networks import DeterministicActor
+from worldmodel.policies.offline import Nets, OfflineLearner, Step, critic_loss, mean
+
+
+class TD3BC(OfflineLearner):
+    slow: ClassVar[tuple[str, ...]] = ("critic", "actor")
+
+    def modules(self, key: jax.Array) -> dict[str, nnx.Module]:
+        rngs = nnx.Rngs(params=key)
+        actor = self.network(DeterministicActor, rngs)
+        return {"actor": actor, "critic": self.critics(2, rngs)}
+
+    def steps(self) -> tuple[Step, ...]:
+        every = self.options.actor_every
+        return Step(("critic",), self.critic_loss), Step(("actor",), self.actor_loss, every)
+
+    def critic_loss(
+        self, nets: Nets, rows: Transition, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        target = jax.lax.stop_gradient(self.target(nets, rows, key))
+        return critic_loss(nets["critic"](rows.features, rows.action), target, rows)
+
+    def target(self, nets: Nets, rows: Transition, key: jax.Array) -> jax.Array:
+        """(N,) r + gamma (1 - d) min_k Q'_k(s', a'), a' the slow actor's action with cut noise."""
+        action = smoothed(nets, rows, key, self.options.target_noise, self.options.target_clip)
+        value = nets["slow_critic"](rows.next_features, action).min(0)
+        return rows.reward + self.options.discount * (1 - rows.ended) * value
+
+    def actor_loss(self, nets: Nets, rows: Transition, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        """-lambda Q_1(s, pi(s)) + |pi(s) - a|^2 with lambda = value_scale / mean |Q_1|."""
+        action = nets["actor"](rows.features).mode()
+        value = nets["critic"](rows.features, action)[0]
+        size = jax.lax.stop_gradient(mean(jnp.abs(value), rows))
+        clone = mean(cloning(action, rows.action), rows)
+        loss = clone - self.options.value_scale * mean(value, rows) / size
+        return loss, {"loss/actor": loss, "loss/cloning": clone}
+
+
+def smoothed(nets: Nets, rows: Transition, key: jax.Array, noise: float, most: float) -> jax.Array:
+    """(N, A) what the slow actor does next, with noise of deviation `noise`, at most `most`."""
+    action = nets["slow_actor"](rows.next_features).mode()
+    shift = jnp.clip(noise * jax.random.normal(key, action.shape), -most, most)
+    return jnp.clip(action + shift, -1.0, 1.0)
