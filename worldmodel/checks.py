@@ -27,6 +27,7 @@ from worldmodel.config import (
     MinariData,
     NoPolicy,
     NPZData,
+    ObservedOptions,
     RSSMOptions,
     TableData,
     TFDSData,
@@ -287,6 +288,18 @@ def _joint_training_can_be(config: Config) -> Iterator[str]:
         yield "model.hold_start=false: training.joint=true needs rollouts from the logged states"
 
 
+def _something_is_trained(config: Config) -> Iterator[str]:
+    if not isinstance(config.model, ObservedOptions):
+        return
+    model = f"model={config.model.name} learns nothing"
+    if isinstance(config.policy, NoPolicy):
+        yield f"policy=none: {model}, so there is nothing to train; accepted: another policy"
+    if config.training.joint:
+        yield f"training.joint=true: {model}; accepted: training.joint=false"
+    if config.model.ema:
+        yield f"model.ema={config.model.ema:g}: {model} to average; accepted: model.ema=0"
+
+
 RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _names_are_directory_names,
     _data_can_be_found,
@@ -297,4 +310,5 @@ RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _pieces_are_as_long_as_those_trained,
     _samplers_have_levels,
     _joint_training_can_be,
+    _something_is_trained,
 )

@@ -33,6 +33,7 @@ from worldmodel.config.models import (
     KoopmanOptions,
     MLPOptions,
     ModelOptions,
+    ObservedOptions,
     RSSMOptions,
     TrajectoryDiffusionOptions,
 )
@@ -71,6 +72,7 @@ __all__ = [
     "NORMALIZATIONS",
     "NPZData",
     "NoPolicy",
+    "ObservedOptions",
     "PolicyOptions",
     "RSSMOptions",
     "RSSM_PRESETS",
@@ -131,6 +133,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "mlp": MLPOptions,
         "diffusion": DiffusionOptions,
         "trajectory_diffusion": TrajectoryDiffusionOptions,
+        "observed": ObservedOptions,
     },
     "policy": {"none": NoPolicy, "actor_critic": ActorCriticOptions},
     "training": {"default": TrainingOptions},
