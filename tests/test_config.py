@@ -472,3 +472,12 @@ def test_joint_training_refuses_what_it_cannot_do():
     with pytest.raises(ConfigError, match="hold_start=false.*logged states"):
         words = ["model=trajectory_diffusion", "model.ema=0", "model.hold_start=false"]
         build(*words, "training.joint=true")
+
+
+def test_a_model_without_parameters_refuses_what_would_train_it():
+    with pytest.raises(ConfigError, match="learns nothing, so there is nothing to train"):
+        build("model=observed", "policy=none")
+    with pytest.raises(ConfigError, match=r"training.joint=true: model=observed learns nothing"):
+        build("model=observed", "training.joint=true")
+    with pytest.raises(ConfigError, match="accepted: model.ema=0"):
+        build("model=observed", "model.ema=0.9")

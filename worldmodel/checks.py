@@ -27,6 +27,7 @@ from worldmodel.config import (
     MinariData,
     NoPolicy,
     NPZData,
+    ObservedOptions,
     OfflineOptions,
     RSSMOptions,
     TableData,
@@ -301,6 +302,18 @@ def _imagined_rows_are_there_to_be_priced(config: Config) -> Iterator[str]:
             )
 
 
+def _something_is_trained(config: Config) -> Iterator[str]:
+    if not isinstance(config.model, ObservedOptions):
+        return
+    model = f"model={config.model.name} learns nothing"
+    if isinstance(config.policy, NoPolicy):
+        yield f"policy=none: {model}, so there is nothing to train; accepted: another policy"
+    if config.training.joint:
+        yield f"training.joint=true: {model}; accepted: training.joint=false"
+    if config.model.ema:
+        yield f"model.ema={config.model.ema:g}: {model} to average; accepted: model.ema=0"
+
+
 RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _names_are_directory_names,
     _data_can_be_found,
@@ -312,4 +325,5 @@ RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _samplers_have_levels,
     _joint_training_can_be,
     _imagined_rows_are_there_to_be_priced,
+    _something_is_trained,
 )

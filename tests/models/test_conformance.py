@@ -49,6 +49,8 @@ class Facts:
     images: whether it takes images
     remembers: whether what it believes depends on more than the row at hand
     steps: whether a rollout is made of steps, or drawn as a whole
+    learns: whether there is anything to train
+    imagines: whether it can step
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -56,6 +58,8 @@ class Facts:
     images: bool = True
     remembers: bool = True
     steps: bool = True
+    learns: bool = True
+    imagines: bool = True
 
 
 RSSM = {"deter": 16, "hidden": 8, "classes": 4, "latents": 4, "depth": 2, "blocks": 2}
@@ -73,6 +77,7 @@ FACTS = {
         remembers=False,
         steps=False,
     ),
+    "observed": Facts(images=False, remembers=False, learns=False, imagines=False),
 }
 
 
@@ -107,13 +112,20 @@ def options_of(family: str) -> ModelOptions:
     return SCHEMAS["model"][family](**facts_of(family).options)
 
 
-def on(*cases: str, always: tuple[str, ...] = ()) -> Any:
-    """Every family on every one of the cases that it takes; on those in `always` in every run."""
+LEARNING = [family for family in models.FAMILIES if facts_of(family).learns]
+
+
+def on(*cases: str, always: tuple[str, ...] = (), of: str | None = None) -> Any:
+    """Every family on every one of the cases that it takes; on those in `always` in every run.
+
+    of: only the families of which this fact is true
+    """
     pairs = [
         pytest.param((family, case), id=f"{family}-{case}", marks=() if case in always else slow)
         for family in models.FAMILIES
         for case in cases
         if facts_of(family).images or "image" not in CASES[case].observed
+        if of is None or getattr(facts_of(family), of)
     ]
     return pytest.mark.parametrize("subject", pairs, indirect=True)
 
@@ -200,6 +212,7 @@ def test_what_a_family_lacks_is_named_with_the_family() -> None:
 def test_a_family_lacks_no_method(family: str) -> None:
     found = getattr(importlib.import_module(f"worldmodel.models.{family}"), models.FAMILIES[family])
     assert issubclass(found, WorldModel)
+    assert (found.learns, found.imagines) == (facts_of(family).learns, facts_of(family).imagines)
     assert not {name for name in interface() if getattr(found, name) is getattr(WorldModel, name)}
 
 
@@ -213,8 +226,10 @@ def test_states_features_and_predictions_have_their_shapes(subject: Any) -> None
         states = model.observe(window, KEY)
         first = row(states, 0)
         initial = [model.initial(axes) for axes in ((batch, rows), (batch,), ())]
-        every_row = [states, model.rollout(first, window.action, KEY)]
-        single = [first, model.step(first, window.action[:, 0], KEY)]
+        every_row, single = [states], [first]
+        if model.imagines:
+            every_row.append(model.rollout(first, window.action, KEY))
+            single.append(model.step(first, window.action[:, 0], KEY))
         seen = model.observation(states)
         means = {key: prediction.mean() for key, prediction in seen.items()}
         values = [prediction.loss(window.observation[key]) for key, prediction in seen.items()]
@@ -229,8 +244,8 @@ def test_states_features_and_predictions_have_their_shapes(subject: Any) -> None
 
     initial, every_row, single, *rest = jax.eval_shape(everything, subject.model, subject.window)
     features, means, values = rest
-    assert [shapes(states) for states in every_row] == [shapes(initial[0])] * 2
-    assert [shapes(states) for states in single] == [shapes(initial[1])] * 2
+    assert all(shapes(states) == shapes(initial[0]) for states in every_row)
+    assert all(shapes(states) == shapes(initial[1]) for states in single)
     assert shapes(initial[2]) == shapes(initial[1], dropped=1)
     size = subject.model.feature_size
     assert shapes(features) == [((batch, rows, size), float32), ((batch, size), float32)]
@@ -253,7 +268,7 @@ def test_a_family_takes_images_or_says_what_it_accepts(family: str) -> None:
 # -------------------------------------------------------------------------------------- the losses
 
 
-@on(*CASES, always=("vector",))
+@on(*CASES, always=("vector",), of="learns")
 def test_losses_are_finite_and_every_parameter_takes_gradient(subject: Any) -> None:
     (loss, (metrics, states)), gradient = subject.learn(subject.window, KEY)
     assert {x.dtype for x in jax.tree.leaves(subject.params)} == {jnp.dtype("float32")}
@@ -269,7 +284,7 @@ def test_losses_are_finite_and_every_parameter_takes_gradient(subject: Any) -> N
     same(states, subject.observe(subject.window, KEY))  # the loss gives the states of the filter
 
 
-@on(*CASES)
+@on(*CASES, of="learns")
 def test_padding_changes_no_loss(subject: Any) -> None:
     """The first episode has four rows. What stands after them is never learned from."""
     assert not subject.window.mask[0, 4:].any() and subject.window.mask[1:].all()
@@ -280,7 +295,7 @@ def test_padding_changes_no_loss(subject: Any) -> None:
     same((loss, metrics, gradient), (other_loss, other_metrics, other_gradient))
 
 
-@on("vector", "classes")
+@on("vector", "classes", of="learns")
 def test_reward_is_learned_at_the_state_after_the_action(subject: Any) -> None:
     """So that neither a window's last reward nor what was done there is learned from."""
     base = subject.learn(subject.window, KEY)[0][0]
@@ -299,7 +314,7 @@ def test_logs_without_reward_train_a_model_that_says_it_predicts_none(subject: A
         subject.model.reward(subject.model.initial((2,)))
 
 
-@on("vector")
+@on("vector", of="learns")
 def test_the_shortest_window_trains(subject: Any) -> None:
     """Two rows are the fewest that `window` accepts; a window may begin inside an episode."""
     inside = row(subject.window, slice(2, 4))
@@ -308,7 +323,7 @@ def test_the_shortest_window_trains(subject: Any) -> None:
 
 
 @slow
-@pytest.mark.parametrize("family", models.FAMILIES)
+@pytest.mark.parametrize("family", LEARNING)
 def test_losses_norms_and_parameters_are_float32_under_bfloat16(
     family: str, subjects: Callable
 ) -> None:
@@ -389,7 +404,7 @@ def test_filtering_in_pieces_equals_one_pass(subject: Any) -> None:
 # --------------------------------------------------------------------------------- the imagination
 
 
-@on("vector", "classes", "mixed")
+@on("vector", "classes", "mixed", of="imagines")
 def test_rollout_equals_repeated_steps(subject: Any) -> None:
     """Step t takes the t-th of the keys that the rollout's key is split into. Where rollouts are
     drawn as a whole, a step is one of a single action.
@@ -405,7 +420,7 @@ def test_rollout_equals_repeated_steps(subject: Any) -> None:
         same(row(states, t), state)
 
 
-@on("vector", "classes", "mixed")
+@on("vector", "classes", "mixed", of="imagines")
 def test_actions_matter_to_what_is_imagined(subject: Any) -> None:
     state = row(subject.observe(subject.window, KEY), 0)
     other = changed(subject.window, slice(None), ("action",))
@@ -421,7 +436,13 @@ def test_results_depend_on_the_key_alone_and_only_where_something_is_drawn(subje
         "observe": lambda key: subject.observe(subject.window, key),
         "step": lambda key: subject.step(state, action, key),
     }
+    learns, imagines = subject.facts.learns, subject.facts.imagines
+    there = {"loss": learns, "observe": True, "step": imagines}
     for name, function in functions.items():
+        if not there[name]:
+            with pytest.raises(UserError, match="accepted|choose"):
+                function(KEY)
+            continue
         same(function(KEY), function(KEY), tolerance=0)
         assert (apart(function(KEY), function(OTHER_KEY)) > 1e-6) == (name in subject.facts.draws)
 
@@ -430,7 +451,7 @@ def imagine_given(model: WorldModel, start: Any, actions: jax.Array) -> Any:
     return imagine(model, start, actions, 4, KEY)
 
 
-@on("vector", "classes", "mixed")
+@on("vector", "classes", "mixed", of="imagines")
 def test_a_policy_acts_in_what_is_imagined(subject: Any) -> None:
     action = subject.spec.action
     start = row(subject.observe(subject.window, KEY), 2)
@@ -450,7 +471,7 @@ def test_a_policy_acts_in_what_is_imagined(subject: Any) -> None:
         same(subject.compiled(imagine_given)(start, rollout.actions), rollout)
 
 
-@on("vector")
+@on("vector", of="imagines")
 def test_rewards_can_be_followed_back_to_the_actions(subject: Any) -> None:
     start = row(subject.observe(subject.window, KEY), 2)
 
@@ -471,7 +492,7 @@ def families_of_parts() -> list[str]:
     return [family for family in models.FAMILIES if models.parts(options_of(family), spec)]
 
 
-TRAINED = [(family, "vector") for family in models.FAMILIES]
+TRAINED = [(family, "vector") for family in LEARNING]
 TRAINED += [(family, "image") for family in families_of_parts()]
 
 

@@ -33,6 +33,7 @@ from worldmodel.config.models import (
     KoopmanOptions,
     MLPOptions,
     ModelOptions,
+    ObservedOptions,
     RSSMOptions,
     TrajectoryDiffusionOptions,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "NPZData",
     "NoPolicy",
     "OfflineOptions",
+    "ObservedOptions",
     "PolicyOptions",
     "RAMBOOptions",
     "RSSMOptions",
@@ -151,6 +153,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "mlp": MLPOptions,
         "diffusion": DiffusionOptions,
         "trajectory_diffusion": TrajectoryDiffusionOptions,
+        "observed": ObservedOptions,
     },
     "policy": {
         "none": NoPolicy,

@@ -64,6 +64,13 @@ class RSSMOptions(ModelOptions):
     representation_scale: float = option(0.1, "weight of KL(posterior || sg(prior))", low=0.0)
 
 
+@dataclass
+class ObservedOptions(ModelOptions):
+    """No dynamics: the state is what was observed. Nothing to train, nothing to imagine."""
+
+    name: str = option("observed", "family of the world model")
+
+
 # Units of every hidden layer, base channels of images. Koopman, gru and mlp have the same number of
 # parameters at a preset; from `1m` on, that of the RSSM's preset of this name.
 ENCODED_PRESETS: dict[str, tuple[int, int]] = {

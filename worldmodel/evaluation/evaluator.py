@@ -24,7 +24,7 @@ from worldmodel.config import EvaluationOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.evaluation import environments
-from worldmodel.evaluation.prediction import open_loop
+from worldmodel.evaluation.prediction import Prediction, open_loop
 from worldmodel.evaluation.report import page
 from worldmodel.evaluation.results import Provenance, Results, Return, markdown, render, to_json
 from worldmodel.evaluation.returns import Act, episode_returns, model_policy, random_policy
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 SEEDS = "training seeds"  # what an interval is over where several were trained
 
 __all__ = ["evaluate", "evaluate_loaded", "evaluate_run", "render", "write"]
+
+NO_PREDICTION = "This family of models has no dynamics, so there is no prediction to judge."
 
 
 def evaluate(
@@ -65,7 +67,11 @@ def evaluate(
     if in_world is not None:
         environments.check(in_world, spec)  # a mistake is found before anything slow starts
     with _timed(seconds, "prediction"):
-        prediction = open_loop(model, spec, held_out, options, jax.random.key(options.seed))
+        prediction = (
+            open_loop(model, spec, held_out, options, jax.random.key(options.seed))
+            if model.imagines
+            else Prediction({}, [NO_PREDICTION])
+        )
     bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
     returns = {}
     if in_world is not None:

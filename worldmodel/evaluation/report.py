@@ -74,7 +74,8 @@ def _prediction(results: Results) -> str:
     tables = "".join(_table(prediction_sheet(key, judged)) for key, judged in keys.items())
     notes = "".join(f"<p class=note>{_words(n)}</p>" for n in results.prediction.notes)
     note = f"<p class=note>{_words(interval_note(results))}</p>"
-    return figures.horizon_curves(keys) + tables + note + notes + _methods(results)
+    curves = figures.horizon_curves(keys) if keys else ""
+    return curves + tables + note + notes + _methods(results)
 
 
 def _returns(results: Results) -> str:

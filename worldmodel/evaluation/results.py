@@ -15,9 +15,9 @@ from worldmodel.evaluation.prediction import HorizonNumbers, KeyPrediction, Pred
 from worldmodel.evaluation.spectrum import Spectrum
 from worldmodel.evaluation.statistics import Number, finite, shown
 
-INTERVAL_NOTE = (
+ERRORS_NOTE = (
     "Errors are medians over starts; skill is 1 - median error / median error of persistence (the "
-    "last seen observation repeated); climatology is the training mean. Brackets hold the interval."
+    "last seen observation repeated); climatology is the training mean."
 )
 
 
@@ -204,7 +204,8 @@ def _table(sheet: Sheet) -> RenderableType:
 
 
 def interval_note(results: Results) -> str:
-    return INTERVAL_NOTE.replace("the interval", f"the {100 * results.confidence:g} % interval")
+    brackets = f"Brackets hold the {100 * results.confidence:g} % interval."
+    return f"{ERRORS_NOTE} {brackets}" if results.prediction.keys else brackets
 
 
 # ---------------------------------------------------------------------------------------- headline
@@ -213,7 +214,8 @@ def interval_note(results: Results) -> str:
 def headline(results: Results) -> list[str]:
     """The verdict in plain sentences, one an observation and one on the return."""
     said = [_on_prediction(key, judged) for key, judged in results.prediction.keys.items()]
-    return said + ([_on_return(results)] if "policy" in results.returns else [])
+    said += [_on_return(results)] if "policy" in results.returns else []
+    return said or ["There was neither a prediction nor a return to judge."]
 
 
 def _on_prediction(key: str, judged: KeyPrediction) -> str:

@@ -13,7 +13,7 @@ from worldmodel.config import ModelOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.models.interface import State, WorldModel
 
-__all__ = ["FAMILIES", "ModelBuilder", "State", "WorldModel", "build", "parts"]
+__all__ = ["FAMILIES", "ModelBuilder", "State", "WorldModel", "build", "learns", "parts"]
 
 ModelBuilder = Callable[[jax.Array], WorldModel]  # from a key to a new model
 
@@ -25,6 +25,7 @@ FAMILIES = {
     "mlp": "MLP",
     "diffusion": "Diffusion",
     "trajectory_diffusion": "TrajectoryDiffusion",
+    "observed": "Observed",
 }
 
 
@@ -38,6 +39,11 @@ def build(
 def parts(options: ModelOptions, spec: DataSpec) -> tuple[str, ...]:
     """The model's parts that are trained first, each in a stage of its own, and then frozen."""
     return _family(options).parts(options, spec)
+
+
+def learns(options: ModelOptions) -> bool:
+    """Whether the family has anything to train."""
+    return _family(options).learns
 
 
 def _family(options: ModelOptions) -> type[WorldModel]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,8 @@ class WorldModel(nnx.Module):
     that action earned and whether it ended the episode.
     """
 
+    learns: ClassVar[bool] = True  # whether there is anything to train
+    imagines: ClassVar[bool] = True  # whether it can step
     feature_size: int
     hidden_size: int  # units of the model's hidden layers: policies' too, unless they are told
 

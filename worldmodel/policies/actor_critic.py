@@ -209,6 +209,11 @@ class ActorCriticLearner:
         optimizer: optax.GradientTransformation,
         dtype: jnp.dtype,
     ):
+        if not model.imagines:
+            raise ConfigError(
+                f"policy={options.name} learns in imagination alone, and this family of models has "
+                "no dynamics; accepted: another family, or a policy that learns from logs"
+            )
         self.options, self.optimizer = options, optimizer
         self.model, self.action, self.dtype = model, spec.action, dtype
         model_definition, self.model_params = divide(model)

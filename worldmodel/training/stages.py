@@ -35,7 +35,8 @@ def stage_names(config: Config, spec: DataSpec) -> list[str]:
                 "before the rest for logs like these; accepted: training.joint=false"
             )
         return ["joint"]
-    return parts + (["world_model"] if config.policy.name == "none" else ["world_model", "policy"])
+    model = ["world_model"] if models.learns(config.model) else []
+    return parts + model + ([] if config.policy.name == "none" else ["policy"])
 
 
 def stage_options(config: Config, stage: str) -> StageOptions:

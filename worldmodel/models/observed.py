@@ -1,0 +1,98 @@
+"""No dynamics: the state is what was observed. For algorithms that learn from logs alone.
+
+There is nothing to train and nothing to imagine. Policies see what they see of every family whose
+state is a point: the vectors, standardised by training statistics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from worldmodel.config import ObservedOptions
+from worldmodel.data.spec import DataSpec
+from worldmodel.data.windows import Window
+from worldmodel.errors import ConfigError, UserError
+from worldmodel.models.denoised import Vectors
+from worldmodel.models.interface import Metrics, State, WorldModel
+from worldmodel.models.latent import NO_REWARD, arrived, previous
+from worldmodel.nn.codecs import image_keys
+from worldmodel.nn.distributions import ScalarMSE, ScaledMSE
+
+HIDDEN_UNITS = 256  # of policies: what methods that learn from logs are published with
+
+
+class Arrival(NamedTuple):
+    """point: (..., D), the standardised vectors end to end; reward: (...), what the arrival earned;
+    ended: (...), 1 where it ended the episode, else 0
+    """
+
+    point: jax.Array
+    reward: jax.Array
+    ended: jax.Array
+
+
+class Observed(WorldModel):
+    """Raises ConfigError where there are images: they are no points."""
+
+    learns = False
+    imagines = False
+
+    def __init__(
+        self,
+        options: ObservedOptions,
+        spec: DataSpec,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype = jnp.float32,
+    ):
+        images = image_keys(spec)
+        if images:
+            raise ConfigError(
+                f"model={options.name} takes vectors, and these logs have images "
+                f"({', '.join(images)}); accepted for them is another family"
+            )
+        self.name, self.vectors = options.name, Vectors.of(spec)
+        self.has_reward, self.reward_std = spec.has_reward, spec.reward[1]
+        self.feature_size, self.hidden_size = self.vectors.size, HIDDEN_UNITS
+
+    def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, State]]:
+        raise ConfigError(f"model={self.name} has nothing to train; accepted is another family")
+
+    def initial(self, batch: tuple[int, ...]) -> Arrival:
+        nothing = jnp.zeros(batch, jnp.float32)
+        return Arrival(jnp.zeros((*batch, self.feature_size), jnp.float32), nothing, nothing)
+
+    def observe(
+        self,
+        window: Window,
+        key: jax.Array,
+        state: Arrival | None = None,
+        action: jax.Array | None = None,
+    ) -> Arrival:
+        earned = jnp.where(arrived(window), previous(window.reward), 0.0)
+        ended = (window.mask & window.is_terminal).astype(jnp.float32)
+        return Arrival(self.vectors.encode(window.observation), earned, ended)
+
+    def step(self, state: Arrival, action: jax.Array, key: jax.Array) -> Arrival:
+        raise ConfigError(
+            f"model={self.name} cannot imagine: choose another family, or policy.real_share=1"
+        )
+
+    def features(self, state: Arrival) -> jax.Array:
+        return state.point
+
+    def observation(self, state: Arrival) -> Mapping[str, ScaledMSE]:
+        return self.vectors.decode(state.point)
+
+    def reward(self, state: Arrival) -> ScalarMSE:
+        if not self.has_reward:
+            raise UserError(NO_REWARD)
+        return ScalarMSE(state.reward, self.reward_std)
+
+    def terminal(self, state: Arrival) -> ScalarMSE:
+        return ScalarMSE(state.ended, 1.0)

@@ -1,0 +1,54 @@
+"""MOBILE (Sun et al., ICML 2023): on imagined rows the target is lowered by how much the members of
+the ensemble disagree on it.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from worldmodel.config import MOBILEOptions
+from worldmodel.data.spec import DataSpec
+from worldmodel.imagination.transitions import Transition
+from worldmodel.models import WorldModel
+from worldmodel.policies.offline import Nets, need_members
+from worldmodel.policies.sac_n import SACN
+
+
+class MOBILE(SACN):
+    def __init__(
+        self,
+        options: MOBILEOptions,
+        model: WorldModel,
+        spec: DataSpec,
+        optimizer: optax.GradientTransformation,
+        dtype: jnp.dtype,
+    ):
+        need_members(model, "policy=mobile")
+        super().__init__(options, model, spec, optimizer, dtype)
+
+    def target(self, nets: Nets, rows: Transition, key: jax.Array) -> jax.Array:
+        """(N,) SAC's target - beta U, at least 0 where returns are known to be positive (eq. 8)."""
+        key, draw_key = jax.random.split(key)
+        doubt = inconsistency(nets, rows, self.options.outcomes, draw_key)
+        lowered = self.options.inconsistency_scale * doubt * rows.imagined
+        target = super().target(nets, rows, key) - lowered
+        return jnp.maximum(target, 0.0) if self.options.positive_returns else target
+
+
+def inconsistency(nets: Nets, rows: Transition, draws: int, key: jax.Array) -> jax.Array:
+    """(N,) U: the standard deviation over elites of the mean over outcomes drawn from each of
+    min_k Q'_k(s', a') (eq. 6).
+    """
+    model = nets["model"]
+    state = model.recalled(rows.features)
+    members = jax.tree.map(lambda x: x[model.elites()], model.members(state, rows.action))
+
+    def value(key: jax.Array) -> jax.Array:
+        outcome_key, action_key = jax.random.split(key)
+        after = model.features(model.arrival(state, members.sample(outcome_key)))
+        action = nets["actor"](after).sample(action_key)
+        return nets["slow_critic"](after, action).min(0)
+
+    return jax.vmap(value)(jax.random.split(key, draws)).mean(0).std(0)

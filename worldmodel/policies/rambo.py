@@ -1,0 +1,100 @@
+"""RAMBO (Rigter et al., NeurIPS 2022): model and policy play against each other. The model keeps to
+the logs and otherwise moves to where the policy is worth less.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from worldmodel.config import RAMBOOptions
+from worldmodel.data.spec import DataSpec
+from worldmodel.imagination.transitions import Transition
+from worldmodel.learner import Metrics, TrainState
+from worldmodel.models import WorldModel
+from worldmodel.policies.bc import cloning
+from worldmodel.policies.offline import Nets, Step, mean, need_members
+from worldmodel.policies.sac_n import SACN
+
+
+class RAMBO(SACN):
+    def __init__(
+        self,
+        options: RAMBOOptions,
+        model: WorldModel,
+        spec: DataSpec,
+        optimizer: optax.GradientTransformation,
+        dtype: jnp.dtype,
+    ):
+        need_members(model, "policy=rambo")
+        super().__init__(options, model, spec, optimizer, dtype)
+
+    def init(self, key: jax.Array) -> TrainState:
+        """The model is trained here too: it is no frozen one."""
+        state = super().init(key)
+        kept = state.optimizer | {"model": self.optimizer.init(state.frozen["model"])}
+        return replace(state, params=state.params | state.frozen, frozen={}, optimizer=kept)
+
+    def steps(self) -> tuple[Step, ...]:
+        """First the actor only clones: against an untrained one the model would learn nothing."""
+        actor, critic = super().steps()
+        start = self.options.cloning_steps
+        return (
+            Step(("actor",), self.cloning_loss, end=start),
+            Step(("model",), self.model_loss, begin=start),
+            actor._replace(begin=start),
+            critic,
+        )
+
+    def cloning_loss(
+        self, nets: Nets, rows: Transition, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        real = rows._replace(weight=rows.weight * ~rows.imagined)
+        loss = mean(cloning(nets["actor"](rows.features).mode(), rows.action), real)
+        return loss, {"loss/cloning": loss}
+
+    def model_loss(self, nets: Nets, rows: Transition, key: jax.Array) -> tuple[jax.Array, Metrics]:
+        """-ln p(s', r | s, a) of logged rows, + lambda E[A ln p(s', r | s, a)] of outcomes that the
+        elites' mixture p draws for the policy's actions (eq. 9 and 10). A: the advantage of having
+        got there, normalised over the batch.
+        """
+        model, state = nets["model"], nets["model"].recalled(rows.features)
+        arrived = model.recalled(rows.next_features, rows.reward * self.reward_unit)
+        outcome = model.outcomes(state, arrived)
+        likely = model.members(state, rows.action).log_prob(outcome).mean(0)
+        real = rows._replace(weight=rows.weight * ~rows.imagined)
+        fit = -mean(likely, real)
+
+        action_key, outcome_key, next_key = jax.random.split(key, 3)
+        action = nets["actor"](rows.features).sample(action_key)
+        elites = jax.tree.map(lambda x: x[model.elites()], model.members(state, action))
+        outcome = jax.lax.stop_gradient(drawn(elites.sample(outcome_key), outcome_key))
+        gained = jax.lax.stop_gradient(self.gained(nets, rows, action, outcome, next_key))
+        gained = (gained - mean(gained, rows)) / (gained.std() + 1e-6)
+        mixture = jax.nn.logsumexp(elites.log_prob(outcome), 0) - math.log(len(elites.location))
+        against = mean(gained * mixture, rows)
+        loss = fit + self.options.adversarial_scale * against
+        return loss, {"loss/model": fit, "loss/adversarial": against}
+
+    def gained(
+        self, nets: Nets, rows: Transition, action: jax.Array, outcome: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        """(N,) r + gamma (1 - d) min_k Q_k(s', pi(s')) - min_k Q_k(s, a) of an outcome."""
+        model = nets["model"]
+        after = model.arrival(model.recalled(rows.features), outcome)
+        ended = model.terminal(after).mean() > 0.5
+        features = model.features(after)
+        following = nets["critic"](features, nets["actor"](features).sample(key)).min(0)
+        reward = after.reward / self.reward_unit
+        here = nets["critic"](rows.features, action).min(0)
+        return reward + self.options.discount * ~ended * following - here
+
+
+def drawn(samples: jax.Array, key: jax.Array) -> jax.Array:
+    """(N, D) out of samples (E, N, D) of E members, each row's from one of them."""
+    member = jax.random.randint(jax.random.fold_in(key, 1), samples.shape[1:2], 0, len(samples))
+    return jnp.take_along_axis(samples, member[None, :, None], 0)[0]
