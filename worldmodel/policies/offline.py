@@ -34,11 +34,24 @@ SLOW = "slow_"  # before the name of a module: its slow copy
 
 
 class Step(NamedTuple):
-    """Modules that learn together from one loss, once in so many updates."""
+    """Modules that learn together from one loss: once in `every` updates, from update `begin` on,
+    before `end`.
+    """
 
     modules: tuple[str, ...]
     loss: Loss
     every: int = 1
+    begin: int = 0
+    end: int | None = None
+
+    @property
+    def always(self) -> bool:
+        return (self.every, self.begin, self.end) == (1, 0, None)
+
+    def due(self, step: jax.Array) -> jax.Array:
+        """Whether it is done in update number `step`, from 0."""
+        within = (step >= self.begin) & (step < (2**31 - 1 if self.end is None else self.end))
+        return within & (step % self.every == self.every - 1)
 
 
 class OfflineLearner:
@@ -60,6 +73,7 @@ class OfflineLearner:
                 "accepted here: policy=actor_critic"
             )
         self.options, self.model, self.spec, self.dtype = options, model, spec, dtype
+        self.reward_unit = spec.reward[1] if options.normalize_reward else 1.0
         self.imagines = options.real_share < 1
         self.refresh_every = options.refresh_every if self.imagines else 0
         self.refresh_windows = options.starts
@@ -104,10 +118,7 @@ class OfflineLearner:
                 state, metrics = self._descend(state, step, rows, key)
                 return (self._followed(state) if last else state), metrics
 
-            if step.every == 1:
-                state, more = learn(state)
-            else:
-                state, more = _sometimes(learn, state, step.every)
+            state, more = learn(state) if step.always else _when_due(step, learn, state)
             metrics |= more
         return replace(state, step=state.step + 1), metrics | state.statistics
 
@@ -166,9 +177,8 @@ class OfflineLearner:
             real = round(self.options.real_share * total)
             drawn = buffer.sample(state.memory, imagined_key, total - real)
             rows = jax.tree.map(lambda x, y: jnp.concatenate([x[:real], y]), rows, drawn)
-        unit = self.spec.reward[1] if self.options.normalize_reward else 1.0
-        rows = jax.lax.stop_gradient(rows._replace(reward=rows.reward / unit))
-        return rows, {"policy/reward": mean(rows.reward, rows) * unit}
+        rows = rows._replace(reward=rows.reward / self.reward_unit)
+        return jax.lax.stop_gradient(rows), {"policy/reward": mean(rows.reward, rows)}
 
     def _descend(
         self, state: TrainState, step: Step, rows: Transition, key: jax.Array
@@ -219,19 +229,19 @@ def critic_loss(
     return loss, {"loss/critic": loss, "policy/value": mean(values, rows)}
 
 
-def _sometimes(
-    learn: Callable[[TrainState], tuple[TrainState, Metrics]], state: TrainState, every: int
+def _when_due(
+    step: Step, learn: Callable[[TrainState], tuple[TrainState, Metrics]], state: TrainState
 ) -> tuple[TrainState, Metrics]:
-    """`learn` in one of `every` updates. Its metrics count so many times there and are 0 elsewhere,
-    so that their mean over a log interval is theirs.
+    """`learn` in some of the updates. Its metrics count `every` times there and are 0 elsewhere, so
+    that their mean over a log interval is theirs.
     """
     shapes = jax.eval_shape(learn, state)[1]
 
     def now(state: TrainState) -> tuple[TrainState, Metrics]:
         state, metrics = learn(state)
-        return state, jax.tree.map(lambda x: x * every, metrics)
+        return state, jax.tree.map(lambda x: x * step.every, metrics)
 
     def later(state: TrainState) -> tuple[TrainState, Metrics]:
         return state, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
-    return jax.lax.cond(state.step % every == every - 1, now, later, state)
+    return jax.lax.cond(step.due(state.step), now, later, state)
