@@ -22,6 +22,7 @@ from worldmodel.config import (
     SCHEMAS,
     Config,
     DenoisedOptions,
+    EnsembleOptions,
     GymnasiumData,
     HDF5Data,
     MinariData,
@@ -314,6 +315,27 @@ def _something_is_trained(config: Config) -> Iterator[str]:
         yield f"model.ema={config.model.ema:g}: {model} to average; accepted: model.ema=0"
 
 
+def _ensembles_have_their_elites(config: Config) -> Iterator[str]:
+    model = config.model
+    if not isinstance(model, EnsembleOptions):
+        return
+    members, elites, _, _ = model.sizes()
+    if elites > members:
+        yield f"model.elites={elites}: the elites are some of model.members={members}"
+    if not model.holdout:
+        return
+    if model.ema:
+        yield (
+            f"model.ema={model.ema:g}: with model.holdout={model.holdout:g} each member's best "
+            "parameters are used, not an average; accepted: model.ema=0 or model.holdout=0"
+        )
+    if config.training.joint:
+        yield (
+            f"model.holdout={model.holdout:g}: with training.joint=true the policy learns on the "
+            "last parameters, not on each member's best; accepted: model.holdout=0"
+        )
+
+
 RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _names_are_directory_names,
     _data_can_be_found,
@@ -326,4 +348,5 @@ RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _joint_training_can_be,
     _imagined_rows_are_there_to_be_priced,
     _something_is_trained,
+    _ensembles_have_their_elites,
 )

@@ -22,8 +22,8 @@ from worldmodel.data.delivery import Resident
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window
-from worldmodel.models.denoised import Vectors
 from worldmodel.models.diffusion import History, histories
+from worldmodel.models.points import Vectors
 from worldmodel.training import mesh as meshes
 from worldmodel.training.loop import make_dispatch, stage_keys
 from worldmodel.training.stages import build_learner, modules

@@ -198,3 +198,56 @@ class TrajectoryDiffusionOptions(DenoisedOptions):
     sampler_steps: int = option(16, "noise levels of a sample (heun: twice the calls)", low=1)
     noise_high: float = option(20.0, "highest noise level, from which it starts", low=1e-6)
     log_noise_mean: float = option(-0.5, "mean of the logarithm of noise levels in training")
+
+
+# preset -> members, elites, units and hidden layers of each. `published` is that of MOPO.
+ENSEMBLE_PRESETS: dict[str, tuple[int, int, int, int]] = {
+    "tiny": (5, 3, 64, 2),
+    "published": (7, 5, 200, 4),
+}
+
+
+@dataclass
+class EnsembleOptions(ModelOptions):
+    """Networks that each predict a normal distribution of what a step changes and earns."""
+
+    name: str = option("ensemble", "family of the world model")
+    preset: str = option(
+        "tiny", "size; the options below override single numbers", choices=tuple(ENSEMBLE_PRESETS)
+    )
+    members: int | None = option(None, "networks", low=1)
+    elites: int | None = option(
+        None, "members that are imagined with: the best on held-out rows", low=1
+    )
+    units: int | None = option(None, "units of every hidden layer", low=1)
+    layers: int | None = option(None, "hidden layers of each member", low=1)
+    layer_norm: bool = option(True, "LayerNorm in every hidden layer")
+    standardize_outputs: bool = option(
+        True, "predict in units of what a step typically changes, not in raw units"
+    )
+    bootstrap: bool = option(True, "every member learns from a resampling of the rows of its own")
+    holdout: float = option(
+        0.05,
+        "share of rows kept from training, to find each member's best parameters (0: last)",
+        low=0.0,
+        high=0.5,
+    )
+    weight_decay: float = option(
+        1e-4, "L2 of the output layer; hidden ones have 1/4, 1/2, then 3/4 of it", low=0.0
+    )
+    termination: str = option(
+        "learned",
+        "what ends an episode: a learned head, the rule of a MuJoCo environment, or nothing",
+        choices=("learned", "halfcheetah", "hopper", "walker2d", "never"),
+    )
+    member: str = option(
+        "step",
+        "a random elite is drawn for every step, or for a whole rollout",
+        choices=("step", "rollout"),
+    )
+
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Members, elites, units and layers."""
+        own = (self.members, self.elites, self.units, self.layers)
+        preset = ENSEMBLE_PRESETS[self.preset]
+        return tuple(p if o is None else o for o, p in zip(own, preset, strict=True))

@@ -164,7 +164,7 @@ def permuted(position: jax.Array, seed: Any, epoch: Any, count: int) -> jax.Arra
     numpy = isinstance(position, np.ndarray)
     if not numpy:
         seed, epoch = jnp.asarray(seed, jnp.uint32), jnp.asarray(epoch, jnp.uint32)
-    key = _mix(epoch ^ _mix(seed + np.uint32(GOLDEN)))
+    key = mix(epoch ^ mix(seed + np.uint32(GOLDEN)))
 
     def network(value: jax.Array) -> jax.Array:
         return _feistel(value, key, half_bits)
@@ -188,12 +188,12 @@ def _feistel(value: jax.Array, key: jax.Array, half_bits: int) -> jax.Array:
     mask, shift = np.uint32((1 << half_bits) - 1), np.uint32(half_bits)
     left, right = value >> shift, value & mask
     for number in range(1, ROUNDS + 1):
-        round_key = _mix(key + np.uint32(number * GOLDEN & 0xFFFFFFFF))
-        left, right = right, left ^ (_mix(right ^ round_key) & mask)
+        round_key = mix(key + np.uint32(number * GOLDEN & 0xFFFFFFFF))
+        left, right = right, left ^ (mix(right ^ round_key) & mask)
     return (left << shift) | right
 
 
-def _mix(x: jax.Array) -> jax.Array:
+def mix(x: jax.Array) -> jax.Array:
     """A bijective hash of 32 bits with good avalanche (the finaliser of MurmurHash3)."""
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)

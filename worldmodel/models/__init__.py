@@ -13,7 +13,16 @@ from worldmodel.config import ModelOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.models.interface import State, WorldModel
 
-__all__ = ["FAMILIES", "ModelBuilder", "State", "WorldModel", "build", "learns", "parts"]
+__all__ = [
+    "FAMILIES",
+    "ModelBuilder",
+    "State",
+    "WorldModel",
+    "build",
+    "keeps_best",
+    "learns",
+    "parts",
+]
 
 ModelBuilder = Callable[[jax.Array], WorldModel]  # from a key to a new model
 
@@ -26,6 +35,7 @@ FAMILIES = {
     "diffusion": "Diffusion",
     "trajectory_diffusion": "TrajectoryDiffusion",
     "observed": "Observed",
+    "ensemble": "Ensemble",
 }
 
 
@@ -44,6 +54,11 @@ def parts(options: ModelOptions, spec: DataSpec) -> tuple[str, ...]:
 def learns(options: ModelOptions) -> bool:
     """Whether the family has anything to train."""
     return _family(options).learns
+
+
+def keeps_best(options: ModelOptions) -> bool:
+    """Whether each member's best parameters are judged and imagined with, not its last ones."""
+    return _family(options).keeps_best(options)
 
 
 def _family(options: ModelOptions) -> type[WorldModel]:

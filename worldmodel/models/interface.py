@@ -16,6 +16,7 @@ from worldmodel.nn.distributions import Distribution, Normal
 
 Actor = Callable[[jax.Array], Any]  # features (B, F) -> a distribution over actions (B, ...)
 State = Any  # a pytree of the family's own, every leaf with the batch axes first
+Step = Callable[[State, jax.Array, jax.Array], State]  # (state, action, key) -> the next state
 Metrics = dict[str, jax.Array]
 
 
@@ -35,6 +36,13 @@ class WorldModel(nnx.Module):
     def parts(cls, options: ModelOptions, spec: DataSpec) -> tuple[str, ...]:
         """Names of the attributes that are trained first, by a `loss` of their own, and frozen."""
         return ()
+
+    @classmethod
+    def keeps_best(cls, options: ModelOptions) -> bool:
+        """Whether each member's best parameters are judged and imagined with, not its last ones: it
+        then has `networks`, `errors` and `held_out` (see training/snapshots.py).
+        """
+        return False
 
     def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, State]]:
         """Scalar training loss of a batch (B, T), metrics, and the states that `observe` would
@@ -67,14 +75,22 @@ class WorldModel(nnx.Module):
         """One imagined step: the state (B, ...) after `action` (B, A) or (B,)."""
         raise self._lacking("step")
 
+    def stepper(self, state: State, key: jax.Array) -> Step:
+        """The step of one rollout from `state` (B, ...). A family that draws something once a
+        rollout overrides it.
+        """
+        return self.step
+
     def rollout(self, state: State, actions: jax.Array, key: jax.Array) -> State:
         """The states (B, H, ...) after each of the given actions (B, H, ...). Families that can do
         better override it.
         """
 
+        step = self.stepper(state, key)
+
         def advance(state: State, inputs: tuple[jax.Array, jax.Array]) -> tuple[State, State]:
             action, key = inputs
-            state = self.step(state, action, key)
+            state = step(state, action, key)
             return state, state
 
         keys = jax.random.split(key, actions.shape[1])
@@ -88,10 +104,12 @@ class WorldModel(nnx.Module):
         acts at every step, or leads a family that makes rollouts as a whole.
         """
 
+        step = self.stepper(state, key)
+
         def advance(state: State, key: jax.Array) -> tuple[State, tuple[State, jax.Array]]:
             actor_key, model_key = jax.random.split(key)
             action = actor(self.features(state)).sample(actor_key)
-            state = self.step(state, action, model_key)
+            state = step(state, action, model_key)
             return state, (state, action)
 
         keys = jax.random.split(key, horizon)

@@ -17,9 +17,9 @@ from worldmodel.config import ObservedOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError, UserError
-from worldmodel.models.denoised import Vectors
 from worldmodel.models.interface import Metrics, State, WorldModel
 from worldmodel.models.latent import NO_REWARD, arrived, previous
+from worldmodel.models.points import Vectors
 from worldmodel.nn.codecs import image_keys
 from worldmodel.nn.distributions import ScalarMSE, ScaledMSE
 

@@ -20,6 +20,7 @@ from worldmodel.nn import optimizer
 from worldmodel.training import mesh as meshes
 from worldmodel.training.averaging import AVERAGE, AveragedModel
 from worldmodel.training.seeds import Seeds, of_seed
+from worldmodel.training.snapshots import SNAPSHOT, SnapshotModel
 from worldmodel.training.world_model import WorldModelLearner
 
 Modules = Mapping[str, nnx.Module]  # by name, as earlier stages trained them
@@ -71,7 +72,7 @@ def _build(config: Config, spec: DataSpec, stage: str, trained: Modules) -> Lear
     if stage == "world_model":
         new = build_model(jax.random.key(0)) if parts else None
         kept = {name: trained.get(name, getattr(new, name)) for name in parts}
-        return _averaged(config, WorldModelLearner(build_model, optimize, parts=kept))
+        return _kept(config, WorldModelLearner(build_model, optimize, parts=kept))
     if not spec.has_reward:
         raise ConfigError(
             f"policy={config.policy.name} learns from rewards, and these logs have none; "
@@ -79,12 +80,15 @@ def _build(config: Config, spec: DataSpec, stage: str, trained: Modules) -> Lear
         )
     arguments = (spec, optimize, dtype)
     if stage == "joint":
-        return _averaged(config, policies.build_joint(config.policy, build_model, *arguments))
+        return _kept(config, policies.build_joint(config.policy, build_model, *arguments))
     model = trained.get("model") or build_model(jax.random.key(0))
     return policies.build(config.policy, model, *arguments)
 
 
-def _averaged(config: Config, learner: Learner) -> Learner:
+def _kept(config: Config, learner: Learner) -> Learner:
+    """The learner, with the copy of the model that is judged in place of its last parameters."""
+    if models.keeps_best(config.model):
+        return SnapshotModel(learner)
     return AveragedModel(learner, config.model.ema) if config.model.ema else learner
 
 
@@ -100,10 +104,11 @@ def check(config: Config, spec: DataSpec, mesh: jax.sharding.Mesh) -> None:
 
 
 def modules(learner: Learner, state: TrainState) -> dict[str, nnx.Module]:
-    """What a stage has made or used, by name, with parameters from its state: their average where
-    one is kept.
+    """What a stage has made or used, by name, with parameters from its state: where their
+    average or their best is kept, that.
     """
-    places = (state.frozen, state.params, state.slow.get(AVERAGE, {}))
+    copies = [state.slow.get(name, {}) for name in (AVERAGE, SNAPSHOT)]
+    places = (state.frozen, state.params, *copies)
     known = {name: params for place in places for name, params in place.items()}
     parts = {name: p for name, p in state.frozen.items() if name not in learner.definitions}
     return {

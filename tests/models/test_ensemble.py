@@ -1,0 +1,253 @@
+"""The probabilistic ensemble: its likelihood, who learns from what, who is imagined with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from worldmodel import models
+from worldmodel.command_line import build_config, parse_overrides
+from worldmodel.config import EnsembleOptions
+from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
+from worldmodel.errors import ConfigError
+from worldmodel.models.ensemble import Arrival, Ensemble
+from worldmodel.nn.bootstrap import hashed, poisson_weights
+
+KEY = jax.random.key(0)
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+SMALL = {"members": 4, "elites": 2, "units": 8, "layers": 2, "termination": "never"}
+ACTION = ActionSpec(False, 2, (-1.0, -1.0), (1.0, 1.0))
+BATCH = 11  # rows, which two elites cannot share evenly
+
+
+@pytest.fixture
+def subject(make_subject: Callable, logs_of_a_point: Callable) -> Callable:
+    """A small ensemble that learned nothing yet, by its options, on logs of a moving point."""
+    logs = logs_of_a_point(("motion",), False, True)
+    return lambda **options: make_subject(EnsembleOptions(**SMALL | options), logs, {})
+
+
+# -------------------------------------------------------------------------------------- the losses
+
+
+def naive_members(networks: Any, x: np.ndarray, layer_norm: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Means and variances (M, N, D + 1), one member after the other."""
+    means, variances = [], []
+    for m in range(networks["output"]["kernel"].shape[0]):
+        h = x
+        for layer in networks["hidden"].values():
+            h = h @ layer["linear"]["kernel"][m] + layer["linear"]["bias"][m]
+            if layer_norm:
+                h = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-5)
+                h = h * layer["norm"]["scale"][m] + layer["norm"]["bias"][m]
+            h = h / (1 + np.exp(-h))
+        h = h @ networks["output"]["kernel"][m] + networks["output"]["bias"][m]
+        mean, log_variance = np.split(h, 2, -1)
+        high, low = networks["highest"][m], networks["lowest"][m]
+        log_variance = high - np.log1p(np.exp(high - log_variance))
+        log_variance = low + np.log1p(np.exp(log_variance - low))
+        means.append(mean)
+        variances.append(np.exp(log_variance))
+    return np.stack(means), np.stack(variances)
+
+
+@pytest.mark.parametrize("layer_norm, standardize", [(True, True), (False, False)])
+def test_the_loss_is_the_likelihood_of_each_members_rows(
+    subject: Callable, layer_norm: bool, standardize: bool
+) -> None:
+    """Against one loop over members and one over the rows of the logs."""
+    it = subject(layer_norm=layer_norm, standardize_outputs=standardize, weight_decay=0.01)
+    params = jax.tree.map(lambda x: np.asarray(x, float), it.params)
+    networks, window, spec = params["networks"], it.window, it.spec.observations["motion"]
+    mean, std, change = (np.asarray(x) for x in (spec.mean, spec.std, spec.change))
+    total, learned = 0.0, 0
+    weights = np.zeros(len(params["errors"]))
+    for b, t in np.ndindex(window.mask.shape[0], window.mask.shape[1] - 1):
+        seen, after = window.observation["motion"][b, t], window.observation["motion"][b, t + 1]
+        row = np.concatenate([seen, window.action[b, t]])
+        code = hashed(jnp.asarray(row))
+        if not window.mask[b, t + 1] or bool(it.model.rows(window).held_out.reshape(4, 5)[b, t]):
+            continue
+        unit, (shift, scale) = (change, it.spec.reward) if standardize else (1.0, (0.0, 1.0))
+        outcome = np.append((after - seen) / unit, (window.reward[b, t] - shift) / scale)
+        inputs = np.append((seen - mean) / std, window.action[b, t])[None]
+        location, variance = naive_members(networks, inputs, layer_norm)
+        surprise = np.square(outcome - location) / variance + np.log(variance)
+        weight = np.asarray(poisson_weights(code, len(weights)), float)
+        total, learned = total + (weight * surprise.mean((1, 2))).sum(), learned + 1
+    kernels = [layer["linear"]["kernel"] for layer in networks["hidden"].values()]
+    squares = [np.square(k).sum() for k in (*kernels, networks["output"]["kernel"])]
+    decay = 0.01 * 0.5 * np.dot([0.25, 0.5, 1.0], squares)
+    bounds = 0.01 * (networks["highest"].sum() - networks["lowest"].sum())
+    assert learned >= 15
+    loss = it.learn(window, KEY)[0][0]
+    assert float(loss) == pytest.approx(total / learned + decay + bounds, rel=1e-4)
+
+
+def test_the_spread_stays_between_its_bounds(subject: Callable) -> None:
+    model = subject().model
+    for bias, bound in ((-100.0, model.networks.lowest), (100.0, model.networks.highest)):
+        model.networks.output.bias[...] = jnp.full_like(model.networks.output.bias[...], bias)
+        scale = model.networks(jnp.zeros((3, 5))).scale
+        # The soft clamp of the one bound moves the other one by less than softplus of their width.
+        edge = jnp.broadcast_to(jnp.exp(0.5 * bound[...]), scale.shape)
+        np.testing.assert_allclose(scale, edge, rtol=0.01)
+
+
+def test_held_out_rows_move_no_parameter_and_alone_judge(subject: Callable) -> None:
+    it = subject(holdout=0.4, termination="learned")
+    rows = jax.tree.map(np.asarray, it.compiled(lambda model, w: model.rows(w))(it.window))
+    held_out = rows.held_out.reshape(4, 5)
+    assert 3 <= held_out.sum() <= 15 and not (rows.held_out & rows.learned).any()
+
+    def with_rewards_changed(where: np.ndarray) -> Any:
+        reward = it.window.reward.copy()
+        reward[:, :-1] += np.where(where, 1.0, 0.0)
+        return replace(it.window, reward=reward)
+
+    judge = it.compiled(lambda model, window: model.held_out(window))
+    others = rows.learned.reshape(4, 5)
+    base, judged = it.learn(it.window, KEY)[1], judge(it.window)
+    for where, moves in ((held_out, False), (others, True)):
+        window = with_rewards_changed(where)
+        same = jax.tree.map(np.array_equal, base, it.learn(window, KEY)[1])
+        assert all(jax.tree.leaves(same)) != moves
+        assert np.array_equal(judge(window)[0], judged[0]) == moves
+    assert judged[1] == held_out.sum()
+
+
+def test_without_bootstrap_every_member_learns_from_every_row(subject: Callable) -> None:
+    it = subject(bootstrap=False)
+    assert (np.asarray(it.model.rows(it.window).weights) == 1).all()
+
+
+def test_held_out_errors_are_those_of_the_means(subject: Callable) -> None:
+    it = subject(holdout=0.4)
+    rows, (errors, _) = it.model.rows(it.window), it.model.held_out(it.window)
+    location = np.asarray(it.model.networks(rows.inputs).location)
+    expected = np.square(location - rows.outcomes).mean(-1)[:, np.asarray(rows.held_out)].sum(1)
+    np.testing.assert_allclose(errors, expected, rtol=1e-5)
+
+
+# --------------------------------------------------------------------------------- the imagination
+
+
+def sharp(it: Any) -> Ensemble:
+    """Its model with next to no spread, and members 1 and 3 the elites."""
+    model = it.model
+    for bound in (model.networks.lowest, model.networks.highest):
+        bound[...] = jnp.full_like(bound[...], -40.0)
+    model.errors[...] = jnp.asarray([3.0, 1.0, 4.0, 2.0])
+    return model
+
+
+def some_state(model: Ensemble) -> tuple[Arrival, jax.Array]:
+    point_key, action_key = jax.random.split(KEY)
+    point = jax.random.normal(point_key, (BATCH, model.feature_size))
+    action = jax.random.uniform(action_key, (BATCH, 2), minval=-1)
+    return Arrival(point, jnp.zeros(BATCH)), action
+
+
+def who(model: Ensemble, before: Arrival, action: jax.Array, after: Arrival) -> np.ndarray:
+    """(B,) whose prediction came true, with next to no spread."""
+    predicted = model.members(before, action).location
+    apart = np.abs(predicted - model.outcomes(before, after)).max(-1)
+    assert (np.sort(apart, 0)[0] < 1e-3).all() and (np.sort(apart, 0)[1] > 1e-2).all()
+    return apart.argmin(0)
+
+
+def test_every_row_gets_one_elites_prediction_and_elites_share_them(subject: Callable) -> None:
+    model = sharp(subject())
+    state, action = some_state(model)
+    step, drawn = jax.jit(model.step), []
+    for key in jax.random.split(KEY, 40):
+        drawn.append(who(model, state, action, step(state, action, key)))
+        counts = np.bincount(drawn[-1], minlength=4)
+        assert counts[0] == counts[2] == 0 and abs(counts[1] - counts[3]) == 1
+    share = (np.stack(drawn) == 1).mean(0)  # of every row
+    assert (np.abs(share - 0.5) < 4 * 0.5 / 40**0.5).all()
+
+
+@pytest.mark.parametrize("member, kept", [("step", False), ("rollout", True)])
+def test_a_member_is_drawn_for_a_step_or_for_a_rollout(
+    subject: Callable, member: str, kept: bool
+) -> None:
+    model = sharp(subject(member=member))
+    state, action = some_state(model)
+    actions = jnp.stack([action, -action, action / 2], 1)
+    states = jax.jit(model.rollout)(state, actions, KEY)
+    states = jax.tree.map(lambda x, y: jnp.concatenate([x[:, None], y], 1), state, states)
+    rows = [jax.tree.map(lambda x, t=t: x[:, t], states) for t in range(4)]
+    drawn = [who(model, rows[t], actions[:, t], rows[t + 1]) for t in range(3)]
+    assert all((drawn[0] == later).all() for later in drawn[1:]) == kept
+    assert set(drawn[0]) == {1, 3}
+
+
+def test_steps_are_sampled_with_the_members_spread(subject: Callable) -> None:
+    """Of one member: mean and standard deviation of many samples are those it predicts."""
+    model = subject(members=1, elites=1).model
+    state, action = some_state(model)
+    state, action = jax.tree.map(lambda x: jnp.repeat(x[:1], 20_000, 0), (state, action))
+    drawn = np.asarray(model.outcomes(state, model.step(state, action, KEY)))
+    predicted = jax.tree.map(lambda x: np.asarray(x[0, 0]), model.members(state, action))
+    error = predicted.scale / 20_000**0.5
+    assert (np.abs(drawn.mean(0) - predicted.location) < 4 * error).all()
+    np.testing.assert_allclose(drawn.std(0), predicted.scale, rtol=0.03)
+
+
+# --------------------------------------------------------------------------------- what is accepted
+
+
+def test_a_rule_ends_what_is_imagined() -> None:
+    vector = ObservationSpec((11,), "float32", (1.0,) * 11, (0.1,) * 11, (), (), (0.05,) * 11)
+    spec = DataSpec({"observation": vector}, ACTION)
+    model = models.build(EnsembleOptions(**SMALL | {"termination": "hopper"}), spec, KEY)
+    raw = np.zeros((2, 11), np.float32)
+    raw[:, 0] = 1.2, 0.6
+    state = Arrival(model.vectors.encode({"observation": jnp.asarray(raw)}), jnp.zeros(2))
+    np.testing.assert_allclose(model.terminal(state).mean(), [0.0, 1.0], atol=1e-20)
+
+
+@pytest.mark.parametrize(
+    "options, shape, expected",
+    [
+        ({}, (16, 16, 3), "model=ensemble takes vectors.*accepted for images: model=rssm"),
+        ({"termination": "hopper"}, (17,), "one vector of 11 numbers.*accepted: learned or never"),
+    ],
+)
+def test_logs_that_it_does_not_take_are_refused(options: dict, shape: tuple, expected: str) -> None:
+    kind = "uint8" if len(shape) == 3 else "float32"
+    spec = DataSpec({"seen": ObservationSpec(shape, kind)}, ACTION)
+    with pytest.raises(ConfigError, match=expected):
+        models.build(EnsembleOptions(**SMALL | options), spec, KEY)
+
+
+def build(*words: str) -> Any:
+    return build_config(CONFIGS, parse_overrides(["model=ensemble", *words]))
+
+
+@pytest.mark.parametrize(
+    "words, expected",
+    [
+        (["model.elites=6"], "model.elites=6: .* model.members=5"),
+        (["model.ema=0.9"], "accepted: model.ema=0 or model.holdout=0"),
+        (["training.joint=true"], "accepted: model.holdout=0"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(words: list[str], expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected):
+        build(*words)
+
+
+def test_the_choice_brings_its_training_settings_and_the_command_line_wins() -> None:
+    stage = build("training.world_model.window=5").training.world_model
+    assert (stage.batch_size, stage.clip, stage.window) == (256, 0.0, 5)
+    assert build("model.holdout=0", "training.joint=true").training.joint
+    assert build("model.holdout=0", "model.ema=0.9").model.ema == 0.9

@@ -1,0 +1,93 @@
+"""The best parameters of each member are kept while training goes on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from worldmodel.learner import TrainState, definitions_of, divide
+from worldmodel.training.snapshots import ENOUGH, SnapshotModel
+from worldmodel.training.stages import modules
+
+KEY = jax.random.key(0)
+TURNS = np.array([3, 5, 8])  # the comparison at which each member is best
+BATCH = ENOUGH // 2  # held-out rows: a comparison every second update
+
+
+class Weights(nnx.Module):
+    def __init__(self) -> None:
+        self.weight = nnx.Param(jnp.zeros((3, 2)))
+
+
+class Members(nnx.Module):
+    """Each member's error is the square of its weight, scaled by how hard a batch is."""
+
+    def __init__(self) -> None:
+        self.networks, self.shared = Weights(), nnx.Param(jnp.zeros(()))
+        self.errors = nnx.Variable(jnp.zeros(3))
+
+    def held_out(self, hardness: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return BATCH * hardness * jnp.square(self.networks.weight[:, 0]), jnp.int32(BATCH)
+
+
+class Turning:
+    """A learner whose members come closer to zero until their turn and then move away."""
+
+    def __init__(self) -> None:
+        self.definitions = definitions_of(lambda key: {"model": Members()})
+
+    def init(self, key: jax.Array) -> TrainState:
+        return TrainState({"model": divide(Members())[1]}, {}, (), {}, {}, jnp.zeros((), jnp.int32))
+
+    def update(self, state: TrainState, batch: jax.Array, key: jax.Array) -> tuple:
+        step = state.step + 1
+        weight = 1.0 + jnp.abs((step + 1) // 2 - TURNS)  # the same for both halves of a comparison
+        weight = jnp.stack([weight, -weight], 1)
+        model = state.params["model"] | {"networks": {"weight": weight}, "shared": 1.0 * step}
+        return replace(state, params={"model": model}, step=step), {}
+
+
+def run(updates: int, hardness: list[float]) -> nnx.Module:
+    learner = SnapshotModel(Turning())
+    state, update = learner.init(KEY), jax.jit(learner.update)
+    for step in range(updates):
+        state, _ = update(state, jnp.float32(hardness[step % len(hardness)]), KEY)
+    return modules(learner, state)["model"]
+
+
+def test_each_member_is_kept_at_its_best_and_its_error_is_known():
+    model = run(24, [1.0])
+    np.testing.assert_array_equal(model.networks.weight[...], [[1.0, -1.0]] * 3)
+    np.testing.assert_allclose(model.errors[...], 1.0)
+    assert float(model.shared[...]) == 24  # what no member owns is the last
+
+
+def test_members_that_still_improve_are_kept_as_they_are():
+    model = run(8, [1.0])  # after the fourth comparison
+    np.testing.assert_array_equal(model.networks.weight[:, 0], [1.0, 2.0, 5.0])
+    np.testing.assert_allclose(model.errors[...], [1.0, 4.0, 25.0])
+
+
+def test_easy_rows_do_not_pass_for_a_better_member():
+    """Batches get ten times easier after every member was at its best: what is kept is compared on
+    the same rows, and stays.
+    """
+    model = run(24, [1.0] * 16 + [0.1] * 8)
+    np.testing.assert_array_equal(model.networks.weight[:, 0], [1.0, 1.0, 1.0])
+    np.testing.assert_allclose(model.errors[...], 0.1, rtol=1e-6)
+
+
+def test_before_the_first_comparison_the_model_is_as_it_is():
+    model = run(1, [1.0])
+    np.testing.assert_array_equal(model.networks.weight[:, 0], [3.0, 5.0, 8.0])
+    np.testing.assert_array_equal(model.errors[...], 0.0)
+
+
+def test_the_snapshot_has_buffers_of_its_own():
+    """The loop donates the state: the same buffer twice would be an error."""
+    state = SnapshotModel(Turning()).init(KEY)
+    jax.block_until_ready(jax.jit(lambda state: state, donate_argnums=0)(state))
