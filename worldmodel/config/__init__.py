@@ -37,6 +37,7 @@ from worldmodel.config.models import (
     TrajectoryDiffusionOptions,
 )
 from worldmodel.config.option import option
+from worldmodel.config.planning import PlannerOptions
 from worldmodel.config.policies import (
     ActorCriticOptions,
     NoPolicy,
@@ -71,6 +72,7 @@ __all__ = [
     "NORMALIZATIONS",
     "NPZData",
     "NoPolicy",
+    "PlannerOptions",
     "PolicyOptions",
     "RSSMOptions",
     "RSSM_PRESETS",

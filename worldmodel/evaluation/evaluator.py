@@ -17,7 +17,7 @@ import jax
 from flax import nnx
 from rich.console import Console
 
-from worldmodel import data
+from worldmodel import data, planning
 from worldmodel.compilation import use_cache
 from worldmodel.config import EvaluationOptions
 from worldmodel.data.spec import DataSpec
@@ -26,7 +26,15 @@ from worldmodel.evaluation import environments
 from worldmodel.evaluation.prediction import open_loop
 from worldmodel.evaluation.report import page
 from worldmodel.evaluation.results import Provenance, Results, Return, markdown, render, to_json
-from worldmodel.evaluation.returns import episode_returns, model_policy, random_policy
+from worldmodel.evaluation.returns import (
+    MOST_LANES,
+    PLANNED_LANES,
+    Act,
+    Reactive,
+    episode_returns,
+    model_policy,
+    random_policy,
+)
 from worldmodel.evaluation.spectrum import spectrum_of
 from worldmodel.evaluation.statistics import Bootstrap
 from worldmodel.models.interface import WorldModel
@@ -47,33 +55,36 @@ def evaluate(
     environment: str | None,
     options: EvaluationOptions,
     provenance: Provenance | None = None,
+    value: planning.Value | None = None,
 ) -> Results:
-    """Judges a model on `held_out` episodes, and a policy in the real environment.
+    """Judges a model on `held_out` episodes, and a policy, a planner or both, who act with it, in
+    the real environment.
 
-    Returns are measured where there are both a policy and an environment, and stand beside those
-    of `all_logs` (training and held out) and of a random policy on the same seeds. `provenance`
-    says whose model it is; split, times and versions are added to it.
+    Returns are measured where there are both one who acts and an environment, and stand beside
+    those of `all_logs` (training and held out) and of a random policy on the same seeds. `value`,
+    a critic's, is for the planner. `provenance` says whose model it is; split, times and versions
+    are added to it.
     """
     seconds: dict[str, float] = {}
-    in_world = environment if policy is not None else None
-    if in_world is not None:
-        environments.check(in_world, spec)  # a mistake is found before anything slow starts
+    planner = planning.build(options.planner, spec, policy, value)
+    acting = _acting(model, policy, planner, spec) if environment is not None else {}
+    if acting:
+        environments.check(environment, spec)  # a mistake is found before anything slow starts
     with _timed(seconds, "prediction"):
         prediction = open_loop(model, spec, held_out, options, jax.random.key(options.seed))
     bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
     returns = {}
-    if in_world is not None:
-        for name, act in (
-            ("policy", model_policy(model, policy, spec)),
-            ("random", random_policy(spec)),
-        ):
-            with _timed(seconds, f"returns.{name}"):
-                earned = episode_returns(in_world, spec, act, options.episodes, options.seed)
-            returns[name] = Return(bootstrap.mean(earned, "episodes"), earned)
+    for name, act in acting.items():
+        lanes = PLANNED_LANES if name == "planner" else MOST_LANES
+        with _timed(seconds, f"returns.{name}"):
+            earned = episode_returns(
+                environment, spec, act, options.episodes, options.seed, lanes=lanes
+            )
+        returns[name] = Return(bootstrap.mean(earned, "episodes"), earned)
     if all_logs.rewards is not None:
         logged = all_logs.returns()
         returns["logs"] = Return(bootstrap.mean(logged, "episodes"), logged)
-    order = [name for name in ("policy", "logs", "random") if name in returns]
+    order = [name for name in ("policy", "planner", "logs", "random") if name in returns]
     provenance = dataclasses.replace(
         provenance or Provenance(),
         split=held_out.fingerprint(),
@@ -83,6 +94,22 @@ def evaluate(
     )
     returns = {name: returns[name] for name in order}
     return Results(prediction, returns, options.confidence, provenance, spectrum_of(model))
+
+
+def _acting(
+    model: WorldModel,
+    policy: nnx.Module | None,
+    planner: planning.Planner | None,
+    spec: DataSpec,
+) -> dict[str, Act]:
+    """Who acts with the model, and at random beside them; nobody without a policy and a planner."""
+    choosers = {"policy": None if policy is None else Reactive(policy), "planner": planner}
+    acting = {
+        name: model_policy(model, chooser, spec)
+        for name, chooser in choosers.items()
+        if chooser is not None
+    }
+    return acting | {"random": random_policy(spec)} if acting else {}
 
 
 def write(
@@ -122,6 +149,7 @@ def evaluate_loaded(
         run.config.data.environment,
         options,
         provenance,
+        run.value,
     )
     folder = run.directory.evaluation
     write(results, folder, run.directory.metrics, data.card(trajectories))
