@@ -17,7 +17,7 @@ from worldmodel import command_line
 from worldmodel.checks import check, walk
 from worldmodel.command_line import build_config, parse_eval, parse_overrides, training_help
 from worldmodel.config import SCHEMAS, Config, EvalConfig, GymnasiumData, TFDSData
-from worldmodel.config_io import differences, load_config, save_config
+from worldmodel.config_io import changed, differences, load_config, save_config
 from worldmodel.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -364,6 +364,8 @@ def test_evaluation_returns_only_what_was_given(run_directory):
     given = {"episodes": 10, "horizons": [1, 2]}
     assert parse_eval(words) == (run_directory, "last", given)
     assert parse_eval([words[0], "checkpoint=2000"]) == (run_directory, "2000", {})
+    planned = parse_eval([words[0], "evaluation.planner.kind=cem"])
+    assert planned == (run_directory, "last", {"planner.kind": "cem"})
 
 
 @pytest.mark.parametrize(
@@ -373,6 +375,8 @@ def test_evaluation_returns_only_what_was_given(run_directory):
         (["run=RUN", "checkpoint=lats"], "'last'"),
         (["run=RUN", "evaluation.episods=3"], "'evaluation.episodes'"),
         (["run=RUN", "evaluation.episodes=0"], "integer, 1 or more"),
+        (["run=RUN", "evaluation.planner.kind=cme"], "one of none, cem, mppi (did you mean 'cem'"),
+        (["run=RUN", "evaluation.planner.elite=3"], "'evaluation.planner.elites'"),
         (["run=RUN", "training.policy.steps=3"], "training.policy.steps: no such option"),
         (["run=RUN", "data=tfds"], "data: no such option"),
         (["run=RUNe"], "not a run directory (did you mean"),
@@ -464,6 +468,26 @@ def test_by_default_pieces_are_sampled_as_long_as_they_are_trained_and_guided():
     config = build("model=trajectory_diffusion")
     assert config.model.rows == config.training.world_model.window
     assert config.model.guidance > 0
+
+
+def test_planners_are_refused_what_they_cannot_have():
+    with pytest.raises(ConfigError, match="data.environment names none"):
+        build("evaluation.planner.kind=cem", "data.environment=null", "data=npz", "data.path=x")
+    with pytest.raises(ConfigError, match="elites=9.*samples=8, and can be no more"):
+        build(*(f"evaluation.planner.{w}" for w in ("kind=mppi", "samples=8", "elites=9")))
+    build("evaluation.planner.elites=9", "evaluation.planner.samples=8")  # none plans
+
+
+def test_a_changed_config_is_a_copy_and_is_checked():
+    config = build()
+    given = {"planner": {"kind": "mppi"}, "planner.horizon": 7, "episodes": 3}
+    options = changed(config, {"evaluation": given}).evaluation
+    assert (options.planner.kind, options.planner.horizon, options.episodes) == ("mppi", 7, 3)
+    assert config == build()
+    with pytest.raises(ConfigError, match="'evaluation.planner.kind'"):
+        changed(config, {"evaluation": {"planner": {"knid": "cem"}}})
+    with pytest.raises(ConfigError, match="elites=64"):
+        changed(config, {"evaluation": {"planner": {"kind": "cem", "samples": 8}}})
 
 
 def test_joint_training_refuses_what_it_cannot_do():

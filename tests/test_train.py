@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 import worldmodel
+from worldmodel.command_line import parse_eval
 from worldmodel.errors import CheckpointError
 
 Launch = Callable[..., list[str]]
@@ -138,6 +140,26 @@ def test_an_unknown_run_or_checkpoint_names_what_there_is(smoke_run: Path) -> No
     with pytest.raises(CheckpointError, match=r"policy: \[30, 60\]"):
         worldmodel.load(smoke_run, "31")
     assert worldmodel.load(smoke_run, "30").step == 30
+
+
+def test_a_planner_stands_beside_the_policy_that_it_starts_from(
+    smoke_run: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(smoke_run, tmp_path / "copy")
+    words = ["kind=mppi", "samples=8", "elites=4", "iterations=2", "horizon=3", "proposals=2"]
+    words = [f"evaluation.planner.{word}" for word in words]
+    path, checkpoint, given = parse_eval(
+        [f"run={copy}", "evaluation.episodes=2", "evaluation.horizons=[1]", *words]
+    )
+    loaded = worldmodel.load(path, checkpoint)
+    assert loaded.value is not None
+    loaded.evaluate(**given)
+    results = json.loads((copy / "evaluation" / "results.json").read_text())
+    assert list(results["returns"]) == ["policy", "planner", "logs", "random"]
+    assert len(results["episodes"]["planner"]) == 2
+    assert results["config"]["evaluation"]["planner"]["proposals"] == 2
+    assert "the planner returns" in (copy / "evaluation" / "results.md").read_text()
+    assert "planner" in (copy / "evaluation" / "report.html").read_text()
 
 
 def test_eval_rewrites_the_evaluation(smoke_run: Path) -> None:

@@ -276,6 +276,22 @@ def _samplers_have_levels(config: Config) -> Iterator[str]:
         )
 
 
+def _planners_have_a_world_and_elites(config: Config) -> Iterator[str]:
+    planner = config.evaluation.planner
+    if planner.kind == "none":
+        return
+    if config.data.environment is None:
+        yield (
+            f"evaluation.planner.kind={planner.kind}: acts in the real environment, and "
+            "data.environment names none"
+        )
+    if planner.elites > planner.samples:
+        yield (
+            f"evaluation.planner.elites={planner.elites}: they are chosen from "
+            f"evaluation.planner.samples={planner.samples}, and can be no more"
+        )
+
+
 def _joint_training_can_be(config: Config) -> Iterator[str]:
     if not config.training.joint:
         return
@@ -345,6 +361,7 @@ RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _blocks_divide_the_recurrent_state,
     _pieces_are_as_long_as_those_trained,
     _samplers_have_levels,
+    _planners_have_a_world_and_elites,
     _joint_training_can_be,
     _imagined_rows_are_there_to_be_priced,
     _something_is_trained,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 from collections.abc import Container, Iterator
@@ -65,6 +66,14 @@ def _build(values: Any) -> Config:
     config = Config()
     for group in CHOSEN:
         setattr(config, group, _schema(group, values.get(group), schemas)())
+    return changed(config, values)
+
+
+def changed(config: Config, values: dict[str, Any]) -> Config:
+    """A copy of `config` with some options set, by dotted keys or nested dicts. Raises ConfigError
+    for unknown options and values that are not accepted.
+    """
+    config = copy.deepcopy(config)
     known = {option.key: option for option, _ in walk(config)}
     given = dict(flatten(values, known))
     refuse([unknown_key(key, known) for key in given if key not in known])

@@ -4,7 +4,7 @@ them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from worldmodel import data
+from worldmodel import data, policies
 from worldmodel.config import Config
+from worldmodel.config_io import changed
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import CheckpointError
 from worldmodel.evaluation.evaluator import Results, evaluate_loaded
 from worldmodel.models import WorldModel, parts
+from worldmodel.planning import Value
 from worldmodel.run_directory import RunDirectory, find_run
 from worldmodel.training.checkpoints import Checkpoints
 from worldmodel.training.seeds import of_seed
@@ -38,6 +40,7 @@ class LoadedRun:
     model: WorldModel
     policy: nnx.Module | None
     twins: tuple[tuple[WorldModel, nnx.Module | None], ...] = ()  # of the run's other seeds
+    value: Value | None  # what the critic expects, where the run has one
 
     def predict(
         self,
@@ -61,11 +64,11 @@ class LoadedRun:
 
     def evaluate(self, **overrides: Any) -> Results:
         """Judges this checkpoint and rewrites its evaluation; keywords are single options of
-        `evaluation`.
+        `evaluation`, those of a group as a dict: `episodes=10, planner={"kind": "cem"}`.
         """
+        options = changed(self.config, {"evaluation": overrides}).evaluation
         trajectories = data.load(self.config.data)
         self.directory.bind_data(self.spec, trajectories.fingerprint())
-        options = replace(self.config.evaluation, **overrides)
         return evaluate_loaded(self, trajectories, options)
 
     def _inputs(
@@ -140,6 +143,8 @@ def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
     )
     (model, policy), *twins = [(found["model"], found.get("actor")) for found in of_seeds]
     return LoadedRun(directory, config, spec, stage, step, model, policy, tuple(twins))
+    actor, value = made.get("actor"), policies.value(made)
+    return LoadedRun(directory, config, spec, stage, step, made["model"], actor, value)
 
 
 def _choose(directory: RunDirectory, stages: list[str], checkpoint: str) -> tuple[str, int]:

@@ -10,7 +10,7 @@ from worldmodel.config import RSSMOptions
 from worldmodel.data import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.errors import UserError
 from worldmodel.evaluation import environments
-from worldmodel.evaluation.returns import episode_returns, model_policy, random_policy
+from worldmodel.evaluation.returns import Reactive, episode_returns, model_policy, random_policy
 from worldmodel.nn.heads import ActionHead
 
 CARTPOLE = DataSpec(
@@ -27,7 +27,7 @@ def untrained(spec, model=None):
         options = RSSMOptions(deter=32, hidden=16, blocks=2)
         model = nnx.jit(lambda key: models.build(options, spec, key))(jax.random.key(0))
     actor = ActionHead(model.feature_size, spec.action, 32, 1, rngs=nnx.Rngs(1))
-    return model_policy(model, actor, spec)
+    return model_policy(model, Reactive(actor), spec)
 
 
 def test_returns_do_not_depend_on_how_many_environments_run_at_once():

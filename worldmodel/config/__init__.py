@@ -40,6 +40,7 @@ from worldmodel.config.models import (
     TrajectoryDiffusionOptions,
 )
 from worldmodel.config.option import option
+from worldmodel.config.planning import PlannerOptions
 from worldmodel.config.policies import (
     UNCERTAINTIES,
     ActorCriticOptions,
@@ -92,6 +93,7 @@ __all__ = [
     "NoPolicy",
     "OfflineOptions",
     "ObservedOptions",
+    "PlannerOptions",
     "PolicyOptions",
     "RAMBOOptions",
     "RSSMOptions",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from worldmodel.config.option import option
+from worldmodel.config.planning import PlannerOptions
 
 
 @dataclass
@@ -84,3 +85,4 @@ class EvaluationOptions:
     seed: int = option(1000, "seed of the first episode; episode j has seed + j", low=0)
     resamples: int = option(2000, "bootstrap resamples behind an interval", low=100)
     confidence: float = option(0.95, "coverage of the intervals", low=0.5, high=0.999)
+    planner: PlannerOptions = dataclasses.field(default_factory=PlannerOptions)

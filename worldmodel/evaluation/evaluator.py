@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from rich.console import Console
 
-from worldmodel import data
+from worldmodel import data, planning
 from worldmodel.compilation import use_cache
 from worldmodel.config import EvaluationOptions
 from worldmodel.data.spec import DataSpec
@@ -27,7 +27,15 @@ from worldmodel.evaluation import environments
 from worldmodel.evaluation.prediction import Prediction, open_loop
 from worldmodel.evaluation.report import page
 from worldmodel.evaluation.results import Provenance, Results, Return, markdown, render, to_json
-from worldmodel.evaluation.returns import Act, episode_returns, model_policy, random_policy
+from worldmodel.evaluation.returns import (
+    MOST_LANES,
+    PLANNED_LANES,
+    Act,
+    Reactive,
+    episode_returns,
+    model_policy,
+    random_policy,
+)
 from worldmodel.evaluation.spectrum import spectrum_of
 from worldmodel.evaluation.statistics import Bootstrap
 from worldmodel.models.interface import WorldModel
@@ -53,19 +61,26 @@ def evaluate(
     options: EvaluationOptions,
     provenance: Provenance | None = None,
     twins: tuple[tuple[WorldModel, nnx.Module | None], ...] = (),
+    value: planning.Value | None = None,
 ) -> Results:
-    """Judges a model on `held_out` episodes, and a policy in the real environment.
+    """Judges a model on `held_out` episodes, and a policy, a planner or both, who act with it, in
+    the real environment.
 
     Returns are measured where there are both a policy and an environment, and stand beside those
     of `all_logs` (training and held out) and of a random policy on the same seeds. `provenance`
     says whose model it is; split, times and versions are added to it. `twins` are the models and
     policies of other training seeds: then the policy's return is the mean over all of those, and
     its interval is over them.
+    Returns are measured where there are both one who acts and an environment, and stand beside
+    those of `all_logs` (training and held out) and of a random policy on the same seeds. `value`,
+    a critic's, is for the planner. `provenance` says whose model it is; split, times and versions
+    are added to it.
     """
     seconds: dict[str, float] = {}
-    in_world = environment if policy is not None else None
-    if in_world is not None:
-        environments.check(in_world, spec)  # a mistake is found before anything slow starts
+    planner = planning.build(options.planner, spec, policy, value)
+    acting = _acting(model, policy, planner, spec) if environment is not None else {}
+    if acting:
+        environments.check(environment, spec)  # a mistake is found before anything slow starts
     with _timed(seconds, "prediction"):
         prediction = (
             open_loop(model, spec, held_out, options, jax.random.key(options.seed))
@@ -89,10 +104,18 @@ def evaluate(
         with _timed(seconds, "returns.random"):
             random = earned(random_policy(spec))
         returns["random"] = Return(bootstrap.mean(random, "episodes"), random)
+
+    for name, act in acting.items():
+        lanes = PLANNED_LANES if name == "planner" else MOST_LANES
+        with _timed(seconds, f"returns.{name}"):
+            earned = episode_returns(
+                environment, spec, act, options.episodes, options.seed, lanes=lanes
+            )
+        returns[name] = Return(bootstrap.mean(earned, "episodes"), earned)
     if all_logs.rewards is not None:
         logged = all_logs.returns()
         returns["logs"] = Return(bootstrap.mean(logged, "episodes"), logged)
-    order = [name for name in ("policy", "logs", "random") if name in returns]
+    order = [name for name in ("policy", "planner", "logs", "random") if name in returns]
     provenance = dataclasses.replace(
         provenance or Provenance(),
         split=held_out.fingerprint(),
@@ -102,6 +125,22 @@ def evaluate(
     )
     returns = {name: returns[name] for name in order}
     return Results(prediction, returns, options.confidence, provenance, spectrum_of(model))
+
+
+def _acting(
+    model: WorldModel,
+    policy: nnx.Module | None,
+    planner: planning.Planner | None,
+    spec: DataSpec,
+) -> dict[str, Act]:
+    """Who acts with the model, and at random beside them; nobody without a policy and a planner."""
+    choosers = {"policy": None if policy is None else Reactive(policy), "planner": planner}
+    acting = {
+        name: model_policy(model, chooser, spec)
+        for name, chooser in choosers.items()
+        if chooser is not None
+    }
+    return acting | {"random": random_policy(spec)} if acting else {}
 
 
 def write(
@@ -142,6 +181,7 @@ def evaluate_loaded(
         options,
         provenance,
         run.twins,
+        run.value,
     )
     folder = run.directory.evaluation
     write(results, folder, run.directory.metrics, data.card(trajectories))

@@ -28,7 +28,7 @@ CURVES = (
     "policy/return",
     "policy/entropy",
 )
-COLORS = {"policy": "model", "logs": "logs", "random": "baseline"}
+COLORS = {"policy": "model", "planner": "model", "logs": "logs", "random": "baseline"}
 
 
 def figure(caption: str, panels: Iterable[tuple[str, str]], legend: Sequence[tuple[str, str]] = ()):

@@ -20,6 +20,8 @@ ERRORS_NOTE = (
     "last seen observation repeated); climatology is the training mean."
 )
 
+ACTING = ("policy", "planner")  # with the model, in the real environment
+
 
 @dataclass(frozen=True)
 class Return:
@@ -47,8 +49,8 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Results:
-    """A whole evaluation. `returns` holds those of policy, logs and random that could be had;
-    `spectrum` is that of a linear latent.
+    """A whole evaluation. `returns` holds those of policy, planner, logs and random that could be
+    had; `spectrum` is that of a linear latent.
     """
 
     prediction: Prediction
@@ -62,7 +64,7 @@ class Results:
 
 
 def to_json(results: Results) -> dict[str, Any]:
-    """Plain JSON: `prediction.KEY.HORIZON.{error, ...}` and `returns.{policy, logs, random}`.
+    """Plain JSON: `prediction.KEY.HORIZON.{error, ...}` and `returns.{policy, planner, ...}`.
 
     `curves` holds the median error at every horizon; `episodes` single returns, to compare runs on
     the same seeds; `spectrum` the modes of a linear latent, else null.
@@ -212,10 +214,11 @@ def interval_note(results: Results) -> str:
 
 
 def headline(results: Results) -> list[str]:
-    """The verdict in plain sentences, one an observation and one on the return."""
+    """The verdict in plain sentences, one an observation and one on each who acts."""
     said = [_on_prediction(key, judged) for key, judged in results.prediction.keys.items()]
     said += [_on_return(results)] if "policy" in results.returns else []
     return said or ["There was neither a prediction nor a return to judge."]
+    return said + [_on_return(results, who) for who in ACTING if who in results.returns]
 
 
 def _on_prediction(key: str, judged: KeyPrediction) -> str:
@@ -242,21 +245,26 @@ def _verdict(numbers: HorizonNumbers) -> str:
 
 def _on_return(results: Results) -> str:
     policy, units = results.returns["policy"].mean, results.returns["policy"].units
+
+
+def _on_return(results: Results, who: str) -> str:
+    mean = results.returns[who].mean
     others = {n: results.returns[n].mean for n in ("logs", "random") if n in results.returns}
     named = {"logs": "the logs' mean", "random": "a random policy"}
-    parts = [f"{_compared(policy, o)} {named[n]} ({shown(o.value)})" for n, o in others.items()]
+    parts = [f"{_compared(mean, o)} {named[n]} ({shown(o.value)})" for n, o in others.items()]
     verdict = f", {_listed(parts)}" if parts else ""
     where = (
         f"In the real {results.provenance.environment}" if results.provenance.environment else ""
     )
     return f"{where} the policy returns {policy} over {policy.n} {units}{verdict}.".strip()
+    return f"{where} the {who} returns {mean} over {mean.n} episodes{verdict}.".strip()
 
 
-def _compared(policy: Number, other: Number) -> str:
+def _compared(mean: Number, other: Number) -> str:
     """By whether the intervals overlap, which is stricter than a test of the difference."""
-    if policy.low > other.high:
+    if mean.low > other.high:
         return "above"
-    return "below" if policy.high < other.low else "not clearly different from"
+    return "below" if mean.high < other.low else "not clearly different from"
 
 
 def _steps(horizons: list[int]) -> str:

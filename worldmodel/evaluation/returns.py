@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,10 +23,19 @@ from worldmodel.evaluation.environments import Observation, RealEnvironment
 from worldmodel.models.interface import State, WorldModel
 
 MOST_LANES = 64  # episodes in one call of the policy
+PLANNED_LANES = 8  # each of them holds hundreds of imagined rollouts
 
 # (what it remembers, None at first; observations (E, ...); seeds of the episodes (E,); step)
 # -> (what it remembers, raw actions (E, ...))
 Act = Callable[[Any, Observation, np.ndarray, int], tuple[Any, np.ndarray]]
+
+
+class Memory(NamedTuple):
+    """What one who acts with a model carries from row to row."""
+
+    state: State
+    action: jax.Array  # the last one taken
+    own: Any  # the chooser's
 
 
 def episode_returns(
@@ -36,13 +45,15 @@ def episode_returns(
     episodes: int,
     seed: int,
     parallel: int | None = None,
+    lanes: int = MOST_LANES,
 ) -> np.ndarray:
     """(episodes,) undiscounted returns; episode j has seed + j.
 
-    `parallel` environments run at once (none: as many as a call of the policy serves). They step
-    together, with one call of `act` a step; it changes the time taken, not the returns.
+    A call of `act` serves `lanes` episodes. `parallel` environments run at once (none: as many as
+    there are lanes). They step together, with one call of `act` a step; it changes the time taken,
+    not the returns.
     """
-    lanes = min(episodes, MOST_LANES)
+    lanes = min(episodes, lanes)
     parallel = min(parallel or lanes, lanes)
     returns = np.zeros(episodes)
     with _environments(environment, spec, parallel) as environments:
@@ -74,36 +85,53 @@ def random_policy(spec: DataSpec) -> Act:
     return act
 
 
-def model_policy(
-    model: WorldModel, policy: nnx.Module, spec: DataSpec, sample: bool = False
-) -> Act:
-    """Filters what it sees with `model.observe`, row by row, and acts on the features.
+class Chooser(Protocol):
+    """Chooses an action (B, ...) in a state (B, ...); what it remembers starts as `memory(B)`."""
 
-    It takes the mode of the policy's distribution, or draws from it with `sample`. The filter's
-    own randomness belongs to the episode's seed.
+    def memory(self, batch: int) -> Any: ...
+
+    def __call__(
+        self, model: WorldModel, state: State, memory: Any, key: jax.Array
+    ) -> tuple[Any, jax.Array]: ...
+
+
+class Reactive(nnx.Module):
+    """Acts on the features: the mode of a policy's distribution, or a draw with `sample`."""
+
+    def __init__(self, policy: nnx.Module, sample: bool = False):
+        self.policy, self.sample = policy, sample
+
+    def memory(self, batch: int) -> tuple[()]:
+        return ()
+
+    def __call__(
+        self, model: WorldModel, state: State, memory: tuple[()], key: jax.Array
+    ) -> tuple[tuple[()], jax.Array]:
+        chosen = self.policy(model.features(state))
+        return memory, chosen.sample(key) if self.sample else chosen.mode()
+
+
+def model_policy(model: WorldModel, chooser: Chooser, spec: DataSpec) -> Act:
+    """Filters what it sees with `model.observe`, row by row, and acts as `chooser`, a module, would
+    in the state. All randomness belongs to the episode's seed.
     """
-    definition, params = nnx.split((model, policy))
+    definition, params = nnx.split((model, chooser))
 
     @jax.jit
     def advance(
-        params: Any,
-        memory: tuple[State, jax.Array],
-        observation: dict[str, jax.Array],
-        seeds: jax.Array,
-        step: jax.Array,
-    ) -> tuple[tuple[State, jax.Array], jax.Array]:
-        model, policy = nnx.merge(definition, params)
+        params: Any, memory: Memory, observation: Observation, seeds: jax.Array, step: jax.Array
+    ) -> tuple[Memory, jax.Array]:
+        model, chooser = nnx.merge(definition, params)
 
-        def one(memory: Any, observation: Any, seed: jax.Array) -> Any:
+        def one(memory: Memory, observation: Observation, seed: jax.Array) -> Any:
             filter_key, act_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
-            window = _row(observation, memory[1], step == 0)
-            state = model.observe(window, filter_key, *memory)
+            window = _row(observation, memory.action, step == 0)
+            state = model.observe(window, filter_key, memory.state, memory.action)
             state = jax.tree.map(lambda x: x[:, 0], state)
-            chosen = policy(model.features(state))
-            action = chosen.sample(act_key) if sample else chosen.mode()
+            own, action = chooser(model, state, memory.own, act_key)
             if not spec.action.discrete:
                 action = jnp.clip(action, -1, 1)  # what the environment will be told
-            return (state, action.astype(memory[1].dtype)), action[0]
+            return Memory(state, action.astype(memory.action.dtype), own), action[0]
 
         return jax.vmap(one)(memory, observation, seeds)
 
@@ -111,7 +139,7 @@ def model_policy(
         memory: Any, observation: Observation, seeds: np.ndarray, step: int
     ) -> tuple[Any, np.ndarray]:
         if memory is None:
-            memory = _nothing(model, spec, len(seeds))
+            memory = _nothing(model, chooser, spec, len(seeds))
         memory, action = advance(params, memory, observation, seeds, np.int32(step))
         return memory, spec.action.denormalize(np.asarray(action))
 
@@ -158,12 +186,12 @@ def _put(seen: Observation, lane: int, observation: Observation) -> None:
         seen[key][lane] = value
 
 
-def _nothing(model: WorldModel, spec: DataSpec, lanes: int) -> tuple[State, jax.Array]:
-    """State and action before the first row, one batch of size 1 a lane: (E, 1, ...)."""
-    state = model.initial((1,))
-    state = jax.tree.map(lambda x: jnp.broadcast_to(x, (lanes, *x.shape)), state)
+def _nothing(model: WorldModel, chooser: Chooser, spec: DataSpec, lanes: int) -> Memory:
+    """What is remembered before the first row, one batch of size 1 a lane: (E, 1, ...)."""
     size = () if spec.action.discrete else (spec.action.size,)
-    return state, jnp.zeros((lanes, 1, *size), jnp.int32 if spec.action.discrete else jnp.float32)
+    action = jnp.zeros((1, *size), jnp.int32 if spec.action.discrete else jnp.float32)
+    memory = Memory(model.initial((1,)), action, chooser.memory(1))
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (lanes, *x.shape)), memory)
 
 
 def _row(observation: dict[str, jax.Array], action: jax.Array, first: jax.Array) -> Window:

@@ -1,15 +1,19 @@
 """Policy algorithms: one file each, every one a Learner.
 
 A learner's definitions hold `model`, the world model it acts on, and `actor`, a module from
-features to a distribution over actions.
+features to a distribution over actions. `critic`, where there is one, says what will be earned.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
+from types import ModuleType
 
+import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 
 from worldmodel.config import PolicyOptions
 from worldmodel.data.spec import DataSpec
@@ -17,7 +21,7 @@ from worldmodel.errors import ConfigError
 from worldmodel.learner import Learner
 from worldmodel.models import ModelBuilder, WorldModel
 
-__all__ = ["ALGORITHMS", "JOINT_ALGORITHMS", "build", "build_joint"]
+__all__ = ["ALGORITHMS", "JOINT_ALGORITHMS", "build", "build_joint", "value"]
 
 # Name of the algorithm -> its learner as FILE.CLASS. Where several share one, they differ by their
 # options alone: configs/policy/ says how.
@@ -68,3 +72,25 @@ def build_joint(
 def _find(place: str) -> type:
     file, _, name = place.partition(".")
     return getattr(importlib.import_module(f"{__name__}.{file}"), name)
+
+
+class _Expected(nnx.Module):
+    """features (..., F) -> the mean (...) of a critic's distribution."""
+
+    def __init__(self, critic: nnx.Module):
+        self.critic = critic
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        return self.critic(features).mean()
+
+
+def value(modules: Mapping[str, nnx.Module]) -> nnx.Module | None:
+    """From features (..., F) to what the policy will earn from there on (...), by the critic among
+    a learner's modules; None without one.
+    """
+    critic = modules.get("critic")
+    return None if critic is None else _Expected(critic)
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"{__name__}.{name}")

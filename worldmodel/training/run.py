@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 from flax import nnx
 
-from worldmodel import data
+from worldmodel import data, planning
 from worldmodel.compilation import use_cache
 from worldmodel.config import Config
 from worldmodel.data.delivery import Batches, deliver
@@ -39,7 +39,9 @@ def train(config: Config) -> int:
     training, held_out = split(trajectories, config.data.holdout)
     spec = training.spec(scalings(config.data, training))
     check(config, spec, all_devices())
-    if config.policy.name != "none" and config.data.environment is not None:
+    planning.check(config.evaluation.planner, spec)
+    acting = config.policy.name != "none" or config.evaluation.planner.kind != "none"
+    if acting and config.data.environment is not None:
         environments.check(config.data.environment, spec)
     directory = open_run(config)
     _, held_out_episodes = split_episodes(trajectories.num_episodes, config.data.holdout)

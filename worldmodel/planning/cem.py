@@ -1,0 +1,14 @@
+"""The cross-entropy method: the next plan is the elites' mean (PETS, arXiv 1805.12114, sec. 5)."""
+
+from __future__ import annotations
+
+import jax
+
+from worldmodel.config import PlannerOptions
+from worldmodel.planning.elites import best
+
+
+def cem(returns: jax.Array, options: PlannerOptions) -> jax.Array:
+    """Weights (B, N), of sum 1, of candidates with these returns: equal ones for the elites."""
+    elite = best(returns, options.elites)
+    return elite / elite.sum(-1, keepdims=True)

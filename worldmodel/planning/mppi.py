@@ -1,0 +1,25 @@
+"""Model-predictive path integral control: the next plan is the elites' mean, weighted by return
+(TD-MPC2, arXiv 2310.16828, eq. 6).
+
+There the weight is exp(temperature x return). Here returns count in standard deviations of the
+elites', so that one temperature serves rewards of any size.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from worldmodel.config import PlannerOptions
+from worldmodel.planning.elites import best
+
+
+def mppi(returns: jax.Array, options: PlannerOptions) -> jax.Array:
+    """Weights (B, N), of sum 1, of candidates with these returns: w ~ exp(R / (temperature x
+    deviation)) for the elites.
+    """
+    elite = best(returns, options.elites)
+    below = returns - returns.max(-1, keepdims=True)
+    deviation = below.std(-1, where=elite, keepdims=True)
+    scale = jnp.maximum(options.temperature * deviation, jnp.finfo(returns.dtype).tiny)
+    return jax.nn.softmax(below / scale, -1, where=elite)

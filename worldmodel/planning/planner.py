@@ -1,0 +1,108 @@
+"""The search that all planners share: draw sequences of actions around a plan, imagine what each
+would earn, re-fit the plan to the best, and again (TD-MPC2, arXiv 2310.16828, sec. 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from worldmodel.config import PlannerOptions
+from worldmodel.imagination import Actor, imagine, time_first
+from worldmodel.models.interface import State, WorldModel
+from worldmodel.planning.elites import finite
+
+Value = Callable[[jax.Array], jax.Array]  # features (..., F) -> what is earned from there on (...)
+Weigh = Callable[[jax.Array, PlannerOptions], jax.Array]  # returns (B, N) -> weights of sum 1
+
+
+class Planner(nnx.Module):
+    """Acts by planning anew at every step, starting from what is left of its last plan.
+
+    `actor` proposes candidates of its own; `value` judges the states at the horizon.
+    """
+
+    def __init__(
+        self,
+        options: PlannerOptions,
+        weigh: Weigh,
+        action_size: int,
+        actor: Actor | None = None,
+        value: Value | None = None,
+    ):
+        self.options, self.weigh, self.action_size = options, weigh, action_size
+        self.actor, self.value = actor, value
+
+    def memory(self, batch: int) -> jax.Array:
+        """The plan (B, H, A) before the first step: the middle of the actions' range."""
+        return jnp.zeros((batch, self.options.horizon, self.action_size))
+
+    def __call__(
+        self, model: WorldModel, state: State, plan: jax.Array, key: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """The new plan (B, H, A) and the action (B, A) to take in `state` (B, ...), given the plan
+        of the step before.
+        """
+        left = jnp.concatenate([plan[:, 1:], jnp.zeros_like(plan[:, :1])], 1)
+        plan = self.plan(model, state, left, key)
+        return plan, plan[:, 0]
+
+    def plan(self, model: WorldModel, state: State, plan: jax.Array, key: jax.Array) -> jax.Array:
+        """A plan (B, H, A) for `state` (B, ...), found from `plan` (B, H, A) on; actions lie in
+        [-1, 1].
+        """
+        options = self.options
+        propose_key, key = jax.random.split(key)
+        proposals = self._proposals(model, state, plan, propose_key)
+
+        def refine(
+            around: tuple[jax.Array, jax.Array], key: jax.Array
+        ) -> tuple[tuple[jax.Array, jax.Array], None]:
+            mean, std = around
+            draw_key, imagine_key = jax.random.split(key)
+            shape = (mean.shape[0], options.samples, *mean.shape[1:])
+            drawn = mean[:, None] + std[:, None] * jax.random.normal(draw_key, shape)
+            candidates = jnp.concatenate([proposals, jnp.clip(drawn, -1, 1)], 1)
+            returns = self.returns(model, state, candidates, imagine_key)
+            weights = self.weigh(finite(returns), options)[..., None, None]
+            fitted = (weights * candidates).sum(1)
+            spread = jnp.sqrt((weights * jnp.square(candidates - fitted[:, None])).sum(1))
+            return (fitted, jnp.maximum(spread, options.min_std)), None
+
+        std = jnp.full_like(plan, options.initial_std)
+        keys = jax.random.split(key, options.iterations)
+        return jax.lax.scan(refine, (plan, std), keys)[0][0]
+
+    def returns(
+        self, model: WorldModel, state: State, candidates: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        """What candidates (B, N, H, A) earn from `state` (B, ...) on, (B, N): the discounted sum of
+        rewards, and the value at the horizon, each times the probability of getting there.
+        """
+        batch, count, horizon = candidates.shape[:3]
+        actions = candidates.reshape(batch * count, *candidates.shape[2:])
+        rollout = time_first(imagine(model, _repeated(state, count), actions, horizon, key))
+        reach = jnp.cumprod(self.options.discount * rollout.continues, 0)
+        before = jnp.concatenate([jnp.ones_like(reach[:1]), reach[:-1]])
+        total = (before * rollout.rewards).sum(0)
+        if self.value is not None:
+            total += reach[-1] * self.value(rollout.features[-1])
+        return total.reshape(batch, count)
+
+    def _proposals(
+        self, model: WorldModel, state: State, plan: jax.Array, key: jax.Array
+    ) -> jax.Array:
+        """(B, proposals, H, A): what the actor would do; none without one."""
+        if self.actor is None:
+            return plan[:, None][:, :0]
+        count = self.options.proposals
+        _, actions = model.follow(_repeated(state, count), self.actor, plan.shape[1], key)
+        return jnp.clip(actions, -1, 1).reshape(plan.shape[0], count, *plan.shape[1:])
+
+
+def _repeated(state: State, count: int) -> State:
+    """(B, ...) -> (B x count, ...)."""
+    return jax.tree.map(lambda x: jnp.repeat(x, count, 0), state)
