@@ -19,6 +19,7 @@ from worldmodel.command_line import build_config, parse_eval, parse_overrides, t
 from worldmodel.config import SCHEMAS, Config, EvalConfig, GymnasiumData, TFDSData
 from worldmodel.config_io import changed, differences, load_config, save_config
 from worldmodel.errors import ConfigError
+from worldmodel.sweeps import check_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
@@ -293,7 +294,7 @@ def test_a_sweep_runs_its_jobs_and_tells_of_failures(driver, seeds, status, ran)
 
 def test_a_sweep_whose_jobs_share_a_name_is_refused():
     with pytest.raises(ConfigError, match="name=pendulum-rssm-actor_critic-0: shared by jobs"):
-        command_line.check_sweep(CONFIGS, ["training.policy.steps=1,2"])
+        check_sweep(CONFIGS, ["training.policy.steps=1,2"])
 
 
 @pytest.mark.parametrize(
@@ -306,7 +307,7 @@ def test_a_sweep_whose_jobs_share_a_name_is_refused():
 )
 def test_mistakes_in_a_sweep_are_found_before_its_first_job(words, expected):
     with pytest.raises(ConfigError, match=re.escape(expected)):
-        command_line.check_sweep(CONFIGS, words)
+        check_sweep(CONFIGS, words)
 
 
 # -------------------------------------------------------------------------------------------- help

@@ -15,13 +15,13 @@ from worldmodel.checks import Option, walk
 from worldmodel.command_line import (
     GROUPS,
     build_config,
-    check_sweep,
     parse_eval,
     parse_overrides,
     training_help,
 )
 from worldmodel.config import SCHEMAS, Config, EvalConfig, TFDSData
 from worldmodel.data import load
+from worldmodel.sweeps import check_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"

@@ -8,21 +8,20 @@ imports JAX: a mistake is reported before anything slow starts.
 from __future__ import annotations
 
 import functools
-import itertools
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override
-from hydra.errors import CompactHydraException, HydraException, OverrideParseException
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
@@ -35,7 +34,6 @@ USER_ERROR, PREEMPTED = 2, 75
 GROUPS = (*SCHEMAS, "experiment")
 HELP_FLAGS = ("-h", "--help")
 SWEEP_FLAGS = ("-m", "--multirun")
-MOST_JOBS_CHECKED = 100  # of a sweep, before it starts; each job is checked again when it starts
 HYDRA_VERSION = "1.3"
 
 
@@ -68,16 +66,20 @@ def _train(job: Callable[[Config], int | None], configs: Path, description: str)
         print(training_help(configs, arguments.words, description))
         return 0
     if arguments.has(SWEEP_FLAGS):
-        check_sweep(configs, arguments.words)
-        return _sweep(job, configs, arguments.words)
-    return job(build_config(configs, parse_overrides(arguments.words)))
+        from worldmodel.sweeps import run_sweep
+
+        return run_sweep(job, configs, arguments.words)
+    overrides = parse_overrides(arguments.words)
+    config = build_config(configs, overrides)
+    if swept := compose_files(configs, overrides).swept:
+        raise ConfigError(f"these files sweep over {', '.join(swept)}: add --multirun")
+    return job(config)
 
 
 def build_config(configs: Path, overrides: Sequence[Override]) -> Config:
     """Composes, types and checks the config of one job; raises ConfigError."""
-    choices, settings = _sort(overrides)
-    tree, _ = _compose(configs, choices)
-    _override(tree, settings)
+    tree = compose_files(configs, overrides).tree
+    _override(tree, _sort(overrides)[1])
     return typed(tree)
 
 
@@ -98,11 +100,10 @@ def training_help(configs: Path, words: Sequence[str], description: str) -> str:
     """The text of `train.py --help`, for the choices made on the same command line."""
     from worldmodel import help_text
 
-    choices, _ = _sort(parse_overrides(words))
-    tree, chosen = _compose(configs, choices)
-    defaults = OmegaConf.to_container(tree)
-    groups = {group: _choices(configs, group) for group in GROUPS}
-    return help_text.training(description, groups, chosen, _blank(tree), defaults)
+    files = compose_files(configs, parse_overrides(words))
+    defaults = OmegaConf.to_container(files.tree)
+    groups = {group: choices_of(configs, group) for group in GROUPS}
+    return help_text.training(description, groups, files.chosen, _blank(files.tree), defaults)
 
 
 # ----------------------------------------------------------------------------------------- eval.py
@@ -253,20 +254,34 @@ def register() -> None:
             store.store(group=f"schema/{group}", name=name, node=schema, package=group)
 
 
-def _compose(
-    configs: Path, choices: Sequence[Override]
-) -> tuple[DictConfig, dict[str, str | None]]:
-    """Composes the YAML files for these choices; raises ConfigError.
+class Files(NamedTuple):
+    """What the YAML files say, for the choices made.
 
-    Returns the tree, and the choice of every group as composed, experiments included.
+    tree: the options, with the schema of each group; chosen: the choice of every group, experiments
+    included; sweeper: Hydra's, by name; swept: values by option that a sweep goes through
     """
+
+    tree: DictConfig
+    chosen: dict[str, str | None]
+    sweeper: str
+    swept: dict[str, str]
+
+
+def compose_files(
+    configs: Path, overrides: Sequence[Override], hydra: Sequence[Override] = ()
+) -> Files:
+    """Composes the files for the groups chosen among `overrides`; raises ConfigError.
+
+    `hydra` are overrides of Hydra's own options: only sweeps have some.
+    """
+    choices, _ = _sort(overrides)
     refuse([fault for choice in choices if (fault := _choice_fault(configs, choice))])
-    tree, chosen = _composed(configs, tuple(choice.input_line or "" for choice in choices))
-    return tree.copy(), chosen
+    files = _composed(configs, tuple(o.input_line or "" for o in (*choices, *hydra)))
+    return files._replace(tree=files.tree.copy())
 
 
 @functools.lru_cache
-def _composed(configs: Path, words: tuple[str, ...]) -> tuple[DictConfig, dict[str, str | None]]:
+def _composed(configs: Path, words: tuple[str, ...]) -> Files:
     if not (configs / "config.yaml").is_file():
         raise ConfigError(f"{configs / 'config.yaml'}: not found; it belongs beside train.py")
     register()
@@ -277,22 +292,24 @@ def _composed(configs: Path, words: tuple[str, ...]) -> tuple[DictConfig, dict[s
         raise ConfigError(_explain(error)) from None
     every = OmegaConf.to_container(tree.hydra.runtime.choices)
     chosen = {group: every.get(group) for group in GROUPS}
+    swept = {key: str(values) for key, values in (tree.hydra.sweeper.get("params") or {}).items()}
     with open_dict(tree):
         del tree["hydra"]
-    return tree, chosen
+    return Files(tree, chosen, every["hydra/sweeper"], swept)
 
 
 def _choice_fault(configs: Path, choice: Override) -> str | None:
     if fault := _form_fault(choice):
         return fault
-    known = _choices(configs, choice.key_or_group)
+    known = choices_of(configs, choice.key_or_group)
     if choice.value() in known or (choice.key_or_group == "experiment" and choice.value() is None):
         return None
     hint = nearest(str(choice.value()), known)
     return f"{choice.input_line}: accepts one of {', '.join(known)}{hint}"
 
 
-def _choices(configs: Path, group: str) -> list[str]:
+def choices_of(configs: Path, group: str) -> list[str]:
+    """What a group may be."""
     return sorted(path.stem for path in (configs / group).glob("*.yaml"))
 
 
@@ -300,6 +317,10 @@ def _explain(error: Exception) -> str:
     """A mistake in a YAML file, in a few lines: Hydra names the file, its cause names the key."""
     cause = error.__cause__ or error.__context__
     if not isinstance(cause, OmegaConfBaseException):
+        if sweeper := re.search(r"'hydra/sweeper/(\w+)'", str(error)):
+            name = sweeper[1]
+            hint = '; pip install -e ".[sweep]" brings it' if name == "optuna" else ""
+            return f"hydra/sweeper={name}: no such plugin is installed{hint}"
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return "\n  ".join(lines[:12])
     file = re.match(r"In '([^']+)'", str(error))
@@ -342,81 +363,3 @@ def _blank(tree: DictConfig) -> Config:
     for group in SCHEMAS:
         setattr(config, group, OmegaConf.get_type(tree, group)())
     return config
-
-
-# ------------------------------------------------------------------------------------------ sweeps
-
-
-class JobFailed(CompactHydraException):
-    """A job of a sweep ended with a status other than 0; Hydra prints this as one line."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message, status)
-        self.status = status
-
-    def __str__(self) -> str:
-        return self.args[0]
-
-
-def check_sweep(configs: Path, words: Sequence[str]) -> None:
-    """Raises ConfigError for the faults of a sweep's jobs, before the first one starts."""
-    given = parse_overrides(words)
-    overrides = [o for o in given if not o.is_hydra_override()]
-    # Intervals have no list of values: only an optimising sweeper plugin can choose from them.
-    listed = [o for o in overrides if not o.is_interval_sweep()]
-    if len(listed) < len(overrides) and not any(o.key_or_group == "hydra/sweeper" for o in given):
-        raise ConfigError("interval(...) needs a sweeper plugin: hydra/sweeper=NAME")
-    jobs = itertools.product(*(_elements(configs, o) for o in listed))
-    faults, names = [], {}
-    for job in itertools.islice(jobs, MOST_JOBS_CHECKED):
-        try:
-            name = build_config(configs, parse_overrides(job)).name
-        except ConfigError as error:
-            faults += str(error).splitlines()
-            continue
-        if name in names:
-            faults.append(
-                f"name={name}: shared by jobs {' '.join(names[name])} and {' '.join(job)}"
-            )
-        names[name] = job
-    refuse(faults)
-
-
-def _elements(configs: Path, override: Override) -> list[str]:
-    """The single overrides that a sweep over this one goes through."""
-    if not override.is_sweep_override():
-        return [override.input_line or ""]
-    sweep = override.value()
-    if isinstance(sweep, Glob):
-        values = sweep.filter(_choices(configs, override.key_or_group))
-    else:
-        values = list(override.sweep_string_iterator())
-    if not values:
-        raise ConfigError(f"{override.input_line}: matches nothing")
-    return [f"{override.key_or_group}={value}" for value in values]
-
-
-def _sweep(job: Callable[[Config], int | None], configs: Path, words: Sequence[str]) -> int:
-    """Hands the sweep to hydra.main, whose sweeper and launcher plugins run the jobs."""
-    import hydra
-
-    def task(tree: DictConfig) -> None:
-        config = typed(tree)
-        status = guarded(lambda: job(config))
-        if status == PREEMPTED:  # the machine goes away: start no further job
-            sys.exit(status)
-        if status:
-            raise JobFailed(f"{config.name}: exit status {status}", status)
-
-    register()
-    sys.argv[1:] = ["--multirun", *words]
-    try:
-        hydra.main(config_path=str(configs), config_name="config", version_base=HYDRA_VERSION)(
-            task
-        )()
-    except SystemExit as ending:
-        failure = ending.__context__  # Hydra has shown it, and made every status 1
-        if isinstance(failure, JobFailed):
-            return failure.status
-        return USER_ERROR if isinstance(failure, CompactHydraException) else int(ending.code or 0)
-    return 0

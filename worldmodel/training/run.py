@@ -56,7 +56,7 @@ def train(config: Config) -> int:
     try:
         for name in stage_names(config, spec):
             learner = build_learner(config, spec, name, trained)
-            state = run_stage(_stage(config, training, name, learner), run)
+            state = run_stage(build_stage(config, training, name, learner), run)
             trained |= modules(learner, state)
     except Preempted as stopped:
         print(f"{stopped}; the same command goes on from there")
@@ -69,7 +69,7 @@ def train(config: Config) -> int:
     return status
 
 
-def _stage(config: Config, training: Trajectories, name: str, learner: Learner) -> Stage:
+def build_stage(config: Config, training: Trajectories, name: str, learner: Learner) -> Stage:
     """A stage with its batches: for each seed one of its own, laid end to end."""
     options, how = stage_options(config, name), (config.data.delivery, config.data.workers)
 
