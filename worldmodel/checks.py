@@ -306,6 +306,15 @@ def _joint_training_can_be(config: Config) -> Iterator[str]:
         yield "model.hold_start=false: training.joint=true needs rollouts from the logged states"
 
 
+def _a_model_is_taken_for_a_policy(config: Config) -> Iterator[str]:
+    source = config.training.model_from
+    if source and (isinstance(config.policy, NoPolicy) or config.training.joint):
+        yield (
+            f"training.model_from={source}: a policy is trained on that run's world model; "
+            "accepted with a policy other than none, and training.joint=false"
+        )
+
+
 def _imagined_rows_are_there_to_be_priced(config: Config) -> Iterator[str]:
     policy = config.policy
     if not isinstance(policy, OfflineOptions) or policy.real_share < 1:
@@ -364,6 +373,7 @@ RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _planners_have_a_world_and_elites,
     _joint_training_can_be,
     _imagined_rows_are_there_to_be_priced,
+    _a_model_is_taken_for_a_policy,
     _something_is_trained,
     _ensembles_have_their_elites,
 )

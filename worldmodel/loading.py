@@ -4,6 +4,7 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from worldmodel.config import Config
 from worldmodel.config_io import changed
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
-from worldmodel.errors import CheckpointError
-from worldmodel.evaluation.evaluator import Results, evaluate_loaded
+from worldmodel.errors import CheckpointError, ConfigError
+from worldmodel.evaluation.evaluator import Agent, Results, evaluate_loaded
 from worldmodel.models import WorldModel, parts
 from worldmodel.planning import Value
 from worldmodel.run_directory import RunDirectory, find_run
@@ -39,8 +40,8 @@ class LoadedRun:
     step: int
     model: WorldModel
     policy: nnx.Module | None
-    twins: tuple[tuple[WorldModel, nnx.Module | None], ...] = ()  # of the run's other seeds
     value: Value | None  # what the critic expects, where the run has one
+    twins: tuple[Agent, ...] = ()  # of the run's other seeds
 
     def predict(
         self,
@@ -122,6 +123,43 @@ def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
     """
     directory = find_run(path)
     config, spec = directory.config(), directory.spec()
+    stage, step, made = _restored(directory, config, spec, checkpoint)
+    count = config.training.num_seeds
+    of_seeds = [made] if count == 1 else [_of_seed(made, number) for number in range(count)]
+    first, *twins = (
+        Agent(m["model"], m.get("actor"), policies.value(config.policy, spec, m)) for m in of_seeds
+    )
+    return LoadedRun(directory, config, spec, stage, step, *first, tuple(twins))
+
+
+def model_of(path: str, config: Config, spec: DataSpec) -> WorldModel:
+    """The model of another run, of all its seeds, for a run of `config` on data like `spec`.
+
+    Raises ConfigError if it is of another family, size, number of seeds or data.
+    """
+    directory = find_run(path)
+    theirs = directory.config()
+    wrong = [
+        name
+        for name, mine, other in (
+            ("model", config.model, theirs.model),
+            ("training.num_seeds", config.training.num_seeds, theirs.training.num_seeds),
+            ("data", spec, directory.spec()),
+        )
+        if mine != other
+    ]
+    if wrong:
+        raise ConfigError(
+            f"training.model_from={path}: that run has other {' and '.join(wrong)}; accepted: a "
+            "run with the same model, logs and number of seeds"
+        )
+    return _restored(directory, theirs, spec, "last")[2]["model"]
+
+
+def _restored(
+    directory: RunDirectory, config: Config, spec: DataSpec, checkpoint: str
+) -> tuple[str, int, dict[str, nnx.Module]]:
+    """Stage, step and modules of a checkpoint; with several seeds, those of all of them."""
     # Stages before the world model's have no model yet.
     stages = [name for name in stage_names(config, spec) if name not in parts(config.model, spec)]
     stage, step = _choose(directory, stages, checkpoint)
@@ -132,19 +170,11 @@ def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
     checkpoints = Checkpoints(directory.checkpoints(stage), read_only=True)
     state, _ = checkpoints.restore(step, like)
     checkpoints.close()
-    made = modules(learner, state)
-    several = range(config.training.num_seeds)
-    of_seeds = (
-        [made]
-        if len(several) == 1
-        else [
-            {name: of_seed(module, number) for name, module in made.items()} for number in several
-        ]
-    )
-    (model, policy), *twins = [(found["model"], found.get("actor")) for found in of_seeds]
-    return LoadedRun(directory, config, spec, stage, step, model, policy, tuple(twins))
-    actor, value = made.get("actor"), policies.value(made)
-    return LoadedRun(directory, config, spec, stage, step, made["model"], actor, value)
+    return stage, step, modules(learner, state)
+
+
+def _of_seed(modules: Mapping[str, nnx.Module], number: int) -> dict[str, nnx.Module]:
+    return {name: of_seed(module, number) for name, module in modules.items()}
 
 
 def _choose(directory: RunDirectory, stages: list[str], checkpoint: str) -> tuple[str, int]:

@@ -209,7 +209,7 @@ ENSEMBLE_PRESETS: dict[str, tuple[int, int, int, int]] = {
 
 @dataclass
 class EnsembleOptions(ModelOptions):
-    """Networks that each predict a normal distribution of what a step changes and earns."""
+    """Networks that each predict, as a normal distribution, what a step changes."""
 
     name: str = option("ensemble", "family of the world model")
     preset: str = option(

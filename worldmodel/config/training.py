@@ -43,6 +43,9 @@ class TrainingOptions:
     joint: bool = option(
         False, "model and policy together, in one stage with the world model's settings"
     )
+    model_from: str | None = option(
+        None, "run whose world model is taken, in place of training one"
+    )
     num_seeds: int = option(1, "seeds trained at once, each with its own batches", low=1)
     precision: str = option(
         "float32", "compute type; parameters stay float32", choices=("float32", "bfloat16")

@@ -8,10 +8,10 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from rich.console import Console
 
 from worldmodel import data, planning
 from worldmodel.compilation import use_cache
-from worldmodel.config import EvaluationOptions
+from worldmodel.config import EvaluationOptions, PlannerOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.evaluation import environments
@@ -48,6 +48,15 @@ SEEDS = "training seeds"  # what an interval is over where several were trained
 
 __all__ = ["evaluate", "evaluate_loaded", "evaluate_run", "render", "write"]
 
+
+class Agent(NamedTuple):
+    """A model, a policy over its features and what its critic expects, of one training seed."""
+
+    model: WorldModel
+    policy: nnx.Module | None
+    value: planning.Value | None
+
+
 NO_PREDICTION = "This family of models has no dynamics, so there is no prediction to judge."
 
 
@@ -60,25 +69,21 @@ def evaluate(
     environment: str | None,
     options: EvaluationOptions,
     provenance: Provenance | None = None,
-    twins: tuple[tuple[WorldModel, nnx.Module | None], ...] = (),
     value: planning.Value | None = None,
+    twins: Sequence[Agent] = (),
 ) -> Results:
     """Judges a model on `held_out` episodes, and a policy, a planner or both, who act with it, in
     the real environment.
 
-    Returns are measured where there are both a policy and an environment, and stand beside those
-    of `all_logs` (training and held out) and of a random policy on the same seeds. `provenance`
-    says whose model it is; split, times and versions are added to it. `twins` are the models and
-    policies of other training seeds: then the policy's return is the mean over all of those, and
-    its interval is over them.
     Returns are measured where there are both one who acts and an environment, and stand beside
     those of `all_logs` (training and held out) and of a random policy on the same seeds. `value`,
-    a critic's, is for the planner. `provenance` says whose model it is; split, times and versions
-    are added to it.
+    a critic's, is for the planner. With `twins`, of other training seeds, a return is the mean over
+    all seeds and its interval is over them. `provenance` says whose model it is; split, times and
+    versions are added to it.
     """
     seconds: dict[str, float] = {}
-    planner = planning.build(options.planner, spec, policy, value)
-    acting = _acting(model, policy, planner, spec) if environment is not None else {}
+    agents = [Agent(model, policy, value), *twins]
+    acting = _acting(agents, spec, options.planner) if environment is not None else {}
     if acting:
         environments.check(environment, spec)  # a mistake is found before anything slow starts
     with _timed(seconds, "prediction"):
@@ -89,29 +94,14 @@ def evaluate(
         )
     bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
     returns = {}
-    if in_world is not None:
-
-        def earned(act: Act) -> np.ndarray:
-            return episode_returns(in_world, spec, act, options.episodes, options.seed)
-
-        with _timed(seconds, "returns.policy"):
-            seeds = [earned(model_policy(*pair, spec)) for pair in ((model, policy), *twins)]
-        returns["policy"] = (
-            Return(bootstrap.mean(np.mean(seeds, 1), SEEDS), np.concatenate(seeds), SEEDS)
-            if twins
-            else Return(bootstrap.mean(seeds[0], "episodes"), seeds[0])
-        )
-        with _timed(seconds, "returns.random"):
-            random = earned(random_policy(spec))
-        returns["random"] = Return(bootstrap.mean(random, "episodes"), random)
-
-    for name, act in acting.items():
+    for name, acts in acting.items():
         lanes = PLANNED_LANES if name == "planner" else MOST_LANES
         with _timed(seconds, f"returns.{name}"):
-            earned = episode_returns(
-                environment, spec, act, options.episodes, options.seed, lanes=lanes
-            )
-        returns[name] = Return(bootstrap.mean(earned, "episodes"), earned)
+            earned = [
+                episode_returns(environment, spec, act, options.episodes, options.seed, lanes=lanes)
+                for act in acts
+            ]
+        returns[name] = _mean_return(earned, bootstrap)
     if all_logs.rewards is not None:
         logged = all_logs.returns()
         returns["logs"] = Return(bootstrap.mean(logged, "episodes"), logged)
@@ -128,19 +118,26 @@ def evaluate(
 
 
 def _acting(
-    model: WorldModel,
-    policy: nnx.Module | None,
-    planner: planning.Planner | None,
-    spec: DataSpec,
-) -> dict[str, Act]:
-    """Who acts with the model, and at random beside them; nobody without a policy and a planner."""
-    choosers = {"policy": None if policy is None else Reactive(policy), "planner": planner}
-    acting = {
-        name: model_policy(model, chooser, spec)
-        for name, chooser in choosers.items()
-        if chooser is not None
-    }
-    return acting | {"random": random_policy(spec)} if acting else {}
+    agents: Sequence[Agent], spec: DataSpec, planner: PlannerOptions
+) -> dict[str, list[Act]]:
+    """Who acts with the models, one for each agent, and at random beside them; nobody without a
+    policy and a planner.
+    """
+    acting = {}
+    if agents[0].policy is not None:
+        acting["policy"] = [model_policy(a.model, Reactive(a.policy), spec) for a in agents]
+    if planning.build(planner, spec, agents[0].policy, agents[0].value) is not None:
+        planners = [planning.build(planner, spec, a.policy, a.value) for a in agents]
+        pairs = zip(agents, planners, strict=True)
+        acting["planner"] = [model_policy(a.model, planned, spec) for a, planned in pairs]
+    return acting | {"random": [random_policy(spec)]} if acting else {}
+
+
+def _mean_return(earned: list[np.ndarray], bootstrap: Bootstrap) -> Return:
+    """Of one agent's episodes, or the mean over training seeds."""
+    if len(earned) == 1:
+        return Return(bootstrap.mean(earned[0], "episodes"), earned[0])
+    return Return(bootstrap.mean(np.mean(earned, 1), SEEDS), np.concatenate(earned), SEEDS)
 
 
 def write(
@@ -180,8 +177,8 @@ def evaluate_loaded(
         run.config.data.environment,
         options,
         provenance,
-        run.twins,
         run.value,
+        run.twins,
     )
     folder = run.directory.evaluation
     write(results, folder, run.directory.metrics, data.card(trajectories))

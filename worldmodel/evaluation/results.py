@@ -216,9 +216,8 @@ def interval_note(results: Results) -> str:
 def headline(results: Results) -> list[str]:
     """The verdict in plain sentences, one an observation and one on each who acts."""
     said = [_on_prediction(key, judged) for key, judged in results.prediction.keys.items()]
-    said += [_on_return(results)] if "policy" in results.returns else []
+    said += [_on_return(results, who) for who in ACTING if who in results.returns]
     return said or ["There was neither a prediction nor a return to judge."]
-    return said + [_on_return(results, who) for who in ACTING if who in results.returns]
 
 
 def _on_prediction(key: str, judged: KeyPrediction) -> str:
@@ -243,12 +242,8 @@ def _verdict(numbers: HorizonNumbers) -> str:
     return "better than persistence" + (" and the training mean" if climatology else "")
 
 
-def _on_return(results: Results) -> str:
-    policy, units = results.returns["policy"].mean, results.returns["policy"].units
-
-
 def _on_return(results: Results, who: str) -> str:
-    mean = results.returns[who].mean
+    mean, units = results.returns[who].mean, results.returns[who].units
     others = {n: results.returns[n].mean for n in ("logs", "random") if n in results.returns}
     named = {"logs": "the logs' mean", "random": "a random policy"}
     parts = [f"{_compared(mean, o)} {named[n]} ({shown(o.value)})" for n, o in others.items()]
@@ -256,8 +251,7 @@ def _on_return(results: Results, who: str) -> str:
     where = (
         f"In the real {results.provenance.environment}" if results.provenance.environment else ""
     )
-    return f"{where} the policy returns {policy} over {policy.n} {units}{verdict}.".strip()
-    return f"{where} the {who} returns {mean} over {mean.n} episodes{verdict}.".strip()
+    return f"{where} the {who} returns {mean} over {mean.n} {units}{verdict}.".strip()
 
 
 def _compared(mean: Number, other: Number) -> str:

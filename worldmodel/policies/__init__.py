@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from worldmodel.config import PolicyOptions
+from worldmodel.config import OfflineOptions, PolicyOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
 from worldmodel.learner import Learner
@@ -84,13 +83,25 @@ class _Expected(nnx.Module):
         return self.critic(features).mean()
 
 
-def value(modules: Mapping[str, nnx.Module]) -> nnx.Module | None:
+class _OfActions(nnx.Module):
+    """features (..., F) -> the least value (...) of what the actor does there, in raw units."""
+
+    def __init__(self, critic: nnx.Module, actor: nnx.Module, unit: float):
+        self.critic, self.actor, self.unit = critic, actor, unit
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        return self.unit * self.critic(features, self.actor(features).mode()).min(0)
+
+
+def value(
+    options: PolicyOptions, spec: DataSpec, modules: Mapping[str, nnx.Module]
+) -> nnx.Module | None:
     """From features (..., F) to what the policy will earn from there on (...), by the critic among
     a learner's modules; None without one.
     """
-    critic = modules.get("critic")
-    return None if critic is None else _Expected(critic)
-
-
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"{__name__}.{name}")
+    if "critic" not in modules:
+        return None
+    if isinstance(options, OfflineOptions):
+        unit = spec.reward[1] if options.normalize_reward else 1.0
+        return _OfActions(modules["critic"], modules["actor"], unit)
+    return _Expected(modules["critic"])

@@ -16,6 +16,7 @@ from worldmodel.compilation import use_cache
 from worldmodel.config import Config
 from worldmodel.data.delivery import Batches, deliver
 from worldmodel.data.normalization import scalings
+from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories, split, split_episodes
 from worldmodel.errors import DataError
 from worldmodel.evaluation import environments
@@ -43,6 +44,7 @@ def train(config: Config) -> int:
     acting = config.policy.name != "none" or config.evaluation.planner.kind != "none"
     if acting and config.data.environment is not None:
         environments.check(config.data.environment, spec)
+    taken = _taken(config, spec)
     directory = open_run(config)
     _, held_out_episodes = split_episodes(trajectories.num_episodes, config.data.holdout)
     directory.bind_data(spec, trajectories.fingerprint(), held_out_episodes.tolist())
@@ -52,7 +54,7 @@ def train(config: Config) -> int:
     run = Run(
         directory, config.training, config.seed, wandb, StopRequest(), config.logging.progress
     )
-    trained: dict[str, nnx.Module] = {}
+    trained: dict[str, nnx.Module] = {} if taken is None else {"model": taken}
     try:
         for name in stage_names(config, spec):
             learner = build_learner(config, spec, name, trained)
@@ -67,6 +69,14 @@ def train(config: Config) -> int:
     status = evaluate_run(str(directory.path), "last", {})
     print(f"total {time.perf_counter() - began:.0f} s")
     return status
+
+
+def _taken(config: Config, spec: DataSpec) -> nnx.Module | None:
+    """The world model of another run, where one was asked for."""
+    from worldmodel.loading import model_of  # which knows the stages
+
+    source = config.training.model_from
+    return model_of(source, config, spec) if source else None
 
 
 def build_stage(config: Config, training: Trajectories, name: str, learner: Learner) -> Stage:

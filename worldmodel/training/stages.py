@@ -36,8 +36,10 @@ def stage_names(config: Config, spec: DataSpec) -> list[str]:
                 "before the rest for logs like these; accepted: training.joint=false"
             )
         return ["joint"]
-    model = ["world_model"] if models.learns(config.model) else []
-    return parts + model + ([] if config.policy.name == "none" else ["policy"])
+    policy = [] if config.policy.name == "none" else ["policy"]
+    if config.training.model_from:
+        return policy
+    return parts + (["world_model"] if models.learns(config.model) else []) + policy
 
 
 def stage_options(config: Config, stage: str) -> StageOptions:
