@@ -52,10 +52,10 @@ def summarize(folder: Path, options: EvaluationOptions) -> str:
 
 def table(jobs: list[Finished], options: EvaluationOptions) -> str:
     """Markdown. Jobs that differ by their seed alone are one row."""
-    common = set.intersection(*(set(job.settings) for job in jobs))
+    common = set.intersection(*(set(_told(job)) for job in jobs))
     groups: dict[str, list[Finished]] = {}
     for job in jobs:
-        own = [s for s in job.settings if s not in common and not s.startswith("seed=")]
+        own = [s for s in _told(job) if s not in common and not s.startswith("seed=")]
         groups.setdefault(" ".join(own), []).append(job)
     rows = [(name, group, _over_seeds(group, options)) for name, group in groups.items()]
     rows.sort(key=lambda row: row[2].value, reverse=True)
@@ -63,8 +63,13 @@ def table(jobs: list[Finished], options: EvaluationOptions) -> str:
     for name, group, earned in rows:
         runs = ", ".join(dict.fromkeys(job.run for job in group))
         lines.append(f"| {name or '-'} | {runs} | {earned} | {earned.n} | {earned.method} |")
-    title = " ".join(s for s in jobs[0].settings if s in common)
+    title = " ".join(s for s in _told(jobs[0]) if s in common)
     return "\n".join([f"# Return of the policy: {title}".rstrip(": "), "", *lines, ""])
+
+
+def _told(job: Finished) -> list[str]:
+    """Settings but for the name, which is made of the others and stands beside them."""
+    return [setting for setting in job.settings if not setting.startswith("name=")]
 
 
 def _over_seeds(jobs: list[Finished], options: EvaluationOptions) -> Number:
@@ -75,10 +80,7 @@ def _over_seeds(jobs: list[Finished], options: EvaluationOptions) -> Number:
 
     runs = {job.run: job.earned for job in jobs}  # a search may come to the same run twice
     if len(runs) == 1:
-        (earned,) = runs.values()
-        ends = {
-            key: float("nan") if earned[key] is None else earned[key] for key in ("low", "high")
-        }
-        return Number(**(earned | ends))
+        (earned,) = runs.values()  # of a single episode there is no interval: null in JSON
+        return Number(**{key: math.nan if x is None else x for key, x in earned.items()})
     values = np.array([earned["value"] for earned in runs.values()])
     return Bootstrap(options.resamples, options.confidence, options.seed).mean(values, "seeds")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.types import Glob, Override
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
@@ -71,10 +71,9 @@ def check_sweep(configs: Path, words: Sequence[str]) -> Plan:
 
     overrides = [o for o in parse_overrides(words) if not o.is_hydra_override()]
     # Intervals have no list of values: only an optimising sweeper plugin can choose from them.
-    listed = [o for o in overrides if not o.is_interval_sweep()]
-    if files.sweeper == LISTING and len(listed) < len(overrides):
+    if files.sweeper == LISTING and any(o.is_interval_sweep() for o in overrides):
         raise ConfigError("interval(...) needs a sweeper plugin: hydra/sweeper=NAME")
-    first = _checked(configs, listed)
+    first = _checked(configs, overrides)
     if files.sweeper != LISTING and not _is_judged(first):
         raise ConfigError(
             f"hydra/sweeper={files.sweeper} looks for the highest return of a policy in the real "
@@ -105,11 +104,13 @@ def _checked(configs: Path, overrides: list[Override]) -> Config:
 
 
 def _elements(configs: Path, override: Override) -> list[str]:
-    """The single overrides that a sweep over this one goes through."""
+    """The single overrides that a sweep over this one goes through; of an interval its ends."""
     if not override.is_sweep_override():
         return [override.input_line or ""]
     sweep = override.value()
-    if isinstance(sweep, Glob):
+    if isinstance(sweep, IntervalSweep):
+        values = [sweep.start, sweep.end]
+    elif isinstance(sweep, Glob):
         values = sweep.filter(choices_of(configs, override.key_or_group))
     else:
         values = list(override.sweep_string_iterator())
