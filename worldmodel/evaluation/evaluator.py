@@ -30,6 +30,7 @@ from worldmodel.evaluation.results import Provenance, Results, Return, markdown,
 from worldmodel.evaluation.returns import Act, episode_returns, model_policy, random_policy
 from worldmodel.evaluation.spectrum import spectrum_of
 from worldmodel.evaluation.statistics import Bootstrap
+from worldmodel.evaluation.uncertainty import has_members, uncertainty_beside_error
 from worldmodel.models.interface import WorldModel
 from worldmodel.run_directory import write_json
 
@@ -72,6 +73,11 @@ def evaluate(
             if model.imagines
             else Prediction({}, [NO_PREDICTION])
         )
+    uncertainty = None
+    if has_members(model, spec):
+        with _timed(seconds, "uncertainty"):
+            judged = (model, spec, held_out, options, jax.random.key(options.seed))
+            uncertainty = uncertainty_beside_error(*judged)
     bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
     returns = {}
     if in_world is not None:
@@ -101,7 +107,8 @@ def evaluate(
         software=_software(),
     )
     returns = {name: returns[name] for name in order}
-    return Results(prediction, returns, options.confidence, provenance, spectrum_of(model))
+    of_model = (spectrum_of(model), uncertainty)
+    return Results(prediction, returns, options.confidence, provenance, *of_model)
 
 
 def write(
