@@ -128,7 +128,7 @@ def uncertainties_and_errors(
     keys = jax.random.split(key, options.samples)
     found, error = _judge(model, window, starts.seen - 1, future, scales, keys)
     error = np.where(np.isnan(error), np.inf, error)  # infinitely wrong, not missing
-    return starts, {name: np.asarray(x) for name, x in found.items()}, error
+    return starts, {name: np.asarray(found[name]) for name in UNCERTAINTIES}, error
 
 
 @nnx.jit
