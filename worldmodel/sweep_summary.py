@@ -6,6 +6,7 @@ A job notes its result in a file as soon as it has one, since jobs may run in ot
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

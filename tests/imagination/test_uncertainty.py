@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
 from worldmodel.imagination import (
     UNCERTAINTIES,
@@ -16,7 +15,6 @@ from worldmodel.imagination import (
     penalized,
     time_first,
     truncated,
-    uncertainty_of_logs,
     with_uncertainty,
 )
 from worldmodel.models.interface import WorldModel
@@ -161,21 +159,6 @@ def test_time_first_turns_what_there_is():
     turned = time_first(cut)
     assert turned.valid.tolist() == cut.valid.T.tolist() and turned.uncertainty.shape == (4, 2)
     assert time_first(rollout()).valid is None
-
-
-def test_logs_are_measured_where_one_row_follows_another():
-    flags = np.zeros((2, 5), bool)
-    first = flags.copy()
-    first[0, [0, 3]] = True
-    mask = ~flags
-    mask[1, 3:] = False
-    window = Window(
-        {"x": jnp.arange(10.0).reshape(2, 5, 1)}, jnp.zeros((2, 5, 1)), jnp.zeros((2, 5)),
-        jnp.asarray(first), jnp.asarray(flags), jnp.asarray(flags), jnp.asarray(mask),
-    )  # fmt: skip
-    found = uncertainty_of_logs(Pair(), "max_pairwise", window, jax.random.key(0))
-    nan = np.nan
-    np.testing.assert_allclose(found, [[0, 1, nan, 3], [5, 6, nan, nan]])
 
 
 def test_a_model_without_members_and_a_name_of_none_are_refused():

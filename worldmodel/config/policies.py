@@ -160,7 +160,7 @@ class SACOptions(OfflineOptions):
 
 @dataclass
 class COMBOOptions(SACOptions):
-    """COMBO (Yu et al., 2021): values of actions that were not logged are pushed down."""
+    """COMBO (Yu et al., 2021): values of actions not logged are pushed down."""
 
     name: str = option("combo", "policy algorithm")
     conservative_scale: float = option(0.5, "weight of pushing values down", low=0.0)
@@ -178,7 +178,7 @@ class RAMBOOptions(SACOptions):
 
 @dataclass
 class MOBILEOptions(SACOptions):
-    """MOBILE (Sun et al., 2023): disagreement of members on the target is taken off it."""
+    """MOBILE (Sun et al., 2023): disagreement on the target is taken off it."""
 
     name: str = option("mobile", "policy algorithm")
     inconsistency_scale: float = option(0.5, "weight of that disagreement", low=0.0)

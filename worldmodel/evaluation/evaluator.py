@@ -38,6 +38,7 @@ from worldmodel.evaluation.returns import (
 )
 from worldmodel.evaluation.spectrum import spectrum_of
 from worldmodel.evaluation.statistics import Bootstrap
+from worldmodel.evaluation.uncertainty import has_members, uncertainty_beside_error
 from worldmodel.models.interface import WorldModel
 from worldmodel.run_directory import write_json
 
@@ -92,6 +93,11 @@ def evaluate(
             if model.imagines
             else Prediction({}, [NO_PREDICTION])
         )
+    uncertainty = None
+    if has_members(model, spec):
+        with _timed(seconds, "uncertainty"):
+            judged = (model, spec, held_out, options, jax.random.key(options.seed))
+            uncertainty = uncertainty_beside_error(*judged)
     bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
     returns = {}
     for name, acts in acting.items():
@@ -114,7 +120,8 @@ def evaluate(
         software=_software(),
     )
     returns = {name: returns[name] for name in order}
-    return Results(prediction, returns, options.confidence, provenance, spectrum_of(model))
+    of_model = (spectrum_of(model), uncertainty)
+    return Results(prediction, returns, options.confidence, provenance, *of_model)
 
 
 def _acting(

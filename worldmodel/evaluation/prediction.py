@@ -111,7 +111,7 @@ def open_loop(
     key: jax.Array,
 ) -> Prediction:
     """Judges `model` on held-out episodes. Each horizon uses the starts for which it exists."""
-    horizons, starts, notes = _places(held_out, options)
+    horizons, starts, notes = places(held_out, options)
     judge = _Judge(model, spec, held_out, starts, options, horizons[-1], key)
     errors = judge.errors()
     examples = judge.examples(next(iter(errors.values()))[0])
@@ -145,11 +145,11 @@ def start_errors(
     Errors are name -> (K, N, H) at horizons 1 to H, NaN past an episode's end. K: the model,
     persistence and, for vectors, climatology. Starts depend on `held_out` and `options` alone.
     """
-    horizons, starts, _ = _places(held_out, options)
+    horizons, starts, _ = places(held_out, options)
     return starts, _Judge(model, spec, held_out, starts, options, horizons[-1], key).errors()
 
 
-def _places(
+def places(
     held_out: Trajectories, options: EvaluationOptions
 ) -> tuple[list[int], Starts, list[str]]:
     """Horizons, starts, and notes on what is left out."""
@@ -160,8 +160,8 @@ def _places(
         notes.append(
             f"Prediction is judged on {MOST_EPISODES} of {held_out.num_episodes} held-out episodes."
         )
-    places = (held_out.lengths, held_out.offsets, chosen)
-    return horizons, choose_starts(*places, options.context, options.starts, horizons), notes
+    episodes = (held_out.lengths, held_out.offsets, chosen)
+    return horizons, choose_starts(*episodes, options.context, options.starts, horizons), notes
 
 
 def judged_horizons(lengths: np.ndarray, options: EvaluationOptions) -> tuple[list[int], list[str]]:
@@ -265,9 +265,9 @@ class _Judge:
         """Errors {name: (K, B, H)} and futures {name: (S, B, H, ...)} of B >= len(index) starts."""
         padded = np.resize(index, self.piece)
         starts, context = self.starts.take(padded), self.options.context
-        window = _context(self.rows, starts, context)
+        window = context_of(self.rows, starts, context)
         ahead = np.minimum(np.arange(self.horizon + 1), starts.left[:, None])
-        future = _take(self.rows, starts.rows[:, None] + ahead)
+        future = take(self.rows, starts.rows[:, None] + ahead)
         keys = jax.random.split(key, self.options.samples)
         action, observation = future.action[:, :-1], future.observation
         last, units = starts.seen - 1, (self.scales, self.means)
@@ -315,12 +315,12 @@ def _judge(
     return {name: errors(name) for name in samples}, samples
 
 
-def _context(rows: Rows, starts: Starts, context: int) -> Window:
+def context_of(rows: Rows, starts: Starts, context: int) -> Window:
     """The rows seen before each start, (B, context, ...); padding comes after the last one."""
     within = np.arange(context)
     mask = within < starts.seen[:, None]
     first = starts.rows - starts.seen + 1
-    taken = _take(rows, first[:, None] + np.minimum(within, starts.seen[:, None] - 1))
+    taken = take(rows, first[:, None] + np.minimum(within, starts.seen[:, None] - 1))
     return Window(
         observation=taken.observation,
         action=taken.action,
@@ -332,7 +332,7 @@ def _context(rows: Rows, starts: Starts, context: int) -> Window:
     )
 
 
-def _take(rows: Rows, index: np.ndarray) -> Rows:
+def take(rows: Rows, index: np.ndarray) -> Rows:
     return jax.tree.map(lambda x: x[index], rows)
 
 

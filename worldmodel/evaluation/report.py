@@ -14,6 +14,7 @@ import yaml
 
 from worldmodel.evaluation import figures
 from worldmodel.evaluation.results import (
+    UNCERTAINTY_NOTE,
     Provenance,
     Results,
     Sheet,
@@ -22,6 +23,7 @@ from worldmodel.evaluation.results import (
     interval_note,
     prediction_sheet,
     returns_sheet,
+    uncertainty_sheets,
 )
 from worldmodel.evaluation.statistics import shown
 from worldmodel.evaluation.style import STYLE
@@ -41,6 +43,7 @@ def page(
             _section("Open-loop prediction", _prediction(results)),
             _section("Imagined beside real", figures.imagined_beside_real(results.prediction.keys)),
             _section("Returns", _returns(results)),
+            _section("Uncertainty", _uncertainty(results)),
             _section("Latent spectrum", _spectrum(results)),
             _section("Training", figures.training_curves(metrics or [])),
             _section("Data", _card(card)),
@@ -82,6 +85,13 @@ def _returns(results: Results) -> str:
     if not results.returns:
         return ""
     return figures.returns_by_who(results.returns) + _table(returns_sheet(results))
+
+
+def _uncertainty(results: Results) -> str:
+    if results.uncertainty is None:
+        return ""
+    tables = "".join(map(_table, uncertainty_sheets(results.uncertainty)))
+    return f"{tables}<p class=note>{_words(UNCERTAINTY_NOTE)}</p>"
 
 
 def _spectrum(results: Results) -> str:

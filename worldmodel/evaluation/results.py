@@ -14,10 +14,16 @@ from rich.text import Text
 from worldmodel.evaluation.prediction import HorizonNumbers, KeyPrediction, Prediction
 from worldmodel.evaluation.spectrum import Spectrum
 from worldmodel.evaluation.statistics import Number, finite, shown
+from worldmodel.evaluation.uncertainty import Uncertainty
 
 ERRORS_NOTE = (
     "Errors are medians over starts; skill is 1 - median error / median error of persistence (the "
     "last seen observation repeated); climatology is the training mean."
+)
+UNCERTAINTY_NOTE = (
+    "Uncertainty: each measure is summed over the steps; the error is the norm over all dimensions "
+    "and the reward, in training standard deviations. Sparsification: 0 is as good as the error "
+    "itself at telling which predictions to leave out, 1 as good as chance."
 )
 
 ACTING = ("policy", "planner")  # with the model, in the real environment
@@ -50,7 +56,7 @@ class Provenance:
 @dataclass(frozen=True)
 class Results:
     """A whole evaluation. `returns` holds those of policy, planner, logs and random that could be
-    had; `spectrum` is that of a linear latent.
+    had; `spectrum` is that of a linear latent, `uncertainty` that of an ensemble.
     """
 
     prediction: Prediction
@@ -58,6 +64,7 @@ class Results:
     confidence: float
     provenance: Provenance
     spectrum: Spectrum | None = None
+    uncertainty: Uncertainty | None = None
 
 
 # -------------------------------------------------------------------------------------------- JSON
@@ -67,7 +74,8 @@ def to_json(results: Results) -> dict[str, Any]:
     """Plain JSON: `prediction.KEY.HORIZON.{error, ...}` and `returns.{policy, planner, ...}`.
 
     `curves` holds the median error at every horizon; `episodes` single returns, to compare runs on
-    the same seeds; `spectrum` the modes of a linear latent, else null.
+    the same seeds; `spectrum` the modes of a linear latent, else null; `uncertainty`, of an
+    ensemble, MEASURE.STEPS.{spearman, pearson, ause}, else null.
     """
     source = results.provenance
     return {
@@ -86,6 +94,7 @@ def to_json(results: Results) -> dict[str, Any]:
             name: r.episodes.tolist() for name, r in results.returns.items() if name != "logs"
         },
         "spectrum": None if results.spectrum is None else results.spectrum.to_json(),
+        "uncertainty": None if results.uncertainty is None else results.uncertainty.to_json(),
         "environment": source.environment,
         "held_out_sha256": source.split,
         "command": source.command,
@@ -136,9 +145,12 @@ class Sheet:
 
 
 def sheets(results: Results) -> list[Sheet]:
-    """The numbers with n and interval: a table an observation, and one of the returns."""
+    """The numbers with n and interval: a table an observation, and one of the returns; of an
+    ensemble, one a horizon of its uncertainty.
+    """
     made = [prediction_sheet(key, judged) for key, judged in results.prediction.keys.items()]
-    return made + ([returns_sheet(results)] if results.returns else [])
+    made += [returns_sheet(results)] if results.returns else []
+    return made + ([] if results.uncertainty is None else uncertainty_sheets(results.uncertainty))
 
 
 def prediction_sheet(key: str, judged: KeyPrediction) -> Sheet:
@@ -168,6 +180,23 @@ def returns_sheet(results: Results) -> Sheet:
     return Sheet(f"Mean return of an episode{where}", ["who", "return", "episodes"], rows)
 
 
+def uncertainty_sheets(uncertainty: Uncertainty) -> list[Sheet]:
+    """A table a horizon: what each measure of uncertainty says of the error there."""
+    header = ["measure", "rank correlation", "linear correlation", "sparsification"]
+
+    def sheet(steps: int) -> Sheet:
+        found = {name: by_steps[steps] for name, by_steps in uncertainty.measures.items()}
+        rows = [
+            [name.replace("_", " "), str(a.spearman), str(a.pearson), str(a.ause)]
+            for name, a in found.items()
+        ]
+        count = next(iter(found.values())).spearman.n
+        title = f"Uncertainty beside the error after {_steps([steps])}, {count:,} starts"
+        return Sheet(title, header, rows)
+
+    return [sheet(steps) for steps in uncertainty.steps]
+
+
 def markdown(results: Results) -> str:
     """results.md."""
     source = results.provenance
@@ -175,6 +204,8 @@ def markdown(results: Results) -> str:
     for sheet in sheets(results):
         lines += [sheet.markdown(), ""]
     lines += [interval_note(results), *results.prediction.notes, ""]
+    if results.uncertainty is not None:
+        lines += [UNCERTAINTY_NOTE, ""]
     if results.spectrum is not None:
         lines += ["## Latent spectrum", "", str(results.spectrum), ""]
     return "\n".join(lines)

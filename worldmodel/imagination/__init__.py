@@ -5,7 +5,6 @@ from worldmodel.imagination.uncertainty import (
     UNCERTAINTIES,
     penalized,
     truncated,
-    uncertainty_of_logs,
     with_uncertainty,
 )
 
@@ -17,6 +16,5 @@ __all__ = [
     "penalized",
     "time_first",
     "truncated",
-    "uncertainty_of_logs",
     "with_uncertainty",
 ]

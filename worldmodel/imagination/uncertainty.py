@@ -6,17 +6,15 @@ members predict, normals (M, ..., D), to one number (...): 0 or more, larger whe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 
-from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
 from worldmodel.imagination.rollout import Rollout
 from worldmodel.models.interface import State, WorldModel
-from worldmodel.models.latent import arrived
 from worldmodel.nn.distributions import Normal
 
 # ---------------------------------------------------------------------------------------- measures
@@ -114,41 +112,33 @@ def _kl(one: Normal, other: Normal) -> jax.Array:
     return 0.5 * (ratio + off - 1 - jnp.log(ratio)).sum(-1)
 
 
-# ----------------------------------------------------------------------------- of rollouts and logs
+# ------------------------------------------------------------------------------------- of rollouts
 
 
-def uncertainty_of(model: WorldModel, name: str, states: State, actions: jax.Array) -> jax.Array:
-    """Measure `name` (B, H) of actions (B, H, ...) at states (B, H, ...).
+def measured(
+    model: WorldModel, names: Collection[str], states: State, actions: jax.Array
+) -> dict[str, jax.Array]:
+    """Measures, name -> (B, H), of actions (B, H, ...) at states (B, H, ...).
 
     One step of time after the other: M members' hidden layers of all H would not fit.
 
     Raises ConfigError for a model without members, or a name that is none of `UNCERTAINTIES`.
     """
-    if name not in UNCERTAINTIES:
-        raise ConfigError(f"uncertainty {name!r}; accepted: {', '.join(UNCERTAINTIES)}")
+    unknown = [name for name in names if name not in UNCERTAINTIES]
+    if unknown:
+        raise ConfigError(f"uncertainty {unknown[0]!r}; accepted: {', '.join(UNCERTAINTIES)}")
 
-    def measured(inputs: tuple[State, jax.Array]) -> jax.Array:
+    def step(inputs: tuple[State, jax.Array]) -> dict[str, jax.Array]:
         members = model.members(*inputs)
         if members is None:
             raise ConfigError(
-                f"{name}: {type(model).__name__} has no members that could disagree; "
+                f"uncertainty: {type(model).__name__} has no members that could disagree; "
                 "accepted: an ensemble, such as model=ensemble"
             )
-        return UNCERTAINTIES[name](members)
+        return {name: UNCERTAINTIES[name](members) for name in names}
 
     steps = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (states, actions))
-    return jnp.swapaxes(jax.lax.map(measured, steps), 0, 1)
-
-
-def uncertainty_of_logs(model: WorldModel, name: str, window: Window, key: jax.Array) -> jax.Array:
-    """Measure `name` (B, T-1) of logged actions, NaN where no row of the same episode follows.
-
-    Its quantile is a limit to cut rollouts at (NEUBAY, arXiv 2512.04341: the largest), its mean a
-    unit for penalties that carries over to other logs.
-    """
-    states = jax.tree.map(lambda x: x[:, :-1], model.observe(window, key))
-    found = uncertainty_of(model, name, states, window.action[:, :-1])
-    return jnp.where(arrived(window)[:, 1:], found, jnp.nan)
+    return {name: jnp.swapaxes(x, 0, 1) for name, x in jax.lax.map(step, steps).items()}
 
 
 # -------------------------------------------------------------------------------------- transforms
@@ -159,7 +149,8 @@ def with_uncertainty(model: WorldModel, name: str) -> Callable[[Rollout], Rollou
 
     def transform(rollout: Rollout) -> Rollout:
         before = jax.tree.map(lambda x: x[:, :-1], rollout.states)
-        return replace(rollout, uncertainty=uncertainty_of(model, name, before, rollout.actions))
+        found = measured(model, [name], before, rollout.actions)
+        return replace(rollout, uncertainty=found[name])
 
     return transform
 
