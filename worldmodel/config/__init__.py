@@ -36,6 +36,7 @@ from worldmodel.config.models import (
     MLPOptions,
     ModelOptions,
     ObservedOptions,
+    OracleOptions,
     RSSMOptions,
     TrajectoryDiffusionOptions,
 )
@@ -92,6 +93,7 @@ __all__ = [
     "NoPolicy",
     "OfflineOptions",
     "ObservedOptions",
+    "OracleOptions",
     "PolicyOptions",
     "RAMBOOptions",
     "RSSMOptions",
@@ -159,6 +161,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "trajectory_diffusion": TrajectoryDiffusionOptions,
         "observed": ObservedOptions,
         "ensemble": EnsembleOptions,
+        "oracle": OracleOptions,
     },
     "policy": {
         "none": NoPolicy,
