@@ -30,6 +30,7 @@ from worldmodel.config import (
     NPZData,
     ObservedOptions,
     OfflineOptions,
+    OracleOptions,
     RSSMOptions,
     TableData,
     TFDSData,
@@ -328,6 +329,11 @@ def _imagined_rows_are_there_to_be_priced(config: Config) -> Iterator[str]:
             )
 
 
+def _oracles_know_their_environment(config: Config) -> Iterator[str]:
+    if isinstance(config.model, OracleOptions) and not config.model.environment:
+        yield "model.environment needs a Gymnasium id, such as model.environment=HalfCheetah-v5"
+
+
 def _something_is_trained(config: Config) -> Iterator[str]:
     if not isinstance(config.model, ObservedOptions):
         return
@@ -374,6 +380,7 @@ RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _joint_training_can_be,
     _imagined_rows_are_there_to_be_priced,
     _a_model_is_taken_for_a_policy,
+    _oracles_know_their_environment,
     _something_is_trained,
     _ensembles_have_their_elites,
 )

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,6 +77,23 @@ def point_logs(observed: tuple[str, ...], discrete: bool, rewarded: bool) -> Tra
         )
     bounds = ActionSpec(True, len(DIRECTIONS)) if discrete else BOUNDS
     return stack_episodes(episodes, "a point", bounds)
+
+
+def environment_logs(name: str) -> Trajectories:
+    """Four episodes under random actions, as long as those of the point."""
+    environment, rng = gymnasium.make(name), np.random.default_rng(0)
+    space, episodes = environment.action_space, []
+    for number, steps in enumerate(TRANSITIONS):
+        actions = rng.uniform(space.low, space.high, (steps, *space.shape)).astype(np.float32)
+        rows, rewards = [environment.reset(seed=number)[0]], []
+        for action in actions:
+            row, reward, *_ = environment.step(action)
+            rows.append(row)
+            rewards.append(reward)
+        rewards = np.array(rewards, np.float32)
+        episodes.append(Episode({"observation": np.stack(rows)}, actions, rewards, False))
+    bounds = (tuple(bound.tolist()) for bound in (space.low, space.high))
+    return stack_episodes(episodes, name, ActionSpec(False, len(space.low), *bounds))
 
 
 class Subject:
@@ -196,3 +214,8 @@ def train_subject() -> Callable[..., Trained]:
 @pytest.fixture(scope="session")
 def logs_of_a_point() -> Callable[..., Trajectories]:
     return point_logs
+
+
+@pytest.fixture(scope="session")
+def logs_of_an_environment() -> Callable[[str], Trajectories]:
+    return environment_logs

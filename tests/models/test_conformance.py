@@ -52,6 +52,7 @@ class Facts:
     learns: whether there is anything to train
     imagines: whether it can step
     measured: names of arrays among its parameters that no gradient moves
+    environment: that it knows, and is tried on in place of the point
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -62,6 +63,7 @@ class Facts:
     learns: bool = True
     imagines: bool = True
     measured: tuple[str, ...] = ()
+    environment: str | None = None
 
 
 RSSM = {"deter": 16, "hidden": 8, "classes": 4, "latents": 4, "depth": 2, "blocks": 2}
@@ -86,6 +88,13 @@ FACTS = {
         images=False,
         remembers=False,
         measured=("errors",),
+    ),
+    "oracle": Facts(
+        {"environment": "Pendulum-v1"},
+        images=False,
+        remembers=False,
+        learns=False,
+        environment="Pendulum-v1",
     ),
 }
 
@@ -135,18 +144,25 @@ def on(*cases: str, always: tuple[str, ...] = (), of: str | None = None) -> Any:
         for case in cases
         if facts_of(family).images or "image" not in CASES[case].observed
         if of is None or getattr(facts_of(family), of)
+        if case == "vector" or facts_of(family).environment is None
     ]
     return pytest.mark.parametrize("subject", pairs, indirect=True)
 
 
 @pytest.fixture(scope="session")
-def subjects(make_subject: Callable, logs_of_a_point: Callable) -> Callable:
+def subjects(
+    make_subject: Callable, logs_of_a_point: Callable, logs_of_an_environment: Callable
+) -> Callable:
     """(family, case, ...) -> a `Subject`, one for all tests."""
 
     @cache
     def find(family: str, case: str, *dtype: Any) -> Any:
-        what = CASES[case]
-        logs = logs_of_a_point(what.observed, what.discrete, what.rewarded)
+        what, environment = CASES[case], facts_of(family).environment
+        logs = (
+            logs_of_an_environment(environment)
+            if environment
+            else logs_of_a_point(what.observed, what.discrete, what.rewarded)
+        )
         subject = make_subject(options_of(family), logs, what.scaling, *dtype)
         subject.facts = facts_of(family)
         return subject

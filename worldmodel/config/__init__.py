@@ -36,6 +36,7 @@ from worldmodel.config.models import (
     MLPOptions,
     ModelOptions,
     ObservedOptions,
+    OracleOptions,
     RSSMOptions,
     TrajectoryDiffusionOptions,
 )
@@ -94,6 +95,7 @@ __all__ = [
     "OfflineOptions",
     "ObservedOptions",
     "PlannerOptions",
+    "OracleOptions",
     "PolicyOptions",
     "RAMBOOptions",
     "RSSMOptions",
@@ -161,6 +163,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "trajectory_diffusion": TrajectoryDiffusionOptions,
         "observed": ObservedOptions,
         "ensemble": EnsembleOptions,
+        "oracle": OracleOptions,
     },
     "policy": {
         "none": NoPolicy,

@@ -71,6 +71,16 @@ class ObservedOptions(ModelOptions):
     name: str = option("observed", "family of the world model")
 
 
+@dataclass
+class OracleOptions(ObservedOptions):
+    """The true environment steps: nothing to train."""
+
+    name: str = option("oracle", "family of the world model")
+    environment: str | None = option(
+        None, "Gymnasium id: Pendulum-v1, or a MuJoCo one that observes positions and velocities"
+    )
+
+
 # Units of every hidden layer, base channels of images. Koopman, gru and mlp have the same number of
 # parameters at a preset; from `1m` on, that of the RSSM's preset of this name.
 ENCODED_PRESETS: dict[str, tuple[int, int]] = {

@@ -36,6 +36,7 @@ FAMILIES = {
     "trajectory_diffusion": "TrajectoryDiffusion",
     "observed": "Observed",
     "ensemble": "Ensemble",
+    "oracle": "Oracle",
 }
 
 

@@ -1,0 +1,107 @@
+"""The true dynamics of an environment: tells an error of the model from an error of the method.
+
+Pendulum is written in JAX; MuJoCo environments are called from the compiled step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from worldmodel.config import OracleOptions
+from worldmodel.data.spec import DataSpec
+from worldmodel.errors import ConfigError
+from worldmodel.models.observed import Arrival, Observed
+from worldmodel.models.simulator import simulator
+
+# Observations (..., D) and raw actions (..., A) -> next observations, rewards (...), ends (...).
+Outcome = tuple[jax.Array, jax.Array, jax.Array]
+Dynamics = Callable[[jax.Array, jax.Array], Outcome]
+
+
+class Oracle(Observed):
+    """The logs hold what the environment observes, as their only vector, or ConfigError is raised.
+
+    Policies see the standardised vector; the environment is given it in its own units.
+    """
+
+    imagines = True
+
+    def __init__(
+        self,
+        options: OracleOptions,
+        spec: DataSpec,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype = jnp.float32,
+    ):
+        super().__init__(options, spec, rngs=rngs, dtype=dtype)
+        self.environment, self.action = options.environment, spec.action
+        _check(self.environment, spec)
+
+    def step(self, state: Arrival, action: jax.Array, key: jax.Array) -> Arrival:
+        ((name, seen),) = self.observation(state).items()
+        low, high = jnp.asarray(self.action.low), jnp.asarray(self.action.high)
+        raw = low + (jnp.clip(action, -1.0, 1.0) + 1.0) / 2.0 * (high - low)
+        dynamics = EQUATIONS.get(self.environment) or partial(simulated, self.environment)
+        arrival, reward, ended = dynamics(seen.mean(), raw)
+        return Arrival(self.vectors.encode({name: arrival}), reward, ended)
+
+
+def pendulum(observation: jax.Array, action: jax.Array) -> Outcome:
+    """A step of Gymnasium's Pendulum-v1 (gravity 10, mass and length 1, 0.05 s), which never ends.
+
+    observation: (..., 3), cosine and sine of the angle (0: upright), and speed; action: (..., 1)
+    """
+    cosine, sine, speed = jnp.moveaxis(observation, -1, 0)
+    angle, torque = jnp.arctan2(sine, cosine), jnp.clip(action[..., 0], -2.0, 2.0)
+    cost = jnp.square(angle) + 0.1 * jnp.square(speed) + 0.001 * jnp.square(torque)
+    speed = jnp.clip(speed + (15.0 * jnp.sin(angle) + 3.0 * torque) * 0.05, -8.0, 8.0)
+    angle = angle + 0.05 * speed
+    arrival = jnp.stack([jnp.cos(angle), jnp.sin(angle), speed], -1)
+    return arrival, -cost, jnp.zeros_like(cost)
+
+
+EQUATIONS: dict[str, Dynamics] = {"Pendulum-v1": pendulum}
+SIZES = {"Pendulum-v1": (3, 1)}  # of what is observed and done
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(0,))
+def simulated(environment: str, observation: jax.Array, action: jax.Array) -> Outcome:
+    """A step of a MuJoCo environment, on the host."""
+
+    def step(observation: jax.Array, action: jax.Array) -> tuple[np.ndarray, ...]:
+        batch = observation.shape[:-1]
+        rows = (np.asarray(x).reshape(-1, x.shape[-1]) for x in (observation, action))
+        return tuple(x.reshape((*batch, *x.shape[1:])) for x in simulator(environment).step(*rows))
+
+    number = jax.ShapeDtypeStruct(observation.shape[:-1], jnp.float32)
+    arrival = jax.ShapeDtypeStruct(observation.shape, jnp.float32)
+    shapes = (arrival, number, number)
+    return jax.pure_callback(step, shapes, observation, action, vmap_method="broadcast_all")
+
+
+@simulated.defjvp
+def _no_slope(environment: str, *_: tuple) -> tuple:
+    raise ConfigError(
+        f"model.environment={environment}: no gradient leads through a simulator; "
+        f"accepted: policy.gradient=reinforce, or {', '.join(EQUATIONS)}, which is written in JAX"
+    )
+
+
+def _check(environment: str, spec: DataSpec) -> None:
+    """Raises ConfigError where the environment's observations and actions are not the logs'."""
+    there = SIZES.get(environment) or simulator(environment).sizes
+    action = "classes" if spec.action.discrete else spec.action.size
+    logged = (*(o.shape[0] for o in spec.observations.values()), action)
+    if logged != there:
+        raise ConfigError(
+            f"model.environment={environment} does not fit the logs: it takes one vector of "
+            f"{there[0]} numbers and actions of {there[1]}, the logs have vectors of "
+            f"{' and '.join(map(str, logged[:-1]))} and actions of {logged[-1]}"
+        )
