@@ -66,6 +66,7 @@ class SACN(OfflineLearner):
 def likeness(critic: Critics, rows: Transition) -> jax.Array:
     """(N,) sum over i != j of cos(grad_a Q_i, grad_a Q_j), over K - 1 (An et al., eq. 6)."""
     slope = critic.slopes(rows.features, rows.action)
-    direction = slope / (jnp.linalg.norm(slope, axis=-1, keepdims=True) + 1e-10)
+    # A critic may be flat somewhere: the root of 0 would have no gradient.
+    direction = slope * jax.lax.rsqrt(jnp.square(slope).sum(-1, keepdims=True) + 1e-12)
     total = jnp.square(direction.sum(0)).sum(-1) - jnp.square(direction).sum((0, -1))
     return total / (critic.count - 1)
