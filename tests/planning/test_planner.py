@@ -91,6 +91,28 @@ def test_a_value_at_the_horizon_makes_a_short_plan_act_as_the_longest(known):
     assert np.abs(blind - best_actions).max() > 0.1
 
 
+def test_plans_keep_to_the_range_of_actions_and_make_the_most_of_it(known):
+    """From far away full force is best; what lies beyond it, drawn or proposed, is not imagined."""
+    options = replace(FEW, iterations=8, initial_std=3.0, samples=64)
+    far, twice_as_much = np.array([[40.0, 0.0], [-40.0, 0.0]]), np.array([[0.05, 0.0]])
+    for actor in (None, Gain(twice_as_much)):
+        planner = planning.build(replace(options, proposals=8), known.spec(2, 1.0), actor)
+        model = known.LinearQuadratic()
+        search = jax.jit(lambda key, p=planner, m=model: p.plan(m, m.at(far), p.memory(2), key))
+        plan = np.asarray(search(jax.random.key(0)))
+        np.testing.assert_allclose(plan[:, :3, 0], [[-1] * 3, [1] * 3], atol=0.02)
+        assert np.abs(plan).max() <= 1 + 1e-6
+
+
+def test_deviations_are_those_of_the_elites(known):
+    """One elite has none: later rounds draw nothing but it."""
+    once, often = (
+        solved(known, replace(FEW, elites=1, min_std=0.0, iterations=rounds))[0]
+        for rounds in (1, 3)
+    )
+    np.testing.assert_allclose(once, often, atol=1e-6)
+
+
 def test_a_search_begins_at_what_is_left_of_the_last_plan(known):
     """Where nothing is drawn around it, that is all there is."""
     model = known.LinearQuadratic()
@@ -169,7 +191,14 @@ def test_units_of_the_reward_change_no_weight_and_equal_returns_have_equal_weigh
     np.testing.assert_allclose(weigh(np.ones((1, 20), np.float32), options), 1 / 20, atol=1e-6)
 
 
-def test_a_candidate_on_which_the_model_diverges_never_wins():
+def test_a_candidate_on_which_the_model_diverges_never_wins(known):
+    def plans(beyond):
+        def value(features):
+            return jnp.where(features[..., 0] > 0.6, beyond, features[..., 0])
+
+        return solved(known, FEW, value=value)[0]
+
+    np.testing.assert_array_equal(plans(jnp.nan), plans(-1e6))
     returns = jnp.array([[1.0, jnp.nan, 3.0, jnp.inf, 2.0], [jnp.nan] * 5])
     cleaned = finite(returns)
     np.testing.assert_array_equal(cleaned, [[1, 1, 3, 1, 2], [0, 0, 0, 0, 0]])
