@@ -506,3 +506,15 @@ def test_a_model_without_parameters_refuses_what_would_train_it():
         build("model=observed", "training.joint=true")
     with pytest.raises(ConfigError, match="accepted: model.ema=0"):
         build("model=observed", "model.ema=0.9")
+
+
+def test_a_model_without_dynamics_refuses_imagined_rows():
+    assert build("model=observed", "policy=td3_bc").policy.real_share == 1
+    with pytest.raises(ConfigError, match="real_share=0.5: model=observed cannot imagine"):
+        build("model=observed", "policy=td3_bc", "policy.real_share=0.5")
+
+
+def test_an_oracle_is_that_of_the_logs_and_needs_one():
+    assert build("model=oracle").model.environment == "Pendulum-v1"
+    with pytest.raises(ConfigError, match="model.environment needs a Gymnasium id"):
+        build("model=oracle", "data=npz", "data.path=logs.npz")

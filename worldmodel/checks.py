@@ -329,6 +329,17 @@ def _imagined_rows_are_there_to_be_priced(config: Config) -> Iterator[str]:
             )
 
 
+def _imagined_rows_need_dynamics(config: Config) -> Iterator[str]:
+    model, policy = config.model, config.policy
+    if not isinstance(model, ObservedOptions) or isinstance(model, OracleOptions):
+        return
+    if isinstance(policy, OfflineOptions) and policy.real_share < 1:
+        yield (
+            f"policy.real_share={policy.real_share:g}: model={model.name} cannot imagine; "
+            "accepted: policy.real_share=1, or another family"
+        )
+
+
 def _oracles_know_their_environment(config: Config) -> Iterator[str]:
     if isinstance(config.model, OracleOptions) and not config.model.environment:
         yield "model.environment needs a Gymnasium id, such as model.environment=HalfCheetah-v5"
@@ -380,6 +391,7 @@ RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _joint_training_can_be,
     _imagined_rows_are_there_to_be_priced,
     _a_model_is_taken_for_a_policy,
+    _imagined_rows_need_dynamics,
     _oracles_know_their_environment,
     _something_is_trained,
     _ensembles_have_their_elites,
