@@ -215,6 +215,12 @@ def test_a_rule_ends_what_is_imagined() -> None:
     np.testing.assert_allclose(model.terminal(state).mean(), [0.0, 1.0], atol=1e-20)
 
 
+def test_without_an_end_several_vectors_may_be_observed() -> None:
+    vectors = {name: ObservationSpec((size,), "float32") for name, size in (("a", 2), ("b", 3))}
+    model = models.build(EnsembleOptions(**SMALL), DataSpec(vectors, ACTION), KEY)
+    np.testing.assert_allclose(model.terminal(model.initial((4,))).mean(), 0.0, atol=1e-20)
+
+
 @pytest.mark.parametrize(
     "options, shape, expected",
     [

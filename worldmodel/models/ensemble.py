@@ -110,8 +110,8 @@ class Ensemble(WorldModel):
         """Whether an episode ends is told by the point alone."""
         if self.terminal_head is not None:
             return self.terminal_head(state.point)
-        (vector,) = self.vectors.decode(state.point).values()
-        ended = termination.RULES[self.options.termination](vector.mean())
+        raw = [vector.mean() for vector in self.vectors.decode(state.point).values()]
+        ended = termination.RULES[self.options.termination](jnp.concatenate(raw, -1))
         return Bernoulli(jnp.where(ended, CERTAIN, -CERTAIN))
 
     def observe(

@@ -68,9 +68,8 @@ class SnapshotModel:
             "compared": before["compared"] | due,
         }
         metrics |= {"held_out/present": present.mean(), "held_out/best": best.mean()}
-        return _with_snapshot(
-            state, now | {"networks": networks, "errors": error}, statistics
-        ), metrics
+        model = now | {"networks": networks, "errors": error}
+        return _with_snapshot(state, model, statistics), metrics
 
     def _held_out(self, params: Params, batch: Window) -> tuple[jax.Array, jax.Array]:
         return nnx.merge(self.definitions["model"], params).held_out(batch)
