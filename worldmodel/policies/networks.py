@@ -41,7 +41,7 @@ class ReLUNetwork(nnx.Module):
 
 
 class StackedLinear(nnx.Module):
-    """N linear maps side by side: (N, B, inputs) -> (N, B, outputs)."""
+    """N linear maps side by side: (n, B, inputs) -> (n, B, outputs), by the first n <= N."""
 
     def __init__(self, count: int, inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         self.kernel = nnx.Param(truncated_normal(rngs, (count, inputs, outputs), inputs, 1.0))
@@ -49,12 +49,12 @@ class StackedLinear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        kernel, bias = (part[: len(x)].astype(self.dtype) for part in (self.kernel, self.bias))
         return x.astype(self.dtype) @ kernel + bias
 
 
 class StackedNorm(nnx.Module):
-    """LayerNorm of N layers side by side, (N, B, units), in float32."""
+    """LayerNorm of N layers side by side, (n, B, units) by the first n <= N, in float32."""
 
     def __init__(self, count: int, units: int):
         self.scale = nnx.Param(jnp.ones((count, 1, units), jnp.float32))
@@ -62,7 +62,7 @@ class StackedNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = jax.nn.standardize(x.astype(jnp.float32), epsilon=1e-5)
-        return x * self.scale[...] + self.shift[...]
+        return x * self.scale[: len(x)] + self.shift[: len(x)]
 
 
 class Critics(nnx.Module):
@@ -92,10 +92,17 @@ class Critics(nnx.Module):
         self.count = count
 
     def __call__(self, features: jax.Array, actions: jax.Array) -> jax.Array:
+        return self._of(self.count, features, actions)
+
+    def first(self, features: jax.Array, actions: jax.Array) -> jax.Array:
+        """(...,) the first critic's values, at the cost of one: `critics(...)[0]` computes all."""
+        return self._of(1, features, actions)[0]
+
+    def _of(self, count: int, features: jax.Array, actions: jax.Array) -> jax.Array:
         inputs = jnp.concatenate([features, actions], -1)
         rows = inputs.reshape(-1, inputs.shape[-1])
-        values = self._values(jnp.broadcast_to(rows, (self.count, *rows.shape)))
-        return values.reshape(self.count, *inputs.shape[:-1])
+        values = self._values(jnp.broadcast_to(rows, (count, *rows.shape)))
+        return values.reshape(count, *inputs.shape[:-1])
 
     def slopes(self, features: jax.Array, actions: jax.Array) -> jax.Array:
         """(N, B, A) the gradient of every critic in the actions (B, A), all in one pass."""
@@ -107,7 +114,7 @@ class Critics(nnx.Module):
         return jax.grad(total)(jnp.broadcast_to(actions, (self.count, *actions.shape)))
 
     def _values(self, x: jax.Array) -> jax.Array:
-        """Rows of their own for each critic, (N, B, F + A) -> (N, B)."""
+        """Rows of their own for each of the first n critics, (n, B, F + A) -> (n, B)."""
         for number, layer in enumerate(self.hidden):
             x = layer(x)
             x = jax.nn.relu(self.norms[number](x) if self.norms else x)

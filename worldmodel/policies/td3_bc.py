@@ -42,7 +42,7 @@ class TD3BC(OfflineLearner):
     def actor_loss(self, nets: Nets, rows: Transition, key: jax.Array) -> tuple[jax.Array, Metrics]:
         """-lambda Q_1(s, pi(s)) + |pi(s) - a|^2 with lambda = value_scale / mean |Q_1|."""
         action = nets["actor"](rows.features).mode()
-        value = nets["critic"](rows.features, action)[0]
+        value = nets["critic"].first(rows.features, action)
         size = jax.lax.stop_gradient(mean(jnp.abs(value), rows))
         clone = mean(cloning(action, rows.action), rows)
         loss = clone - self.options.value_scale * mean(value, rows) / size
