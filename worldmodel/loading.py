@@ -21,6 +21,7 @@ from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import CheckpointError, ConfigError
 from worldmodel.evaluation.evaluator import Agent, Results, evaluate_loaded
+from worldmodel.learner import divide
 from worldmodel.models import WorldModel, parts
 from worldmodel.planning import Value
 from worldmodel.run_directory import RunDirectory, find_run
@@ -133,27 +134,31 @@ def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
 
 
 def model_of(path: str, config: Config, spec: DataSpec) -> WorldModel:
-    """The model of another run, of all its seeds, for a run of `config` on data like `spec`.
+    """The model of another run, of all its seeds, for the policy of a run of `config` on data like
+    `spec`. Options of the model that change no parameter, such as a sampler's, are `config`'s.
 
     Raises ConfigError if it is of another family, size, number of seeds or data.
     """
     directory = find_run(path)
     theirs = directory.config()
-    wrong = [
-        name
-        for name, mine, other in (
-            ("model", config.model, theirs.model),
-            ("training.num_seeds", config.training.num_seeds, theirs.training.num_seeds),
-            ("data", spec, directory.spec()),
-        )
-        if mine != other
-    ]
-    if wrong:
-        raise ConfigError(
-            f"training.model_from={path}: that run has other {' and '.join(wrong)}; accepted: a "
-            "run with the same model, logs and number of seeds"
-        )
-    return _restored(directory, theirs, spec, "last")[2]["model"]
+    pairs = {
+        "model": (config.model.name, theirs.model.name),
+        "training.num_seeds": (config.training.num_seeds, theirs.training.num_seeds),
+        "data": (spec, directory.spec()),
+    }
+    wrong = [name for name, (mine, other) in pairs.items() if mine != other]
+    if not wrong:
+        params = divide(_restored(directory, theirs, spec, "last")[2]["model"])[1]
+        learner = build_learner(config, spec, "policy")
+        state = jax.eval_shape(learner.init, jax.random.key(0))
+        own = (state.frozen | state.params)["model"]
+        if jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, own):
+            return nnx.merge(learner.definitions["model"], params)
+        wrong = ["size of the model"]
+    raise ConfigError(
+        f"training.model_from={path}: that run has other {' and '.join(wrong)}; accepted: a run "
+        "with the same family and size of model, the same logs and number of seeds"
+    )
 
 
 def _restored(
