@@ -17,7 +17,9 @@ from worldmodel.config import (
     COMBOOptions,
     IQLOptions,
     MLPOptions,
+    MOBILEOptions,
     OfflineOptions,
+    RAMBOOptions,
     ReBRACOptions,
     SACOptions,
     StageOptions,
@@ -351,6 +353,20 @@ def test_discrete_actions_are_refused() -> None:
     model = models.build(MLPOptions(units=4, latent=4), spec, KEY)
     with pytest.raises(ConfigError, match="continuous"):
         policies.build(TD3BCOptions(), model, spec, optimizer.build(STAGE), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (SACOptions(real_share=0.5, penalty="ensemble_std"), "policy.penalty=ensemble_std"),
+        (SACOptions(real_share=0.5, truncate=0.9), "policy.truncate=0.9"),
+        (MOBILEOptions(real_share=0.5), "policy=mobile"),
+        (RAMBOOptions(real_share=0.5), "policy=rambo"),
+    ],
+)
+def test_what_asks_the_members_refuses_a_model_without(options: OfflineOptions, named: str) -> None:
+    with pytest.raises(ConfigError, match=f"{named} needs .* accepted: model=ensemble"):
+        learner_of(options)
 
 
 @pytest.mark.parametrize(
