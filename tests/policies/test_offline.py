@@ -15,9 +15,12 @@ from worldmodel.config import (
     SCHEMAS,
     BCOptions,
     COMBOOptions,
+    Config,
     IQLOptions,
     MLPOptions,
     MOBILEOptions,
+    NPZData,
+    ObservedOptions,
     OfflineOptions,
     RAMBOOptions,
     ReBRACOptions,
@@ -34,6 +37,7 @@ from worldmodel.nn import optimizer
 from worldmodel.policies.offline import OfflineLearner
 from worldmodel.policies.sac_n import likeness
 from worldmodel.training.seeds import AXES, Seeds
+from worldmodel.training.stages import build_learner
 
 KEY, ROWS = jax.random.key(0), 12
 SPEC = DataSpec(
@@ -346,6 +350,20 @@ def test_a_batch_holds_the_real_share_that_was_asked_for(share: float) -> None:
     unscaled, _ = raw._rows(state, window_of(np.random.default_rng(3), 40), KEY)
     scaled, _ = learner._rows(state, window_of(np.random.default_rng(3), 40), KEY)
     close(2 * scaled.reward, unscaled.reward)
+
+
+def test_cloning_alone_needs_no_reward() -> None:
+    spec = replace(SPEC, has_reward=False)
+
+    def learner(policy: OfflineOptions) -> OfflineLearner:
+        config = Config("any", data=NPZData(), model=ObservedOptions(), policy=policy)
+        config.training.policy = STAGE
+        return build_learner(config, spec, "policy")
+
+    learner(BCOptions())
+    for policy in (TD3BCOptions(), BCOptions(real_share=0.5)):
+        with pytest.raises(ConfigError, match="learns from rewards.*accepted: policy=bc"):
+            learner(policy)
 
 
 def test_discrete_actions_are_refused() -> None:

@@ -75,10 +75,10 @@ def _build(config: Config, spec: DataSpec, stage: str, trained: Modules) -> Lear
         new = build_model(jax.random.key(0)) if parts else None
         kept = {name: trained.get(name, getattr(new, name)) for name in parts}
         return _kept(config, WorldModelLearner(build_model, optimize, parts=kept))
-    if not spec.has_reward:
+    if not spec.has_reward and policies.needs_reward(config.policy):
         raise ConfigError(
-            f"policy={config.policy.name} learns from rewards, and these logs have none; "
-            "train the world model alone with policy=none"
+            f"policy={config.policy.name} learns from rewards, and these logs have none; accepted: "
+            "policy=bc, or policy=none for the world model alone"
         )
     arguments = (spec, optimize, dtype)
     if stage == "joint":
