@@ -513,6 +513,34 @@ def test_a_model_without_dynamics_refuses_imagined_rows():
     with pytest.raises(ConfigError, match="real_share=0.5: model=observed cannot imagine"):
         build("model=observed", "policy=td3_bc", "policy.real_share=0.5")
 
+    with pytest.raises(ConfigError, match="planner.kind=cem: model=observed cannot imagine"):
+        build("policy=td3_bc", "evaluation.planner.kind=cem")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("policy=mobile policy.real_share=1", "mobile is about imagined rows, and there are none"),
+        ("policy=rambo policy.real_share=0", "held by logged rows, and of the 256"),
+        ("policy=combo policy.real_share=0.001", "held by logged rows"),
+        ("policy=mopo policy.penalty=epistemic_std model.members=1 model.elites=1", "members of 2"),
+        (
+            "policy=ravl policy.truncate=1 policy.truncate_by=max_pairwise model.members=1 "
+            "model.elites=1",
+            "truncate_by=max_pairwise: .* model.members of 2",
+        ),
+        ("policy=mobile model.elites=1", "model.elites=1: policy=mobile looks at how far"),
+        ("policy=edac policy.critics=1", "policy.diversity=1: .* accepted: 2 critics or more"),
+    ],
+)
+def test_a_method_is_refused_without_what_it_works_on(words, expected):
+    with pytest.raises(ConfigError, match=expected):
+        build(*words.split())
+
+
+def test_one_member_tells_its_own_noise():
+    build("policy=mopo", "model.members=1", "model.elites=1")
+
 
 def test_an_oracle_is_that_of_the_logs_and_needs_one():
     assert build("model=oracle").model.environment == "Pendulum-v1"

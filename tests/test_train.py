@@ -11,12 +11,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import worldmodel
 from worldmodel.command_line import parse_eval
-from worldmodel.errors import CheckpointError
+from worldmodel.errors import CheckpointError, ConfigError
+from worldmodel.learner import divide
+from worldmodel.loading import model_of
 
 Launch = Callable[..., list[str]]
 ROOT = Path(__file__).parent.parent
@@ -44,6 +47,24 @@ def test_the_whole_job_leaves_what_others_rely_on(smoke_run: Path) -> None:
     assert {"policy", "logs", "random"} <= results["returns"].keys()
     assert (smoke_run / "evaluation" / "report.html").stat().st_size < 3e6
     assert (smoke_run / "evaluation" / "results.md").exists()
+
+
+def test_another_runs_model_is_that_of_its_own_complete_stage(
+    smoke_run: Path, tmp_path: Path
+) -> None:
+    loaded = worldmodel.load(smoke_run)
+    taken = model_of(str(smoke_run), loaded.config, loaded.spec)
+    same = jax.tree.map(np.array_equal, divide(taken)[1], divide(loaded.model)[1])
+    assert all(jax.tree.leaves(same))  # which this policy's stage left as it was
+
+    copy = tmp_path / "smoke-0"
+    shutil.copytree(smoke_run, copy)
+    shutil.rmtree(copy / "checkpoints" / "world_model" / "60")
+    with pytest.raises(ConfigError, match="world_model is at step 30 of 60; accepted: a run that"):
+        model_of(str(copy), loaded.config, loaded.spec)
+    shutil.rmtree(copy / "checkpoints" / "world_model")
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        model_of(str(copy), loaded.config, loaded.spec)
 
 
 def test_a_killed_run_ends_in_the_same_bits(

@@ -29,7 +29,6 @@ from worldmodel.config import (
     NoPolicy,
     NPZData,
     ObservedOptions,
-    OfflineOptions,
     OracleOptions,
     RSSMOptions,
     TableData,
@@ -37,6 +36,7 @@ from worldmodel.config import (
     TrajectoryDiffusionOptions,
 )
 from worldmodel.errors import ConfigError, nearest
+from worldmodel.policy_rules import POLICY_RULES
 
 MOST_FAULTS = 10  # a longer list hides the first mistake, which often caused the others
 DIRECTORY_NAME = re.compile(r"\w[\w.,+=@-]{0,199}")
@@ -316,30 +316,6 @@ def _a_model_is_taken_for_a_policy(config: Config) -> Iterator[str]:
         )
 
 
-def _imagined_rows_are_there_to_be_priced(config: Config) -> Iterator[str]:
-    policy = config.policy
-    if not isinstance(policy, OfflineOptions) or policy.real_share < 1:
-        return
-    for name in ("penalty", "truncate"):
-        value = getattr(policy, name)
-        if value not in ("none", None):
-            yield (
-                f"policy.{name}={shown(value)}: changes imagined rows, and there are none with "
-                "policy.real_share=1; accepted: a share below 1"
-            )
-
-
-def _imagined_rows_need_dynamics(config: Config) -> Iterator[str]:
-    model, policy = config.model, config.policy
-    if not isinstance(model, ObservedOptions) or isinstance(model, OracleOptions):
-        return
-    if isinstance(policy, OfflineOptions) and policy.real_share < 1:
-        yield (
-            f"policy.real_share={policy.real_share:g}: model={model.name} cannot imagine; "
-            "accepted: policy.real_share=1, or another family"
-        )
-
-
 def _oracles_know_their_environment(config: Config) -> Iterator[str]:
     if isinstance(config.model, OracleOptions) and not config.model.environment:
         yield "model.environment needs a Gymnasium id, such as model.environment=HalfCheetah-v5"
@@ -389,10 +365,9 @@ RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _samplers_have_levels,
     _planners_have_a_world_and_elites,
     _joint_training_can_be,
-    _imagined_rows_are_there_to_be_priced,
     _a_model_is_taken_for_a_policy,
-    _imagined_rows_need_dynamics,
     _oracles_know_their_environment,
     _something_is_trained,
     _ensembles_have_their_elites,
+    *POLICY_RULES,
 )

@@ -27,7 +27,7 @@ from worldmodel.planning import Value
 from worldmodel.run_directory import RunDirectory, find_run
 from worldmodel.training.checkpoints import Checkpoints
 from worldmodel.training.seeds import of_seed
-from worldmodel.training.stages import build_learner, modules, stage_names
+from worldmodel.training.stages import build_learner, modules, stage_names, stage_options
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,9 @@ def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
     """
     directory = find_run(path)
     config, spec = directory.config(), directory.spec()
-    stage, step, made = _restored(directory, config, spec, checkpoint)
+    stage, step, made = _restored(
+        directory, config, spec, _stages_of_models(config, spec), checkpoint
+    )
     count = config.training.num_seeds
     of_seeds = [made] if count == 1 else [_of_seed(made, number) for number in range(count)]
     first, *twins = (
@@ -137,7 +139,9 @@ def model_of(path: str, config: Config, spec: DataSpec) -> WorldModel:
     """The model of another run, of all its seeds, for the policy of a run of `config` on data like
     `spec`. Options of the model that change no parameter, such as a sampler's, are `config`'s.
 
-    Raises ConfigError if it is of another family, size, number of seeds or data.
+    It is the world model as its own stage left it: a policy's stage may have changed it.
+
+    Raises ConfigError if it is of another family, size, number of seeds or data, or not complete.
     """
     directory = find_run(path)
     theirs = directory.config()
@@ -148,7 +152,14 @@ def model_of(path: str, config: Config, spec: DataSpec) -> WorldModel:
     }
     wrong = [name for name, (mine, other) in pairs.items() if mine != other]
     if not wrong:
-        params = divide(_restored(directory, theirs, spec, "last")[2]["model"])[1]
+        first = _stages_of_models(theirs, spec)[:1]
+        stage, step, made = _restored(directory, theirs, spec, first, "last")
+        if step < (steps := stage_options(theirs, stage).steps):
+            raise ConfigError(
+                f"training.model_from={path}: its stage {stage} is at step {step} of {steps}; "
+                "accepted: a run that has completed it"
+            )
+        params = divide(made["model"])[1]
         learner = build_learner(config, spec, "policy")
         state = jax.eval_shape(learner.init, jax.random.key(0))
         own = (state.frozen | state.params)["model"]
@@ -161,12 +172,17 @@ def model_of(path: str, config: Config, spec: DataSpec) -> WorldModel:
     )
 
 
+def _stages_of_models(config: Config, spec: DataSpec) -> list[str]:
+    """Stages before the world model's have no model yet."""
+    return [name for name in stage_names(config, spec) if name not in parts(config.model, spec)]
+
+
 def _restored(
-    directory: RunDirectory, config: Config, spec: DataSpec, checkpoint: str
+    directory: RunDirectory, config: Config, spec: DataSpec, stages: list[str], checkpoint: str
 ) -> tuple[str, int, dict[str, nnx.Module]]:
-    """Stage, step and modules of a checkpoint; with several seeds, those of all of them."""
-    # Stages before the world model's have no model yet.
-    stages = [name for name in stage_names(config, spec) if name not in parts(config.model, spec)]
+    """Stage, step and modules of the newest checkpoint among those of `stages`; with several seeds,
+    those of all of them.
+    """
     stage, step = _choose(directory, stages, checkpoint)
     learner = build_learner(config, spec, stage)
     shapes = jax.eval_shape(learner.init, jax.random.key(0))

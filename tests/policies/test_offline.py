@@ -15,13 +15,18 @@ from worldmodel.config import (
     SCHEMAS,
     BCOptions,
     COMBOOptions,
+    Config,
     IQLOptions,
     MLPOptions,
+    MOBILEOptions,
+    NPZData,
     OfflineOptions,
+    RAMBOOptions,
     ReBRACOptions,
     SACOptions,
     StageOptions,
     TD3BCOptions,
+    TrainingOptions,
 )
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
@@ -32,6 +37,7 @@ from worldmodel.nn import optimizer
 from worldmodel.policies.offline import OfflineLearner
 from worldmodel.policies.sac_n import likeness
 from worldmodel.training.seeds import AXES, Seeds
+from worldmodel.training.stages import build_learner, check
 
 KEY, ROWS = jax.random.key(0), 12
 SPEC = DataSpec(
@@ -346,11 +352,46 @@ def test_a_batch_holds_the_real_share_that_was_asked_for(share: float) -> None:
     close(2 * scaled.reward, unscaled.reward)
 
 
+def config_of(policy: OfflineOptions) -> Config:
+    training = TrainingOptions(world_model=STAGE, policy=STAGE)
+    model = MLPOptions(units=4, latent=5)
+    return Config("any", data=NPZData(), model=model, policy=policy, training=training)
+
+
+def test_cloning_alone_needs_no_reward() -> None:
+    spec = replace(SPEC, has_reward=False)
+    build_learner(config_of(BCOptions()), spec, "policy")
+    for policy in (TD3BCOptions(), BCOptions(real_share=0.5)):
+        with pytest.raises(ConfigError, match="learns from rewards.*accepted: policy=bc"):
+            build_learner(config_of(policy), spec, "policy")
+
+
+def test_what_a_refresh_imagines_from_is_split_over_the_devices() -> None:
+    mesh = jax.sharding.AbstractMesh((4,), ("data",))
+    check(config_of(BCOptions(real_share=0.5, starts=52)), SPEC, mesh)
+    with pytest.raises(ConfigError, match="policy.starts=50 does not divide over 4 devices"):
+        check(config_of(BCOptions(real_share=0.5, starts=50)), SPEC, mesh)
+
+
 def test_discrete_actions_are_refused() -> None:
     spec = replace(SPEC, action=ActionSpec(True, 3))
     model = models.build(MLPOptions(units=4, latent=4), spec, KEY)
     with pytest.raises(ConfigError, match="continuous"):
         policies.build(TD3BCOptions(), model, spec, optimizer.build(STAGE), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (SACOptions(real_share=0.5, penalty="ensemble_std"), "policy.penalty=ensemble_std"),
+        (SACOptions(real_share=0.5, truncate=0.9), "policy.truncate=0.9"),
+        (MOBILEOptions(real_share=0.5), "policy=mobile"),
+        (RAMBOOptions(real_share=0.5), "policy=rambo"),
+    ],
+)
+def test_what_asks_the_members_refuses_a_model_without(options: OfflineOptions, named: str) -> None:
+    with pytest.raises(ConfigError, match=f"{named} needs .* accepted: model=ensemble"):
+        learner_of(options)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,9 @@ class OfflineOptions(PolicyOptions):
         1.0, "learning rate of the actor, as a share of training.policy.learning_rate", low=0.0
     )
     discount: float = option(0.99, "discount per step", low=0.0, high=1.0)
-    slow_rate: float = option(0.005, "rate of the slow copies that targets are made of", high=1.0)
+    slow_rate: float = option(
+        0.005, "rate of the slow copies that targets are made of", low=0.0, high=1.0
+    )
     normalize_reward: bool = option(True, "rewards in units of their standard deviation")
     real_share: float = option(
         1.0, "share of logged rows in every batch; the others are imagined", low=0.0, high=1.0

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from worldmodel.config import OfflineOptions, PolicyOptions
+from worldmodel.config import BCOptions, OfflineOptions, PolicyOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
 from worldmodel.learner import Learner
 from worldmodel.models import ModelBuilder, WorldModel
 
-__all__ = ["ALGORITHMS", "JOINT_ALGORITHMS", "build", "build_joint", "value"]
+__all__ = ["ALGORITHMS", "JOINT_ALGORITHMS", "build", "build_joint", "needs_reward", "value"]
 
 # Name of the algorithm -> its learner as FILE.CLASS. Where several share one, they differ by their
 # options alone: configs/policy/ says how.
@@ -66,6 +66,11 @@ def build_joint(
             f"with training.joint=true accepted are: {', '.join(JOINT_ALGORITHMS)}"
         )
     return _find(JOINT_ALGORITHMS[options.name])(options, build_model, spec, optimizer, dtype)
+
+
+def needs_reward(options: PolicyOptions) -> bool:
+    """False for what clones logged actions alone; rollouts have rewards."""
+    return not (isinstance(options, BCOptions) and options.real_share == 1)
 
 
 def _find(place: str) -> type:

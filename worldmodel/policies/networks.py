@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -121,16 +124,27 @@ class Critics(nnx.Module):
         return self.output(x).astype(jnp.float32)[..., 0]
 
 
-class DeterministicActor(ReLUNetwork):
-    """(..., F) -> Normal (..., A): what is done is its mean, samples explore a little around it."""
+@partial(jax.tree_util.register_dataclass, data_fields=["location", "scale"], meta_fields=[])
+@dataclass(frozen=True)
+class ClippedNormal(Normal):
+    """A normal whose samples are cut to the range of actions, [-1, 1]: what a model is told is what
+    an environment would do.
+    """
 
-    def __call__(self, features: jax.Array) -> Normal:
+    def sample(self, key: jax.Array) -> jax.Array:
+        return jnp.clip(super().sample(key), -1.0, 1.0)
+
+
+class DeterministicActor(ReLUNetwork):
+    """(..., F) -> a normal (..., A): what is done is its mean, samples explore a little around."""
+
+    def __call__(self, features: jax.Array) -> ClippedNormal:
         location = jnp.tanh(super().__call__(features))
-        return Normal(location, jnp.full_like(location, EXPLORATION))
+        return ClippedNormal(location, jnp.full_like(location, EXPLORATION))
 
 
 class NormalActor(nnx.Module):
-    """(..., F) -> Normal (..., A) with one learned scale a dimension, as IQL has it."""
+    """(..., F) -> a normal (..., A) with one learned scale a dimension, as IQL has it."""
 
     def __init__(
         self, inputs: int, actions: int, units: int, layers: int, *,
@@ -141,10 +155,10 @@ class NormalActor(nnx.Module):
         )
         self.log_scale = nnx.Param(jnp.zeros(actions, jnp.float32))
 
-    def __call__(self, features: jax.Array) -> Normal:
+    def __call__(self, features: jax.Array) -> ClippedNormal:
         location = jnp.tanh(self.location(features))
         scale = jnp.exp(jnp.clip(self.log_scale[...], *LOG_SCALE_LIMITS))
-        return Normal(location, jnp.broadcast_to(scale, location.shape))
+        return ClippedNormal(location, jnp.broadcast_to(scale, location.shape))
 
 
 class SquashedActor(nnx.Module):

@@ -209,7 +209,7 @@ class OfflineLearner:
 
 def need_members(model: WorldModel, who: str) -> None:
     """Raises ConfigError if the model has no members that could disagree."""
-    if model.members is WorldModel.members:
+    if type(model).members is WorldModel.members:
         raise ConfigError(
             f"{who} needs a model that predicts with several members; accepted: model=ensemble"
         )

@@ -24,7 +24,7 @@ class ReBRAC(TD3BC):
 
     def target(self, nets: Nets, rows: Transition, key: jax.Array) -> jax.Array:
         """(N,) r + gamma (1 - d) (min_k Q'_k(s', a') - b_2 |a' - a'_data|^2), the last term where
-        the next action was logged.
+        the next action is known.
         """
         action = smoothed(nets, rows, key, self.options.target_noise, self.options.target_clip)
         value = nets["slow_critic"](rows.next_features, action).min(0)

@@ -68,11 +68,12 @@ def imagine_rows(
     statistics = {}
     if options.penalty != "none":
         rollout, cost = _priced(options, spec, model, rollout, known)
-        statistics["imagined/penalty"] = cost
     if options.truncate is not None:
         rollout = _cut(options, model, rollout, known)
         statistics["imagined/cut"] = 1.0 - rollout.valid.mean()
     rows, valid = imagined(rollout, real, end_key)
+    if options.penalty != "none":
+        statistics["imagined/penalty"] = masked_mean(cost.reshape(-1), valid)
     statistics["imagined/valid"] = valid.mean()
     statistics["imagined/reward"] = masked_mean(rows.reward, valid)
     return Imagined(rows, valid, statistics)
@@ -82,12 +83,12 @@ def _priced(
     options: OfflineOptions, spec: DataSpec, model: WorldModel, rollout: Rollout, known: Known
 ) -> tuple[Rollout, jax.Array]:
     """Uncertainty costs reward: what it is on average on logged steps costs `penalty_scale`
-    standard deviations of the reward, so that one scale suits all data. Also gives the mean cost.
+    standard deviations of the reward, so that one scale suits all data. Also gives the cost (N, H).
     """
     usual = masked_mean(_on_logs(options.penalty, model, known), known.real)
     price = options.penalty_scale * spec.reward[1] / usual
     rollout = with_uncertainty(model, options.penalty)(rollout)
-    return penalized(rollout, price), price * rollout.uncertainty.mean()
+    return penalized(rollout, price), price * rollout.uncertainty
 
 
 def _cut(options: OfflineOptions, model: WorldModel, rollout: Rollout, known: Known) -> Rollout:

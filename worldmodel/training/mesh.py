@@ -43,10 +43,10 @@ def place_feed(feed: Any, axis: int | None, mesh: Mesh) -> Any:
     )
 
 
-def check_batch_size(name: str, batch_size: int, mesh: Mesh) -> None:
-    if batch_size % mesh.size:
-        group = "world_model" if name == "joint" else name  # whose settings a joint stage has
+def check_divides(key: str, count: int, mesh: Mesh) -> None:
+    """Raises ConfigError unless so many windows, option `key`, can be split over the devices."""
+    if count % mesh.size:
         raise ConfigError(
-            f"training.{group}.batch_size={batch_size} does not divide over {mesh.size} devices; "
+            f"{key}={count} does not divide over {mesh.size} devices; "
             f"accepted are multiples of {mesh.size}"
         )

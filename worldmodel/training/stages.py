@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from worldmodel import models, policies
-from worldmodel.config import Config, StageOptions
+from worldmodel.config import Config, OfflineOptions, StageOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
 from worldmodel.learner import Learner, TrainState
@@ -75,10 +75,10 @@ def _build(config: Config, spec: DataSpec, stage: str, trained: Modules) -> Lear
         new = build_model(jax.random.key(0)) if parts else None
         kept = {name: trained.get(name, getattr(new, name)) for name in parts}
         return _kept(config, WorldModelLearner(build_model, optimize, parts=kept))
-    if not spec.has_reward:
+    if not spec.has_reward and policies.needs_reward(config.policy):
         raise ConfigError(
-            f"policy={config.policy.name} learns from rewards, and these logs have none; "
-            "train the world model alone with policy=none"
+            f"policy={config.policy.name} learns from rewards, and these logs have none; accepted: "
+            "policy=bc, or policy=none for the world model alone"
         )
     arguments = (spec, optimize, dtype)
     if stage == "joint":
@@ -97,12 +97,16 @@ def _kept(config: Config, learner: Learner) -> Learner:
 def check(config: Config, spec: DataSpec, mesh: jax.sharding.Mesh) -> None:
     """Raises ConfigError for what any stage would refuse, so that it is known before the first."""
     for name in stage_names(config, spec):
-        meshes.check_batch_size(name, stage_options(config, name).batch_size, mesh)
+        group = "world_model" if name == "joint" else name  # whose settings a joint stage has
+        windows = stage_options(config, name).batch_size
+        meshes.check_divides(f"training.{group}.batch_size", windows, mesh)
 
         def init(key: jax.Array, stage: str = name) -> TrainState:
             return build_learner(config, spec, stage).init(key)
 
         jax.eval_shape(init, jax.random.key(0))
+    if isinstance(config.policy, OfflineOptions) and config.policy.real_share < 1:
+        meshes.check_divides("policy.starts", config.policy.starts, mesh)
 
 
 def modules(learner: Learner, state: TrainState) -> dict[str, nnx.Module]:

@@ -1,0 +1,77 @@
+"""Imagined rows: what they cost, and which actions lead to them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from worldmodel import models
+from worldmodel.config import EnsembleOptions, OfflineOptions
+from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
+from worldmodel.data.windows import Window
+from worldmodel.policies.networks import DeterministicActor, NormalActor
+from worldmodel.policies.synthetic import Imagined, imagine_rows
+
+KEY, COUNT, HORIZON = jax.random.key(0), 40, 3
+SPEC = DataSpec(
+    {"x": ObservationSpec((3,), "float32", (0.0,) * 3, (1.0,) * 3, (-1.0,) * 3, (1.0,) * 3)},
+    ActionSpec(False, 2, (-1.0, -1.0), (1.0, 1.0)),
+    reward=(0.0, 2.0),
+)
+MODEL = models.build(EnsembleOptions(members=3, elites=2, units=8, layers=1), SPEC, KEY)
+ACTOR = NormalActor(3, 2, 8, 1, rngs=nnx.Rngs(params=1))
+
+
+def windows() -> Window:
+    """Two rows each; the last ones hold nothing that follows their first row."""
+    rng, no = np.random.default_rng(0), np.zeros((COUNT, 2), bool)
+    last = no.copy()
+    last[-5:, 0] = True
+    return Window(
+        {"x": rng.normal(size=(COUNT, 2, 3)).astype(np.float32)},
+        rng.uniform(-1, 1, (COUNT, 2, 2)).astype(np.float32),
+        rng.normal(size=(COUNT, 2)).astype(np.float32),
+        no, last, no, ~no,
+    )  # fmt: skip
+
+
+def made(**changes: object) -> Imagined:
+    options = replace(OfflineOptions(name="any", horizon=HORIZON), **changes)
+    run = jax.jit(lambda key: imagine_rows(options, SPEC, MODEL, ACTOR, windows(), key))
+    return run(KEY)
+
+
+def spread(features: jax.Array, action: jax.Array) -> np.ndarray:
+    """Standard deviation of the members' mixture, root of the mean over what they predict."""
+    members = MODEL.members(MODEL.recalled(features), action)
+    location, scale = np.asarray(members.location), np.asarray(members.scale)
+    mixture = (scale**2 + location**2).mean(0) - location.mean(0) ** 2
+    return np.sqrt(mixture.mean(-1))
+
+
+def test_what_is_usual_on_logs_costs_the_scale_in_deviations_of_the_reward() -> None:
+    """And what a rollout does after its end is not counted among the costs."""
+    free, paid = made(), made(penalty="ensemble_std", penalty_scale=0.7)
+    given = windows()
+    usual = spread(given.observation["x"][:-5, 0], given.action[:-5, 0]).mean()
+    cost = 0.7 * 2.0 * spread(free.rows.features, free.rows.action) / usual
+    valid = np.asarray(free.valid)
+    assert 0 < valid.sum() < (COUNT - 5) * HORIZON  # some rollouts end
+    np.testing.assert_allclose(free.rows.reward - paid.rows.reward, cost, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(paid.statistics["imagined/penalty"], cost[valid].mean(), rtol=1e-4)
+    assert "imagined/penalty" not in free.statistics
+
+
+@pytest.mark.parametrize("kind", [DeterministicActor, NormalActor])
+def test_actions_are_drawn_within_their_range(kind: type) -> None:
+    """A model would be asked for what no environment does."""
+    actor = kind(3, 2, 8, 1, rngs=nnx.Rngs(params=0))
+    features = 10 * jax.random.normal(KEY, (200, 3))
+    drawn = actor(features).sample(KEY)
+    assert float(jnp.abs(drawn).max()) == 1.0
+    assert float(jnp.abs(drawn).min()) < 0.5
