@@ -476,6 +476,9 @@ def test_planners_are_refused_what_they_cannot_have():
         build("evaluation.planner.kind=cem", "data.environment=null", "data=npz", "data.path=x")
     with pytest.raises(ConfigError, match="elites=9.*samples=8, and can be no more"):
         build(*(f"evaluation.planner.{w}" for w in ("kind=mppi", "samples=8", "elites=9")))
+    with pytest.raises(ConfigError, match="model=observed has no dynamics"):
+        build("evaluation.planner.kind=mppi", "model=observed", "policy=td3_bc")
+    build("evaluation.planner.kind=mppi", "model=oracle", "policy=td3_bc")
     build("evaluation.planner.elites=9", "evaluation.planner.samples=8")  # none plans
 
 

@@ -277,7 +277,7 @@ def _samplers_have_levels(config: Config) -> Iterator[str]:
         )
 
 
-def _planners_have_a_world_and_elites(config: Config) -> Iterator[str]:
+def _planners_have_what_they_need(config: Config) -> Iterator[str]:
     planner = config.evaluation.planner
     if planner.kind == "none":
         return
@@ -285,6 +285,11 @@ def _planners_have_a_world_and_elites(config: Config) -> Iterator[str]:
         yield (
             f"evaluation.planner.kind={planner.kind}: acts in the real environment, and "
             "data.environment names none"
+        )
+    if type(config.model) is ObservedOptions:
+        yield (
+            f"evaluation.planner.kind={planner.kind}: plans in imagination, and "
+            f"model={config.model.name} has no dynamics; accepted: none, or another model"
         )
     if planner.elites > planner.samples:
         yield (
@@ -363,7 +368,7 @@ RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _blocks_divide_the_recurrent_state,
     _pieces_are_as_long_as_those_trained,
     _samplers_have_levels,
-    _planners_have_a_world_and_elites,
+    _planners_have_what_they_need,
     _joint_training_can_be,
     _a_model_is_taken_for_a_policy,
     _oracles_know_their_environment,
