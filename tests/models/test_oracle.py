@@ -106,11 +106,12 @@ def test_pendulum_is_followed_for_an_episode() -> None:
 
 
 def test_pendulum_keeps_to_its_limits() -> None:
-    fast = jnp.array([0.0, 1.0, 7.9])
-    arrival, _, _ = pendulum(fast, jnp.array([5.0]))
-    same, _, _ = pendulum(fast, jnp.array([2.0]))
-    np.testing.assert_array_equal(arrival, same)
-    assert arrival[2] == 8.0
+    rows = jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 7.9], [0.0, -1.0, -7.9]])
+    beyond, *costs = pendulum(rows, jnp.array([[5.0], [5.0], [-5.0]]))
+    within, *same = pendulum(rows, jnp.array([[2.0], [2.0], [-2.0]]))
+    np.testing.assert_array_equal(beyond, within)
+    np.testing.assert_array_equal(costs, same)
+    np.testing.assert_allclose(beyond[:, 2], [0.3, 8.0, -8.0], rtol=1e-6)
 
 
 # ------------------------------------------------------------------------------------------ MuJoCo

@@ -79,7 +79,7 @@ class Simulator:
         import mujoco
 
         model, data = self.environment.model, self.environment.data
-        # The solver starts from its last solution: the result would depend on earlier calls.
+        # The solver starts from its last solution: the last bits would depend on earlier calls.
         mujoco.mj_resetData(model, data)
         position = np.concatenate([np.zeros(self.hidden), observation[: model.nq - self.hidden]])
         self.environment.set_state(position, observation[model.nq - self.hidden :])
