@@ -115,6 +115,7 @@ def test_values_on_the_command_line_take_the_place_of_those_swept_over_by_a_file
     assert words[:3] == ["experiment=seeds", "seed=1,2", "policy=bc"] and len(words) == 4
 
 
+@pytest.mark.slow
 def test_each_job_of_a_file_that_sweeps_runs_once(folder: Path) -> None:
     done = train(folder, "-m", "experiment=seeds", "seed=0,3", "policy=td3_bc,iql")
     assert done.returncode == 0, done.stderr
@@ -138,6 +139,7 @@ def test_a_sweeper_that_is_not_installed_is_named(name: str) -> None:
         check_sweep(CONFIGS, [f"hydra/sweeper={name}", "seed=0,1"])
 
 
+@pytest.mark.slow
 @needs_optuna
 def test_a_search_finds_the_best_return_and_takes_the_same_course_again(folder: Path) -> None:
     words = ["-m", "experiment=search", "policy=mopo", "hydra.sweeper.n_trials=3"]

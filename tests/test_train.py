@@ -163,6 +163,7 @@ def test_an_unknown_run_or_checkpoint_names_what_there_is(smoke_run: Path) -> No
     assert worldmodel.load(smoke_run, "30").step == 30
 
 
+@pytest.mark.slow
 def test_a_planner_stands_beside_the_policy_that_it_starts_from(
     smoke_run: Path, tmp_path: Path
 ) -> None:

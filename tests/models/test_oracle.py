@@ -192,6 +192,7 @@ def test_wrong_environments_and_logs_are_refused() -> None:
         oracle("Pendulum-v1", classes)
 
 
+@pytest.mark.slow
 def test_a_policy_is_trained_in_the_oracle_and_the_run_is_judged(
     launch: Callable[..., list[str]], tmp_path: Path
 ) -> None:

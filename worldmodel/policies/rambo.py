@@ -74,7 +74,8 @@ class RAMBO(SACN):
         elites = jax.tree.map(lambda x: x[model.elites()], model.members(state, action))
         outcome = jax.lax.stop_gradient(drawn(elites.sample(outcome_key), outcome_key))
         gained = jax.lax.stop_gradient(self.gained(nets, rows, action, outcome, next_key))
-        gained = (gained - mean(gained, rows)) / (gained.std() + 1e-6)
+        gained = gained - mean(gained, rows)
+        gained = gained / (jnp.sqrt(mean(jnp.square(gained), rows)) + 1e-6)
         mixture = jax.nn.logsumexp(elites.log_prob(outcome), 0) - math.log(len(elites.location))
         against = mean(gained * mixture, rows)
         loss = fit + self.options.adversarial_scale * against

@@ -1,0 +1,378 @@
+"""Algorithms that ask an ensemble what it does not know, and imagined rows, against NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from worldmodel import models, policies
+from worldmodel.config import (
+    EnsembleOptions,
+    MLPOptions,
+    MOBILEOptions,
+    OfflineOptions,
+    RAMBOOptions,
+    SACOptions,
+    StageOptions,
+)
+from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
+from worldmodel.data.windows import Window
+from worldmodel.errors import ConfigError
+from worldmodel.imagination.transitions import Transition
+from worldmodel.learner import TrainState, divide
+from worldmodel.models.ensemble import Ensemble
+from worldmodel.nn import optimizer
+from worldmodel.nn.distributions import Normal
+from worldmodel.policies.offline import OfflineLearner
+from worldmodel.policies.synthetic import Imagined, imagine_rows
+
+KEY, ROWS, SIZE = jax.random.key(0), 12, 11
+ELITES = [2, 0]  # of three members, the best first
+# As a hopper is observed: first height and angle, which tell when an episode ends.
+MEAN = np.array([0.9, 0.0] + [0.3] * 9, np.float32)
+STD = np.array([0.2, 0.15] + [2.0] * 9, np.float32)
+CHANGE = np.linspace(0.1, 0.5, SIZE).astype(np.float32)  # of a step, in standard deviations
+REWARD_MEAN, REWARD_STD = 0.5, 2.0
+SPEC = DataSpec(
+    {
+        "x": ObservationSpec(
+            (SIZE,), "float32", tuple(MEAN.tolist()), tuple(STD.tolist()),
+            change=tuple((CHANGE * STD).tolist()),
+        )
+    },
+    ActionSpec(False, 2, (-1.0, -1.0), (1.0, 1.0)),
+    reward=(REWARD_MEAN, REWARD_STD),
+)  # fmt: skip
+STAGE = StageOptions(steps=10, batch_size=8, window=2, learning_rate=1e-2, warmup=0, clip=0.0)
+
+
+@pytest.fixture(scope="module")
+def model() -> Ensemble:
+    """Members that disagree; of three, `ELITES` are imagined with."""
+    options = EnsembleOptions(members=3, elites=2, units=8, layers=1, termination="hopper")
+    definition, params = divide(models.build(options, SPEC, KEY))
+    params = moved(params) | {"errors": jnp.array([0.3, 0.9, 0.1])}
+    return nnx.merge(definition, params)
+
+
+def moved(params: Any) -> Any:
+    rng = np.random.default_rng(1)
+    return jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), params)
+
+
+def learner_of(options: OfflineOptions, model: models.WorldModel) -> OfflineLearner:
+    options = replace(options, units=7)
+    return policies.build(options, model, SPEC, optimizer.build(STAGE), jnp.float32)
+
+
+def started(options: OfflineOptions, model: Ensemble) -> tuple[OfflineLearner, TrainState]:
+    """A learner, and a state with slow copies that differ."""
+    learner = learner_of(options, model)
+    state = learner.init(KEY)
+    own = {name: value for name, value in state.params.items() if name != "model"}
+    both = moved({"params": own, "slow": state.slow})
+    return learner, replace(state, params=state.params | both["params"], slow=both["slow"])
+
+
+@pytest.fixture
+def rows(rng: np.random.Generator) -> Transition:
+    """Random rows; some ended, some imagined, the last two are padding."""
+
+    def draw(*shape: int) -> jax.Array:
+        return jnp.asarray(rng.normal(size=(ROWS, *shape)), jnp.float32)
+
+    some = jnp.arange(ROWS)
+    features, action = draw(SIZE), jnp.tanh(draw(2))
+    return Transition(
+        features, action, draw(), (some % 4 == 1).astype(jnp.float32),
+        features + 0.3 * draw(SIZE), action, some < 0, (some < ROWS - 2).astype(jnp.float32),
+        some % 2 == 1,
+    )  # fmt: skip
+
+
+def ended(points: np.ndarray) -> np.ndarray:
+    """A hopper's episode ends where it is too low or leans too far."""
+    raw = np.asarray(points) * STD + MEAN
+    return ~((raw[..., 0] > 0.7) & (np.abs(raw[..., 1]) < 0.2))
+
+
+def outcomes_of(model: Ensemble, features: Any, action: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Location and scale of every member, (M, ..., SIZE + 1)."""
+    members = _members(model, jnp.asarray(features), jnp.asarray(action))
+    return np.asarray(members.location), np.asarray(members.scale)
+
+
+@nnx.jit
+def _members(model: Ensemble, features: jax.Array, action: jax.Array) -> Normal:
+    return model.members(model.recalled(features), action)
+
+
+def log_normal(x: np.ndarray, location: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return (-0.5 * ((x - location) / scale) ** 2 - np.log(scale * np.sqrt(2 * np.pi))).sum(-1)
+
+
+def close(a: Any, b: Any) -> None:
+    np.testing.assert_allclose(a, b, rtol=5e-4, atol=5e-5)
+
+
+def same(a: Any, b: Any) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        MOBILEOptions(),
+        RAMBOOptions(),
+        SACOptions(real_share=0.5, penalty="ensemble_std"),
+        SACOptions(real_share=0.5, truncate=0.9),
+    ],
+)
+def test_what_asks_members_refuses_a_family_without(options: OfflineOptions) -> None:
+    alone = nnx.eval_shape(lambda: models.build(MLPOptions(units=4, latent=5), SPEC, KEY))
+    with pytest.raises(ConfigError, match="accepted: model=ensemble"):
+        learner_of(options, alone)
+
+
+# ------------------------------------------------------------------------------------------ MOBILE
+
+
+def naive_inconsistency(model: Ensemble, nets: Any, rows: Transition, key: jax.Array) -> np.ndarray:
+    """One elite and one drawn outcome after the other."""
+
+    @jax.jit
+    def value(after: jax.Array, noise: jax.Array) -> jax.Array:
+        policy = nets["actor"](after)
+        return nets["slow_critic"](after, jnp.tanh(policy.location + policy.scale * noise))
+
+    location, scale = outcomes_of(model, rows.features, rows.action)
+    means = []
+    for place, member in enumerate(ELITES):
+        values = []
+        for draw in jax.random.split(key, 3):
+            outcome_key, action_key = jax.random.split(draw)
+            noise = np.asarray(jax.random.normal(outcome_key, (2, ROWS, SIZE + 1)))[place]
+            outcome = location[member] + scale[member] * noise
+            noise = np.asarray(jax.random.normal(action_key, (2, ROWS, 2)))[place]
+            found = value(rows.features + outcome[:, :SIZE] * CHANGE, noise)
+            values.append(np.asarray(found).min(0))
+        means.append(np.mean(values, 0))
+    return np.std(means, 0)
+
+
+@pytest.mark.parametrize("positive", [False, True])
+def test_mobile_lowers_the_target_of_imagined_rows_by_what_elites_disagree_on(
+    model: Ensemble, rows: Transition, positive: bool
+) -> None:
+    options = MOBILEOptions(outcomes=3, inconsistency_scale=1.5, positive_returns=positive)
+    learner, state = started(options, model)
+    nets = learner._nets(state)
+    sac_key, draw_key = jax.random.split(KEY)
+    plain = jax.jit(partial(learner_of(SACOptions(), model).target, nets))(rows, sac_key)
+    doubt = naive_inconsistency(model, nets, rows, draw_key)
+    expected = np.asarray(plain) - 1.5 * doubt * np.asarray(rows.imagined)
+    assert (expected < 0).any() and (expected > 0).any() and doubt.min() > 1e-3
+    found = jax.jit(partial(learner.target, nets))(rows, KEY)
+    close(found, np.maximum(expected, 0) if positive else expected)
+
+
+# ------------------------------------------------------------------------------------------- RAMBO
+
+
+def test_rambos_model_keeps_to_logged_rows_and_moves_against_the_policy(
+    model: Ensemble, rows: Transition
+) -> None:
+    """The loss, and its gradient in what each member is biased to predict, by the score function.
+
+    The last two rows are padding: they count in no mean, nor in the spread of the advantage.
+    """
+    learner, state = started(RAMBOOptions(adversarial_scale=0.7), model)
+    nets, real = learner._nets(state), np.arange(ROWS) < ROWS - 2
+    logged = real & ~np.asarray(rows.imagined)
+    location, scale = outcomes_of(model, rows.features, rows.action)
+    change = np.asarray(rows.next_features - rows.features) / CHANGE
+    reward = (np.asarray(rows.reward) * REWARD_STD - REWARD_MEAN) / REWARD_STD
+    outcome = np.concatenate([change, reward[:, None]], -1)
+    fit = -log_normal(outcome, location, scale).mean(0)[logged].mean()
+    bias = -((outcome - location) / scale**2)[:, logged].mean(1) / 3
+
+    action_key, outcome_key, next_key = jax.random.split(KEY, 3)
+    action = nets["actor"](rows.features).sample(action_key)
+    location, scale = (x[ELITES] for x in outcomes_of(model, rows.features, action))
+    noise = np.asarray(jax.random.normal(outcome_key, location.shape))
+    member = jax.random.randint(jax.random.fold_in(outcome_key, 1), (ROWS,), 0, 2)
+    drawn = (location + scale * noise)[np.asarray(member), np.arange(ROWS)]
+    after = np.asarray(rows.features) + drawn[:, :SIZE] * CHANGE
+    assert 0 < ended(after)[real].sum() < real.sum()
+    policy = nets["actor"](jnp.asarray(after)).sample(next_key)
+    following = np.asarray(nets["critic"](jnp.asarray(after), policy)).min(0)
+    here = np.asarray(nets["critic"](rows.features, action)).min(0)
+    earned = drawn[:, SIZE] + REWARD_MEAN / REWARD_STD  # in standard deviations
+    gained = earned + 0.99 * np.where(ended(after), 0.0, following) - here
+    advantage = (gained - gained[real].mean()) / gained[real].std()
+    densities = np.exp([log_normal(drawn, *of) for of in zip(location, scale, strict=True)])
+    against = (advantage * np.log(densities.mean(0)))[real].mean()
+    share = densities / densities.sum(0)
+    pull = (advantage * share)[..., None] * (drawn - location) / scale**2
+    bias[ELITES] += 0.7 * pull[:, real].mean(1)
+
+    def loss(params: Any) -> Any:
+        return learner.model_loss(learner._nets(state, {"model": params}), rows, KEY)
+
+    (total, metrics), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params["model"])
+    close(metrics["loss/model"], fit)
+    close(metrics["loss/adversarial"], against)
+    close(total, fit + 0.7 * against)
+    close(grads["networks"]["output"]["bias"][:, 0, : SIZE + 1], bias)
+
+
+def test_rambos_actor_first_clones_what_was_logged(model: Ensemble, rows: Transition) -> None:
+    learner, state = started(RAMBOOptions(), model)
+    nets = learner._nets(state)
+    away = np.square(nets["actor"](rows.features).mode() - rows.action).mean(-1)
+    logged = (np.arange(ROWS) < ROWS - 2) & ~np.asarray(rows.imagined)
+    close(learner.cloning_loss(nets, rows, KEY)[0], away[logged].mean())
+
+
+def window_of(rng: np.random.Generator, count: int) -> Window:
+    """Three rows each, near upright. Of every four windows one is padded at its end, and of another
+    one the episode ends with the second row.
+    """
+    no, number = np.zeros((count, 3), bool), np.arange(count)
+    mask, last = ~no, no.copy()
+    mask[number % 4 == 1, 2] = False
+    last[number % 4 == 2, 1] = True
+    return Window(
+        {"x": (MEAN + 0.7 * STD * rng.normal(size=(count, 3, SIZE))).astype(np.float32)},
+        rng.uniform(-1, 1, (count, 3, 2)).astype(np.float32),
+        rng.normal(size=(count, 3)).astype(np.float32),
+        no, last, no, mask,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_rambo_begins_with_cloning_and_then_trains_model_and_policy(
+    model: Ensemble, rng: np.random.Generator
+) -> None:
+    """Cloning asks no critic: another one changes nothing in the actor until cloning has ended."""
+    options = RAMBOOptions(cloning_steps=2, real_share=0.5, starts=6, horizon=2)
+    learner, first = started(options, model)
+    first = jax.jit(learner.refresh)(first, window_of(rng, 6), KEY)
+    other = replace(first, params=first.params | {"critic": moved(first.params["critic"])})
+    update, batch = jax.jit(learner.update), window_of(rng, 8)
+    states, others = [first], [other]
+    for k in range(3):
+        state, metrics = update(states[-1], batch, jax.random.key(k))
+        states.append(state)
+        others.append(update(others[-1], batch, jax.random.key(k))[0])
+        assert (metrics["loss/cloning"] != 0) == (k < 2)
+        assert (metrics["loss/model"] != 0) == (k >= 2)
+    for k, (before, after) in enumerate(zip(states, states[1:], strict=False)):
+        for name in ("model", "temperature"):
+            assert same(before.params[name], after.params[name]) == (k < 2)
+            assert same(before.optimizer[name], after.optimizer[name]) == (k < 2)
+        assert not same(before.params["actor"], after.params["actor"])
+        assert not same(before.params["critic"], after.params["critic"])
+        assert same(after.params["actor"], others[k + 1].params["actor"]) == (k < 2)
+    assert same(states[-1].params["model"]["errors"], model.errors[...])
+
+
+# ----------------------------------------------------------------------------------- imagined rows
+
+WINDOWS, HORIZON = 40, 4
+REAL = ~np.isin(np.arange(WINDOWS) % 4, (1, 2))
+
+
+@pytest.fixture(scope="module")
+def windows() -> Window:
+    return window_of(np.random.default_rng(0), WINDOWS)
+
+
+@pytest.fixture(scope="module")
+def imagined(model: Ensemble, windows: Window) -> Callable[..., Imagined]:
+    """By options; rollouts do not depend on what they are priced or cut by."""
+    learner, state = started(SACOptions(), model)
+    nets = learner._nets(state)
+
+    def make(**options: Any) -> Imagined:
+        options = SACOptions(horizon=HORIZON, **options)
+        made = jax.jit(
+            lambda windows: imagine_rows(options, SPEC, model, nets["actor"], windows, KEY)
+        )
+        return jax.device_get(made(windows))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def plain(imagined: Callable[..., Imagined]) -> Imagined:
+    return imagined()
+
+
+def asked(model: Ensemble, windows: Window) -> tuple[np.ndarray, np.ndarray]:
+    """What members say of the last logged step that is known."""
+    point = (windows.observation["x"][:, 1] - MEAN) / STD
+    return outcomes_of(model, point[REAL], windows.action[:, 1][REAL])
+
+
+def spread(location: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Standard deviation of the mixture."""
+    return np.sqrt(((scale**2).mean(0) + location.var(0)).mean(-1))
+
+
+def farthest(location: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Between the means of two members."""
+    return np.max([np.linalg.norm(a - b, axis=-1) for a in location for b in location], 0)
+
+
+def going_on(rows: Transition) -> np.ndarray:
+    """(WINDOWS, HORIZON) where nothing has ended before, from a real start."""
+    over = ended(rows.next_features).reshape(WINDOWS, HORIZON)
+    before = np.cumsum(over, 1) - over
+    return REAL[:, None] & (before == 0)
+
+
+def test_imagined_rows_begin_where_logs_are_known_and_stop_at_an_end(plain: Imagined) -> None:
+    expected = going_on(plain.rows)
+    assert REAL.sum() < expected.sum() < REAL.sum() * HORIZON
+    np.testing.assert_array_equal(plain.valid.reshape(WINDOWS, HORIZON), expected)
+    np.testing.assert_array_equal(plain.rows.ended, ended(plain.rows.next_features))
+    assert plain.rows.imagined.all()
+    close(plain.statistics["imagined/valid"], expected.mean())
+    close(plain.statistics["imagined/reward"], plain.rows.reward[plain.valid].mean())
+
+
+def test_mean_uncertainty_on_logs_costs_a_scale_of_the_rewards_deviation(
+    model: Ensemble, windows: Window, plain: Imagined, imagined: Callable[..., Imagined]
+) -> None:
+    priced = imagined(penalty="ensemble_std", penalty_scale=0.7)
+    usual = spread(*asked(model, windows)).mean()
+    unsure = spread(*outcomes_of(model, plain.rows.features, plain.rows.action))
+    cost = 0.7 * REWARD_STD * unsure / usual
+    close(plain.rows.reward - priced.rows.reward, cost)
+    close(priced.statistics["imagined/penalty"], cost[np.asarray(plain.valid)].mean())
+    np.testing.assert_array_equal(priced.valid, plain.valid)
+
+
+def test_rollouts_are_cut_before_uncertainty_exceeds_its_quantile_on_logs(
+    model: Ensemble, windows: Window, plain: Imagined, imagined: Callable[..., Imagined]
+) -> None:
+    cut = imagined(truncate=0.75, truncate_by="max_pairwise")
+    limit = np.quantile(farthest(*asked(model, windows)), 0.75)
+    unsure = farthest(*outcomes_of(model, plain.rows.features, plain.rows.action))
+    beyond = (unsure > limit).reshape(WINDOWS, HORIZON)
+    known = np.cumsum(beyond, 1) == 0
+    expected = going_on(plain.rows) & known
+    assert 0 < expected.sum() < plain.valid.sum()
+    assert (beyond.any(1) & ~beyond[:, -1]).any()  # what comes after is left out too
+    np.testing.assert_array_equal(cut.valid.reshape(WINDOWS, HORIZON), expected)
+    close(cut.statistics["imagined/cut"], 1 - known.mean())
+    close(cut.rows.reward, plain.rows.reward)

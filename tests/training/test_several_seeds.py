@@ -1,0 +1,143 @@
+"""Whole runs in this process: two seeds at once, and a policy on the model of an earlier run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import pytest
+
+import worldmodel
+from worldmodel.config import (
+    Config,
+    EnsembleOptions,
+    EvaluationOptions,
+    LoggingOptions,
+    NoPolicy,
+    NPZData,
+    StageOptions,
+    TD3BCOptions,
+    TrainingOptions,
+)
+from worldmodel.errors import ConfigError
+from worldmodel.learner import divide
+from worldmodel.loading import LoadedRun, model_of
+from worldmodel.training.checkpoints import digest
+from worldmodel.training.run import train
+
+MODEL_STEPS, POLICY_STEPS = 4, 2
+
+
+def logs(path: Path) -> str:
+    """Six short episodes of a pendulum pushed at random."""
+    environment, rng = gymnasium.make("Pendulum-v1"), np.random.default_rng(0)
+    rows, actions, rewards = [], [], []
+    for episode in range(6):
+        rows.append(environment.reset(seed=episode)[0])
+        for action in rng.uniform(-2, 2, (12, 1)).astype(np.float32):
+            row, reward, *_ = environment.step(action)
+            rows.append(row)
+            actions.append(action)
+            rewards.append(reward)
+    np.savez(path, observations=rows, actions=actions, rewards=rewards, lengths=[12] * 6)
+    return str(path)
+
+
+class Runs(NamedTuple):
+    """Two seeds of a model, and a later run that trains two policies on them."""
+
+    models: Path
+    policies: Path
+
+
+pytestmark = pytest.mark.slow  # three whole runs
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    folder = tmp_path_factory.mktemp("runs")
+    stage = StageOptions(batch_size=4, window=2, learning_rate=1e-2, warmup=0, steps=MODEL_STEPS)
+    training = TrainingOptions(
+        world_model=stage, policy=replace(stage, steps=POLICY_STEPS), num_seeds=2,
+        steps_per_dispatch=2, log_every=2, compilation_cache=None,
+    )  # fmt: skip
+    config = Config(
+        name="models",
+        runs_dir=str(folder),
+        data=NPZData(path=logs(folder / "logs.npz"), holdout=0.34),
+        model=EnsembleOptions(members=3, elites=2, units=8, layers=1, termination="never"),
+        policy=NoPolicy(),
+        training=training,
+        evaluation=EvaluationOptions(
+            horizons=[1], context=2, starts=2, samples=2, episodes=3, resamples=100
+        ),
+        logging=LoggingOptions(wandb="disabled", progress="none"),
+    )
+    assert train(config) == 0
+    later = replace(
+        config,
+        name="policies",
+        data=replace(config.data, environment="Pendulum-v1"),
+        policy=TD3BCOptions(units=8, layers=1, actor_every=1),
+        training=replace(training, model_from=str(folder / "models")),
+    )
+    assert train(later) == 0
+    return Runs(folder / "models", folder / "policies")
+
+
+def digests(run: LoadedRun, part: str = "model") -> list[str]:
+    """Of each seed's parameters."""
+    modules = [getattr(run, part), *(getattr(twin, part) for twin in run.twins)]
+    return [digest(divide(module)[1]) for module in modules]
+
+
+def test_a_policy_is_trained_on_the_model_of_another_run_bit_for_bit(runs: Runs) -> None:
+    made, used = worldmodel.load(runs.models), worldmodel.load(runs.policies)
+    assert (made.stage, made.step) == ("world_model", MODEL_STEPS)
+    assert (used.stage, used.step) == ("policy", POLICY_STEPS)
+    assert [p.name for p in (runs.policies / "checkpoints").iterdir()] == ["policy"]
+    assert digests(used) == digests(made)
+
+
+def test_every_seed_has_a_model_and_a_policy_of_its_own(runs: Runs) -> None:
+    used = worldmodel.load(runs.policies)
+    for part in ("model", "policy", "value"):
+        assert len(set(digests(used, part))) == 2
+
+
+@pytest.mark.parametrize(
+    "group, change, named",
+    [
+        ("model", {"units": 9}, "other size of the model;"),
+        ("training", {"num_seeds": 3}, "other training.num_seeds;"),
+        (None, {"reward": (0.0, 7.0)}, "other data;"),
+    ],
+)
+def test_a_run_whose_model_does_not_fit_is_refused_with_what_differs(
+    runs: Runs, group: str | None, change: dict[str, Any], named: str
+) -> None:
+    used = worldmodel.load(runs.policies)
+    config, spec = used.config, used.spec
+    model_of(str(runs.models), config, spec)
+    if group is None:
+        spec = replace(spec, **change)
+    else:
+        config = replace(config, **{group: replace(getattr(config, group), **change)})
+    with pytest.raises(ConfigError, match=named):
+        model_of(str(runs.models), config, spec)
+
+
+def test_returns_of_several_seeds_are_counted_by_training_seed(runs: Runs) -> None:
+    results = json.loads((runs.policies / "evaluation" / "results.json").read_text())
+    policy, random = results["returns"]["policy"], results["returns"]["random"]
+    assert policy["n"] == 2 and "training seeds" in policy["method"]
+    assert random["n"] == 3 and "episodes" in random["method"]
+    earned = np.reshape(results["episodes"]["policy"], (2, 3))
+    assert policy["value"] == pytest.approx(earned.mean())
+    low, high = sorted(earned.mean(1))
+    assert low <= policy["low"] <= policy["high"] <= high
+    assert low < high  # two policies acted, each with its own model
