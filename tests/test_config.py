@@ -516,9 +516,6 @@ def test_a_model_without_dynamics_refuses_imagined_rows():
     with pytest.raises(ConfigError, match="real_share=0.5: model=observed cannot imagine"):
         build("model=observed", "policy=td3_bc", "policy.real_share=0.5")
 
-    with pytest.raises(ConfigError, match="planner.kind=cem: model=observed cannot imagine"):
-        build("policy=td3_bc", "evaluation.planner.kind=cem")
-
 
 @pytest.mark.parametrize(
     ("words", "expected"),

@@ -55,24 +55,14 @@ def methods_have_their_rows(config: Config) -> Iterator[str]:
 
 
 def imagined_rows_need_dynamics(config: Config) -> Iterator[str]:
-    if _steps(config):
+    model, policy = config.model, config.policy
+    if not isinstance(model, ObservedOptions) or isinstance(model, OracleOptions):
         return
-    model, policy, planner = config.model, config.policy, config.evaluation.planner
     if isinstance(policy, OfflineOptions) and policy.real_share < 1:
         yield (
             f"policy.real_share={policy.real_share:g}: model={model.name} cannot imagine; "
             "accepted: policy.real_share=1, or another family"
         )
-    if planner.kind != "none":
-        yield (
-            f"evaluation.planner.kind={planner.kind}: model={model.name} cannot imagine; "
-            "accepted: none, or another family"
-        )
-
-
-def _steps(config: Config) -> bool:
-    model = config.model
-    return not isinstance(model, ObservedOptions) or isinstance(model, OracleOptions)
 
 
 def members_can_disagree(config: Config) -> Iterator[str]:
