@@ -5,7 +5,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,15 @@ from worldmodel.run_directory import RunDirectory, find_run
 from worldmodel.training.checkpoints import Checkpoints
 from worldmodel.training.seeds import of_seed
 from worldmodel.training.stages import build_learner, modules, stage_names, stage_options
+
+# Options of models that change how they imagine, not what they learned.
+OF_IMAGINATION = frozenset(
+    {
+        "churn", "churn_high", "churn_low", "churn_noise", "guidance", "guidance_schedule",
+        "hold_start", "member", "noise_high", "noise_low", "normalize_guidance", "reencode", "rho",
+        "sampler", "sampler_steps",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -137,39 +146,33 @@ def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
 
 def model_of(path: str, config: Config, spec: DataSpec) -> WorldModel:
     """The model of another run, of all its seeds, for the policy of a run of `config` on data like
-    `spec`. Options of the model that change no parameter, such as a sampler's, are `config`'s.
+    `spec`. Options of how it imagines, such as a sampler's, are `config`'s.
 
     It is the world model as its own stage left it: a policy's stage may have changed it.
 
-    Raises ConfigError if it is of another family, size, number of seeds or data, or not complete.
+    Raises ConfigError if it was trained otherwise, on other data or seeds, or is not complete.
     """
     directory = find_run(path)
     theirs = directory.config()
-    pairs = {
-        "model": (config.model.name, theirs.model.name),
-        "training.num_seeds": (config.training.num_seeds, theirs.training.num_seeds),
-        "data": (spec, directory.spec()),
-    }
-    wrong = [name for name, (mine, other) in pairs.items() if mine != other]
-    if not wrong:
-        first = _stages_of_models(theirs, spec)[:1]
-        stage, step, made = _restored(directory, theirs, spec, first, "last")
-        if step < (steps := stage_options(theirs, stage).steps):
-            raise ConfigError(
-                f"training.model_from={path}: its stage {stage} is at step {step} of {steps}; "
-                "accepted: a run that has completed it"
-            )
-        params = divide(made["model"])[1]
-        learner = build_learner(config, spec, "policy")
-        state = jax.eval_shape(learner.init, jax.random.key(0))
-        own = (state.frozen | state.params)["model"]
-        if jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, own):
-            return nnx.merge(learner.definitions["model"], params)
-        wrong = ["size of the model"]
-    raise ConfigError(
-        f"training.model_from={path}: that run has other {' and '.join(wrong)}; accepted: a run "
-        "with the same family and size of model, the same logs and number of seeds"
-    )
+    mine, other = asdict(config.model), asdict(theirs.model)
+    wrong = ["model"] if config.model.name != theirs.model.name else []
+    wrong = wrong or [f"model.{k}" for k in mine if mine[k] != other[k] and k not in OF_IMAGINATION]
+    wrong += ["training.num_seeds"] * (config.training.num_seeds != theirs.training.num_seeds)
+    wrong += ["data"] * (spec != directory.spec())
+    if wrong:
+        raise ConfigError(
+            f"training.model_from={path}: that run has other {' and '.join(wrong)}; accepted: a "
+            "run with the same model, logs and number of seeds"
+        )
+    first = _stages_of_models(theirs, spec)[:1]
+    stage, step, made = _restored(directory, theirs, spec, first, "last")
+    if step < (steps := stage_options(theirs, stage).steps):
+        raise ConfigError(
+            f"training.model_from={path}: its stage {stage} is at step {step} of {steps}; "
+            "accepted: a run that has completed it"
+        )
+    definition = build_learner(config, spec, "policy").definitions["model"]
+    return nnx.merge(definition, divide(made["model"])[1])
 
 
 def _stages_of_models(config: Config, spec: DataSpec) -> list[str]:

@@ -112,7 +112,7 @@ def test_every_seed_has_a_model_and_a_policy_of_its_own(runs: Runs) -> None:
 @pytest.mark.parametrize(
     "group, change, named",
     [
-        ("model", {"units": 9}, "other size of the model;"),
+        ("model", {"units": 9}, "other model.units;"),
         ("training", {"num_seeds": 3}, "other training.num_seeds;"),
         (None, {"reward": (0.0, 7.0)}, "other data;"),
     ],
