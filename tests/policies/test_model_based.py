@@ -1,8 +1,7 @@
-"""Algorithms that ask an ensemble what it does not know, and imagined rows, against NumPy."""
+"""Algorithms that ask the members of an ensemble, against NumPy."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,7 +15,6 @@ from flax import nnx
 from worldmodel import models, policies
 from worldmodel.config import (
     EnsembleOptions,
-    MLPOptions,
     MOBILEOptions,
     OfflineOptions,
     RAMBOOptions,
@@ -25,14 +23,12 @@ from worldmodel.config import (
 )
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
-from worldmodel.errors import ConfigError
 from worldmodel.imagination.transitions import Transition
 from worldmodel.learner import TrainState, divide
 from worldmodel.models.ensemble import Ensemble
 from worldmodel.nn import optimizer
 from worldmodel.nn.distributions import Normal
 from worldmodel.policies.offline import OfflineLearner
-from worldmodel.policies.synthetic import Imagined, imagine_rows
 
 KEY, ROWS, SIZE = jax.random.key(0), 12, 11
 ELITES = [2, 0]  # of three members, the best first
@@ -125,21 +121,6 @@ def close(a: Any, b: Any) -> None:
 
 def same(a: Any, b: Any) -> bool:
     return all(np.array_equal(x, y) for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True))
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        MOBILEOptions(),
-        RAMBOOptions(),
-        SACOptions(real_share=0.5, penalty="ensemble_std"),
-        SACOptions(real_share=0.5, truncate=0.9),
-    ],
-)
-def test_what_asks_members_refuses_a_family_without(options: OfflineOptions) -> None:
-    alone = nnx.eval_shape(lambda: models.build(MLPOptions(units=4, latent=5), SPEC, KEY))
-    with pytest.raises(ConfigError, match="accepted: model=ensemble"):
-        learner_of(options, alone)
 
 
 # ------------------------------------------------------------------------------------------ MOBILE
@@ -283,96 +264,3 @@ def test_rambo_begins_with_cloning_and_then_trains_model_and_policy(
         assert not same(before.params["critic"], after.params["critic"])
         assert same(after.params["actor"], others[k + 1].params["actor"]) == (k < 2)
     assert same(states[-1].params["model"]["errors"], model.errors[...])
-
-
-# ----------------------------------------------------------------------------------- imagined rows
-
-WINDOWS, HORIZON = 40, 4
-REAL = ~np.isin(np.arange(WINDOWS) % 4, (1, 2))
-
-
-@pytest.fixture(scope="module")
-def windows() -> Window:
-    return window_of(np.random.default_rng(0), WINDOWS)
-
-
-@pytest.fixture(scope="module")
-def imagined(model: Ensemble, windows: Window) -> Callable[..., Imagined]:
-    """By options; rollouts do not depend on what they are priced or cut by."""
-    learner, state = started(SACOptions(), model)
-    nets = learner._nets(state)
-
-    def make(**options: Any) -> Imagined:
-        options = SACOptions(horizon=HORIZON, **options)
-        made = jax.jit(
-            lambda windows: imagine_rows(options, SPEC, model, nets["actor"], windows, KEY)
-        )
-        return jax.device_get(made(windows))
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def plain(imagined: Callable[..., Imagined]) -> Imagined:
-    return imagined()
-
-
-def asked(model: Ensemble, windows: Window) -> tuple[np.ndarray, np.ndarray]:
-    """What members say of the last logged step that is known."""
-    point = (windows.observation["x"][:, 1] - MEAN) / STD
-    return outcomes_of(model, point[REAL], windows.action[:, 1][REAL])
-
-
-def spread(location: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Standard deviation of the mixture."""
-    return np.sqrt(((scale**2).mean(0) + location.var(0)).mean(-1))
-
-
-def farthest(location: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Between the means of two members."""
-    return np.max([np.linalg.norm(a - b, axis=-1) for a in location for b in location], 0)
-
-
-def going_on(rows: Transition) -> np.ndarray:
-    """(WINDOWS, HORIZON) where nothing has ended before, from a real start."""
-    over = ended(rows.next_features).reshape(WINDOWS, HORIZON)
-    before = np.cumsum(over, 1) - over
-    return REAL[:, None] & (before == 0)
-
-
-def test_imagined_rows_begin_where_logs_are_known_and_stop_at_an_end(plain: Imagined) -> None:
-    expected = going_on(plain.rows)
-    assert REAL.sum() < expected.sum() < REAL.sum() * HORIZON
-    np.testing.assert_array_equal(plain.valid.reshape(WINDOWS, HORIZON), expected)
-    np.testing.assert_array_equal(plain.rows.ended, ended(plain.rows.next_features))
-    assert plain.rows.imagined.all()
-    close(plain.statistics["imagined/valid"], expected.mean())
-    close(plain.statistics["imagined/reward"], plain.rows.reward[plain.valid].mean())
-
-
-def test_mean_uncertainty_on_logs_costs_a_scale_of_the_rewards_deviation(
-    model: Ensemble, windows: Window, plain: Imagined, imagined: Callable[..., Imagined]
-) -> None:
-    priced = imagined(penalty="ensemble_std", penalty_scale=0.7)
-    usual = spread(*asked(model, windows)).mean()
-    unsure = spread(*outcomes_of(model, plain.rows.features, plain.rows.action))
-    cost = 0.7 * REWARD_STD * unsure / usual
-    close(plain.rows.reward - priced.rows.reward, cost)
-    close(priced.statistics["imagined/penalty"], cost[np.asarray(plain.valid)].mean())
-    np.testing.assert_array_equal(priced.valid, plain.valid)
-
-
-def test_rollouts_are_cut_before_uncertainty_exceeds_its_quantile_on_logs(
-    model: Ensemble, windows: Window, plain: Imagined, imagined: Callable[..., Imagined]
-) -> None:
-    cut = imagined(truncate=0.75, truncate_by="max_pairwise")
-    limit = np.quantile(farthest(*asked(model, windows)), 0.75)
-    unsure = farthest(*outcomes_of(model, plain.rows.features, plain.rows.action))
-    beyond = (unsure > limit).reshape(WINDOWS, HORIZON)
-    known = np.cumsum(beyond, 1) == 0
-    expected = going_on(plain.rows) & known
-    assert 0 < expected.sum() < plain.valid.sum()
-    assert (beyond.any(1) & ~beyond[:, -1]).any()  # what comes after is left out too
-    np.testing.assert_array_equal(cut.valid.reshape(WINDOWS, HORIZON), expected)
-    close(cut.statistics["imagined/cut"], 1 - known.mean())
-    close(cut.rows.reward, plain.rows.reward)

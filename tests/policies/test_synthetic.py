@@ -1,4 +1,4 @@
-"""Imagined rows: what they cost, and which actions lead to them."""
+"""Imagined rows: what they cost, where they end, and which actions lead to them."""
 
 from __future__ import annotations
 
@@ -30,13 +30,16 @@ ACTOR = NormalActor(3, 2, 8, 1, rngs=nnx.Rngs(params=1))
 def windows() -> Window:
     """Two rows each; the last ones hold nothing that follows their first row."""
     rng, no = np.random.default_rng(0), np.zeros((COUNT, 2), bool)
-    last = no.copy()
-    last[-5:, 0] = True
+    last, mask = no.copy(), ~no
+    last[-5:-2, 0] = True
+    mask[-2:, 1] = False
+    seen = rng.normal(size=(COUNT, 2, 3)).astype(np.float32)
+    seen[-5:] *= 5  # far from all others, so that it would show if they were asked
     return Window(
-        {"x": rng.normal(size=(COUNT, 2, 3)).astype(np.float32)},
+        {"x": seen},
         rng.uniform(-1, 1, (COUNT, 2, 2)).astype(np.float32),
         rng.normal(size=(COUNT, 2)).astype(np.float32),
-        no, last, no, ~no,
+        no, last, no, mask,
     )  # fmt: skip
 
 
@@ -65,6 +68,47 @@ def test_what_is_usual_on_logs_costs_the_scale_in_deviations_of_the_reward() -> 
     np.testing.assert_allclose(free.rows.reward - paid.rows.reward, cost, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(paid.statistics["imagined/penalty"], cost[valid].mean(), rtol=1e-4)
     assert "imagined/penalty" not in free.statistics
+
+
+def going_on(ended: np.ndarray) -> np.ndarray:
+    """(COUNT, HORIZON) rows before which nothing ended, of the starts that are known."""
+    before = np.cumsum(ended, 1) - ended
+    return (before == 0) & (np.arange(COUNT) < COUNT - 5)[:, None]
+
+
+def test_a_rollout_counts_up_to_the_end_that_the_model_gives_it() -> None:
+    free = made()
+    arrived = MODEL.recalled(free.rows.next_features)
+    chance = np.asarray(MODEL.terminal(arrived).mean()).reshape(COUNT, HORIZON)
+    ended = np.asarray(jax.random.uniform(jax.random.split(KEY, 3)[2], chance.shape)) >= 1 - chance
+    valid = np.asarray(free.valid).reshape(COUNT, HORIZON)
+    np.testing.assert_array_equal(np.asarray(free.rows.ended).reshape(ended.shape), ended)
+    np.testing.assert_array_equal(valid, going_on(ended))
+    assert (valid & ended).any() and not valid[-5:].any()
+    np.testing.assert_allclose(free.statistics["imagined/valid"], valid.mean(), rtol=1e-5)
+    reward = np.asarray(free.rows.reward)[valid.reshape(-1)].mean()
+    np.testing.assert_allclose(free.statistics["imagined/reward"], reward, rtol=1e-4, atol=1e-6)
+
+
+def farthest(features: jax.Array, action: jax.Array) -> np.ndarray:
+    """The largest distance between the means of two members."""
+    means = np.asarray(MODEL.members(MODEL.recalled(features), action).location)
+    return np.max([np.linalg.norm(a - b, axis=-1) for a in means for b in means], 0)
+
+
+def test_a_rollout_is_cut_where_uncertainty_first_exceeds_its_quantile_on_logs() -> None:
+    """What comes after is left out too, and a cut is no end."""
+    free, cut = made(), made(truncate=0.6, truncate_by="max_pairwise")
+    given = windows()
+    limit = np.quantile(farthest(given.observation["x"][:-5, 0], given.action[:-5, 0]), 0.6)
+    beyond = (farthest(free.rows.features, free.rows.action) > limit).reshape(COUNT, HORIZON)
+    known, ended = np.cumsum(beyond, 1) == 0, np.asarray(free.rows.ended).reshape(COUNT, HORIZON)
+    valid = np.asarray(cut.valid).reshape(COUNT, HORIZON)
+    np.testing.assert_array_equal(valid, going_on(ended) & known)
+    assert 0 < valid.sum() < np.asarray(free.valid).sum()
+    assert (going_on(ended) & ~beyond & ~known).any()  # less uncertain again, after a cut
+    np.testing.assert_array_equal(cut.rows.ended, free.rows.ended)
+    np.testing.assert_allclose(cut.statistics["imagined/cut"], 1 - known.mean(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [DeterministicActor, NormalActor])
