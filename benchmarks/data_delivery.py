@@ -77,7 +77,7 @@ def measure_load(folder: Path, rounds: int) -> dict[str, float]:
     """Seconds of one load and its peak memory beyond the imports, by the bytes of the arrays."""
     import tensorflow_datasets  # noqa: F401  what is imported is not what is measured
 
-    import worldmodel.data.readers.tfds  # noqa: F401
+    import worldmodel.data.readers.tfds  # noqa: F401  nor this
 
     before = status("VmRSS")
     began = time.perf_counter()

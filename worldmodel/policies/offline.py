@@ -90,11 +90,11 @@ class OfflineLearner:
 
     def modules(self, key: jax.Array) -> dict[str, nnx.Module]:
         """New modules, `actor` among them."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say what its modules are")
 
     def steps(self) -> tuple[Step, ...]:
         """What an update does, in order. Slow copies follow together with the last step."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say what an update does")
 
     # ------------------------------------------------------------------------------- the learner
 
