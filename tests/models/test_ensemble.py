@@ -72,7 +72,7 @@ def test_the_loss_is_the_likelihood_of_each_members_rows(
     for b, t in np.ndindex(window.mask.shape[0], window.mask.shape[1] - 1):
         seen, after = window.observation["motion"][b, t], window.observation["motion"][b, t + 1]
         row = np.concatenate([seen, window.action[b, t]])
-        code = hashed(jnp.asarray(row))
+        code = hashed(jnp.asarray(row), it.model.salt[...].astype(jnp.uint32))
         if not window.mask[b, t + 1] or bool(it.model.rows(window).held_out.reshape(4, 5)[b, t]):
             continue
         unit, (shift, scale) = (change, it.spec.reward) if standardize else (1.0, (0.0, 1.0))

@@ -31,6 +31,13 @@ def test_a_row_weighs_the_same_whenever_it_is_seen():
     np.testing.assert_array_equal(weights[:, order], again)
 
 
+def test_another_salt_resamples_and_holds_out_independently():
+    codes = [hashed(jnp.asarray(ROWS), salt) for salt in (0, 1, 2)]
+    for of in (lambda code: poisson_weights(code, 1)[0], lambda code: held_out(code, 0.2)):
+        between = np.corrcoef([np.asarray(of(code), float) for code in codes])
+        assert (np.abs(between[np.triu_indices(3, 1)]) < 4 / math.sqrt(COUNT)).all()
+
+
 def test_a_share_of_the_rows_is_held_out_whatever_they_weigh():
     code = hashed(jnp.asarray(ROWS))
     kept = np.asarray(held_out(code, 0.1))

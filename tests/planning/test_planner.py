@@ -35,6 +35,8 @@ class Gain(nnx.Module):
 class Quadratic(nnx.Module):
     """The value -x^T P x."""
 
+    discount = 0.5
+
     def __init__(self, cost):
         self.cost = nnx.Param(jnp.asarray(cost, jnp.float32))
 
@@ -224,6 +226,7 @@ def test_every_option_changes_the_plan(known):
     others["temperature"] = first_actions(kind="mppi", temperature=5.0) - mppi
     assert others.keys() == vars(FEW).keys()
     assert [name for name, change in others.items() if np.abs(change).max() < 1e-4] == []
+    np.testing.assert_array_equal(first_actions(discount=None), first_actions(discount=0.5))
 
 
 def test_what_cannot_be_planned_for_is_refused(known):

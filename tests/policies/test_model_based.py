@@ -106,6 +106,14 @@ def outcomes_of(model: Ensemble, features: Any, action: Any) -> tuple[np.ndarray
     return np.asarray(members.location), np.asarray(members.scale)
 
 
+def regularization(networks: Any) -> float:
+    """The bounds' width, and the decay of a hidden layer's weights and the output's."""
+    width = np.asarray(networks["highest"] - networks["lowest"]).sum()
+    hidden = np.square(networks["hidden"][0]["linear"]["kernel"]).sum()
+    output = np.square(networks["output"]["kernel"]).sum()
+    return 0.01 * width + EnsembleOptions().weight_decay * 0.5 * (0.25 * hidden + output)
+
+
 @nnx.jit
 def _members(model: Ensemble, features: jax.Array, action: jax.Array) -> Normal:
     return model.members(model.recalled(features), action)
@@ -211,7 +219,7 @@ def test_rambos_model_keeps_to_logged_rows_and_moves_against_the_policy(
     (total, metrics), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params["model"])
     close(metrics["loss/model"], fit)
     close(metrics["loss/adversarial"], against)
-    close(total, fit + 0.7 * against)
+    close(total, fit + 0.7 * against + regularization(state.params["model"]["networks"]))
     close(grads["networks"]["output"]["bias"][:, 0, : SIZE + 1], bias)
 
 

@@ -102,7 +102,7 @@ def critic(params: Any, features: np.ndarray, action: np.ndarray) -> np.ndarray:
             if params.get("norms"):
                 norm = params["norms"][number]
                 x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5)
-                x = x * norm["scale"][k] + norm["shift"][k]
+                x = x * norm["scale"][k] + norm["bias"][k]
             x = np.maximum(x, 0)
         values.append((x @ params["output"]["kernel"][k] + params["output"]["bias"][k])[:, 0])
     return np.stack(values)

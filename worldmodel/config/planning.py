@@ -24,7 +24,9 @@ class PlannerOptions:
         24, "further candidates from the policy, where the run has one (0: none)", low=0
     )
     value: bool = option(True, "count the critic's value at the horizon, where the run has one")
-    discount: float = option(1 - 1 / 333, "discount per step", low=0.0, high=1.0)
+    discount: float | None = option(
+        None, "discount per step (none: the counted value's, else 1 - 1/333)", low=0.0, high=1.0
+    )
     temperature: float = option(
         0.5, "mppi: an elite's weight falls by e in so many deviations of the returns", low=1e-3
     )

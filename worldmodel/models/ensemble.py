@@ -59,8 +59,10 @@ class Rows(NamedTuple):
 
 
 class Ensemble(WorldModel):
-    """p(change of the point, reward | point, action) by several networks. `errors` (M,): mean
-    squared error of each on held-out rows, as far as known.
+    """p(change of the point, reward | point, action) by several networks.
+
+    errors: (M,), mean squared error of each on held-out rows, as far as known
+    salt: (), a whole number, by which rows are held out and resampled otherwise for every seed
     """
 
     @classmethod
@@ -89,6 +91,8 @@ class Ensemble(WorldModel):
         head = BinaryHead(self.feature_size, units, 1, rngs=rngs, dtype=dtype) if learned else None
         self.terminal_head = head
         self.errors = nnx.Variable(jnp.zeros(self.size, jnp.float32))
+        # A float, as all parameters are.
+        self.salt = nnx.Variable(jnp.floor(2**24 * jax.random.uniform(rngs.params())))
 
     # -------------------------------------------------------------------------------- the interface
 
@@ -154,11 +158,7 @@ class Ensemble(WorldModel):
         weights = jnp.where(rows.learned, rows.weights, 0.0) / jnp.maximum(rows.learned.sum(), 1)
         surprise = jnp.where(rows.learned[:, None], surprise, 0.0)
         each = jnp.einsum("mn,mnd->d", weights, surprise)  # sums over members
-        terms = {
-            "outcome": each.mean(),
-            "bounds": BOUNDS_SCALE * self.networks.width(),
-            "weight_decay": self.options.weight_decay * self.networks.decay(),
-        }
+        terms = {"outcome": each.mean()} | self.regularization()
         if self.terminal_head is not None:
             after = jax.tree.map(lambda x: x[:, 1:], states)
             ends = self.terminal(after).loss(window.is_terminal[:, 1:]).reshape(-1)
@@ -169,6 +169,15 @@ class Ensemble(WorldModel):
             read["reward"] = each[-1] / self.size
         metrics = {f"loss/{name}": value for name, value in (terms | read).items()}
         return total, (metrics | {"loss/total": total}, states)
+
+    def regularization(self) -> dict[str, jax.Array]:
+        """What is added to a likelihood of outcomes: the width between the bounds of the variance,
+        and the decay of the weights.
+        """
+        return {
+            "bounds": BOUNDS_SCALE * self.networks.width(),
+            "weight_decay": self.options.weight_decay * self.networks.decay(),
+        }
 
     # ---------------------------------------------------------------------- members and their units
 
@@ -207,7 +216,7 @@ class Ensemble(WorldModel):
         seen = [window.observation[v.key][:, :-1] for v in self.vectors.vectors]
         done = action[..., None] if self.action.discrete else action
         bits = [jax.lax.bitcast_convert_type(x, jnp.int32) for x in (*seen, done)]
-        code = hashed(jnp.concatenate(bits, -1)).reshape(-1)
+        code = hashed(jnp.concatenate(bits, -1), self.salt[...].astype(jnp.uint32)).reshape(-1)
         kept = held_out(code, self.options.holdout)
         bootstrap = poisson_weights(code, self.size)
         weights = bootstrap if self.options.bootstrap else jnp.ones_like(bootstrap)

@@ -20,11 +20,13 @@ from worldmodel.data.windows import GOLDEN, mix
 POISSON = np.cumsum([math.exp(-1) / math.factorial(k) for k in range(9)]).astype(np.float32)
 
 
-def hashed(row: jax.Array) -> jax.Array:
-    """(...) uint32 of rows (..., D), float32 or int32: equal bits give equal numbers."""
+def hashed(row: jax.Array, salt: jax.Array | int = 0) -> jax.Array:
+    """(...) uint32 of rows (..., D), float32 or int32: equal bits give equal numbers, and others
+    with another `salt`, uint32.
+    """
     bits = jax.lax.bitcast_convert_type(row, jnp.uint32)
     place = mix(jnp.arange(row.shape[-1], dtype=jnp.uint32) + jnp.uint32(GOLDEN))
-    return mix(mix(bits ^ place).sum(-1, dtype=jnp.uint32))
+    return mix(mix(bits ^ place).sum(-1, dtype=jnp.uint32) ^ mix(jnp.asarray(salt, jnp.uint32)))
 
 
 def uniform(code: jax.Array, stream: jax.Array | int) -> jax.Array:

@@ -4,6 +4,8 @@ product serves all.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -11,6 +13,7 @@ from flax import nnx
 from worldmodel.nn.distributions import Normal
 from worldmodel.nn.layers import truncated_normal
 
+Some = TypeVar("Some", bound=nnx.Module)
 HIGHEST, LOWEST = 0.5, -10.0  # the bounds of the logarithm of the variance, before training
 
 
@@ -117,7 +120,9 @@ class GaussianNetworks(nnx.Module):
         return 0.5 * (sum(squares) + jnp.square(self.output.kernel[...]).sum())
 
 
-def some_of(module: nnx.Module, which: jax.Array) -> nnx.Module:
-    """The members `which` (E,) of a module whose every parameter has the member first."""
+def some_of(module: Some, which: jax.Array | slice) -> Some:
+    """The members `which`, numbers (E,) or a slice; every parameter of the module has the member
+    first.
+    """
     definition, params = nnx.split(module)
     return nnx.merge(definition, jax.tree.map(lambda x: x[which], params))

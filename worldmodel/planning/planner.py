@@ -5,6 +5,7 @@ would earn, re-fit the plan to the best, and again (TD-MPC2, arXiv 2310.16828, s
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,16 @@ from worldmodel.imagination import Actor, imagine, time_first
 from worldmodel.models.interface import State, WorldModel
 from worldmodel.planning.elites import finite
 
-Value = Callable[[jax.Array], jax.Array]  # features (..., F) -> what is earned from there on (...)
+DISCOUNT = 1 - 1 / 333  # where neither the options nor a value have one
 Weigh = Callable[[jax.Array, PlannerOptions], jax.Array]  # returns (B, N) -> weights of sum 1
+
+
+class Value(Protocol):
+    """features (..., F) -> what is earned from there on (...), at a discount per step."""
+
+    discount: float
+
+    def __call__(self, features: jax.Array) -> jax.Array: ...
 
 
 class Planner(nnx.Module):
@@ -35,6 +44,9 @@ class Planner(nnx.Module):
     ):
         self.options, self.weigh, self.action_size = options, weigh, action_size
         self.actor, self.value = actor, value
+        self.discount = options.discount
+        if self.discount is None:
+            self.discount = DISCOUNT if value is None else value.discount
 
     def memory(self, batch: int) -> jax.Array:
         """The plan (B, H, A) before the first step: the middle of the actions' range."""
@@ -85,7 +97,7 @@ class Planner(nnx.Module):
         batch, count, horizon = candidates.shape[:3]
         actions = candidates.reshape(batch * count, *candidates.shape[2:])
         rollout = time_first(imagine(model, _repeated(state, count), actions, horizon, key))
-        reach = jnp.cumprod(self.options.discount * rollout.continues, 0)
+        reach = jnp.cumprod(self.discount * rollout.continues, 0)
         before = jnp.concatenate([jnp.ones_like(reach[:1]), reach[:-1]])
         total = (before * rollout.rewards).sum(0)
         if self.value is not None:

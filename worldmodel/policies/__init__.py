@@ -81,8 +81,8 @@ def _find(place: str) -> type:
 class _Expected(nnx.Module):
     """features (..., F) -> the mean (...) of a critic's distribution."""
 
-    def __init__(self, critic: nnx.Module):
-        self.critic = critic
+    def __init__(self, critic: nnx.Module, discount: float):
+        self.critic, self.discount = critic, discount
 
     def __call__(self, features: jax.Array) -> jax.Array:
         return self.critic(features).mean()
@@ -91,8 +91,8 @@ class _Expected(nnx.Module):
 class _OfActions(nnx.Module):
     """features (..., F) -> the least value (...) of what the actor does there, in raw units."""
 
-    def __init__(self, critic: nnx.Module, actor: nnx.Module, unit: float):
-        self.critic, self.actor, self.unit = critic, actor, unit
+    def __init__(self, critic: nnx.Module, actor: nnx.Module, unit: float, discount: float):
+        self.critic, self.actor, self.unit, self.discount = critic, actor, unit, discount
 
     def __call__(self, features: jax.Array) -> jax.Array:
         return self.unit * self.critic(features, self.actor(features).mode()).min(0)
@@ -108,5 +108,5 @@ def value(
         return None
     if isinstance(options, OfflineOptions):
         unit = spec.reward[1] if options.normalize_reward else 1.0
-        return _OfActions(modules["critic"], modules["actor"], unit)
-    return _Expected(modules["critic"])
+        return _OfActions(modules["critic"], modules["actor"], unit, options.discount)
+    return _Expected(modules["critic"], options.discount)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from worldmodel.nn.distributions import Normal, TanhNormal
-from worldmodel.nn.layers import Linear, truncated_normal
+from worldmodel.nn.layers import Linear
+from worldmodel.nn.members import MemberLinear, MemberNorm, some_of
 
 EXPLORATION = 0.1  # standard deviation of a deterministic actor's samples, in units of the bounds
 LOG_SCALE_LIMITS = (-5.0, 2.0)
@@ -43,31 +44,6 @@ class ReLUNetwork(nnx.Module):
         return self.output(x).astype(jnp.float32)
 
 
-class StackedLinear(nnx.Module):
-    """N linear maps side by side: (n, B, inputs) -> (n, B, outputs), by the first n <= N."""
-
-    def __init__(self, count: int, inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
-        self.kernel = nnx.Param(truncated_normal(rngs, (count, inputs, outputs), inputs, 1.0))
-        self.bias = nnx.Param(jnp.zeros((count, 1, outputs), jnp.float32))
-        self.dtype = dtype
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        kernel, bias = (part[: len(x)].astype(self.dtype) for part in (self.kernel, self.bias))
-        return x.astype(self.dtype) @ kernel + bias
-
-
-class StackedNorm(nnx.Module):
-    """LayerNorm of N layers side by side, (n, B, units) by the first n <= N, in float32."""
-
-    def __init__(self, count: int, units: int):
-        self.scale = nnx.Param(jnp.ones((count, 1, units), jnp.float32))
-        self.shift = nnx.Param(jnp.zeros((count, 1, units), jnp.float32))
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = jax.nn.standardize(x.astype(jnp.float32), epsilon=1e-5)
-        return x * self.scale[: len(x)] + self.shift[: len(x)]
-
-
 class Critics(nnx.Module):
     """N values of an action: features (..., F) and actions (..., A) -> (N, ...)."""
 
@@ -86,26 +62,22 @@ class Critics(nnx.Module):
         sizes = [features + actions] + [units] * layers
         self.hidden = nnx.List(
             [
-                StackedLinear(count, i, o, rngs=rngs, dtype=dtype)
+                MemberLinear(count, i, o, rngs=rngs, dtype=dtype)
                 for i, o in zip(sizes, sizes[1:], strict=False)
             ]
         )
-        self.norms = nnx.List([StackedNorm(count, units) for _ in range(layers * layer_norm)])
-        self.output = StackedLinear(count, sizes[-1], 1, rngs=rngs, dtype=dtype)
+        self.norms = nnx.List([MemberNorm(count, units) for _ in range(layers * layer_norm)])
+        self.output = MemberLinear(count, sizes[-1], 1, rngs=rngs, dtype=dtype)
         self.count = count
 
     def __call__(self, features: jax.Array, actions: jax.Array) -> jax.Array:
-        return self._of(self.count, features, actions)
+        inputs = jnp.concatenate([features, actions], -1)
+        values = self._values(inputs.reshape(-1, inputs.shape[-1]))
+        return values.reshape(-1, *inputs.shape[:-1])
 
     def first(self, features: jax.Array, actions: jax.Array) -> jax.Array:
         """(...,) the first critic's values, at the cost of one: `critics(...)[0]` computes all."""
-        return self._of(1, features, actions)[0]
-
-    def _of(self, count: int, features: jax.Array, actions: jax.Array) -> jax.Array:
-        inputs = jnp.concatenate([features, actions], -1)
-        rows = inputs.reshape(-1, inputs.shape[-1])
-        values = self._values(jnp.broadcast_to(rows, (count, *rows.shape)))
-        return values.reshape(count, *inputs.shape[:-1])
+        return some_of(self, slice(1))(features, actions)[0]
 
     def slopes(self, features: jax.Array, actions: jax.Array) -> jax.Array:
         """(N, B, A) the gradient of every critic in the actions (B, A), all in one pass."""
@@ -117,7 +89,7 @@ class Critics(nnx.Module):
         return jax.grad(total)(jnp.broadcast_to(actions, (self.count, *actions.shape)))
 
     def _values(self, x: jax.Array) -> jax.Array:
-        """Rows of their own for each of the first n critics, (n, B, F + A) -> (n, B)."""
+        """Rows (B, F + A), or for each critic its own (N, B, F + A) -> (N, B)."""
         for number, layer in enumerate(self.hidden):
             x = layer(x)
             x = jax.nn.relu(self.norms[number](x) if self.norms else x)

@@ -78,7 +78,7 @@ class RAMBO(SACN):
         gained = gained / (jnp.sqrt(mean(jnp.square(gained), rows)) + 1e-6)
         mixture = jax.nn.logsumexp(elites.log_prob(outcome), 0) - math.log(len(elites.location))
         against = mean(gained * mixture, rows)
-        loss = fit + self.options.adversarial_scale * against
+        loss = fit + self.options.adversarial_scale * against + sum(model.regularization().values())
         return loss, {"loss/model": fit, "loss/adversarial": against}
 
     def gained(
