@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -29,6 +30,8 @@ from worldmodel.policies.networks import Critics
 from worldmodel.policies.synthetic import imagine_rows, statistics_of
 
 Nets = Mapping[str, nnx.Module]
+# What a step changes of a `TrainState`: field -> name of a module -> its new value.
+Learned = dict[str, Params]
 Loss = Callable[[Nets, Transition, jax.Array], tuple[jax.Array, Metrics]]
 SLOW = "slow_"  # before the name of a module: its slow copy
 
@@ -110,15 +113,11 @@ class OfflineLearner:
         rows, metrics = self._rows(state, batch, rows_key)
         steps = self.steps()
         for number, step in enumerate(steps):
-            last = number == len(steps) - 1
-            step_key = jax.random.fold_in(key, number)
-
-            def learn(state: TrainState, step: Step = step, last: bool = last,
-                      key: jax.Array = step_key) -> tuple[TrainState, Metrics]:  # fmt: skip
-                state, metrics = self._descend(state, step, rows, key)
-                return (self._followed(state) if last else state), metrics
-
-            state, more = learn(state) if step.always else _when_due(step, learn, state)
+            learn = partial(self._learn, state, step, rows, jax.random.fold_in(key, number))
+            if number == len(steps) - 1:
+                learn = partial(self._followed, state, learn)
+            learned, more = learn() if step.always else _when_due(state, step, learn)
+            state = replace(state, **{k: getattr(state, k) | v for k, v in learned.items()})
             metrics |= more
         return replace(state, step=state.step + 1), metrics | state.statistics
 
@@ -180,9 +179,9 @@ class OfflineLearner:
         rows = rows._replace(reward=rows.reward / self.reward_unit)
         return jax.lax.stop_gradient(rows), {"policy/reward": mean(rows.reward, rows)}
 
-    def _descend(
+    def _learn(
         self, state: TrainState, step: Step, rows: Transition, key: jax.Array
-    ) -> tuple[TrainState, Metrics]:
+    ) -> tuple[Learned, Metrics]:
         """One optimiser step of the modules of `step`."""
 
         def loss(params: Params) -> tuple[jax.Array, Metrics]:
@@ -190,21 +189,24 @@ class OfflineLearner:
 
         params = {name: state.params[name] for name in step.modules}
         grads, metrics = jax.grad(loss, has_aux=True)(params)
-        kept = dict(state.optimizer)
+        kept = {}
         for name in step.modules:
             optimizer = self._optimizer(name)
-            updates, kept[name] = optimizer.update(grads[name], kept[name], params[name])
+            updates, kept[name] = optimizer.update(grads[name], state.optimizer[name], params[name])
             params[name] = optax.apply_updates(params[name], updates)
-        return replace(state, params=state.params | params, optimizer=kept), metrics
+        return {"params": params, "optimizer": kept}, metrics
 
-    def _followed(self, state: TrainState) -> TrainState:
-        """Slow copies a little nearer to what they follow."""
-        rate = self.options.slow_rate
+    def _followed(
+        self, state: TrainState, learn: Callable[[], tuple[Learned, Metrics]]
+    ) -> tuple[Learned, Metrics]:
+        """What `learn` gives, and slow copies a little nearer to what they follow."""
+        learned, metrics = learn()
+        params, rate = state.params | learned["params"], self.options.slow_rate
         slow = {
-            name: jax.tree.map(lambda s, p: s + rate * (p - s), value, state.params[name])
+            name: jax.tree.map(lambda s, p: s + rate * (p - s), value, params[name])
             for name, value in state.slow.items()
         }
-        return replace(state, slow=slow)
+        return learned | {"slow": slow}, metrics
 
 
 def need_members(model: WorldModel, who: str) -> None:
@@ -230,18 +232,21 @@ def critic_loss(
 
 
 def _when_due(
-    step: Step, learn: Callable[[TrainState], tuple[TrainState, Metrics]], state: TrainState
-) -> tuple[TrainState, Metrics]:
+    state: TrainState, step: Step, learn: Callable[[], tuple[Learned, Metrics]]
+) -> tuple[Learned, Metrics]:
     """`learn` in some of the updates. Its metrics count `every` times there and are 0 elsewhere, so
     that their mean over a log interval is theirs.
+
+    Only what may change comes out of the condition: all of that is copied.
     """
-    shapes = jax.eval_shape(learn, state)[1]
+    learned, metrics = jax.eval_shape(learn)
 
-    def now(state: TrainState) -> tuple[TrainState, Metrics]:
-        state, metrics = learn(state)
-        return state, jax.tree.map(lambda x: x * step.every, metrics)
+    def now() -> tuple[Learned, Metrics]:
+        learned, metrics = learn()
+        return learned, jax.tree.map(lambda x: x * step.every, metrics)
 
-    def later(state: TrainState) -> tuple[TrainState, Metrics]:
-        return state, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    def later() -> tuple[Learned, Metrics]:
+        same = {k: {name: getattr(state, k)[name] for name in v} for k, v in learned.items()}
+        return same, jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), metrics)
 
-    return jax.lax.cond(step.due(state.step), now, later, state)
+    return jax.lax.cond(step.due(state.step), now, later)
