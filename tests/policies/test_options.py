@@ -1,0 +1,136 @@
+"""An option that changes nothing is somebody's mistake: each must change what is learned."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from worldmodel import models, policies
+from worldmodel.config import (
+    BCOptions,
+    COMBOOptions,
+    EnsembleOptions,
+    IQLOptions,
+    MOBILEOptions,
+    OfflineOptions,
+    RAMBOOptions,
+    ReBRACOptions,
+    SACOptions,
+    StageOptions,
+    TD3BCOptions,
+)
+from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
+from worldmodel.data.windows import Window
+from worldmodel.models.ensemble import Ensemble
+from worldmodel.nn import optimizer
+
+SPEC = DataSpec(
+    {"x": ObservationSpec((3,), "float32", (0.0,) * 3, (1.0,) * 3, change=(0.3,) * 3)},
+    ActionSpec(False, 2, (-1.0, -1.0), (1.0, 1.0)),
+    reward=(0.5, 2.0),
+)
+STAGE = StageOptions(steps=10, batch_size=16, window=2, learning_rate=1e-2, warmup=0, clip=0.0)
+MIXED = {
+    "units": 5, "layers": 1, "real_share": 0.5, "starts": 12, "horizon": 2, "retention": 2,
+    "penalty": "max_aleatoric", "truncate": 0.8, "refresh_every": 1,
+}  # fmt: skip
+# Another value for every option.
+SHARED = {
+    "units": 6, "layers": 2, "actor_rate": 0.5, "discount": 0.9, "slow_rate": 0.5,
+    "normalize_reward": False, "real_share": 0.25, "starts": 9, "horizon": 3, "refresh_every": 2,
+    "retention": 1, "penalty": "max_pairwise", "penalty_scale": 2.0, "truncate": 0.2,
+    "truncate_by": "max_pairwise",
+}  # fmt: skip
+SMOOTHED = {"target_noise": 0.6, "target_clip": 0.1, "actor_every": 1}
+SAC = {"critics": 3, "layer_norm": True, "entropy_bonus": False, "diversity": 1.0}
+ALGORITHMS: dict[type[OfflineOptions], dict[str, Any]] = {
+    TD3BCOptions: {"value_scale": 1.0} | SMOOTHED,
+    ReBRACOptions: {"layer_norm": False, "actor_cloning": 1.0, "critic_cloning": 1.0} | SMOOTHED,
+    IQLOptions: {"expectile": 0.9, "inverse_temperature": 1.0, "most_weight": 1.0},
+    SACOptions: SAC,
+    COMBOOptions: SAC | {"conservative_scale": 2.0, "sampled_actions": 3},
+    RAMBOOptions: SAC | {"adversarial_scale": 1.0, "cloning_steps": 2},
+    MOBILEOptions: SAC | {"inconsistency_scale": 2.0, "outcomes": 3, "positive_returns": True},
+}
+START = {RAMBOOptions: {"cloning_steps": 1}}  # after which its model learns too
+# Cloning looks at no reward, and nothing is worth anything to it.
+UNUSED_BY_CLONING = ("discount", "slow_rate", "normalize_reward", "penalty", "penalty_scale")
+OWN = [(kind, name) for kind, changes in ALGORITHMS.items() for name in changes]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def model() -> Ensemble:
+    options = EnsembleOptions(members=3, elites=2, units=4, layers=1, termination="never")
+    return models.build(options, SPEC, jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def window() -> Window:
+    rng, shape = np.random.default_rng(0), (16, 2)
+    no = np.zeros(shape, bool)
+    return Window(
+        {"x": rng.normal(size=(*shape, 3)).astype(np.float32)},
+        rng.uniform(-1, 1, (*shape, 2)).astype(np.float32),
+        rng.normal(size=shape).astype(np.float32),
+        no, no, no, ~no,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def learned(model: Ensemble, window: Window) -> Any:
+    known: dict[Any, Any] = {}
+
+    def after_updates(options: OfflineOptions) -> Any:
+        """Parameters after three updates, with a refresh where one is due; each run only once."""
+        if (key := repr(options)) not in known:
+            learner = policies.build(options, model, SPEC, optimizer.build(STAGE), jnp.float32)
+            update, renew = jax.jit(learner.update), jax.jit(learner.refresh)
+            state = learner.init(jax.random.key(0))
+            for step in range(3):
+                if step % learner.refresh_every == 0:
+                    taken = jax.tree.map(lambda x: x[: learner.refresh_windows], window)
+                    state = renew(state, taken, jax.random.key(step))
+                state, _ = update(state, window, jax.random.key(step))
+            known[key] = jax.tree.map(np.asarray, state.params)
+        return known[key]
+
+    return after_updates
+
+
+def differ(one: Any, other: Any) -> bool:
+    pairs = jax.tree.leaves(one), jax.tree.leaves(other)
+    if [x.shape for x in pairs[0]] != [x.shape for x in pairs[1]]:
+        return True
+    return any(not np.array_equal(x, y) for x, y in zip(*pairs, strict=True))
+
+
+def test_no_option_was_forgotten() -> None:
+    for kind, changes in ALGORITHMS.items():
+        assert {f.name for f in fields(kind)} - {"name"} == SHARED.keys() | changes.keys(), kind
+
+
+@pytest.mark.parametrize("kind, name", OWN, ids=lambda x: getattr(x, "__name__", x))
+def test_every_option_of_an_algorithm_changes_what_is_learned(kind, name, learned) -> None:
+    options = replace(kind(**MIXED), **START.get(kind, {}))
+    changed = replace(options, **{name: ALGORITHMS[kind][name]})
+    assert differ(learned(options), learned(changed))
+
+
+@pytest.mark.parametrize("kind", [TD3BCOptions, SACOptions])
+@pytest.mark.parametrize("name", SHARED)
+def test_every_shared_option_changes_what_is_learned(kind, name, learned) -> None:
+    options = kind(**MIXED)
+    assert differ(learned(options), learned(replace(options, **{name: SHARED[name]})))
+
+
+@pytest.mark.parametrize("name", UNUSED_BY_CLONING)
+def test_cloning_is_moved_by_no_reward(name, learned) -> None:
+    options = BCOptions(**MIXED)
+    assert not differ(learned(options), learned(replace(options, **{name: SHARED[name]})))
