@@ -28,7 +28,8 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from worldmodel.checks import Option, check, refuse, unknown_key, walk
 from worldmodel.config import SCHEMAS, Config, EvalConfig
 from worldmodel.config_io import assign, flatten
-from worldmodel.errors import ConfigError, UserError, first_line, nearest
+from worldmodel.errors import ConfigError, StorageError, UserError, first_line, nearest
+from worldmodel.storage import refusal
 
 USER_ERROR, PREEMPTED = 2, 75
 GROUPS = (*SCHEMAS, "experiment")
@@ -58,6 +59,11 @@ def guarded(action: Callable[[], int | None]) -> int:
     except BrokenPipeError:  # whoever read the output has gone, as in `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a disk that is full or read-only, wherever that comes to light
+        if (reason := refusal(error)) is None:
+            raise
+        print(f"error: {error.filename or 'the output'}: {reason}", file=sys.stderr)
+        return StorageError.status
 
 
 def _train(job: Callable[[Config], int | None], configs: Path, description: str) -> int | None:
@@ -138,9 +144,9 @@ def parse_eval(words: Sequence[str]) -> tuple[str, str, dict[str, Any]]:
     faults += [fault for option, value in walk(config) if (fault := option.fault(value))]
     refuse(faults)
     checkpoint_is_step = config.checkpoint.isascii() and config.checkpoint.isdigit()
-    if config.checkpoint != "last" and not checkpoint_is_step:
-        hint = nearest(config.checkpoint, ["last"])
-        raise ConfigError(f"checkpoint={config.checkpoint}: accepts last or a step{hint}")
+    if config.checkpoint not in ("last", "best") and not checkpoint_is_step:
+        hint = nearest(config.checkpoint, ["last", "best"])
+        raise ConfigError(f"checkpoint={config.checkpoint}: accepts last, best or a step{hint}")
     _need_run(Path(config.run))
     prefix = "evaluation."
     evaluation = {k.removeprefix(prefix): v for k, v in given.items() if k.startswith(prefix)}

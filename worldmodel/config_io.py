@@ -16,11 +16,17 @@ from omegaconf.errors import OmegaConfBaseException
 from worldmodel.checks import check, refuse, shown, unknown_key, walk
 from worldmodel.config import SCHEMAS, Config
 from worldmodel.errors import ConfigError
+from worldmodel.storage import write_text
 
 # Options that do not change what is computed: a run may go on with other values of these.
 FREE = (
     *("name", "runs_dir", "fresh", "training.keep", "training.compilation_cache"),
     *("data.cache", "data.cache_dir", "data.delivery", "data.workers"),
+    *(
+        f"training.{stage}.{key}"
+        for stage in ("autoencoder", "world_model", "policy")
+        for key in ("best_metric", "best_mode")
+    ),
 )
 FREE_GROUPS = ("logging.", "evaluation.")
 
@@ -33,10 +39,7 @@ def save_config(config: Config, path: str | os.PathLike) -> None:
     """Writes a resolved config as YAML, whole or not at all."""
     values = dataclasses.asdict(config)
     values["schema"] = {group: schema_name(group, getattr(config, group)) for group in CHOSEN}
-    path = Path(path)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
-    part.replace(path)
+    write_text(Path(path), yaml.safe_dump(values, sort_keys=False))
 
 
 def schema_name(group: str, options: Any) -> str:

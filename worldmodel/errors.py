@@ -24,6 +24,12 @@ class CheckpointError(UserError):
     """A checkpoint or run directory that cannot be used as asked."""
 
 
+class StorageError(UserError):
+    """A disk that takes no more: full, read-only or broken. What was saved before is whole."""
+
+    status = 74  # EX_IOERR
+
+
 class DivergenceError(UserError):
     """A loss that is no longer finite: no mistake of the user's, and nothing to trace back."""
 

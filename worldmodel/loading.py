@@ -5,7 +5,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from worldmodel.learner import divide
 from worldmodel.models import WorldModel, parts
 from worldmodel.planning import Value
 from worldmodel.run_directory import RunDirectory, find_run
+from worldmodel.training import integrity
+from worldmodel.training.best import best_of
 from worldmodel.training.checkpoints import Checkpoints
 from worldmodel.training.seeds import of_seed
 from worldmodel.training.stages import build_learner, modules, stage_names, stage_options
@@ -126,8 +128,9 @@ def _predict(
 
 
 def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
-    """Loads a run: its last stage that has a checkpoint, at `last` or at a step. Where it trained
-    several seeds, model and policy are the first one's, and `twins` those of the others.
+    """Loads a run: its last stage that has a checkpoint, at `last` (the newest that is whole), at
+    `best` (by `best_metric` of the stage's options) or at a step. Where it trained several seeds,
+    model and policy are the first one's, and `twins` those of the others.
 
     Raises CheckpointError if there is no such run or checkpoint, or if it holds another model.
     """
@@ -186,13 +189,14 @@ def _restored(
     """Stage, step and modules of the newest checkpoint among those of `stages`; with several seeds,
     those of all of them.
     """
-    stage, step = _choose(directory, stages, checkpoint)
+    stage, step = _choose(directory, config, stages, checkpoint)
     learner = build_learner(config, spec, stage)
     shapes = jax.eval_shape(learner.init, jax.random.key(0))
+    shapes = replace(shapes, optimizer=(), statistics={}, memory=())  # which only training needs
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
     checkpoints = Checkpoints(directory.checkpoints(stage), read_only=True)
-    state, _ = checkpoints.restore(step, like)
+    state, _ = checkpoints.restore(step, like, partial=True)
     checkpoints.close()
     return stage, step, modules(learner, state)
 
@@ -201,21 +205,53 @@ def _of_seed(modules: Mapping[str, nnx.Module], number: int) -> dict[str, nnx.Mo
     return {name: of_seed(module, number) for name, module in modules.items()}
 
 
-def _choose(directory: RunDirectory, stages: list[str], checkpoint: str) -> tuple[str, int]:
-    """The newest stage that has the checkpoint asked for."""
-    found = {}
-    for stage in stages:
+def _choose(
+    directory: RunDirectory, config: Config, stages: list[str], checkpoint: str
+) -> tuple[str, int]:
+    """The newest stage that has the checkpoint asked for, which is whole.
+
+    Raises CheckpointError if there is none, or if it is damaged: only for `last` is there another.
+    """
+    found = {stage: integrity.steps_in(directory.checkpoints(stage)) for stage in stages}
+    found = {stage: steps for stage, steps in found.items() if steps}
+    for stage in reversed(found):
         folder = directory.checkpoints(stage)
-        if folder.is_dir():
-            found[stage] = [int(p.name) for p in folder.iterdir() if p.name.isdigit()]
-    for stage in reversed(stages):
-        steps = sorted(found.get(stage, []))
-        if checkpoint == "last" and steps:
-            return stage, steps[-1]
-        if checkpoint.isdigit() and int(checkpoint) in steps:
-            return stage, int(checkpoint)
-    there = "; ".join(f"{stage}: {sorted(steps)}" for stage, steps in found.items()) or "none"
+        if checkpoint == "last":
+            return stage, _newest_whole(folder)
+        step = _best(config, stage, folder) if checkpoint == "best" else checkpoint
+        if str(step) in map(str, found[stage]):
+            _refuse_damaged(folder / str(step))
+            return stage, int(step)
+    there = "; ".join(f"{stage}: {steps}" for stage, steps in found.items()) or "none"
     raise CheckpointError(
         f"{directory.path} has no checkpoint {checkpoint!r}. There are: {there}. "
-        "Accepted are last and the number of a step."
+        "Accepted are last, best and the number of a step."
     )
+
+
+def _newest_whole(folder: Path) -> int:
+    whole, faults = integrity.newest_whole(folder)
+    for step, fault in faults.items():
+        print(f"warning: {folder / str(step)} is damaged ({fault}); {folder / str(whole)} is taken")
+    return whole
+
+
+def _best(config: Config, stage: str, folder: Path) -> int | None:
+    options = stage_options(config, stage)
+    best = best_of(options)
+    if best is None:
+        group = "world_model" if stage == "joint" else stage
+        raise CheckpointError(
+            f"checkpoint=best: the run has no training.{group}.best_metric; accepted are last and "
+            "the number of a step"
+        )
+    return best.among(best.values(folder))
+
+
+def _refuse_damaged(checkpoint: Path) -> None:
+    try:
+        integrity.verify(checkpoint)
+    except integrity.Damaged as fault:
+        raise CheckpointError(
+            f"{checkpoint} is damaged ({fault}); accepted: last, the newest that is whole"
+        ) from None

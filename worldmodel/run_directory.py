@@ -6,7 +6,6 @@ config.yaml, spec.json, metrics.jsonl, summary.json, checkpoints/STAGE/STEP/, ev
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from worldmodel.config import Config
 from worldmodel.config_io import differences, load_config, save_config
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import CheckpointError, ConfigError
+from worldmodel.storage import write_text, writing
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def open_run(config: Config) -> RunDirectory:
         number = 1
         while (aside := path.with_name(f"{path.name}.{number}")).exists():
             number += 1
-        path.rename(aside)
-    path.mkdir(parents=True, exist_ok=True)
+        with writing(aside):
+            path.rename(aside)
     save_config(config, path / "config.yaml")
     return RunDirectory(path)
 
@@ -118,7 +118,4 @@ def find_run(path: str | Path) -> RunDirectory:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a file so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(value, indent=1) + "\n")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(value, indent=1) + "\n")

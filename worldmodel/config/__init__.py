@@ -139,7 +139,7 @@ class EvalConfig:
     """What eval.py accepts; evaluation options that are not given come from the run."""
 
     run: str = option(MISSING, "run directory to judge, such as runs/NAME")
-    checkpoint: str = option("last", "checkpoint to judge: last or a step")
+    checkpoint: str = option("last", "checkpoint to judge: last, best or a step")
     evaluation: EvaluationOptions = dataclasses.field(default_factory=EvaluationOptions)
 
 

@@ -27,6 +27,12 @@ class StageOptions:
     beta1: float = option(0.9, "momentum", low=0.0, high=1.0)
     beta2: float = option(0.999, "decay of the squared gradients", low=0.0, high=1.0)
     epsilon: float = option(1e-20, "added to the root of the squared gradients", low=0.0)
+    best_metric: str | None = option(
+        None, "metric in metrics.jsonl by which the best checkpoint is kept too (null: none)"
+    )
+    best_mode: str = option(
+        "min", "whether the best is the lowest or the highest", choices=("min", "max")
+    )
 
 
 @dataclass
@@ -53,7 +59,7 @@ class TrainingOptions:
     steps_per_dispatch: int = option(25, "most updates per call to the device", low=1)
     log_every: int = option(100, "updates between rows of metrics.jsonl", low=1)
     checkpoint_every: int = option(1000, "updates between checkpoints", low=1)
-    keep: int = option(2, "checkpoints kept per stage", low=1)
+    keep: int = option(2, "newest checkpoints kept per stage", low=1)
     compilation_cache: str | None = option(
         "~/.cache/worldmodel/xla", "folder of compiled programs (none: no cache)"
     )

@@ -41,6 +41,7 @@ from worldmodel.evaluation.statistics import Bootstrap
 from worldmodel.evaluation.uncertainty import has_members, uncertainty_beside_error
 from worldmodel.models.interface import WorldModel
 from worldmodel.run_directory import write_json
+from worldmodel.storage import write_text
 
 if TYPE_CHECKING:
     from worldmodel.loading import LoadedRun
@@ -158,9 +159,9 @@ def write(
     The page also shows the training curves of `metrics` (metrics.jsonl) and a data card, if given.
     """
     write_json(folder / "results.json", to_json(results))
-    (folder / "results.md").write_text(markdown(results), encoding="utf-8")
+    write_text(folder / "results.md", markdown(results))
     rows = _rows(metrics) if metrics is not None and metrics.exists() else []
-    (folder / "report.html").write_text(page(results, rows, card), encoding="utf-8")
+    write_text(folder / "report.html", page(results, rows, card))
 
 
 def evaluate_loaded(

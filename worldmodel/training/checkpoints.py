@@ -1,12 +1,13 @@
 """Checkpoints of one stage: the full state, written atomically in the background by Orbax.
 
 A state is stored as flat named arrays, with a small JSON beside it. No pickles, no import paths.
-Order of restoring: the newest checkpoint of this run that is whole; otherwise the stage starts from
-its seed.
+Order of restoring: the newest checkpoint of this run that is whole (integrity.py); from its seed if
+the stage has none. Where there are checkpoints and all are damaged, the run is refused.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
 
-from worldmodel.errors import CheckpointError
-
-VERSION = 1
+from worldmodel.errors import CheckpointError, first_line
+from worldmodel.storage import writing
+from worldmodel.training import integrity
+from worldmodel.training.best import Best, Preserved
 
 
 def named(tree: Any) -> dict[str, Any]:
@@ -37,82 +40,126 @@ def digest(tree: Any) -> str:
     return total.hexdigest()
 
 
-class Checkpoints:
-    """The checkpoints in `folder`/STEP/, of which the newest `keep` stay."""
+class _Handler(ocp.PyTreeCheckpointHandler):
+    """Also notes the sums of the files, before they appear under their name."""
 
-    def __init__(self, folder: Path, keep: int = 2, read_only: bool = False):
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells every step of its work
+    def finalize(self, directory: Any) -> None:
+        super().finalize(directory)
+        if jax.process_index() == 0:
+            integrity.write_sums(Path(directory))
+
+
+@ocp.args.register_with_handler(_Handler, for_save=True)
+@dataclasses.dataclass
+class _Save(ocp.args.PyTreeSave):
+    pass
+
+
+@ocp.args.register_with_handler(_Handler, for_restore=True)
+@dataclasses.dataclass
+class _Restore(ocp.args.PyTreeRestore):
+    pass
+
+
+class Checkpoints:
+    """The checkpoints in `folder`/STEP/, of which the newest `keep` stay, and the `best`.
+
+    Those that are damaged are set aside first, unless `read_only`.
+    Raises CheckpointError if all are.
+    """
+
+    def __init__(
+        self, folder: Path, keep: int = 2, best: Best | None = None, read_only: bool = False
+    ):
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells every step of its work
         self.folder = folder.absolute()
         if read_only and not self.folder.is_dir():
             raise CheckpointError(f"{folder} holds no checkpoints")
+        if not read_only:
+            self._clear_way()
+        self.preserved = Preserved(keep, best, best.values(self.folder) if best else {})
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep, create=not read_only, read_only=read_only
+            preservation_policy=None if read_only else self.preserved,
+            create=not read_only,
+            cleanup_tmp_directories=not read_only,  # which a killed run was writing
+            read_only=read_only,
         )
-        self.manager = ocp.CheckpointManager(
-            self.folder,
-            options=options,
-            item_handlers={
-                "state": ocp.StandardCheckpointHandler(),
-                "meta": ocp.JsonCheckpointHandler(),
-            },
-        )
+        with writing(self.folder):
+            self.manager = ocp.CheckpointManager(
+                self.folder,
+                options=options,
+                item_handlers={"state": _Handler(), "meta": ocp.JsonCheckpointHandler()},
+            )
+
+    def _clear_way(self) -> None:
+        if jax.process_index() == 0:
+            integrity.set_damaged_aside(self.folder)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices(f"checkpoints {self.folder.name}")
 
     def steps(self) -> list[int]:
         return sorted(self.manager.all_steps())
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-        """Copies the state to the host and writes it in the background. Saves a step only once."""
+        """Copies the state to the host and writes it in the background. Saves a step only once.
+
+        `meta["metrics"]` are the values that the best is chosen by.
+        Raises StorageError if the disk refuses, this time or since the last.
+        """
         if step in self.manager.all_steps():
             return
+        self.preserved.add(step, meta.get("metrics", {}))
         arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(named(state)),
-            meta=ocp.args.JsonSave({"version": VERSION, **meta}),
+            state=_Save(named(state)), meta=ocp.args.JsonSave(integrity.sealed(meta))
         )
-        self.manager.save(step, args=arguments, force=True)
+        with self._writing():
+            self.manager.save(step, args=arguments, force=True)
 
     def wait(self) -> None:
-        """Returns when everything is on disk."""
-        self.manager.wait_until_finished()
+        """Returns when everything is on disk. Raises StorageError if something could not be."""
+        with self._writing():
+            self.manager.wait_until_finished()
 
     def close(self) -> None:
-        self.manager.close()
+        with self._writing():
+            self.manager.close()
 
-    def restore(self, step: int, like: Any) -> tuple[Any, dict[str, Any]]:
+    def _writing(self) -> Any:
+        kept = integrity.steps_in(self.folder)
+        last = f"the last checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
+        return writing(self.folder, f"Stopped; {last}. The same command goes on from there.")
+
+    def restore(self, step: int, like: Any, partial: bool = False) -> tuple[Any, dict[str, Any]]:
         """The state of `step` in the structure and on the devices of `like` (arrays or
-        ShapeDtypeStructs), and meta.
+        ShapeDtypeStructs), and meta. With `partial`, what `like` lacks is not read.
 
-        Raises CheckpointError if the checkpoint holds another model.
+        Raises CheckpointError if the checkpoint is damaged or holds another model.
         """
         if step not in self.steps():
             raise CheckpointError(
                 f"{self.folder} has no checkpoint {step}; there are {self.steps() or 'none'}"
             )
         target = named(like)
-        meta = self._meta(step)
-        self._check(step, target)
-        restored = self.manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        )["state"]
+        try:
+            meta = integrity.meta_of(self.folder / str(step))
+            self._check(step, target, partial)
+            arguments = _Restore(
+                target,
+                restore_args=ocp.checkpoint_utils.construct_restore_args(target),
+                partial_restore=partial,
+            )
+            restored = self.manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
+        except (OSError, ValueError, KeyError, TypeError, integrity.Damaged) as error:
+            where = self.folder / str(step)
+            raise CheckpointError(f"{where} is damaged: {first_line(error)}") from None
         structure = jax.tree.structure(like)
         return jax.tree.unflatten(structure, [restored[name] for name in target]), meta
 
-    def _meta(self, step: int) -> dict[str, Any]:
-        try:
-            arguments = ocp.args.Composite(meta=ocp.args.JsonRestore())
-            meta = self.manager.restore(step, args=arguments)["meta"]
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{self.folder / str(step)} is damaged: {error}") from None
-        if meta["version"] > VERSION:
-            raise CheckpointError(
-                f"{self.folder / str(step)} was written by a newer version of this project "
-                f"(format {meta['version']}, this one reads up to {VERSION})"
-            )
-        return meta
-
-    def _check(self, step: int, target: dict[str, Any]) -> None:
+    def _check(self, step: int, target: dict[str, Any], partial: bool) -> None:
         stored = self.manager.item_metadata(step)["state"]
         stored = dict(getattr(stored, "tree", stored))
-        faults = [f"{name}: only in the checkpoint" for name in stored.keys() - target.keys()]
+        extra = set() if partial else stored.keys() - target.keys()
+        faults = [f"{name}: only in the checkpoint" for name in extra]
         faults += [f"{name}: missing in the checkpoint" for name in target.keys() - stored.keys()]
         shapes = {name: (stored[name].shape, target[name].shape) for name in stored.keys() & target}
         faults += [

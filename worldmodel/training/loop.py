@@ -28,6 +28,7 @@ from worldmodel.errors import DivergenceError
 from worldmodel.learner import Learner, TrainState
 from worldmodel.run_directory import RunDirectory
 from worldmodel.training import mesh as meshes
+from worldmodel.training.best import best_of, check_metric
 from worldmodel.training.checkpoints import Checkpoints, digest
 from worldmodel.training.metrics import IntervalMean, MetricsFile, WandB
 from worldmodel.training.progress import StageProgress
@@ -55,6 +56,11 @@ class Stage:
     batches: Batches
     options: StageOptions
     refresh: Refresh | None = None
+
+    @property
+    def group(self) -> str:
+        """Of its options: a joint stage has the world model's settings."""
+        return f"training.{'world_model' if self.name == 'joint' else self.name}"
 
     @property
     def interval(self) -> int:
@@ -150,7 +156,8 @@ def run_stage(stage: Stage, run: Run) -> TrainState:
     finite.
     """
     mesh = meshes.all_devices()
-    checkpoints = Checkpoints(run.directory.checkpoints(stage.name), run.training.keep)
+    folder = run.directory.checkpoints(stage.name)
+    checkpoints = Checkpoints(folder, run.training.keep, best_of(stage.options))
     try:
         return _Loop(stage, run, mesh, checkpoints).run()
     finally:
@@ -169,7 +176,7 @@ class _Loop:
         self.file = MetricsFile(run.directory.metrics)
         self.state, self.step, meta = self._restore_or_init()
         self.file.rewind(stage.name, self.step)
-        self.interval = IntervalMean(meta.get("pending"))
+        self.interval = IntervalMean(meta.get("pending"), meta.get("metrics"))
         self.earlier_seconds = meta.get("seconds", 0.0)
         self.started = self.row_started = time.perf_counter()
         self.waited = 0.0
@@ -201,7 +208,9 @@ class _Loop:
         dispatch = make_dispatch(self.stage.learner, batches, self.mesh, updates)
         feed = self._feed(updates)
         renew = make_refresh(refresh, self.mesh) if refresh else None
-        compiled = dispatch.lower(self.state, arrays, feed, self.keys.steps).compile()
+        lowered = dispatch.lower(self.state, arrays, feed, self.keys.steps)
+        check_metric(best_of(self.stage.options), self.stage.group, lowered.out_info[1])
+        compiled = lowered.compile()
         self.progress.note(f"compiled in {time.perf_counter() - began:.1f} s")
         self.started = self.row_started = time.perf_counter()
         previous = None
@@ -270,17 +279,17 @@ class _Loop:
             if len(bad):
                 self.checkpoints.wait()
                 kept = self.checkpoints.steps()
-                group = "world_model" if self.stage.name == "joint" else self.stage.name
                 raise DivergenceError(
                     f"{self.stage.name}: {name} is {values[bad[0]]} at step "
                     f"{step - len(values) + int(bad[0]) + 1}. Training stopped; "
                     f"the last good checkpoint is {kept[-1] if kept else 'none yet'}.\n"
-                    f"A lower training.{group}.learning_rate, or float32, may help."
+                    f"A lower {self.stage.group}.learning_rate, or float32, may help."
                 )
 
     def _save(self) -> None:
         seconds = self.earlier_seconds + time.perf_counter() - self.started
         meta = {"stage": self.stage.name, "pending": self.interval.saved(), "seconds": seconds}
+        meta["metrics"] = self.interval.latest
         self.checkpoints.save(self.step, self.state, meta)
 
     def _restore_or_init(self) -> tuple[TrainState, int, dict[str, Any]]:

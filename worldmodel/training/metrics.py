@@ -16,12 +16,17 @@ from typing import Any
 import numpy as np
 
 from worldmodel.config import LoggingOptions
+from worldmodel.storage import write_text, writing
 
 
 class IntervalMean:
-    """Means of per-step metrics over a log interval. Its sums can be saved and taken up again."""
+    """Means of per-step metrics over a log interval. Its sums can be saved and taken up again.
 
-    def __init__(self, saved: dict[str, Any] | None = None):
+    `latest` are the means of the last complete interval.
+    """
+
+    def __init__(self, saved: dict[str, Any] | None = None, latest: dict[str, float] | None = None):
+        self.latest = latest or {}
         self.sums: dict[str, float] = dict(saved["sums"]) if saved else {}
         self.count: int = saved["count"] if saved else 0
 
@@ -36,9 +41,9 @@ class IntervalMean:
 
     def take(self) -> dict[str, float]:
         """The means; begins a new interval."""
-        means = {name: total / self.count for name, total in self.sums.items()}
+        self.latest = {name: total / self.count for name, total in self.sums.items()}
         self.sums, self.count = {}, 0
-        return means
+        return self.latest
 
 
 class MetricsFile:
@@ -48,7 +53,7 @@ class MetricsFile:
         self.path = path
 
     def write(self, row: dict[str, Any]) -> None:
-        with self.path.open("a") as file:
+        with writing(self.path), self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def rewind(self, stage: str, step: int) -> None:
@@ -60,9 +65,7 @@ class MetricsFile:
         lines = self.path.read_text().splitlines(keepends=True)
         kept = [line for line in lines if _belongs(line, stage, step)]
         if kept != lines:
-            temporary = self.path.with_suffix(".tmp")
-            temporary.write_text("".join(kept))
-            os.replace(temporary, self.path)
+            write_text(self.path, "".join(kept))
 
 
 def _belongs(line: str, stage: str, step: int) -> bool:
