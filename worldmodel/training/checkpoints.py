@@ -8,8 +8,10 @@ the stage has none. Where there are checkpoints and all are damaged, the run is 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import logging
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,10 @@ def digest(tree: Any) -> str:
 class _Handler(ocp.PyTreeCheckpointHandler):
     """Also notes the sums of the files, before they appear under their name."""
 
+    @classmethod
+    def typestr(cls) -> str:
+        return "named arrays"  # Orbax notes it in the checkpoint: no import path
+
     def finalize(self, directory: Any) -> None:
         super().finalize(directory)
         if jax.process_index() == 0:
@@ -61,6 +67,20 @@ class _Restore(ocp.args.PyTreeRestore):
     pass
 
 
+@functools.cache
+def _tell_failures_once() -> None:
+    """When one array cannot be written, all others under way print a traceback, since they find
+    their event loop closed; the failure itself is raised, so those are left out.
+    """
+    earlier = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            earlier(unraisable)
+
+    sys.unraisablehook = hook
+
+
 class Checkpoints:
     """The checkpoints in `folder`/STEP/, of which the newest `keep` stay, and the `best`.
 
@@ -71,18 +91,24 @@ class Checkpoints:
     def __init__(
         self, folder: Path, keep: int = 2, best: Best | None = None, read_only: bool = False
     ):
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # Orbax tells every step of its work
+        for library in (
+            "absl",
+            "asyncio",
+        ):  # Orbax tells every step of its work, and failures twice
+            logging.getLogger(library).setLevel(logging.CRITICAL)
         self.folder = folder.absolute()
         if read_only and not self.folder.is_dir():
             raise CheckpointError(f"{folder} holds no checkpoints")
         if not read_only:
+            _tell_failures_once()
             self._clear_way()
         self.preserved = Preserved(keep, best, best.values(self.folder) if best else {})
         options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else self.preserved,
             create=not read_only,
-            cleanup_tmp_directories=not read_only,  # which a killed run was writing
             read_only=read_only,
+            # Where folders cannot be made in the background, its threads wait ten minutes for them.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         with writing(self.folder):
             self.manager = ocp.CheckpointManager(
@@ -94,6 +120,7 @@ class Checkpoints:
     def _clear_way(self) -> None:
         if jax.process_index() == 0:
             integrity.set_damaged_aside(self.folder)
+            integrity.remove_unfinished(self.folder)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"checkpoints {self.folder.name}")
 

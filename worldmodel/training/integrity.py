@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zlib
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,9 @@ def steps_in(folder: Path) -> list[int]:
 
 def write_sums(folder: Path) -> None:
     """Notes size and CRC-32 of every file in `folder`, in `sums.json` there."""
-    sums = {name: _sum(folder / name) for name in _files(folder)}
+    files = {name: _sum(folder / name) for name in _files(folder)}
     with (folder / SUMS).open("w") as file:
-        json.dump(sums, file)
+        json.dump(sealed({"files": files}), file)
         file.flush()
         os.fsync(file.fileno())
 
@@ -48,41 +49,45 @@ def sealed(meta: dict[str, Any]) -> dict[str, Any]:
     return meta | {"crc32": _seal(meta)}
 
 
+def _unsealed(checkpoint: Path, name: str) -> dict[str, Any]:
+    """What was `sealed` in file `name`. Raises Damaged."""
+    try:
+        value = json.loads((checkpoint / name).read_bytes())
+        version, crc32 = value["version"], value.pop("crc32", None)
+    except OSError as error:
+        raise Damaged(f"{name}: {error.strerror}") from None
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise Damaged(f"{name} cannot be read") from None
+    if crc32 != (None if version == 1 else _seal(value)):
+        raise Damaged(f"{name} is not what was written")
+    return value
+
+
 def meta_of(checkpoint: Path) -> dict[str, Any]:
     """The small JSON of a checkpoint.
 
     Raises Damaged, and CheckpointError if a newer version of this project wrote it.
     """
-    try:
-        meta = json.loads((checkpoint / "meta" / "metadata").read_bytes())
-        version, crc32 = meta["version"], meta.pop("crc32", None)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise Damaged(f"its meta cannot be read ({type(error).__name__})") from None
-    if crc32 != (None if version == 1 else _seal(meta)):
-        raise Damaged("its meta is not what was written")
-    if version > VERSION:
+    meta = _unsealed(checkpoint, "meta/metadata")
+    if meta["version"] > VERSION:
         raise CheckpointError(
-            f"{checkpoint} was written by a newer version of this project (format {version}, this "
-            f"one reads up to {VERSION})"
+            f"{checkpoint} was written by a newer version of this project (format "
+            f"{meta['version']}, this one reads up to {VERSION})"
         )
     return meta
 
 
 def verify(checkpoint: Path) -> None:
     """Reads every byte of a checkpoint. Raises Damaged, and CheckpointError as `meta_of`."""
-    arrays = checkpoint / "state"
     if meta_of(checkpoint)["version"] == 1:
         return
-    try:
-        sums = json.loads((arrays / SUMS).read_bytes())
-        for name, noted in sums.items():
-            if _sum(arrays / name) != noted:
-                raise Damaged(f"state/{name} is not what was written")
-    except OSError as error:
-        name = Path(error.filename or arrays).relative_to(checkpoint)
-        raise Damaged(f"{name}: {error.strerror}") from None
-    except (ValueError, AttributeError):
-        raise Damaged(f"state/{SUMS} cannot be read") from None
+    for name, noted in _unsealed(checkpoint, f"state/{SUMS}")["files"].items():
+        try:
+            found = _sum(checkpoint / "state" / name)
+        except OSError as error:
+            raise Damaged(f"state/{name}: {error.strerror}") from None
+        if found != noted:
+            raise Damaged(f"state/{name} is not what was written")
 
 
 def newest_whole(folder: Path) -> tuple[int | None, dict[int, str]]:
@@ -124,6 +129,13 @@ def set_damaged_aside(folder: Path) -> None:
             f"going on from {folder / str(whole)}",
             flush=True,
         )
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Frees the space of what a killed run was writing, which never became a checkpoint."""
+    for part in folder.glob("*.orbax-checkpoint-tmp*"):
+        with writing(part):
+            shutil.rmtree(part)
 
 
 def _free_name(path: Path) -> Path:
