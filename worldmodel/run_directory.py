@@ -6,6 +6,7 @@ config.yaml, spec.json, metrics.jsonl, summary.json, checkpoints/STAGE/STEP/, ev
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from worldmodel.config import Config
 from worldmodel.config_io import differences, load_config, save_config
 from worldmodel.data.spec import DataSpec
-from worldmodel.errors import CheckpointError, ConfigError
+from worldmodel.errors import CheckpointError, ConfigError, first_line
 from worldmodel.storage import write_text, writing
 
 
@@ -38,16 +39,36 @@ class RunDirectory:
         return load_config(self.path / "config.yaml")
 
     def spec(self) -> DataSpec:
-        return DataSpec.from_json(self._read("spec.json")["spec"])
+        return self._read("spec.json", lambda noted: DataSpec.from_json(noted["spec"]))
+
+    def fingerprint(self) -> str:
+        """Of the logs that the run began with."""
+        return self._read("spec.json", lambda noted: noted["fingerprint"])
 
     def summary(self) -> dict[str, Any]:
         """What is known of the stages so far; empty before the first has ended."""
-        return self._read("summary.json") if (self.path / "summary.json").exists() else {}
+        if not (self.path / "summary.json").exists():
+            return {}
+        return self._read("summary.json", _whole_summary)
 
     def write_summary(self, stage: str, entry: dict[str, Any]) -> None:
         summary = self.summary()
         summary.setdefault("stages", {})[stage] = entry
         write_json(self.path / "summary.json", summary)
+
+    def check(self) -> None:
+        """Raises CheckpointError for what is there and not readable: told at the start, not after
+        hours of training.
+        """
+        if (self.path / "spec.json").exists():
+            self.spec()
+            self.fingerprint()
+        self.summary()
+        whole_rows(self.metrics)
+        folder = self.path / "checkpoints"
+        for path in (folder, *(folder.iterdir() if folder.is_dir() else ())):
+            if path.exists() and not path.is_dir():
+                raise CheckpointError(f"{path} is no folder; move that file away")
 
     def bind_data(
         self, spec: DataSpec, fingerprint: str, held_out: list[int] | None = None
@@ -59,17 +80,53 @@ class RunDirectory:
         if not (self.path / "spec.json").exists():
             noted = {"spec": spec.to_json(), "fingerprint": fingerprint, "held_out": held_out}
             write_json(self.path / "spec.json", noted)
-        elif self._read("spec.json")["fingerprint"] != fingerprint:
+        elif self.fingerprint() != fingerprint:
             raise ConfigError(
                 f"{self.path}: the logs are not those this run began with.\n"
                 "Give the run another name (name=...), or start over with fresh=true."
             )
 
-    def _read(self, name: str) -> dict[str, Any]:
+    def _read(self, name: str, part: Callable[[Any], Any]) -> Any:
+        """A `part` of what a file of JSON holds."""
         try:
-            return json.loads((self.path / name).read_text())
-        except (OSError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"{self.path / name} cannot be read: {error}") from None
+            return part(json.loads((self.path / name).read_text(encoding="utf-8")))
+        except OSError as error:
+            raise CheckpointError(f"{self.path / name}: {error.strerror}") from None
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{self.path / name} is damaged: {type(error).__name__}, {first_line(error)}"
+            ) from None
+
+
+def _whole_summary(summary: Any) -> dict[str, Any]:
+    for name, entry in summary["stages"].items():
+        if not isinstance(entry["last_step"], int):
+            raise ValueError(f"last_step of {name} is no number")
+    return summary
+
+
+def whole_rows(path: Path) -> list[tuple[str, int, str]]:
+    """Stage, step and line of every row of a metrics.jsonl, without a half-written last one, which
+    a killed run leaves.
+
+    Raises CheckpointError for any other line that is not a row: what it was, no one can say.
+    """
+    try:
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            rows.append((str(row["stage"]), int(row["step"]), line + "\n"))
+        except (ValueError, LookupError, TypeError):
+            raise CheckpointError(
+                f"{path}: row {number} is damaged; take the line out, or start over with fresh=true"
+            ) from None
+    return rows
 
 
 def check_run(config: Config) -> None:
@@ -78,13 +135,17 @@ def check_run(config: Config) -> None:
     if config.fresh or not path.exists():
         return
     if (path / "config.yaml").exists():
-        changed = differences(RunDirectory(path).config(), config)
+        directory = RunDirectory(path)
+        changed = differences(directory.config(), config)
         if changed:
             raise ConfigError(
                 f"{path} holds a run with other options (there -> here):\n  "
                 + "\n  ".join(changed)
                 + "\nGive this one another name (name=...), or start over with fresh=true."
             )
+        directory.check()
+    elif not path.is_dir():
+        raise ConfigError(f"{path} is no folder; give another name with name=...")
     elif any(path.iterdir()):
         raise ConfigError(f"{path} is not empty and holds no run; give another name with name=...")
 

@@ -99,5 +99,7 @@ class DataSpec:
             return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
         observations = {key: ObservationSpec(**tuples(o)) for key, o in raw["observations"].items()}
+        if not all(isinstance(size, int) for o in observations.values() for size in o.shape):
+            raise ValueError("a shape holds something else than whole numbers")
         action = ActionSpec.from_json(raw["action"])
         return cls(observations, action, raw["has_reward"], tuple(raw.get("reward", (0.0, 1.0))))

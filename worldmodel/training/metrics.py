@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.config import LoggingOptions
+from worldmodel.run_directory import whole_rows
 from worldmodel.storage import write_text, writing
 
 
@@ -62,20 +63,10 @@ class MetricsFile:
         """
         if not self.path.exists():
             return
-        lines = self.path.read_text().splitlines(keepends=True)
-        kept = [line for line in lines if _belongs(line, stage, step)]
-        if kept != lines:
-            write_text(self.path, "".join(kept))
-
-
-def _belongs(line: str, stage: str, step: int) -> bool:
-    if not line.endswith("\n"):
-        return False
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        return False
-    return row["stage"] != stage or row["step"] <= step
+        rows = whole_rows(self.path)
+        kept = "".join(line for name, at, line in rows if name != stage or at <= step)
+        if kept != self.path.read_text(encoding="utf-8"):
+            write_text(self.path, kept)
 
 
 class WandB:

@@ -1,0 +1,245 @@
+"""A damaged run directory is refused in a few lines, whichever command meets it, and not one byte
+of it changes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worldmodel.command_line import run_evaluation, run_training
+from worldmodel.training.integrity import VERSION, sealed
+
+ROOT = Path(__file__).parent.parent
+Damage = Callable[[Path], Any]
+
+
+def text(name: str, content: str | bytes) -> Damage:
+    """Other content for a file."""
+    data = content.encode() if isinstance(content, str) else content
+    return lambda run: (run / name).write_bytes(data)
+
+
+def cut(name: str) -> Damage:
+    return lambda run: os.truncate(run / name, (run / name).stat().st_size // 2)
+
+
+def replaced(name: str, old: str, new: str) -> Damage:
+    def damage(run: Path) -> None:
+        content = (run / name).read_text()
+        assert old in content
+        (run / name).write_text(content.replace(old, new, 1))
+
+    return damage
+
+
+def missing(name: str) -> Damage:
+    def damage(run: Path) -> None:
+        path = run / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    return damage
+
+
+def folder(name: str) -> Damage:
+    """A folder where a file should be."""
+    return lambda run: ((run / name).unlink(missing_ok=True), (run / name).mkdir())
+
+
+def file(name: str) -> Damage:
+    """A file where a folder should be."""
+    return lambda run: (missing(name)(run), (run / name).write_text("?"))
+
+
+def edited(name: str, edit: Callable[[Any], Any]) -> Damage:
+    """Whole JSON that says something else."""
+
+    def damage(run: Path) -> None:
+        value = json.loads((run / name).read_text())
+        (run / name).write_text(json.dumps(edit(value)))
+
+    return damage
+
+
+def without(*keys: str) -> Callable[[Any], Any]:
+    def edit(value: Any) -> Any:
+        *path, last = keys
+        inner = value
+        for key in path:
+            inner = inner[key]
+        del inner[last]
+        return value
+
+    return edit
+
+
+def every(pattern: str, damage: Callable[[Path], Any]) -> Damage:
+    return lambda run: [damage(path) for path in sorted(run.glob(pattern))]
+
+
+def line(number: int, content: str) -> Damage:
+    def damage(run: Path) -> None:
+        lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+        lines[number] = content
+        (run / "metrics.jsonl").write_text("".join(lines))
+
+    return damage
+
+
+def newer(meta: Path) -> None:
+    value = json.loads(meta.read_text()) | {"version": VERSION + 1}
+    value.pop("crc32")
+    meta.write_text(json.dumps(sealed(value)))
+
+
+POLICY, MODEL = "checkpoints/policy", "checkpoints/world_model"
+CONFIG, SPEC, SUMMARY = "config.yaml", "spec.json", "summary.json"
+
+# What is damaged -> how, and what the error names beside the path
+BOTH: dict[str, tuple[Damage, str]] = {
+    "config empty": (text(CONFIG, ""), CONFIG),
+    "config cut": (cut(CONFIG), CONFIG),
+    "config binary": (text(CONFIG, bytes(range(256))), CONFIG),
+    "config a list": (text(CONFIG, "- 1\n- 2\n"), CONFIG),
+    "config a word": (text(CONFIG, "hello\n"), CONFIG),
+    "config with a tab": (replaced(CONFIG, "seed:", "\tseed:"), CONFIG),
+    "config with an open bracket": (replaced(CONFIG, "seed: 0", "seed: ["), CONFIG),
+    "config with code": (
+        replaced(CONFIG, "seed: 0", "seed: !!python/object/apply:os.system [exit]"), "config.yaml"
+    ),
+    "config of an unknown reference": (replaced(CONFIG, "seed: 0", "seed: ${no}"), CONFIG),
+    "unknown option": (replaced(CONFIG, "keep:", "keeep:"), "keeep"),
+    "option of a wrong type": (replaced(CONFIG, "keep: 2", "keep: two"), "training.keep"),
+    "option out of range": (replaced(CONFIG, "keep: 2", "keep: 0"), "training.keep"),
+    "option that is null": (replaced(CONFIG, "keep: 2", "keep: null"), "training.keep"),
+    "group a number": (replaced(CONFIG, "logging:", "logging: 3\nloging:"), "loging"),
+    "unknown schema": (replaced(CONFIG, "policy: actor_critic", "policy: actor"), "policy=actor"),
+    "schema of another family": (replaced(CONFIG, "model: rssm", "model: gru"), "model."),
+    "config a folder": (folder(CONFIG), "smoke-0"),
+    "spec empty": (text(SPEC, ""), SPEC),
+    "spec cut": (cut(SPEC), SPEC),
+    "spec binary": (text(SPEC, bytes(range(256))), SPEC),
+    "spec a list": (text(SPEC, "[]"), SPEC),
+    "spec of nothing": (text(SPEC, "{}"), SPEC),
+    "spec null": (edited(SPEC, lambda s: s | {"spec": None}), SPEC),
+    "spec without actions": (edited(SPEC, without("spec", "action")), SPEC),
+    "spec without observations": (edited(SPEC, without("spec", "observations")), SPEC),
+    "spec with words for shapes": (replaced(SPEC, '"shape": [', '"shape": ["a",'), SPEC),
+    "spec a folder": (folder(SPEC), SPEC),
+    "checkpoints a file": (file("checkpoints"), "checkpoint"),
+    "every checkpoint cut": (
+        every(f"{POLICY}/*/meta/metadata", lambda p: os.truncate(p, 9)), "no checkpoint is whole"
+    ),
+    "every checkpoint empty": (
+        every(f"{POLICY}/*", lambda p: (shutil.rmtree(p), p.mkdir())), "no checkpoint is whole"
+    ),
+    "checkpoints without arrays": (
+        every(f"{POLICY}/*/state", shutil.rmtree), "no checkpoint is whole"
+    ),
+    "a newer checkpoint format": (
+        every(f"{POLICY}/*/meta/metadata", newer), "newer version",
+    ),
+    "another stage's checkpoints": (
+        lambda run: (shutil.rmtree(run / POLICY), shutil.copytree(run / MODEL, run / POLICY)),
+        "of another model",
+    ),
+}  # fmt: skip
+
+TRAINING: dict[str, tuple[Damage, str]] = {
+    "config missing": (missing(CONFIG), "holds no run"),
+    "another seed": (replaced(CONFIG, "seed: 0", "seed: 1"), "seed: 1 -> 0"),
+    "another model": (replaced(CONFIG, "deter: null", "deter: 64"), "model.deter"),
+    "spec of other logs": (edited(SPEC, lambda s: s | {"fingerprint": "0"}), "not those"),
+    "summary empty": (text(SUMMARY, ""), SUMMARY),
+    "summary cut": (cut(SUMMARY), SUMMARY),
+    "summary binary": (text(SUMMARY, bytes(range(256))), SUMMARY),
+    "summary a list": (text(SUMMARY, "[]"), SUMMARY),
+    "summary of a list of stages": (text(SUMMARY, '{"stages": []}'), SUMMARY),
+    "summary of a stage null": (text(SUMMARY, '{"stages": {"policy": null}}'), SUMMARY),
+    "summary a folder": (folder(SUMMARY), SUMMARY),
+    "metrics binary": (text("metrics.jsonl", bytes(range(256))), "metrics.jsonl"),
+    "metrics with a garbage row": (line(1, "garbage\n"), "metrics.jsonl: row 2"),
+    "metrics with an empty row": (line(2, "\n"), "metrics.jsonl: row 3"),
+    "metrics with a cut row": (line(0, '{"stage": "wor\n'), "metrics.jsonl: row 1"),
+    "metrics with a row of no stage": (line(3, '{"step": 20}\n'), "metrics.jsonl: row 4"),
+    "metrics with a step that is a word": (
+        line(3, '{"stage": "policy", "step": "x"}\n'), "metrics.jsonl: row 4"
+    ),
+    "metrics with a list": (line(0, "[1]\n"), "metrics.jsonl: row 1"),
+    "metrics with zeros": (line(0, "\0" * 64 + "\n"), "metrics.jsonl: row 1"),
+    "metrics a folder": (folder("metrics.jsonl"), "metrics.jsonl"),
+    "a stage's checkpoints a file": (file(MODEL), "checkpoints/world_model"),
+}  # fmt: skip
+
+EVALUATION: dict[str, tuple[Damage, str]] = {
+    "config missing": (missing(CONFIG), "not a run directory"),
+    "spec missing": (missing(SPEC), SPEC),
+    "checkpoints missing": (missing("checkpoints"), "no checkpoint 'last'"),
+    "no checkpoints": (every("checkpoints/*", shutil.rmtree), "no checkpoint 'last'"),
+    "a stage's checkpoints files": (
+        lambda run: (file(MODEL)(run), file(POLICY)(run)), "no checkpoint 'last'"
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture
+def copy(smoke_run: Path, tmp_path: Path) -> Path:
+    """The folder of a real, finished run, to be damaged."""
+    copy = Path(shutil.copytree(smoke_run, tmp_path / smoke_run.name))
+    replaced(CONFIG, str(smoke_run.parent), str(tmp_path))(copy)
+    return copy
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    return {str(p): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+def train(run: Path, launch: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> int:
+    from worldmodel.training.run import train as job
+
+    monkeypatch.setattr(sys, "argv", launch(f"runs_dir={run.parent}")[1:])
+    return run_training(job, str(ROOT / "train.py"), "")
+
+
+def evaluate(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    from worldmodel.evaluation.evaluator import evaluate_run
+
+    monkeypatch.setattr(sys, "argv", ["eval.py", *words])
+    return run_evaluation(evaluate_run, "")
+
+
+@pytest.mark.parametrize("kind", [*BOTH, *TRAINING])
+def test_training_refuses_a_damaged_run(
+    copy: Path,
+    kind: str,
+    launch: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    damage, words = (BOTH | TRAINING)[kind]
+    damage(copy)
+    before = contents(copy.parent)
+    assert train(copy, launch, monkeypatch) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and words in told and str(copy) in told, told
+    assert contents(copy.parent) == before
+
+
+@pytest.mark.parametrize("kind", [*BOTH, *EVALUATION])
+def test_evaluation_refuses_a_damaged_run(
+    copy: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage, words = (BOTH | EVALUATION)[kind]
+    damage(copy)
+    before = contents(copy.parent)
+    assert evaluate(monkeypatch, f"run={copy}") == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ") and words in told and str(copy) in told, told
+    assert contents(copy.parent) == before
