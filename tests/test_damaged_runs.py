@@ -13,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+import worldmodel
 from worldmodel.command_line import run_evaluation, run_training
+from worldmodel.errors import CheckpointError
+from worldmodel.run_directory import whole_rows
 from worldmodel.training.integrity import VERSION, sealed
 
 ROOT = Path(__file__).parent.parent
@@ -243,3 +247,64 @@ def test_evaluation_refuses_a_damaged_run(
     told = capsys.readouterr().err
     assert told.startswith("error: ") and words in told and str(copy) in told, told
     assert contents(copy.parent) == before
+
+
+def flip(folder: Path) -> None:
+    """One bit, in the middle of the largest file."""
+    path = max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_run_goes_on_from_the_newest_whole_checkpoint_to_the_same_bits(
+    smoke_run: Path,
+    copy: Path,
+    launch: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    flip(copy / POLICY / "60")
+    missing(SUMMARY)(copy)
+    assert train(copy, launch, monkeypatch) == 0
+    told = capsys.readouterr().out
+    assert (
+        f"warning: {copy / POLICY / '60'} is damaged" in told and str(copy / POLICY / "30") in told
+    )
+    assert (copy / "checkpoints" / "policy.damaged" / "60" / "meta").is_dir()
+    ends = [
+        json.loads((run / SUMMARY).read_text())["stages"]["policy"] for run in (copy, smoke_run)
+    ]
+    assert ends[0]["state_sha256"] == ends[1]["state_sha256"]
+    rows = [[row[:2] for row in whole_rows(run / "metrics.jsonl")] for run in (copy, smoke_run)]
+    assert rows[0] == rows[1]
+
+
+def test_a_judge_takes_the_newest_whole_checkpoint_and_touches_nothing(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flip(copy / POLICY / "60")
+    before = contents(copy)
+    loaded = worldmodel.load(copy)
+    assert (loaded.stage, loaded.step) == ("policy", 30)
+    assert f"{copy / POLICY / '60'} is damaged" in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match=r"60 is damaged \(state/.*accepted: last"):
+        worldmodel.load(copy, "60")
+    assert contents(copy) == before
+
+
+def test_the_best_checkpoint_is_judged_by_the_metric_of_its_stage(copy: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint=best: .* no training.policy.best_metric"
+    ):
+        worldmodel.load(copy, "best")
+    values = {
+        int(p.name): json.loads((p / "meta/metadata").read_text())["metrics"]["loss/critic"]
+        for p in (copy / POLICY).iterdir()
+    }
+    for mode, choose in (("min", min), ("max", max)):
+        run = Path(shutil.copytree(copy, copy.parent / mode))
+        config = yaml.safe_load((run / CONFIG).read_text())
+        config["training"]["policy"] |= {"best_metric": "loss/critic", "best_mode": mode}
+        (run / CONFIG).write_text(yaml.safe_dump(config))
+        assert worldmodel.load(run, "best").step == choose(values, key=values.get)

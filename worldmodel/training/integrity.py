@@ -36,7 +36,7 @@ def steps_in(folder: Path) -> list[int]:
 
 def write_sums(folder: Path) -> None:
     """Notes size and CRC-32 of every file in `folder`, in `sums.json` there."""
-    files = {name: _sum(folder / name) for name in _files(folder)}
+    files = {name: _sum(folder / name) for name in _files(folder) if name != SUMS}
     with (folder / SUMS).open("w") as file:
         json.dump(sealed({"files": files}), file)
         file.flush()
