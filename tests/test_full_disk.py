@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 
 from worldmodel.command_line import guarded
+from worldmodel.compilation import use_cache
+from worldmodel.data.store import new_folder
 from worldmodel.errors import StorageError
 from worldmodel.run_directory import RunDirectory, whole_rows
 from worldmodel.storage import free_space, write_text
@@ -85,6 +87,14 @@ def test_wherever_a_full_disk_comes_to_light_it_is_no_traceback(
         f"error: {disk / 'cache'}: Read-only file system",
         "error: the output: No space left on device",
     ]
+    for folder in (disk / "cache", Path("/proc/nowhere")):
+        with pytest.raises(StorageError, match=f"{folder} cannot be written"):
+            use_cache(str(folder))
+        with (
+            pytest.raises(StorageError, match=f"{folder} cannot be written"),
+            new_folder(folder / "x"),
+        ):
+            pass
     with pytest.raises(FileNotFoundError):  # a mistake of the program is not hidden
         guarded(lambda: int((disk / "nothing").read_text()))
 

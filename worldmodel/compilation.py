@@ -6,13 +6,15 @@ from pathlib import Path
 
 import jax
 
+from worldmodel.storage import make_folder
+
 
 def use_cache(folder: str | None) -> None:
     """Keeps what takes half a second or more to compile in `folder`; None keeps nothing."""
     if folder is None:
         return
     path = Path(folder).expanduser()
-    path.mkdir(parents=True, exist_ok=True)
+    make_folder(path)
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from worldmodel.errors import StorageError, first_line
+from worldmodel.errors import StorageError, UserError, first_line
 
 # What a disk or its owner refuses; any other error of the system is a mistake of the program.
 REFUSALS = (
@@ -27,8 +27,11 @@ def writing(path: Path, then: str = "") -> Iterator[None]:
     """
     try:
         yield
+    except UserError:
+        raise
     except Exception as error:
-        if (reason := refusal(error)) is None:
+        reason = error.strerror if isinstance(error, OSError) else refusal(error)
+        if reason is None:
             raise
         lines = [f"{path} cannot be written: {reason} ({free_space(path)} free there)", then]
         raise StorageError("\n".join(filter(None, lines))) from None
@@ -62,11 +65,17 @@ def free_space(path: Path) -> str:
     return f"{free:.1f} GiB"
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it, where there is none yet."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file, and its folder, so that it is there whole or not at all."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    make_folder(path.parent)
     with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with part.open("w", encoding="utf-8") as file:
                 file.write(text)

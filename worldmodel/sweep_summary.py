@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldmodel.config import EvaluationOptions
+from worldmodel.storage import make_folder, write_text, writing
 
 if TYPE_CHECKING:
     from worldmodel.evaluation.statistics import Number
@@ -36,8 +37,8 @@ def forget(folder: Path) -> None:
 
 def note(folder: Path, job: Finished) -> None:
     """Adds a job to those of the sweep."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / NOTES).open("a") as file:
+    make_folder(folder)
+    with writing(folder / NOTES), (folder / NOTES).open("a") as file:
         file.write(json.dumps(asdict(job)) + "\n")
 
 
@@ -47,7 +48,7 @@ def summarize(folder: Path, options: EvaluationOptions) -> str:
         return ""
     jobs = [Finished(**json.loads(line)) for line in (folder / NOTES).read_text().splitlines()]
     text = table(jobs, options)
-    (folder / TABLE).write_text(text)
+    write_text(folder / TABLE, text)
     return text
 
 

@@ -23,6 +23,7 @@ import numpy as np
 from worldmodel.data.card import card
 from worldmodel.data.progress import shown
 from worldmodel.data.trajectories import Trajectories
+from worldmodel.storage import make_folder
 
 CARD = "card.json"
 METADATA_KEY = "worldmodel"  # our part of TFDS's metadata.json
@@ -39,7 +40,7 @@ def write(
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     extra = {
         METADATA_KEY: {**(metadata or {}), "action": dataclasses.asdict(trajectories.action_spec)}
     }

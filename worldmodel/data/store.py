@@ -24,6 +24,7 @@ import numpy as np
 from worldmodel.data.columns import mapped
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
+from worldmodel.storage import make_folder, refusal, writing
 
 FORMAT = 1  # of a store, and of what readers make of their files: raise it and all is decoded anew
 META = "meta.json"
@@ -50,10 +51,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Another process may have finished the same one meanwhile: then that one stays. Folders that a
     killed writer left are removed.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(folder.parent)
     _remove_abandoned(folder)
     part = folder.parent / f"{_mine(folder)}{os.getpid()}-{secrets.token_hex(4)}"
-    part.mkdir()
+    make_folder(part)
     try:
         yield part
         try:
@@ -61,6 +62,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
         except OSError:
             if not folder.exists():
                 raise
+    except OSError as error:
+        if refusal(error) is None:
+            raise
+        with writing(folder):
+            raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
 

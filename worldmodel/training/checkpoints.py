@@ -118,11 +118,17 @@ class Checkpoints:
             )
 
     def _clear_way(self) -> None:
+        """All processes look, and refuse alike; the first one moves, once all have looked."""
+        whole, faults = integrity.newest_whole(self.folder)
+        self._meet("looked at")
         if jax.process_index() == 0:
-            integrity.set_damaged_aside(self.folder)
+            integrity.set_damaged_aside(self.folder, whole, faults)
             integrity.remove_unfinished(self.folder)
+        self._meet("in order")
+
+    def _meet(self, what: str) -> None:
         if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"checkpoints {self.folder.name}")
+            multihost_utils.sync_global_devices(f"{self.folder} {what}")
 
     def steps(self) -> list[int]:
         return sorted(self.manager.all_steps())

@@ -114,11 +114,10 @@ def newest_whole(folder: Path) -> tuple[int | None, dict[int, str]]:
     return None, {}
 
 
-def set_damaged_aside(folder: Path) -> None:
-    """Moves checkpoints newer than the newest whole one to FOLDER.damaged/, so that their steps can
-    be written again, and tells of it. Raises as `newest_whole`.
+def set_damaged_aside(folder: Path, whole: int | None, faults: dict[int, str]) -> None:
+    """Moves what `newest_whole` found damaged to FOLDER.damaged/, so that these steps can be
+    written again, and tells of it.
     """
-    whole, faults = newest_whole(folder)
     for step, fault in faults.items():
         aside = _free_name(folder.with_name(f"{folder.name}.damaged") / str(step))
         with writing(aside):
