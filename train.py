@@ -3,10 +3,15 @@
 The run directory is named by what is run: the same command again resumes.
 """
 
-import sys
+from __future__ import annotations
 
-from worldmodel.command_line import run_training
-from worldmodel.config import Config
+import sys
+from typing import TYPE_CHECKING
+
+from worldmodel.signals import stoppable
+
+if TYPE_CHECKING:
+    from worldmodel.config import Config
 
 
 def job(config: Config) -> int:
@@ -16,5 +21,12 @@ def job(config: Config) -> int:
     return train(config)
 
 
+def main() -> int:
+    """Imported here, since it takes time, in which the run may be asked to stop."""
+    from worldmodel.command_line import run_training
+
+    return run_training(job, __file__, __doc__)
+
+
 if __name__ == "__main__":
-    sys.exit(run_training(job, __file__, __doc__))
+    sys.exit(stoppable(main))

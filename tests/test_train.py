@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from worldmodel.command_line import parse_eval
 from worldmodel.errors import CheckpointError, ConfigError
 from worldmodel.learner import divide
 from worldmodel.loading import model_of
+from worldmodel.status import read_beat, state_of
 
 Launch = Callable[..., list[str]]
 ROOT = Path(__file__).parent.parent
@@ -95,21 +97,68 @@ def read_rows(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_terminated_run_saves_and_asks_to_be_run_again(
+def stopped_at(command: list[str], moment: Callable[[], bool], number: int) -> tuple[int, str]:
+    """Sends a signal to the whole group of a run at a moment; returns its status and output."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not moment() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=60)
+    return process.returncode, output
+
+
+def phase_of(folder: Path) -> str | None:
+    beat = read_beat(folder)
+    return beat.get("phase") if beat.get("state") == "running" else None
+
+
+def test_a_run_is_stopped_at_any_moment_and_the_same_command_goes_on(
     smoke_run: Path, launch: Launch, tmp_path: Path
 ) -> None:
-    command = launch(f"runs_dir={tmp_path}")
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    metrics = tmp_path / "smoke-0" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not metrics.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 75, output
-    assert "the same command goes on" in output
-    assert run(command).returncode == 0
-    assert digests(tmp_path / "smoke-0") == digests(smoke_run)
+    command, folder = launch(f"runs_dir={tmp_path}"), tmp_path / "smoke-0"
+    began = time.monotonic()
+    moments = [
+        (lambda: time.monotonic() > began + 0.5, signal.SIGUSR1, 75),  # it is still importing
+        ((folder / "metrics.jsonl").exists, signal.SIGTERM, 75),
+        (lambda: phase_of(folder) == "evaluation", signal.SIGINT, 130),
+    ]
+    for moment, number, expected in moments:
+        status, output = stopped_at(command, moment, number)
+        assert status == expected and "Traceback" not in output, output
+        assert "the same command goes on" in output
+    assert state_of(read_beat(folder), time.time())[0] == "stopped"
+    assert digests(folder) == digests(smoke_run)
+    environments = json.loads((folder / "environment.json").read_text())
+    assert len(environments) == 1  # two starts, with the same software on the same devices
+
+
+def test_a_finished_run_tells_so_and_with_what_it_was_made(smoke_run: Path) -> None:
+    beat = read_beat(smoke_run)
+    assert state_of(beat, time.time()) == ("finished", "")
+    assert (beat["stage"], beat["step"], beat["total"]) == ("policy", 60, 60)
+    (entry,) = json.loads((smoke_run / "environment.json").read_text())
+    assert entry["packages"]["jax"] == jax.__version__
+    assert entry["devices"] == {"kind": "cpu", "count": 1} and entry["processes"] == 1
+
+
+def test_a_dry_run_tells_what_is_needed_and_writes_nothing(
+    smoke_run: Path, launch: Launch, tmp_path: Path
+) -> None:
+    done = run(launch(f"runs_dir={tmp_path}", "training.dry_run=true"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not list(tmp_path.iterdir())
+    stages = json.loads((smoke_run / "summary.json").read_text())["stages"]
+    for name, entry in stages.items():
+        told = {
+            words[1]: " ".join(words[2:])
+            for line in done.stdout.splitlines()
+            if (words := line.split())[0] == name
+        }
+        assert told["parameters"].startswith(f"{entry['parameters']:,}: ")
+        assert told["steps"].startswith("60, ") and told["memory"].endswith("while it works")
 
 
 def test_a_changed_config_is_refused_and_nothing_is_touched(

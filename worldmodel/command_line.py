@@ -31,7 +31,7 @@ from worldmodel.config_io import assign, flatten
 from worldmodel.errors import ConfigError, StorageError, UserError, first_line, nearest
 from worldmodel.storage import refusal
 
-USER_ERROR, PREEMPTED = 2, 75
+USER_ERROR = 2
 GROUPS = (*SCHEMAS, "experiment")
 HELP_FLAGS = ("-h", "--help")
 SWEEP_FLAGS = ("-m", "--multirun")

@@ -21,6 +21,7 @@ from worldmodel.storage import write_text
 # Options that do not change what is computed: a run may go on with other values of these.
 FREE = (
     *("name", "runs_dir", "fresh", "training.keep", "training.compilation_cache"),
+    *("training.on_divergence", "training.dry_run"),
     *("data.cache", "data.cache_dir", "data.delivery", "data.workers"),
     *(
         f"training.{stage}.{key}"

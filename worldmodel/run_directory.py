@@ -1,6 +1,7 @@
 """A run's folder: what lies where, and when a command may go on in it.
 
-config.yaml, spec.json, metrics.jsonl, summary.json, checkpoints/STAGE/STEP/, evaluation/.
+config.yaml, spec.json, metrics.jsonl, summary.json, environment.json, heartbeat.json,
+divergences.jsonl, checkpoints/STAGE/STEP/, evaluation/.
 """
 
 from __future__ import annotations
@@ -34,6 +35,15 @@ class RunDirectory:
 
     def checkpoints(self, stage: str) -> Path:
         return self.path / "checkpoints" / stage
+
+    def newest(self) -> dict[str, Any] | None:
+        """Stage, step and time of the last checkpoint that was committed."""
+        steps = [p for p in self.path.glob("checkpoints/*/*") if p.name.isdigit()]
+        times = {path: _modified(path) for path in steps}
+        if not times:
+            return None
+        path = max(times, key=lambda p: (times[p], int(p.name)))
+        return {"stage": path.parent.name, "step": int(path.name), "time": times[path]}
 
     def config(self) -> Config:
         return load_config(self.path / "config.yaml")
@@ -175,6 +185,14 @@ def find_run(path: str | Path) -> RunDirectory:
         known = ", ".join(sorted(str(p.parent) for p in siblings)) or "none"
         raise CheckpointError(f"{path} holds no run (config.yaml is missing). Runs there: {known}")
     return RunDirectory(path)
+
+
+def _modified(path: Path) -> float:
+    """When a file was last changed; long ago, if it has just been deleted."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def write_json(path: Path, value: Any) -> None:

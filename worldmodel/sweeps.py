@@ -22,7 +22,6 @@ from omegaconf import DictConfig
 from worldmodel.checks import refuse
 from worldmodel.command_line import (
     HYDRA_VERSION,
-    PREEMPTED,
     USER_ERROR,
     build_config,
     choices_of,
@@ -34,6 +33,7 @@ from worldmodel.command_line import (
 )
 from worldmodel.config import Config
 from worldmodel.errors import ConfigError
+from worldmodel.signals import PREEMPTED
 from worldmodel.sweep_summary import Finished, forget, note, summarize
 
 MOST_JOBS_CHECKED = 100  # before the first one starts; each is checked again when it starts

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.data.delivery import Resident, whole_episodes
+from worldmodel.data.delivery import Resident, deliver, whole_episodes
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import gather, permuted, rows_of, window_index
@@ -138,3 +138,18 @@ def test_actions_reach_the_model_in_the_normalised_range() -> None:
     np.testing.assert_allclose(spec.normalize(raw), [[-1, -1], [0, 0], [1, 1]])
     np.testing.assert_allclose(spec.denormalize(spec.normalize(raw)), raw)
     np.testing.assert_allclose(spec.denormalize(np.array([[9.0, -9.0]])), [[2.0, 0.0]])
+
+
+def test_the_origins_of_a_batch_are_the_rows_it_holds() -> None:
+    """Each row says which episode and row it is, so the batch itself tells where it is from."""
+    kept = labelled([30, 7, 3, 12]).select(np.array([3, 0, 2]))
+    for delivery in ("resident", "streamed"):
+        batches = deliver(kept, 6, 5, 3, delivery)
+        feed = batches.feed(4, 1)
+        window = jax.device_get(batches.batch(batches.arrays(), feed, 0))
+        batches.close()
+        expected = [
+            f"episode {int(rows[0, 0])}, rows {int(rows[0, 1])}-{int(rows[mask, 1].max())}"
+            for rows, mask in zip(window.observation["observation"], window.mask, strict=True)
+        ]
+        assert batches.origins(4) == expected

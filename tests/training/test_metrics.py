@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,3 +51,31 @@ def test_wandb_is_online_only_with_a_key(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert wandb_mode(LoggingOptions()) == "online"
     assert wandb_mode(LoggingOptions(wandb="disabled")) == "disabled"
     assert wandb_mode(LoggingOptions(wandb="offline")) == "offline"
+
+
+UNREACHABLE = """
+import sys, time
+from pathlib import Path
+from worldmodel.config import LoggingOptions
+from worldmodel.training.metrics import WandB
+if __name__ == "__main__":
+    began = time.monotonic()
+    wandb = WandB(LoggingOptions(wandb="online"), Path(sys.argv[1]), {})
+    for step in range(20_000):  # more than are kept
+        wandb.write({"stage": "policy", "step": step})
+    wandb.close(timeout_seconds=1.0)
+    print(time.monotonic() - began)
+"""
+
+
+def test_a_service_out_of_reach_holds_up_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    script = tmp_path / "script.py"
+    script.write_text(UNREACHABLE)
+    nowhere = {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=60,
+        env={**os.environ, **nowhere},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.splitlines()[-1]) < 5

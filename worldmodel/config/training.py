@@ -59,6 +59,14 @@ class TrainingOptions:
     steps_per_dispatch: int = option(25, "most updates per call to the device", low=1)
     log_every: int = option(100, "updates between rows of metrics.jsonl", low=1)
     checkpoint_every: int = option(1000, "updates between checkpoints", low=1)
+    on_divergence: str = option(
+        "stop",
+        "a loss that is not finite; rollback: on from the last checkpoint, with other batches",
+        choices=("stop", "rollback"),
+    )
+    dry_run: bool = option(
+        False, "compile every stage, show parameters, memory and steps, and leave"
+    )
     keep: int = option(2, "newest checkpoints kept per stage", low=1)
     compilation_cache: str | None = option(
         "~/.cache/worldmodel/xla", "folder of compiled programs (none: no cache)"

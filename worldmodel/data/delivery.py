@@ -20,8 +20,10 @@ from worldmodel.data.windows import (
     Rows,
     Window,
     batch_windows,
+    batch_windows_on_host,
     cursor,
     gather,
+    origins,
     rows_of,
     window_index,
 )
@@ -34,11 +36,13 @@ class Batches(Protocol):
 
     `arrays()` go to the device once. `feed(step, updates)` is made on the host for each call to the
     device: what the batches of `updates` steps from `step` on need. `batch(arrays, feed, k)`,
-    called inside jit, is the k-th of them. `axis` is the batch axis of the feed's arrays, None if
+    called inside jit, is the k-th of them. `origins(step)` says where the windows of a step's batch
+    come from. `axis` is the batch axis of the feed's arrays, None if
     every device needs all of it.
     """
 
     axis: int | None
+    trajectories: Trajectories
 
     @property
     def count(self) -> int: ...  # windows in an epoch
@@ -51,6 +55,8 @@ class Batches(Protocol):
     def feed(self, step: int, updates: int) -> Any: ...
 
     def batch(self, arrays: Any, feed: Any, k: Any) -> Window: ...
+
+    def origins(self, step: int) -> list[str]: ...
 
     def close(self) -> None: ...
 
@@ -68,6 +74,7 @@ class Resident:
     """Rows on the device; `feed` is the place in the sequence of windows where a call begins."""
 
     resident: ResidentArrays
+    trajectories: Trajectories
     batch_size: int
     length: int
     seed: int
@@ -79,7 +86,7 @@ class Resident:
         whole = trajectories.compact()
         index = window_index(whole, length)
         arrays = ResidentArrays(rows_of(whole), index.starts, index.rows)
-        return cls(arrays, batch_size, length, seed)
+        return cls(arrays, whole, batch_size, length, seed)
 
     @property
     def count(self) -> int:
@@ -101,6 +108,12 @@ class Resident:
     def batch(self, arrays: ResidentArrays, feed: Cursor, k: Any) -> Window:
         chosen = self.indices(feed, k)
         return gather(arrays.rows, arrays.starts[chosen], arrays.counts[chosen], self.length)
+
+    def origins(self, step: int) -> list[str]:
+        chosen = batch_windows_on_host(step, self.batch_size, self.count, self.seed)
+        return origins(
+            self.trajectories, self.resident.starts[chosen], self.resident.counts[chosen]
+        )
 
     def close(self) -> None:
         pass

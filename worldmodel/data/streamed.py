@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from absl import flags
 
+from worldmodel import signals
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import (
     Rows,
@@ -25,6 +26,7 @@ from worldmodel.data.windows import (
     batch_windows_on_host,
     brought_to_range,
     gather,
+    origins,
     rows_of,
     window_index,
 )
@@ -46,6 +48,7 @@ class Streamed:
     """Windows gathered on the host; `feed` is a stack of batches (updates, batch / shards, ...)."""
 
     source: WindowSource
+    trajectories: Trajectories
     workers: int = 0
     axis: int | None = 1
     pending: Iterator[Window] | None = field(default=None, init=False, repr=False)
@@ -61,7 +64,8 @@ class Streamed:
         workers: int = 0,
         shard: Shard | None = None,
     ) -> Streamed:
-        return cls(WindowSource(trajectories, batch_size, length, seed, shard or Shard()), workers)
+        source = WindowSource(trajectories, batch_size, length, seed, shard or Shard())
+        return cls(source, trajectories, workers)
 
     @property
     def count(self) -> int:
@@ -85,6 +89,11 @@ class Streamed:
     def batch(self, arrays: tuple[()], feed: Window, k: Any) -> Window:
         return jax.tree.map(lambda x: x[k], feed)
 
+    def origins(self, step: int) -> list[str]:
+        source = self.source
+        chosen = batch_windows_on_host(step, source.batch_size, self.count, source.seed)
+        return origins(self.trajectories, source.index.starts[chosen], source.index.rows[chosen])
+
     def close(self) -> None:
         if self.pending is not None and hasattr(self.pending, "close"):
             self.pending.close()
@@ -102,8 +111,13 @@ class Streamed:
             options = grain.MultiprocessingOptions(
                 num_workers=self.workers, per_worker_buffer_size=1
             )
-            stream = stream.mp_prefetch(options)
+            stream = stream.mp_prefetch(options, _start_worker)
         return iter(stream)
+
+
+def _start_worker(number: int, count: int) -> None:
+    """Stopping is for the process that trains: its workers go on until it is done with them."""
+    signals.ignore()
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ class Trajectories:
             lengths=self.lengths[episodes],
             terminated=self.terminated[episodes],
             starts=self.offsets[episodes],
-            names=tuple(self.names[e] for e in episodes) if self.names else (),
+            names=tuple(self.name(int(e)) for e in episodes),
             digest=None,
         )
 

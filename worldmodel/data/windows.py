@@ -119,6 +119,18 @@ def window_index(trajectories: Trajectories, length: int) -> WindowIndex:
     return WindowIndex(starts.astype(place), rows.astype(np.int32), length)
 
 
+def origins(trajectories: Trajectories, starts: np.ndarray, counts: np.ndarray) -> list[str]:
+    """Where the windows of `counts` rows that begin at `starts` were taken from, for messages:
+    the episode's name, and its rows.
+    """
+    order = np.argsort(trajectories.offsets)
+    offsets = trajectories.offsets[order]
+    places = np.searchsorted(offsets, starts, side="right") - 1
+    first = starts - offsets[places]
+    rows = zip(order[places].tolist(), first.tolist(), (first + counts - 1).tolist(), strict=True)
+    return [f"{trajectories.name(e)}, rows {begin}-{end}" for e, begin, end in rows]
+
+
 class Cursor(NamedTuple):
     """A place in the endless sequence of windows of `seed`: position `offset` of epoch `epoch`."""
 

@@ -148,6 +148,9 @@ class Checkpoints:
         with self._writing():
             self.manager.save(step, args=arguments, force=True)
 
+    def delete(self, step: int) -> None:
+        self.manager.delete(step)
+
     def wait(self) -> None:
         """Returns when everything is on disk. Raises StorageError if something could not be."""
         with self._writing():

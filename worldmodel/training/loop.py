@@ -9,33 +9,30 @@ on, bit for bit.
 from __future__ import annotations
 
 import math
-import signal
 import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from worldmodel.config import StageOptions, TrainingOptions
 from worldmodel.data.delivery import Batches
 from worldmodel.data.windows import Window
-from worldmodel.errors import DivergenceError
 from worldmodel.learner import Learner, TrainState
 from worldmodel.run_directory import RunDirectory
+from worldmodel.signals import Preempted, StopRequest
 from worldmodel.training import mesh as meshes
 from worldmodel.training.best import best_of, check_metric
 from worldmodel.training.checkpoints import Checkpoints, digest
+from worldmodel.training.divergence import MOST_ROLLBACKS, Diverged, Event, check_finite
+from worldmodel.training.heartbeat import UNWATCHED, Heartbeat
 from worldmodel.training.metrics import IntervalMean, MetricsFile, WandB
 from worldmodel.training.progress import StageProgress
-
-
-class Preempted(Exception):
-    """The run was asked to stop and has saved its state."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +64,11 @@ class Stage:
         """Updates between refreshes, 0 without any."""
         return self.refresh.every if self.refresh else 0
 
-
-class StopRequest:
-    """Notes SIGTERM and SLURM's warning signals, to be obeyed between two calls to the device."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-        self.earlier = {number: signal.signal(number, self._note) for number in numbers}
-
     def close(self) -> None:
-        """From here on the signals do what they did before."""
-        for number, handler in self.earlier.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        """Ends the threads and processes that make its batches."""
+        self.batches.close()
+        if self.refresh:
+            self.refresh.batches.close()
 
 
 class Keys(NamedTuple):
@@ -147,13 +133,14 @@ class Run(NamedTuple):
     wandb: WandB
     stop: StopRequest
     progress: str
+    heartbeat: Heartbeat = UNWATCHED
 
 
 def run_stage(stage: Stage, run: Run) -> TrainState:
     """Trains the stage to its end, from its newest checkpoint if there is one.
 
     Raises Preempted after saving when asked to stop, DivergenceError when a loss is no longer
-    finite.
+    finite and going back to a checkpoint was not asked for, or did not help.
     """
     mesh = meshes.all_devices()
     folder = run.directory.checkpoints(stage.name)
@@ -162,9 +149,16 @@ def run_stage(stage: Stage, run: Run) -> TrainState:
         return _Loop(stage, run, mesh, checkpoints).run()
     finally:
         checkpoints.close()
-        stage.batches.close()
-        if stage.refresh:
-            stage.refresh.batches.close()
+        stage.close()
+
+
+class Programs(NamedTuple):
+    """What a stage runs on the devices: `updates` a call, and the renewal of its memory."""
+
+    dispatch: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+    renew: Callable[..., TrainState] | None
+    arrays: Any
+    updates: int
 
 
 class _Loop:
@@ -174,13 +168,25 @@ class _Loop:
         self.stage, self.context, self.mesh, self.checkpoints = stage, run, mesh, checkpoints
         self.keys = stage_keys(run.seed, stage.name)
         self.file = MetricsFile(run.directory.metrics)
+        self.heartbeat, self.rollbacks = run.heartbeat, 0
+        self.heartbeat.enter("start", stage=stage.name, total=stage.options.steps)
+        self.earlier_seconds = self._go_on_from_checkpoint().get("seconds", 0.0)
+        self.started = time.perf_counter()
+
+    def _go_on_from_checkpoint(self) -> dict[str, Any]:
+        """Takes up the newest state there is; returns what was saved beside it."""
         self.state, self.step, meta = self._restore_or_init()
-        self.file.rewind(stage.name, self.step)
+        self.file.rewind(self.stage.name, self.step)
         self.interval = IntervalMean(meta.get("pending"), meta.get("metrics"))
-        self.earlier_seconds = meta.get("seconds", 0.0)
-        self.started = self.row_started = time.perf_counter()
-        self.waited = 0.0
-        self.row_step = self.step
+        self.row_started, self.row_step, self.waited = time.perf_counter(), self.step, 0.0
+        self._skip(meta.get("skipped", 0))
+        return meta
+
+    def _skip(self, batches: int) -> None:
+        """Step k takes the batch of step k + `batches`, and noise of its own."""
+        self.skipped, self.key = batches, self.keys.steps
+        if batches:
+            self.key = jax.random.fold_in(self.keys.steps, batches)
 
     def run(self) -> TrainState:
         total = self.stage.options.steps
@@ -196,57 +202,123 @@ class _Loop:
         return self.state
 
     def _train(self, total: int) -> None:
-        batches = self.stage.batches
-        refresh = self.stage.refresh
-        updates = steps_per_dispatch(
-            self.context.training, total, batches.most_updates, self.stage.interval
-        )
+        most = self.stage.batches.most_updates
+        updates = steps_per_dispatch(self.context.training, total, most, self.stage.interval)
         if self.step:
             self.progress.note(f"goes on from step {self.step}")
+        programs = self._compile(updates)
+        self.started = self.row_started = time.perf_counter()
+        self.heartbeat.enter("training", step=self.step)
+        with self.context.stop.held(relays=jax.process_count() > 1):
+            while self.step < total:
+                try:
+                    self._update(total, programs)
+                except Diverged as seen:
+                    self._roll_back(seen)
+                    self.feed = self._feed(updates)
+            self.checkpoints.wait()
+
+    def _compile(self, updates: int) -> Programs:
+        batches, refresh = self.stage.batches, self.stage.refresh
+        self.heartbeat.enter("loading data", step=self.step)
         began = time.perf_counter()
         arrays = jax.device_put(batches.arrays(), meshes.replicated(self.mesh))
         dispatch = make_dispatch(self.stage.learner, batches, self.mesh, updates)
-        feed = self._feed(updates)
+        self.feed = self._feed(updates)
         renew = make_refresh(refresh, self.mesh) if refresh else None
-        lowered = dispatch.lower(self.state, arrays, feed, self.keys.steps)
+        self.heartbeat.enter("compiling")
+        lowered = dispatch.lower(self.state, arrays, self.feed, self.key)
         check_metric(best_of(self.stage.options), self.stage.group, lowered.out_info[1])
         compiled = lowered.compile()
         self.progress.note(f"compiled in {time.perf_counter() - began:.1f} s")
-        self.started = self.row_started = time.perf_counter()
-        previous = None
+        return Programs(compiled, renew, arrays, updates)
+
+    def _update(self, total: int, programs: Programs) -> None:
+        """Calls the device until the stage is complete.
+
+        Raises Preempted when the state is saved, Diverged.
+        """
+        refresh, updates, previous = self.stage.refresh, programs.updates, None
         while self.step < total:
             if refresh and self.step % refresh.every == 0:
-                self._refresh(refresh, renew, arrays)
-            self.state, metrics = compiled(self.state, arrays, feed, self.keys.steps)
+                self._refresh(refresh, programs)
+            self.state, metrics = programs.dispatch(
+                self.state, programs.arrays, self.feed, self.key
+            )
             self.step += updates
             if self.step < total:  # made and sent while the device works
                 began = time.perf_counter()
-                feed = self._feed(updates)
+                self.feed = self._feed(updates)
                 self.waited += time.perf_counter() - began
             if previous is not None:
                 self._record(self.step - updates, previous)
             previous = metrics
             due = self.step % self.context.training.checkpoint_every == 0 or self.step == total
-            if due or self.context.stop.asked:
+            stop = self._stops(updates)
+            if due or stop:
                 self._record(self.step, previous)
                 previous = None
                 self._save()
-            if self.context.stop.asked and self.step < total:
+            if stop and self.step < total:
+                self.heartbeat.enter("saving")
                 self.checkpoints.wait()
                 raise Preempted(f"{self.stage.name} saved at step {self.step}")
 
-    def _refresh(self, refresh: Refresh, renew: Callable[..., TrainState], arrays: Any) -> None:
+    def _stops(self, updates: int) -> bool:
+        """Whether to leave after this call. Of several processes all do after the same one, which
+        JAX finds out; it wants the number of the call.
+        """
+        if jax.process_count() == 1:
+            return self.context.stop.asked
+        return multihost_utils.reached_preemption_sync_point(self.step // updates)
+
+    def _roll_back(self, seen: Diverged) -> None:
+        """Goes on from the last checkpoint with the batches after those of the call that diverged.
+        Raises DivergenceError where this is not wanted, or did not help.
+        """
+        self.checkpoints.wait()
+        at, batches = self._regular_before(seen.step), self.stage.batches
+        windows = batches.origins(seen.step - 1 + self.skipped)
+        event = Event(self.stage.name, seen, windows, batches.trajectories.source, at)
+        wanted = self.context.training.on_divergence == "rollback"
+        if not wanted or self.rollbacks == MOST_ROLLBACKS:
+            event.note(self.context.directory, "stopped")
+            raise event.error(self.stage.group, wanted)
+        event.note(self.context.directory, "rolled back")
+        self.rollbacks += 1
+        position = seen.call_end + self.skipped
+        for step in self.checkpoints.steps():
+            if step > at:
+                self.checkpoints.delete(step)
+        self._go_on_from_checkpoint()
+        self._skip(position - self.step)
+        self.progress.note(
+            f"{seen}: goes on from step {self.step} with other batches "
+            f"(rollback {self.rollbacks} of {MOST_ROLLBACKS} in a row)"
+        )
+
+    def _regular_before(self, step: int) -> int:
+        """The last regular checkpoint before a step, or the initial state, 0. One that was made
+        because the run had to stop counts only where that is gone: the result shall not depend on
+        when a run was stopped.
+        """
+        every, steps = self.context.training.checkpoint_every, self.checkpoints.steps()
+        regular = (step - 1) // every * every
+        return regular if regular == 0 or regular in steps else max(steps, default=0)
+
+    def _refresh(self, refresh: Refresh, programs: Programs) -> None:
         """Renews the memory. It is due at a step, not after it: a run that goes on from there has
         not had it yet.
         """
-        feed = refresh.batches.feed(self.step // refresh.every, 1)
+        feed = refresh.batches.feed(self.step // refresh.every + self.skipped, 1)
         feed = meshes.place_feed(feed, refresh.batches.axis, self.mesh)
         # Keys of steps are folded into the other one.
-        self.state = renew(self.state, arrays, feed, self.keys.init)
+        key = jax.random.fold_in(self.keys.init, self.skipped) if self.skipped else self.keys.init
+        self.state = programs.renew(self.state, programs.arrays, feed, key)
 
     def _feed(self, updates: int) -> Any:
         """What the next call needs, on the devices."""
-        feed = self.stage.batches.feed(self.step, updates)
+        feed = self.stage.batches.feed(self.step + self.skipped, updates)
         return meshes.place_feed(feed, self.stage.batches.axis, self.mesh)
 
     def _record(self, step: int, metrics: dict[str, jax.Array]) -> None:
@@ -254,9 +326,10 @@ class _Loop:
         ends.
         """
         values = {name: np.asarray(value) for name, value in metrics.items()}
-        self._check_finite(step, values)
+        check_finite(step, values)
         self.interval.add(values)
         self.progress.advance(step)
+        self.heartbeat.tell(step=step)
         if step % self.context.training.log_every and step != self.stage.options.steps:
             return
         now = time.perf_counter()
@@ -271,26 +344,15 @@ class _Loop:
             v for name, v in means.items() if name in ("loss/total", "loss/actor", "loss/critic")
         )
         self.progress.row(step, loss, rate, waiting)
+        self.heartbeat.tell(rate=rate)
         self.row_started, self.row_step, self.waited = now, step, 0.0
-
-    def _check_finite(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-        for name, values in metrics.items():
-            bad = np.flatnonzero(~np.isfinite(values))
-            if len(bad):
-                self.checkpoints.wait()
-                kept = self.checkpoints.steps()
-                raise DivergenceError(
-                    f"{self.stage.name}: {name} is {values[bad[0]]} at step "
-                    f"{step - len(values) + int(bad[0]) + 1}. Training stopped; "
-                    f"the last good checkpoint is {kept[-1] if kept else 'none yet'}.\n"
-                    f"A lower {self.stage.group}.learning_rate, or float32, may help."
-                )
 
     def _save(self) -> None:
         seconds = self.earlier_seconds + time.perf_counter() - self.started
         meta = {"stage": self.stage.name, "pending": self.interval.saved(), "seconds": seconds}
-        meta["metrics"] = self.interval.latest
+        meta |= {"metrics": self.interval.latest, "skipped": self.skipped}
         self.checkpoints.save(self.step, self.state, meta)
+        self.rollbacks = 0
 
     def _restore_or_init(self) -> tuple[TrainState, int, dict[str, Any]]:
         steps = self.checkpoints.steps()

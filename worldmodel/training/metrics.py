@@ -4,18 +4,23 @@ training.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import multiprocessing
 import netrc
 import os
 import queue
 import threading
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from worldmodel import signals
 from worldmodel.config import LoggingOptions
+from worldmodel.errors import first_line
 from worldmodel.run_directory import whole_rows
 from worldmodel.storage import write_text, writing
 
@@ -70,42 +75,67 @@ class MetricsFile:
 
 
 class WandB:
-    """Sends rows to Weights & Biases from a thread of its own; a slow or failing service only loses
-    rows.
+    """Sends rows to Weights & Biases from a process of its own: a slow, failing or absent service
+    only loses rows, and never keeps this process from ending.
     """
 
     def __init__(self, options: LoggingOptions, run: Path, config: dict[str, Any]):
         self.rows: queue.Queue[dict[str, Any] | None] = queue.Queue(maxsize=10_000)
-        self.thread: threading.Thread | None = None
+        self.process = None
         mode = wandb_mode(options)
-        if mode != "disabled":
-            arguments = (mode, options.project, run, config)
-            self.thread = threading.Thread(target=self._send, args=arguments, daemon=True)
-            self.thread.start()
+        if mode == "disabled":
+            return
+        context = multiprocessing.get_context("spawn")
+        reading, self.writing = context.Pipe(duplex=False)
+        arguments = (reading, mode, options.project, run, config)
+        self.process = context.Process(target=_report, args=arguments, daemon=True)
+        self.process.start()
+        reading.close()  # it is the other process's alone, so that its end is noticed here
+        threading.Thread(target=self._send, name="wandb", daemon=True).start()
 
     def write(self, row: dict[str, Any]) -> None:
-        if self.thread is not None and not self.rows.full():
-            self.rows.put_nowait(row)
+        if self.process is not None:
+            with contextlib.suppress(queue.Full):
+                self.rows.put_nowait(row)
 
-    def close(self, timeout_seconds: float = 10.0) -> None:
-        if self.thread is not None:
-            self.rows.put(None)
-            self.thread.join(timeout_seconds)
+    def finish(self) -> None:
+        """No more rows will come; what there is is sent while others go on."""
+        if self.process is not None:
+            with contextlib.suppress(queue.Full):
+                self.rows.put_nowait(None)
 
-    def _send(self, mode: str, project: str, run: Path, config: dict[str, Any]) -> None:
-        try:
-            import wandb
+    def close(self, timeout_seconds: float = 5.0) -> None:
+        """Waits for what is not sent yet, but not for long: W&B keeps it in the run's folder."""
+        if self.process is not None:
+            self.finish()
+            self.process.join(timeout_seconds)
+            self.process.kill()
 
-            session = wandb.init(
-                project=project, name=run.name, id=run.name, resume="allow", dir=str(run),
-                config=config, mode=mode, settings=wandb.Settings(silent=True, console="off"),
-            )  # fmt: skip
+    def _send(self) -> None:
+        with contextlib.suppress(OSError):  # the other process is gone, and has said why
             while (row := self.rows.get()) is not None:
+                self.writing.send(row)
+            self.writing.close()
+
+
+def _report(rows: Connection, mode: str, project: str, run: Path, config: dict[str, Any]) -> None:
+    """The process of W&B: reports rows until there are no more."""
+    signals.ignore()
+    try:
+        import wandb
+
+        session = wandb.init(
+            project=project, name=run.name, id=run.name, resume="allow", dir=str(run),
+            config=config, mode=mode, settings=wandb.Settings(silent=True, console="off"),
+        )  # fmt: skip
+        with contextlib.suppress(EOFError):
+            while True:
+                row = rows.recv()
                 stage = row["stage"]
                 session.log({f"{stage}/{name}": v for name, v in row.items() if name != "stage"})
-            session.finish()
-        except Exception as error:  # whatever W&B does, training goes on
-            print(f"W&B is off from here: {error}")
+        session.finish()
+    except Exception as error:  # whatever W&B does, training goes on
+        print(f"W&B is off from here: {first_line(error)}", flush=True)
 
 
 def wandb_mode(options: LoggingOptions) -> str:

@@ -5,6 +5,8 @@ last one ended.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,21 +20,29 @@ from worldmodel.data.delivery import Batches, deliver
 from worldmodel.data.normalization import scalings
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories, split, split_episodes
-from worldmodel.errors import DataError
+from worldmodel.errors import DataError, first_line
 from worldmodel.evaluation import environments
 from worldmodel.evaluation.evaluator import evaluate_run
 from worldmodel.learner import Learner, Refreshing
-from worldmodel.run_directory import check_run, open_run
-from worldmodel.training.loop import Preempted, Refresh, Run, Stage, StopRequest, run_stage
+from worldmodel.run_directory import RunDirectory, check_run, open_run
+from worldmodel.signals import Preempted, StopRequest, listening, stoppable
+from worldmodel.training.dry_run import dry_run
+from worldmodel.training.heartbeat import Heartbeat
+from worldmodel.training.loop import Refresh, Run, Stage, run_stage
 from worldmodel.training.mesh import all_devices
 from worldmodel.training.metrics import WandB
+from worldmodel.training.provenance import note_environment
 from worldmodel.training.stages import build_learner, check, modules, stage_names, stage_options
-
-PREEMPTED = 75  # EX_TEMPFAIL: schedulers take it as a request to run the job again
 
 
 def train(config: Config) -> int:
-    """Runs every stage that is not complete, then the evaluation. Returns the exit status."""
+    """Runs every stage that is not complete, then the evaluation. Returns the exit status: 75 where
+    it was asked to stop, 130 by Ctrl-C, 0 when all is done.
+    """
+    return stoppable(lambda: _train(config))
+
+
+def _train(config: Config) -> int:
     began = time.perf_counter()
     use_cache(config.training.compilation_cache)
     check_run(config)  # before the logs are read, and anything is written
@@ -45,30 +55,57 @@ def train(config: Config) -> int:
     if acting and config.data.environment is not None:
         environments.check(config.data.environment, spec)
     taken = _taken(config, spec)
+    if config.training.dry_run:
+        names = stage_names(config, spec)
+        made = ((name, build_learner(config, spec, name)) for name in names)
+        return dry_run(config, (build_stage(config, training, *stage) for stage in made))
     directory = open_run(config)
     _, held_out_episodes = split_episodes(trajectories.num_episodes, config.data.holdout)
     directory.bind_data(spec, trajectories.fingerprint(), held_out_episodes.tolist())
-    _greet(config, training, held_out, directory.path)
-
     wandb = WandB(config.logging, directory.path, asdict(config))
-    run = Run(
-        directory, config.training, config.seed, wandb, StopRequest(), config.logging.progress
-    )
-    trained: dict[str, nnx.Module] = {} if taken is None else {"model": taken}
-    try:
-        for name in stage_names(config, spec):
-            learner = build_learner(config, spec, name, trained)
-            state = run_stage(build_stage(config, training, name, learner), run)
-            trained |= modules(learner, state)
-    except Preempted as stopped:
-        print(f"{stopped}; the same command goes on from there")
-        return PREEMPTED
-    finally:
-        run.stop.close()
-        wandb.close()
-    status = evaluate_run(str(directory.path), "last", {})
+    with listening() as stop, watched(directory, stop) as heartbeat, closing(wandb):
+        _greet(config, training, held_out, directory.path)
+        run = Run(
+            directory, config.training, config.seed, wandb, stop, config.logging.progress, heartbeat
+        )
+        _stages(config, spec, training, taken, run)
+        heartbeat.enter("evaluation")
+        status = evaluate_run(str(directory.path), "last", {})
     print(f"total {time.perf_counter() - began:.0f} s")
     return status
+
+
+def _stages(
+    config: Config, spec: DataSpec, training: Trajectories, taken: nnx.Module | None, run: Run
+) -> None:
+    """Trains what is not complete, each stage with what the ones before it have trained."""
+    trained: dict[str, nnx.Module] = {} if taken is None else {"model": taken}
+    for name in stage_names(config, spec):
+        learner = build_learner(config, spec, name, trained)
+        run.heartbeat.enter("loading data", stage=name, step=None, rate=None)
+        state = run_stage(build_stage(config, training, name, learner), run)
+        trained |= modules(learner, state)
+    run.wandb.finish()
+    run.stop.listen()  # where several processes train, JAX has taken SIGTERM
+
+
+@contextmanager
+def watched(directory: RunDirectory, stop: StopRequest) -> Iterator[Heartbeat]:
+    """Notes the environment, and beats until the block ends, however that is."""
+    first = jax.process_index() == 0  # of several processes, one speaks for all
+    if first:
+        note_environment(directory)
+    heartbeat = Heartbeat(directory if first else None)
+    stop.last_words = lambda: heartbeat.end("stopped")
+    try:
+        yield heartbeat
+    except (Preempted, KeyboardInterrupt):
+        heartbeat.end("stopped")
+        raise
+    except Exception as error:
+        heartbeat.end("failed", first_line(error))
+        raise
+    heartbeat.end("finished")
 
 
 def _taken(config: Config, spec: DataSpec) -> nnx.Module | None:
