@@ -17,6 +17,8 @@ def ready(): print("ready", flush=True)
 """
 FREE = """
 def action():
+    with signals.listening() as stop:
+        stop.unwinds = "unwinds" in sys.argv
     ready()
     time.sleep(60)
 sys.exit(signals.stoppable(action))
@@ -36,7 +38,7 @@ import hashlib
 signals.GRACE_SECONDS = 0.3
 def action():
     with signals.listening() as stop:
-        stop.last_words = lambda: print("last words", flush=True)
+        stop.unwinds, stop.last_words = True, lambda: print("last words", flush=True)
         ready()
         hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # as a compiler: away from Python for long
 sys.exit(signals.stoppable(action))
@@ -47,6 +49,8 @@ class Garbage:
         ready()
         time.sleep(60)
 def action():
+    with signals.listening() as stop:
+        stop.unwinds = True
     Garbage()
     time.sleep(60)
 sys.exit(signals.stoppable(action))
@@ -66,10 +70,10 @@ sys.exit(signals.stoppable(action))
 """
 
 
-def stopped(script: str, *numbers: signal.Signals) -> tuple[int, str, float]:
+def stopped(script: str, *numbers: signal.Signals, word: str = "") -> tuple[int, str, float]:
     """Sends the signals to the script's whole group; returns status, output and seconds."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HEAD + script], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        [sys.executable, "-c", HEAD + script, word], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
@@ -82,9 +86,11 @@ def stopped(script: str, *numbers: signal.Signals) -> tuple[int, str, float]:
     return process.returncode, output, time.monotonic() - began
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
-def test_a_warning_ends_a_run_that_has_nothing_to_save(name: str) -> None:
-    status, output, seconds = stopped(FREE, signal.Signals[name])
+@pytest.mark.parametrize(
+    ("name", "word"), [("SIGTERM", "unwinds"), ("SIGUSR1", ""), ("SIGUSR2", "unwinds")]
+)
+def test_a_warning_ends_a_run_that_has_nothing_to_save(name: str, word: str) -> None:
+    status, output, seconds = stopped(FREE, signal.Signals[name], word=word)
     assert (status, output) == (75, f"stopped by {name}; the same command goes on from there\n")
     assert seconds < 3
 
@@ -101,7 +107,10 @@ def test_more_signals_do_not_disturb_what_is_being_saved() -> None:
 
 def test_a_library_that_does_not_come_back_is_left() -> None:
     status, output, seconds = stopped(BUSY, signal.SIGTERM)
-    assert (status, output) == (75, "last words\nthe same command goes on from there\n")
+    assert (status, output) == (
+        75,
+        "last words\nstopped by SIGTERM; the same command goes on from there\n",
+    )
     assert seconds < 3
 
 

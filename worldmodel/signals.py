@@ -1,8 +1,9 @@
 """Asking a run to stop: SIGTERM, SLURM's warnings SIGUSR1 and SIGUSR2, and Ctrl-C.
 
-While a stage trains, the wish is only noted: the loop saves its state and leaves. Anywhere else
-nothing would be lost, and `Preempted` is raised wherever the program is. Where that is a library
-that does not come back for seconds, such as a compiler, a thread ends the process.
+Until a run has opened its folder, the process just ends. While a stage trains, the wish is only
+noted: the loop saves its state and leaves. Elsewhere nothing would be lost, and `Preempted` is
+raised wherever the program is. Where that is a library that does not come back for seconds, such
+as a compiler, a thread ends the process.
 
 Nothing here imports JAX: a run can be stopped from its first moment on.
 """
@@ -39,12 +40,13 @@ class StopRequest:
     which leaves at once.
 
     asked: whether to stop; holding: whether there is a state to be saved first
+    unwinds: whether there is anything to be closed or noted on the way out
     last_words: called before the process is ended from outside its main thread
     """
 
     def __init__(self) -> None:
         self.asked, self.number = False, int(signal.SIGTERM)
-        self.holding = self.relays = self.again = False
+        self.holding = self.relays = self.again = self.unwinds = False
         self.last_words: Callable[[], None] = lambda: None
         self.since = 0.0
         self.ended = threading.Event()
@@ -108,6 +110,8 @@ class StopRequest:
             signal.raise_signal(signal.SIGTERM)
             return
         self.asked, self.number = True, number
+        if not self.unwinds and not self.holding:
+            self._end()
         if not self.holding:
             raise Preempted(f"stopped by {signal.Signals(number).name}")
         if number == signal.SIGINT:  # print() could be interrupted by itself
@@ -138,7 +142,8 @@ class StopRequest:
     def _end(self) -> None:
         with contextlib.suppress(OSError):
             self.last_words()
-            os.write(sys.__stdout__.fileno(), f"{GOES_ON}\n".encode())
+            name = signal.Signals(self.number).name
+            os.write(sys.__stdout__.fileno(), f"stopped by {name}; {GOES_ON}\n".encode())
         for child in multiprocessing.active_children():
             child.kill()
         os._exit(self.status)

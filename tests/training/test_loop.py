@@ -117,7 +117,7 @@ def test_a_lost_loss_stops_with_the_step_named_and_the_checkpoint_kept(
     tmp_path: Path, pendulum: Trajectories
 ) -> None:
     train(tmp_path / "run", pendulum, replace(OPTIONS, steps=10))
-    with pytest.raises(DivergenceError, match=r"at step 1[2-9].*\n?.*last good checkpoint is 10"):
+    with pytest.raises(DivergenceError, match=r"at step 1[1-9].*\n?.*last good checkpoint is 10"):
         train(tmp_path / "run", pendulum, replace(OPTIONS, learning_rate=1e30, clip=0.0))
     assert (tmp_path / "run" / "checkpoints" / "world_model" / "10").is_dir()
     assert train(tmp_path / "run", pendulum)["last_step"] == 20  # goes on from the good one

@@ -96,7 +96,7 @@ def watched(directory: RunDirectory, stop: StopRequest) -> Iterator[Heartbeat]:
     if first:
         note_environment(directory)
     heartbeat = Heartbeat(directory if first else None)
-    stop.last_words = lambda: heartbeat.end("stopped")
+    stop.last_words, stop.unwinds = lambda: heartbeat.end("stopped"), True
     try:
         yield heartbeat
     except (Preempted, KeyboardInterrupt):
