@@ -73,8 +73,8 @@ sys.exit(signals.stoppable(action))
 def stopped(script: str, *numbers: signal.Signals, word: str = "") -> tuple[int, str, float]:
     """Sends the signals to the script's whole group; returns status, output and seconds."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HEAD + script, word], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, start_new_session=True,
+        [sys.executable, "-c", HEAD + script, word], stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
     time.sleep(0.2)  # it is where it waits, or works
