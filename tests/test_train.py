@@ -233,11 +233,12 @@ def test_a_planner_stands_beside_the_policy_that_it_starts_from(
     assert "planner" in (copy / "evaluation" / "report.html").read_text()
 
 
-def test_eval_rewrites_the_evaluation(smoke_run: Path) -> None:
-    results = smoke_run / "evaluation" / "results.json"
+def test_eval_rewrites_the_evaluation(smoke_run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(smoke_run, tmp_path / "copy")
+    results = copy / "evaluation" / "results.json"
     before = json.loads(results.read_text())
     results.unlink()
-    done = run([sys.executable, str(ROOT / "eval.py"), f"run={smoke_run}"])
+    done = run([sys.executable, str(ROOT / "eval.py"), f"run={copy}"])
     assert done.returncode == 0, done.stderr[-2000:]
     after = json.loads(results.read_text())
     assert after["prediction"] == before["prediction"]
