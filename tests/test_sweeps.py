@@ -42,6 +42,9 @@ if __name__ == "__main__":
 needs_optuna = pytest.mark.skipif(
     importlib.util.find_spec("optuna") is None, reason="the extra `sweep` is not installed"
 )
+needs_submitit = pytest.mark.skipif(
+    importlib.util.find_spec("submitit") is None, reason="the extra `slurm` is not installed"
+)
 
 
 @pytest.fixture
@@ -131,12 +134,15 @@ def test_a_file_that_sweeps_needs_multirun(folder: Path) -> None:
 # --------------------------------------------------------------------------- optimising sweepers
 
 
-@pytest.mark.parametrize("name", ["optuna", "nonesuch"])
-def test_a_sweeper_that_is_not_installed_is_named(name: str) -> None:
-    if name == "optuna" and importlib.util.find_spec(name):
+@pytest.mark.parametrize(
+    "word",
+    ["hydra/sweeper=optuna", "hydra/launcher=submitit_slurm", "hydra/launcher=nonesuch"],
+)
+def test_a_plugin_that_is_not_installed_is_named(word: str) -> None:
+    if importlib.util.find_spec(word.partition("=")[2].partition("_")[0]):
         pytest.skip("it is installed")
-    with pytest.raises(ConfigError, match=f"hydra/sweeper={name}: no such plugin"):
-        check_sweep(CONFIGS, [f"hydra/sweeper={name}", "seed=0,1"])
+    with pytest.raises(ConfigError, match=f"{word}: no such plugin"):
+        check_sweep(CONFIGS, [word, "seed=0,1"])
 
 
 @pytest.mark.slow
@@ -179,3 +185,48 @@ def test_the_ends_of_an_interval_are_checked_before_the_first_job() -> None:
     assert check_sweep(CONFIGS, words).first.policy.horizon == 1
     with pytest.raises(ConfigError, match="policy.penalty_scale=-1"):
         check_sweep(CONFIGS, [*words, "policy.penalty_scale=interval(-1.0,2.0)"])
+
+
+# ------------------------------------------------------------------------------- jobs in a queue
+
+STOPPED_ONCE = """
+import signal, sys
+from pathlib import Path
+from worldmodel.command_line import run_training
+
+def job(config):
+    for number in (signal.SIGTERM, signal.SIGUSR2):  # as a run takes them, and gives them back
+        earlier = signal.signal(number, lambda *_: None)
+        signal.raise_signal(number)
+        signal.signal(number, earlier)
+    with Path(f"{config.seed}.txt").open("a") as file:
+        file.write("started\\n")
+    return 75 if Path(f"{config.seed}.txt").read_text().count("started") < 2 else config.seed
+
+if __name__ == "__main__":
+    sys.exit(run_training(job, __file__, "A job."))
+"""
+QUEUED = ("-m", "hydra/launcher=submitit_local")
+
+
+@pytest.mark.slow
+@needs_submitit
+def test_jobs_of_a_queue_end_in_the_same_table(folder: Path) -> None:
+    words = ("policy.discount=0.5,0.9", "seed=0,1", "name=${policy.discount}-${seed}")
+    done = train(folder, *QUEUED, *words)
+    assert done.returncode == 0, done.stderr
+    kept = (folder / "runs" / ".multirun" / "summary.md").read_text()
+    rows = [row_of(kept, k) for k in range(2)]
+    assert [row[0] for row in rows] == ["policy.discount=0.9", "policy.discount=0.5"]
+    assert kept in done.stdout
+
+
+@pytest.mark.slow
+@needs_submitit
+def test_a_job_that_saved_and_left_is_queued_again(folder: Path) -> None:
+    (folder / "train.py").write_text(STOPPED_ONCE)
+    done = train(folder, *QUEUED, "seed=0")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "0.txt").read_text() == "started\n" * 2
+    failed = train(folder, *QUEUED, "seed=3")  # its status, once it was not asked to stop
+    assert failed.returncode != 0 and "exit status 3" in failed.stderr

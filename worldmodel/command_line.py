@@ -36,6 +36,8 @@ GROUPS = (*SCHEMAS, "experiment")
 HELP_FLAGS = ("-h", "--help")
 SWEEP_FLAGS = ("-m", "--multirun")
 HYDRA_VERSION = "1.3"
+# Hydra's plugins that an extra of this package brings.
+PLUGINS = {"optuna": "sweep", "submitit_slurm": "slurm", "submitit_local": "slurm"}
 
 
 # ---------------------------------------------------------------------------------------- train.py
@@ -323,10 +325,11 @@ def _explain(error: Exception) -> str:
     """A mistake in a YAML file, in a few lines: Hydra names the file, its cause names the key."""
     cause = error.__cause__ or error.__context__
     if not isinstance(cause, OmegaConfBaseException):
-        if sweeper := re.search(r"'hydra/sweeper/(\w+)'", str(error)):
-            name = sweeper[1]
-            hint = '; pip install -e ".[sweep]" brings it' if name == "optuna" else ""
-            return f"hydra/sweeper={name}: no such plugin is installed{hint}"
+        if plugin := re.search(r"'hydra/(sweeper|launcher)/(\w+)'", str(error)):
+            kind, name = plugin.groups()
+            extra = PLUGINS.get(name)
+            hint = f'; pip install -e ".[{extra}]" brings it' if extra else ""
+            return f"hydra/{kind}={name}: no such plugin is installed{hint}"
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return "\n  ".join(lines[:12])
     file = re.match(r"In '([^']+)'", str(error))

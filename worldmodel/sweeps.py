@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -132,6 +134,7 @@ def run_sweep(job: Callable[[Config], int | None], configs: Path, words: Sequenc
         config = typed(tree)
         status = guarded(lambda: job(config))
         if status == PREEMPTED:  # the machine goes away: start no further job
+            _queue_again()
             sys.exit(status)
         if status:
             raise JobFailed(f"{config.name}: exit status {status}", status)
@@ -147,6 +150,15 @@ def run_sweep(job: Callable[[Config], int | None], configs: Path, words: Sequenc
     if table := summarize(folder, plan.first.evaluation):
         print(table)
     return status
+
+
+def _queue_again() -> None:
+    """In a job of submitit's, hands the signal on that the run took to save its state: submitit
+    answers it by putting the job into the queue once more, and ends the process.
+    """
+    if "SUBMITIT_EXECUTOR" in os.environ:
+        name = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")
+        signal.raise_signal(signal.Signals[f"SIG{name}"])
 
 
 def _run(task: Callable[[DictConfig], float | None], configs: Path, words: list[str]) -> int:
