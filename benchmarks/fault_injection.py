@@ -36,7 +36,9 @@ WORDS = (
     "experiment=smoke", "training.steps_per_dispatch=5", "training.checkpoint_every=10",
     "logging.wandb=disabled", "logging.progress=plain",
 )  # fmt: skip
-MOMENTS = ("start-up", "compilation", "training", "saving", "evaluation", "after its end")
+MOMENTS = (
+    "start", "loading data", "compiling", "training", "saving", "evaluation", "after its end",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -85,23 +87,20 @@ def kill(job: Job, after: float, how: signal.Signals = signal.SIGKILL) -> str:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, how)
         process.wait()
-    return moment(output.read_text(), job.path)
+    return moment(process.pid, job.path)
 
 
-def moment(said: str, run: Path) -> str:
-    """What a run was about when it said no more."""
-    lines = [line for line in said.splitlines() if line.strip()]
-    if lines and lines[-1].startswith("total"):
+def moment(pid: int, run: Path) -> str:
+    """What the process was about, by its heartbeat and the folders of its checkpoints."""
+    if not (run / "heartbeat.json").exists():
+        return "start"
+    beat = json.loads((run / "heartbeat.json").read_text())
+    if beat["pid"] != pid:
+        return "start"
+    if beat["state"] != "running":
         return "after its end"
-    if any("tmp" in folder.name for folder in (run / "checkpoints").glob("*/*")):
-        return "saving"
-    done = json.loads((run / "summary.json").read_text()) if (run / "summary.json").exists() else {}
-    if len(done.get("stages", {})) == 2:
-        return "evaluation"
-    stages = [line for line in lines if line.startswith(("world_model", "policy"))]
-    if not stages:
-        return "start-up"
-    return "compilation" if "goes on" in stages[-1] else "training"
+    unfinished = [p for p in (run / "checkpoints").glob("*/*") if not p.name.isdigit()]
+    return "saving" if unfinished and beat["phase"] == "training" else beat["phase"]
 
 
 def outcome(run: Path) -> dict[str, Any]:
