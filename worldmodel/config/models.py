@@ -213,6 +213,7 @@ class TrajectoryDiffusionOptions(DenoisedOptions):
 # preset -> members, elites, units and hidden layers of each. `published` is that of MOPO.
 ENSEMBLE_PRESETS: dict[str, tuple[int, int, int, int]] = {
     "tiny": (5, 3, 64, 2),
+    "small": (5, 3, 128, 3),
     "published": (7, 5, 200, 4),
 }
 
