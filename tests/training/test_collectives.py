@@ -33,6 +33,7 @@ if family == "gru":
     config = replace(config, model=GRUOptions(units=16, latent=8))
 if family == "actor_critic":
     config, stage = replace(config, policy=ActorCriticOptions(hidden=16, horizon=3)), "policy"
+    config.training.policy = test_loop.OPTIONS
 learner = build_learner(config, logs.spec(), stage)
 batches = deliver(logs, 8, 6, 0, delivery)
 mesh, keys = meshes.all_devices(), stage_keys(0, stage)
@@ -95,6 +96,5 @@ def test_split_parameters_are_gathered_once_an_update_each() -> None:
     found, tensors = collectives("split", "resident")
     gathers = sum(len(types) for kind, types in found if kind == "all-gather")
     assert tensors["split"] >= 4
-    print(found)
     assert tensors["split"] <= gathers <= 2 * tensors["split"]
     assert {kind for kind, _ in found} <= {"all-reduce", "all-gather", "reduce-scatter"}
