@@ -12,7 +12,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -109,11 +109,24 @@ def make_dispatch(
     def dispatch(state: TrainState, arrays: Any, feed: Any, key: jax.Array) -> Any:
         def one(state: TrainState, k: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
             batch = meshes.shard_batch(batches.batch(arrays, feed, k), mesh)
-            return learner.update(state, batch, jax.random.fold_in(key, state.step))
+            key_of_step = jax.random.fold_in(key, state.step)
+            state, metrics = learner.update(_whole(state, places, mesh), batch, key_of_step)
+            return jax.lax.with_sharding_constraint(state, places or whole), metrics
 
         return jax.lax.scan(one, state, jnp.arange(updates, dtype=jnp.uint32))
 
     return jax.jit(dispatch, donate_argnums=0, out_shardings=(places or whole, whole))
+
+
+def _whole(state: TrainState, places: Any, mesh: jax.sharding.Mesh) -> TrainState:
+    """The state with all modules whole on every device, for one update; what only the optimiser
+    sees stays split. Left to itself, the compiler would split activations as parameters are.
+    """
+    if places is None or all(place.is_fully_replicated for place in jax.tree.leaves(places)):
+        return state
+    modules = (state.params, state.frozen, state.slow)
+    params, frozen, slow = jax.lax.with_sharding_constraint(modules, meshes.replicated(mesh))
+    return replace(state, params=params, frozen=frozen, slow=slow)
 
 
 def make_refresh(
@@ -124,6 +137,7 @@ def make_refresh(
     @meshes.known_to_layers(mesh)
     def apply(state: TrainState, arrays: Any, feed: Any, key: jax.Array) -> TrainState:
         windows = meshes.shard_batch(refresh.batches.batch(arrays, feed, jnp.uint32(0)), mesh)
+        state = _whole(state, places, mesh)
         return refresh.apply(state, windows, jax.random.fold_in(key, state.step))
 
     places = places or meshes.replicated(mesh)

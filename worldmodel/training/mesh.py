@@ -67,8 +67,8 @@ def state_shardings(shapes: Any, mesh: Mesh, split: bool, smallest: int = 2**14)
     """Where the arrays of a state lie: on every device, or `split` over them.
 
     Split are arrays of `smallest` elements or more, along their longest axis that the devices
-    divide. The compiler gathers parameters where they are used (as in ZeRO, Rajbhandari et al.,
-    arXiv 1910.02054); gradients and optimiser state are never whole on any device.
+    divide (as in ZeRO, Rajbhandari et al., arXiv 1910.02054): parameters are gathered for an
+    update, optimiser state is never whole on any device.
     """
 
     def place(x: Any) -> NamedSharding:
