@@ -35,6 +35,7 @@ from worldmodel.config import (
     TFDSData,
     TrajectoryDiffusionOptions,
 )
+from worldmodel.device_rules import DEVICE_RULES
 from worldmodel.errors import ConfigError, nearest
 from worldmodel.policy_rules import POLICY_RULES
 
@@ -375,4 +376,5 @@ RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _something_is_trained,
     _ensembles_have_their_elites,
     *POLICY_RULES,
+    *DEVICE_RULES,
 )

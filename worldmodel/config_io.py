@@ -21,7 +21,7 @@ from worldmodel.storage import write_text
 # Options that do not change what is computed: a run may go on with other values of these.
 FREE = (
     *("name", "runs_dir", "fresh", "training.keep", "training.compilation_cache"),
-    *("training.on_divergence", "training.dry_run"),
+    *("training.on_divergence", "training.dry_run", "training.shard_parameters"),
     *("data.cache", "data.cache_dir", "data.delivery", "data.workers"),
     *(
         f"training.{stage}.{key}"
@@ -29,7 +29,7 @@ FREE = (
         for key in ("best_metric", "best_mode")
     ),
 )
-FREE_GROUPS = ("logging.", "evaluation.")
+FREE_GROUPS = ("logging.", "evaluation.", "training.distributed.")
 
 # The groups whose dataclass depends on the choice. A choice is named freely (data.name=pendulum),
 # so a saved config states the schema of each in a block of its own.

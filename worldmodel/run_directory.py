@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,12 @@ from worldmodel.storage import write_text, writing
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Paths inside one run, and its small files."""
+    """Paths inside one run, and its small files. Of several processes that train together, one
+    `writes`.
+    """
 
     path: Path
+    writes: bool = True
 
     @property
     def metrics(self) -> Path:
@@ -62,6 +65,8 @@ class RunDirectory:
         return self._read("summary.json", _whole_summary)
 
     def write_summary(self, stage: str, entry: dict[str, Any]) -> None:
+        if not self.writes:
+            return
         summary = self.summary()
         summary.setdefault("stages", {})[stage] = entry
         write_json(self.path / "summary.json", summary)
@@ -160,13 +165,22 @@ def check_run(config: Config) -> None:
         raise ConfigError(f"{path} is not empty and holds no run; give another name with name=...")
 
 
-def open_run(config: Config) -> RunDirectory:
+def open_run(config: Config, writes: bool = True) -> RunDirectory:
     """The folder of a training run: new, or one whose config is the same (see `check_run`).
 
-    With `fresh` an older run is moved aside, never deleted.
+    With `fresh` an older run is moved aside, never deleted. A process that does not write finds
+    what the one that does has opened.
     """
-    check_run(config)
     path = Path(config.runs_dir) / config.name
+    if not writes:
+        if not (path / "config.yaml").exists():
+            raise ConfigError(
+                f"{path}: not seen by every process; runs_dir has to lie on a file system that all "
+                "of them share"
+            )
+        check_run(replace(config, fresh=False))
+        return RunDirectory(path, writes=False)
+    check_run(config)
     if config.fresh and path.exists():
         number = 1
         while (aside := path.with_name(f"{path.name}.{number}")).exists():

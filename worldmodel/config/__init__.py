@@ -58,6 +58,7 @@ from worldmodel.config.policies import (
     TD3BCOptions,
 )
 from worldmodel.config.training import (
+    DistributedOptions,
     EvaluationOptions,
     LoggingOptions,
     StageOptions,
@@ -73,6 +74,7 @@ __all__ = [
     "DataOptions",
     "DenoisedOptions",
     "DiffusionOptions",
+    "DistributedOptions",
     "ENCODED_PRESETS",
     "ENSEMBLE_PRESETS",
     "EncodedOptions",

@@ -36,6 +36,21 @@ class StageOptions:
 
 
 @dataclass
+class DistributedOptions:
+    """Several processes that train one model, each with its own devices."""
+
+    detect: str = option(
+        "auto",
+        "whether JAX finds out who takes part; auto: under srun, mpirun and on TPU hosts",
+        choices=("auto", "always", "never"),
+    )
+    address: str | None = option(None, "host:port of process 0, for processes started by hand")
+    processes: int = option(2, "how many there are, with an address", low=1)
+    process: int = option(0, "which of them this one is, with an address", low=0)
+    timeout: int = option(300, "seconds to wait for the others at the start", low=1)
+
+
+@dataclass
 class TrainingOptions:
     """How training runs."""
 
@@ -56,6 +71,13 @@ class TrainingOptions:
     precision: str = option(
         "float32", "compute type; parameters stay float32", choices=("float32", "bfloat16")
     )
+    accumulate: int = option(1, "pieces in which a world model's batch is taken, one by one", low=1)
+    remat: bool = option(
+        False, "world model: less kept for the gradient, all but products computed twice"
+    )
+    shard_parameters: bool = option(
+        False, "split large parameters and their optimiser state over the devices"
+    )
     steps_per_dispatch: int = option(25, "most updates per call to the device", low=1)
     log_every: int = option(100, "updates between rows of metrics.jsonl", low=1)
     checkpoint_every: int = option(1000, "updates between checkpoints", low=1)
@@ -71,6 +93,7 @@ class TrainingOptions:
     compilation_cache: str | None = option(
         "~/.cache/worldmodel/xla", "folder of compiled programs (none: no cache)"
     )
+    distributed: DistributedOptions = dataclasses.field(default_factory=DistributedOptions)
 
 
 @dataclass

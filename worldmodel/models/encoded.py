@@ -23,6 +23,7 @@ from worldmodel.models.interface import Metrics
 from worldmodel.models.latent import LatentModel, masked_mean, total_loss
 from worldmodel.nn.codecs import Encoder
 from worldmodel.nn.layers import Linear
+from worldmodel.nn.layout import scan_rows
 
 
 class EncodedState(NamedTuple):
@@ -81,11 +82,13 @@ class EncodedModel(LatentModel):
     def unroll(self, latent: jax.Array, controls: jax.Array) -> jax.Array:
         """The latents (H, B, S) after each of the controls (H, B, C), time first."""
 
-        def advance(latent: jax.Array, control: jax.Array) -> tuple[jax.Array, jax.Array]:
-            latent = self.advance(latent, control)
+        def advance(
+            model: EncodedModel, latent: jax.Array, control: jax.Array
+        ) -> tuple[jax.Array, jax.Array]:
+            latent = model.advance(latent, control)
             return latent, latent
 
-        return jax.lax.scan(advance, latent, controls)[1]
+        return scan_rows(advance, self, latent, controls)[1]
 
     def filter(
         self, latent: jax.Array, controls: jax.Array, seen: jax.Array, afresh: jax.Array
@@ -93,15 +96,17 @@ class EncodedModel(LatentModel):
         """The latents (T, B, S) x_t = p_t + gain (seen_t - p_t), p_t the step from x_{t-1} under
         controls_t; where `afresh` (T, B), x_t = seen_t. Time first.
         """
-        gain = jax.nn.sigmoid(self.gain[...])
 
-        def correct(latent: jax.Array, inputs: tuple) -> tuple[jax.Array, jax.Array]:
+        def correct(
+            model: EncodedModel, latent: jax.Array, inputs: tuple
+        ) -> tuple[jax.Array, jax.Array]:
             control, seen, afresh = inputs
-            predicted = self.advance(latent, control)
+            predicted = model.advance(latent, control)
+            gain = jax.nn.sigmoid(model.gain[...])
             latent = predicted + jnp.where(afresh[:, None], 1.0, gain) * (seen - predicted)
             return latent, latent
 
-        return jax.lax.scan(correct, latent, (controls, seen, afresh))[1]
+        return scan_rows(correct, self, latent, (controls, seen, afresh))[1]
 
     # -------------------------------------------------------------------------------- the interface
 

@@ -23,7 +23,7 @@ from worldmodel.models.latent import LatentModel, masked_mean, total_loss
 from worldmodel.nn.codecs import Encoder
 from worldmodel.nn.distributions import Categorical
 from worldmodel.nn.layers import MLP, BlockLinear, Dense, Linear, RMSNorm
-from worldmodel.nn.layout import map_blocks
+from worldmodel.nn.layout import map_blocks, scan_rows
 
 
 class RSSMState(NamedTuple):
@@ -183,7 +183,8 @@ class RSSM(LatentModel):
 
     def step(self, state: RSSMState, action: jax.Array, key: jax.Array) -> RSSMState:
         deter = self.dynamics.advance(state, self.dynamics.action_input(self.action_vector(action)))
-        return self._sampled(deter, self.dynamics.prior(deter), key)
+        uniform = self._uniform(key, deter.shape[0])
+        return self._sampled(deter, self.dynamics.prior(deter), uniform)
 
     def features(self, state: RSSMState) -> jax.Array:
         return jnp.concatenate(state, -1)
@@ -211,20 +212,24 @@ class RSSM(LatentModel):
         time_first = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), inputs)
 
         def advance(
-            state: RSSMState, inputs: tuple[jax.Array, ...]
+            dynamics: Dynamics, state: RSSMState, inputs: tuple[jax.Array, ...]
         ) -> tuple[RSSMState, tuple[RSSMState, Categorical]]:
-            action, tokens, is_first, key = inputs
+            action, tokens, is_first, uniform = inputs
             state = jax.tree.map(lambda x: jnp.where(is_first[:, None], 0, x), state)
-            deter = self.dynamics.advance(state, action)
-            posterior = self.dynamics.posterior(deter, tokens)
-            state = self._sampled(deter, posterior, key)
+            deter = dynamics.advance(state, action)
+            posterior = dynamics.posterior(deter, tokens)
+            state = self._sampled(deter, posterior, uniform)
             return state, (state, posterior)
 
-        _, outputs = jax.lax.scan(advance, state, (*time_first, jax.random.split(key, rows)))
+        uniform = jax.vmap(lambda key: self._uniform(key, batch))(jax.random.split(key, rows))
+        _, outputs = scan_rows(advance, self.dynamics, state, (*time_first, uniform))
         return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), outputs)
 
-    def _sampled(self, deter: jax.Array, latent: Categorical, key: jax.Array) -> RSSMState:
+    def _uniform(self, key: jax.Array, batch: int) -> jax.Array:
+        """(B, latents), what a draw of z is made from."""
+        return jax.random.uniform(key, (batch, self.size.latents))
+
+    def _sampled(self, deter: jax.Array, latent: Categorical, uniform: jax.Array) -> RSSMState:
         """The state with z drawn from `latent` (B, latents, classes)."""
-        uniform = jax.random.uniform(key, latent.log_probabilities.shape[:-1])
         z = latent.sample_onehot(uniform).astype(self.dtype)
         return RSSMState(deter, z.reshape(deter.shape[0], -1))

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from worldmodel.nn.layout import map_blocks
+from worldmodel.nn.layout import devices, map_blocks
 
 # The standard deviation of a unit normal cut at +-2, inverted: the truncation keeps the variance
 # asked for.
@@ -60,8 +60,11 @@ class Linear(nnx.Module):
 
 def over_rows(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
     """`function` of x (..., inputs) as one matrix: on CPUs, XLA has fast code for no other product,
-    and the gradient of one with more axes is up to ten times slower.
+    and the gradient of one with more axes is up to ten times slower. Where the batch is split over
+    devices, it may be any of the axes: folded into one, it would have to be gathered.
     """
+    if devices() > 1:
+        return function(x)
     y = function(x.reshape(-1, x.shape[-1]))
     return y.reshape(*x.shape[:-1], y.shape[-1])
 

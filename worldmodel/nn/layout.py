@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import PartitionSpec
 
 
 def map_blocks(
@@ -32,16 +34,62 @@ def map_blocks(
     return jax.vmap(function, axes, -2)(*split, *params).reshape(*batch, -1)
 
 
+def devices() -> int:
+    """Over how many devices the batch of the program that is being traced is split."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else mesh.size
+
+
 def over_time(function: Callable[..., Any], *arrays: Any) -> Any:
     """`function(*arrays)` for a function that treats the leading axis, time, as a batch like the
     others.
 
-    CPUs take one step of time after the other and recompute it for the gradient, so that what lies
-    between input and output never leaves their caches. Other devices take them all at once.
+    A CPU takes one step of time after the other and recomputes it for the gradient, so that what
+    lies between input and output never leaves its caches. Other devices, and several together, take
+    them all at once.
     """
-    if jax.default_backend() == "cpu":
+    if _step_by_step():
         return jax.lax.map(lambda slices: jax.checkpoint(function)(*slices), arrays)
     return function(*arrays)
+
+
+Module = TypeVar("Module", bound=nnx.Module)
+
+
+def scan_rows(
+    step: Callable[[Module, Any, Any], tuple[Any, Any]], module: Module, state: Any, inputs: Any
+) -> tuple[Any, Any]:
+    """`lax.scan` over time of `step(module, state, inputs) -> (state, outputs)`: state (B, ...),
+    inputs and outputs (T, B, ...), where no window looks at another.
+
+    Where the batch is split over a mesh, every device goes through its own windows, and what they
+    say of the parameters is summed over devices once. Left to itself, the compiler may do so at
+    every row. Noise has to come in with the inputs: a key would be the same on all devices.
+    """
+
+    def scan(module: Module, state: Any, inputs: Any) -> tuple[Any, Any]:
+        return jax.lax.scan(lambda state, row: step(module, state, row), state, inputs)
+
+    batch = jax.tree.leaves(state)[0].shape[0]
+    if devices() == 1 or batch % devices():
+        return scan(module, state, inputs)
+    axes = tuple(jax.sharding.get_abstract_mesh().axis_names)
+    definition, params = nnx.split(module)
+
+    def share(params: Any, state: Any, inputs: Any) -> tuple[Any, Any]:
+        # Told apart before the scan, so that their gradients are summed after it.
+        mine = jax.lax.pcast(params, axes, to="varying")
+        return scan(nnx.merge(definition, mine), state, inputs)
+
+    windows, rows = PartitionSpec(axes), PartitionSpec(None, axes)
+    specs = (PartitionSpec(), windows, rows)
+    split = jax.shard_map(share, in_specs=specs, out_specs=(windows, rows))
+    return split(params, state, inputs)
+
+
+def _step_by_step() -> bool:
+    # Several devices would have to agree on the parameters' gradients at every step.
+    return jax.default_backend() == "cpu" and devices() == 1
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -66,7 +114,7 @@ def _total(
     def one(slices: Any) -> tuple[tuple[jax.Array, Any], Any]:
         return jax.value_and_grad(function, has_aux=True)(params, context, *slices)
 
-    if jax.default_backend() != "cpu":
+    if not _step_by_step():
         return one(arrays)
 
     def add(total: Any, slices: Any) -> tuple[Any, None]:

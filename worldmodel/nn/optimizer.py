@@ -24,13 +24,18 @@ def clip_per_tensor(clip: float) -> optax.GradientTransformation:
 
     def update(grads: Any, state: optax.EmptyState, params: Any) -> tuple[Any, optax.EmptyState]:
         def one(grad: jax.Array, param: jax.Array) -> jax.Array:
-            limit = clip * jnp.maximum(MIN_NORM, jnp.linalg.norm(param.ravel()))
-            norm = jnp.linalg.norm(grad.ravel())
+            limit = clip * jnp.maximum(MIN_NORM, _norm(param))
+            norm = _norm(grad)
             return grad * jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-30))
 
         return jax.tree.map(one, grads, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _norm(x: jax.Array) -> jax.Array:
+    # jnp.linalg.norm lays its input out flat, so one that is split over devices would be gathered.
+    return jnp.sqrt(jnp.square(x).sum())
 
 
 def build(options: StageOptions) -> optax.GradientTransformation:

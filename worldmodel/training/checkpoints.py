@@ -81,6 +81,14 @@ def _tell_failures_once() -> None:
     sys.unraisablehook = hook
 
 
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """For what a process reads by itself; writing takes all of them."""
+    me = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+    )
+
+
 class Checkpoints:
     """The checkpoints in `folder`/STEP/, of which the newest `keep` stay, and the `best`.
 
@@ -107,6 +115,7 @@ class Checkpoints:
             preservation_policy=None if read_only else self.preserved,
             create=not read_only,
             read_only=read_only,
+            multiprocessing_options=_alone() if read_only else ocp.options.MultiprocessingOptions(),
             # Where folders cannot be made in the background, its threads wait ten minutes for them.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )

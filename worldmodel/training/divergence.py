@@ -62,6 +62,8 @@ class Event(NamedTuple):
             "checkpoint": self.checkpoint, "outcome": outcome, "windows": self.windows,
         }  # fmt: skip
         path = directory.path / "divergences.jsonl"
+        if not directory.writes:
+            return
         with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

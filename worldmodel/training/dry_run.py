@@ -43,18 +43,20 @@ def dry_run(config: Config, stages: Iterable[Stage]) -> int:
 def _facts(config: Config, stage: Stage, mesh: jax.sharding.Mesh) -> dict[str, str]:
     """What is told of a stage, by what it is."""
     batches, keys = stage.batches, stage_keys(config.seed, stage.name)
-    state = _placed(jax.eval_shape(stage.learner.init, keys.init), mesh)
+    state = jax.eval_shape(stage.learner.init, keys.init)
+    places = meshes.state_shardings(state, mesh, config.training.shard_parameters)
+    state = meshes.placed(state, places)
     arrays = _placed(jax.eval_shape(lambda x: x, batches.arrays()), mesh)
     steps = stage.options.steps
     updates = steps_per_dispatch(config.training, steps, batches.most_updates, stage.interval)
 
     began = time.perf_counter()
     feed = meshes.place_feed(batches.feed(0, updates), batches.axis, mesh)
-    dispatch = make_dispatch(stage.learner, batches, mesh, updates)
+    dispatch = make_dispatch(stage.learner, batches, mesh, updates, places)
     compiled = dispatch.lower(state, arrays, feed, keys.steps).compile()
     if refresh := stage.refresh:
         feed = meshes.place_feed(refresh.batches.feed(0, 1), refresh.batches.axis, mesh)
-        make_refresh(refresh, mesh).lower(state, arrays, feed, keys.init).compile()
+        make_refresh(refresh, mesh, places).lower(state, arrays, feed, keys.init).compile()
     seconds = time.perf_counter() - began
 
     windows, rows = stage.options.batch_size * config.training.num_seeds, stage.options.window

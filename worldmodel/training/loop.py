@@ -12,7 +12,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -98,30 +98,50 @@ def steps_per_dispatch(
 
 
 def make_dispatch(
-    learner: Learner, batches: Batches, mesh: jax.sharding.Mesh, updates: int
+    learner: Learner, batches: Batches, mesh: jax.sharding.Mesh, updates: int, places: Any = None
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """A jitted function (state, arrays, feed, key) -> (state, metrics (updates,)) that donates the
-    state.
+    state; `places` says where its arrays lie: on every device, unless they are given.
     """
+    whole = meshes.replicated(mesh)
 
+    @meshes.known_to_layers(mesh)
     def dispatch(state: TrainState, arrays: Any, feed: Any, key: jax.Array) -> Any:
         def one(state: TrainState, k: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
             batch = meshes.shard_batch(batches.batch(arrays, feed, k), mesh)
-            return learner.update(state, batch, jax.random.fold_in(key, state.step))
+            key_of_step = jax.random.fold_in(key, state.step)
+            state, metrics = learner.update(_whole(state, places, mesh), batch, key_of_step)
+            return jax.lax.with_sharding_constraint(state, places or whole), metrics
 
         return jax.lax.scan(one, state, jnp.arange(updates, dtype=jnp.uint32))
 
-    return jax.jit(dispatch, donate_argnums=0, out_shardings=meshes.replicated(mesh))
+    return jax.jit(dispatch, donate_argnums=0, out_shardings=(places or whole, whole))
 
 
-def make_refresh(refresh: Refresh, mesh: jax.sharding.Mesh) -> Callable[..., TrainState]:
+def _whole(state: TrainState, places: Any, mesh: jax.sharding.Mesh) -> TrainState:
+    """The state with all modules whole on every device, for one update; what only the optimiser
+    sees stays split. Left to itself, the compiler would split activations as parameters are.
+    """
+    if places is None or all(place.is_fully_replicated for place in jax.tree.leaves(places)):
+        return state
+    modules = (state.params, state.frozen, state.slow)
+    params, frozen, slow = jax.lax.with_sharding_constraint(modules, meshes.replicated(mesh))
+    return replace(state, params=params, frozen=frozen, slow=slow)
+
+
+def make_refresh(
+    refresh: Refresh, mesh: jax.sharding.Mesh, places: Any = None
+) -> Callable[..., TrainState]:
     """A jitted function (state, arrays, feed, key) -> state that donates the state."""
 
+    @meshes.known_to_layers(mesh)
     def apply(state: TrainState, arrays: Any, feed: Any, key: jax.Array) -> TrainState:
         windows = meshes.shard_batch(refresh.batches.batch(arrays, feed, jnp.uint32(0)), mesh)
+        state = _whole(state, places, mesh)
         return refresh.apply(state, windows, jax.random.fold_in(key, state.step))
 
-    return jax.jit(apply, donate_argnums=0, out_shardings=meshes.replicated(mesh))
+    places = places or meshes.replicated(mesh)
+    return jax.jit(apply, donate_argnums=0, out_shardings=places)
 
 
 class Run(NamedTuple):
@@ -167,7 +187,7 @@ class _Loop:
     def __init__(self, stage: Stage, run: Run, mesh: jax.sharding.Mesh, checkpoints: Checkpoints):
         self.stage, self.context, self.mesh, self.checkpoints = stage, run, mesh, checkpoints
         self.keys = stage_keys(run.seed, stage.name)
-        self.file = MetricsFile(run.directory.metrics)
+        self.file = MetricsFile(run.directory.metrics, run.directory.writes)
         self.heartbeat, self.rollbacks = run.heartbeat, 0
         self.heartbeat.enter("start", stage=stage.name, total=stage.options.steps)
         self.earlier_seconds = self._go_on_from_checkpoint().get("seconds", 0.0)
@@ -222,10 +242,10 @@ class _Loop:
         batches, refresh = self.stage.batches, self.stage.refresh
         self.heartbeat.enter("loading data", step=self.step)
         began = time.perf_counter()
-        arrays = jax.device_put(batches.arrays(), meshes.replicated(self.mesh))
-        dispatch = make_dispatch(self.stage.learner, batches, self.mesh, updates)
+        arrays = meshes.place_feed(batches.arrays(), None, self.mesh)
+        dispatch = make_dispatch(self.stage.learner, batches, self.mesh, updates, self.places)
         self.feed = self._feed(updates)
-        renew = make_refresh(refresh, self.mesh) if refresh else None
+        renew = make_refresh(refresh, self.mesh, self.places) if refresh else None
         self.heartbeat.enter("compiling")
         lowered = dispatch.lower(self.state, arrays, self.feed, self.key)
         check_metric(best_of(self.stage.options), self.stage.group, lowered.out_info[1])
@@ -355,15 +375,13 @@ class _Loop:
         self.rollbacks = 0
 
     def _restore_or_init(self) -> tuple[TrainState, int, dict[str, Any]]:
+        shapes = jax.eval_shape(self.stage.learner.init, self.keys.init)
+        split = self.context.training.shard_parameters
+        self.places = meshes.state_shardings(shapes, self.mesh, split)
         steps = self.checkpoints.steps()
         if not steps:
-            state = self.stage.learner.init(self.keys.init)
-            return jax.device_put(state, meshes.replicated(self.mesh)), 0, {}
-        shapes = jax.eval_shape(self.stage.learner.init, self.keys.init)
-        like = jax.tree.map(
-            lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=meshes.replicated(self.mesh)),
-            shapes,
-        )
+            return jax.device_put(self.stage.learner.init(self.keys.init), self.places), 0, {}
+        like = meshes.placed(shapes, self.places)
         state, meta = self.checkpoints.restore(steps[-1], like)
         return state, steps[-1], meta
 
@@ -377,6 +395,6 @@ class _Loop:
             "wall_seconds": seconds,
             "updates_per_second": self.step / seconds,
             "parameters": sum(x.size for x in jax.tree.leaves(self.state.params)),
-            "state_sha256": digest(self.state),
+            "state_sha256": digest(meshes.gathered(self.state, self.mesh)),
         }
         self.context.directory.write_summary(self.stage.name, entry)

@@ -7,6 +7,8 @@ results.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,7 +21,9 @@ AXIS = "data"
 
 
 def all_devices() -> Mesh:
-    return Mesh(np.asarray(jax.devices()), (AXIS,))
+    """Those of each process lie side by side, so that its part of a batch is one piece."""
+    devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+    return Mesh(np.asarray(devices), (AXIS,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -29,6 +33,22 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
     """Inside jit: splits every array of the batch over the devices by its first axis."""
     return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(AXIS)))
+
+
+def known_to_layers(mesh: Mesh) -> Callable[[Callable], Callable]:
+    """A decorator: while the function is traced, `jax.sharding.get_abstract_mesh()` tells of the
+    mesh; `worldmodel.nn.layout` asks for it.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def traced(*arguments: Any) -> Any:
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return function(*arguments)
+
+        return traced
+
+    return decorate
 
 
 def place_feed(feed: Any, axis: int | None, mesh: Mesh) -> Any:
@@ -43,10 +63,45 @@ def place_feed(feed: Any, axis: int | None, mesh: Mesh) -> Any:
     )
 
 
-def check_divides(key: str, count: int, mesh: Mesh) -> None:
-    """Raises ConfigError unless so many windows, option `key`, can be split over the devices."""
-    if count % mesh.size:
+def state_shardings(shapes: Any, mesh: Mesh, split: bool, smallest: int = 2**14) -> Any:
+    """Where the arrays of a state lie: on every device, or `split` over them.
+
+    Split are arrays of `smallest` elements or more, along their longest axis that the devices
+    divide (as in ZeRO, Rajbhandari et al., arXiv 1910.02054): parameters are gathered for an
+    update, optimiser state is never whole on any device.
+    """
+
+    def place(x: Any) -> NamedSharding:
+        axes = [axis for axis, size in enumerate(x.shape) if size % mesh.size == 0]
+        if not split or x.size < smallest or not axes:
+            return replicated(mesh)
+        longest = max(axes, key=lambda axis: x.shape[axis])
+        return NamedSharding(mesh, PartitionSpec(*(None,) * longest, AXIS))
+
+    return jax.tree.map(place, shapes)
+
+
+def placed(shapes: Any, places: Any) -> Any:
+    """Shapes of arrays that lie there."""
+    return jax.tree.map(
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
+    )
+
+
+def gathered(tree: Any, mesh: Mesh) -> Any:
+    """The same arrays, each where any process can read it."""
+    if all(x.is_fully_replicated or x.is_fully_addressable for x in jax.tree.leaves(tree)):
+        return tree
+    return jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+
+
+def check_divides(key: str, count: int, mesh: Mesh, pieces: int = 1) -> None:
+    """Raises ConfigError unless so many windows, option `key`, can be split over the devices, in
+    each of the pieces that a batch is taken in.
+    """
+    if count % (mesh.size * pieces):
+        taken = f", in training.accumulate={pieces} pieces" if pieces > 1 else ""
         raise ConfigError(
-            f"{key}={count} does not divide over {mesh.size} devices; "
-            f"accepted are multiples of {mesh.size}"
+            f"{key}={count} does not divide over {mesh.size} devices{taken}; "
+            f"accepted are multiples of {mesh.size * pieces}"
         )

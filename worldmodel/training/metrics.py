@@ -53,12 +53,14 @@ class IntervalMean:
 
 
 class MetricsFile:
-    """metrics.jsonl: one row a log interval, whole rows only."""
+    """metrics.jsonl: one row a log interval, whole rows only; nothing, unless it `writes`."""
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, writes: bool = True):
+        self.path, self.writes = path, writes
 
     def write(self, row: dict[str, Any]) -> None:
+        if not self.writes:
+            return
         with writing(self.path), self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
@@ -66,7 +68,7 @@ class MetricsFile:
         """Drops what a killed run wrote of `stage` after the checkpoint of `step`, and a half-
         written last row.
         """
-        if not self.path.exists():
+        if not self.writes or not self.path.exists():
             return
         rows = whole_rows(self.path)
         kept = "".join(line for name, at, line in rows if name != stage or at <= step)

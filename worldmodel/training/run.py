@@ -7,8 +7,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 from flax import nnx
@@ -26,6 +27,7 @@ from worldmodel.evaluation.evaluator import evaluate_run
 from worldmodel.learner import Learner, Refreshing
 from worldmodel.run_directory import RunDirectory, check_run, open_run
 from worldmodel.signals import Preempted, StopRequest, listening, stoppable
+from worldmodel.training import distributed
 from worldmodel.training.dry_run import dry_run
 from worldmodel.training.heartbeat import Heartbeat
 from worldmodel.training.loop import Refresh, Run, Stage, run_stage
@@ -42,10 +44,52 @@ def train(config: Config) -> int:
     return stoppable(lambda: _train(config))
 
 
+class Prepared(NamedTuple):
+    """The logs of a run, after all that can be checked before training has been."""
+
+    training: Trajectories
+    held_out: Trajectories
+    spec: DataSpec
+    fingerprint: str
+    held_out_episodes: list[int]
+
+
 def _train(config: Config) -> int:
+    """Of several processes, all train and the first one speaks, writes and judges."""
     began = time.perf_counter()
     use_cache(config.training.compilation_cache)
-    check_run(config)  # before the logs are read, and anything is written
+    distributed.join(config.training.distributed)
+    first = distributed.is_first()
+    ready = distributed.in_turn(lambda: _prepare(config))
+    taken = distributed.together(lambda: _taken(config, ready.spec))
+    if config.training.dry_run:
+        names = stage_names(config, ready.spec)
+        made = ((name, build_learner(config, ready.spec, name)) for name in names)
+        return dry_run(config, (build_stage(config, ready.training, *stage) for stage in made))
+    directory = distributed.in_turn(lambda: _open(config, ready, first))
+    if not first:
+        quiet = replace(config.logging, wandb="disabled", progress="none")
+        config = replace(config, logging=quiet)
+    wandb = WandB(config.logging, directory.path, asdict(config))
+    with listening() as stop, watched(directory, stop) as heartbeat, closing(wandb):
+        if first:
+            _greet(config, ready.training, ready.held_out, directory.path)
+        run = Run(
+            directory, config.training, config.seed, wandb, stop, config.logging.progress, heartbeat
+        )
+        _stages(config, ready.spec, ready.training, taken, run)
+        distributed.leave()  # judging needs nobody else, however long it lasts
+        if not first:
+            return 0
+        heartbeat.enter("evaluation")
+        status = evaluate_run(str(directory.path), "last", {})
+    print(f"total {time.perf_counter() - began:.0f} s")
+    return status
+
+
+def _prepare(config: Config) -> Prepared:
+    """Reads the logs and checks all that can be, before anything is written."""
+    check_run(config)  # before the logs are read
     trajectories = data.load(config.data)
     training, held_out = split(trajectories, config.data.holdout)
     spec = training.spec(scalings(config.data, training))
@@ -54,25 +98,14 @@ def _train(config: Config) -> int:
     acting = config.policy.name != "none" or config.evaluation.planner.kind != "none"
     if acting and config.data.environment is not None:
         environments.check(config.data.environment, spec)
-    taken = _taken(config, spec)
-    if config.training.dry_run:
-        names = stage_names(config, spec)
-        made = ((name, build_learner(config, spec, name)) for name in names)
-        return dry_run(config, (build_stage(config, training, *stage) for stage in made))
-    directory = open_run(config)
-    _, held_out_episodes = split_episodes(trajectories.num_episodes, config.data.holdout)
-    directory.bind_data(spec, trajectories.fingerprint(), held_out_episodes.tolist())
-    wandb = WandB(config.logging, directory.path, asdict(config))
-    with listening() as stop, watched(directory, stop) as heartbeat, closing(wandb):
-        _greet(config, training, held_out, directory.path)
-        run = Run(
-            directory, config.training, config.seed, wandb, stop, config.logging.progress, heartbeat
-        )
-        _stages(config, spec, training, taken, run)
-        heartbeat.enter("evaluation")
-        status = evaluate_run(str(directory.path), "last", {})
-    print(f"total {time.perf_counter() - began:.0f} s")
-    return status
+    _, episodes = split_episodes(trajectories.num_episodes, config.data.holdout)
+    return Prepared(training, held_out, spec, trajectories.fingerprint(), episodes.tolist())
+
+
+def _open(config: Config, ready: Prepared, writes: bool) -> RunDirectory:
+    directory = open_run(config, writes)
+    directory.bind_data(ready.spec, ready.fingerprint, ready.held_out_episodes)
+    return directory
 
 
 def _stages(
@@ -135,6 +168,7 @@ def build_stage(config: Config, training: Trajectories, name: str, learner: Lear
 
 def _greet(config: Config, training: Trajectories, held_out: Trajectories, path: Path) -> None:
     devices = jax.devices()
+    processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
     if held_out is training and config.data.holdout:
         print(
             "warning: a single episode, so the model is judged on what it was trained on; "
@@ -144,6 +178,6 @@ def _greet(config: Config, training: Trajectories, held_out: Trajectories, path:
         f"run          {path}\n"
         f"data         {training.source}: {training.num_episodes} episodes, "
         f"{training.num_transitions} transitions; {held_out.num_episodes} episodes held out\n"
-        f"devices      {len(devices)} x {devices[0].device_kind}",
+        f"devices      {len(devices)} x {devices[0].device_kind}{processes}",
         flush=True,
     )

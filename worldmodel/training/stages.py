@@ -69,12 +69,15 @@ def _build(config: Config, spec: DataSpec, stage: str, trained: Modules) -> Lear
     optimize = optimizer.build(stage_options(config, stage))
     build_model = partial(models.build, config.model, spec, dtype=dtype)
     parts = models.parts(config.model, spec)
+    how = {"pieces": config.training.accumulate, "remat": config.training.remat}
     if stage in parts:
-        return WorldModelLearner(lambda key: getattr(build_model(key), stage), optimize, name=stage)
+        return WorldModelLearner(
+            lambda key: getattr(build_model(key), stage), optimize, name=stage, **how
+        )
     if stage == "world_model":
         new = build_model(jax.random.key(0)) if parts else None
         kept = {name: trained.get(name, getattr(new, name)) for name in parts}
-        return _kept(config, WorldModelLearner(build_model, optimize, parts=kept))
+        return _kept(config, WorldModelLearner(build_model, optimize, parts=kept, **how))
     if not spec.has_reward and policies.needs_reward(config.policy):
         raise ConfigError(
             f"policy={config.policy.name} learns from rewards, and these logs have none; accepted: "
@@ -99,7 +102,8 @@ def check(config: Config, spec: DataSpec, mesh: jax.sharding.Mesh) -> None:
     for name in stage_names(config, spec):
         group = "world_model" if name == "joint" else name  # whose settings a joint stage has
         windows = stage_options(config, name).batch_size
-        meshes.check_divides(f"training.{group}.batch_size", windows, mesh)
+        pieces = 1 if name == "policy" else config.training.accumulate
+        meshes.check_divides(f"training.{group}.batch_size", windows, mesh, pieces)
 
         def init(key: jax.Array, stage: str = name) -> TrainState:
             return build_learner(config, spec, stage).init(key)

@@ -19,6 +19,7 @@ from worldmodel.learner import (
     divide,
     start,
 )
+from worldmodel.training.accumulation import gradients
 
 
 class WorldModelLearner:
@@ -31,10 +32,13 @@ class WorldModelLearner:
         *,
         name: str = "model",
         parts: Mapping[str, nnx.Module] | None = None,
+        pieces: int = 1,
+        remat: bool = False,
     ):
         """name: of the module; parts: attributes of it that were trained before and stay as they
-        are.
+        are; pieces, remat: see `gradients`.
         """
+        self.pieces, self.remat = pieces, remat
         self.build, self.optimizer, self.name = build, optimizer, name
         self.definitions = definitions_of(lambda key: {name: build(key)})
         self.parts = {part: divide(module)[1] for part, module in (parts or {}).items()}
@@ -53,11 +57,12 @@ class WorldModelLearner:
     def update(
         self, state: TrainState, batch: Window, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        def loss(params: Params) -> tuple[jax.Array, Metrics]:
+        def loss(params: Params, batch: Window, key: jax.Array) -> tuple[jax.Array, Metrics]:
             module = nnx.merge(self.definitions[self.name], params[self.name] | state.frozen)
             total, (metrics, _) = module.loss(batch, key)
             return total, metrics
 
-        grads, metrics = jax.grad(loss, has_aux=True)(state.params)
+        how = (self.pieces, self.remat)
+        grads, metrics = gradients(loss, state.params, batch, key, *how)
         state, norms = apply_gradients(state, grads, self.optimizer)
         return state, metrics | norms

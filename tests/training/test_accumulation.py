@@ -1,0 +1,103 @@
+"""Batches in pieces, and gradients with less kept: the same numbers for less memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from worldmodel import models
+from worldmodel.config import Config, GymnasiumData, MLPOptions, NoPolicy, TrainingOptions
+from worldmodel.data.delivery import deliver
+from worldmodel.data.trajectories import Trajectories
+from worldmodel.data.windows import Window
+from worldmodel.device_rules import DEVICE_RULES
+from worldmodel.learner import divide
+from worldmodel.training.accumulation import Loss, gradients
+from worldmodel.training.mesh import state_shardings
+
+# Without the one term that divides by what the batch holds.
+OPTIONS = MLPOptions(units=16, latent=8, consistency_scale=0.0)
+
+
+@pytest.fixture(scope="module")
+def problem(pendulum: Trajectories) -> tuple[Loss, dict, Window]:
+    """The loss of a model without noise, its parameters, and a batch of eight windows."""
+    model = models.build(OPTIONS, pendulum.spec(), jax.random.key(0))
+    definition, params = divide(model)
+
+    def loss(params: dict, batch: Window, key: jax.Array) -> tuple[jax.Array, dict]:
+        total, (metrics, _) = nnx.merge(definition, params).loss(batch, key)
+        return total, metrics
+
+    batches = deliver(pendulum, 8, 6, 0)
+    arrays = jax.tree.map(jnp.asarray, batches.arrays())
+    return loss, params, batches.batch(arrays, batches.feed(0, 1), 0)
+
+
+def close(a: dict, b: dict) -> None:
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5 * float(jnp.abs(y).max()))
+
+
+def test_pieces_give_the_gradients_and_metrics_of_the_whole(
+    problem: tuple[Loss, dict, Window],
+) -> None:
+    loss, params, batch = problem
+    key = jax.random.key(1)
+    whole, metrics = jax.jit(lambda p: gradients(loss, p, batch, key))(params)
+    taken, means = jax.jit(lambda p: gradients(loss, p, batch, key, pieces=4))(params)
+    close(taken, whole)
+    assert float(means["loss/total"]) == pytest.approx(float(metrics["loss/total"]), rel=1e-5)
+    half = jax.tree.map(lambda x: x[::2], batch)  # a piece is not the whole
+    part, _ = jax.jit(lambda p: gradients(loss, p, half, key))(params)
+    assert any(
+        not np.allclose(x, y, rtol=1e-3)
+        for x, y in zip(jax.tree.leaves(part), jax.tree.leaves(whole), strict=True)
+    )
+
+
+def test_what_is_computed_twice_is_the_same_and_is_not_kept(
+    problem: tuple[Loss, dict, Window],
+) -> None:
+    loss, params, batch = problem
+
+    def compiled(remat: bool) -> jax.stages.Compiled:
+        step = jax.jit(lambda p, key: gradients(loss, p, batch, key, remat=remat))
+        return step.lower(params, jax.random.key(1)).compile()
+
+    plain, saving = compiled(False), compiled(True)
+    close(saving(params, jax.random.key(1))[0], plain(params, jax.random.key(1))[0])
+    flops = [c.cost_analysis()["flops"] for c in (plain, saving)]
+    assert flops[1] > flops[0]
+
+
+def test_large_arrays_are_split_along_their_longest_axis_that_divides() -> None:
+    shapes = {"wide": (6, 64), "tall": (128, 4), "odd": (127, 64), "none": (127, 63), "small": (4,)}
+    arrays = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    mesh = jax.sharding.AbstractMesh((4,), ("data",))
+    specs = {
+        name: tuple(sharding.spec)
+        for name, sharding in state_shardings(arrays, mesh, split=True, smallest=100).items()
+    }
+    assert specs["wide"] == specs["odd"] == (None, "data") and specs["tall"] == ("data",)
+    assert specs["none"] == specs["small"] == ()
+    assert all(s.is_fully_replicated for s in state_shardings(arrays, mesh, split=False).values())
+
+
+def test_pieces_are_for_batches_of_world_models() -> None:
+    training = TrainingOptions(accumulate=2, remat=True)
+    data = GymnasiumData(name="pendulum", environment="Pendulum-v1")
+    config = Config("x", data=data, model=OPTIONS, policy=NoPolicy(), training=training)
+
+    def faults(**options: object) -> list[str]:
+        changed = replace(config, training=replace(training, **options))
+        return [fault for rule in DEVICE_RULES for fault in rule(changed)]
+
+    assert not faults()
+    assert len(faults(joint=True)) == len(faults(model_from="runs/other")) == 2
+    assert len(faults(joint=True, remat=False)) == 1

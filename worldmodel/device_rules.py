@@ -1,0 +1,37 @@
+"""Rules about devices and processes that join several options. Needs no JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from worldmodel.config import Config, ObservedOptions, OracleOptions
+
+
+def _batches_are_taken_in_pieces(config: Config) -> Iterator[str]:
+    training = config.training
+    given = {"accumulate": training.accumulate > 1, "remat": training.remat}
+    for key in (key for key, is_set in given.items() if is_set):
+        if training.joint:
+            yield f"training.{key}: not with training.joint=true; accepted: training.joint=false"
+        elif training.model_from or isinstance(config.model, ObservedOptions | OracleOptions):
+            yield f"training.{key}: no world model is trained here, whose batches it is for"
+
+
+def _processes_can_meet(config: Config) -> Iterator[str]:
+    given = config.training.distributed
+    if given.address is None:
+        return
+    if given.process >= given.processes:
+        yield (
+            f"training.distributed.process={given.process}: numbers go from 0 to "
+            f"{given.processes - 1}, since training.distributed.processes={given.processes}"
+        )
+    host, _, port = given.address.rpartition(":")
+    if not host or not port.isdigit():
+        yield f"training.distributed.address={given.address}: accepts host:port"
+
+
+DEVICE_RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
+    _batches_are_taken_in_pieces,
+    _processes_can_meet,
+)

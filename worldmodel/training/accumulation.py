@@ -1,0 +1,42 @@
+"""Gradients of a batch that does not fit: taken in pieces, or with less kept for the way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from worldmodel.data.windows import Window
+from worldmodel.learner import Metrics, Params
+
+Loss = Callable[[Params, Window, jax.Array], tuple[jax.Array, Metrics]]
+
+
+def gradients(
+    loss: Loss, params: Params, batch: Window, key: jax.Array, pieces: int = 1, remat: bool = False
+) -> tuple[Params, Metrics]:
+    """Mean gradients and metrics of `loss` over `pieces` equal parts of the batch (B, T), one after
+    the other, each with noise of its own.
+
+    They are those of the whole batch where the loss is a mean over windows and has no noise. They
+    differ where it divides by what the batch holds: real rows, if windows are padded, or the
+    latents' variance. remat: what lies between products is computed anew for the gradient.
+    """
+    if remat:
+        loss = jax.checkpoint(loss, policy=jax.checkpoint_policies.dots_saveable)
+    slope = jax.grad(loss, has_aux=True)
+    if pieces == 1:
+        return slope(params, batch, key)
+
+    def part(total: Any, piece: tuple[Window, jax.Array]) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, slope(params, *piece)), None
+
+    # Windows that are `pieces` apart: neighbours lie on one device, and stay there.
+    parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, pieces, *x.shape[1:]), 0, 1), batch)
+    keys = jax.random.split(key, pieces)
+    shapes = jax.eval_shape(slope, params, jax.tree.map(lambda x: x[0], parts), keys[0])
+    zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    total, _ = jax.lax.scan(part, zero, (parts, keys))
+    return jax.tree.map(lambda x: x / pieces, total)
