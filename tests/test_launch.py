@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from worldmodel.command_line import PREEMPTED, build_config, parse_overrides
+from worldmodel.command_line import build_config, parse_overrides
+from worldmodel.signals import PREEMPTED
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch"

@@ -51,6 +51,7 @@ def config_of(folder: Path, **training: object) -> Config:
     return config
 
 
+@pytest.mark.slow
 def test_the_autoencoder_is_a_stage_of_its_own_and_then_frozen(
     pictures: Trajectories, tmp_path: Path
 ) -> None:

@@ -87,7 +87,7 @@ FACTS = {
         draws=frozenset({"step"}),
         images=False,
         remembers=False,
-        measured=("errors",),
+        measured=("errors", "salt"),
     ),
     "oracle": Facts(
         {"environment": "Pendulum-v1"},

@@ -101,6 +101,7 @@ def test_a_run_in_two_parts_ends_in_the_same_bits(tmp_path: Path, pendulum: Traj
         assert {k: a[k] for k in keys} == {k: b[k] for k in keys}
 
 
+@pytest.mark.slow
 def test_streamed_batches_train_the_same_model_and_resume_in_the_same_bits(
     tmp_path: Path, pendulum: Trajectories
 ) -> None:
@@ -156,7 +157,7 @@ print(json.dumps({"devices": len(jax.devices()), "rows": test_loop.rows(Path(sys
 
 def test_results_depend_on_neither_devices_nor_delivery(tmp_path: Path) -> None:
     losses = {}
-    for devices, delivery in ((1, "resident"), (2, "resident"), (8, "streamed")):
+    for devices, delivery in ((1, "resident"), (8, "streamed")):
         flags = f"--xla_force_host_platform_device_count={devices}"
         environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         folder = str(tmp_path / str(devices))
@@ -166,5 +167,4 @@ def test_results_depend_on_neither_devices_nor_delivery(tmp_path: Path) -> None:
         result = json.loads(done.stdout.splitlines()[-1])
         assert result["devices"] == devices
         losses[devices] = [row["loss/total"] for row in result["rows"]]
-    assert losses[2] == pytest.approx(losses[1], rel=1e-5)
     assert losses[8] == pytest.approx(losses[1], rel=1e-5)
