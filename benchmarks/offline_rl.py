@@ -121,7 +121,8 @@ def measure(parts: list[str], updates: int, repeats: int) -> dict[str, list[floa
     import jax
 
     bench = Bench(updates, repeats)
-    mopo = ("policy=mopo", f"policy.starts={STARTS}", "policy.horizon=5", "policy.retention=1")
+    sizes = (f"policy.starts={STARTS}", "policy.horizon=5", "policy.retention=1")
+    mopo = ("policy=mopo", "model.preset=tiny", *sizes)
     timed: dict[str, Callable[[], list[float]]] = {}
     if {"updates", "seeds"} & set(parts):
         timed |= {name: partial(bench.update, f"policy={name}") for name in ALGORITHMS}
