@@ -6,7 +6,7 @@ import fcntl
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Tests that need several devices start their own processes; here one is enough, and results are
@@ -104,3 +104,25 @@ def smoke_run(launch: Callable[..., list[str]], shared: Path) -> Path:
             assert done.returncode == 0, done.stderr[-2000:]
             (runs / "output.txt").write_text(done.stdout)
     return runs / "smoke-0"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 1 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small file system needs the rights to")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.fixture
+def remount(small_disk: Path) -> Callable[[str], None]:
+    """Mounts it anew with other options: `size=9m`, `ro` or `rw`."""
+
+    def change(options: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{options}", str(small_disk)], check=True)
+
+    return change

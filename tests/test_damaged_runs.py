@@ -18,7 +18,7 @@ import yaml
 import worldmodel
 from worldmodel.command_line import run_evaluation, run_training
 from worldmodel.errors import CheckpointError
-from worldmodel.run_directory import whole_rows
+from worldmodel.run_directory import RunDirectory, claimed, whole_rows
 from worldmodel.training.integrity import VERSION, sealed
 
 ROOT = Path(__file__).parent.parent
@@ -221,33 +221,55 @@ def evaluate(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return run_evaluation(evaluate_run, "")
 
 
+Captured = pytest.CaptureFixture[str]
+
+
+def assert_refused(status: int, run: Path, words: str, capsys: Captured) -> None:
+    told = capsys.readouterr().err
+    assert status == 2 and told.startswith("error: "), told
+    assert words in told and str(run) in told, told
+
+
 @pytest.mark.parametrize("kind", [*BOTH, *TRAINING])
 def test_training_refuses_a_damaged_run(
     copy: Path,
     kind: str,
     launch: Callable[..., list[str]],
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    capsys: Captured,
 ) -> None:
     damage, words = (BOTH | TRAINING)[kind]
     damage(copy)
     before = contents(copy.parent)
-    assert train(copy, launch, monkeypatch) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and words in told and str(copy) in told, told
+    assert_refused(train(copy, launch, monkeypatch), copy, words, capsys)
     assert contents(copy.parent) == before
 
 
 @pytest.mark.parametrize("kind", [*BOTH, *EVALUATION])
 def test_evaluation_refuses_a_damaged_run(
-    copy: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    copy: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: Captured
 ) -> None:
     damage, words = (BOTH | EVALUATION)[kind]
     damage(copy)
     before = contents(copy.parent)
-    assert evaluate(monkeypatch, f"run={copy}") == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ") and words in told and str(copy) in told, told
+    assert_refused(evaluate(monkeypatch, f"run={copy}"), copy, words, capsys)
+    assert contents(copy.parent) == before
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_folder_that_another_process_trains_in_is_left_alone(
+    copy: Path,
+    fresh: bool,
+    launch: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Captured,
+) -> None:
+    """With fresh=true the run of the other would be moved away beneath it."""
+    before = contents(copy.parent)
+    words = ["fresh=true"] if fresh else []
+    with claimed(RunDirectory(copy)):
+        status = train(copy, lambda *given: launch(*given, *words), monkeypatch)
+    assert_refused(status, copy, "is being trained in by another process", capsys)
     assert contents(copy.parent) == before
 
 

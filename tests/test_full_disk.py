@@ -5,10 +5,9 @@ command goes on once there is space. The disks are real ones, of a few MiB.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,19 +23,13 @@ from worldmodel.training.metrics import MetricsFile
 ROOT = Path(__file__).parent.parent
 
 
+Remount = Callable[[str], None]
+
+
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    path = tmp_path / "disk"
-    path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(path)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs the rights to")
-    yield path
-    subprocess.run(["umount", "-l", str(path)], check=True)
-
-
-def remount(disk: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
+def disk(small_disk: Path, remount: Remount) -> Path:
+    remount("size=64k")
+    return small_disk
 
 
 def fill(disk: Path) -> None:
@@ -49,7 +42,9 @@ def fill(disk: Path) -> None:
     assert free_space(disk) == "0 B"
 
 
-def test_a_file_that_does_not_fit_is_told_and_the_old_one_stays(disk: Path) -> None:
+def test_a_file_that_does_not_fit_is_told_and_the_old_one_stays(
+    disk: Path, remount: Remount
+) -> None:
     write_text(disk / "a" / "old.json", "old")
     fill(disk)
     with pytest.raises(
@@ -57,18 +52,18 @@ def test_a_file_that_does_not_fit_is_told_and_the_old_one_stays(disk: Path) -> N
     ):
         write_text(disk / "a" / "old.json", "new" * 9999)
     assert [(p.name, p.read_text()) for p in (disk / "a").iterdir()] == [("old.json", "old")]
-    remount(disk, "ro")
+    remount("ro")
     with pytest.raises(StorageError, match="Read-only file system"):
         RunDirectory(disk).write_summary("policy", {"last_step": 1})
     assert StorageError.status == 74
 
 
-def test_no_row_of_metrics_is_lost_or_doubled_by_a_full_disk(disk: Path) -> None:
+def test_no_row_of_metrics_is_lost_or_doubled_by_a_full_disk(disk: Path, remount: Remount) -> None:
     file = MetricsFile(disk / "metrics.jsonl")
     with pytest.raises(StorageError, match=r"metrics.jsonl cannot be written: No space left"):
         for step in range(1, 9999):
             file.write({"stage": "policy", "step": step, "loss": 1 / 3})
-    remount(disk, "size=999k")
+    remount("size=999k")
     written = [at for _, at, _ in whole_rows(file.path)]
     assert written == list(range(1, step)) and step > 100  # and at most a half row after them
     file.rewind("policy", step - 1)
@@ -77,9 +72,9 @@ def test_no_row_of_metrics_is_lost_or_doubled_by_a_full_disk(disk: Path) -> None
 
 
 def test_wherever_a_full_disk_comes_to_light_it_is_no_traceback(
-    disk: Path, capsys: pytest.CaptureFixture[str]
+    disk: Path, remount: Remount, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    remount(disk, "ro")
+    remount("ro")
     assert guarded(lambda: (disk / "cache").mkdir()) == 74
     assert guarded(lambda: Path("/dev/full").write_text("x")) == 74
     told = capsys.readouterr().err.splitlines()
@@ -101,18 +96,18 @@ def test_wherever_a_full_disk_comes_to_light_it_is_no_traceback(
 
 @pytest.mark.slow
 def test_a_run_on_a_full_disk_ends_cleanly_and_goes_on_with_the_same_bits(
-    smoke_run: Path, disk: Path, launch: Callable[..., list[str]]
+    smoke_run: Path, disk: Path, remount: Remount, launch: Callable[..., list[str]]
 ) -> None:
     size = sum(p.stat().st_size for p in (smoke_run / "checkpoints").rglob("*")) // 1024
     run = disk / "smoke-0"
     # So that there is space for the first checkpoints, but not for those of the second stage.
-    remount(disk, f"size={size // 2}k")
+    remount(f"size={size // 2}k")
     done = subprocess.run(launch(f"runs_dir={disk}"), capture_output=True, text=True)
     assert done.returncode == 74, done.stderr[-2000:]
     assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr + done.stdout
     assert "No space left on device" in done.stderr and str(run) in done.stderr
 
-    remount(disk, f"size={size * 4}k")
+    remount(f"size={size * 4}k")
     done = subprocess.run(launch(f"runs_dir={disk}"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     ends = [json.loads((r / "summary.json").read_text())["stages"] for r in (run, smoke_run)]

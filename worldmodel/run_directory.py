@@ -6,8 +6,11 @@ divergences.jsonl, checkpoints/STAGE/STEP/, evaluation/.
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -181,6 +184,9 @@ def open_run(config: Config, writes: bool = True) -> RunDirectory:
         check_run(replace(config, fresh=False))
         return RunDirectory(path, writes=False)
     check_run(config)
+    if path.exists():
+        with claimed(RunDirectory(path)):
+            pass
     if config.fresh and path.exists():
         number = 1
         while (aside := path.with_name(f"{path.name}.{number}")).exists():
@@ -189,6 +195,34 @@ def open_run(config: Config, writes: bool = True) -> RunDirectory:
             path.rename(aside)
     save_config(config, path / "config.yaml")
     return RunDirectory(path)
+
+
+@contextmanager
+def claimed(directory: RunDirectory) -> Iterator[None]:
+    """Inside, no other process trains in this folder. A lock ends with the process that has it,
+    however that ends; where the file system has no locks, nobody is kept out.
+
+    Raises ConfigError if another process is at it: each would remove what the other is writing.
+    """
+    if not directory.writes:
+        yield
+        return
+    lock = os.open(directory.path, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise ConfigError(
+            f"{directory.path} is being trained in by another process, which "
+            f"`python -m worldmodel.status {directory.path}` shows; stop it first, or give this "
+            "run another name (name=...)"
+        ) from None
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        os.close(lock)
 
 
 def find_run(path: str | Path) -> RunDirectory:

@@ -10,7 +10,7 @@ import resource
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -254,28 +254,12 @@ def test_a_metric_that_a_stage_lacks_is_refused() -> None:
 # ------------------------------------------------------------------------------ disks that refuse
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of 1 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
-    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("mounting a small file system needs the rights to")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-def remount(disk: Path, options: str) -> None:
-    subprocess.run(["mount", "-o", f"remount,{options}", str(disk)], check=True)
-
-
 @pytest.mark.parametrize(
     ("refuse", "allow", "words"),
     [("size=1m", "size=9m", "No space left"), ("ro", "rw", "Read-only file system")],
 )
 def test_a_disk_that_refuses_leaves_the_last_checkpoint_intact(
-    small_disk: Path, refuse: str, allow: str, words: str
+    small_disk: Path, remount: Callable[[str], None], refuse: str, allow: str, words: str
 ) -> None:
     folder = small_disk / "checkpoints" / "stage"
     checkpoints = Checkpoints(folder, keep=1)
@@ -284,7 +268,7 @@ def test_a_disk_that_refuses_leaves_the_last_checkpoint_intact(
     if refuse == "size=1m":
         (small_disk / "others").write_bytes(bytes(500_000))
     else:
-        remount(small_disk, refuse)
+        remount(refuse)
     before = contents(folder / "1")
     with pytest.raises(StorageError, match=f"{words}.* free there\\)\n.*last checkpoint is 1"):
         checkpoints.save(2, state(2), {})
@@ -292,7 +276,7 @@ def test_a_disk_that_refuses_leaves_the_last_checkpoint_intact(
     checkpoints.close()
     assert integrity.steps_in(folder) == [1] and contents(folder / "1") == before
 
-    remount(small_disk, allow)
+    remount(allow)
     checkpoints = Checkpoints(folder, keep=1)
     assert digest(checkpoints.restore(1, state(0))[0]) == digest(state(1))
     checkpoints.save(2, state(2), {})

@@ -99,10 +99,8 @@ class Checkpoints:
     def __init__(
         self, folder: Path, keep: int = 2, best: Best | None = None, read_only: bool = False
     ):
-        for library in (
-            "absl",
-            "asyncio",
-        ):  # Orbax tells every step of its work, and failures twice
+        # Orbax tells every step of its work, and failures twice.
+        for library in ("absl", "asyncio"):
             logging.getLogger(library).setLevel(logging.CRITICAL)
         self.folder = folder.absolute()
         if read_only and not self.folder.is_dir():

@@ -10,7 +10,6 @@ import json
 import time
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from worldmodel.errors import MOST_FAULTS, DivergenceError
@@ -54,7 +53,7 @@ class Event(NamedTuple):
 
     def note(self, directory: RunDirectory, outcome: str) -> None:
         """A line in divergences.jsonl, with every window of the batch; by one process for all."""
-        if jax.process_index():
+        if not directory.writes:
             return
         line = {
             "time": time.time(), "stage": self.stage, "step": self.seen.step,
@@ -62,8 +61,6 @@ class Event(NamedTuple):
             "checkpoint": self.checkpoint, "outcome": outcome, "windows": self.windows,
         }  # fmt: skip
         path = directory.path / "divergences.jsonl"
-        if not directory.writes:
-            return
         with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 

@@ -24,16 +24,19 @@ from worldmodel.training.loop import (
 )
 
 
-def dry_run(config: Config, stages: Iterable[Stage]) -> int:
-    """Prints steps, parameters, memory, operations and compile time of every stage; returns 0.
+def dry_run(config: Config, stages: Iterable[Stage], speaks: bool = True) -> int:
+    """Prints steps, parameters, memory, operations and compile time of every stage; returns 0. Of
+    several processes all compile, and one `speaks`.
 
     The compiled programs go to the cache of programs: the run itself finds them there.
     """
     mesh = meshes.all_devices()
-    print(f"devices      {mesh.size} x {jax.devices()[0].device_kind}")
+    if speaks:
+        print(f"devices      {mesh.size} x {jax.devices()[0].device_kind}")
     for stage in stages:
         try:
-            for label, value in _facts(config, stage, mesh).items():
+            facts = _facts(config, stage, mesh)
+            for label, value in facts.items() if speaks else ():
                 print(f"{stage.name:12s} {label:12s} {value}", flush=True)
         finally:
             stage.close()

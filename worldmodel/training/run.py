@@ -25,7 +25,7 @@ from worldmodel.errors import DataError, first_line
 from worldmodel.evaluation import environments
 from worldmodel.evaluation.evaluator import evaluate_run
 from worldmodel.learner import Learner, Refreshing
-from worldmodel.run_directory import RunDirectory, check_run, open_run
+from worldmodel.run_directory import RunDirectory, check_run, claimed, open_run
 from worldmodel.signals import Preempted, StopRequest, listening, stoppable
 from worldmodel.training import distributed
 from worldmodel.training.dry_run import dry_run
@@ -65,13 +65,18 @@ def _train(config: Config) -> int:
     if config.training.dry_run:
         names = stage_names(config, ready.spec)
         made = ((name, build_learner(config, ready.spec, name)) for name in names)
-        return dry_run(config, (build_stage(config, ready.training, *stage) for stage in made))
+        stages = (build_stage(config, ready.training, *stage) for stage in made)
+        return dry_run(config, stages, speaks=first)
     directory = distributed.in_turn(lambda: _open(config, ready, first))
     if not first:
         quiet = replace(config.logging, wandb="disabled", progress="none")
         config = replace(config, logging=quiet)
-    wandb = WandB(config.logging, directory.path, asdict(config))
-    with listening() as stop, watched(directory, stop) as heartbeat, closing(wandb):
+    with (
+        claimed(directory),
+        listening() as stop,
+        watched(directory, stop) as heartbeat,
+        closing(WandB(config.logging, directory.path, asdict(config))) as wandb,
+    ):
         if first:
             _greet(config, ready.training, ready.held_out, directory.path)
         run = Run(
@@ -125,10 +130,9 @@ def _stages(
 @contextmanager
 def watched(directory: RunDirectory, stop: StopRequest) -> Iterator[Heartbeat]:
     """Notes the environment, and beats until the block ends, however that is."""
-    first = jax.process_index() == 0  # of several processes, one speaks for all
-    if first:
+    if directory.writes:
         note_environment(directory)
-    heartbeat = Heartbeat(directory if first else None)
+    heartbeat = Heartbeat(directory if directory.writes else None)
     stop.last_words, stop.unwinds = lambda: heartbeat.end("stopped"), True
     try:
         yield heartbeat
