@@ -16,9 +16,10 @@ from worldmodel.data.delivery import deliver
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window
 from worldmodel.device_rules import DEVICE_RULES
+from worldmodel.errors import ConfigError
 from worldmodel.learner import divide
 from worldmodel.training.accumulation import Loss, gradients
-from worldmodel.training.mesh import state_shardings
+from worldmodel.training.mesh import AXES, SHARDS, all_devices, state_shardings
 
 # Without the one term that divides by what the batch holds.
 OPTIONS = MLPOptions(units=16, latent=8, consistency_scale=0.0)
@@ -79,14 +80,20 @@ def test_what_is_computed_twice_is_the_same_and_is_not_kept(
 def test_large_arrays_are_split_along_their_longest_axis_that_divides() -> None:
     shapes = {"wide": (6, 64), "tall": (128, 4), "odd": (127, 64), "none": (127, 63), "small": (4,)}
     arrays = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
-    mesh = jax.sharding.AbstractMesh((4,), ("data",))
+    mesh = jax.sharding.AbstractMesh((2, 4), AXES)
     specs = {
         name: tuple(sharding.spec)
-        for name, sharding in state_shardings(arrays, mesh, split=True, smallest=100).items()
+        for name, sharding in state_shardings(arrays, mesh, smallest=100).items()
     }
-    assert specs["wide"] == specs["odd"] == (None, "data") and specs["tall"] == ("data",)
+    assert specs["wide"] == specs["odd"] == (None, SHARDS) and specs["tall"] == (SHARDS,)
     assert specs["none"] == specs["small"] == ()
-    assert all(s.is_fully_replicated for s in state_shardings(arrays, mesh, split=False).values())
+    mesh = jax.sharding.AbstractMesh((8, 1), AXES)
+    assert all(s.is_fully_replicated for s in state_shardings(arrays, mesh).values())
+
+
+def test_devices_that_do_not_form_groups_are_refused() -> None:
+    with pytest.raises(ConfigError, match="shard_parameters=3 does not divide the 1 devices; .* 1"):
+        all_devices(3)
 
 
 def test_pieces_are_for_batches_of_world_models() -> None:

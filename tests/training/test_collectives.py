@@ -36,8 +36,8 @@ if family == "actor_critic":
     config.training.policy = test_loop.OPTIONS
 learner = build_learner(config, logs.spec(), stage)
 batches = deliver(logs, 8, 6, 0, delivery)
-mesh, keys = meshes.all_devices(), stage_keys(0, stage)
-places = meshes.state_shardings(jax.eval_shape(learner.init, keys.init), mesh, split)
+mesh, keys = meshes.all_devices(4 if split else 1), stage_keys(0, stage)
+places = meshes.state_shardings(jax.eval_shape(learner.init, keys.init), mesh)
 state = jax.device_put(learner.init(keys.init), places)
 arrays = meshes.place_feed(batches.arrays(), None, mesh)
 feed = meshes.place_feed(batches.feed(0, 5), batches.axis, mesh)
@@ -93,9 +93,10 @@ def test_nothing_is_gathered_but_the_returns_whose_percentiles_are_taken() -> No
 
 @pytest.mark.slow
 def test_split_parameters_are_gathered_once_an_update() -> None:
+    """Over four of the eight devices, so that both axes are at work."""
     found, tensors = collectives("split", "resident")
     gathers = sum(len(types) for kind, types in found if kind == "all-gather")
     assert tensors["split"] >= 4
-    assert gathers == tensors["split"]
-    # Permuted are a few rows of a gradient that was put together from two slices of its kernel.
+    # And once, or permuted, a gradient that was put together from two slices of its kernel.
+    assert gathers - tensors["split"] in (0, 1)
     assert {kind for kind, _ in found} <= {"all-reduce", "all-gather", "collective-permute"}

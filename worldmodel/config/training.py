@@ -75,8 +75,8 @@ class TrainingOptions:
     remat: bool = option(
         False, "world model: less kept for the gradient, all but products computed twice"
     )
-    shard_parameters: bool = option(
-        False, "split large parameters and their optimiser state over the devices"
+    shard_parameters: int = option(
+        1, "devices over which large parameters and their optimiser state are split", low=1
     )
     steps_per_dispatch: int = option(25, "most updates per call to the device", low=1)
     log_every: int = option(100, "updates between rows of metrics.jsonl", low=1)

@@ -14,6 +14,13 @@ from worldmodel.learner import Metrics, Params
 Loss = Callable[[Params, Window, jax.Array], tuple[jax.Array, Metrics]]
 
 
+def products_kept(loss: Loss) -> Loss:
+    """The same loss; for its gradient only products are kept, what lies between them is computed
+    anew.
+    """
+    return jax.checkpoint(loss, policy=jax.checkpoint_policies.dots_saveable)
+
+
 def gradients(
     loss: Loss, params: Params, batch: Window, key: jax.Array, pieces: int = 1, remat: bool = False
 ) -> tuple[Params, Metrics]:
@@ -22,11 +29,9 @@ def gradients(
 
     They are those of the whole batch where the loss is a mean over windows and has no noise. They
     differ where it divides by what the batch holds: real rows, if windows are padded, or the
-    latents' variance. remat: what lies between products is computed anew for the gradient.
+    latents' variance. remat: see `products_kept`.
     """
-    if remat:
-        loss = jax.checkpoint(loss, policy=jax.checkpoint_policies.dots_saveable)
-    slope = jax.grad(loss, has_aux=True)
+    slope = jax.grad(products_kept(loss) if remat else loss, has_aux=True)
     if pieces == 1:
         return slope(params, batch, key)
 

@@ -30,7 +30,7 @@ def dry_run(config: Config, stages: Iterable[Stage], speaks: bool = True) -> int
 
     The compiled programs go to the cache of programs: the run itself finds them there.
     """
-    mesh = meshes.all_devices()
+    mesh = meshes.all_devices(config.training.shard_parameters)
     if speaks:
         print(f"devices      {mesh.size} x {jax.devices()[0].device_kind}")
     for stage in stages:
@@ -47,7 +47,7 @@ def _facts(config: Config, stage: Stage, mesh: jax.sharding.Mesh) -> dict[str, s
     """What is told of a stage, by what it is."""
     batches, keys = stage.batches, stage_keys(config.seed, stage.name)
     state = jax.eval_shape(stage.learner.init, keys.init)
-    places = meshes.state_shardings(state, mesh, config.training.shard_parameters)
+    places = meshes.state_shardings(state, mesh)
     state = meshes.placed(state, places)
     arrays = _placed(jax.eval_shape(lambda x: x, batches.arrays()), mesh)
     steps = stage.options.steps

@@ -162,7 +162,7 @@ def run_stage(stage: Stage, run: Run) -> TrainState:
     Raises Preempted after saving when asked to stop, DivergenceError when a loss is no longer
     finite and going back to a checkpoint was not asked for, or did not help.
     """
-    mesh = meshes.all_devices()
+    mesh = meshes.all_devices(run.training.shard_parameters)
     folder = run.directory.checkpoints(stage.name)
     checkpoints = Checkpoints(folder, run.training.keep, best_of(stage.options))
     try:
@@ -376,8 +376,7 @@ class _Loop:
 
     def _restore_or_init(self) -> tuple[TrainState, int, dict[str, Any]]:
         shapes = jax.eval_shape(self.stage.learner.init, self.keys.init)
-        split = self.context.training.shard_parameters
-        self.places = meshes.state_shardings(shapes, self.mesh, split)
+        self.places = meshes.state_shardings(shapes, self.mesh)
         steps = self.checkpoints.steps()
         if not steps:
             return jax.device_put(self.stage.learner.init(self.keys.init), self.places), 0, {}

@@ -17,13 +17,24 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from worldmodel.errors import ConfigError
 
-AXIS = "data"
+REPLICAS, SHARDS = AXES = ("replicas", "shards")
 
 
-def all_devices() -> Mesh:
-    """Those of each process lie side by side, so that its part of a batch is one piece."""
+def all_devices(shards: int = 1) -> Mesh:
+    """(devices / shards, shards): batches are split over both axes, parameters at most over the
+    second. Devices of a process lie side by side, so that its part of a batch is one piece and
+    parameters are gathered among neighbours.
+
+    Raises ConfigError unless the devices divide into groups of `shards`.
+    """
     devices = sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
-    return Mesh(np.asarray(devices), (AXIS,))
+    if len(devices) % shards:
+        accepted = [n for n in range(1, len(devices) + 1) if len(devices) % n == 0]
+        raise ConfigError(
+            f"training.shard_parameters={shards} does not divide the {len(devices)} devices; "
+            f"accepted are {', '.join(map(str, accepted))}"
+        )
+    return Mesh(np.asarray(devices).reshape(-1, shards), AXES)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -32,7 +43,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def shard_batch(batch: Any, mesh: Mesh) -> Any:
     """Inside jit: splits every array of the batch over the devices by its first axis."""
-    return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(AXIS)))
+    return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(AXES)))
 
 
 def known_to_layers(mesh: Mesh) -> Callable[[Callable], Callable]:
@@ -56,27 +67,28 @@ def place_feed(feed: Any, axis: int | None, mesh: Mesh) -> Any:
 
     Each process brings its own part.
     """
-    spec = PartitionSpec() if axis is None else PartitionSpec(*(None,) * axis, AXIS)
+    spec = PartitionSpec() if axis is None else PartitionSpec(*(None,) * axis, AXES)
     sharding = NamedSharding(mesh, spec)
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(sharding, np.asarray(x)), feed
     )
 
 
-def state_shardings(shapes: Any, mesh: Mesh, split: bool, smallest: int = 2**14) -> Any:
-    """Where the arrays of a state lie: on every device, or `split` over them.
+def state_shardings(shapes: Any, mesh: Mesh, smallest: int = 2**14) -> Any:
+    """Where the arrays of a state lie: on every device, or split over the shards of each replica.
 
-    Split are arrays of `smallest` elements or more, along their longest axis that the devices
+    Split are arrays of `smallest` elements or more, along their longest axis that the shards
     divide (as in ZeRO, Rajbhandari et al., arXiv 1910.02054): parameters are gathered for an
-    update, optimiser state is never whole on any device.
+    update, optimiser state is never whole on any of several shards.
     """
+    shards = mesh.shape[SHARDS]
 
     def place(x: Any) -> NamedSharding:
-        axes = [axis for axis, size in enumerate(x.shape) if size % mesh.size == 0]
-        if not split or x.size < smallest or not axes:
+        axes = [axis for axis, size in enumerate(x.shape) if size % shards == 0]
+        if shards == 1 or x.size < smallest or not axes:
             return replicated(mesh)
         longest = max(axes, key=lambda axis: x.shape[axis])
-        return NamedSharding(mesh, PartitionSpec(*(None,) * longest, AXIS))
+        return NamedSharding(mesh, PartitionSpec(*(None,) * longest, SHARDS))
 
     return jax.tree.map(place, shapes)
 

@@ -98,7 +98,7 @@ def _prepare(config: Config) -> Prepared:
     trajectories = data.load(config.data)
     training, held_out = split(trajectories, config.data.holdout)
     spec = training.spec(scalings(config.data, training))
-    check(config, spec, all_devices())
+    check(config, spec, all_devices(config.training.shard_parameters))
     planning.check(config.evaluation.planner, spec)
     acting = config.policy.name != "none" or config.evaluation.planner.kind != "none"
     if acting and config.data.environment is not None:

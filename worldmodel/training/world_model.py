@@ -19,7 +19,7 @@ from worldmodel.learner import (
     divide,
     start,
 )
-from worldmodel.training.accumulation import gradients
+from worldmodel.training.accumulation import Loss, gradients
 
 
 class WorldModelLearner:
@@ -54,15 +54,20 @@ class WorldModelLearner:
         trained = {name: value for name, value in params.items() if name not in self.parts}
         return start({self.name: trained}, self.optimizer)
 
-    def update(
-        self, state: TrainState, batch: Window, key: jax.Array
-    ) -> tuple[TrainState, Metrics]:
+    def loss(self, frozen: Params) -> Loss:
+        """Of what is trained, beside what is frozen."""
+
         def loss(params: Params, batch: Window, key: jax.Array) -> tuple[jax.Array, Metrics]:
-            module = nnx.merge(self.definitions[self.name], params[self.name] | state.frozen)
+            module = nnx.merge(self.definitions[self.name], params[self.name] | frozen)
             total, (metrics, _) = module.loss(batch, key)
             return total, metrics
 
+        return loss
+
+    def update(
+        self, state: TrainState, batch: Window, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
         how = (self.pieces, self.remat)
-        grads, metrics = gradients(loss, state.params, batch, key, *how)
+        grads, metrics = gradients(self.loss(state.frozen), state.params, batch, key, *how)
         state, norms = apply_gradients(state, grads, self.optimizer)
         return state, metrics | norms
