@@ -27,7 +27,7 @@ from worldmodel.data.windows import Window
 from worldmodel.learner import Params, TrainState
 from worldmodel.training import mesh as meshes
 from worldmodel.training.accumulation import products_kept
-from worldmodel.training.loop import make_dispatch, stage_keys
+from worldmodel.training.dispatch import make_dispatch, stage_keys
 from worldmodel.training.stages import build_learner
 from worldmodel.training.world_model import WorldModelLearner
 

@@ -65,7 +65,7 @@ class Bench:
         """Seconds of an update of the run that `words` ask for, once each repeat."""
         import jax
 
-        from worldmodel.training.loop import make_dispatch
+        from worldmodel.training.dispatch import make_dispatch
         from worldmodel.training.mesh import all_devices
 
         stage = self._stage(words)
@@ -82,7 +82,7 @@ class Bench:
         """Seconds of a refresh, once each repeat."""
         import jax
 
-        from worldmodel.training.loop import make_refresh
+        from worldmodel.training.dispatch import make_refresh
         from worldmodel.training.mesh import all_devices
 
         stage = self._stage(words)

@@ -31,7 +31,8 @@ from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window
 from worldmodel.learner import Learner, TrainState, definitions_of, divide
 from worldmodel.run_directory import RunDirectory, open_run
-from worldmodel.training.loop import Run, Stage, StopRequest, run_stage
+from worldmodel.training.dispatch import Stage
+from worldmodel.training.loop import Run, StopRequest, run_stage
 from worldmodel.training.metrics import WandB
 from worldmodel.training.stages import build_learner
 

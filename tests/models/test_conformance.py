@@ -30,7 +30,8 @@ from worldmodel.imagination import imagine
 from worldmodel.models import WorldModel
 from worldmodel.policies.actor_critic import build_heads
 from worldmodel.training.checkpoints import digest, named
-from worldmodel.training.loop import Preempted, stage_keys
+from worldmodel.training.dispatch import stage_keys
+from worldmodel.training.loop import Preempted
 from worldmodel.training.stages import modules
 
 KEY, OTHER_KEY = jax.random.key(0), jax.random.key(1)

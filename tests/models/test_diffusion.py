@@ -25,7 +25,7 @@ from worldmodel.data.windows import Window
 from worldmodel.models.diffusion import History, histories
 from worldmodel.models.points import Vectors
 from worldmodel.training import mesh as meshes
-from worldmodel.training.loop import make_dispatch, stage_keys
+from worldmodel.training.dispatch import make_dispatch, stage_keys
 from worldmodel.training.stages import build_learner, modules
 
 KEY = jax.random.key(0)

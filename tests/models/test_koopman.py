@@ -28,7 +28,7 @@ from worldmodel.errors import ConfigError
 from worldmodel.learner import divide
 from worldmodel.models.koopman import RATE, SPECTRA, Koopman, Spectrum
 from worldmodel.training import mesh as meshes
-from worldmodel.training.loop import make_dispatch, stage_keys
+from worldmodel.training.dispatch import make_dispatch, stage_keys
 from worldmodel.training.stages import build_learner, modules
 
 ACTION = ActionSpec(False, 1, (-1.0,), (1.0,))

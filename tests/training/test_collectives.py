@@ -19,7 +19,7 @@ from worldmodel.config import ActorCriticOptions, GRUOptions, GymnasiumData
 from worldmodel.data.delivery import deliver
 from worldmodel.data.readers.gymnasium import collect
 from worldmodel.training import mesh as meshes
-from worldmodel.training.loop import make_dispatch, stage_keys
+from worldmodel.training.dispatch import make_dispatch, stage_keys
 from worldmodel.training.stages import build_learner
 sys.path.insert(0, sys.argv[1])
 import test_loop

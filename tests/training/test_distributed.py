@@ -33,7 +33,8 @@ from worldmodel.errors import ConfigError
 from worldmodel.run_directory import RunDirectory
 from worldmodel.signals import Preempted, StopRequest, listening
 from worldmodel.training import distributed
-from worldmodel.training.loop import Run, Stage, run_stage
+from worldmodel.training.dispatch import Stage
+from worldmodel.training.loop import Run, run_stage
 from worldmodel.training.mesh import check_divides
 from worldmodel.training.metrics import WandB
 from worldmodel.training.stages import build_learner

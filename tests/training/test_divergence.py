@@ -22,8 +22,9 @@ from worldmodel.learner import Metrics, TrainState, apply_gradients, start
 from worldmodel.run_directory import RunDirectory
 from worldmodel.signals import Preempted, StopRequest
 from worldmodel.training.checkpoints import digest
+from worldmodel.training.dispatch import Stage
 from worldmodel.training.divergence import Diverged, check_finite
-from worldmodel.training.loop import Run, Stage, run_stage
+from worldmodel.training.loop import Run, run_stage
 from worldmodel.training.metrics import WandB
 
 EPISODES, ROWS, BATCH = 30, 6, 4

@@ -20,7 +20,7 @@ from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.evaluation.prediction import open_loop
 from worldmodel.training import mesh as meshes
-from worldmodel.training.loop import make_dispatch, stage_keys
+from worldmodel.training.dispatch import make_dispatch, stage_keys
 from worldmodel.training.stages import build_learner, modules
 
 NOISE = 0.1

@@ -28,14 +28,8 @@ from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import DivergenceError
 from worldmodel.run_directory import RunDirectory
 from worldmodel.training.checkpoints import digest
-from worldmodel.training.loop import (
-    Run,
-    Stage,
-    StopRequest,
-    run_stage,
-    stage_keys,
-    steps_per_dispatch,
-)
+from worldmodel.training.dispatch import Stage, stage_keys, steps_per_dispatch
+from worldmodel.training.loop import Run, StopRequest, run_stage
 from worldmodel.training.metrics import WandB
 from worldmodel.training.stages import build_learner
 

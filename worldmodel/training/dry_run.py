@@ -15,7 +15,7 @@ import numpy as np
 from worldmodel.config import Config
 from worldmodel.learner import TrainState
 from worldmodel.training import mesh as meshes
-from worldmodel.training.loop import (
+from worldmodel.training.dispatch import (
     Stage,
     make_dispatch,
     make_refresh,

@@ -28,9 +28,10 @@ from worldmodel.learner import Learner, Refreshing
 from worldmodel.run_directory import RunDirectory, check_run, claimed, open_run
 from worldmodel.signals import Preempted, StopRequest, listening, stoppable
 from worldmodel.training import distributed
+from worldmodel.training.dispatch import Refresh, Stage
 from worldmodel.training.dry_run import dry_run
 from worldmodel.training.heartbeat import Heartbeat
-from worldmodel.training.loop import Refresh, Run, Stage, run_stage
+from worldmodel.training.loop import Run, run_stage
 from worldmodel.training.mesh import all_devices
 from worldmodel.training.metrics import WandB
 from worldmodel.training.provenance import note_environment
