@@ -32,7 +32,7 @@ import worldmodel
 from worldmodel import data
 from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.data.windows import gather, rows_of
-from worldmodel.evaluation.calibration import fair_crps, spread_over_skill
+from worldmodel.evaluation.scores import fair_crps, spread_over_skill
 from worldmodel.evaluation.statistics import Bootstrap, Number, median
 from worldmodel.imagination import Rollout, imagine
 from worldmodel.loading import LoadedRun
