@@ -5,9 +5,21 @@ import math
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from scipy.stats import t as student
 
-from worldmodel.evaluation.statistics import LARGE, Bootstrap, Number, median, ratio, shown, skill
+from worldmodel.evaluation.statistics import (
+    LARGE,
+    Bootstrap,
+    Number,
+    means,
+    median,
+    quantiles,
+    ratio,
+    shown,
+    skill,
+    wilson,
+)
 
 
 def test_interval_of_a_mean_is_close_to_students():
@@ -119,3 +131,61 @@ def test_numbers_are_shown_with_three_digits():
     said = [shown(x) for x in (0, 0.0123, 0.5, 1.234, 12.34, -1234.5, 2e-4, math.inf)]
     assert said == ["0.000", "0.012", "0.500", "1.23", "12.3", "-1,234", "2.0e-04", "inf"]
     assert str(Number(1, 0.5, 2, 3, "")) == "1.00 [0.500, 2.00]"
+
+
+@pytest.mark.parametrize("level", [0.05, 0.25, 0.5, 0.95])
+@pytest.mark.parametrize("n", [1, 4, 9])
+def test_quantiles_of_drawn_values_are_those_of_their_copies(n, level):
+    generator = np.random.default_rng(n)
+    values = generator.normal(size=n)
+    counts = generator.multinomial(n, np.full(n, 1 / n), size=50)
+    copies = [
+        np.quantile(np.repeat(values, row), level, method="averaged_inverted_cdf") for row in counts
+    ]
+    np.testing.assert_allclose(quantiles(values, [level])(counts), copies)
+    both = quantiles(values, [0.5, level])(counts)
+    np.testing.assert_allclose(both, np.stack([median(values)(counts), copies], 1))
+
+
+def test_several_numbers_are_those_of_each_alone():
+    values, episodes = np.random.default_rng(0).normal(size=(30, 3)), np.arange(30) // 3
+    together = Bootstrap().several(means(values), episodes, "mean")
+    alone = [Bootstrap().clustered(means(v), episodes, "mean") for v in values.T]
+    for a, b in zip(together, alone, strict=True):
+        assert (a.value, a.low, a.high, a.n) == pytest.approx((b.value, b.low, b.high, b.n))
+
+
+def test_draws_that_are_kept_are_those_that_are_made_anew(monkeypatch):
+    values = np.random.default_rng(0).normal(size=50)
+    kept = Bootstrap(300).mean(values)
+    monkeypatch.setattr("worldmodel.evaluation.statistics.CHUNK", 1000)
+    anew = Bootstrap(300).mean(values)
+    assert (kept.low, kept.high) == pytest.approx((anew.low, anew.high))
+
+
+def test_an_infinite_value_counts_only_where_it_was_drawn():
+    found = means(np.array([1.0, np.inf, 3.0]))(np.array([[1, 0, 1], [1, 1, 1]]))
+    assert found.tolist() == [2.0, np.inf]
+
+
+def test_wilsons_interval_is_scipys():
+    for successes, n in ((0, 10), (39, 50), (37, 50), (50, 50)):
+        expected = binomtest(successes, n).proportion_ci(method="wilson")
+        number = wilson(successes, n)
+        assert (number.low, number.high) == pytest.approx((expected.low, expected.high))
+        assert number.value == successes / n and number.n == n
+    with pytest.raises(ValueError, match="11 successes of 10"):
+        wilson(11, 10)
+
+
+def test_pairs_are_compared_within():
+    """Episodes differ a hundred times more than the two who act in them."""
+    generator = np.random.default_rng(0)
+    hard = generator.normal(0, 100, 40)
+    ours, theirs = hard + generator.normal(1, 1, 40), hard + generator.normal(0, 1, 40)
+    number = Bootstrap().paired(ours, theirs)
+    assert 0 < number.low < number.value < number.high < 2
+    assert number.value == pytest.approx((ours - theirs).mean()) and number.n == 40
+    assert number.method.startswith("mean difference over 40 pairs of episodes")
+    with pytest.raises(ValueError, match="40 and 39"):
+        Bootstrap().paired(ours, theirs[1:])

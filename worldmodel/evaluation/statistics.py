@@ -7,18 +7,23 @@ episodes are drawn with all their starts (the cluster bootstrap).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 
-# Counts of how often each of N values was drawn, (R, N) for R resamples -> the statistic, (R,).
+# Counts of how often each of N values was drawn, (R, N) for R resamples -> the statistic, (R,), or
+# several, (R, J).
 Statistic = Callable[[np.ndarray], np.ndarray]
+Stratified = Callable[..., np.ndarray]  # the same of several sets of scores, each with its counts
+Shape = tuple[int, int]  # runs, tasks
 
 LARGE = 5000  # values from which a mean's bootstrap interval and the normal one are the same
 CHUNK = 4_000_000  # counts held in memory at once
+FEW_SEEDS = 5  # with fewer, intervals over seeds are too narrow
 
 
 @dataclass(frozen=True)
@@ -53,18 +58,25 @@ class Bootstrap:
     confidence: float = 0.95
     seed: int = 0
 
-    def mean(self, values: np.ndarray, of: str = "values") -> Number:
+    def mean(self, values: np.ndarray, of: str = "values", what: str = "mean") -> Number:
         """The mean of independent values (N,)."""
         values = np.asarray(values, np.float64)
-        n = len(values)
+        n, what = len(values), f"{what} over {len(values)} {of}"
         if n > LARGE:
             z = NormalDist().inv_cdf((1 + self.confidence) / 2)
             value, half = values.mean(), z * values.std(ddof=1) / math.sqrt(n)
-            method = f"mean over {n} {of}; {self._percent} normal interval"
+            method = f"{what}; {self._percent} normal interval"
             return Number(float(value), float(value - half), float(value + half), n, method)
-        return self.clustered(
-            lambda counts: counts @ values / counts.sum(1), np.arange(n), f"mean over {n} {of}", of
-        )
+        return self.clustered(means(values), np.arange(n), what, of)
+
+    def paired(self, ours: np.ndarray, theirs: np.ndarray, of: str = "episodes") -> Number:
+        """The mean difference of values (N,) that were had under the same conditions, such as the
+        seeds of episodes: what makes one hard for both does not widen the interval.
+        """
+        if len(ours) != len(theirs):
+            raise ValueError(f"{len(ours)} and {len(theirs)} values: pairs need as many of both")
+        off = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
+        return self.mean(off, f"pairs of {of}", "mean difference")
 
     def clustered(
         self, statistic: Statistic, clusters: np.ndarray, what: str, unit: str = "episodes"
@@ -73,18 +85,47 @@ class Bootstrap:
 
         With a single cluster its values are resampled instead, and the method says so.
         """
+        return self.several(lambda counts: statistic(counts)[:, None], clusters, what, unit)[0]
+
+    def several(
+        self, statistic: Statistic, clusters: np.ndarray, what: str, unit: str = "episodes"
+    ) -> list[Number]:
+        """J statistics (R, J) of the same values, as `clustered` gives one."""
         n = len(clusters)
         labels, member = np.unique(clusters, return_inverse=True)
         method = f"{what}; {self._percent} percentile bootstrap over {unit}"
         if len(labels) == 1:
             member = np.arange(n)
             method = method.replace(f"over {unit}", f"within the only one of the {unit}")
-        value = float(statistic(np.ones((1, n), np.int64))[0])
+        values = statistic(np.ones((1, n), np.int64))[0].tolist()
         if n == 1:
-            return Number(value, math.nan, math.nan, n, f"{what}; a single value has no interval")
+            alone = f"{what}; a single value has no interval"
+            return [Number(value, math.nan, math.nan, n, alone) for value in values]
         drawn = [statistic(counts[:, member]) for counts in self._counts(member.max() + 1, n)]
-        low, high = _quantiles(np.concatenate(drawn), self.confidence)
-        return Number(value, low, high, n, f"{method}, {self.resamples} resamples")
+        ends = _quantiles(np.concatenate(drawn), self.confidence)
+        method = f"{method}, {self.resamples} resamples"
+        return [Number(v, *e, n, method) for v, e in zip(values, ends, strict=True)]
+
+    def stratified(self, statistic: Stratified, shapes: Sequence[Shape], what: str) -> Number:
+        """A statistic of scores (runs, tasks) laid end to end, with runs resampled within each task
+        (Agarwal et al., NeurIPS 2021): of one set of scores, or of several of the given `shapes`.
+
+        n is the number of runs, of the smallest set.
+        """
+        least, tasks = min(runs for runs, _ in shapes), shapes[0][1]
+        runs = " and ".join(str(runs) for runs, _ in shapes)
+        method = f"{what} over {runs} runs of {tasks} {'task' if tasks == 1 else 'tasks'}"
+        value = float(statistic(*(np.ones((1, math.prod(shape)), np.int64) for shape in shapes))[0])
+        if least == 1:
+            alone = f"{method}; a single run has no interval"
+            return Number(value, math.nan, math.nan, least, alone)
+        generator = np.random.default_rng(self.seed)
+        rows = max(1, CHUNK // max(map(math.prod, shapes)))
+        pieces = [min(rows, self.resamples - begin) for begin in range(0, self.resamples, rows)]
+        drawn = [statistic(*(_stratified(generator, n, *s) for s in shapes)) for n in pieces]
+        ((low, high),) = _quantiles(np.concatenate(drawn)[:, None], self.confidence)
+        method = f"{method}; {self._percent} percentile bootstrap over runs within tasks"
+        return Number(value, low, high, least, f"{method}, {self.resamples} resamples")
 
     @property
     def _percent(self) -> str:
@@ -92,15 +133,67 @@ class Bootstrap:
 
     def _counts(self, clusters: int, n: int) -> Iterator[np.ndarray]:
         """(R, clusters) how often each cluster was drawn; `resamples` rows in all, in pieces."""
-        generator = np.random.default_rng(self.seed)
-        even = np.full(clusters, 1 / clusters)
         rows = max(1, CHUNK // n)
+        if self.resamples * clusters <= CHUNK:
+            drawn = _drawn(self.seed, clusters, self.resamples)
+            yield from (drawn[i : i + rows] for i in range(0, self.resamples, rows))
+            return
+        generator, even = np.random.default_rng(self.seed), np.full(clusters, 1 / clusters)
         for begin in range(0, self.resamples, rows):
             yield generator.multinomial(clusters, even, min(rows, self.resamples - begin))
 
 
+@lru_cache(maxsize=4)
+def _drawn(seed: int, clusters: int, resamples: int) -> np.ndarray:
+    """Kept, since many numbers come from the same draws."""
+    even = np.full(clusters, 1 / clusters)
+    drawn = np.random.default_rng(seed).multinomial(clusters, even, resamples)
+    drawn.flags.writeable = False
+    return drawn
+
+
+def _stratified(generator: np.random.Generator, count: int, runs: int, tasks: int) -> np.ndarray:
+    """(count, runs * tasks) how often each score was drawn, as many a task as there are runs."""
+    size = runs * tasks
+    drawn = generator.integers(runs, size=(count, runs, tasks), dtype=np.int32)
+    places = drawn * tasks + np.arange(tasks, dtype=np.int32)
+    places += (size * np.arange(count, dtype=np.int32))[:, None, None]
+    return np.bincount(places.ravel(), minlength=count * size).reshape(count, size)
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95, of: str = "episodes") -> Number:
+    """The share of successes and Wilson's interval, which stays inside [0, 1] and holds with few
+    trials, or none that failed (Wilson, JASA 1927).
+    """
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"{successes} successes of {n}: accepted are 0 to n of 1 or more")
+    share, z = successes / n, NormalDist().inv_cdf((1 + confidence) / 2)
+    middle, whole = share + z * z / (2 * n), 1 + z * z / n
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    method = f"share of {n} {of}; {100 * confidence:g} % Wilson interval"
+    return Number(share, (middle - half) / whole, (middle + half) / whole, n, method)
+
+
+def means(values: np.ndarray) -> Statistic:
+    """Means of values (N,), or of several kinds of them (N, J)."""
+    values = np.asarray(values, np.float64)
+
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore"):  # infinite ones that were not drawn
+            return _weighted(counts, values) / counts.sum(1).reshape(-1, *[1] * (values.ndim - 1))
+
+    return statistic
+
+
 def median(values: np.ndarray) -> Statistic:
     """The median of values (N,), each as often as it was drawn."""
+    return quantiles(values, [0.5])
+
+
+def quantiles(values: np.ndarray, levels: Sequence[float]) -> Statistic:
+    """Quantiles of values (N,), each as often as it was drawn; on the half of a rank, the mean of
+    the two values beside it. One level gives (R,), several (R, J).
+    """
     order = np.argsort(values)
     ordered = np.asarray(values, np.float64)[order]
 
@@ -111,7 +204,14 @@ def median(values: np.ndarray) -> Statistic:
         def at(rank: np.ndarray) -> np.ndarray:
             return ordered[(upto > rank).argmax(1)]
 
-        return (at((total - 1) // 2) + at(total // 2)) / 2
+        def quantile(level: float) -> np.ndarray:
+            place = total * level
+            low = np.ceil(place).astype(np.int64) - 1
+            low, high = np.maximum(low, 0), np.minimum(np.floor(place).astype(np.int64), total - 1)
+            return (at(low) + at(high)) / 2
+
+        found = [quantile(level) for level in levels]
+        return found[0] if len(found) == 1 else np.stack(found, 1)
 
     return statistic
 
@@ -153,8 +253,20 @@ def shown(value: float) -> str:
     return f"{value:.1e}"
 
 
-def _quantiles(values: np.ndarray, confidence: float) -> tuple[float, float]:
-    """The ends of the central interval. They are drawn values: infinite ones do not mix."""
+def _weighted(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Sums (R,) or (R, J) of values (N,) or (N, J), each as often as it was drawn. What is infinite
+    and was not drawn adds nothing.
+    """
+    bad = ~np.isfinite(values)
+    if not bad.any():
+        return counts @ values
+    return np.where(counts @ bad > 0, np.inf, counts @ np.where(bad, 0.0, values))
+
+
+def _quantiles(values: np.ndarray, confidence: float) -> list[tuple[float, float]]:
+    """The ends of the central intervals of J statistics (R, J). They are drawn values: infinite
+    ones do not mix.
+    """
     tail = (1 - confidence) / 2
-    low, high = np.quantile(values, [tail, 1 - tail], method="inverted_cdf")
-    return float(low), float(high)
+    ends = np.quantile(values, [tail, 1 - tail], axis=0, method="inverted_cdf")
+    return [(float(low), float(high)) for low, high in ends.T]
