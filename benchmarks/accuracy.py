@@ -35,8 +35,9 @@ from worldmodel import data
 from worldmodel.compilation import use_cache
 from worldmodel.config import SCHEMAS, Config
 from worldmodel.data.trajectories import split
-from worldmodel.evaluation.prediction import Starts, start_errors
-from worldmodel.evaluation.results import Sheet
+from worldmodel.evaluation.prediction import start_errors
+from worldmodel.evaluation.sheets import Sheet
+from worldmodel.evaluation.starts import Starts
 from worldmodel.evaluation.statistics import Bootstrap, Number, Statistic, median, ratio
 from worldmodel.run_directory import find_run
 

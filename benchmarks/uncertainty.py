@@ -29,8 +29,8 @@ from worldmodel import data
 from worldmodel.compilation import use_cache
 from worldmodel.data.trajectories import split
 from worldmodel.evaluation.correlation import pearson, sparsification, spearman
-from worldmodel.evaluation.prediction import Starts
-from worldmodel.evaluation.results import Sheet
+from worldmodel.evaluation.sheets import Sheet
+from worldmodel.evaluation.starts import Starts
 from worldmodel.evaluation.statistics import Bootstrap, Number, Statistic
 from worldmodel.evaluation.uncertainty import STEPS, uncertainties_and_errors
 from worldmodel.imagination import UNCERTAINTIES

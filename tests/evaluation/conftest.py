@@ -53,6 +53,12 @@ class Repeat(WorldModel):
     def observation(self, state: jax.Array) -> dict[str, Certain]:
         return {"position": Certain(state)}
 
+    def reward(self, state: jax.Array) -> Certain:
+        return Certain(jnp.ones(state.shape[:-1]))
+
+    def terminal(self, state: jax.Array) -> Certain:
+        return Certain(jnp.zeros(state.shape[:-1]))
+
 
 class Linear(Repeat):
     """Knows the linear world that `linear_logs` come from, up to `noise` in every step."""

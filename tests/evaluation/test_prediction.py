@@ -6,7 +6,8 @@ import pytest
 
 from worldmodel.config import EvaluationOptions
 from worldmodel.errors import DataError
-from worldmodel.evaluation.prediction import choose_starts, open_loop, start_errors
+from worldmodel.evaluation.prediction import open_loop, start_errors
+from worldmodel.evaluation.starts import choose_starts
 
 OPTIONS = EvaluationOptions(horizons=[1, 3, 8], context=4, starts=5, samples=3, resamples=100)
 KEY = jax.random.key(0)
@@ -96,7 +97,7 @@ def test_no_horizon_at_all_is_an_error_that_says_what_fits(worlds):
 def test_pieces_do_not_change_the_errors(worlds, monkeypatch):
     logs = worlds.linear_logs([30, 25, 40])
     whole = judged(worlds.Linear(), logs).keys["position"]
-    monkeypatch.setattr("worldmodel.evaluation.prediction.MOST_STARTS_AT_ONCE", 4)
+    monkeypatch.setattr("worldmodel.evaluation.futures.MOST_STARTS_AT_ONCE", 4)
     pieces = judged(worlds.Linear(), logs).keys["position"]
     np.testing.assert_allclose(whole.curve.model, pieces.curve.model, atol=1e-6)
     np.testing.assert_array_equal(whole.curve.persistence, pieces.curve.persistence)

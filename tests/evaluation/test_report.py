@@ -87,7 +87,9 @@ def test_files_are_written_and_hold_the_same_numbers(results, worlds, tmp_path):
     for horizon in ("1", "5"):
         numbers = saved["prediction"]["position"][horizon]
         assert {"error", "persistence", "skill"} <= numbers.keys()
-        assert all(number.keys() == KINDS for number in numbers.values())
+        each = numbers.pop("dimensions")
+        assert len(each) == 2
+        assert all(number.keys() == KINDS for number in [*numbers.values(), *each])
         assert str(Number(**numbers["error"])) in markdown
         assert f"<b>{str(Number(**numbers['error'])).split(' [')[0]}</b>" in html
     assert saved["returns"]["logs"]["n"] == 4

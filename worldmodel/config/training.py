@@ -117,10 +117,16 @@ class LoggingOptions:
 class EvaluationOptions:
     """How a checkpoint is judged."""
 
-    horizons: list[int] = option([1, 5, 15, 50], "open-loop horizons, in steps", low=1)
+    horizons: list[int] = option(
+        [1, 2, 5, 10, 15, 25, 50, 100],
+        "open-loop horizons, in steps, as far as episodes allow",
+        low=1,
+    )
     context: int = option(10, "logged rows the model sees before it predicts", low=1)
     starts: int = option(5, "starts per held-out episode", low=1)
-    samples: int = option(8, "sampled futures whose mean is the prediction", low=1)
+    samples: int = option(
+        39, "sampled futures: their mean is the prediction, their spread is judged", low=1
+    )
     episodes: int = option(50, "episodes in the real environment", low=1)
     seed: int = option(1000, "seed of the first episode; episode j has seed + j", low=0)
     resamples: int = option(2000, "bootstrap resamples behind an interval", low=100)

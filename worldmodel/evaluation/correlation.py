@@ -28,7 +28,7 @@ def pearson(x: np.ndarray, y: np.ndarray) -> Statistic:
 
 def spearman(x: np.ndarray, y: np.ndarray) -> Statistic:
     """Rank correlation of x and y (N,): the linear one of their ranks, the mean rank on ties."""
-    ranks_of_x, ranks_of_y = _ranks(x), _ranks(y)
+    ranks_of_x, ranks_of_y = ranks(x), ranks(y)
 
     @QUIETLY
     def statistic(counts: np.ndarray) -> np.ndarray:
@@ -73,7 +73,7 @@ def _kept(by: np.ndarray, error: np.ndarray) -> Statistic:
     return statistic
 
 
-def _ranks(values: np.ndarray) -> Statistic:
+def ranks(values: np.ndarray) -> Statistic:
     """Ranks (R, N) in each draw, from 1 on."""
     order, ends = _groups(values)
     group = np.empty(len(order), np.int64)

@@ -26,7 +26,15 @@ from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.evaluation import environments
 from worldmodel.evaluation.prediction import Prediction, open_loop
 from worldmodel.evaluation.report import page
-from worldmodel.evaluation.results import Provenance, Results, Return, markdown, render, to_json
+from worldmodel.evaluation.results import (
+    SEEDS,
+    Provenance,
+    Results,
+    Return,
+    markdown,
+    render,
+    to_json,
+)
 from worldmodel.evaluation.returns import (
     MOST_LANES,
     PLANNED_LANES,
@@ -45,8 +53,6 @@ from worldmodel.storage import write_text
 
 if TYPE_CHECKING:
     from worldmodel.loading import LoadedRun
-
-SEEDS = "training seeds"  # what an interval is over where several were trained
 
 __all__ = ["evaluate", "evaluate_loaded", "evaluate_run", "render", "write"]
 

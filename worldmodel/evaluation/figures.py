@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.evaluation.calibration import Calibration
 from worldmodel.evaluation.prediction import Example, KeyPrediction
 from worldmodel.evaluation.results import Return
 from worldmodel.evaluation.spectrum import KEPT_AFTER, Spectrum
@@ -27,6 +28,12 @@ CURVES = (
     "loss/critic",
     "policy/return",
     "policy/entropy",
+)
+CALIBRATION = (
+    "Calibration of sampled futures. Rank of the truth among the samples: level if they are drawn "
+    "from what can happen, high at both ends where they are too sure, in the middle where they are "
+    "too wide. Coverage: how often an interval of the samples holds the truth; on the line if it "
+    "is right, below where it is too sure. Bands are intervals of these shares."
 )
 COLORS = {"policy": "model", "planner": "model", "logs": "logs", "random": "baseline"}
 
@@ -78,6 +85,66 @@ def _horizon_panel(key: str, judged: KeyPrediction) -> str:
         panel.line(steps, curve.climatology[1], "logs dashed")
     panel.line(steps, curve.persistence[1], "baseline")
     panel.line(steps, curve.model[1], "model")
+    return panel.svg()
+
+
+def calibration(predictions: dict[str, KeyPrediction]) -> str:
+    """Of each observation with sampled futures, at the shortest, a middle and the longest horizon:
+    where the truth ranks among the samples, and how often it is inside an interval.
+    """
+    panels = []
+    for key, judged in predictions.items():
+        horizons = list(judged.calibration)
+        for h in dict.fromkeys(horizons[i] for i in (0, len(horizons) // 2, -1) if horizons):
+            found = judged.calibration[h]
+            name = f"{key} \u00b7 +{h}"
+            panels.append((f"{name}: rank of the truth", _rank_panel(name, found)))
+            if found.coverage:
+                panels.append((f"{name}: coverage", _coverage_panel(name, found)))
+    return figure(CALIBRATION, panels) if panels else ""
+
+
+def _rank_panel(name: str, found: Calibration) -> str:
+    """Shares times their number: 1 where samples and truth are alike."""
+    count = len(found.ranks)
+    low, value, high = (
+        np.array([getattr(rank, end) for rank in found.ranks]) * count
+        for end in ("low", "value", "high")
+    )
+    panel = Panel(
+        (-0.5, count - 0.5),
+        (0, max(2.0, extent(high, value)[1])),
+        label=f"{name} steps: how often the truth has each rank among the samples",
+        x_title="samples below the truth",
+        y_title="share / uniform share",
+        height=180,
+    )
+    edges = np.repeat(np.arange(count + 1) - 0.5, 2)[1:-1]
+    low, value, high = (np.repeat(x, 2) for x in (low, value, high))
+    panel.band(edges, low, high, "model")
+    panel.line(edges, value, "model")
+    panel.line([-0.5, count - 0.5], [1, 1], "logs dashed")
+    return panel.svg()
+
+
+def _coverage_panel(name: str, found: Calibration) -> str:
+    nominal = np.array([found.nominal[level] for level in found.coverage])
+    low, value, high = (
+        np.array([getattr(number, end) for number in found.coverage.values()])
+        for end in ("low", "value", "high")
+    )
+    panel = Panel(
+        (0, 1),
+        (0, 1),
+        label=f"{name} steps: how often an interval holds the truth",
+        x_title="should hold",
+        y_title="holds",
+        height=180,
+    )
+    panel.line([0, 1], [0, 1], "logs dashed")
+    panel.band(nominal, low, high, "model")
+    panel.line(nominal, value, "model")
+    panel.dots(nominal, value, "model", 3)
     return panel.svg()
 
 

@@ -13,18 +13,18 @@ from typing import Any
 import yaml
 
 from worldmodel.evaluation import figures
+from worldmodel.evaluation.prediction_sheets import prediction_sheets
 from worldmodel.evaluation.results import (
     UNCERTAINTY_NOTE,
     Provenance,
     Results,
-    Sheet,
     checkpoint,
     headline,
     interval_note,
-    prediction_sheet,
     returns_sheet,
     uncertainty_sheets,
 )
+from worldmodel.evaluation.sheets import Sheet
 from worldmodel.evaluation.statistics import shown
 from worldmodel.evaluation.style import STYLE
 
@@ -74,10 +74,10 @@ def _section(title: str, content: str) -> str:
 
 def _prediction(results: Results) -> str:
     keys = results.prediction.keys
-    tables = "".join(_table(prediction_sheet(key, judged)) for key, judged in keys.items())
-    notes = "".join(f"<p class=note>{_words(n)}</p>" for n in results.prediction.notes)
+    tables = "".join(map(_table, prediction_sheets(results.prediction)))
+    notes = "".join(f"<p class=note>{_words(n)}</p>" for n in results.notes)
     note = f"<p class=note>{_words(interval_note(results))}</p>"
-    curves = figures.horizon_curves(keys) if keys else ""
+    curves = figures.horizon_curves(keys) + figures.calibration(keys) if keys else ""
     return curves + tables + note + notes + _methods(results)
 
 
@@ -106,7 +106,8 @@ def _methods(results: Results) -> str:
         number
         for judged in results.prediction.keys.values()
         for n in judged.horizons.values()
-        for number in (n.error, n.skill)
+        for number in (n.error, n.skill, n.skill_climatology)
+        if number is not None
     ] + [r.mean for r in results.returns.values()]
     items = "".join(f"<li>{_words(m)}</li>" for m in dict.fromkeys(n.method for n in numbers))
     return f"<details><summary>How the intervals were made</summary><ul>{items}</ul></details>"

@@ -11,7 +11,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from worldmodel.evaluation.aggregates import note_on_seeds
 from worldmodel.evaluation.prediction import HorizonNumbers, KeyPrediction, Prediction
+from worldmodel.evaluation.prediction_sheets import prediction_sheets
+from worldmodel.evaluation.sheets import Sheet, in_steps, listed
 from worldmodel.evaluation.spectrum import Spectrum
 from worldmodel.evaluation.statistics import Number, finite, shown
 from worldmodel.evaluation.uncertainty import Uncertainty
@@ -20,10 +23,22 @@ ERRORS_NOTE = (
     "Errors are medians over starts; skill is 1 - median error / median error of persistence (the "
     "last seen observation repeated); climatology is the training mean."
 )
+SEEDS = "training seeds"  # what an interval is over where several were trained
 UNCERTAINTY_NOTE = (
     "Uncertainty: each measure is summed over the steps; the error is the norm over all dimensions "
     "and the reward, in training standard deviations. Sparsification: 0 is as good as the error "
     "itself at telling which predictions to leave out, 1 as good as chance."
+)
+
+CALIBRATION_NOTE = (
+    "Calibration is of sampled futures, by means over starts. CRPS and energy score: lower is "
+    "better. Spread / skill: 1 where the spread is right, less where the model is too sure. The "
+    "last columns: how often the truth is inside an interval that should hold that share. Noise "
+    "that only the observation has, and a model trained by squared error does not tell, is missing "
+    "from its spread."
+)
+USABLE_NOTE = (
+    "A start is usable until the first step at which the error is larger than persistence's."
 )
 
 ACTING = ("policy", "planner")  # with the model, in the real environment
@@ -56,7 +71,8 @@ class Provenance:
 @dataclass(frozen=True)
 class Results:
     """A whole evaluation. `returns` holds those of policy, planner, logs and random that could be
-    had; `spectrum` is that of a linear latent, `uncertainty` that of an ensemble.
+    had; `spectrum` is that of a linear latent, `uncertainty` that of an ensemble, `last` what was
+    found of the last checkpoint where these numbers are those of the best.
     """
 
     prediction: Prediction
@@ -65,6 +81,18 @@ class Results:
     provenance: Provenance
     spectrum: Spectrum | None = None
     uncertainty: Uncertainty | None = None
+    last: Results | None = None
+
+    @property
+    def notes(self) -> list[str]:
+        """What one has to know beside the numbers."""
+        said = [note_on_seeds(_seeds(self))] if self.provenance.stage else []
+        return [*self.prediction.notes, *filter(None, said)]
+
+
+def _seeds(results: Results) -> int:
+    """How many were trained."""
+    return max((r.mean.n for r in results.returns.values() if r.units == SEEDS), default=1)
 
 
 # -------------------------------------------------------------------------------------------- JSON
@@ -75,7 +103,9 @@ def to_json(results: Results) -> dict[str, Any]:
 
     `curves` holds the median error at every horizon; `episodes` single returns, to compare runs on
     the same seeds; `spectrum` the modes of a linear latent, else null; `uncertainty`, of an
-    ensemble, MEASURE.STEPS.{spearman, pearson, ause}, else null.
+    ensemble, MEASURE.STEPS.{spearman, pearson, ause}, else null. `calibration.KEY.HORIZON` is of
+    sampled futures; `usable_horizon.KEY`, `reward.HORIZON` and `terminal.HORIZON` are of the same
+    starts; `last` has step, prediction and returns of the last checkpoint beside the best.
     """
     source = results.provenance
     return {
@@ -86,9 +116,21 @@ def to_json(results: Results) -> dict[str, Any]:
             key: {str(h): _numbers(n) for h, n in judged.horizons.items()}
             for key, judged in results.prediction.keys.items()
         },
+        "calibration": {
+            key: {str(h): c.to_json() for h, c in judged.calibration.items()}
+            for key, judged in results.prediction.keys.items()
+        },
+        "usable_horizon": {
+            key: judged.usable.to_json()
+            for key, judged in results.prediction.keys.items()
+            if judged.usable is not None
+        },
+        "reward": {str(h): r.to_json() for h, r in results.prediction.rewards.items()},
+        "terminal": {str(h): e.to_json() for h, e in results.prediction.ends.items()},
         "returns": {name: r.mean.to_json() for name, r in results.returns.items()},
+        "last": None if results.last is None else _of_last(results.last),
         "units": {key: judged.unit for key, judged in results.prediction.keys.items()},
-        "notes": results.prediction.notes,
+        "notes": results.notes,
         "curves": {key: _curves(judged) for key, judged in results.prediction.keys.items()},
         "episodes": {
             name: r.episodes.tolist() for name, r in results.returns.items() if name != "logs"
@@ -105,13 +147,25 @@ def to_json(results: Results) -> dict[str, Any]:
 
 
 def _numbers(numbers: HorizonNumbers) -> dict[str, Any]:
+    lower, upper = numbers.quartiles or (None, None)
     found = {
         "error": numbers.error,
+        "error_lower_quartile": lower,
+        "error_upper_quartile": upper,
         "persistence": numbers.persistence,
         "skill": numbers.skill,
         "climatology": numbers.climatology,
+        "skill_climatology": numbers.skill_climatology,
+        **numbers.images,
     }
-    return {name: number.to_json() for name, number in found.items() if number is not None}
+    single = {name: number.to_json() for name, number in found.items() if number is not None}
+    each = [number.to_json() for number in numbers.dimensions]
+    return single | ({"dimensions": each} if each else {})
+
+
+def _of_last(last: Results) -> dict[str, Any]:
+    whole = to_json(last)
+    return {name: whole[name] for name in ("stage", "step", "prediction", "returns")}
 
 
 def _curves(judged: KeyPrediction) -> dict[str, Any]:
@@ -131,51 +185,23 @@ def _curves(judged: KeyPrediction) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------ tables
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """A table of words, for any kind of page."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-
-    def markdown(self) -> str:
-        lines = [self.header, ["---:"] * len(self.header), *self.rows]
-        return "\n".join([f"## {self.title}", "", *(f"| {' | '.join(cells)} |" for cells in lines)])
-
-
 def sheets(results: Results) -> list[Sheet]:
-    """The numbers with n and interval: a table an observation, and one of the returns; of an
-    ensemble, one a horizon of its uncertainty.
-    """
-    made = [prediction_sheet(key, judged) for key, judged in results.prediction.keys.items()]
+    """The numbers with n and interval: of prediction, returns, and an ensemble's uncertainty."""
+    made = prediction_sheets(results.prediction)
     made += [returns_sheet(results)] if results.returns else []
     return made + ([] if results.uncertainty is None else uncertainty_sheets(results.uncertainty))
-
-
-def prediction_sheet(key: str, judged: KeyPrediction) -> Sheet:
-    climate = any(n.climatology for n in judged.horizons.values())
-    header = ["steps", "skill", "error", "persistence", *["climatology"] * climate, "starts (ep.)"]
-    rows = [
-        [
-            str(h),
-            str(n.skill),
-            str(n.error),
-            str(n.persistence),
-            *([str(n.climatology)] if climate else []),
-            f"{n.error.n} ({n.episodes})",
-        ]
-        for h, n in judged.horizons.items()
-    ]
-    return Sheet(f"Open-loop error of {key}, in {judged.unit}", header, rows)
 
 
 def returns_sheet(results: Results) -> Sheet:
     environment = results.provenance.environment
     where = f" in the real {environment}" if environment else ""
+    named = dict(results.returns)
+    if results.last is not None:
+        mine = {f"{n}, last checkpoint": r for n, r in results.last.returns.items() if n in ACTING}
+        named = mine | named
     rows = [
         [name, str(r.mean), str(r.mean.n) if r.units == "episodes" else f"{r.mean.n} {r.units}"]
-        for name, r in results.returns.items()
+        for name, r in named.items()
     ]
     return Sheet(f"Mean return of an episode{where}", ["who", "return", "episodes"], rows)
 
@@ -191,7 +217,7 @@ def uncertainty_sheets(uncertainty: Uncertainty) -> list[Sheet]:
             for name, a in found.items()
         ]
         count = next(iter(found.values())).spearman.n
-        title = f"Uncertainty beside the error after {_steps([steps])}, {count:,} starts"
+        title = f"Uncertainty beside the error after {in_steps([steps])}, {count:,} starts"
         return Sheet(title, header, rows)
 
     return [sheet(steps) for steps in uncertainty.steps]
@@ -203,7 +229,7 @@ def markdown(results: Results) -> str:
     lines = [f"# {source.run or 'world model'}: {checkpoint(source)}", "", *headline(results), ""]
     for sheet in sheets(results):
         lines += [sheet.markdown(), ""]
-    lines += [interval_note(results), *results.prediction.notes, ""]
+    lines += [interval_note(results), *results.notes, ""]
     if results.uncertainty is not None:
         lines += [UNCERTAINTY_NOTE, ""]
     if results.spectrum is not None:
@@ -216,15 +242,9 @@ def checkpoint(source: Provenance) -> str:
 
 
 def render(results: Results) -> RenderableType:
-    """For a terminal, 100 columns wide or less: the verdict and the tables, without climatology."""
-    tables = [_table(_without(sheet, "climatology")) for sheet in sheets(results)]
-    return Group(*map(Text, headline(results)), *tables, *map(Text, results.prediction.notes))
-
-
-def _without(sheet: Sheet, column: str) -> Sheet:
-    kept = [i for i, name in enumerate(sheet.header) if name != column]
-    rows = [[row[i] for i in kept] for row in sheet.rows]
-    return Sheet(sheet.title, [sheet.header[i] for i in kept], rows)
+    """For a terminal, 100 columns wide or less: the verdict and the tables, narrow ones."""
+    tables = [_table(sheet.narrow()) for sheet in sheets(results)]
+    return Group(*map(Text, headline(results)), *tables, *map(Text, results.notes))
 
 
 def _table(sheet: Sheet) -> RenderableType:
@@ -237,30 +257,75 @@ def _table(sheet: Sheet) -> RenderableType:
 
 
 def interval_note(results: Results) -> str:
-    brackets = f"Brackets hold the {100 * results.confidence:g} % interval."
-    return f"{ERRORS_NOTE} {brackets}" if results.prediction.keys else brackets
+    keys = results.prediction.keys.values()
+    parts = [
+        ERRORS_NOTE if keys else "",
+        USABLE_NOTE if any(judged.usable for judged in keys) else "",
+        CALIBRATION_NOTE if any(judged.calibration for judged in keys) else "",
+        f"Brackets hold the {100 * results.confidence:g} % interval.",
+    ]
+    return " ".join(filter(None, parts))
 
 
 # ---------------------------------------------------------------------------------------- headline
 
 
 def headline(results: Results) -> list[str]:
-    """The verdict in plain sentences, one an observation and one on each who acts."""
-    said = [_on_prediction(key, judged) for key, judged in results.prediction.keys.items()]
+    """The verdict in plain sentences: of each observation how good, how far ahead and how sure; of
+    each who acts; and of the last checkpoint beside the best.
+    """
+    keys = results.prediction.keys.items()
+    said = [f"{_on_prediction(key, judged)}{_on_trust(judged)}" for key, judged in keys]
     said += [_on_return(results, who) for who in ACTING if who in results.returns]
+    said += [_on_last(results.last)] if results.last is not None else []
     return said or ["There was neither a prediction nor a return to judge."]
+
+
+def _on_trust(judged: KeyPrediction) -> str:
+    """How far ahead it is usable, and whether it knows where it is wrong."""
+    usable, said = judged.usable, ""
+    if usable is not None:
+        steps = {p: number.value for p, number in usable.percentiles.items()}
+        more = {p: "more than " if value == usable.last else "" for p, value in steps.items()}
+        said = f" Half of the starts are usable for {more[50]}{steps[50]:g} steps, 95 % for "
+        said += f"{more[5]}{steps[5]:g}."
+    if judged.calibration:
+        sure = {h: _sure(c.spread_skill) for h, c in judged.calibration.items()}
+        groups = {v: [h for h in sure if sure[h] == v] for v in sure.values()}
+        parts = [f"{verdict} at {in_steps(hs)}" for verdict, hs in groups.items()]
+        said += f" Its sampled futures are {listed(parts)}."
+    return said
+
+
+def _sure(spread_skill: Number) -> str:
+    if spread_skill.high < 1:
+        return "too sure"
+    return "too wide" if spread_skill.low > 1 else "about as wide as they should be"
+
+
+def _on_last(last: Results) -> str:
+    """The best of several checkpoints is best in part by luck: its last is told beside it."""
+    skills = []
+    for key, judged in last.prediction.keys.items():
+        longest = max(judged.horizons)
+        skills.append(f"skill {judged.horizons[longest].skill} of {key} at {in_steps([longest])}")
+    returns = [
+        f"return {last.returns[who].mean} of the {who}" for who in ACTING if who in last.returns
+    ]
+    found = f": {listed(skills + returns)}" if skills + returns else ""
+    return f"The last checkpoint ({checkpoint(last.provenance)}) beside this best one{found}."
 
 
 def _on_prediction(key: str, judged: KeyPrediction) -> str:
     verdicts = {h: _verdict(n) for h, n in judged.horizons.items()}
     groups = {v: [h for h in verdicts if verdicts[h] == v] for v in verdicts.values()}
-    parts = [f"{verdict} at {_steps(hs)}" for verdict, hs in groups.items()]
+    parts = [f"{verdict} at {in_steps(hs)}" for verdict, hs in groups.items()]
     longest = max(judged.horizons)
     skill = judged.horizons[longest].skill
     # Where nothing ever moves persistence has no error, and the skill no finite value.
     known = finite(skill.value) is not None
-    size = f" (skill over persistence at {_steps([longest])}: {skill})" if known else ""
-    return f"Open-loop prediction of {key} is {_listed(parts)}{size}."
+    size = f" (skill over persistence at {in_steps([longest])}: {skill})" if known else ""
+    return f"Open-loop prediction of {key} is {listed(parts)}{size}."
 
 
 def _verdict(numbers: HorizonNumbers) -> str:
@@ -278,7 +343,7 @@ def _on_return(results: Results, who: str) -> str:
     others = {n: results.returns[n].mean for n in ("logs", "random") if n in results.returns}
     named = {"logs": "the logs' mean", "random": "a random policy"}
     parts = [f"{_compared(mean, o)} {named[n]} ({shown(o.value)})" for n, o in others.items()]
-    verdict = f", {_listed(parts)}" if parts else ""
+    verdict = f", {listed(parts)}" if parts else ""
     where = (
         f"In the real {results.provenance.environment}" if results.provenance.environment else ""
     )
@@ -290,11 +355,3 @@ def _compared(mean: Number, other: Number) -> str:
     if mean.low > other.high:
         return "above"
     return "below" if mean.high < other.low else "not clearly different from"
-
-
-def _steps(horizons: list[int]) -> str:
-    return f"{_listed([str(h) for h in horizons])} {'step' if horizons == [1] else 'steps'}"
-
-
-def _listed(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

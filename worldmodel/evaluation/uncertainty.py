@@ -20,7 +20,7 @@ from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Rows, Window, rows_of
 from worldmodel.evaluation.correlation import pearson, sparsification, spearman
-from worldmodel.evaluation.prediction import Starts, context_of, places, take
+from worldmodel.evaluation.starts import Starts, context_of, places, take
 from worldmodel.evaluation.statistics import Bootstrap, Number
 from worldmodel.imagination.uncertainty import UNCERTAINTIES, measured
 from worldmodel.models.interface import WorldModel

@@ -1,0 +1,173 @@
+"""What imagined futures are for: the rewards they promise, and whether the episode ends in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from worldmodel.data.spec import DataSpec
+from worldmodel.data.trajectories import Trajectories
+from worldmodel.evaluation.correlation import ranks
+from worldmodel.evaluation.futures import Judge
+from worldmodel.evaluation.sheets import Sheet
+from worldmodel.evaluation.starts import Starts, starts_before_ends
+from worldmodel.evaluation.statistics import Bootstrap, Number, Statistic, means, median, skill
+
+LIKELY = 0.5  # from this probability on, an end is foretold
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """Median absolute errors at one horizon, in training standard deviations of the reward: of the
+    reward of that step, and of the undiscounted return up to it; beside them the training mean's.
+    """
+
+    error: Number
+    climatology: Number
+    skill: Number
+    return_error: Number
+    return_climatology: Number
+    return_skill: Number
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: number.to_json() for name, number in vars(self).items()}
+
+
+@dataclass(frozen=True)
+class Ends:
+    """At one horizon, of whether the episode has been terminated within so many steps: F1 of those
+    foretold with a probability of one half or more; area under the ROC curve, 0.5 being chance; and
+    the share of starts that did end.
+    """
+
+    f1: Number
+    auc: Number
+    ended: Number
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: number.to_json() for name, number in vars(self).items()}
+
+
+def reward_errors(
+    expected: np.ndarray, held_out: Trajectories, spec: DataSpec, starts: Starts
+) -> tuple[np.ndarray, np.ndarray]:
+    """Absolute errors (2, N, H), of the model's expectation (N, H) and of the training mean: of the
+    reward at each step and of the return up to it. NaN past an episode's end.
+    """
+    mean, std = spec.reward
+    ahead = np.arange(expected.shape[1])
+    rows = starts.rows[:, None] + np.minimum(ahead, starts.left[:, None] - 1)
+    truth = np.where(
+        ahead < starts.left[:, None], held_out.rewards[rows].astype(np.float64), np.nan
+    )
+    off = (np.stack([expected.astype(np.float64), np.full(truth.shape, mean)]) - truth) / std
+    return np.abs(off), np.abs(np.cumsum(off, -1))
+
+
+def rewards_by_horizon(
+    expected: np.ndarray,
+    held_out: Trajectories,
+    spec: DataSpec,
+    starts: Starts,
+    horizons: list[int],
+    bootstrap: Bootstrap,
+) -> dict[int, Rewards]:
+    """From what the model expects each step to earn, (N, H)."""
+    single, summed = reward_errors(expected, held_out, spec, starts)
+
+    def at(horizon: int) -> Rewards:
+        there = starts.left >= horizon
+        episodes = starts.episodes[there]
+        over = f"over {there.sum()} starts in {len(np.unique(episodes))} held-out episodes"
+
+        def judged(errors: np.ndarray) -> list[Number]:
+            ours, mean = errors[:, there, horizon - 1]
+            better = "1 - median error / median error of the training mean,"
+            return [
+                bootstrap.clustered(median(ours), episodes, f"median {over}"),
+                bootstrap.clustered(median(mean), episodes, f"median {over}"),
+                bootstrap.clustered(skill(ours, mean), episodes, f"{better} {over}"),
+            ]
+
+        return Rewards(*judged(single), *judged(summed))
+
+    return {h: at(h) for h in horizons}
+
+
+def ends_by_horizon(
+    judge: Judge,
+    ended: np.ndarray,
+    held_out: Trajectories,
+    horizons: list[int],
+    bootstrap: Bootstrap,
+) -> dict[int, Ends]:
+    """From the probability (N, H) of an end within so many steps of the judge's starts. Further
+    starts, shortly before ends, are added: how many ended is so by choice, and F1 depends on it.
+
+    A horizon at which all or none of the starts ended is left out.
+    """
+    near = starts_before_ends(held_out, judge.options.context, horizons)
+    probability = np.concatenate([ended, judge.ended(near)])
+    both = [judge.starts, near]
+    left, episodes = (np.concatenate([getattr(s, x) for s in both]) for x in ("left", "episodes"))
+    over_at = held_out.terminated[episodes]  # a time-out tells nothing of what came after it
+    found = {}
+    for h in horizons:
+        happened = over_at & (left <= h)
+        known = happened | (left >= h)
+        p, y, e = probability[known, h - 1], happened[known], episodes[known]
+        if y.all() or not y.any():
+            continue
+        over = f"over {known.sum()} starts, of which {y.sum()} ended within {h} steps"
+        found[h] = Ends(
+            bootstrap.clustered(f1(p >= LIKELY, y), e, f"F1 {over}"),
+            bootstrap.clustered(area_under_curve(p, y), e, f"area under the ROC curve {over}"),
+            bootstrap.clustered(means(y), e, f"share that ended, {over}"),
+        )
+    return found
+
+
+def f1(foretold: np.ndarray, happened: np.ndarray) -> Statistic:
+    """2 TP / (2 TP + FP + FN) of N cases; 0 where nothing was foretold."""
+    hits = 2.0 * (foretold & happened)
+    named = foretold.astype(np.float64) + happened
+
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        total = counts @ named
+        return np.where(total > 0, counts @ hits / np.maximum(total, 1), np.nan)
+
+    return statistic
+
+
+def area_under_curve(score: np.ndarray, happened: np.ndarray) -> Statistic:
+    """How often one of N cases that happened has a higher score than one that did not, ties counted
+    half. Not a number in a draw that holds only one kind.
+    """
+    ranks_of, yes = ranks(score), happened.astype(np.float64)
+
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        positive = counts @ yes
+        negative = counts.sum(1) - positive
+        above = (counts * ranks_of(counts)) @ yes - positive * (positive + 1) / 2
+        pairs = positive * negative
+        return np.where(pairs > 0, above / np.maximum(pairs, 1), np.nan)
+
+    return statistic
+
+
+def rewards_sheet(rewards: dict[int, Rewards]) -> Sheet:
+    header = ["steps", "reward error", "skill", "return error", "return skill", "starts"]
+    rows = [
+        [str(h), *map(str, (r.error, r.skill, r.return_error, r.return_skill)), str(r.error.n)]
+        for h, r in rewards.items()
+    ]
+    title = "Open-loop error of the reward and of the return so far, in standard deviations of it"
+    return Sheet(title, header, rows, ("reward error",))
+
+
+def ends_sheet(ends: dict[int, Ends]) -> Sheet:
+    header = ["within steps", "F1", "AUC", "ended", "starts"]
+    rows = [[str(h), *map(str, (e.f1, e.auc, e.ended)), str(e.f1.n)] for h, e in ends.items()]
+    return Sheet("Terminations foretold", header, rows)

@@ -1,0 +1,79 @@
+"""The tables of open-loop prediction."""
+
+from __future__ import annotations
+
+from worldmodel.evaluation.calibration import calibration_sheet
+from worldmodel.evaluation.outcomes import ends_sheet, rewards_sheet
+from worldmodel.evaluation.prediction import HorizonNumbers, KeyPrediction, Prediction
+from worldmodel.evaluation.sheets import Sheet, in_steps
+from worldmodel.evaluation.statistics import Number, shown
+from worldmodel.evaluation.usable import usable_sheet
+
+MOST_DIMENSIONS, WORST = 32, 5  # of a vector, for a table of its worst numbers
+
+
+def prediction_sheets(prediction: Prediction) -> list[Sheet]:
+    """Of every observation error and calibration; how far ahead each is usable; rewards, ends."""
+    made = []
+    for key, judged in prediction.keys.items():
+        made.append(prediction_sheet(key, judged))
+        made += worst_sheet(key, judged)
+        if judged.calibration:
+            made.append(calibration_sheet(key, judged.unit, judged.calibration))
+    usable = {key: j.usable for key, j in prediction.keys.items() if j.usable is not None}
+    made += [usable_sheet(usable)] if usable else []
+    made += [rewards_sheet(prediction.rewards)] if prediction.rewards else []
+    return made + ([ends_sheet(prediction.ends)] if prediction.ends else [])
+
+
+def prediction_sheet(key: str, judged: KeyPrediction) -> Sheet:
+    """A row a horizon; on a terminal without quartiles, climatology and persistence's images."""
+
+    def columns(n: HorizonNumbers) -> dict[str, str]:
+        quartiles = {} if n.quartiles is None else {"quartiles": _between(*n.quartiles)}
+        climate = {"climatology": n.climatology, "skill over climatology": n.skill_climatology}
+        return (
+            {"skill": str(n.skill), "error": str(n.error)}
+            | quartiles
+            | {"persistence": str(n.persistence)}
+            | {name: str(number) for name, number in climate.items() if number is not None}
+            | {_title(name): str(number) for name, number in n.images.items()}
+            | {"starts (ep.)": f"{n.error.n} ({n.episodes})"}
+        )
+
+    rows = {h: columns(n) for h, n in judged.horizons.items()}
+    header = list(next(iter(rows.values())))
+    cells = [[str(h), *row.values()] for h, row in rows.items()]
+    spared = [h for h in header if h == "quartiles" or "climatology" in h or h.startswith("PSNR")]
+    spared += [h for h in header if h.startswith("SSIM")]
+    title = f"Open-loop error of {key}, in {judged.unit}"
+    return Sheet(title, ["steps", *header], cells, tuple(spared))
+
+
+def _title(measure: str) -> str:
+    """`psnr_persistence` for people."""
+    name, _, of = measure.partition("_")
+    return f"{name.upper()} of {of}" if of else name.upper()
+
+
+def _between(lower: Number, upper: Number) -> str:
+    return f"{shown(lower.value)} to {shown(upper.value)}"
+
+
+def worst_sheet(key: str, judged: KeyPrediction) -> list[Sheet]:
+    """The worst numbers of a short vector at the longest horizon; all are in results.json."""
+    longest = max(judged.horizons)
+    errors = judged.horizons[longest].dimensions
+    if not 2 <= len(errors) <= MOST_DIMENSIONS:
+        return []
+    worst = sorted(range(len(errors)), key=lambda d: -errors[d].value)[:WORST]
+    of = judged.calibration[longest].dimensions if longest in judged.calibration else {}
+    header = ["dimension", "error", *(["CRPS", "spread / skill"] if of else [])]
+    rows = [
+        [str(d), str(errors[d]), *(str(of[name][d]) for name in ("crps", "spread_skill") if of)]
+        for d in worst
+    ]
+    few = (
+        f"The worst {len(worst)} of {len(errors)}" if len(errors) > WORST else f"The {len(errors)}"
+    )
+    return [Sheet(f"{few} numbers of {key} after {in_steps([longest])}", header, rows)]

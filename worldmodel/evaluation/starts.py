@@ -1,0 +1,133 @@
+"""From where models are judged: places in held-out episodes, the rows before and those after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from worldmodel.config import EvaluationOptions
+from worldmodel.data.trajectories import Trajectories
+from worldmodel.data.windows import Rows, Window
+from worldmodel.errors import DataError
+
+MOST_EPISODES = 400  # judged; evenly spaced over the held-out ones
+MOST_ENDS = 100  # terminated episodes whose ends are judged
+
+
+@dataclass(frozen=True)
+class Starts:
+    """N places from which to predict.
+
+    rows: (N,) last seen row; seen: (N,) rows seen up to it; left: (N,) rows of the episode after
+    it; episodes: (N,)
+    """
+
+    rows: np.ndarray
+    seen: np.ndarray
+    left: np.ndarray
+    episodes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def take(self, index: np.ndarray) -> Starts:
+        return Starts(self.rows[index], self.seen[index], self.left[index], self.episodes[index])
+
+
+def places(
+    held_out: Trajectories, options: EvaluationOptions
+) -> tuple[list[int], Starts, list[str]]:
+    """Horizons, starts, and notes on what is left out."""
+    horizons, notes = judged_horizons(held_out.lengths, options)
+    chosen = np.arange(held_out.num_episodes)
+    if len(chosen) > MOST_EPISODES:
+        chosen = np.linspace(0, len(chosen) - 1, MOST_EPISODES).astype(int)
+        notes.append(
+            f"Prediction is judged on {MOST_EPISODES} of {held_out.num_episodes} held-out episodes."
+        )
+    episodes = (held_out.lengths, held_out.offsets, chosen)
+    return horizons, choose_starts(*episodes, options.context, options.starts, horizons), notes
+
+
+def judged_horizons(lengths: np.ndarray, options: EvaluationOptions) -> tuple[list[int], list[str]]:
+    """The horizons that some episode is long enough for, and a note on those that none is."""
+    room = int(max(np.max(lengths - np.minimum(options.context, lengths - 1)), 0))
+    asked = sorted(set(options.horizons))
+    kept = [h for h in asked if h <= room]
+    if not kept:
+        raise DataError(
+            f"evaluation.horizons={asked}: the longest held-out episode leaves {room} steps "
+            f"after evaluation.context={options.context} rows; accepted: a horizon up to that"
+        )
+    left_out = ", ".join(str(h) for h in asked if h > room)
+    note = f"Horizons left out, since no held-out episode is long enough: {left_out}."
+    return kept, [note] if left_out else []
+
+
+def choose_starts(
+    lengths: np.ndarray,
+    offsets: np.ndarray,
+    episodes: np.ndarray,
+    context: int,
+    count: int,
+    horizons: Sequence[int],
+) -> Starts:
+    """Up to `count` evenly spaced starts in each of `episodes`, after `context` rows.
+
+    They leave room for the longest horizon that the episode has room for at all. An episode no
+    longer than the context gives one start, before its last row.
+    """
+    found = []
+    for episode in episodes:
+        last = int(lengths[episode]) - 1
+        first = min(context - 1, last - 1)
+        longest = max((h for h in horizons if first + h <= last), default=None)
+        if longest is None:
+            continue
+        for row in np.unique(np.linspace(first, last - longest, count).round().astype(int)):
+            found.append((offsets[episode] + row, min(context, row + 1), last - row, episode))
+    return Starts(*np.array(found, np.int64).T)
+
+
+def starts_before_ends(
+    held_out: Trajectories, context: int, horizons: Sequence[int]
+) -> Starts | None:
+    """A start each of `horizons` before the end of terminated episodes; None where there is none.
+
+    Evenly spaced starts meet few ends; these meet one within every horizon.
+    """
+    episodes = np.flatnonzero(held_out.terminated)
+    if len(episodes) > MOST_ENDS:
+        episodes = episodes[np.linspace(0, len(episodes) - 1, MOST_ENDS).astype(int)]
+    found = []
+    for episode in episodes:
+        last = int(held_out.lengths[episode]) - 1
+        for left in (h for h in horizons if h <= last):
+            row = last - left
+            seen = min(context, row + 1)
+            found.append((held_out.offsets[episode] + row, seen, left, episode))
+    return Starts(*np.array(found, np.int64).T) if found else None
+
+
+def context_of(rows: Rows, starts: Starts, context: int) -> Window:
+    """The rows seen before each start, (B, context, ...); padding comes after the last one."""
+    within = np.arange(context)
+    mask = within < starts.seen[:, None]
+    first = starts.rows - starts.seen + 1
+    taken = take(rows, first[:, None] + np.minimum(within, starts.seen[:, None] - 1))
+    return Window(
+        observation=taken.observation,
+        action=taken.action,
+        reward=taken.reward,
+        is_first=taken.is_first & mask,
+        is_last=taken.is_last & mask,
+        is_terminal=taken.is_terminal & mask,
+        mask=mask,
+    )
+
+
+def take(rows: Rows, index: np.ndarray) -> Rows:
+    return jax.tree.map(lambda x: x[index], rows)
