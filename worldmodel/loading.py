@@ -54,6 +54,7 @@ class LoadedRun:
     policy: nnx.Module | None
     value: Value | None  # what the critic expects, where the run has one
     twins: tuple[Agent, ...] = ()  # of the run's other seeds
+    last: LoadedRun | None = None  # the run's last checkpoint, where this is its best one
 
     def predict(
         self,
@@ -130,7 +131,8 @@ def _predict(
 def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
     """Loads a run: its last stage that has a checkpoint, at `last` (the newest that is whole), at
     `best` (by `best_metric` of the stage's options) or at a step. Where it trained several seeds,
-    model and policy are the first one's, and `twins` those of the others.
+    model and policy are the first one's, and `twins` those of the others. The best one comes with
+    the `last`: it was chosen among several, in part for its luck.
 
     Raises CheckpointError if there is no such run or checkpoint, or if it holds another model.
     """
@@ -144,7 +146,8 @@ def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
     first, *twins = (
         Agent(m["model"], m.get("actor"), policies.value(config.policy, spec, m)) for m in of_seeds
     )
-    return LoadedRun(directory, config, spec, stage, step, *first, tuple(twins))
+    last = load(path) if checkpoint == "best" else None
+    return LoadedRun(directory, config, spec, stage, step, *first, tuple(twins), last)
 
 
 def model_of(path: str, config: Config, spec: DataSpec) -> WorldModel:

@@ -53,7 +53,9 @@ def summarize(folder: Path, options: EvaluationOptions) -> str:
 
 
 def table(jobs: list[Finished], options: EvaluationOptions) -> str:
-    """Markdown. Jobs that differ by their seed alone are one row."""
+    """Markdown. Jobs that differ by their seed alone are one row; few seeds are said to be few."""
+    from worldmodel.evaluation.aggregates import note_on_seeds
+
     common = set.intersection(*(set(_told(job)) for job in jobs))
     groups: dict[str, list[Finished]] = {}
     for job in jobs:
@@ -65,6 +67,8 @@ def table(jobs: list[Finished], options: EvaluationOptions) -> str:
     for name, group, earned in rows:
         runs = ", ".join(dict.fromkeys(job.run for job in group))
         lines.append(f"| {name or '-'} | {runs} | {earned} | {earned.n} | {earned.method} |")
+    note = note_on_seeds(min(_seeds(group, earned) for _, group, earned in rows))
+    lines += ["", note] if note else []
     title = " ".join(s for s in _told(jobs[0]) if s in common)
     return "\n".join([f"# Return of the policy: {title}".rstrip(": "), "", *lines, ""])
 
@@ -72,6 +76,14 @@ def table(jobs: list[Finished], options: EvaluationOptions) -> str:
 def _told(job: Finished) -> list[str]:
     """Settings but for the name, which is made of the others and stands beside them."""
     return [setting for setting in job.settings if not setting.startswith("name=")]
+
+
+def _seeds(jobs: list[Finished], earned: Number) -> int:
+    """How many were trained: of a single run, those that its interval is over."""
+    from worldmodel.evaluation.aggregates import SEEDS
+
+    runs = {job.run for job in jobs}
+    return earned.n if len(runs) > 1 or SEEDS in earned.method else 1
 
 
 def _over_seeds(jobs: list[Finished], options: EvaluationOptions) -> Number:

@@ -173,27 +173,36 @@ def write(
 def evaluate_loaded(
     run: LoadedRun, trajectories: Trajectories, options: EvaluationOptions
 ) -> Results:
-    """Judges a checkpoint by the logs of its run, writes evaluation/ and shows the tables."""
+    """Judges a checkpoint by the logs of its run, writes evaluation/ and shows the tables. The last
+    checkpoint is judged beside the best.
+    """
     _, held_out = split(trajectories, run.config.data.holdout)
-    provenance = Provenance(
-        run=run.config.name,
-        stage=run.stage,
-        step=run.step,
-        command=shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
-        config=dataclasses.asdict(run.config) | {"evaluation": dataclasses.asdict(options)},
-    )
-    results = evaluate(
-        run.model,
-        run.policy,
-        run.spec,
-        held_out,
-        trajectories,
-        run.config.data.environment,
-        options,
-        provenance,
-        run.value,
-        run.twins,
-    )
+
+    def judged(run: LoadedRun) -> Results:
+        provenance = Provenance(
+            run=run.config.name,
+            stage=run.stage,
+            step=run.step,
+            command=shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
+            config=dataclasses.asdict(run.config) | {"evaluation": dataclasses.asdict(options)},
+        )
+        return evaluate(
+            run.model,
+            run.policy,
+            run.spec,
+            held_out,
+            trajectories,
+            run.config.data.environment,
+            options,
+            provenance,
+            run.value,
+            run.twins,
+        )
+
+    results = judged(run)
+    if run.last is not None:
+        same = (run.last.stage, run.last.step) == (run.stage, run.step)
+        results = dataclasses.replace(results, last=results if same else judged(run.last))
     folder = run.directory.evaluation
     write(results, folder, run.directory.metrics, data.card(trajectories))
     shown = Console()

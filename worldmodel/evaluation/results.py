@@ -11,7 +11,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from worldmodel.evaluation.aggregates import note_on_seeds
+from worldmodel.evaluation.aggregates import SEEDS, note_on_seeds
 from worldmodel.evaluation.prediction import HorizonNumbers, KeyPrediction, Prediction
 from worldmodel.evaluation.prediction_sheets import prediction_sheets
 from worldmodel.evaluation.sheets import Sheet, in_steps, listed
@@ -23,7 +23,6 @@ ERRORS_NOTE = (
     "Errors are medians over starts; skill is 1 - median error / median error of persistence (the "
     "last seen observation repeated); climatology is the training mean."
 )
-SEEDS = "training seeds"  # what an interval is over where several were trained
 UNCERTAINTY_NOTE = (
     "Uncertainty: each measure is summed over the steps; the error is the norm over all dimensions "
     "and the reward, in training standard deviations. Sparsification: 0 is as good as the error "
@@ -277,7 +276,7 @@ def headline(results: Results) -> list[str]:
     keys = results.prediction.keys.items()
     said = [f"{_on_prediction(key, judged)}{_on_trust(judged)}" for key, judged in keys]
     said += [_on_return(results, who) for who in ACTING if who in results.returns]
-    said += [_on_last(results.last)] if results.last is not None else []
+    said += [_on_last(results)] if results.last is not None else []
     return said or ["There was neither a prediction nor a return to judge."]
 
 
@@ -287,8 +286,8 @@ def _on_trust(judged: KeyPrediction) -> str:
     if usable is not None:
         steps = {p: number.value for p, number in usable.percentiles.items()}
         more = {p: "more than " if value == usable.last else "" for p, value in steps.items()}
-        said = f" Half of the starts are usable for {more[50]}{steps[50]:g} steps, 95 % for "
-        said += f"{more[5]}{steps[5]:g}."
+        half, most = (f"{more[p]}{in_steps([int(steps[p])])}" for p in (50, 5))
+        said = f" Half of the starts are usable for {half}, 95 % for {most}."
     if judged.calibration:
         sure = {h: _sure(c.spread_skill) for h, c in judged.calibration.items()}
         groups = {v: [h for h in sure if sure[h] == v] for v in sure.values()}
@@ -303,9 +302,11 @@ def _sure(spread_skill: Number) -> str:
     return "too wide" if spread_skill.low > 1 else "about as wide as they should be"
 
 
-def _on_last(last: Results) -> str:
-    """The best of several checkpoints is best in part by luck: its last is told beside it."""
-    skills = []
+def _on_last(results: Results) -> str:
+    """The best of several checkpoints is best in part by luck: the last is told beside it."""
+    last, skills = results.last, []
+    if checkpoint(last.provenance) == checkpoint(results.provenance):
+        return "This best checkpoint is also the last one."
     for key, judged in last.prediction.keys.items():
         longest = max(judged.horizons)
         skills.append(f"skill {judged.horizons[longest].skill} of {key} at {in_steps([longest])}")
