@@ -75,6 +75,15 @@ def test_jobs_that_differ_by_their_seed_are_a_row_with_an_interval_over_seeds() 
     value, low, high = (float(x) for x in re.findall(r"[\d.]+", row[2]))
     assert row[0] == "policy=a" and row[1].count("a-") == 8 and row[3] == "8"
     assert "over 8 seeds" in row[4]
+    assert "little of how another would do" not in table(jobs, EvaluationOptions())
+    several = {
+        "value": 1.0,
+        "low": 0.0,
+        "high": 2.0,
+        "n": 5,
+        "method": "mean over 5 training seeds",
+    }
+    assert "little of" not in table([Finished("c", ["seed=0"], several)], EvaluationOptions())
     error = returns.std() / np.sqrt(8)  # of the mean; the bootstrap's interval is near 1.96 of it
     assert value == pytest.approx(returns.mean(), abs=0.1)
     assert low == pytest.approx(returns.mean() - 1.96 * error, abs=error / 2)
@@ -104,7 +113,8 @@ def test_a_sweep_ends_with_the_table_of_its_own_jobs(folder: Path) -> None:
     rows = [row_of(kept, k) for k in range(2)]
     assert [row[0] for row in rows] == ["policy.discount=0.9", "policy.discount=0.5"]
     assert [row[2].split()[0] for row in rows] == ["90.5", "50.5"]
-    assert len(kept.splitlines()) == 6
+    assert len(kept.splitlines()) == 8
+    assert kept.splitlines()[-1].startswith("2 training seeds say little")
     assert kept.startswith("# Return of the policy: policy.horizon=7\n")
 
 

@@ -24,10 +24,10 @@ from worldmodel.config import EvaluationOptions, PlannerOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.evaluation import environments
+from worldmodel.evaluation.aggregates import SEEDS
 from worldmodel.evaluation.prediction import Prediction, open_loop
 from worldmodel.evaluation.report import page
 from worldmodel.evaluation.results import (
-    SEEDS,
     Provenance,
     Results,
     Return,
