@@ -72,8 +72,12 @@ class Linear(Repeat):
         return DECAY * state + PUSH * 2 * action + noise
 
 
-def linear_logs(lengths: list[int], seed: int = 0) -> Trajectories:
-    """x' = DECAY x + PUSH a, in episodes of the given numbers of rows."""
+def linear_logs(
+    lengths: list[int], seed: int = 0, noise: float = 0.0, seen_noise: float = 0.0
+) -> Trajectories:
+    """x' = DECAY x + PUSH a, in episodes of the given numbers of rows; with normal noise in every
+    step, and in what is seen of x, if asked for.
+    """
     generator = np.random.default_rng(seed)
     rows, actions = [], []
     for length in lengths:
@@ -82,7 +86,11 @@ def linear_logs(lengths: list[int], seed: int = 0) -> Trajectories:
         x = [generator.normal(size=2)]
         for action in taken[:-1]:
             x.append(DECAY * x[-1] + PUSH * action)
+            if noise:
+                x[-1] += noise * generator.normal(size=2)
         rows.append(np.array(x, np.float32))
+        if seen_noise:
+            rows[-1] += np.float32(seen_noise) * generator.normal(size=(length, 2)).astype("f4")
         actions.append(taken)
     return Trajectories(
         observations={"position": np.concatenate(rows)},

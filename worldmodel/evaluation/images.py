@@ -37,8 +37,8 @@ def ssim(image: jax.Array, truth: jax.Array) -> jax.Array:
 
 def _smooth(x: jax.Array) -> jax.Array:
     """Weighted means over the window, along both axes of an image: sums of shifted images."""
+    weights = _weights(min(x.shape[-3:-1]))
     for axis in (-3, -2):
-        weights = _weights(x.shape[axis])
         kept = x.shape[axis] - len(weights) + 1
         shifted = (jax.lax.slice_in_dim(x, i, i + kept, axis=axis) for i in range(len(weights)))
         x = sum(float(w) * s for w, s in zip(weights, shifted, strict=True))

@@ -1,0 +1,220 @@
+"""What evaluation says of a model's futures, in worlds whose best forecast is known in closed form.
+
+The linear world with normal noise in every step and in what is seen: the Kalman filter gives the
+distribution of every observation to come.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from worldmodel.config import (
+    Config,
+    EnsembleOptions,
+    EvaluationOptions,
+    GymnasiumData,
+    NoPolicy,
+    StageOptions,
+    TrainingOptions,
+)
+from worldmodel.data.delivery import Resident
+from worldmodel.evaluation.calibration import scores_of
+from worldmodel.evaluation.prediction import open_loop
+from worldmodel.evaluation.starts import places
+from worldmodel.nn.distributions import Normal
+from worldmodel.training import mesh as meshes
+from worldmodel.training.loop import make_dispatch, stage_keys
+from worldmodel.training.stages import build_learner, modules
+
+DECAY, PUSH = 0.9, 0.3  # of the world
+NOISE, SEEN_NOISE = 0.2, 0.3  # in every step, and in what is seen
+CONTEXT = 6
+OPTIONS = EvaluationOptions([1, 3, 8], CONTEXT, 10, 39, resamples=200)
+KEY = jax.random.key(0)
+
+
+def filtered(seen, pushes):
+    """Mean (..., D) and variance of x after `seen` (..., T, D) and `pushes` (..., T - 1, D), which
+    is the same for all numbers. Before the first row x is spread as in the long run.
+    """
+    mean, variance = 0.0, (NOISE**2 + PUSH**2 * 4 / 3) / (1 - DECAY**2)
+    for t in range(seen.shape[-2]):
+        if t:
+            mean = DECAY * mean + pushes[..., t - 1, :]
+            variance = DECAY**2 * variance + NOISE**2
+        gain = variance / (variance + SEEN_NOISE**2)
+        mean, variance = mean + gain * (seen[..., t, :] - mean), (1 - gain) * variance
+    return mean, variance
+
+
+@pytest.fixture(scope="module")
+def logs(worlds):
+    return worlds.linear_logs([40] * 60, seed=3, noise=NOISE, seen_noise=SEEN_NOISE)
+
+
+@pytest.fixture(scope="module")
+def kalman(worlds):
+    class Kalman(worlds.Linear):
+        """Draws x from what the filter knows of it; `told`: how wide it believes the noise of what
+        is seen to be, as a share of what it is.
+        """
+
+        def __init__(self, told=1.0):
+            super().__init__(NOISE)
+            self.told = told
+
+        def observe(self, window, key, state=None, action=None):
+            pushes = PUSH * 2 * window.action[:, : CONTEXT - 1]
+            mean, variance = filtered(window.observation["position"], pushes)
+            drawn = mean + math.sqrt(variance) * jax.random.normal(key, mean.shape)
+            return jnp.broadcast_to(drawn[:, None], window.observation["position"].shape)
+
+        def observation(self, state):
+            return {"position": Normal(state, jnp.full(state.shape, self.told * SEEN_NOISE))}
+
+    return Kalman
+
+
+def judged(model, logs, options=OPTIONS):
+    return open_loop(model, logs.spec(), logs, options, KEY).keys["position"]
+
+
+def surprise_of_the_filter(logs, horizon):
+    """Mean over starts and numbers of the negative log-likelihood, x in standard deviations."""
+    _, starts, _ = places(logs, OPTIONS)
+    std, found = logs.observations["position"].std(0), []
+    for row in starts.rows[starts.left >= horizon]:
+        seen = logs.observations["position"][row - CONTEXT + 1 : row + 1].astype(float)
+        pushes = PUSH * logs.actions[row - CONTEXT + 1 : row + horizon]
+        mean, variance = filtered(seen, pushes)
+        for t in range(horizon):
+            mean = DECAY * mean + pushes[CONTEXT - 1 + t]
+            variance = DECAY**2 * variance + NOISE**2
+        variance += SEEN_NOISE**2
+        off = logs.observations["position"][row + horizon] - mean
+        found.append((np.log(2 * np.pi * variance / std**2) + off**2 / variance) / 2)
+    return np.mean(found)
+
+
+def test_the_likelihood_is_that_of_the_kalman_filter(kalman, logs):
+    """Within 2 %: so is then its logarithm, to 0.02."""
+    for horizon, numbers in judged(kalman(), logs).calibration.items():
+        expected = surprise_of_the_filter(logs, horizon)
+        assert math.exp(expected - numbers.log_score.value) == pytest.approx(1, abs=0.02)
+
+
+def test_the_kalman_filter_is_calibrated_at_every_horizon(kalman, logs):
+    for numbers in judged(kalman(), logs).calibration.values():
+        assert numbers.spread_skill.value == pytest.approx(1, abs=0.05)
+        assert numbers.spread_skill.low < 1 < numbers.spread_skill.high
+        for level, nominal in ((50, 0.5), (80, 0.8), (90, 0.9), (95, 0.95)):
+            assert numbers.nominal[level] == pytest.approx(nominal)
+        assert numbers.coverage[90].value == pytest.approx(0.9, abs=0.02)
+        shares = [rank.value for rank in numbers.ranks]
+        assert len(shares) == 40 and sum(shares) == pytest.approx(1)
+        assert max(shares) < 3 / 40
+
+
+def test_each_number_of_a_vector_has_its_own_and_they_agree_with_the_whole(kalman, logs):
+    numbers = judged(kalman(), logs).calibration[3]
+    for name in ("crps", "log_score"):
+        whole, each = getattr(numbers, name), numbers.dimensions[name]
+        assert len(each) == 2
+        assert np.mean([n.value for n in each]) == pytest.approx(whole.value)
+    inside = [n.value for n in numbers.dimensions["coverage_90"]]
+    assert np.mean(inside) == pytest.approx(numbers.coverage[90].value)
+    assert all(n.low < n.value < n.high for n in numbers.dimensions["spread_skill"])
+
+
+@pytest.mark.parametrize(("told", "sure"), [(0.0, True), (2.0, False)])
+def test_who_mistakes_the_noise_is_too_sure_or_too_wide(kalman, logs, told, sure):
+    right, wrong = (judged(kalman(x), logs).calibration[1] for x in (1.0, told))
+    assert wrong.crps.value > right.crps.value and wrong.energy.value > right.energy.value
+    assert wrong.log_score.value > right.log_score.value
+    assert wrong.spread_skill.high < 0.95 if sure else wrong.spread_skill.low > 1.05
+    assert (wrong.coverage[90].value < 0.88) == sure
+    ends = wrong.ranks[0].value + wrong.ranks[-1].value
+    assert ends > 3 / 40 if sure else ends < 1 / 40
+
+
+def test_noise_of_the_observation_widens_the_futures_and_not_the_prediction(kalman, logs):
+    without, with_noise = (judged(kalman(x), logs) for x in (0.0, 1.0))
+    assert without.horizons[1].error == with_noise.horizons[1].error
+
+
+def test_futures_that_agree_have_no_calibration(worlds, logs):
+    found = open_loop(worlds.Linear(), logs.spec(), logs, OPTIONS, KEY)
+    assert found.keys["position"].calibration == {}
+    assert any("All sampled futures of position agree" in note for note in found.notes)
+
+
+def test_few_samples_have_no_calibration(kalman, logs):
+    found = open_loop(kalman(), logs.spec(), logs, EvaluationOptions([1], CONTEXT, 2, 3), KEY)
+    assert found.keys["position"].calibration == {}
+    assert any("evaluation.samples of 4 or more" in note for note in found.notes)
+
+
+def test_intervals_that_few_samples_cannot_have_are_left_out(kalman, logs):
+    options = EvaluationOptions([1], CONTEXT, 5, 8, resamples=100)
+    numbers = judged(kalman(), logs, options).calibration[1]
+    assert set(numbers.coverage) == {50, 80} and numbers.nominal[80] == pytest.approx(7 / 9)
+
+
+def test_what_diverged_is_infinitely_wrong_and_not_missing(rng):
+    samples, truth = rng.normal(size=(8, 6, 1, 2)), rng.normal(size=(6, 1, 2))
+    samples[3, 2, 0, 1] = np.nan
+    found = scores_of(samples, truth, each=True)
+    for values in (found.crps, found.log_score, found.spread, found.square):
+        assert np.isposinf(values[2, 0, 1]) and np.isfinite(np.delete(values, 2, 0)).all()
+    assert np.isposinf(found.energy[2, 0])
+
+
+def test_an_image_is_judged_by_the_mean_of_its_pixels(rng):
+    samples, truth = rng.normal(size=(8, 6, 2, 50)), rng.normal(size=(6, 2, 50))
+    whole, each = (scores_of(samples, truth, each) for each in (False, True))
+    assert whole.crps.shape == (6, 2, 1) and each.crps.shape == (6, 2, 50)
+    np.testing.assert_allclose(whole.crps[..., 0], each.crps.mean(-1))
+    np.testing.assert_array_equal(whole.rank, each.rank)
+
+
+@pytest.mark.slow
+def test_an_ensemble_learns_the_likelihood_of_a_linear_system(worlds):
+    """All of x is seen: after one step it is normal around the known mean, after more steps too,
+    with the noise of all of them. The likelihood is within 2 % of the best there is.
+    """
+    training, held_out = (worlds.linear_logs([51] * n, n, NOISE) for n in (400, 60))
+    spec = training.spec({"position": "standardize"})
+    options = StageOptions(
+        steps=6000, batch_size=64, window=16, learning_rate=1e-3, warmup=50, decay=0.5
+    )
+    config = Config(
+        data=GymnasiumData(),
+        model=EnsembleOptions(termination="never"),
+        policy=NoPolicy(),
+        training=TrainingOptions(world_model=options),
+    )
+    learner = build_learner(config, spec, "world_model")
+    batches = Resident.build(training, options.batch_size, options.window, 0)
+    keys = stage_keys(0, "world_model")
+    dispatch = make_dispatch(learner, batches, meshes.all_devices(), options.steps)
+    state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.cursor(0), keys.steps)
+    model = modules(learner, state)["model"]
+
+    found = open_loop(model, spec, held_out, OPTIONS, KEY).keys["position"].calibration
+    _, starts, _ = places(held_out, OPTIONS)
+    x, std = held_out.observations["position"].astype(float), spec.observations["position"].std
+    for horizon in OPTIONS.horizons:
+        rows = starts.rows[starts.left >= horizon]
+        mean, variance = x[rows], 0.0
+        for t in range(horizon):
+            mean = DECAY * mean + PUSH * held_out.actions[rows + t]
+            variance = DECAY**2 * variance + NOISE**2
+        off = np.square(x[rows + horizon] - mean) / variance
+        best = np.mean(np.log(2 * np.pi * variance / np.square(std)) + off) / 2
+        reached = found[horizon].log_score.value
+        print(f"{horizon} steps: {reached:.4f} nats a number, the best {best:.4f}")
+        assert math.exp(best - reached) > 0.98
+        assert found[horizon].spread_skill.value == pytest.approx(1, abs=0.05)

@@ -1,0 +1,160 @@
+"""Rewards and ends that imagined futures foretell, in a world where both are known."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from worldmodel.config import EvaluationOptions
+from worldmodel.evaluation.outcomes import area_under_curve, f1, reward_errors
+from worldmodel.evaluation.prediction import open_loop
+from worldmodel.evaluation.starts import Starts, places
+
+OPTIONS = EvaluationOptions(horizons=[1, 3, 8], context=4, starts=5, samples=4, resamples=100)
+KEY = jax.random.key(0)
+
+
+@pytest.fixture(scope="module")
+def logs(worlds):
+    """Episodes of which every other one is terminated; reward: the sum of the position."""
+    made = worlds.linear_logs([30, 25, 40, 22, 35, 28])
+    rewards = made.observations["position"].sum(1)
+    rewards = np.concatenate([rewards[1:], [0]]).astype(np.float32)
+    rewards[made.last_rows] = 0
+    return dataclasses.replace(made, rewards=rewards, terminated=np.arange(6) % 2 == 0)
+
+
+@pytest.fixture(scope="module")
+def paying(worlds):
+    class Paying(worlds.Linear):
+        """Knows the reward, but for a constant."""
+
+        def __init__(self, off=0.0):
+            super().__init__()
+            self.off = off
+
+        def reward(self, state):
+            return dataclasses.replace(super().reward(state), value=state.sum(-1) + self.off)
+
+    return Paying
+
+
+def judged(model, logs, options=OPTIONS):
+    return open_loop(model, logs.spec(), logs, options, KEY)
+
+
+def test_a_known_reward_has_no_error(paying, logs):
+    for numbers in judged(paying(), logs).rewards.values():
+        assert numbers.error.value < 1e-5 and numbers.return_error.value < 1e-5
+        assert numbers.skill.low > 0.999 and numbers.return_skill.low > 0.999
+
+
+def test_an_error_of_every_step_adds_up_in_the_return(paying, logs):
+    std = logs.spec().reward[1]
+    for h, numbers in judged(paying(0.5), logs).rewards.items():
+        assert numbers.error.value == pytest.approx(0.5 / std, rel=1e-3)
+        assert numbers.return_error.value == pytest.approx(h * 0.5 / std, rel=1e-3)
+
+
+def test_the_training_mean_is_beside_it(paying, logs):
+    spec = logs.spec()
+    _, starts, _ = places(logs, OPTIONS)
+    single, summed = reward_errors(np.zeros((len(starts), 8)), logs, spec, starts)
+    row, mean, std = starts.rows[3], *spec.reward
+    for h in range(1, min(8, starts.left[3]) + 1):
+        earned = logs.rewards[row : row + h].astype(float)
+        assert single[1, 3, h - 1] == pytest.approx(abs(mean - earned[-1]) / std, rel=1e-4)
+        assert summed[1, 3, h - 1] == pytest.approx(abs(h * mean - earned.sum()) / std, abs=1e-4)
+        assert summed[0, 3, h - 1] == pytest.approx(abs(earned.sum()) / std, abs=1e-4)
+    short = Starts(*(np.array([x]) for x in (logs.last_rows[1] - 2, 3, 2, 1)))
+    assert np.isnan(reward_errors(np.zeros((1, 8)), logs, spec, short)[0][:, 0, 2:]).all()
+
+
+def test_logs_without_reward_are_not_judged_by_it(worlds, logs):
+    bare = dataclasses.replace(logs, rewards=None)
+
+    class Unpaid(worlds.Linear):
+        def reward(self, state):
+            raise AssertionError("no reward to tell of")
+
+    found = judged(Unpaid(), bare)
+    assert found.rewards == {} and any("no reward" in note for note in found.notes)
+
+
+# -------------------------------------------------------------------------------------------- ends
+
+
+@pytest.fixture(scope="module")
+def counting(worlds, logs):
+    """Logs whose position says how many steps are left until a termination, and a model that
+    counts."""
+    left = np.concatenate([np.arange(n)[::-1] for n in logs.lengths]).astype(np.float32)
+    left += np.repeat(np.where(logs.terminated, 0, 1000), logs.lengths)
+    observations = {"position": np.stack([left, left], 1)}
+
+    class Counting(worlds.Linear):
+        """`late`: believes that ends come so many steps later than they do."""
+
+        def __init__(self, late=0, chance=1.0):
+            super().__init__()
+            self.late, self.chance = late, chance
+
+        def step(self, state, action, key):
+            return state - 1
+
+        def terminal(self, state):
+            at_end = jnp.abs(state[..., 0] + self.late) < 0.5
+            return dataclasses.replace(super().terminal(state), value=self.chance * at_end)
+
+    return dataclasses.replace(logs, observations=observations), Counting
+
+
+def test_known_ends_are_foretold_at_every_horizon(counting):
+    logs, model = counting
+    found = judged(model(), logs).ends
+    assert list(found) == [1, 3, 8]
+    for numbers in found.values():
+        assert numbers.f1.value == 1 and numbers.auc.value == 1
+        assert 0 < numbers.ended.value < 0.5
+    assert found[1].ended.value < found[3].ended.value < found[8].ended.value
+
+
+def test_ends_that_come_late_are_missed_by_as_much(counting):
+    """Of starts 1, 3 and 8 steps before an end, the first two of them meet it within 3 steps: one
+    that is 2 steps late is found from the nearest only."""
+    logs, model = counting
+    found = judged(model(late=2), logs).ends
+    assert found[1].f1.value == 0 and found[1].auc.value == 0.5
+    assert found[3].f1.value == pytest.approx(2 / 3) and found[3].auc.value == pytest.approx(0.75)
+
+
+def test_an_unlikely_end_is_ranked_but_not_foretold(counting):
+    logs, model = counting
+    found = judged(model(chance=0.3), logs).ends
+    assert found[3].f1.value == 0 and found[3].auc.value == 1
+
+
+def test_logs_without_terminations_are_not_judged_by_them(counting):
+    logs, model = counting
+    found = judged(model(), dataclasses.replace(logs, terminated=np.zeros(6, bool)))
+    assert found.ends == {} and any("terminated" in note for note in found.notes)
+
+
+def test_areas_and_f1_of_a_draw_are_those_of_the_repeated_cases():
+    generator = np.random.default_rng(0)
+    score, happened = np.round(generator.normal(size=40), 1), generator.random(40) < 0.3
+    counts = generator.integers(0, 4, (20, 40))
+    for row, area, share in zip(
+        counts,
+        area_under_curve(score, happened)(counts),
+        f1(score > 0, happened)(counts),
+        strict=True,
+    ):
+        s, y = np.repeat(score, row), np.repeat(happened, row)
+        u = stats.mannwhitneyu(s[y], s[~y]).statistic
+        assert area == pytest.approx(u / (y.sum() * (~y).sum()))
+        hits = ((s > 0) & y).sum()
+        assert share == pytest.approx(2 * hits / ((s > 0).sum() + y.sum()))
