@@ -188,11 +188,14 @@ def test_an_ensemble_learns_the_likelihood_of_a_linear_system(worlds):
     training, held_out = (worlds.linear_logs([51] * n, n, NOISE) for n in (400, 60))
     spec = training.spec({"position": "standardize"})
     options = StageOptions(
-        steps=6000, batch_size=64, window=16, learning_rate=1e-3, warmup=50, decay=0.5
+        steps=4000, batch_size=64, window=16, learning_rate=3e-3, warmup=50, decay=0.7
     )
     config = Config(
         data=GymnasiumData(),
-        model=EnsembleOptions(termination="never"),
+        # The system is linear: a small network suffices, and has less to be unsure of.
+        model=EnsembleOptions(
+            members=3, elites=3, units=32, layers=1, layer_norm=False, termination="never"
+        ),
         policy=NoPolicy(),
         training=TrainingOptions(world_model=options),
     )
@@ -216,5 +219,5 @@ def test_an_ensemble_learns_the_likelihood_of_a_linear_system(worlds):
         best = np.mean(np.log(2 * np.pi * variance / np.square(std)) + off) / 2
         reached = found[horizon].log_score.value
         print(f"{horizon} steps: {reached:.4f} nats a number, the best {best:.4f}")
-        assert math.exp(best - reached) > 0.98
+        assert math.exp(best - reached) == pytest.approx(1, abs=0.02)
         assert found[horizon].spread_skill.value == pytest.approx(1, abs=0.05)

@@ -1,5 +1,7 @@
 """Open-loop errors are what a plain loop finds, for models whose error is known."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -117,3 +119,67 @@ def test_examples_hold_the_context_and_every_sampled_future(worlds):
     for example in judged(worlds.Linear(), logs).keys["position"].examples:
         assert example.real.shape == (4 + 8, 2) and example.imagined.shape == (3, 8, 2)
         np.testing.assert_allclose(example.imagined[0], example.real[4:], atol=1e-5)
+
+
+def test_quartiles_and_the_skill_over_the_training_mean_are_of_the_same_starts(worlds):
+    logs = worlds.linear_logs([30, 7, 25, 40, 33])
+    model = worlds.Linear(0.3)
+    starts, errors = start_errors(model, logs.spec(), logs, OPTIONS, KEY)
+    for horizon, numbers in judged(model, logs).keys["position"].horizons.items():
+        at = errors["position"][:, starts.left >= horizon, horizon - 1]
+        expected = np.quantile(at[0], [0.25, 0.75], method="averaged_inverted_cdf")
+        assert [n.value for n in numbers.quartiles] == pytest.approx(expected)
+        skill = 1 - np.median(at[0]) / np.median(at[2])
+        assert numbers.skill_climatology.value == pytest.approx(skill)
+
+
+def test_each_number_of_a_vector_has_an_error_of_its_own(worlds):
+    """A model that is off by 2 in the second number, and knows the first."""
+
+    class Off(worlds.Linear):
+        def observation(self, state):
+            return super().observation(state + np.array([0.0, 2.0]))
+
+    logs = worlds.linear_logs([30, 25, 40])
+    std = logs.observations["position"].std(0)
+    for numbers in judged(Off(), logs).keys["position"].horizons.values():
+        first, second = (number.value for number in numbers.dimensions)
+        assert first < 1e-5 and second == pytest.approx(2 / std[1], rel=1e-3)
+        assert numbers.error.value == pytest.approx(2 / std[1] / np.sqrt(2), rel=1e-3)
+
+
+def test_images_have_psnr_and_ssim_beside_those_of_persistence(worlds, rng):
+    """Pictures that brighten at every step, and a model that brightens half as fast."""
+    step = np.tile(np.arange(20), 3)
+    noise = rng.integers(0, 20, (16, 16, 1))
+    pictures = (noise + 10 * step[:, None, None, None]).astype(np.uint8)
+    logs = worlds.linear_logs([20] * 3)
+    logs = dataclasses.replace(logs, observations={"picture": pictures})
+
+    class Brightens(worlds.Repeat):
+        def observe(self, window, key, state=None, action=None):
+            return window.observation["picture"].astype(np.float32)
+
+        def step(self, state, action, key):
+            return state + 5
+
+        def observation(self, state):
+            return {"picture": super().observation(state)["position"]}
+
+        def reward(self, state):
+            return super().reward(state[..., 0, 0, :])
+
+        def terminal(self, state):
+            return super().terminal(state[..., 0, 0, :])
+
+    found = judged(Brightens(), logs).keys["picture"]
+    assert found.unit == "share of the pixel range"
+    for horizon, numbers in found.horizons.items():
+        assert numbers.error.value == pytest.approx(5 * horizon / 255, rel=1e-4)
+        assert numbers.skill.value == pytest.approx(0.5, rel=1e-4)
+        expected = 20 * np.log10(255 / (5 * horizon))
+        assert numbers.images["psnr"].value == pytest.approx(expected, rel=1e-4)
+        assert numbers.images["psnr_persistence"].value == pytest.approx(expected - 6.02, abs=0.01)
+        ours, last = numbers.images["ssim"].value, numbers.images["ssim_persistence"].value
+        assert 1 > ours > last > 0
+        assert numbers.climatology is None and numbers.dimensions == []

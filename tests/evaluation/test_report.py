@@ -223,3 +223,79 @@ def test_ticks_are_round_and_inside():
     assert ticks(0, 1, 4) == pytest.approx([0, 0.25, 0.5, 0.75, 1])
     assert ticks(-1600, -140, 4) == pytest.approx([-1500, -1000, -500])
     assert all(-0.013 <= t <= 0.002 for t in ticks(-0.013, 0.002, 5))
+
+
+def test_every_new_number_is_written_with_n_and_interval(results):
+    saved = json.loads(json.dumps(to_json(results), allow_nan=False))
+
+    def numbers(tree):
+        if isinstance(tree, dict) and tree.keys() >= KINDS:
+            yield tree
+        elif isinstance(tree, (dict, list)):
+            for part in tree.values() if isinstance(tree, dict) else tree:
+                yield from numbers(part)
+
+    assert saved["usable_horizon"]["position"].keys() == {"p5", "p50", "p95", "censored", "last"}
+    assert saved["reward"].keys() == {"1", "5"} and saved["terminal"] == {}
+    found = [
+        number
+        for part in ("prediction", "usable_horizon", "reward", "calibration")
+        for number in numbers(saved[part])
+    ]
+    assert len(found) > 30
+    assert all(number["n"] > 0 and number["method"] for number in found)
+    assert any("terminated" in note for note in saved["notes"])
+    assert any("single training seed" in note for note in saved["notes"])
+
+
+def test_calibration_is_in_all_that_is_written(worlds):
+    logs = worlds.linear_logs([30, 25, 40, 22], noise=0.2)
+    options = EvaluationOptions([1, 2, 5], 4, 3, 19, resamples=100)
+    results = evaluate(worlds.Linear(0.2), None, logs.spec(), logs, logs, None, options)
+    saved = json.loads(json.dumps(to_json(results), allow_nan=False))["calibration"]["position"]
+    assert saved.keys() == {"1", "2", "5"}
+    assert saved["5"]["coverage"].keys() == {"50", "80", "90"}
+    assert saved["5"]["coverage"]["90"]["nominal"] == 0.9 and len(saved["5"]["ranks"]) == 20
+    numbers = results.prediction.keys["position"].calibration[5]
+    html, text = page(results), markdown(results)
+    for title in ("Calibration of sampled position", "Steps until persistence is nearer"):
+        assert title in html and title in text
+    assert str(numbers.spread_skill) in text and str(numbers.coverage[80]) in text
+    svg = 'aria-label="position · +5 steps: how often'
+    assert html.count(svg) == 2  # ranks, coverage
+    checked(html)
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(render(results))
+    shown = console.export_text()
+    assert max(map(len, shown.splitlines())) <= 100
+    assert str(numbers.coverage[90]) in shown and str(numbers.coverage[80]) not in shown
+
+
+def test_the_last_checkpoint_stands_beside_the_best(results):
+    earned = np.array([-500.0, -600.0])
+    returns = {"policy": Return(Bootstrap(100).mean(earned, "episodes"), earned)}
+    source = dataclasses.replace(results.provenance, step=90)
+    last = dataclasses.replace(results, returns=returns, provenance=source)
+    both = dataclasses.replace(results, last=last)
+    saved = json.loads(json.dumps(to_json(both), allow_nan=False))
+    assert saved["step"] == 40 and saved["last"]["step"] == 90
+    assert saved["last"]["returns"]["policy"]["value"] == -550
+    assert saved["last"]["prediction"].keys() == {"position"}
+    for text in (markdown(both), page(both).replace("\u2212", "-")):
+        assert "policy, last checkpoint" in text and "step 90) beside this best one" in text
+    same = dataclasses.replace(results, last=results)
+    assert "also the last one" in markdown(same)
+    assert to_json(results)["last"] is None and "last checkpoint" not in markdown(results)
+
+
+def test_the_headline_says_how_far_and_how_sure(worlds):
+    """Futures of a world without noise, drawn with noise; it never does worse than persistence
+    over one step."""
+    logs = worlds.linear_logs([30, 25, 40, 22])
+    options = EvaluationOptions([1], 4, 3, 19, resamples=100)
+    said = {}
+    for noise in (0.05, 1e-6):
+        results = evaluate(worlds.Linear(noise), None, logs.spec(), logs, logs, None, options)
+        said[noise] = headline(results)[0]
+    assert "usable for more than 1 step, 95 % for more than 1 step." in said[1e-6]
+    assert "Its sampled futures are too wide at 1 step." in said[0.05]
