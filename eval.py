@@ -1,16 +1,19 @@
-"""Judges a checkpoint of a run and rewrites the run's evaluation/."""
+"""Judges a checkpoint of a run and rewrites the run's evaluation/, or compares several runs."""
 
 import sys
-from typing import Any
 
-from worldmodel.command_line import run_evaluation
+from worldmodel.command_line import Asked, run_evaluation
 
 
-def job(run: str, checkpoint: str, overrides: dict[str, Any]) -> int:
+def job(asked: Asked) -> int:
     """Imported here, since JAX comes with it: mistakes in the options are reported first."""
+    if len(asked.runs) > 1:
+        from worldmodel.evaluation.side_by_side import compare_runs
+
+        return compare_runs(*asked)
     from worldmodel.evaluation.evaluator import evaluate_run
 
-    return evaluate_run(run, checkpoint, overrides)
+    return evaluate_run(*asked.runs, asked.checkpoint, asked.evaluation)
 
 
 if __name__ == "__main__":

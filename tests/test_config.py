@@ -15,7 +15,7 @@ import pytest
 
 from worldmodel import command_line
 from worldmodel.checks import check, walk
-from worldmodel.command_line import build_config, parse_eval, parse_overrides, training_help
+from worldmodel.command_line import Asked, build_config, parse_eval, parse_overrides, training_help
 from worldmodel.config import SCHEMAS, Config, EvalConfig, GymnasiumData, TFDSData
 from worldmodel.config_io import changed, differences, load_config, save_config
 from worldmodel.errors import ConfigError
@@ -363,10 +363,12 @@ def run_directory(tmp_path) -> str:
 def test_evaluation_returns_only_what_was_given(run_directory):
     words = [f"run={run_directory}", "evaluation.episodes=10", "evaluation.horizons=[1,2]"]
     given = {"episodes": 10, "horizons": [1, 2]}
-    assert parse_eval(words) == (run_directory, "last", given)
-    assert parse_eval([words[0], "checkpoint=2000"]) == (run_directory, "2000", {})
+    assert parse_eval(words) == Asked([run_directory], "last", given)
+    assert parse_eval([words[0], "checkpoint=2000"]) == Asked([run_directory], "2000")
     planned = parse_eval([words[0], "evaluation.planner.kind=cem"])
-    assert planned == (run_directory, "last", {"planner.kind": "cem"})
+    assert planned == Asked([run_directory], "last", {"planner.kind": "cem"})
+    compared = parse_eval([f"runs=[{run_directory},{run_directory}]", "folder=there"])
+    assert compared == Asked([run_directory] * 2, folder="there")
 
 
 @pytest.mark.parametrize(
@@ -381,6 +383,10 @@ def test_evaluation_returns_only_what_was_given(run_directory):
         (["run=RUN", "training.policy.steps=3"], "training.policy.steps: no such option"),
         (["run=RUN", "data=tfds"], "data: no such option"),
         (["run=RUNe"], "not a run directory (did you mean"),
+        (["runs=[RUN]"], "accepts 2 to 6 runs"),
+        (["run=RUN", "runs=[RUN,RUN]"], "give one run to judge it, or runs=[A,B]"),
+        (["run=RUN", "folder=there"], "only a comparison"),
+        (["runs=[RUN,RUNe]"], "not a run directory (did you mean"),
     ],
 )
 def test_mistakes_in_an_evaluation_are_told(run_directory, words, expected):

@@ -218,7 +218,9 @@ def evaluate(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     from worldmodel.evaluation.evaluator import evaluate_run
 
     monkeypatch.setattr(sys, "argv", ["eval.py", *words])
-    return run_evaluation(evaluate_run, "")
+    return run_evaluation(
+        lambda asked: evaluate_run(*asked.runs, asked.checkpoint, asked.evaluation), ""
+    )
 
 
 Captured = pytest.CaptureFixture[str]

@@ -219,12 +219,10 @@ def test_a_planner_stands_beside_the_policy_that_it_starts_from(
     copy = shutil.copytree(smoke_run, tmp_path / "copy")
     words = ["kind=mppi", "samples=8", "elites=4", "iterations=2", "horizon=3", "proposals=2"]
     words = [f"evaluation.planner.{word}" for word in words]
-    path, checkpoint, given = parse_eval(
-        [f"run={copy}", "evaluation.episodes=2", "evaluation.horizons=[1]", *words]
-    )
-    loaded = worldmodel.load(path, checkpoint)
+    asked = parse_eval([f"run={copy}", "evaluation.episodes=2", "evaluation.horizons=[1]", *words])
+    loaded = worldmodel.load(*asked.runs, asked.checkpoint)
     assert loaded.value is not None
-    loaded.evaluate(**given)
+    loaded.evaluate(**asked.evaluation)
     results = json.loads((copy / "evaluation" / "results.json").read_text())
     assert list(results["returns"]) == ["policy", "planner", "logs", "random"]
     assert len(results["episodes"]["planner"]) == 2

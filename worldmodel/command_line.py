@@ -32,6 +32,7 @@ from worldmodel.errors import ConfigError, StorageError, UserError, first_line, 
 from worldmodel.storage import refusal
 
 USER_ERROR = 2
+MOST_COMPARED = 6  # runs that colours tell apart
 GROUPS = (*SCHEMAS, "experiment")
 HELP_FLAGS = ("-h", "--help")
 SWEEP_FLAGS = ("-m", "--multirun")
@@ -117,27 +118,34 @@ def training_help(configs: Path, words: Sequence[str], description: str) -> str:
 # ----------------------------------------------------------------------------------------- eval.py
 
 
-def run_evaluation(job: Callable[[str, str, dict[str, Any]], int | None], description: str) -> int:
-    """Calls `job(run, checkpoint, evaluation overrides)`; returns the exit status."""
+class Asked(NamedTuple):
+    """What eval.py is asked for. `evaluation` holds the options that were given: all others come
+    from the run's own config. Several runs are compared, and that goes to `folder`.
+    """
+
+    runs: list[str]
+    checkpoint: str = "last"
+    evaluation: dict[str, Any] = {}
+    folder: str | None = None
+
+
+def run_evaluation(job: Callable[[Asked], int | None], description: str) -> int:
+    """Calls `job` with what the command line asks for; returns the exit status."""
     return guarded(lambda: _evaluate(job, description))
 
 
-def _evaluate(job: Callable[[str, str, dict[str, Any]], int | None], description: str) -> int:
+def _evaluate(job: Callable[[Asked], int | None], description: str) -> int:
     arguments = _Arguments.parse(sys.argv[1:], flags=HELP_FLAGS)
     if arguments.has(HELP_FLAGS):
         from worldmodel import help_text
 
         print(help_text.evaluation(description))
         return 0
-    return job(*parse_eval(arguments.words)) or 0
+    return job(parse_eval(arguments.words)) or 0
 
 
-def parse_eval(words: Sequence[str]) -> tuple[str, str, dict[str, Any]]:
-    """Reads `run=... checkpoint=... evaluation.KEY=...`; raises ConfigError.
-
-    Returns the run directory, the checkpoint and the evaluation options that were given: all
-    others come from the run's own config.
-    """
+def parse_eval(words: Sequence[str]) -> Asked:
+    """Reads `run=... checkpoint=... evaluation.KEY=...`, or `runs=[...]`; raises ConfigError."""
     config = EvalConfig()
     known = {option.key: option for option, _ in walk(config)}
     given, faults = read_values(parse_overrides(words), known)
@@ -149,10 +157,25 @@ def parse_eval(words: Sequence[str]) -> tuple[str, str, dict[str, Any]]:
     if config.checkpoint not in ("last", "best") and not checkpoint_is_step:
         hint = nearest(config.checkpoint, ["last", "best"])
         raise ConfigError(f"checkpoint={config.checkpoint}: accepts last, best or a step{hint}")
-    _need_run(Path(config.run))
+    refuse(_runs_faults(config))
+    runs = config.runs or [config.run]
+    for run in runs:
+        _need_run(Path(run))
     prefix = "evaluation."
     evaluation = {k.removeprefix(prefix): v for k, v in given.items() if k.startswith(prefix)}
-    return config.run, config.checkpoint, evaluation
+    return Asked(runs, config.checkpoint, evaluation, config.folder)
+
+
+def _runs_faults(config: EvalConfig) -> list[str]:
+    if config.run is None and not config.runs:
+        return ["run needs a value, such as run=runs/NAME; or runs=[runs/A,runs/B] to compare"]
+    if config.run is not None and config.runs:
+        return ["run, runs: give one run to judge it, or runs=[A,B] to compare several"]
+    if config.runs and not 2 <= len(config.runs) <= MOST_COMPARED:
+        return [f"runs={config.runs}: accepts 2 to {MOST_COMPARED} runs"]
+    if config.folder is not None and not config.runs:
+        return [f"folder={config.folder}: only a comparison (runs=[A,B]) has one"]
+    return []
 
 
 def _need_run(run: Path) -> None:

@@ -63,6 +63,7 @@ def evaluation(description: str) -> str:
     lines = [
         *_paragraphs(description),
         "Usage: python eval.py run=runs/NAME [checkpoint=last|STEP] [OPTION=VALUE ...]",
+        "       python eval.py runs=[runs/A,runs/B] [OPTION=VALUE ...]",
         "",
         "Options",
         *_entries((o, v) for o, v in options if "." not in o.key),

@@ -20,7 +20,8 @@ from worldmodel.config_io import changed
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import CheckpointError, ConfigError
-from worldmodel.evaluation.evaluator import Agent, Results, evaluate_loaded
+from worldmodel.evaluation.acting import Agent
+from worldmodel.evaluation.evaluator import Results, evaluate_loaded
 from worldmodel.learner import divide
 from worldmodel.models import WorldModel, parts
 from worldmodel.planning import Value
@@ -54,6 +55,12 @@ class LoadedRun:
     policy: nnx.Module | None
     value: Value | None  # what the critic expects, where the run has one
     twins: tuple[Agent, ...] = ()  # of the run's other seeds
+
+    @property
+    def agents(self) -> list[Agent]:
+        """Of all training seeds."""
+        return [Agent(self.model, self.policy, self.value), *self.twins]
+
     last: LoadedRun | None = None  # the run's last checkpoint, where this is its best one
 
     def predict(

@@ -140,7 +140,11 @@ class Config:
 class EvalConfig:
     """What eval.py accepts; evaluation options that are not given come from the run."""
 
-    run: str = option(MISSING, "run directory to judge, such as runs/NAME")
+    run: str | None = option(None, "run directory to judge, such as runs/NAME")
+    runs: list[str] | None = option(None, "or several, to be compared: [runs/A,runs/B]")
+    folder: str | None = option(
+        None, "where a comparison goes (none: .compared/ beside the first run)"
+    )
     checkpoint: str = option("last", "checkpoint to judge: last, best or a step")
     evaluation: EvaluationOptions = dataclasses.field(default_factory=EvaluationOptions)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -20,10 +20,11 @@ from rich.console import Console
 
 from worldmodel import data, planning
 from worldmodel.compilation import use_cache
-from worldmodel.config import EvaluationOptions, PlannerOptions
+from worldmodel.config import EvaluationOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.evaluation import environments
+from worldmodel.evaluation.acting import Agent, earned_by, who_act
 from worldmodel.evaluation.aggregates import SEEDS
 from worldmodel.evaluation.prediction import Prediction, open_loop
 from worldmodel.evaluation.report import page
@@ -34,15 +35,6 @@ from worldmodel.evaluation.results import (
     markdown,
     render,
     to_json,
-)
-from worldmodel.evaluation.returns import (
-    MOST_LANES,
-    PLANNED_LANES,
-    Act,
-    Reactive,
-    episode_returns,
-    model_policy,
-    random_policy,
 )
 from worldmodel.evaluation.spectrum import spectrum_of
 from worldmodel.evaluation.statistics import Bootstrap
@@ -55,14 +47,6 @@ if TYPE_CHECKING:
     from worldmodel.loading import LoadedRun
 
 __all__ = ["evaluate", "evaluate_loaded", "evaluate_run", "render", "write"]
-
-
-class Agent(NamedTuple):
-    """A model, a policy over its features and what its critic expects, of one training seed."""
-
-    model: WorldModel
-    policy: nnx.Module | None
-    value: planning.Value | None
 
 
 NO_PREDICTION = "This family of models has no dynamics, so there is no prediction to judge."
@@ -91,7 +75,7 @@ def evaluate(
     """
     seconds: dict[str, float] = {}
     agents = [Agent(model, policy, value), *twins]
-    acting = _acting(agents, spec, options.planner) if environment is not None else {}
+    acting = who_act(agents, spec, options.planner) if environment is not None else {}
     if acting:
         environments.check(environment, spec)  # a mistake is found before anything slow starts
     with _timed(seconds, "prediction"):
@@ -108,12 +92,8 @@ def evaluate(
     bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
     returns = {}
     for name, acts in acting.items():
-        lanes = PLANNED_LANES if name == "planner" else MOST_LANES
         with _timed(seconds, f"returns.{name}"):
-            earned = [
-                episode_returns(environment, spec, act, options.episodes, options.seed, lanes=lanes)
-                for act in acts
-            ]
+            earned = earned_by(name, acts, environment, spec, options)
         returns[name] = _mean_return(earned, bootstrap)
     if all_logs.rewards is not None:
         logged = all_logs.returns()
@@ -129,22 +109,6 @@ def evaluate(
     returns = {name: returns[name] for name in order}
     of_model = (spectrum_of(model), uncertainty)
     return Results(prediction, returns, options.confidence, provenance, *of_model)
-
-
-def _acting(
-    agents: Sequence[Agent], spec: DataSpec, planner: PlannerOptions
-) -> dict[str, list[Act]]:
-    """Who acts with the models, one for each agent, and at random beside them; nobody without a
-    policy and a planner.
-    """
-    acting = {}
-    if agents[0].policy is not None:
-        acting["policy"] = [model_policy(a.model, Reactive(a.policy), spec) for a in agents]
-    if planning.build(planner, spec, agents[0].policy, agents[0].value) is not None:
-        planners = [planning.build(planner, spec, a.policy, a.value) for a in agents]
-        pairs = zip(agents, planners, strict=True)
-        acting["planner"] = [model_policy(a.model, planned, spec) for a, planned in pairs]
-    return acting | {"random": [random_policy(spec)]} if acting else {}
 
 
 def _mean_return(earned: list[np.ndarray], bootstrap: Bootstrap) -> Return:

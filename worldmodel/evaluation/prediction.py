@@ -111,7 +111,7 @@ def open_loop(
         by_place = list(enumerate(horizons))
         told = (options.samples, not spec.observations[name].is_image, bootstrap)
         return KeyPrediction(
-            unit=_unit(spec.observations[name]),
+            unit=unit_of(spec.observations[name]),
             horizons={h: _numbers(measured, name, i, starts, h, bootstrap) for i, h in by_place},
             curve=_curve(errors, starts),
             examples=examples[name],
@@ -192,7 +192,7 @@ def _examples(judge: Judge, errors: np.ndarray) -> dict[str, list[Example]]:
     }
 
 
-def _unit(observation: ObservationSpec) -> str:
+def unit_of(observation: ObservationSpec) -> str:
     return "share of the pixel range" if observation.is_image else "training standard deviations"
 
 

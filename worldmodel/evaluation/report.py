@@ -40,16 +40,21 @@ def page(
     body = "".join(
         [
             _header(results, title),
-            _section("Open-loop prediction", _prediction(results)),
-            _section("Imagined beside real", figures.imagined_beside_real(results.prediction.keys)),
-            _section("Returns", _returns(results)),
-            _section("Uncertainty", _uncertainty(results)),
-            _section("Latent spectrum", _spectrum(results)),
-            _section("Training", figures.training_curves(metrics or [])),
-            _section("Data", _card(card)),
-            _section("How this was made", _made(source)),
+            section("Open-loop prediction", _prediction(results)),
+            section("Imagined beside real", figures.imagined_beside_real(results.prediction.keys)),
+            section("Returns", _returns(results)),
+            section("Uncertainty", _uncertainty(results)),
+            section("Latent spectrum", _spectrum(results)),
+            section("Training", figures.training_curves(metrics or [])),
+            section("Data", _card(card)),
+            section("How this was made", _made(source)),
         ]
     )
+    return document(title, body)
+
+
+def document(title: str, body: str) -> str:
+    """A page that needs nothing from anywhere."""
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -61,22 +66,22 @@ def page(
 def _header(results: Results, title: str) -> str:
     source = results.provenance
     first, *rest = headline(results)
-    below = "".join(f"<p>{_words(line)}</p>" for line in rest)
+    below = "".join(f"<p>{words(line)}</p>" for line in rest)
     return (
         f'<header><p class="run">{escape(title)} <span>{escape(checkpoint(source))}</span></p>'
-        f"<h1>{_words(first)}</h1>{below}</header>"
+        f"<h1>{words(first)}</h1>{below}</header>"
     )
 
 
-def _section(title: str, content: str) -> str:
+def section(title: str, content: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{content}</section>" if content else ""
 
 
 def _prediction(results: Results) -> str:
     keys = results.prediction.keys
-    tables = "".join(map(_table, prediction_sheets(results.prediction)))
-    notes = "".join(f"<p class=note>{_words(n)}</p>" for n in results.notes)
-    note = f"<p class=note>{_words(interval_note(results))}</p>"
+    tables = "".join(map(table, prediction_sheets(results.prediction)))
+    notes = "".join(f"<p class=note>{words(n)}</p>" for n in results.notes)
+    note = f"<p class=note>{words(interval_note(results))}</p>"
     curves = figures.horizon_curves(keys) + figures.calibration(keys) if keys else ""
     return curves + tables + note + notes + _methods(results)
 
@@ -84,20 +89,20 @@ def _prediction(results: Results) -> str:
 def _returns(results: Results) -> str:
     if not results.returns:
         return ""
-    return figures.returns_by_who(results.returns) + _table(returns_sheet(results))
+    return figures.returns_by_who(results.returns) + table(returns_sheet(results))
 
 
 def _uncertainty(results: Results) -> str:
     if results.uncertainty is None:
         return ""
-    tables = "".join(map(_table, uncertainty_sheets(results.uncertainty)))
-    return f"{tables}<p class=note>{_words(UNCERTAINTY_NOTE)}</p>"
+    tables = "".join(map(table, uncertainty_sheets(results.uncertainty)))
+    return f"{tables}<p class=note>{words(UNCERTAINTY_NOTE)}</p>"
 
 
 def _spectrum(results: Results) -> str:
     if results.spectrum is None:
         return ""
-    return f"<p>{_words(str(results.spectrum))}</p>" + figures.unit_disc(results.spectrum)
+    return f"<p>{words(str(results.spectrum))}</p>" + figures.unit_disc(results.spectrum)
 
 
 def _methods(results: Results) -> str:
@@ -109,11 +114,11 @@ def _methods(results: Results) -> str:
         for number in (n.error, n.skill, n.skill_climatology)
         if number is not None
     ] + [r.mean for r in results.returns.values()]
-    items = "".join(f"<li>{_words(m)}</li>" for m in dict.fromkeys(n.method for n in numbers))
+    items = "".join(f"<li>{words(m)}</li>" for m in dict.fromkeys(n.method for n in numbers))
     return f"<details><summary>How the intervals were made</summary><ul>{items}</ul></details>"
 
 
-def _table(sheet: Sheet) -> str:
+def table(sheet: Sheet) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in sheet.header)
     rows = "".join(
         f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>" for row in sheet.rows
@@ -127,8 +132,8 @@ def _table(sheet: Sheet) -> str:
 def _cell(text: str) -> str:
     """The value, and its interval smaller beside it."""
     value, bracket, interval = text.partition(" [")
-    small = f" <small>[{_words(interval)}</small>" if bracket else ""
-    return f"<b>{_words(value)}</b>{small}"
+    small = f" <small>[{words(interval)}</small>" if bracket else ""
+    return f"<b>{words(value)}</b>{small}"
 
 
 def _card(card: dict[str, Any] | None) -> str:
@@ -170,6 +175,6 @@ def _facts(facts: dict[str, str]) -> str:
     return f"<dl>{rows}</dl>"
 
 
-def _words(text: str) -> str:
+def words(text: str) -> str:
     """Text for the page; a minus sign is a true minus, a hyphen stays one."""
     return re.sub(r"(?<!\w)-(?=[\d ])", "\u2212", escape(text))

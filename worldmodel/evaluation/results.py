@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from rich import box
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from worldmodel.evaluation.aggregates import SEEDS, note_on_seeds
@@ -242,17 +240,8 @@ def checkpoint(source: Provenance) -> str:
 
 def render(results: Results) -> RenderableType:
     """For a terminal, 100 columns wide or less: the verdict and the tables, narrow ones."""
-    tables = [_table(sheet.narrow()) for sheet in sheets(results)]
+    tables = [sheet.for_terminal() for sheet in sheets(results)]
     return Group(*map(Text, headline(results)), *tables, *map(Text, results.notes))
-
-
-def _table(sheet: Sheet) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in sheet.header:
-        table.add_column(name, justify="right")
-    for row in sheet.rows:
-        table.add_row(*map(Text, row))
-    return Group(Text(f"\n{sheet.title}", "bold"), table)
 
 
 def interval_note(results: Results) -> str:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
 
 @dataclass(frozen=True)
 class Sheet:
@@ -17,6 +22,16 @@ class Sheet:
     def markdown(self) -> str:
         lines = [self.header, ["---:"] * len(self.header), *self.rows]
         return "\n".join([f"## {self.title}", "", *(f"| {' | '.join(cells)} |" for cells in lines)])
+
+    def for_terminal(self) -> RenderableType:
+        """Without the columns that are spared."""
+        sheet = self.narrow()
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for name in sheet.header:
+            table.add_column(name, justify="right")
+        for row in sheet.rows:
+            table.add_row(*map(Text, row))
+        return Group(Text(f"\n{sheet.title}", "bold"), table)
 
     def narrow(self) -> Sheet:
         """Without the columns that are spared."""

@@ -50,6 +50,8 @@ svg .name { font-size: 13px; font-weight: 600; }
 .rule { stroke: var(--soft); stroke-dasharray: 1 4; stroke-linecap: round; stroke-width: 1.5; }
 .real { --ink: var(--text); } .model { --ink: var(--model); }
 .baseline { --ink: var(--baseline); } .logs { --ink: var(--logs); }
+.run-0 { --ink: #0072b2; } .run-1 { --ink: #d55e00; } .run-2 { --ink: #009e73; }
+.run-3 { --ink: #cc79a7; } .run-4 { --ink: #a58500; } .run-5 { --ink: #56b4e9; }
 .line { fill: none; stroke: var(--ink); stroke-width: 2; stroke-linejoin: round; }
 .line.real { stroke-width: 1.6; }
 .line.thin { stroke-width: .8; opacity: .4; }

@@ -1,0 +1,58 @@
+"""Who acts with a run's models in the real environment, and what they earn there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from flax import nnx
+
+from worldmodel import planning
+from worldmodel.config import EvaluationOptions, PlannerOptions
+from worldmodel.data.spec import DataSpec
+from worldmodel.evaluation.returns import (
+    MOST_LANES,
+    PLANNED_LANES,
+    Act,
+    Reactive,
+    episode_returns,
+    model_policy,
+    random_policy,
+)
+from worldmodel.models.interface import WorldModel
+
+
+class Agent(NamedTuple):
+    """A model, a policy over its features and what its critic expects, of one training seed."""
+
+    model: WorldModel
+    policy: nnx.Module | None
+    value: planning.Value | None
+
+
+def who_act(
+    agents: Sequence[Agent], spec: DataSpec, planner: PlannerOptions
+) -> dict[str, list[Act]]:
+    """Who acts with the models, one for each agent, and at random beside them; nobody without a
+    policy and a planner.
+    """
+    acting = {}
+    if agents[0].policy is not None:
+        acting["policy"] = [model_policy(a.model, Reactive(a.policy), spec) for a in agents]
+    if planning.build(planner, spec, agents[0].policy, agents[0].value) is not None:
+        planners = [planning.build(planner, spec, a.policy, a.value) for a in agents]
+        pairs = zip(agents, planners, strict=True)
+        acting["planner"] = [model_policy(a.model, planned, spec) for a, planned in pairs]
+    return acting | {"random": [random_policy(spec)]} if acting else {}
+
+
+def earned_by(
+    who: str, acts: Sequence[Act], environment: str, spec: DataSpec, options: EvaluationOptions
+) -> list[np.ndarray]:
+    """Returns (episodes,) of each of `acts`, all on the same episode seeds."""
+    lanes = PLANNED_LANES if who == "planner" else MOST_LANES
+    return [
+        episode_returns(environment, spec, act, options.episodes, options.seed, lanes=lanes)
+        for act in acts
+    ]

@@ -1,0 +1,138 @@
+"""`eval.py runs=[a,b]`: loads the runs, sees that they can be compared, compares and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console, Group
+from rich.text import Text
+
+from worldmodel import data
+from worldmodel.compilation import use_cache
+from worldmodel.config import EvaluationOptions
+from worldmodel.config_io import changed
+from worldmodel.data.trajectories import split
+from worldmodel.errors import ConfigError
+from worldmodel.evaluation.acting import earned_by, who_act
+from worldmodel.evaluation.comparison import (
+    NOTE,
+    Comparison,
+    compare_predictions,
+    compare_returns,
+    comparison_sheets,
+    verdict,
+)
+from worldmodel.evaluation.comparison_page import comparison_page
+from worldmodel.evaluation.statistics import Bootstrap
+from worldmodel.run_directory import write_json
+from worldmodel.storage import write_text
+
+if TYPE_CHECKING:
+    from worldmodel.loading import LoadedRun
+
+
+def compare_runs(
+    runs: Sequence[str], checkpoint: str, overrides: dict[str, Any], folder: str | None
+) -> int:
+    """Judges a checkpoint of each run on the same held-out episodes, starts and episode seeds;
+    writes comparison.{json,md,html} to `folder` and shows the tables. Returns the exit status.
+
+    Evaluation options are the first run's, with `overrides`. Raises ConfigError for runs that were
+    not trained on the same episodes of the same logs.
+    """
+    from worldmodel import loading  # the last layer: it knows the training stages
+
+    loaded = {run.config.name: run for run in (loading.load(path, checkpoint) for path in runs)}
+    first = next(iter(loaded.values()))
+    if len(loaded) < len(runs):
+        raise ConfigError(f"runs={list(runs)}: two of them have the same name")
+    use_cache(first.config.training.compilation_cache)
+    _check_comparable(loaded)
+    options = changed(first.config, {"evaluation": overrides}).evaluation
+    trajectories = data.load(first.config.data)
+    for run in loaded.values():
+        run.directory.bind_data(run.spec, trajectories.fingerprint())
+    _, held_out = split(trajectories, first.config.data.holdout)
+    comparison = _compare(loaded, held_out, options)
+    default = first.directory.path.parent / ".compared" / "-".join(loaded)
+    _write(comparison, Path(folder) if folder else default)
+    return 0
+
+
+def _check_comparable(runs: dict[str, LoadedRun]) -> None:
+    names = list(runs)
+    for what, of in {
+        "other logs": lambda run: run.directory.fingerprint(),
+        "another data.holdout": lambda run: run.config.data.holdout,
+        "other observations": lambda run: {
+            name: (o.shape, o.dtype) for name, o in run.spec.observations.items()
+        },
+        "another data.environment": lambda run: run.config.data.environment,
+    }.items():
+        for name in names[1:]:
+            if of(runs[name]) != of(runs[names[0]]):
+                raise ConfigError(
+                    f"runs: {runs[name].directory.path} has {what} than "
+                    f"{runs[names[0]].directory.path}; accepted: runs on the same episodes of the "
+                    "same logs"
+                )
+
+
+def _compare(runs: dict[str, LoadedRun], held_out: Any, options: EvaluationOptions) -> Comparison:
+    notes = []
+    first = next(iter(runs.values()))
+    models = {name: (run.model, run.spec) for name, run in runs.items() if run.model.imagines}
+    if left_out := runs.keys() - models.keys():
+        notes.append(f"Without dynamics there is nothing to predict: {', '.join(left_out)}.")
+    environment = first.config.data.environment
+    bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
+    returns = _returns(runs, environment, options) if environment is not None else {}
+    if seeds := [name for name, run in runs.items() if run.twins]:
+        notes.append(f"Of {', '.join(seeds)}: the first seed's errors, the mean return of all.")
+    return Comparison(
+        runs=list(runs),
+        split=held_out.fingerprint(),
+        environment=environment,
+        confidence=options.confidence,
+        keys=compare_predictions(models, held_out, options) if len(models) > 1 else {},
+        returns={
+            who: compare_returns(earned, bootstrap)
+            for who, earned in returns.items()
+            if len(earned) > 1
+        },
+        notes=notes,
+    )
+
+
+def _returns(
+    runs: dict[str, LoadedRun], environment: str, options: EvaluationOptions
+) -> dict[str, dict[str, np.ndarray]]:
+    """who -> run -> (seeds, episodes), on common episode seeds."""
+    earned: dict[str, dict[str, np.ndarray]] = {}
+    for name, run in runs.items():
+        acting = who_act(run.agents, run.spec, options.planner)
+        for who in acting.keys() - {"random"}:
+            per_seed = earned_by(who, acting[who], environment, run.spec, options)
+            earned.setdefault(who, {})[name] = np.stack(per_seed)
+    return earned
+
+
+def _write(comparison: Comparison, folder: Path) -> None:
+    sheets = comparison_sheets(comparison)
+    title = " and ".join(comparison.runs)
+    lines = [f"# {title}", "", *verdict(comparison), ""]
+    for sheet in sheets:
+        lines += [sheet.markdown(), ""]
+    lines += [NOTE, *comparison.notes, ""]
+    write_json(folder / "comparison.json", comparison.to_json())
+    write_text(folder / "comparison.md", "\n".join(lines))
+    write_text(folder / "comparison.html", comparison_page(comparison))
+    shown = Console()
+    console = Console(width=max(shown.width, 100))
+    tables = [sheet.for_terminal() for sheet in sheets]
+    said = [*map(Text, verdict(comparison)), *tables, Text(NOTE), *map(Text, comparison.notes)]
+    console.print(Group(*said))
+    console.print(f"comparison   {folder / 'comparison.html'}", soft_wrap=True, highlight=False)
