@@ -52,7 +52,7 @@ def filtered(seen, pushes):
 
 @pytest.fixture(scope="module")
 def logs(worlds):
-    return worlds.linear_logs([40] * 60, seed=3, noise=NOISE, seen_noise=SEEN_NOISE)
+    return worlds.linear_logs([40] * 200, seed=3, noise=NOISE, seen_noise=SEEN_NOISE)
 
 
 @pytest.fixture(scope="module")

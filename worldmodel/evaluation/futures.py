@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -205,49 +205,46 @@ def _imagined(
     has_reward: bool,
 ) -> tuple[Found, dict[str, jax.Array]]:
     """What is found, and the first F of the sampled futures, {name: (F, B, H, ...)}. Of the others
-    only what is judged is kept.
+    only what is judged is kept, and of images only that is decoded: their mean is over the first.
 
     window: (B, C) rows seen, of which `last` (B,) is the last real one; actions: (B, H, ...);
     observed: (B, H+1, ...), from the last seen row on; keys: (S,)
     """
     at = np.array(horizons) - 1
 
-    def imagine(key: jax.Array) -> tuple[dict[str, jax.Array], _Judged]:
+    def imagine(key: jax.Array, whole: bool) -> tuple[dict[str, jax.Array], _Judged]:
         observe_key, rollout_key = jax.random.split(key)
         states = model.observe(window, observe_key)
         start = jax.tree.map(lambda x: x[jnp.arange(len(last)), last], states)
         states = model.rollout(start, actions, rollout_key)
-        observations = model.observation(states)
-        draw_keys = jax.random.split(jax.random.fold_in(key, 0), len(observations))
+        # What is not asked for of these is not computed.
+        everywhere = model.observation(states)
+        judged = model.observation(jax.tree.map(lambda x: x[:, at], states))
+        draw_keys = jax.random.split(jax.random.fold_in(key, 0), len(judged))
         drawn = {
-            name: _thinned(_draw(p, key)[:, at], scales[name])
-            for (name, p), key in zip(observations.items(), draw_keys, strict=True)
+            name: _thinned(_draw(p, key), scales[name])
+            for (name, p), key in zip(judged.items(), draw_keys, strict=True)
         }
         reward = model.reward(states).mean() if has_reward else None
         going_on = jnp.cumprod(1 - jnp.clip(model.terminal(states).mean(), 0, 1), 1)
-        expected = {name: p.mean() for name, p in observations.items()}
+        expected = {name: p.mean() for name, p in everywhere.items() if whole or name in means}
         return expected, _Judged(drawn, reward, 1 - going_on)
 
-    def one_more(carry: tuple, inputs: tuple[jax.Array, jax.Array]) -> tuple[tuple, _Judged]:
-        """Adds up how far futures are from the first: exact where all of them agree."""
-        shown, total = carry
-        number, key = inputs
-        expected, judged = imagine(key)
-        shown = jax.tree.map(lambda x, y: x.at[number].set(y, mode="drop"), shown, expected)
-        total = jax.tree.map(lambda t, x, y: t + (y - x[0]), total, shown, expected)
-        return (shown, total), judged
+    count = min(len(keys), MOST_FUTURES)
+    shown, first = jax.lax.map(lambda key: imagine(key, True), keys[:count])
+    # Sums of how far futures are from the first: exact where all of them agree.
+    total = jax.tree.map(lambda x: (x - x[0]).sum(0), shown)
 
-    samples = len(keys)
-    count = min(samples, MOST_FUTURES)
-    nothing = {
-        name: jnp.zeros((count, *actions.shape[:2], *x.shape[2:])) for name, x in observed.items()
-    }
-    carry = nothing, jax.tree.map(lambda x: x[0], nothing)
-    (shown, total), futures = jax.lax.scan(one_more, carry, (jnp.arange(samples), keys))
+    def one_more(total: dict[str, jax.Array], key: jax.Array) -> tuple[Any, _Judged]:
+        expected, judged = imagine(key, False)
+        return total | {n: total[n] + (x - shown[n][0]) for n, x in expected.items()}, judged
+
+    total, rest = jax.lax.scan(one_more, total, keys[count:])
+    futures = jax.tree.map(lambda *x: jnp.concatenate(x), first, rest)
 
     errors, dimensions, images, truths = {}, {}, {}, {}
-    for name, first in shown.items():
-        predicted = first[0] + total[name] / samples
+    for name, several in shown.items():
+        predicted = several[0] + total[name] / (len(keys) if name in means else count)
         truth = observed[name][:, 1:].astype(jnp.float32)
         guesses = [predicted, observed[name][:, :1].astype(jnp.float32)]
         guesses += [means[name]] if name in means else []
