@@ -22,6 +22,7 @@ from worldmodel.config.data import (
     TableData,
     TFDSData,
 )
+from worldmodel.config.decision import DecisionOptions
 from worldmodel.config.models import (
     DENOISED_PRESETS,
     ENCODED_PRESETS,
@@ -72,6 +73,7 @@ __all__ = [
     "Config",
     "DENOISED_PRESETS",
     "DataOptions",
+    "DecisionOptions",
     "DenoisedOptions",
     "DiffusionOptions",
     "DistributedOptions",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
+from worldmodel.config.decision import DecisionOptions
 from worldmodel.config.option import option
 from worldmodel.config.planning import PlannerOptions
 
@@ -132,3 +133,10 @@ class EvaluationOptions:
     resamples: int = option(2000, "bootstrap resamples behind an interval", low=100)
     confidence: float = option(0.95, "coverage of the intervals", low=0.5, high=0.999)
     planner: PlannerOptions = dataclasses.field(default_factory=PlannerOptions)
+    reference: str | None = option(
+        None, "pair of returns that normalised scores are counted by, such as d4rl/hopper"
+    )
+    reference_range: list[float] | None = option(
+        None, "a pair of your own, [MIN,MAX]: the returns that score 0 and 100"
+    )
+    decision: DecisionOptions = dataclasses.field(default_factory=DecisionOptions)

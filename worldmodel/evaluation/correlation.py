@@ -21,7 +21,7 @@ def pearson(x: np.ndarray, y: np.ndarray) -> Statistic:
     def statistic(counts: np.ndarray) -> np.ndarray:
         mx, my, xx, yy, xy = (counts @ moments / counts.sum(1)[:, None]).T
         vary = np.minimum(xx - mx**2, yy - my**2) > ROUNDING
-        return np.where(vary, _ratio(xy - mx * my, np.sqrt((xx - mx**2) * (yy - my**2))), np.nan)
+        return np.where(vary, share(xy - mx * my, np.sqrt((xx - mx**2) * (yy - my**2))), np.nan)
 
     return statistic
 
@@ -36,7 +36,7 @@ def spearman(x: np.ndarray, y: np.ndarray) -> Statistic:
         rx, ry = ranks_of_x(counts) - middle, ranks_of_y(counts) - middle
         weighted = counts * rx
         covariance, variance = np.einsum("rn,rn->r", weighted, ry), (weighted * rx).sum(1)
-        return _ratio(covariance, np.sqrt(variance * np.einsum("rn,rn,rn->r", counts, ry, ry)))
+        return share(covariance, np.sqrt(variance * np.einsum("rn,rn,rn->r", counts, ry, ry)))
 
     return statistic
 
@@ -54,7 +54,7 @@ def sparsification(uncertainty: np.ndarray, error: np.ndarray) -> Statistic:
     def statistic(counts: np.ndarray) -> np.ndarray:
         all_kept = np.sqrt(counts @ np.square(np.asarray(error, np.float64)) / counts.sum(1))
         least = best(counts)
-        return _ratio(by_uncertainty(counts) - least, all_kept - least)
+        return share(by_uncertainty(counts) - least, all_kept - least)
 
     return statistic
 
@@ -103,6 +103,6 @@ def _standardised(x: np.ndarray) -> np.ndarray:
     return off / np.where(varies, off.std(), np.inf)
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """A share of nothing is not a number."""
     return np.where(whole > 0, part / whole, np.nan)

@@ -1,0 +1,22 @@
+"""Options of the question whether a model ranks policies and plans as the world does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from worldmodel.config.option import option
+
+
+@dataclass
+class DecisionOptions:
+    """Policies of different quality, and sequences of actions, each in the model and in the real
+    environment.
+    """
+
+    rollouts: int = option(50, "starts of each policy, in either world (0: not judged)", low=0)
+    lengths: list[int] = option(
+        [15, 50, 200], "steps after which returns are compared; the last counts", low=1
+    )
+    starts: int = option(8, "states in which sequences of actions are ranked (0: none)", low=0)
+    sequences: int = option(64, "sequences of actions from each of them", low=2)
+    steps: int = option(15, "length of a sequence", low=1)
