@@ -16,6 +16,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from worldmodel import references
 from worldmodel.config import (
     NORMALIZATIONS,
     RSSM_PRESETS,
@@ -278,6 +279,11 @@ def _samplers_have_levels(config: Config) -> Iterator[str]:
         )
 
 
+def _scores_have_their_reference(config: Config) -> Iterator[str]:
+    if wrong := references.fault(config.evaluation):
+        yield wrong
+
+
 def _planners_have_what_they_need(config: Config) -> Iterator[str]:
     planner = config.evaluation.planner
     if planner.kind == "none":
@@ -370,6 +376,7 @@ RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _pieces_are_as_long_as_those_trained,
     _samplers_have_levels,
     _planners_have_what_they_need,
+    _scores_have_their_reference,
     _joint_training_can_be,
     _a_model_is_taken_for_a_policy,
     _oracles_know_their_environment,
