@@ -47,6 +47,11 @@ def test_the_whole_job_leaves_what_others_rely_on(smoke_run: Path) -> None:
         number = results["prediction"]["observation"]["15"][kind]
         assert number["n"] > 0 and number["low"] <= number["value"] <= number["high"]
     assert {"policy", "logs", "random"} <= results["returns"].keys()
+    assert results["decision"]["lengths"].keys() == {"5", "15"}
+    assert {"policy", "step 30", "random"} <= results["decision"]["policies"].keys()
+    assert results["decision"]["spearman"]["n"] == len(results["decision"]["policies"]) >= 8
+    played = (smoke_run / "evaluation" / "episodes.jsonl").read_text().splitlines()
+    assert [json.loads(row)["seed"] for row in played] == 2 * [1000, 1001, 1002, 1003]
     assert (smoke_run / "evaluation" / "report.html").stat().st_size < 3e6
     assert (smoke_run / "evaluation" / "results.md").exists()
 

@@ -4,6 +4,7 @@ them.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -92,6 +93,21 @@ class LoadedRun:
         self.directory.bind_data(self.spec, trajectories.fingerprint())
         return evaluate_loaded(self, trajectories, options)
 
+    def earlier_policies(self) -> dict[str, nnx.Module]:
+        """The policies of other checkpoints on disk that act on the same model's features, by name.
+
+        There are none where the stage trains the model too: their features are another model's.
+        """
+        found = {}
+        for step in integrity.steps_in(self.directory.checkpoints(self.stage)):
+            if self.policy is None or step == self.step:
+                continue
+            with contextlib.suppress(CheckpointError):  # damaged: there is nothing to judge by it
+                other = load(self.directory.path, str(step))
+                if other.stage == self.stage and _same(other.model, self.model):
+                    found[f"step {step:,}"] = other.policy
+        return found
+
     def _inputs(
         self, observations: dict[str, np.ndarray], actions: np.ndarray, context: int, horizon: int
     ) -> tuple[Window, jax.Array]:
@@ -117,6 +133,12 @@ class LoadedRun:
             mask=~no,
         )
         return window, actions[:, context - 1 : context + horizon - 1]
+
+
+def _same(model: WorldModel, other: WorldModel) -> bool:
+    """Whether all parameters are, bit for bit."""
+    mine, theirs = (jax.tree.leaves(divide(m)[1]) for m in (model, other))
+    return all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
 @nnx.jit

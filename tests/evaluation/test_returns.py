@@ -1,16 +1,27 @@
 """Returns belong to the episode's seed, and mistakes are said plainly."""
 
+import gymnasium
 import jax
 import numpy as np
 import pytest
 from flax import nnx
+from gymnasium.utils import seeding
 
 from worldmodel import models
 from worldmodel.config import RSSMOptions
 from worldmodel.data import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.errors import UserError
 from worldmodel.evaluation import environments
-from worldmodel.evaluation.returns import Reactive, episode_returns, model_policy, random_policy
+from worldmodel.evaluation.returns import (
+    Reactive,
+    environments_of,
+    model_policies,
+    model_policy,
+    play,
+    play_in,
+    random_policy,
+)
+from worldmodel.evaluation.statistics import wilson
 from worldmodel.nn.heads import ActionHead
 
 CARTPOLE = DataSpec(
@@ -33,7 +44,7 @@ def untrained(spec, model=None):
 def test_returns_do_not_depend_on_how_many_environments_run_at_once():
     act = untrained(CARTPOLE)
     one, eight, fifty = (
-        episode_returns("CartPole-v1", CARTPOLE, act, 50, 7, parallel) for parallel in (1, 8, 50)
+        play("CartPole-v1", CARTPOLE, act, 50, 7, parallel).returns for parallel in (1, 8, 50)
     )
     assert len(np.unique(fifty)) > 2  # episodes of unequal lengths
     np.testing.assert_array_equal(one, fifty)
@@ -44,21 +55,21 @@ def test_continuous_actions_and_names_of_the_logs_own(worlds):
     spec = DataSpec({"position": PENDULUM.observations["observation"]}, PENDULUM.action)
     act = untrained(spec, worlds.Repeat(3))
     together, apart = (
-        episode_returns("Pendulum-v1", spec, act, 6, 3, parallel) for parallel in (6, 2)
+        play("Pendulum-v1", spec, act, 6, 3, parallel).returns for parallel in (6, 2)
     )
     np.testing.assert_array_equal(together, apart)
 
 
 def test_an_episode_is_its_seed_alone():
     act = random_policy(CARTPOLE)
-    later = episode_returns("CartPole-v1", CARTPOLE, act, 3, seed=12)
+    later = play("CartPole-v1", CARTPOLE, act, 3, seed=12).returns
     np.testing.assert_array_equal(
-        episode_returns("CartPole-v1", CARTPOLE, act, 70, seed=10)[2:5], later
+        play("CartPole-v1", CARTPOLE, act, 70, seed=10).returns[2:5], later
     )
 
 
 def test_random_policy_earns_what_is_known_of_it():
-    returns = episode_returns("CartPole-v1", CARTPOLE, random_policy(CARTPOLE), 200, 0)
+    returns = play("CartPole-v1", CARTPOLE, random_policy(CARTPOLE), 200, 0).returns
     assert 19 < returns.mean() < 26  # 22.2 in the long run
 
 
@@ -68,7 +79,7 @@ def test_a_policy_gets_what_it_sees_and_is_scored_in_full():
         x, v, angle, turn = observation["observation"].T
         return memory, (angle + 0.5 * turn + 0.05 * v + 0.02 * x > 0).astype(np.int32)
 
-    assert episode_returns("CartPole-v1", CARTPOLE, lean, 5, 0).min() > 300
+    assert play("CartPole-v1", CARTPOLE, lean, 5, 0).returns.min() > 300
 
 
 @pytest.mark.parametrize("name", ["Pendulm-v1", "nowhere/Nothing-v0", "no_such_package:Thing-v0"])
@@ -92,3 +103,85 @@ def test_environment_that_does_not_fit_the_logs_is_a_users_mistake():
     twice = DataSpec(PENDULUM.observations | CARTPOLE.observations | {"b": None}, PENDULUM.action)
     with pytest.raises(UserError, match="a single Box"):
         environments.check("Pendulum-v1", twice)
+
+
+class Coin(gymnasium.Env):
+    """Succeeds after 20 steps with probability 0.5, else fails after 100; what is done is paid."""
+
+    observation_space = gymnasium.spaces.Box(-1, 1, (4,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.wins, self.steps = self.np_random.random() < 0.5, 0
+        return self._seen(), {}
+
+    def step(self, action):
+        self.steps += 1
+        won = self.wins and self.steps == 20
+        info = {"is_success": won}
+        return self._seen(), float(action + won), won, self.steps == 100, info
+
+    def _seen(self):
+        return self.np_random.uniform(-1, 1, 4).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def coin():
+    gymnasium.register("Coin-v0", Coin)
+    yield "Coin-v0"
+    gymnasium.registry.pop("Coin-v0")
+
+
+def test_short_successes_are_not_favoured(coin):
+    """Keeping the first that finish would report 0.9 in 50 environments; the truth is 0.5."""
+    plays = [
+        play(coin, CARTPOLE, random_policy(CARTPOLE), 128, 1000, parallel)
+        for parallel in (1, 8, 50, 64)
+    ]
+    truth = [seeding.np_random(int(seed))[0].random() < 0.5 for seed in plays[0].seeds]
+    for played in plays:
+        assert played.rows() == plays[0].rows()
+        np.testing.assert_array_equal(played.success, truth)
+        rate = wilson(int(played.success.sum()), 128)
+        assert rate.low <= 0.5 <= rate.high
+
+
+def test_an_episodes_row_says_how_it_went(coin):
+    played = play(coin, CARTPOLE, random_policy(CARTPOLE), 30, 5)
+    assert played.success.any() and not played.success.all()
+    np.testing.assert_array_equal(played.success, played.terminated)
+    np.testing.assert_array_equal(played.truncated, ~played.terminated)
+    np.testing.assert_array_equal(played.lengths, np.where(played.success, 20, 100))
+    row = played.rows()[3]
+    assert row["seed"] == 8 and row["return"] == played.returns[3]
+    assert row.keys() == {"seed", "return", "length", "terminated", "truncated", "success"}
+
+
+def test_success_is_not_guessed_from_an_end():
+    assert play("CartPole-v1", CARTPOLE, random_policy(CARTPOLE), 3, 0).success is None
+
+
+def test_episodes_that_are_cut_say_so():
+    with environments_of("CartPole-v1", CARTPOLE, 2) as environments:
+        cut = play_in(environments, CARTPOLE, random_policy(CARTPOLE), 4, 0, steps=5)
+    assert cut.rewards.shape == (4, 5) and cut.truncated.all() and not cut.terminated.any()
+
+
+def test_choosers_that_share_a_program_act_as_they_would_alone():
+    options = RSSMOptions(deter=32, hidden=16, blocks=2)
+    model = nnx.jit(lambda key: models.build(options, CARTPOLE, key))(jax.random.key(0))
+    choosers = [
+        Reactive(ActionHead(model.feature_size, CARTPOLE.action, 32, 1, rngs=nnx.Rngs(seed)))
+        for seed in (1, 2)
+    ]
+    together = [
+        play("CartPole-v1", CARTPOLE, act, 5, 0).returns
+        for act in model_policies(model, choosers, CARTPOLE)
+    ]
+    alone = [
+        play("CartPole-v1", CARTPOLE, model_policy(model, c, CARTPOLE), 5, 0).returns
+        for c in choosers
+    ]
+    np.testing.assert_array_equal(together, alone)
+    assert (together[0] != together[1]).any()

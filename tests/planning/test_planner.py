@@ -12,7 +12,7 @@ from worldmodel import planning
 from worldmodel.config import PlannerOptions
 from worldmodel.data import ActionSpec
 from worldmodel.errors import ConfigError
-from worldmodel.evaluation.returns import episode_returns, model_policy
+from worldmodel.evaluation.returns import model_policy, play
 from worldmodel.nn.distributions import Normal
 from worldmodel.planning.elites import best, finite
 
@@ -244,7 +244,7 @@ def test_in_the_real_world_an_episode_is_its_seed_alone(known):
     options = replace(FEW, samples=8, horizon=2)
     act = model_policy(known.Pendulum(3), planning.build(options, spec), spec)
     together, apart = (
-        episode_returns("Pendulum-v1", spec, act, 3, 5, parallel, lanes=2) for parallel in (2, 1)
+        play("Pendulum-v1", spec, act, 3, 5, parallel, lanes=2).returns for parallel in (2, 1)
     )
     np.testing.assert_array_equal(together, apart)
 
@@ -254,4 +254,4 @@ def test_in_the_real_world_an_episode_is_its_seed_alone(known):
 def test_the_real_pendulum_is_swung_up_with_its_true_dynamics(known, kind):
     spec = known.spec(3, 2.0)
     act = model_policy(known.Pendulum(3), planning.build(PlannerOptions(kind=kind), spec), spec)
-    assert episode_returns("Pendulum-v1", spec, act, 8, 0, lanes=8).mean() > -300
+    assert play("Pendulum-v1", spec, act, 8, 0, lanes=8).returns.mean() > -300

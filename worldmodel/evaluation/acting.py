@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 from flax import nnx
 
 from worldmodel import planning
@@ -15,9 +14,10 @@ from worldmodel.evaluation.returns import (
     MOST_LANES,
     PLANNED_LANES,
     Act,
+    Episodes,
     Reactive,
-    episode_returns,
     model_policy,
+    play,
     random_policy,
 )
 from worldmodel.models.interface import WorldModel
@@ -47,12 +47,11 @@ def who_act(
     return acting | {"random": [random_policy(spec)]} if acting else {}
 
 
-def earned_by(
+def played_by(
     who: str, acts: Sequence[Act], environment: str, spec: DataSpec, options: EvaluationOptions
-) -> list[np.ndarray]:
-    """Returns (episodes,) of each of `acts`, all on the same episode seeds."""
+) -> list[Episodes]:
+    """The episodes of each of `acts`, all on the same episode seeds."""
     lanes = PLANNED_LANES if who == "planner" else MOST_LANES
     return [
-        episode_returns(environment, spec, act, options.episodes, options.seed, lanes=lanes)
-        for act in acts
+        play(environment, spec, act, options.episodes, options.seed, lanes=lanes) for act in acts
     ]

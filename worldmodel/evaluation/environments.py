@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -12,6 +12,17 @@ from worldmodel.data.spec import ActionSpec, DataSpec
 from worldmodel.errors import UserError, nearest
 
 Observation = dict[str, np.ndarray]
+SUCCESS = ("success", "is_success")  # names under which environments' `info` tells it
+
+
+class Outcome(NamedTuple):
+    """What an action led to. `success`: as the environment tells it, None where it does not."""
+
+    observation: Observation
+    reward: float
+    terminated: bool
+    truncated: bool
+    success: bool | None
 
 
 class RealEnvironment:
@@ -35,11 +46,13 @@ class RealEnvironment:
     def reset(self, seed: int) -> Observation:
         return self._observe(self.environment.reset(seed=seed)[0])
 
-    def step(self, action: np.ndarray) -> tuple[Observation, float, bool]:
-        """Takes a raw action; gives the observation, the reward and whether the episode is over."""
+    def step(self, action: np.ndarray) -> Outcome:
+        """Takes a raw action."""
         taken = _acted(self.environment.action_space, action)
-        observation, reward, terminated, truncated, _ = self.environment.step(taken)
-        return self._observe(observation), float(reward), bool(terminated or truncated)
+        observation, reward, terminated, truncated, info = self.environment.step(taken)
+        success = next((bool(info[name]) for name in SUCCESS if name in info), None)
+        seen = self._observe(observation)
+        return Outcome(seen, float(reward), bool(terminated), bool(truncated), success)
 
     def close(self) -> None:
         self.environment.close()
@@ -62,6 +75,12 @@ class RealEnvironment:
             same = shape == o.shape if o.is_image else np.prod(shape, dtype=int) == o.shape[0]
             if not same:
                 raise _mismatch(self.name, f"its {key!r} is of shape {shape}", f"shape {o.shape}")
+
+
+def episode_limit(name: str) -> int | None:
+    """Steps after which an episode of the environment is cut off, None without a limit."""
+    limit = gymnasium.spec(name.rpartition(":")[2]).max_episode_steps
+    return None if limit is None or limit < 0 else limit
 
 
 def check(name: str, spec: DataSpec) -> None:

@@ -8,7 +8,7 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,22 +24,27 @@ from worldmodel.config import EvaluationOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.evaluation import environments
-from worldmodel.evaluation.acting import Agent, earned_by, who_act
+from worldmodel.evaluation.acting import Agent, played_by, who_act
 from worldmodel.evaluation.aggregates import SEEDS
+from worldmodel.evaluation.decision import decide
 from worldmodel.evaluation.prediction import Prediction, open_loop
 from worldmodel.evaluation.report import page
 from worldmodel.evaluation.results import (
     Provenance,
     Results,
     Return,
+    Scale,
+    episodes,
     markdown,
     render,
     to_json,
 )
+from worldmodel.evaluation.returns import Episodes
 from worldmodel.evaluation.spectrum import spectrum_of
-from worldmodel.evaluation.statistics import Bootstrap
+from worldmodel.evaluation.statistics import Bootstrap, Number, wilson
 from worldmodel.evaluation.uncertainty import has_members, uncertainty_beside_error
 from worldmodel.models.interface import WorldModel
+from worldmodel.references import Reference, reference_of
 from worldmodel.run_directory import write_json
 from worldmodel.storage import write_text
 
@@ -63,6 +68,7 @@ def evaluate(
     provenance: Provenance | None = None,
     value: planning.Value | None = None,
     twins: Sequence[Agent] = (),
+    earlier: Mapping[str, nnx.Module] | None = None,
 ) -> Results:
     """Judges a model on `held_out` episodes, and a policy, a planner or both, who act with it, in
     the real environment.
@@ -70,10 +76,12 @@ def evaluate(
     Returns are measured where there are both one who acts and an environment, and stand beside
     those of `all_logs` (training and held out) and of a random policy on the same seeds. `value`,
     a critic's, is for the planner. With `twins`, of other training seeds, a return is the mean over
-    all seeds and its interval is over them. `provenance` says whose model it is; split, times and
-    versions are added to it.
+    all seeds and its interval is over them. `earlier` policies, by name, act on the same features:
+    the model is judged by how it ranks them too. `provenance` says whose model it is; split, times
+    and versions are added to it.
     """
     seconds: dict[str, float] = {}
+    reference = reference_of(options)
     agents = [Agent(model, policy, value), *twins]
     acting = who_act(agents, spec, options.planner) if environment is not None else {}
     if acting:
@@ -93,11 +101,16 @@ def evaluate(
     returns = {}
     for name, acts in acting.items():
         with _timed(seconds, f"returns.{name}"):
-            earned = earned_by(name, acts, environment, spec, options)
-        returns[name] = _mean_return(earned, bootstrap)
+            played = played_by(name, acts, environment, spec, options)
+        returns[name] = _mean_return(played, bootstrap, reference)
+    decision = None
+    if acting and policy is not None and _decides(model, spec, options):
+        with _timed(seconds, "decision"):
+            decision = decide(model, policy, earlier or {}, spec, environment, options)
     if all_logs.rewards is not None:
         logged = all_logs.returns()
-        returns["logs"] = Return(bootstrap.mean(logged, "episodes"), logged)
+        mean = bootstrap.mean(logged, "episodes")
+        returns["logs"] = Return(mean, logged, normalized=_normalized(mean, reference))
     order = [name for name in ("policy", "planner", "logs", "random") if name in returns]
     provenance = dataclasses.replace(
         provenance or Provenance(),
@@ -106,16 +119,41 @@ def evaluate(
         seconds=seconds,
         software=_software(),
     )
+    scale = None
+    if reference is not None:
+        limit = None if environment is None else environments.episode_limit(environment)
+        scale = Scale(reference, reference.note(limit))
     returns = {name: returns[name] for name in order}
     of_model = (spectrum_of(model), uncertainty)
-    return Results(prediction, returns, options.confidence, provenance, *of_model)
+    return Results(prediction, returns, options.confidence, provenance, *of_model, decision, scale)
 
 
-def _mean_return(earned: list[np.ndarray], bootstrap: Bootstrap) -> Return:
+def _decides(model: WorldModel, spec: DataSpec, options: EvaluationOptions) -> bool:
+    return options.decision.rollouts > 0 and model.imagines and spec.has_reward
+
+
+def _mean_return(
+    played: list[Episodes], bootstrap: Bootstrap, reference: Reference | None
+) -> Return:
     """Of one agent's episodes, or the mean over training seeds."""
-    if len(earned) == 1:
-        return Return(bootstrap.mean(earned[0], "episodes"), earned[0])
-    return Return(bootstrap.mean(np.mean(earned, 1), SEEDS), np.concatenate(earned), SEEDS)
+    earned = [episodes.returns for episodes in played]
+    told = [p.success for p in played if p.success is not None]
+    if len(played) == 1:
+        units, mean = "episodes", bootstrap.mean(earned[0], "episodes")
+        rate = wilson(int(told[0].sum()), len(told[0]), bootstrap.confidence) if told else None
+    else:
+        units, mean = SEEDS, bootstrap.mean(np.mean(earned, 1), SEEDS)
+        rate = bootstrap.mean(np.mean(told, 1), SEEDS) if told else None
+    normalized = _normalized(mean, reference)
+    return Return(mean, np.concatenate(earned), units, played, rate, normalized)
+
+
+def _normalized(mean: Number, reference: Reference | None) -> Number | None:
+    if reference is None:
+        return None
+    value, low, high = (reference.score(x) for x in (mean.value, mean.low, mean.high))
+    method = f"{mean.method}; 0 is {reference.low:g}, 100 is {reference.high:g}"
+    return Number(value, low, high, mean.n, f"{method} ({reference.source})")
 
 
 def write(
@@ -124,12 +162,14 @@ def write(
     metrics: Path | None = None,
     card: dict[str, Any] | None = None,
 ) -> None:
-    """Writes results.json, results.md and report.html.
+    """Writes results.json, results.md, report.html and episodes.jsonl: a row for every episode in
+    the real environment.
 
     The page also shows the training curves of `metrics` (metrics.jsonl) and a data card, if given.
     """
     write_json(folder / "results.json", to_json(results))
     write_text(folder / "results.md", markdown(results))
+    write_text(folder / "episodes.jsonl", "".join(f"{json.dumps(r)}\n" for r in episodes(results)))
     rows = _rows(metrics) if metrics is not None and metrics.exists() else []
     write_text(folder / "report.html", page(results, rows, card))
 
@@ -142,7 +182,7 @@ def evaluate_loaded(
     """
     _, held_out = split(trajectories, run.config.data.holdout)
 
-    def judged(run: LoadedRun) -> Results:
+    def judged(run: LoadedRun, options: EvaluationOptions) -> Results:
         provenance = Provenance(
             run=run.config.name,
             stage=run.stage,
@@ -161,12 +201,15 @@ def evaluate_loaded(
             provenance,
             run.value,
             run.twins,
+            run.earlier_policies() if options.decision.rollouts else {},
         )
 
-    results = judged(run)
+    results = judged(run, options)
     if run.last is not None:
         same = (run.last.stage, run.last.step) == (run.stage, run.step)
-        results = dataclasses.replace(results, last=results if same else judged(run.last))
+        alone = dataclasses.replace(options.decision, rollouts=0)  # the best one's is told
+        options = dataclasses.replace(options, decision=alone)
+        results = dataclasses.replace(results, last=results if same else judged(run.last, options))
     folder = run.directory.evaluation
     write(results, folder, run.directory.metrics, data.card(trajectories))
     shown = Console()

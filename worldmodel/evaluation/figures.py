@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.evaluation.calibration import Calibration
+from worldmodel.evaluation.decision import Decision
 from worldmodel.evaluation.prediction import Example, KeyPrediction
 from worldmodel.evaluation.results import Return
 from worldmodel.evaluation.spectrum import KEPT_AFTER, Spectrum
@@ -256,6 +257,35 @@ def returns_by_who(returns: dict[str, Return]) -> str:
         "A dot for every episode"
         + (f" (at most {MOST_DOTS}, evenly picked by rank)" if few else "")
         + "; the diamond is the mean, the bar its interval.",
+        [("", panel.svg())],
+    )
+
+
+def policies_in_both_worlds(decision: Decision) -> str:
+    """A cross a policy: its imagined return over its real one, with both intervals."""
+    pairs = list(decision.policies.values())
+    ends = [[(x.value, x.low, x.high) for x in (both.real, both.imagined)] for both in pairs]
+    real, imagined = np.moveaxis(np.array(ends), 1, 0)  # (policies, 3) each
+    span = extent(real, imagined)
+    panel = Panel(
+        span,
+        span,
+        label="Imagined against real return of every policy",
+        x_title=f"real return after {decision.steps:,} steps",
+        y_title="imagined return",
+        width=400,
+        height=374,  # so that a unit is as long upwards as across
+        left=52,
+    )
+    panel.line(span, span, "logs dashed")
+    for (x, *x_ends), (y, *y_ends) in zip(real, imagined, strict=True):
+        panel.line(x_ends, [y, y], "model thin")
+        panel.line([x, x], y_ends, "model thin")
+    panel.dots(real[:, 0], imagined[:, 0], "model", 3.5)
+    return figure(
+        "A dot for every policy, its mean return in the model over that in the real environment, "
+        "and their intervals. On the dashed line both are the same; a ranking needs only that the "
+        "dots rise together.",
         [("", panel.svg())],
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from worldmodel.evaluation import figures
+from worldmodel.evaluation import figures, ranking
 from worldmodel.evaluation.prediction_sheets import prediction_sheets
 from worldmodel.evaluation.results import (
     UNCERTAINTY_NOTE,
@@ -43,6 +43,7 @@ def page(
             section("Open-loop prediction", _prediction(results)),
             section("Imagined beside real", figures.imagined_beside_real(results.prediction.keys)),
             section("Returns", _returns(results)),
+            section("Ranking of policies and plans", _decision(results)),
             section("Uncertainty", _uncertainty(results)),
             section("Latent spectrum", _spectrum(results)),
             section("Training", figures.training_curves(metrics or [])),
@@ -89,7 +90,16 @@ def _prediction(results: Results) -> str:
 def _returns(results: Results) -> str:
     if not results.returns:
         return ""
-    return figures.returns_by_who(results.returns) + table(returns_sheet(results))
+    scale = "" if results.scale is None else f"<p class=note>{words(results.scale.note)}</p>"
+    return figures.returns_by_who(results.returns) + table(returns_sheet(results)) + scale
+
+
+def _decision(results: Results) -> str:
+    if results.decision is None:
+        return ""
+    tables = [*ranking.sheets(results.decision), ranking.policies_sheet(results.decision)]
+    noted = "".join(f"<p class=note>{words(n)}</p>" for n in ranking.notes(results.decision))
+    return figures.policies_in_both_worlds(results.decision) + "".join(map(table, tables)) + noted
 
 
 def _uncertainty(results: Results) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,13 +10,17 @@ import numpy as np
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from worldmodel.evaluation import ranking
 from worldmodel.evaluation.aggregates import SEEDS, note_on_seeds
+from worldmodel.evaluation.decision import Decision
 from worldmodel.evaluation.prediction import HorizonNumbers, KeyPrediction, Prediction
 from worldmodel.evaluation.prediction_sheets import prediction_sheets
+from worldmodel.evaluation.returns import Episodes
 from worldmodel.evaluation.sheets import Sheet, in_steps, listed
 from worldmodel.evaluation.spectrum import Spectrum
 from worldmodel.evaluation.statistics import Number, finite, shown
 from worldmodel.evaluation.uncertainty import Uncertainty
+from worldmodel.references import Reference
 
 ERRORS_NOTE = (
     "Errors are medians over starts; skill is 1 - median error / median error of persistence (the "
@@ -43,11 +48,19 @@ ACTING = ("policy", "planner")  # with the model, in the real environment
 
 @dataclass(frozen=True)
 class Return:
-    """The mean return of one who acts, its interval over `units`, and the returns (episodes,)."""
+    """The mean return of one who acts, its interval over `units`, and the returns (episodes,).
+
+    played: the episodes in full, those of each training seed; none of the logs
+    success: the rate of what the environment calls success, where it tells
+    normalized: the mean on a scale where a reference's pair is 0 and 100
+    """
 
     mean: Number
     episodes: np.ndarray
     units: str = "episodes"
+    played: Sequence[Episodes] = ()
+    success: Number | None = None
+    normalized: Number | None = None
 
 
 @dataclass(frozen=True)
@@ -66,10 +79,19 @@ class Provenance:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """What normalised scores are counted by, and what is to be said of it."""
+
+    reference: Reference
+    note: str
+
+
+@dataclass(frozen=True)
 class Results:
     """A whole evaluation. `returns` holds those of policy, planner, logs and random that could be
-    had; `spectrum` is that of a linear latent, `uncertainty` that of an ensemble, `last` what was
-    found of the last checkpoint where these numbers are those of the best.
+    had; `spectrum` is that of a linear latent, `uncertainty` that of an ensemble, `decision` how
+    the model ranks policies and plans; `scale` is there where returns are normalised; `last` what
+    was found of the last checkpoint where these numbers are those of the best.
     """
 
     prediction: Prediction
@@ -78,12 +100,16 @@ class Results:
     provenance: Provenance
     spectrum: Spectrum | None = None
     uncertainty: Uncertainty | None = None
+    decision: Decision | None = None
+    scale: Scale | None = None
     last: Results | None = None
 
     @property
     def notes(self) -> list[str]:
         """What one has to know beside the numbers."""
         said = [note_on_seeds(_seeds(self))] if self.provenance.stage else []
+        said += [] if self.scale is None else [self.scale.note]
+        said += [] if self.decision is None else ranking.notes(self.decision)
         return [*self.prediction.notes, *filter(None, said)]
 
 
@@ -125,6 +151,10 @@ def to_json(results: Results) -> dict[str, Any]:
         "reward": {str(h): r.to_json() for h, r in results.prediction.rewards.items()},
         "terminal": {str(h): e.to_json() for h, e in results.prediction.ends.items()},
         "returns": {name: r.mean.to_json() for name, r in results.returns.items()},
+        "success": _where_told(results, "success"),
+        "normalized": _where_told(results, "normalized"),
+        "reference": None if results.scale is None else results.scale.reference.to_json(),
+        "decision": None if results.decision is None else results.decision.to_json(),
         "last": None if results.last is None else _of_last(results.last),
         "units": {key: judged.unit for key, judged in results.prediction.keys.items()},
         "notes": results.notes,
@@ -141,6 +171,24 @@ def to_json(results: Results) -> dict[str, Any]:
         "software": source.software,
         "config": source.config,
     }
+
+
+def _where_told(results: Results, name: str) -> dict[str, Any]:
+    """Of everyone who acts, where there is such a number."""
+    found = {who: getattr(r, name) for who, r in results.returns.items()}
+    return {who: number.to_json() for who, number in found.items() if number is not None}
+
+
+def episodes(results: Results) -> list[dict[str, Any]]:
+    """Plain JSON, a row for every episode played: who acted, of which training seed (0, 1, ...),
+    the episode's seed, return, length, how it ended, and success where the environment tells.
+    """
+    return [
+        {"who": who, "training_seed": seed} | row
+        for who, earned in results.returns.items()
+        for seed, played in enumerate(earned.played)
+        for row in played.rows()
+    ]
 
 
 def _numbers(numbers: HorizonNumbers) -> dict[str, Any]:
@@ -186,6 +234,7 @@ def sheets(results: Results) -> list[Sheet]:
     """The numbers with n and interval: of prediction, returns, and an ensemble's uncertainty."""
     made = prediction_sheets(results.prediction)
     made += [returns_sheet(results)] if results.returns else []
+    made += [] if results.decision is None else ranking.sheets(results.decision)
     return made + ([] if results.uncertainty is None else uncertainty_sheets(results.uncertainty))
 
 
@@ -196,11 +245,19 @@ def returns_sheet(results: Results) -> Sheet:
     if results.last is not None:
         mine = {f"{n}, last checkpoint": r for n, r in results.last.returns.items() if n in ACTING}
         named = mine | named
+    more = {"success": "success", "normalized": "normalised"}
+    told = {n: title for n, title in more.items() if _where_told(results, n)}
     rows = [
-        [name, str(r.mean), str(r.mean.n) if r.units == "episodes" else f"{r.mean.n} {r.units}"]
+        [
+            name,
+            str(r.mean),
+            *["" if (x := getattr(r, n)) is None else str(x) for n in told],
+            str(r.mean.n) if r.units == "episodes" else f"{r.mean.n} {r.units}",
+        ]
         for name, r in named.items()
     ]
-    return Sheet(f"Mean return of an episode{where}", ["who", "return", "episodes"], rows)
+    header = ["who", "return", *told.values(), "episodes"]
+    return Sheet(f"Mean return of an episode{where}", header, rows)
 
 
 def uncertainty_sheets(uncertainty: Uncertainty) -> list[Sheet]:
@@ -226,6 +283,7 @@ def markdown(results: Results) -> str:
     lines = [f"# {source.run or 'world model'}: {checkpoint(source)}", "", *headline(results), ""]
     for sheet in sheets(results):
         lines += [sheet.markdown(), ""]
+    lines += [ranking.policies_sheet(results.decision).markdown(), ""] if results.decision else []
     lines += [interval_note(results), *results.notes, ""]
     if results.uncertainty is not None:
         lines += [UNCERTAINTY_NOTE, ""]
@@ -265,6 +323,7 @@ def headline(results: Results) -> list[str]:
     keys = results.prediction.keys.items()
     said = [f"{_on_prediction(key, judged)}{_on_trust(judged)}" for key, judged in keys]
     said += [_on_return(results, who) for who in ACTING if who in results.returns]
+    said += [] if results.decision is None else [ranking.sentence(results.decision)]
     said += [_on_last(results)] if results.last is not None else []
     return said or ["There was neither a prediction nor a return to judge."]
 

@@ -8,7 +8,9 @@ that finish would favour short ones.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -20,6 +22,7 @@ from worldmodel.data.readers.gymnasium import LONGEST_EPISODE_STEPS
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.evaluation.environments import Observation, RealEnvironment
+from worldmodel.learner import divide
 from worldmodel.models.interface import State, WorldModel
 
 MOST_LANES = 64  # episodes in one call of the policy
@@ -38,7 +41,43 @@ class Memory(NamedTuple):
     own: Any  # the chooser's
 
 
-def episode_returns(
+@dataclass(frozen=True)
+class Episodes:
+    """E episodes in the real environment, one row each.
+
+    seeds: (E,); rewards: (E, T), zeros after an episode's end; lengths: (E,) steps
+    terminated, truncated: (E,) bool, as the environment says; an episode that it does not end in
+    time is truncated
+    success: (E,) bool, whether it said so at any step; None where it never says
+    """
+
+    seeds: np.ndarray
+    rewards: np.ndarray
+    lengths: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    success: np.ndarray | None
+
+    @property
+    def returns(self) -> np.ndarray:
+        """(E,) undiscounted. Summed in order: what is added after the end changes no digit."""
+        return self.rewards.cumsum(1)[:, -1]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Plain JSON, a dict an episode."""
+        success = [None] * len(self.seeds) if self.success is None else self.success.tolist()
+        columns = {
+            "seed": self.seeds.tolist(),
+            "return": self.returns.tolist(),
+            "length": self.lengths.tolist(),
+            "terminated": self.terminated.tolist(),
+            "truncated": self.truncated.tolist(),
+            "success": success,
+        }
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def play(
     environment: str,
     spec: DataSpec,
     act: Act,
@@ -46,24 +85,36 @@ def episode_returns(
     seed: int,
     parallel: int | None = None,
     lanes: int = MOST_LANES,
-) -> np.ndarray:
-    """(episodes,) undiscounted returns; episode j has seed + j.
+) -> Episodes:
+    """Plays a fixed set of episodes, all to their end; episode j has seed + j.
 
     A call of `act` serves `lanes` episodes. `parallel` environments run at once (none: as many as
     there are lanes). They step together, with one call of `act` a step; it changes the time taken,
-    not the returns.
+    not the episodes.
     """
-    lanes = min(episodes, lanes)
-    parallel = min(parallel or lanes, lanes)
-    returns = np.zeros(episodes)
-    with _environments(environment, spec, parallel) as environments:
-        for block in range(0, episodes, lanes):
-            seeds = seed + block + np.arange(lanes)
-            used = min(lanes, episodes - block)
-            for first in range(0, used, parallel):
-                group = np.arange(first, min(first + parallel, used))
-                returns[block + group] = _play(environments, group, seeds, act, spec)
-    return returns
+    parallel = min(parallel or lanes, lanes, episodes)
+    with environments_of(environment, spec, parallel) as environments:
+        return play_in(environments, spec, act, episodes, seed, min(episodes, lanes))
+
+
+def play_in(
+    environments: Sequence[RealEnvironment],
+    spec: DataSpec,
+    act: Act,
+    episodes: int,
+    seed: int,
+    lanes: int = MOST_LANES,
+    steps: int = LONGEST_EPISODE_STEPS,
+) -> Episodes:
+    """`play` in environments that are there already; episodes are cut after `steps`."""
+    parts = []
+    for block in range(0, episodes, lanes):
+        seeds = seed + block + np.arange(lanes)
+        used = min(lanes, episodes - block)
+        for first in range(0, used, len(environments)):
+            group = np.arange(first, min(first + len(environments), used))
+            parts.append(_play(environments, group, seeds, act, spec, steps))
+    return _joined(parts)
 
 
 def random_policy(spec: DataSpec) -> Act:
@@ -115,7 +166,18 @@ def model_policy(model: WorldModel, chooser: Chooser, spec: DataSpec) -> Act:
     """Filters what it sees with `model.observe`, row by row, and acts as `chooser`, a module, would
     in the state. All randomness belongs to the episode's seed.
     """
-    definition, params = nnx.split((model, chooser))
+    return model_policies(model, [chooser], spec)[0]
+
+
+def model_policies(model: WorldModel, choosers: Sequence[Chooser], spec: DataSpec) -> list[Act]:
+    """`model_policy` of several choosers that differ in parameters alone: one compiled program."""
+    definition, _ = divide((model, choosers[0]))
+
+    # Compiled, so that its arrays lie where the parameters do, as those of every later step will:
+    # else the first step would be a program of its own.
+    @partial(jax.jit, static_argnames="lanes", keep_unused=True)
+    def begin(params: Any, lanes: int) -> Memory:
+        return _nothing(*nnx.merge(definition, params), spec, lanes)
 
     @jax.jit
     def advance(
@@ -135,45 +197,83 @@ def model_policy(model: WorldModel, chooser: Chooser, spec: DataSpec) -> Act:
 
         return jax.vmap(one)(memory, observation, seeds)
 
-    def act(
-        memory: Any, observation: Observation, seeds: np.ndarray, step: int
-    ) -> tuple[Any, np.ndarray]:
-        if memory is None:
-            memory = _nothing(model, chooser, spec, len(seeds))
-        memory, action = advance(params, memory, observation, seeds, np.int32(step))
-        return memory, spec.action.denormalize(np.asarray(action))
+    def acting(chooser: Chooser) -> Act:
+        _, params = divide((model, chooser))
 
-    return act
+        def act(
+            memory: Any, observation: Observation, seeds: np.ndarray, step: int
+        ) -> tuple[Any, np.ndarray]:
+            if memory is None:
+                memory = begin(params, len(seeds))
+            memory, action = advance(params, memory, observation, seeds, np.int32(step))
+            return memory, spec.action.denormalize(np.asarray(action))
+
+        return act
+
+    return [acting(chooser) for chooser in choosers]
 
 
 def _play(
-    environments: list[RealEnvironment],
+    environments: Sequence[RealEnvironment],
     group: np.ndarray,
     seeds: np.ndarray,
     act: Act,
     spec: DataSpec,
-) -> np.ndarray:
-    """Returns of the episodes in the lanes `group`; the other lanes hold zeros and go unread."""
-    returns, running = np.zeros(len(group)), np.ones(len(group), bool)
+    steps: int,
+) -> Episodes:
+    """The episodes in the lanes `group`; the other lanes hold zeros and go unread."""
+    count = len(group)
+    running, terminated, truncated, success, told = np.zeros((5, count), bool)
+    running[:], lengths, rewards = True, np.zeros(count, int), []
     seen = {key: np.zeros((len(seeds), *o.shape), o.dtype) for key, o in spec.observations.items()}
     for i, lane in enumerate(group):
         _put(seen, lane, environments[i].reset(int(seeds[lane])))
     memory, step = None, 0
-    while running.any() and step < LONGEST_EPISODE_STEPS:
+    while running.any() and step < steps:
         memory, actions = act(memory, seen, seeds, step)
         # The device may still read the last arrays: the next row goes into new ones.
         seen = {key: value.copy() for key, value in seen.items()}
+        rewards.append(np.zeros(count))
         for i in np.flatnonzero(running):
-            observation, reward, over = environments[i].step(actions[group[i]])
-            _put(seen, group[i], observation)
-            returns[i] += reward
-            running[i] = not over
+            outcome = environments[i].step(actions[group[i]])
+            _put(seen, group[i], outcome.observation)
+            rewards[-1][i] = outcome.reward
+            terminated[i], truncated[i] = outcome.terminated, outcome.truncated
+            told[i] |= outcome.success is not None
+            success[i] |= bool(outcome.success)
+            lengths[i] += 1
+            running[i] = not (outcome.terminated or outcome.truncated)
         step += 1
-    return returns
+    return Episodes(
+        seeds[group],
+        np.stack(rewards, 1),
+        lengths,
+        terminated,
+        truncated | running,
+        success if told.any() else None,
+    )
+
+
+def _joined(parts: Sequence[Episodes]) -> Episodes:
+    longest = max(part.rewards.shape[1] for part in parts)
+    never = all(part.success is None for part in parts)
+    success = [np.zeros(len(p.seeds), bool) if p.success is None else p.success for p in parts]
+    return Episodes(
+        np.concatenate([part.seeds for part in parts]),
+        np.concatenate(
+            [np.pad(p.rewards, ((0, 0), (0, longest - p.rewards.shape[1]))) for p in parts]
+        ),
+        *(
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("lengths", "terminated", "truncated")
+        ),
+        None if never else np.concatenate(success),
+    )
 
 
 @contextlib.contextmanager
-def _environments(name: str, spec: DataSpec, count: int) -> Iterator[list[RealEnvironment]]:
+def environments_of(name: str, spec: DataSpec, count: int) -> Iterator[list[RealEnvironment]]:
+    """`count` environments, closed in the end."""
     with contextlib.ExitStack() as stack:
         made = [RealEnvironment(name, spec) for _ in range(count)]
         for environment in made:

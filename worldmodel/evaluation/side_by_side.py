@@ -16,7 +16,7 @@ from worldmodel.config import EvaluationOptions
 from worldmodel.config_io import changed
 from worldmodel.data.trajectories import split
 from worldmodel.errors import ConfigError
-from worldmodel.evaluation.acting import earned_by, who_act
+from worldmodel.evaluation.acting import played_by, who_act
 from worldmodel.evaluation.comparison import (
     NOTE,
     Comparison,
@@ -115,7 +115,8 @@ def _returns(
     for name, run in runs.items():
         acting = who_act(run.agents, run.spec, options.planner)
         for who in acting.keys() - {"random"}:
-            per_seed = earned_by(who, acting[who], environment, run.spec, options)
+            played = played_by(who, acting[who], environment, run.spec, options)
+            per_seed = [episodes.returns for episodes in played]
             earned.setdefault(who, {})[name] = np.stack(per_seed)
     return earned
 

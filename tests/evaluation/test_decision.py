@@ -1,0 +1,189 @@
+"""The true dynamics rank policies and plans as the world does; a liar ranks them the other way."""
+
+from types import SimpleNamespace
+
+import gymnasium
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from worldmodel import models
+from worldmodel.config import DecisionOptions, EvaluationOptions, OracleOptions, RSSMOptions
+from worldmodel.data import ActionSpec, DataSpec, ObservationSpec
+from worldmodel.evaluation import ranking
+from worldmodel.evaluation.agreement import ImaginedReturn, RealReturn
+from worldmodel.evaluation.contenders import Mixed, contenders, imagined_returns
+from worldmodel.evaluation.decision import (
+    compared_lengths,
+    decide,
+    first_observations,
+    real_returns,
+)
+from worldmodel.evaluation.environments import RealEnvironment
+from worldmodel.evaluation.figures import policies_in_both_worlds
+from worldmodel.evaluation.returns import environments_of, model_policy, random_policy
+from worldmodel.evaluation.sequences import candidates, sequence_agreement, starts_of
+from worldmodel.evaluation.statistics import Bootstrap
+from worldmodel.models.oracle import Oracle
+from worldmodel.nn.distributions import ScalarMSE
+from worldmodel.nn.heads import ActionHead
+
+OPTIONS = EvaluationOptions(
+    resamples=200,
+    decision=DecisionOptions(rollouts=12, lengths=[5, 60], starts=3, sequences=16, steps=10),
+)
+
+
+class Liar(Oracle):
+    """Knows what happens, and tells the opposite of what it is worth."""
+
+    def reward(self, state):
+        return ScalarMSE(-super().reward(state).mean(), 1.0)
+
+
+class Noisy(gymnasium.Wrapper):
+    """Pendulum that is pushed by chance, and not by its seed."""
+
+    def step(self, action):
+        return self.env.step(action + np.random.default_rng().normal(0, 0.5, 1).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def world(pendulum):
+    """Models that know the dynamics, and a policy with a will of its own."""
+    spec = pendulum.spec()
+    options = OracleOptions(environment="Pendulum-v1")
+    made = {kind: kind(options, spec, rngs=nnx.Rngs(0)) for kind in (Oracle, Liar)}
+    actor = ActionHead(made[Oracle].feature_size, spec.action, 16, 1, rngs=nnx.Rngs(2))
+    actor.location.kernel[...] = 40 * actor.location.kernel[...]  # acts strongly
+    return SimpleNamespace(spec=spec, oracle=made[Oracle], liar=made[Liar], actor=actor)
+
+
+@pytest.fixture(scope="module")
+def found(world):
+    earlier = {"step 7": ActionHead(3, world.spec.action, 16, 1, rngs=nnx.Rngs(5))}
+    return {
+        name: decide(model, world.actor, earlier, world.spec, "Pendulum-v1", OPTIONS)
+        for name, model in (("oracle", world.oracle), ("liar", world.liar))
+    }
+
+
+def test_without_chance_imagined_and_real_returns_are_the_same(world):
+    everyone = contenders(world.actor, {}, world.spec.action)
+    sure = {n: c for n, c in everyone.items() if n != "random" and "%" not in n}
+    assert len(everyone) >= 8 and len(sure) >= 6
+    with environments_of("Pendulum-v1", world.spec, 4) as environments:
+        first = first_observations(environments, 3)
+        for chooser in sure.values():
+            act = model_policy(world.oracle, chooser, world.spec)
+            real = real_returns(environments, world.spec, act, 3, [1, 30])
+            imagined = imagined_returns(
+                world.oracle, chooser, world.spec, first, [1, 30], jax.random.key(0)
+            )
+            assert type(real) is RealReturn and type(imagined) is ImaginedReturn
+            assert real.values.shape == (4, 2)
+            # Chaos: float32 and float64 part a little within 30 steps.
+            np.testing.assert_allclose(imagined.values, real.values, rtol=2e-2, atol=0.5)
+
+
+def test_true_dynamics_rank_policies_as_the_world_does(found):
+    decision = found["oracle"]
+    assert list(decision.lengths) == [5, 60] and decision.steps == 60
+    assert {"policy", "step 7", "random", "50 % random actions"} <= decision.policies.keys()
+    assert decision.agreement.spearman.value > 0.9
+    assert decision.agreement.spearman.n == len(decision.policies) >= 8
+    assert decision.agreement.regret.value < 0.05
+    assert decision.sequences.spearman.median.value > 0.99
+    assert decision.sequences.regret.median.value < 0.01
+    assert decision.sequences.drifted == 0
+
+
+def test_a_liar_ranks_the_other_way(found):
+    decision = found["liar"]
+    assert decision.agreement.spearman.high < 0
+    assert decision.agreement.regret.value > 0.9
+    assert decision.sequences.spearman.quartiles[1] < -0.99
+    assert decision.sequences.regret.median.value == 1
+    assert decision.agreement.bias.low > 0  # all that it promises is more than is paid
+
+
+def test_tables_figure_and_json_hold_the_same_numbers(found):
+    decision = found["oracle"]
+    saved = decision.to_json()
+    assert (
+        saved["spearman"]
+        == decision.agreement.spearman.to_json()
+        == saved["lengths"]["60"]["spearman"]
+    )
+    assert saved["policies"]["random"].keys() == {"imagined", "real"}
+    assert saved["sequences"]["spearman"].keys() >= {"value", "low", "high", "quartiles"}
+    tables = [*ranking.sheets(decision), ranking.policies_sheet(decision)]
+    assert str(decision.agreement.mmrv) in tables[0].markdown()
+    assert "linear corr." not in tables[0].narrow().markdown()
+    real = [both.real.value for both in decision.policies.values()]
+    assert tables[-1].rows[0][2].startswith(str(decision.policies[tables[-1].rows[0][0]].real))
+    assert max(real) == decision.policies[tables[-1].rows[0][0]].real.value
+    assert policies_in_both_worlds(decision).count("<circle") == len(real)
+    assert str(decision.agreement.spearman) in ranking.sentence(decision)
+
+
+def test_a_mixture_acts_as_its_policy_or_by_chance(world):
+    state = world.oracle.initial((2000,))
+    policy = world.actor(world.oracle.features(state)).mode()
+
+    def actions(**mixture):
+        chooser = Mixed(world.actor, world.spec.action, **mixture)
+        return np.asarray(chooser(world.oracle, state, (), jax.random.key(0))[1])
+
+    np.testing.assert_array_equal(actions(), policy)
+    np.testing.assert_array_equal(actions(share=1.0, low=-1, high=-1), -1)
+    kept = (actions(share=0.25) == policy).mean()
+    assert kept == pytest.approx(0.75, abs=0.05)
+    uniform = actions(share=1.0)
+    assert uniform.min() < -0.99 and uniform.max() > 0.99 and abs(uniform.mean()) < 0.05
+
+
+@pytest.mark.parametrize("action", [ActionSpec(True, 3), ActionSpec(False, 2, (-2, 0), (2, 1))])
+def test_candidates_are_raw_actions_some_of_them_held(action):
+    plans = candidates(np.random.default_rng(0), action, 8, 15)
+    assert plans.shape == ((8, 15) if action.discrete else (8, 15, 2))
+    changes = (np.diff(plans.reshape(8, 15, -1), axis=1) != 0).any(-1).sum(1)
+    assert changes[3] == changes[7] == 0 and (changes[[2, 6]] <= 2).all() and changes[0] > 4
+    if not action.discrete:
+        assert plans[..., 0].min() < -1 and plans[..., 1].min() >= 0
+
+
+def test_a_start_is_reached_again_or_it_is_told(world):
+    act = random_policy(world.spec)
+    arguments = (act, OPTIONS.decision, Bootstrap(100), jax.random.key(0))
+    gymnasium.register("NoisyPendulum-v0", lambda: Noisy(gymnasium.make("Pendulum-v1")))
+    try:
+        noisy = [RealEnvironment("NoisyPendulum-v0", world.spec) for _ in range(3)]
+    finally:
+        gymnasium.registry.pop("NoisyPendulum-v0")
+    agreement = sequence_agreement(world.oracle, world.spec, noisy, *arguments)
+    assert agreement.drifted == 2  # the first start takes no step
+    with environments_of("Pendulum-v1", world.spec, 3) as environments:
+        starts = starts_of(environments, world.spec, act, 3, 0)
+        assert starts.after.tolist() == [0, 25, 50] and starts.seeds.tolist() == [0, 1, 2]
+        assert sequence_agreement(world.oracle, world.spec, environments, *arguments).drifted == 0
+
+
+def test_lengths_stay_within_an_episode():
+    assert compared_lengths(DecisionOptions(lengths=[15, 50, 900]), "Pendulum-v1") == [15, 50, 200]
+
+
+def test_discrete_actions_and_episodes_that_end():
+    observation = ObservationSpec((4,), "float32", (0.0,) * 4, (1.0,) * 4)
+    spec = DataSpec({"observation": observation}, ActionSpec(True, 2))
+    options = RSSMOptions(deter=32, hidden=16, blocks=2)
+    model = nnx.jit(lambda key: models.build(options, spec, key))(jax.random.key(0))
+    actor = ActionHead(model.feature_size, spec.action, 16, 1, rngs=nnx.Rngs(1))
+    few = DecisionOptions(rollouts=8, lengths=[60], starts=2, sequences=8, steps=5)
+    options = EvaluationOptions(resamples=200, decision=few)
+    decision = decide(model, actor, {}, spec, "CartPole-v1", options)
+    # A new reward head says 0 of everything: the model ranks nothing, and says so.
+    assert decision.agreement.spearman.value == 0
+    assert decision.policies["highest action"].real.value < 12
+    assert decision.policies["random"].real.value > 15

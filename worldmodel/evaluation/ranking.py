@@ -1,0 +1,64 @@
+"""How a model ranks policies and plans, in words: tables, notes and the verdict."""
+
+from __future__ import annotations
+
+from worldmodel.evaluation.decision import Decision
+from worldmodel.evaluation.sheets import Sheet
+from worldmodel.evaluation.statistics import shown
+
+NOTE = (
+    "Ranking: returns imagined by the model against those in the real environment, from the same "
+    "first observations; intervals over policies, or starts. Regret is what choosing by the model "
+    "loses, as a share of the range; MMRV the mean of the largest real difference it has the wrong "
+    "way round, and bias its optimism, both in units of return."
+)
+LINEAR = "linear corr."
+
+
+def sheets(decision: Decision) -> list[Sheet]:
+    """How the model ranks policies, a row for every number of steps; and plans, over starts."""
+    rows = [
+        [str(h), str(a.spearman), str(a.pearson), str(a.regret), str(a.mmrv), str(a.bias)]
+        for h, a in decision.lengths.items()
+    ]
+    header = ["steps", "rank corr.", LINEAR, "regret", "MMRV", "bias"]
+    title = f"Ranking of {len(decision.policies)} policies, {decision.rollouts} starts each"
+    made, of = [Sheet(title, header, rows, (LINEAR,))], decision.sequences
+    if of is not None:
+        measures = {"rank correlation": of.spearman, "regret": of.regret}
+        rows = [
+            [name, str(x.median), " to ".join(map(shown, x.quartiles)), str(x.median.n)]
+            for name, x in measures.items()
+        ]
+        title = f"Ranking of {of.sequences} sequences of {of.steps} actions from each start"
+        made.append(Sheet(title, ["over starts", "median", "quartiles", "starts"], rows))
+    return made
+
+
+def policies_sheet(decision: Decision) -> Sheet:
+    """Each policy's return in both worlds, the best in the real one first."""
+    ordered = sorted(decision.policies.items(), key=lambda item: -item[1].real.value)
+    rows = [[name, str(both.imagined), str(both.real)] for name, both in ordered]
+    title = f"Return after {decision.steps:,} steps, in the model and in the real environment"
+    return Sheet(title, ["policy", "imagined", "real"], rows)
+
+
+def notes(decision: Decision) -> list[str]:
+    """What is to be known of the tables."""
+    found = [NOTE]
+    if decision.sequences is not None and decision.sequences.drifted:
+        found.append(
+            f"The environment did not come back to {decision.sequences.drifted} of the starts by "
+            "the same seed and actions: its own chance is part of the ranking of sequences."
+        )
+    return found
+
+
+def sentence(decision: Decision) -> str:
+    """The verdict."""
+    found = decision.agreement
+    return (
+        f"Over {len(decision.policies)} policies and {decision.steps:,} steps the model ranks "
+        f"returns as the world does by {found.spearman} (rank correlation, 1 at best); who chooses "
+        f"by the model loses {found.regret} of the range."
+    )
