@@ -22,13 +22,15 @@ from worldmodel.evaluation.results import (
     Provenance,
     Results,
     Return,
+    Scale,
     headline,
     markdown,
     to_json,
 )
 from worldmodel.evaluation.spectrum import Spectrum
-from worldmodel.evaluation.statistics import Bootstrap, Number
+from worldmodel.evaluation.statistics import Bootstrap, Number, wilson
 from worldmodel.evaluation.svg import ticks
+from worldmodel.references import reference_of
 
 VOID = {"meta", "img", "path", "polygon", "circle"}
 KINDS = {"value", "low", "high", "n", "method"}
@@ -96,6 +98,28 @@ def test_files_are_written_and_hold_the_same_numbers(results, worlds, tmp_path):
     assert saved["episodes"]["policy"] == [-150, -900, -1234]
     assert len(saved["held_out_sha256"]) == 64
     assert "loss/total" in html and "a linear world" in html
+
+
+def test_success_and_normalised_scores_stand_beside_the_return_with_their_scale(results):
+    reference = reference_of(EvaluationOptions(reference="d4rl/hopper"))
+    earned = dataclasses.replace(
+        results.returns["policy"],
+        success=wilson(2, 3),
+        normalized=Number(47.1, 40.0, 50.0, 3, ""),
+    )
+    scaled = dataclasses.replace(
+        results,
+        returns=results.returns | {"policy": earned},
+        scale=Scale(reference, reference.note(200)),
+    )
+    saved, text = to_json(scaled), markdown(scaled)
+    assert saved["success"]["policy"]["value"] == 2 / 3 and "logs" not in saved["success"]
+    assert saved["normalized"]["policy"]["value"] == 47.1
+    assert saved["reference"]["name"] == "d4rl/hopper" and saved["reference"]["source"]
+    assert "| who | return | success | normalised | episodes |" in text
+    for told in (text, checked(page(scaled, [], None)).text):
+        assert "not comparable with published ones" in told
+    assert to_json(results)["normalized"] == {} and to_json(results)["reference"] is None
 
 
 def test_page_is_whole_and_loads_nothing(results):
