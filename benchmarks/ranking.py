@@ -34,7 +34,7 @@ from worldmodel.evaluation.agreement import (
 from worldmodel.evaluation.contenders import contenders, imagined_returns
 from worldmodel.evaluation.decision import compared_lengths, first_observations, real_returns
 from worldmodel.evaluation.returns import environments_of, model_policies
-from worldmodel.evaluation.sheet import Sheet
+from worldmodel.evaluation.sheets import Sheet
 from worldmodel.evaluation.statistics import Bootstrap
 from worldmodel.loading import LoadedRun
 from worldmodel.models import WorldModel
