@@ -15,21 +15,14 @@ from worldmodel import models
 from worldmodel.config import EvaluationOptions, KoopmanOptions
 from worldmodel.data import card
 from worldmodel.evaluation.evaluator import evaluate, render, write
+from worldmodel.evaluation.headline import _by_horizon, headline
 from worldmodel.evaluation.prediction import Curve, Example, HorizonNumbers, KeyPrediction
 from worldmodel.evaluation.report import page
-from worldmodel.evaluation.results import (
-    Prediction,
-    Provenance,
-    Results,
-    Return,
-    Scale,
-    headline,
-    markdown,
-    to_json,
-)
+from worldmodel.evaluation.results import Prediction, Provenance, Results, Return, Scale, to_json
 from worldmodel.evaluation.spectrum import Spectrum
 from worldmodel.evaluation.statistics import Bootstrap, Number, wilson
 from worldmodel.evaluation.svg import ticks
+from worldmodel.evaluation.tables import markdown
 from worldmodel.references import reference_of
 
 VOID = {"meta", "img", "path", "polygon", "circle"}
@@ -320,6 +313,15 @@ def test_the_headline_says_how_far_and_how_sure(worlds):
     said = {}
     for noise in (0.05, 1e-6):
         results = evaluate(worlds.Linear(noise), None, logs.spec(), logs, logs, None, options)
-        said[noise] = headline(results)[0]
+        said[noise] = headline(results)[1]
     assert "usable for more than 1 step, 95 % for more than 1 step." in said[1e-6]
     assert "Its sampled futures are too wide at 1 step." in said[0.05]
+
+
+def test_horizons_that_are_neighbours_are_told_by_their_ends():
+    of = {1: "good", 2: "good", 5: "good", 10: "bad", 15: "even", 25: "even"}
+    assert _by_horizon(of) == "good at 1 to 5 steps, bad at 10 steps and even at 15 and 25 steps"
+    assert _by_horizon(dict.fromkeys(of, "good")) == "good at 1 to 25 steps"
+    assert _by_horizon(of | {5: "bad", 10: "good"}).startswith(
+        "good at 1, 2 and 10 steps, bad at 5"
+    )

@@ -13,7 +13,8 @@ from rich.console import Console
 from worldmodel.config import EvaluationOptions
 from worldmodel.evaluation.evaluator import evaluate, render
 from worldmodel.evaluation.report import page
-from worldmodel.evaluation.results import markdown, to_json
+from worldmodel.evaluation.results import to_json
+from worldmodel.evaluation.tables import markdown
 from worldmodel.evaluation.uncertainty import has_members, uncertainties_and_errors
 from worldmodel.imagination import UNCERTAINTIES
 from worldmodel.nn.distributions import Bernoulli, Normal, ScalarMSE

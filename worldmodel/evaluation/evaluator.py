@@ -29,19 +29,11 @@ from worldmodel.evaluation.aggregates import SEEDS
 from worldmodel.evaluation.decision import decide
 from worldmodel.evaluation.prediction import Prediction, open_loop
 from worldmodel.evaluation.report import page
-from worldmodel.evaluation.results import (
-    Provenance,
-    Results,
-    Return,
-    Scale,
-    episodes,
-    markdown,
-    render,
-    to_json,
-)
+from worldmodel.evaluation.results import Provenance, Results, Return, Scale, episodes, to_json
 from worldmodel.evaluation.returns import Episodes
 from worldmodel.evaluation.spectrum import spectrum_of
 from worldmodel.evaluation.statistics import Bootstrap, Number, wilson
+from worldmodel.evaluation.tables import markdown, render
 from worldmodel.evaluation.uncertainty import has_members, uncertainty_beside_error
 from worldmodel.models.interface import WorldModel
 from worldmodel.references import Reference, reference_of

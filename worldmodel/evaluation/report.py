@@ -13,20 +13,18 @@ from typing import Any
 import yaml
 
 from worldmodel.evaluation import figures, ranking
+from worldmodel.evaluation.headline import headline
 from worldmodel.evaluation.prediction_sheets import prediction_sheets
-from worldmodel.evaluation.results import (
+from worldmodel.evaluation.results import Provenance, Results, checkpoint
+from worldmodel.evaluation.sheets import Sheet
+from worldmodel.evaluation.statistics import shown
+from worldmodel.evaluation.style import STYLE
+from worldmodel.evaluation.tables import (
     UNCERTAINTY_NOTE,
-    Provenance,
-    Results,
-    checkpoint,
-    headline,
     interval_note,
     returns_sheet,
     uncertainty_sheets,
 )
-from worldmodel.evaluation.sheets import Sheet
-from worldmodel.evaluation.statistics import shown
-from worldmodel.evaluation.style import STYLE
 
 
 def page(

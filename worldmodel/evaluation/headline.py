@@ -1,0 +1,115 @@
+"""What an evaluation found, in plain sentences."""
+
+from __future__ import annotations
+
+from worldmodel.evaluation import ranking
+from worldmodel.evaluation.prediction import HorizonNumbers, KeyPrediction
+from worldmodel.evaluation.results import ACTING, Results, checkpoint
+from worldmodel.evaluation.sheets import in_steps, listed
+from worldmodel.evaluation.statistics import Number, finite, shown
+
+
+def headline(results: Results) -> list[str]:
+    """The verdict in plain sentences: of each observation how good, how far ahead and how sure; of
+    each who acts; and of the last checkpoint beside the best.
+    """
+    keys = results.prediction.keys.items()
+    said = [line for key, judged in keys for line in _on_key(key, judged)]
+    said += [_on_return(results, who) for who in ACTING if who in results.returns]
+    said += [] if results.decision is None else [ranking.sentence(results.decision)]
+    said += [_on_last(results)] if results.last is not None else []
+    return said or ["There was neither a prediction nor a return to judge."]
+
+
+def _on_key(key: str, judged: KeyPrediction) -> list[str]:
+    trust = _on_trust(judged)
+    return [_on_prediction(key, judged), *([trust] if trust else [])]
+
+
+def _on_trust(judged: KeyPrediction) -> str:
+    """How far ahead it is usable, and whether it knows where it is wrong."""
+    usable, said = judged.usable, ""
+    if usable is not None:
+        steps = {p: number.value for p, number in usable.percentiles.items()}
+        more = {p: "more than " if value == usable.last else "" for p, value in steps.items()}
+        half, most = (f"{more[p]}{in_steps([int(steps[p])])}" for p in (50, 5))
+        said = f"Half of the starts are usable for {half}, 95 % for {most}."
+    if judged.calibration:
+        sure = {h: _sure(c.spread_skill) for h, c in judged.calibration.items()}
+        said += f" Its sampled futures are {_by_horizon(sure)}."
+    return said.strip()
+
+
+def _by_horizon(verdicts: dict[int, str]) -> str:
+    """`good at 1 to 25 steps and bad at 50 steps`."""
+    horizons = list(verdicts)
+    groups = {v: [h for h in horizons if verdicts[h] == v] for v in verdicts.values()}
+    return listed([f"{v} at {_span(group, horizons)}" for v, group in groups.items()])
+
+
+def _span(group: list[int], horizons: list[int]) -> str:
+    """Three or more neighbours among all horizons are told by their ends."""
+    first = horizons.index(group[0])
+    if len(group) > 2 and group == horizons[first : first + len(group)]:
+        return f"{group[0]} to {in_steps(group[-1:])}"
+    return in_steps(group)
+
+
+def _sure(spread_skill: Number) -> str:
+    if spread_skill.high < 1:
+        return "too sure"
+    return "too wide" if spread_skill.low > 1 else "about as wide as they should be"
+
+
+def _on_last(results: Results) -> str:
+    """The best of several checkpoints is best in part by luck: the last is told beside it."""
+    last, skills = results.last, []
+    if checkpoint(last.provenance) == checkpoint(results.provenance):
+        return "This best checkpoint is also the last one."
+    for key, judged in last.prediction.keys.items():
+        longest = max(judged.horizons)
+        skills.append(f"skill {judged.horizons[longest].skill} of {key} at {in_steps([longest])}")
+    returns = [
+        f"return {last.returns[who].mean} of the {who}" for who in ACTING if who in last.returns
+    ]
+    found = f": {listed(skills + returns)}" if skills + returns else ""
+    return f"The last checkpoint ({checkpoint(last.provenance)}) beside this best one{found}."
+
+
+def _on_prediction(key: str, judged: KeyPrediction) -> str:
+    verdicts = {h: _verdict(n) for h, n in judged.horizons.items()}
+    longest = max(judged.horizons)
+    skill = judged.horizons[longest].skill
+    # Where nothing ever moves persistence has no error, and the skill no finite value.
+    known = finite(skill.value) is not None
+    size = f" (skill over persistence at {in_steps([longest])}: {skill})" if known else ""
+    return f"Open-loop prediction of {key} is {_by_horizon(verdicts)}{size}."
+
+
+def _verdict(numbers: HorizonNumbers) -> str:
+    """Persistence by the interval of the skill; then climatology, where there is one."""
+    if not numbers.skill.low > 0:
+        return "worse than persistence" if numbers.skill.high < 0 else "no better than persistence"
+    climatology = numbers.climatology
+    if climatology is not None and not numbers.error.high < climatology.value:
+        return "better than persistence but not clearly than the training mean"
+    return "better than persistence" + (" and the training mean" if climatology else "")
+
+
+def _on_return(results: Results, who: str) -> str:
+    mean, units = results.returns[who].mean, results.returns[who].units
+    others = {n: results.returns[n].mean for n in ("logs", "random") if n in results.returns}
+    named = {"logs": "the logs' mean", "random": "a random policy"}
+    parts = [f"{_compared(mean, o)} {named[n]} ({shown(o.value)})" for n, o in others.items()]
+    verdict = f", {listed(parts)}" if parts else ""
+    where = (
+        f"In the real {results.provenance.environment}" if results.provenance.environment else ""
+    )
+    return f"{where} the {who} returns {mean} over {mean.n} {units}{verdict}.".strip()
+
+
+def _compared(mean: Number, other: Number) -> str:
+    """By whether the intervals overlap, which is stricter than a test of the difference."""
+    if mean.low > other.high:
+        return "above"
+    return "below" if mean.high < other.low else "not clearly different from"
