@@ -7,7 +7,7 @@ import dataclasses
 import os
 from collections.abc import Container, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from omegaconf import OmegaConf
@@ -17,6 +17,8 @@ from worldmodel.checks import check, refuse, shown, unknown_key, walk
 from worldmodel.config import SCHEMAS, Config
 from worldmodel.errors import ConfigError
 from worldmodel.storage import write_text
+
+Options = TypeVar("Options")
 
 # Options that do not change what is computed: a run may go on with other values of these.
 FREE = (
@@ -85,6 +87,18 @@ def changed(config: Config, values: dict[str, Any]) -> Config:
         assign(config, key, known[key].convert(value))
     refuse(check(config))
     return config
+
+
+def made(schema: type[Options], values: dict[str, Any], name: str) -> Options:
+    """Options of `schema`, which messages call `name`, with some of them set. Raises ConfigError
+    for unknown options and values that are not accepted.
+    """
+    known = {option.key: option for option, _ in walk(schema(), f"{name}.")}
+    given = {f"{name}.{key}": value for key, value in values.items()}
+    refuse([unknown_key(key, known) for key in given if key not in known])
+    given = {key: known[key].convert(value) for key, value in given.items()}
+    refuse([fault for key, value in given.items() if (fault := known[key].fault(value))])
+    return schema(**{key.removeprefix(f"{name}."): value for key, value in given.items()})
 
 
 def _schema(group: str, options: Any, schemas: Any) -> type:

@@ -17,9 +17,13 @@ from flax import nnx
 
 from worldmodel import data, policies
 from worldmodel.config import Config
-from worldmodel.config_io import changed
+from worldmodel.config.dream import DreamOptions
+from worldmodel.config_io import changed, made
 from worldmodel.data.spec import DataSpec
+from worldmodel.data.trajectories import split_episodes
 from worldmodel.data.windows import Window
+from worldmodel.dream import DreamEnv, DreamVectorEnv
+from worldmodel.dream import dream as dreams
 from worldmodel.errors import CheckpointError, ConfigError
 from worldmodel.evaluation.acting import Agent
 from worldmodel.evaluation.evaluator import Results, evaluate_loaded
@@ -108,6 +112,30 @@ class LoadedRun:
                     found[f"step {step:,}"] = other.policy
         return found
 
+    def dream(
+        self, num_envs: int | None = None, autoreset_mode: str = "NextStep", **options: Any
+    ) -> DreamEnv | DreamVectorEnv:
+        """The model as a Gymnasium environment, or with `num_envs` as a vector environment, which
+        begins anew by `autoreset_mode`: NextStep, SameStep or Disabled.
+
+        `options` are those of `DreamOptions`: where dreams begin and end, and what uncertainty
+        costs. Raises ConfigError for others, and for a model that cannot be dreamed.
+        """
+        chosen = made(DreamOptions, options, "dream")
+        dreams.check(self.model, self.spec, chosen)
+        logs = data.load(self.config.data)
+        self.directory.bind_data(self.spec, logs.fingerprint())
+        count = logs.num_episodes
+        training, held_out = split_episodes(count, self.config.data.holdout)
+        numbers = {"training": training, "held_out": held_out, "all": np.arange(count)}[chosen.logs]
+        context = chosen.context or self.config.evaluation.context
+        limit = chosen.time_limit or int(logs.lengths.max()) - 1
+        chosen = replace(chosen, context=context, time_limit=limit)
+        dream = dreams.build(self.model, self.spec, logs.select(numbers), numbers, chosen)
+        if num_envs is None:
+            return DreamEnv(dream, self.spec)
+        return DreamVectorEnv(dream, self.spec, num_envs, autoreset_mode)
+
     def _inputs(
         self, observations: dict[str, np.ndarray], actions: np.ndarray, context: int, horizon: int
     ) -> tuple[Window, jax.Array]:
@@ -177,6 +205,13 @@ def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
     )
     last = load(path) if checkpoint == "best" else None
     return LoadedRun(directory, config, spec, stage, step, *first, tuple(twins), last)
+
+
+def dreamed(
+    run: str | Path, checkpoint: str = "last", num_envs: int | None = None, **options: Any
+) -> DreamEnv | DreamVectorEnv:
+    """What Gymnasium makes of `worldmodel/Dream-v0`: `load(run, checkpoint).dream(...)`."""
+    return load(run, checkpoint).dream(num_envs, **options)
 
 
 def model_of(path: str, config: Config, spec: DataSpec) -> WorldModel:

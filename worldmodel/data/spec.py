@@ -60,12 +60,14 @@ class ActionSpec:
 
     def normalize(self, action: np.ndarray) -> np.ndarray:
         """Raw continuous actions (..., A) to [-1, 1], the range in which models and policies see
-        them.
+        them. JAX's arrays give JAX's, else numpy's.
         """
+        xp = np if not hasattr(action, "__array_namespace__") else action.__array_namespace__()
         if self.discrete:
-            return np.asarray(action, np.int32)
+            return xp.asarray(action, dtype=np.int32)
         low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)
-        return ((np.asarray(action, np.float32) - low) / (high - low) * 2 - 1).astype(np.float32)
+        action = xp.asarray(action, dtype=np.float32)
+        return ((action - low) / (high - low) * 2 - 1).astype(np.float32)
 
     def denormalize(self, action: np.ndarray) -> np.ndarray:
         """The inverse of `normalize`; clips to the bounds, as an environment would."""

@@ -139,6 +139,15 @@ class Ensemble(WorldModel):
         slots = self._dealt(state, jax.random.fold_in(key, ONCE))
         return lambda state, action, key: self._step(state, action, key, slots)
 
+    def member_step(
+        self, state: Arrival, action: jax.Array, key: jax.Array, member: jax.Array
+    ) -> Arrival:
+        """Any row may ask for any elite, so all elites are computed for every row."""
+        inputs = self._inputs(state.point, action)
+        predicted = some_of(self.networks, self.elites())(inputs)
+        own = jax.tree.map(lambda x: x[member, jnp.arange(len(member))], predicted)
+        return self.arrival(state, own.sample(key))
+
     def members(self, state: Arrival, action: jax.Array) -> Normal:
         """Normal (M, ..., D + 1), or D without reward, as `outcomes` has them; all members."""
         inputs = self._inputs(state.point, action)

@@ -28,7 +28,9 @@ class WorldModel(nnx.Module):
     """
 
     learns: ClassVar[bool] = True  # whether there is anything to train
-    imagines: ClassVar[bool] = True  # whether it can step
+    imagines: ClassVar[bool] = True  # whether it has dynamics
+    steps: ClassVar[bool] = True  # whether it is made to take single steps
+    elite_size: int = 1  # how many members a rollout can be drawn from
     feature_size: int
     hidden_size: int  # units of the model's hidden layers: policies' too, unless they are told
 
@@ -80,6 +82,12 @@ class WorldModel(nnx.Module):
         rollout overrides it.
         """
         return self.step
+
+    def member_step(
+        self, state: State, action: jax.Array, key: jax.Array, member: jax.Array
+    ) -> State:
+        """The step (B, ...) as one of the `elite_size` best members, `member` (B,), takes it."""
+        raise self._lacking("member_step")
 
     def rollout(self, state: State, actions: jax.Array, key: jax.Array) -> State:
         """The states (B, H, ...) after each of the given actions (B, H, ...). Families that can do

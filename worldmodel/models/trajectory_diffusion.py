@@ -62,6 +62,8 @@ class Forward(nnx.Module):
 class TrajectoryDiffusion(DenoisedModel):
     """Channels of a row: its point, reward and end of the arrival there, the action taken there."""
 
+    steps = False
+
     def __init__(
         self,
         options: TrajectoryDiffusionOptions,

@@ -1,0 +1,203 @@
+"""A dream: a world model as pure functions `reset` and `step`, to be compiled, mapped and scanned.
+
+Outside are raw units: observations and actions are those of the logs. What is observed is always
+what the model says of its state, its mean; ends are drawn from the model's probabilities. Without
+`batch` there is one dream, and `jax.vmap` makes many. A batch in one call does the same at less
+cost where a model shares work among rows, as an ensemble does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from worldmodel.config.dream import DreamOptions
+from worldmodel.data.spec import ActionSpec, DataSpec
+from worldmodel.data.trajectories import Trajectories
+from worldmodel.dream.bank import Bank, Observation, fill, observed
+from worldmodel.errors import ConfigError
+from worldmodel.imagination.uncertainty import measured
+from worldmodel.learner import Params, divide
+from worldmodel.models.interface import State, WorldModel
+
+
+class DreamState(NamedTuple):
+    """What a step begins from; (B,) more in front of everything in a batch.
+
+    model: the state of the model
+    steps: int32, taken so far
+    start: int32, the place in the bank where it began
+    member: int32, the elite that dreams it, where one is drawn once a dream
+    """
+
+    model: State
+    steps: jax.Array
+    start: jax.Array
+    member: jax.Array
+
+
+# State, observation, reward, terminated, truncated and info, as an environment's step gives them.
+Step = tuple[DreamState, Observation, jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["params", "bank", "price", "limit"],
+    meta_fields=["definition", "actions", "time_limit", "one_member", "penalty", "truncate_by"],
+)
+@dataclass(frozen=True)
+class Dream:
+    """params, definition: the model, taken apart
+    bank: where dreams begin
+    price: what a unit of the uncertainty `penalty` costs, if that is not None
+    limit: of the uncertainty `truncate_by`, if that is not None
+    actions: kind and bounds
+    time_limit: steps after which a dream is truncated
+    one_member: whether one elite dreams a whole dream
+    """
+
+    params: Params
+    bank: Bank
+    price: jax.Array
+    limit: jax.Array
+    definition: nnx.GraphDef
+    actions: ActionSpec
+    time_limit: int
+    one_member: bool
+    penalty: str | None
+    truncate_by: str | None
+
+    @property
+    def model(self) -> WorldModel:
+        return nnx.merge(self.definition, self.params)
+
+    def reset(self, key: jax.Array, batch: int | None = None) -> tuple[DreamState, Observation]:
+        """A dream, or a batch of them, from starts that are drawn from the bank."""
+        start_key, member_key = jax.random.split(key)
+        shape = () if batch is None else (batch,)
+        return self.reset_at(jax.random.randint(start_key, shape, 0, self.bank.size), member_key)
+
+    def reset_at(self, start: jax.Array, key: jax.Array) -> tuple[DreamState, Observation]:
+        """Dreams from given places in the bank, () or (B,) whole numbers."""
+        state, observation = jax.tree.map(
+            lambda x: x[start], (self.bank.state, self.bank.observation)
+        )
+        member = jnp.zeros(start.shape, jnp.int32)
+        if self.one_member:
+            member = jax.random.randint(key, start.shape, 0, self.model.elite_size)
+        steps = jnp.zeros(start.shape, jnp.int32)
+        return DreamState(state, steps, start.astype(jnp.int32), member), observation
+
+    def step(self, state: DreamState, action: jax.Array, key: jax.Array) -> Step:
+        """What follows `action`, (A,) or () in raw units, and the same with (B,) in front. Actions
+        beyond their bounds are taken as the bounds.
+
+        `terminated` where the model ended the episode; `truncated` at the limit of time, and where
+        the model does not know enough: there no episode ends. `info` has the measures of
+        uncertainty that were asked for, the `penalty`, and whether the dream was `cut`.
+        """
+        if state.steps.ndim == 0:
+            alone = jax.tree.map(lambda x: x[None], (state, jnp.asarray(action)))
+            return jax.tree.map(lambda x: x[0], self._step(*alone, key))
+        return self._step(state, action, key)
+
+    def _step(self, state: DreamState, action: jax.Array, key: jax.Array) -> Step:
+        model, (step_key, end_key) = self.model, jax.random.split(key)
+        action = self._as_models_see(action)
+        reached = (
+            model.member_step(state.model, action, step_key, state.member)
+            if self.one_member
+            else model.step(state.model, action, step_key)
+        )
+        reward = model.reward(reached).mean()
+        terminated = jax.random.uniform(end_key, reward.shape) < model.terminal(reached).mean()
+        steps = state.steps + 1
+        truncated = steps >= self.time_limit
+        doubts = doubt(model, {self.penalty, self.truncate_by} - {None}, state.model, action)
+        info = dict(doubts)
+        if self.penalty is not None:
+            info["penalty"] = self.price * doubts[self.penalty]
+            reward = reward - info["penalty"]
+        if self.truncate_by is not None:
+            info["cut"] = ~(doubts[self.truncate_by] <= self.limit)  # what is no number, too
+            truncated = truncated | info["cut"]
+        state = state._replace(model=reached, steps=steps)
+        return state, observed(model, reached), reward, terminated, truncated, info
+
+    def _as_models_see(self, action: jax.Array) -> jax.Array:
+        action = self.actions.normalize(jnp.asarray(action))
+        return action if self.actions.discrete else jnp.clip(action, -1.0, 1.0)
+
+
+def doubt(
+    model: WorldModel, names: set[str], state: State, action: jax.Array
+) -> dict[str, jax.Array]:
+    """Measures of uncertainty, name -> (B,), of actions (B, ...) in states (B, ...)."""
+    if not names:
+        return {}
+    state, action = jax.tree.map(lambda x: x[:, None], (state, action))  # a horizon of one step
+    return {name: x[:, 0] for name, x in measured(model, sorted(names), state, action).items()}
+
+
+def build(
+    model: WorldModel,
+    spec: DataSpec,
+    logs: Trajectories,
+    numbers: np.ndarray,
+    options: DreamOptions,
+) -> Dream:
+    """A dream of `model` that begins in the episodes `logs`, whose numbers are `numbers`. `options`
+    leave neither `context` nor `time_limit` open.
+
+    Raises ConfigError for a model that does not step, tells no reward or has no members to ask.
+    """
+    check(model, spec, options)
+    bank = fill(model, logs, numbers, options, jax.random.key(0))
+    penalty = None if options.penalty == "none" else options.penalty
+    truncate_by = None if options.truncate is None else options.truncate_by
+    doubts = doubt(model, {penalty, truncate_by} - {None}, bank.state, bank.action)
+    price = limit = jnp.zeros(())
+    if penalty is not None:
+        price = options.penalty_scale * spec.reward[1] / doubts[penalty].mean()
+    if truncate_by is not None:
+        limit = jnp.quantile(doubts[truncate_by], options.truncate)
+    definition, params = divide(model)
+    return Dream(
+        params=params,
+        bank=bank,
+        price=price,
+        limit=limit,
+        definition=definition,
+        actions=spec.action,
+        time_limit=options.time_limit,
+        one_member=options.member == "episode",
+        penalty=penalty,
+        truncate_by=truncate_by,
+    )
+
+
+def check(model: WorldModel, spec: DataSpec, options: DreamOptions) -> None:
+    """Raises ConfigError for what cannot be dreamed."""
+    family = type(model).__name__
+    if not (model.imagines and model.steps):
+        why = "makes trajectories as a whole" if model.imagines else "has no dynamics"
+        raise ConfigError(
+            f"dream: {family} {why}, and an environment goes step by step; accepted: the other "
+            "families, such as model=rssm, koopman, gru, mlp, ensemble, diffusion"
+        )
+    if not spec.has_reward:
+        raise ConfigError(
+            f"dream: this {family} was trained on logs without reward, and a step of an "
+            "environment has one; accepted: a run on logs with reward"
+        )
+    if options.member == "episode" and model.elite_size == 1:
+        raise ConfigError(
+            f"dream: member=episode draws one of several members, and {family} has one; "
+            "accepted: member=step, or an ensemble with several elites"
+        )
