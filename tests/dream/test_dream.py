@@ -1,0 +1,267 @@
+"""The pure functions: where dreams begin, how they go on, where they end, and what doubt costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from worldmodel import models
+from worldmodel.config import (
+    EnsembleOptions,
+    GRUOptions,
+    ObservedOptions,
+    TrajectoryDiffusionOptions,
+)
+from worldmodel.config.dream import DreamOptions
+from worldmodel.data.delivery import whole_episodes
+from worldmodel.data.trajectories import Trajectories
+from worldmodel.dream import Dream, build
+from worldmodel.errors import ConfigError
+from worldmodel.models import termination
+
+KEY = jax.random.key(0)
+Make = Callable[..., Dream]
+reset, step = jax.jit(Dream.reset, static_argnums=2), jax.jit(Dream.step)
+
+
+def actions_for(dream: Dream, shape: tuple[int, ...]) -> jax.Array:
+    """Random ones, in raw units."""
+    if dream.actions.discrete:
+        return jax.random.randint(KEY, shape, 0, dream.actions.size)
+    low, high = jnp.asarray(dream.actions.low), jnp.asarray(dream.actions.high)
+    return jax.random.uniform(KEY, (*shape, dream.actions.size), minval=low, maxval=high)
+
+
+def same(found: object, expected: object, exact: bool = False) -> None:
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        tolerance = {} if exact else {"rtol": 1e-5, "atol": 1e-5}
+        compare = np.testing.assert_array_equal if exact else np.testing.assert_allclose
+        compare(a, b, **tolerance)
+
+
+# --------------------------------------------------------------------------------- how they go on
+
+
+def test_a_dream_of_the_true_dynamics_is_the_environment(true_pendulum: Make) -> None:
+    dream, real = true_pendulum(), gymnasium.make("Pendulum-v1").unwrapped
+    state, observation = reset(dream, KEY, None)
+    cosine, sine, speed = np.asarray(observation["observation"], np.float64)
+    real.reset(seed=0)
+    real.state = np.array([np.arctan2(sine, cosine), speed])
+    for action in 1.2 * actions_for(dream, (40,)):  # some beyond their bounds
+        state, observation, reward, terminated, truncated, info = step(dream, state, action, KEY)
+        expected, cost, *_ = real.step(np.asarray(action))
+        np.testing.assert_allclose(observation["observation"], expected, atol=1e-3)
+        np.testing.assert_allclose(reward, cost, rtol=1e-3, atol=1e-3)
+        assert not terminated and not truncated and info == {}
+
+
+@pytest.mark.parametrize("kind", ["true_pendulum", "hopping", "drawing"])
+def test_one_mapped_and_scanned_dreams_are_the_same(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    dream: Dream = request.getfixturevalue(kind)()
+    count, steps = 3, 4
+    keys = jax.random.split(KEY, (steps, count))
+    actions = actions_for(dream, (steps, count))
+
+    def scanned(dream: Dream) -> tuple:
+        begin = jax.vmap(dream.reset)(keys[0])
+        advance = jax.vmap(dream.step)
+
+        def one(state: object, inputs: tuple) -> tuple:
+            state, *given = advance(state, *inputs)
+            return state, given
+
+        return begin, jax.lax.scan(one, begin[0], (actions, keys))[1]
+
+    (_, first), later = jax.jit(scanned)(dream)
+    for i in range(count):
+        state, observation = reset(dream, keys[0, i], None)
+        same(observation, jax.tree.map(lambda x, i=i: x[i], first))
+        for t in range(steps):
+            state, *given = step(dream, state, actions[t, i], keys[t, i])
+            same(given, jax.tree.map(lambda x, t=t, i=i: x[t, i], later))
+
+
+@pytest.mark.parametrize("kind", ["true_pendulum", "drawing"])
+def test_a_batch_has_the_shapes_of_single_dreams(kind: str, request: pytest.FixtureRequest) -> None:
+    dream: Dream = request.getfixturevalue(kind)()
+    alone, batch = reset(dream, KEY, None), reset(dream, KEY, 5)
+    alone = (alone, step(dream, alone[0], actions_for(dream, ()), KEY)[1:])
+    batch = (batch, step(dream, batch[0], actions_for(dream, (5,)), KEY)[1:])
+    for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(batch), strict=True):
+        assert (5, *a.shape) == b.shape and a.dtype == b.dtype
+
+
+def test_images_are_observed_as_logged(drawing: Make) -> None:
+    dream = drawing()
+    state, observation = reset(dream, KEY, 3)
+    assert observation["image"].dtype == jnp.uint8 and observation["image"].shape == (3, 16, 16, 1)
+    said = dream.model.observation(state.model)["image"].mean()
+    np.testing.assert_allclose(observation["image"], said, atol=0.501)
+
+
+# ----------------------------------------------------------------------------- where they begin
+
+
+@pytest.mark.parametrize("context", [1, 3, 50])
+def test_a_start_is_what_the_filter_says_after_its_rows(
+    hoppers: Trajectories, context: int
+) -> None:
+    spec = hoppers.spec()
+    model = models.build(GRUOptions(units=8, latent=8, depth=2), spec, KEY)
+    options = DreamOptions(context=context, time_limit=5)
+    bank = build(model, spec, hoppers, np.array([7, 3, 1, 9]), options).bank
+    found = {}
+    for number, episode in zip([7, 3, 1, 9], range(4), strict=True):
+        rows = whole_episodes(hoppers.select(np.array([episode])))
+        last = int(hoppers.lengths[episode]) - 1
+        for row in range(min(context - 1, last - 1), last):
+            cut = slice(max(0, row - context + 1), row + 1)
+            window = jax.tree.map(lambda x, cut=cut: x[:, cut], rows)
+            state = model.observe(window, KEY)
+            found[number, row] = state.latent[0, -1], rows.action[0, row]
+    places = list(zip(bank.episode.tolist(), bank.row.tolist(), strict=True))
+    assert places == list(found)
+    for place, (latent, action) in enumerate(found.values()):
+        np.testing.assert_allclose(bank.state.latent[place], latent, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(bank.action[place], action)
+
+
+def test_starts_are_bounded_and_spread_over_all_episodes(true_pendulum: Make) -> None:
+    bank = true_pendulum(starts=100).bank
+    assert bank.size == 100 and set(bank.episode.tolist()) == set(range(12))
+    beginnings = true_pendulum(start="beginning", context=4).bank
+    assert beginnings.episode.tolist() == list(range(12)) and set(beginnings.row.tolist()) == {3}
+
+
+def test_starts_are_drawn_uniformly(true_pendulum: Make) -> None:
+    dream = true_pendulum(starts=10)
+    state, _ = reset(dream, KEY, 10_000)
+    counts = np.bincount(state.start, minlength=10)
+    assert counts.sum() == 10_000
+    assert np.square(counts - 1000).sum() / 1000 < 33.7  # chi-square of 9, exceeded once in 10,000
+
+
+# -------------------------------------------------------------------------------- where they end
+
+
+def test_the_limit_of_time_truncates_and_does_not_terminate(true_pendulum: Make) -> None:
+    dream = true_pendulum(time_limit=3)
+    state, _ = reset(dream, KEY, 4)
+    for expected in (False, False, True):
+        state, _, _, terminated, truncated, _ = step(dream, state, actions_for(dream, (4,)), KEY)
+        assert not terminated.any() and (truncated == expected).all()
+
+
+def test_a_dream_ends_where_the_models_rule_ends_it(hopping: Make) -> None:
+    dream = hopping()
+    state, _ = reset(dream, KEY, 400)
+    _, observation, _, terminated, truncated, _ = step(
+        dream, state, actions_for(dream, (400,)), KEY
+    )
+    ended = termination.hopper(observation["observation"])
+    np.testing.assert_array_equal(terminated, ended)
+    assert 20 < terminated.sum() < 380 and not truncated.any()
+
+
+def test_ends_are_drawn_as_often_as_the_model_says(drawing: Make) -> None:
+    dream, count = drawing(), 4000
+    state, _ = reset(dream, KEY, count)
+    state, _, _, terminated, _, _ = step(dream, state, actions_for(dream, (count,)), KEY)
+    chance = np.asarray(dream.model.terminal(state.model).mean())
+    spread = np.sqrt((chance * (1 - chance)).sum())
+    assert 0.2 < chance.mean() < 0.8
+    assert abs(terminated.sum() - chance.sum()) < 4 * spread
+
+
+# ------------------------------------------------------------------------------ what doubt costs
+
+
+def spread_of(dream: Dream, state: object, action: jax.Array) -> np.ndarray:
+    """Standard deviation of the members' mixture, root of the mean over what they predict."""
+    members = dream.model.members(state, action)
+    location, scale = np.asarray(members.location), np.asarray(members.scale)
+    mixture = (scale**2 + location**2).mean(0) - location.mean(0) ** 2
+    return np.sqrt(mixture.mean(-1))
+
+
+def test_what_is_usual_on_logs_costs_the_scale_in_deviations_of_the_reward(
+    hopping: Make, hoppers: Trajectories
+) -> None:
+    free, paid = hopping(), hopping(penalty="ensemble_std", penalty_scale=0.7)
+    state, _ = reset(free, KEY, 50)
+    action = actions_for(free, (50,))
+    usual = spread_of(free, free.bank.state, free.bank.action).mean()
+    doubt = spread_of(free, state.model, action)
+    cost = 0.7 * hoppers.spec().reward[1] * doubt / usual
+    plain, costly = step(free, state, action, KEY), step(paid, state, action, KEY)
+    np.testing.assert_allclose(plain[2] - costly[2], cost, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(costly[5]["penalty"], cost, rtol=1e-4)
+    np.testing.assert_allclose(costly[5]["ensemble_std"], doubt, rtol=1e-4)
+    same(plain[1], costly[1])
+
+
+def test_a_dream_is_cut_where_doubt_exceeds_its_quantile_on_logs(hopping: Make) -> None:
+    dream = hopping(truncate=0.8)
+    state, _ = reset(dream, KEY, 200)
+    action = actions_for(dream, (200,))
+    limit = np.quantile(spread_of(dream, dream.bank.state, dream.bank.action), 0.8)
+    beyond = spread_of(dream, state.model, action) > limit
+    _, _, _, terminated, truncated, info = step(dream, state, action, KEY)
+    np.testing.assert_array_equal(truncated, beyond)
+    np.testing.assert_array_equal(info["cut"], beyond)
+    assert 0 < beyond.sum() < 200
+    assert (terminated & ~truncated).any() and (truncated & ~terminated).any()
+
+
+def test_one_elite_dreams_a_whole_dream(hopping: Make) -> None:
+    dream = hopping(member="episode")
+    state, _ = reset(dream, KEY, 30)
+    assert set(state.member.tolist()) == {0, 1, 2}
+    action, model = actions_for(dream, (30,)), dream.model
+    later, *_ = step(dream, state, action, KEY)
+    np.testing.assert_array_equal(later.member, state.member)
+    members = model.members(state.model, action)
+    noise = np.asarray(jax.random.normal(jax.random.split(KEY)[0], members.location.shape[1:]))
+    for row, member in enumerate(np.asarray(model.elites())[state.member]):
+        location, scale = members.location[member, row], members.scale[member, row]
+        before = jax.tree.map(lambda x, row=row: x[row], state.model)
+        expected = model.arrival(before, location + scale * noise[row])
+        np.testing.assert_allclose(later.model.point[row], expected.point, rtol=1e-4, atol=1e-5)
+
+
+# -------------------------------------------------------------------------------- what is refused
+
+
+def refused(options: object, logs: Trajectories, **changes: object) -> str:
+    spec = logs.spec()
+    model = models.build(options, spec, KEY)
+    chosen = DreamOptions(**{"context": 1, "time_limit": 5, **changes})
+    with pytest.raises(ConfigError) as raised:
+        build(model, spec, logs, np.arange(logs.num_episodes), chosen)
+    return str(raised.value)
+
+
+def test_what_does_not_go_step_by_step_is_refused(hoppers: Trajectories) -> None:
+    whole = refused(TrajectoryDiffusionOptions(rows=4), hoppers)
+    assert "makes trajectories as a whole" in whole and "accepted: the other families" in whole
+    assert "has no dynamics" in refused(ObservedOptions(), hoppers)
+
+
+def test_doubt_needs_members_and_rewards_need_logs(hoppers: Trajectories) -> None:
+    gru = GRUOptions(units=8, latent=8, depth=2)
+    assert "no members" in refused(gru, hoppers, penalty="ensemble_std")
+    assert "no members" in refused(gru, hoppers, truncate=0.9)
+    assert "one of several members" in refused(gru, hoppers, member="episode")
+    single = EnsembleOptions(members=2, elites=1, units=8, layers=1)
+    assert "one of several members" in refused(single, hoppers, member="episode")
+    fields = {f: getattr(hoppers, f) for f in ("observations", "actions", "lengths", "terminated")}
+    silent = Trajectories(**fields, rewards=None, action_spec=hoppers.action_spec, source="none")
+    assert "without reward" in refused(gru, silent)
