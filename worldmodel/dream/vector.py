@@ -61,7 +61,7 @@ class DreamVectorEnv(VectorEnv):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     ):
         self.dream, self.num_envs = dream, num_envs
-        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.autoreset_mode = _checked_mode(num_envs, autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = spaces.observation_space(spec.observations)
         self.single_action_space = spaces.action_space(spec.action)
@@ -138,6 +138,18 @@ class DreamVectorEnv(VectorEnv):
 
     def _begun(self, mask: np.ndarray, starts: np.ndarray) -> dict[str, np.ndarray]:
         return _of_some(spaces.where_from(self.dream.bank, starts), mask)
+
+
+def _checked_mode(num_envs: int, mode: AutoresetMode | str) -> AutoresetMode:
+    if num_envs < 1:
+        raise UserError(
+            f"dream: num_envs={num_envs}; accepted: 1 or more, or none for a single one"
+        )
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        accepted = ", ".join(mode.value for mode in AutoresetMode)
+        raise UserError(f"dream: autoreset_mode={mode!r}; accepted: {accepted}") from None
 
 
 def _of_some(info: dict[str, np.ndarray], mask: np.ndarray) -> dict[str, np.ndarray]:
