@@ -1,0 +1,118 @@
+"""Dreams of whole runs: loaded, made by Gymnasium's id, and learned in by somebody else's agent."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import worldmodel
+from worldmodel import data
+from worldmodel.data.trajectories import split_episodes
+from worldmodel.dream import DreamEnv, DreamVectorEnv
+from worldmodel.errors import ConfigError
+from worldmodel.evaluation.returns import Reactive, episode_returns, model_policy
+
+ROOT = Path(__file__).parents[2]
+
+
+def python(program: str) -> str:
+    """What a program prints in a process of its own."""
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+# ------------------------------------------------------------------------------------ registration
+
+
+@pytest.mark.parametrize("order", ["import gymnasium, worldmodel", "import worldmodel, gymnasium"])
+def test_gymnasium_knows_the_id_and_jax_is_not_imported(order: str) -> None:
+    told = python(
+        f"{order}; import sys; known = 'worldmodel/Dream-v0' in gymnasium.registry; "
+        "print(known, 'jax' in sys.modules)"
+    )
+    assert told.split() == ["True", "False"]
+
+
+def test_reading_options_does_not_wait_for_gymnasium() -> None:
+    told = python("import sys, worldmodel.command_line; print('gymnasium' in sys.modules)")
+    assert told.split() == ["False"]
+
+
+def test_gymnasium_makes_one_and_many(smoke_run: Path) -> None:
+    told = python(
+        "import worldmodel, gymnasium; name = 'worldmodel/Dream-v0'\n"
+        f"one = gymnasium.make(name, run={str(smoke_run)!r})\n"
+        "one.reset(seed=0); print(one.step(one.action_space.sample())[0].shape)\n"
+        f"many = gymnasium.make_vec(name, num_envs=3, run={str(smoke_run)!r}, time_limit=1)\n"
+        "many.reset(seed=0); print(many.step(many.action_space.sample())[3])\n"
+    )
+    assert told.split("\n") == ["(3,)", "[ True  True  True]", ""]
+
+
+# ------------------------------------------------------------------------------------------- loaded
+
+
+def test_a_loaded_run_dreams_of_its_held_out_episodes(smoke_run: Path) -> None:
+    run = worldmodel.load(smoke_run)
+    logs = data.load(run.config.data)
+    training, held_out = split_episodes(logs.num_episodes, run.config.data.holdout)
+    single, many = run.dream(starts=50), run.dream(num_envs=5, logs="training", starts=50)
+    assert type(single) is DreamEnv and type(many) is DreamVectorEnv and many.num_envs == 5
+    assert set(single.dream.bank.episode.tolist()) <= set(held_out.tolist())
+    assert set(many.dream.bank.episode.tolist()) <= set(training.tolist())
+    assert single.dream.time_limit == logs.lengths.max() - 1
+    assert single.dream.bank.row.min() >= run.config.evaluation.context - 1
+
+
+def test_wrong_options_are_told(smoke_run: Path) -> None:
+    run = worldmodel.load(smoke_run)
+    with pytest.raises(ConfigError, match="did you mean 'dream.time_limit'"):
+        run.dream(time_limt=3)
+    with pytest.raises(ConfigError, match="dream.logs=test: accepts one of held_out"):
+        run.dream(logs="test")
+    with pytest.raises(ConfigError, match="RSSM has no members"):
+        run.dream(penalty="ensemble_std")
+
+
+# ------------------------------------------------------------------------- somebody else's agent
+
+
+@pytest.fixture(scope="module")
+def swing_up(launch: Callable[..., list[str]], shared: Path) -> Path:
+    """The default run."""
+    words = (f"runs_dir={shared / 'swing_up'}", "name=default")
+    done = subprocess.run(launch(*words, experiment=False), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return shared / "swing_up" / "default"
+
+
+@pytest.mark.slow
+def test_an_agent_of_stable_baselines_learns_in_a_dream_what_holds_in_the_real_world(
+    swing_up: Path,
+) -> None:
+    """SAC as it comes, with the learning rate that its authors use for Pendulum, sees the dream
+    alone. Its costs are compared with those of the run's own policy on the same 50 episodes.
+    """
+    reason = "Stable-Baselines3 is not installed: pip install worldmodel[sb3]"
+    baselines = pytest.importorskip("stable_baselines3", reason=reason)
+    run = worldmodel.load(swing_up)
+    agent = baselines.SAC("MlpPolicy", run.dream(), learning_rate=1e-3, seed=0)
+    agent.learn(10_000)
+
+    def theirs(memory: Any, seen: dict[str, np.ndarray], *_: Any) -> tuple[Any, np.ndarray]:
+        return memory, agent.predict(seen["observation"], deterministic=True)[0]
+
+    ours = model_policy(run.model, Reactive(run.policy), run.spec)
+    cost, own = (
+        -episode_returns("Pendulum-v1", run.spec, act, 50, 0).mean() for act in (theirs, ours)
+    )
+    assert own < 400  # it has learned something itself
+    assert cost <= 1.3 * own, (cost, own)
