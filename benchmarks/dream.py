@@ -1,24 +1,31 @@
 """Steps a second of dreams beside those of the simulator they stand for, HalfCheetah-v5.
 
-    python benchmarks/dream.py [--envs 1024] [--steps 64] [--repeats 9]
+    python benchmarks/dream.py [--envs 1024] [--steps 64] [--repeats 9] [--preset 1m]
 
-Models are the families at their preset `1m`, with first parameters and the end made as unlikely as
-a trained one says it is: what a step costs does not depend on more. Both ways to step are timed,
-the function in a `lax.scan` and the vector environment, whose arrays come back to the host at every
-step. The simulator is one environment in this process, without wrappers. All take turns, repeat by
-repeat, and a ratio is to the simulator in the same repeat; shown are medians with quartiles.
+Models have first parameters, and their end is made as unlikely as a trained one says it is: what a
+step costs does not depend on more. Both ways to step are timed, the function in a `lax.scan` and
+the vector environment, whose arrays come back to the host at every step. The simulator is one
+environment in this process, without wrappers. All take turns, repeat by repeat, and a ratio is to
+the simulator in the same repeat; shown are medians with quartiles.
+
+What bounds a step are its matrix products, so the last column is its arithmetic as a share of what
+a plain large product does in the same repeat. On a machine that does other things too, what a
+second of one core does is the steadier figure: the two columns after the ratio count these.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import gymnasium
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from worldmodel import models
@@ -29,7 +36,8 @@ from worldmodel.data.trajectories import Trajectories
 from worldmodel.dream import Dream, DreamState, DreamVectorEnv, build
 
 ENVIRONMENT, EPISODES, SIMULATED_STEPS = "HalfCheetah-v5", 4, 1000
-FAMILIES = {"rssm": RSSMOptions(preset="1m"), "koopman": KoopmanOptions(preset="1m")}
+FAMILIES = {"rssm": RSSMOptions, "koopman": KoopmanOptions}
+PRODUCT = 1024  # rows and columns of the plain product
 UNLIKELY = -20.0  # logit of an end
 
 
@@ -46,7 +54,7 @@ def parameters(dream: Dream) -> int:
     return sum(x.size for x in jax.tree.leaves(dream.params))
 
 
-def scanned(dream: Dream, envs: int, steps: int) -> Callable[[], None]:
+def scanned(dream: Dream, envs: int, steps: int) -> Callable[[], Any]:
     """Runs `steps` steps of `envs` dreams in one call; all that a step gives is kept."""
     low, high = (np.asarray(bound, np.float32) for bound in (dream.actions.low, dream.actions.high))
     shape = (steps, envs, dream.actions.size)
@@ -62,10 +70,10 @@ def scanned(dream: Dream, envs: int, steps: int) -> Callable[[], None]:
 
     state, _ = jax.jit(Dream.reset, static_argnums=2)(dream, jax.random.key(0), envs)
     keys = jax.random.split(jax.random.key(2), steps)
-    return lambda: jax.block_until_ready(run(dream, state, actions, keys)) and None
+    return lambda: run(dream, state, actions, keys)
 
 
-def stepped(dream: Dream, logs: Trajectories, envs: int, steps: int) -> Callable[[], None]:
+def stepped(dream: Dream, logs: Trajectories, envs: int, steps: int) -> Callable[[], Any]:
     """Runs `steps` steps of a vector environment."""
     environments = DreamVectorEnv(dream, logs.spec(), envs)
     environments.reset(seed=0)
@@ -79,7 +87,22 @@ def stepped(dream: Dream, logs: Trajectories, envs: int, steps: int) -> Callable
     return run
 
 
-def simulated(steps: int) -> Callable[[], None]:
+def multiplied() -> tuple[Callable[[], Any], int]:
+    """A plain product, and its operations."""
+    x = jax.random.normal(jax.random.key(0), (PRODUCT, PRODUCT))
+    product = jax.jit(jnp.matmul)
+    return lambda: product(x, x), 2 * PRODUCT**3
+
+
+def operations(dream: Dream, envs: int) -> float:
+    """Of a step of one dream, as the compiler counts them."""
+    state, _ = dream.reset(jax.random.key(0), envs)
+    actions = jnp.zeros((envs, dream.actions.size))
+    program = jax.jit(Dream.step).lower(dream, state, actions, jax.random.key(0)).compile()
+    return program.cost_analysis()["flops"] / envs
+
+
+def simulated(steps: int) -> Callable[[], Any]:
     environment = gymnasium.make(ENVIRONMENT, disable_env_checker=True).unwrapped
     environment.reset(seed=0)
     environment.action_space.seed(0)
@@ -92,10 +115,24 @@ def simulated(steps: int) -> Callable[[], None]:
     return run
 
 
-def seconds(run: Callable[[], None]) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
+class Timing(NamedTuple):
+    """Steps a second, and a second of one core, one a repeat."""
+
+    wall: list[float]
+    core: list[float]
+
+
+def timed(runs: dict[str, tuple[Callable[[], Any], float]], repeats: int) -> dict[str, Timing]:
+    """All take turns; the first turn compiles and is not counted."""
+    found = {name: Timing([], []) for name in runs}
+    for repeat in range(repeats + 1):
+        for name, (run, count) in runs.items():
+            wall, core = time.perf_counter(), time.process_time()
+            jax.block_until_ready(run())
+            if repeat:
+                found[name].wall.append(count / (time.perf_counter() - wall))
+                found[name].core.append(count / (time.process_time() - core))
+    return found
 
 
 def main() -> None:
@@ -103,38 +140,36 @@ def main() -> None:
     parser.add_argument("--envs", type=int, default=1024)
     parser.add_argument("--steps", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--preset", default="1m")
     arguments = parser.parse_args()
     envs, steps = arguments.envs, arguments.steps
+    runs = {"simulator": (simulated(SIMULATED_STEPS), SIMULATED_STEPS), "product": multiplied()}
+    needed = {}
     with tempfile.TemporaryDirectory() as cache:
-        name = ENVIRONMENT
-        logs = collect(GymnasiumData(environment=name, episodes=EPISODES, cache_dir=cache))
-        logs = logs.compact()
-        dreams = {family: dream_of(options, logs) for family, options in FAMILIES.items()}
-        runs = {"simulator": (simulated(SIMULATED_STEPS), SIMULATED_STEPS)}
-        for family, dream in dreams.items():
-            runs[f"{family}, scan"] = scanned(dream, envs, steps), envs * steps
-            runs[f"{family}, vector environment"] = stepped(dream, logs, envs, steps), envs * steps
-        for run, _ in runs.values():
-            run()  # compiles
-        rates = {name: [] for name in runs}
-        for _ in range(arguments.repeats):
-            for name, (run, count) in runs.items():
-                rates[name].append(count / seconds(run))
-    sizes = {family: f"{parameters(dream):,} parameters" for family, dream in dreams.items()}
-    print(
-        f"{envs} dreams on {jax.devices()[0].device_kind}; "
-        + "; ".join(map(" ".join, sizes.items()))
-    )
-    print(f"{'':32s}{'steps a second':>16s}{'times the simulator':>32s}")
-    found = {}
-    for name, values in rates.items():
-        ratios = np.divide(values, rates["simulator"])
-        low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-        print(
-            f"{name:32s}{np.median(values):>16,.0f}{f'{middle:.1f} [{low:.1f}, {high:.1f}]':>32s}"
-        )
-        found[name] = {"steps_a_second": float(np.median(values)), "ratio": float(middle)}
-    print(json.dumps(found))
+        options = GymnasiumData(environment=ENVIRONMENT, episodes=EPISODES, cache_dir=cache)
+        logs = collect(options).compact()
+    print(f"{envs} dreams on {jax.devices()[0].device_kind}, {os.cpu_count()} cores")
+    for family, schema in FAMILIES.items():
+        dream = dream_of(schema(preset=arguments.preset), logs)
+        ways = {"scan": scanned(dream, envs, steps), "env": stepped(dream, logs, envs, steps)}
+        for way, run in ways.items():
+            runs[f"{family} {way}"] = run, envs * steps
+            needed[f"{family} {way}"] = operations(dream, envs)
+        print(f"{family}: {parameters(dream):,} parameters, {needed[f'{family} scan']:,.0f} flops")
+    found = timed(runs, arguments.repeats)
+    heads = ("steps/s", "times the simulator", "steps/core s", "times", "of the product")
+    print("{:14s}{:>12s}{:>22s}{:>15s}{:>8s}{:>16s}".format("", *heads))
+    results = {}
+    for name in ("simulator", *needed):
+        one, simulator, product = found[name], found["simulator"], found["product"]
+        low, ratio, high = np.quantile(np.divide(one.wall, simulator.wall), [0.25, 0.5, 0.75])
+        of_core = np.median(np.divide(one.core, simulator.core))
+        share = needed.get(name, 0) * np.median(np.divide(one.core, product.core))
+        wall, core = np.median(one.wall), np.median(one.core)
+        times = f"{ratio:.1f} [{low:.1f}, {high:.1f}]"
+        print(f"{name:14s}{wall:>12,.0f}{times:>22s}{core:>15,.0f}{of_core:>8.1f}{share:>16.0%}")
+        results[name] = {"steps_a_second": wall, "ratio": ratio, "of_core": of_core}
+    print(json.dumps(results, default=float))
 
 
 if __name__ == "__main__":

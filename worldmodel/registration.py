@@ -33,18 +33,24 @@ def _register() -> None:
 class _OnceImported(MetaPathFinder):
     """Finds nothing itself; whoever finds Gymnasium also registers, after its import."""
 
+    asking_others = False
+
     def find_spec(
         self, name: str, path: Any, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name != "gymnasium":
+        if name != "gymnasium" or self.asking_others:
             return None
-        sys.meta_path.remove(self)
-        found = importlib.util.find_spec(name)
+        self.asking_others = True
+        try:
+            found = importlib.util.find_spec(name)
+        finally:
+            self.asking_others = False
         if found is None or found.loader is None:
             return found
         execute = found.loader.exec_module
 
         def execute_and_register(module: ModuleType) -> None:
+            sys.meta_path.remove(self)
             execute(module)
             _register()
 

@@ -9,11 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from worldmodel import models
 from worldmodel.config import (
+    DiffusionOptions,
     EnsembleOptions,
     GRUOptions,
+    KoopmanOptions,
+    MLPOptions,
     ObservedOptions,
     TrajectoryDiffusionOptions,
 )
@@ -99,6 +103,35 @@ def test_a_batch_has_the_shapes_of_single_dreams(kind: str, request: pytest.Fixt
         assert (5, *a.shape) == b.shape and a.dtype == b.dtype
 
 
+SMALL = {
+    "koopman": KoopmanOptions(units=8, latent=8, depth=2, reencode=2),
+    "mlp": MLPOptions(units=8, latent=8, depth=2),
+    "diffusion": DiffusionOptions(sampler_steps=2),
+}
+
+
+@pytest.mark.parametrize("family", SMALL)
+def test_a_dream_is_the_rollout_of_the_model(family: str, hoppers: Trajectories) -> None:
+    spec = hoppers.spec()
+    model = models.build(SMALL[family], spec, KEY)
+    chosen = DreamOptions(context=2, time_limit=50)
+    dream = build(model, spec, hoppers, np.arange(hoppers.num_episodes), chosen)
+    state, _ = reset(dream, KEY, 3)
+    actions = actions_for(dream, (4, 3))  # Hopper's bounds: raw units are the model's
+
+    @nnx.jit
+    def said(model: models.WorldModel, state: object, action: jax.Array, key: jax.Array) -> tuple:
+        state = model.step(state, action, jax.random.split(key)[0])
+        return state, model.observation(state)["observation"].mean(), model.reward(state).mean()
+
+    expected = state.model
+    for action, key in zip(actions, jax.random.split(KEY, 4), strict=True):
+        expected, *told = said(model, expected, action, key)
+        state, observation, reward, *_ = step(dream, state, action, key)
+        np.testing.assert_allclose(observation["observation"], told[0], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(reward, told[1], rtol=1e-3, atol=1e-4)
+
+
 def test_images_are_observed_as_logged(drawing: Make) -> None:
     dream = drawing()
     state, observation = reset(dream, KEY, 3)
@@ -110,7 +143,7 @@ def test_images_are_observed_as_logged(drawing: Make) -> None:
 # ----------------------------------------------------------------------------- where they begin
 
 
-@pytest.mark.parametrize("context", [1, 3, 50])
+@pytest.mark.parametrize("context", [3, 50])
 def test_a_start_is_what_the_filter_says_after_its_rows(
     hoppers: Trajectories, context: int
 ) -> None:
@@ -118,6 +151,7 @@ def test_a_start_is_what_the_filter_says_after_its_rows(
     model = models.build(GRUOptions(units=8, latent=8, depth=2), spec, KEY)
     options = DreamOptions(context=context, time_limit=5)
     bank = build(model, spec, hoppers, np.array([7, 3, 1, 9]), options).bank
+    observe = nnx.jit(lambda model, window: model.observe(window, KEY).latent[0, -1])
     found = {}
     for number, episode in zip([7, 3, 1, 9], range(4), strict=True):
         rows = whole_episodes(hoppers.select(np.array([episode])))
@@ -125,8 +159,7 @@ def test_a_start_is_what_the_filter_says_after_its_rows(
         for row in range(min(context - 1, last - 1), last):
             cut = slice(max(0, row - context + 1), row + 1)
             window = jax.tree.map(lambda x, cut=cut: x[:, cut], rows)
-            state = model.observe(window, KEY)
-            found[number, row] = state.latent[0, -1], rows.action[0, row]
+            found[number, row] = observe(model, window), rows.action[0, row]
     places = list(zip(bank.episode.tolist(), bank.row.tolist(), strict=True))
     assert places == list(found)
     for place, (latent, action) in enumerate(found.values()):

@@ -32,7 +32,14 @@ def python(program: str) -> str:
 # ------------------------------------------------------------------------------------ registration
 
 
-@pytest.mark.parametrize("order", ["import gymnasium, worldmodel", "import worldmodel, gymnasium"])
+@pytest.mark.parametrize(
+    "order",
+    [
+        "import gymnasium, worldmodel",
+        "import worldmodel, gymnasium",
+        "import worldmodel, importlib.util; importlib.util.find_spec('gymnasium'); import gymnasium",
+    ],
+)
 def test_gymnasium_knows_the_id_and_jax_is_not_imported(order: str) -> None:
     told = python(
         f"{order}; import sys; known = 'worldmodel/Dream-v0' in gymnasium.registry; "
