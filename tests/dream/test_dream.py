@@ -93,6 +93,17 @@ def test_one_mapped_and_scanned_dreams_are_the_same(
             same(given, jax.tree.map(lambda x, t=t, i=i: x[t, i], later))
 
 
+def test_actions_beyond_their_bounds_are_taken_as_the_bounds(hopping: Make) -> None:
+    dream = hopping()
+    state, _ = reset(dream, KEY, 2)
+    beyond = jnp.array([[1.5, -3.0, 0.2], [0.0, 0.5, 9.0]])
+    found = step(dream, state, beyond, KEY)
+    same(found, step(dream, state, jnp.clip(beyond, -1, 1), KEY), exact=True)
+    assert (
+        found[1]["observation"] != step(dream, state, 0.9 * beyond, KEY)[1]["observation"]
+    ).any()
+
+
 @pytest.mark.parametrize("kind", ["true_pendulum", "drawing"])
 def test_a_batch_has_the_shapes_of_single_dreams(kind: str, request: pytest.FixtureRequest) -> None:
     dream: Dream = request.getfixturevalue(kind)()

@@ -106,16 +106,17 @@ def test_automatic_resets_are_those_of_a_naive_loop(
             if mode is AutoresetMode.SAME_STEP or not over[i]
         }
         fresh = begun(reals, infos)
+        due = truncated if mode is AutoresetMode.SAME_STEP else over
+        assert list(fresh) == np.flatnonzero(due).tolist()
         for i, (expected, reward, limit) in stepped.items():
             np.testing.assert_allclose(rewards[i], reward, rtol=1e-3, atol=1e-3)
             assert truncated[i] == limit
-            assert (i in fresh) == (limit and mode is AutoresetMode.SAME_STEP)
             last = infos["final_obs"][i] if i in fresh else seen[i]
             np.testing.assert_allclose(last, expected, atol=1e-3)
         for i, expected in fresh.items():
             np.testing.assert_allclose(seen[i], expected, atol=1e-4)
             if mode is AutoresetMode.NEXT_STEP:
-                assert over[i] and rewards[i] == 0 and not truncated[i]
+                assert rewards[i] == 0 and not truncated[i]
         if mode is AutoresetMode.SAME_STEP and fresh:
             np.testing.assert_array_equal(infos["_final_obs"], truncated)
             np.testing.assert_array_equal(infos["_final_info"], truncated)

@@ -37,7 +37,7 @@ def python(program: str) -> str:
     [
         "import gymnasium, worldmodel",
         "import worldmodel, gymnasium",
-        "import worldmodel, importlib.util; importlib.util.find_spec('gymnasium'); import gymnasium",
+        "import worldmodel, importlib.util as i; i.find_spec('gymnasium'); import gymnasium",
     ],
 )
 def test_gymnasium_knows_the_id_and_jax_is_not_imported(order: str) -> None:
