@@ -238,7 +238,9 @@ def test_what_a_family_lacks_is_named_with_the_family() -> None:
 def test_a_family_lacks_no_method(family: str) -> None:
     found = getattr(importlib.import_module(f"worldmodel.models.{family}"), models.FAMILIES[family])
     assert issubclass(found, WorldModel)
-    assert (found.learns, found.imagines) == (facts_of(family).learns, facts_of(family).imagines)
+    facts = facts_of(family)
+    said = (found.learns, found.imagines, found.steps)
+    assert said == (facts.learns, facts.imagines, facts.steps)
     assert not {name for name in interface() if getattr(found, name) is getattr(WorldModel, name)}
 
 

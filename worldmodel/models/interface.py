@@ -86,8 +86,10 @@ class WorldModel(nnx.Module):
     def member_step(
         self, state: State, action: jax.Array, key: jax.Array, member: jax.Array
     ) -> State:
-        """The step (B, ...) as one of the `elite_size` best members, `member` (B,), takes it."""
-        raise self._lacking("member_step")
+        """The step (B, ...) as one of the `elite_size` best members, `member` (B,), takes it. Where
+        there is one alone, it is the family's step.
+        """
+        return self.step(state, action, key)
 
     def rollout(self, state: State, actions: jax.Array, key: jax.Array) -> State:
         """The states (B, H, ...) after each of the given actions (B, H, ...). Families that can do
