@@ -214,7 +214,7 @@ ALL_FIELDS = ("observation", "action", "reward")
 # ----------------------------------------------------------------------------------- the interface
 
 
-KEPT = {"stepper", "rollout", "follow", "members", "eigenvalues"}
+KEPT = {"member_step", "stepper", "rollout", "follow", "members", "eigenvalues"}
 
 
 def interface() -> set[str]:
