@@ -18,31 +18,31 @@ from omegaconf import MISSING
 
 from worldmodel import references
 from worldmodel.config import (
-    NORMALIZATIONS,
     RSSM_PRESETS,
     SCHEMAS,
     Config,
     DenoisedOptions,
     EnsembleOptions,
-    GymnasiumData,
-    HDF5Data,
-    MinariData,
     NoPolicy,
-    NPZData,
     ObservedOptions,
     OracleOptions,
     RSSMOptions,
-    TableData,
-    TFDSData,
     TrajectoryDiffusionOptions,
 )
+from worldmodel.data_rules import DATA_RULES
 from worldmodel.device_rules import DEVICE_RULES
 from worldmodel.errors import ConfigError, nearest
 from worldmodel.policy_rules import POLICY_RULES
 
 MOST_FAULTS = 10  # a longer list hides the first mistake, which often caused the others
 DIRECTORY_NAME = re.compile(r"\w[\w.,+=@-]{0,199}")
-TYPE_NAMES = {int: "integer", float: "number", bool: "true or false", str: "text"}
+TYPE_NAMES = {
+    int: "integer",
+    float: "number",
+    bool: "true or false",
+    str: "text",
+    dict: "options {KEY: VALUE, ...}",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +60,13 @@ class Option:
 
     @classmethod
     def of(cls, key: str, annotation: Any, metadata: typing.Mapping[str, Any]) -> Option:
-        """Reads an annotation of the forms `int`, `int | None`, `list[int]`."""
+        """Reads an annotation of the forms `int`, `int | None`, `list[int]`, `dict[str, Any]`."""
         optional = isinstance(annotation, types.UnionType)
         if optional:
             annotation = next(t for t in typing.get_args(annotation) if t is not types.NoneType)
         is_list = typing.get_origin(annotation) is list
         element = typing.get_args(annotation)[0] if is_list else annotation
+        element = typing.get_origin(element) or element  # options by name are a dict, of any values
         return cls(key, element, is_list, optional, **metadata)
 
     @property
@@ -137,6 +138,8 @@ def shown(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, list):
         return "[" + ",".join(shown(v) for v in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}: {shown(v)}" for key, v in value.items()) + "}"
     return str(value)
 
 
@@ -205,43 +208,15 @@ def _names_are_directory_names(config: Config) -> Iterator[str]:
             yield f"{key}={name}: names a directory; accepts letters, digits and _ . , + = @ -"
 
 
-def _data_can_be_found(config: Config) -> Iterator[str]:
-    data = config.data
-    if isinstance(data, GymnasiumData) and not data.environment:
-        yield "data.environment needs a Gymnasium id, such as data.environment=Pendulum-v1"
-    if isinstance(data, TFDSData) and not data.path and not data.builder:
-        yield "data.path needs the folder of a prepared TFDS data set, or data.builder its name"
-    if isinstance(data, HDF5Data | NPZData | TableData) and not data.path:
-        yield f"data.path needs a file, a folder or a pattern such as logs/*, for data={data.name}"
-    if isinstance(data, MinariData) and not data.dataset:
-        yield "data.dataset needs the id of a local Minari data set, such as D4RL/pen/human-v2"
+def _data_can_be_read(config: Config) -> Iterator[str]:
+    yield from (line for rule in DATA_RULES for line in rule(config.data))
 
 
-def _classes_are_one_column(config: Config) -> Iterator[str]:
-    data = config.data
-    if isinstance(data, TableData) and data.discrete and len(data.actions) > 1:
-        yield f"data.discrete=true: takes one column of classes, not {len(data.actions)}"
+def _judged_data_can_be_read(config: Config) -> Iterator[str]:
+    from worldmodel.judged_data import faults  # which stands on this file
 
-
-def _action_bounds_are_bounds(config: Config) -> Iterator[str]:
-    low, high = config.data.action_low, config.data.action_high
-    if (low is None) != (high is None):
-        yield "data.action_low and data.action_high: give both or neither"
-    elif low is not None and len(low) != len(high):
-        yield f"data.action_low has {len(low)} numbers, data.action_high {len(high)}"
-    elif low is not None and not all(a < b for a, b in zip(low, high, strict=True)):
-        yield "data.action_low must be below data.action_high in every dimension"
-
-
-def _normalizations_are_known(config: Config) -> Iterator[str]:
-    for entry in config.data.normalize:
-        kind = entry.rpartition(":")[2]
-        if kind not in NORMALIZATIONS:
-            hint = nearest(kind, NORMALIZATIONS)
-            yield (
-                f"data.normalize={entry}: accepts {', '.join(NORMALIZATIONS)}, or KEY:KIND "
-                f"for one observation{hint}"
-            )
+    if config.evaluation.data is not None:
+        yield from faults(config.data, config.evaluation.data)
 
 
 def _blocks_divide_the_recurrent_state(config: Config) -> Iterator[str]:
@@ -368,10 +343,8 @@ def _ensembles_have_their_elites(config: Config) -> Iterator[str]:
 
 RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
     _names_are_directory_names,
-    _data_can_be_found,
-    _classes_are_one_column,
-    _action_bounds_are_bounds,
-    _normalizations_are_known,
+    _data_can_be_read,
+    _judged_data_can_be_read,
     _blocks_divide_the_recurrent_state,
     _pieces_are_as_long_as_those_trained,
     _samplers_have_levels,
