@@ -16,9 +16,10 @@ import pytest
 from worldmodel import command_line
 from worldmodel.checks import check, walk
 from worldmodel.command_line import Asked, build_config, parse_eval, parse_overrides, training_help
-from worldmodel.config import SCHEMAS, Config, EvalConfig, GymnasiumData, TFDSData
+from worldmodel.config import SCHEMAS, Config, EvalConfig, GymnasiumData, NPZData, TFDSData
 from worldmodel.config_io import changed, differences, load_config, save_config
 from worldmodel.errors import ConfigError
+from worldmodel.judged_data import judged_data
 from worldmodel.sweeps import check_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -135,6 +136,10 @@ def test_every_choice_of_every_group_composes(group):
         ("hydra.run.dir=here", ["sweeps"]),
         ("name=${data.nam}", ["name: Interpolation key 'data.nam' not found"]),
         ("seed=${model.preset}", ["seed: ", "could not be converted to Integer"]),
+        ("evaluation.data.holdut=0.5", ["'evaluation.data.holdout'"]),
+        ("evaluation.data.holdout=5", ["evaluation.data.holdout=5: accepts number, 0 to 0.9"]),
+        ("evaluation.data.kind=npy", ["evaluation.data.kind=npy: accepts", "'npz'"]),
+        ("evaluation.data=3", ["evaluation.data=3: accepts options {KEY: VALUE, ...}"]),
         ("name=a/b", ["name=a/b: names a directory"]),
         ("name=..", ["name=..: names a directory"]),
         ("data=gymnasium", ["data.environment needs"]),
@@ -371,6 +376,26 @@ def test_evaluation_returns_only_what_was_given(run_directory):
     assert compared == Asked([run_directory] * 2, folder="there")
 
 
+def test_data_of_an_evaluation_is_what_its_options_call_data(run_directory):
+    run = f"run={run_directory}"
+    words = ["data=table", "data.path=logs.csv", "data.observations=[x]", "data.actions=[u]"]
+    given = {"kind": "table", "path": "logs.csv", "observations": ["x"], "actions": ["u"]}
+    assert parse_eval([run, *words]).evaluation == {"data": given}
+    assert parse_eval([run, "data={episodes: 3}"]).evaluation == {"data": {"episodes": 3}}
+    assert parse_eval([run, "evaluation.data.episodes=3"]).evaluation == {"data": {"episodes": 3}}
+
+
+def test_data_to_judge_on_stands_on_the_run_s_own():
+    config = build("evaluation.data.episodes=3", "evaluation.data.holdout=0")
+    judged = judged_data(config)
+    assert dataclasses.replace(judged, episodes=200, holdout=0.1) == config.data
+    assert type(judged.holdout) is float
+    other = build("evaluation.data={kind: npz, path: x}", "data.cache_dir=here")
+    assert judged_data(other) == NPZData(
+        path="x", cache_dir="here", environment="Pendulum-v1"
+    )  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -381,7 +406,11 @@ def test_evaluation_returns_only_what_was_given(run_directory):
         (["run=RUN", "evaluation.planner.kind=cme"], "one of none, cem, mppi (did you mean 'cem'"),
         (["run=RUN", "evaluation.planner.elite=3"], "'evaluation.planner.elites'"),
         (["run=RUN", "training.policy.steps=3"], "training.policy.steps: no such option"),
-        (["run=RUN", "data=tfds"], "data: no such option"),
+        (["run=RUN", "data=tfsd"], "data.kind=tfsd: accepts one of tfds"),
+        (["run=RUN", "data=npz"], "data.path needs a file"),
+        (["run=RUN", "data.episods=3"], "did you mean 'data.episodes'"),
+        (["run=RUN", "data.episodes=0"], "data.episodes=0: accepts integer, 1 or more"),
+        (["run=RUN", "data.name=npz"], "data.name: no such option"),
         (["run=RUNe"], "not a run directory (did you mean"),
         (["runs=[RUN]"], "accepts 2 to 6 runs"),
         (["run=RUN", "runs=[RUN,RUN]"], "give one run to judge it, or runs=[A,B]"),
@@ -398,7 +427,13 @@ def test_mistakes_in_an_evaluation_are_told(run_directory, words, expected):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["experiment=smoke"], ["data=tfds", "data.path=logs", "policy=none"]]
+    "words",
+    [
+        [],
+        ["experiment=smoke"],
+        ["data=tfds", "data.path=logs", "policy=none"],
+        ["evaluation.data={episodes: 3, action_low: [-1.0], action_high: [1.0]}"],
+    ],
 )
 def test_a_config_survives_saving_and_loading(tmp_path, words):
     config = build(*words)

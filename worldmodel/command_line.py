@@ -27,8 +27,10 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from worldmodel.checks import Option, check, refuse, unknown_key, walk
 from worldmodel.config import SCHEMAS, Config, EvalConfig
-from worldmodel.config_io import assign, flatten
+from worldmodel.config_io import assign, flatten, load_config
 from worldmodel.errors import ConfigError, StorageError, UserError, first_line, nearest
+from worldmodel.judged_data import KIND
+from worldmodel.judged_data import faults as data_faults
 from worldmodel.storage import refusal
 
 USER_ERROR = 2
@@ -145,10 +147,15 @@ def _evaluate(job: Callable[[Asked], int | None], description: str) -> int:
 
 
 def parse_eval(words: Sequence[str]) -> Asked:
-    """Reads `run=... checkpoint=... evaluation.KEY=...`, or `runs=[...]`; raises ConfigError."""
+    """Reads `run=... checkpoint=... evaluation.KEY=... data.KEY=...`, or `runs=[...]`; raises
+    ConfigError. `data=KIND` and `data.KEY` are those of `evaluation.data`.
+    """
     config = EvalConfig()
     known = {option.key: option for option, _ in walk(config)}
-    given, faults = read_values(parse_overrides(words), known)
+    overrides = parse_overrides(words)
+    data, faults = _read_data([o for o in overrides if _is_data(o)])
+    given, more = read_values([o for o in overrides if not _is_data(o)], known)
+    faults += more
     for key, value in given.items():
         assign(config, key, value)
     faults += [fault for option, value in walk(config) if (fault := option.fault(value))]
@@ -163,6 +170,10 @@ def parse_eval(words: Sequence[str]) -> Asked:
         _need_run(Path(run))
     prefix = "evaluation."
     evaluation = {k.removeprefix(prefix): v for k, v in given.items() if k.startswith(prefix)}
+    if data:
+        for run in runs:
+            refuse(data_faults(load_config(Path(run) / "config.yaml").data, data, DATA))
+        evaluation["data"] = data
     return Asked(runs, config.checkpoint, evaluation, config.folder)
 
 
@@ -176,6 +187,28 @@ def _runs_faults(config: EvalConfig) -> list[str]:
     if config.folder is not None and not config.runs:
         return [f"folder={config.folder}: only a comparison (runs=[A,B]) has one"]
     return []
+
+
+DATA = "data."  # what options of the data to judge on begin with
+
+
+def _is_data(override: Override) -> bool:
+    return override.key_or_group == "data" or override.key_or_group.startswith(DATA)
+
+
+def _read_data(overrides: Sequence[Override]) -> tuple[dict[str, Any], list[str]]:
+    """The options of `evaluation.data` that `data=KIND` and `data.KEY=...` say, and all faults."""
+    given: dict[str, Any] = {}
+    faults = []
+    for override in overrides:
+        if fault := _form_fault(override):
+            faults.append(fault)
+        elif override.key_or_group == "data" and not isinstance(override.value(), dict):
+            given[KIND] = override.value()
+        else:
+            values = flatten({override.key_or_group: override.value()})
+            given |= {key.removeprefix(DATA): value for key, value in values}
+    return given, faults
 
 
 def _need_run(run: Path) -> None:
@@ -237,6 +270,9 @@ def read_values(
             faults.append(fault)
             continue
         for key, value in flatten({override.key_or_group: override.value()}, known):
+            if (mapping := _mapping_above(key, known)) is not None:
+                given.setdefault(mapping, {})[key.removeprefix(f"{mapping}.")] = value
+                continue
             if key not in known:
                 faults.append(_key_fault(key, known, groups))
                 continue
@@ -244,6 +280,12 @@ def read_values(
             fault = None if _is_interpolation(value) else known[key].fault(given[key])
             faults += [fault] if fault else []
     return given, faults
+
+
+def _mapping_above(key: str, known: dict[str, Option]) -> str | None:
+    """The option that holds others by name, of which `key` is one."""
+    level, _, _ = key.rpartition(".")
+    return level if level in known and known[level].type is dict else None
 
 
 def _form_fault(override: Override, option: Option | None = None) -> str | None:

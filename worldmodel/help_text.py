@@ -64,6 +64,7 @@ def evaluation(description: str) -> str:
         *_paragraphs(description),
         "Usage: python eval.py run=runs/NAME [checkpoint=last|STEP] [OPTION=VALUE ...]",
         "       python eval.py runs=[runs/A,runs/B] [OPTION=VALUE ...]",
+        "       python eval.py run=runs/NAME [data=KIND] data.OPTION=VALUE ...      on other logs",
         "",
         "Options",
         *_entries((o, v) for o, v in options if "." not in o.key),

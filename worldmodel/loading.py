@@ -19,6 +19,7 @@ from worldmodel import data, policies
 from worldmodel.config import Config
 from worldmodel.config.dream import DreamOptions
 from worldmodel.config_io import changed, made
+from worldmodel.data.fitting import fitted
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import split_episodes
 from worldmodel.data.windows import Window
@@ -27,6 +28,7 @@ from worldmodel.dream import dream as dreams
 from worldmodel.errors import CheckpointError, ConfigError
 from worldmodel.evaluation.acting import Agent
 from worldmodel.evaluation.evaluator import Results, evaluate_loaded
+from worldmodel.judged_data import judged_data
 from worldmodel.learner import divide
 from worldmodel.models import WorldModel, parts
 from worldmodel.planning import Value
@@ -91,11 +93,16 @@ class LoadedRun:
     def evaluate(self, **overrides: Any) -> Results:
         """Judges this checkpoint and rewrites its evaluation; keywords are single options of
         `evaluation`, those of a group as a dict: `episodes=10, planner={"kind": "cem"}`.
+
+        Raises ConfigError, or DataError for logs of `data` that are not like the run's.
         """
-        options = changed(self.config, {"evaluation": overrides}).evaluation
-        trajectories = data.load(self.config.data)
-        self.directory.bind_data(self.spec, trajectories.fingerprint())
-        return evaluate_loaded(self, trajectories, options)
+        config = changed(self.config, {"evaluation": overrides})
+        if config.evaluation.data is not None:
+            trajectories = fitted(data.load(judged_data(config)), self.spec)
+        else:
+            trajectories = data.load(config.data)
+            self.directory.bind_data(self.spec, trajectories.fingerprint())
+        return evaluate_loaded(self, trajectories, config.evaluation)
 
     def earlier_policies(self) -> dict[str, nnx.Module]:
         """The policies of other checkpoints on disk that act on the same model's features, by name.

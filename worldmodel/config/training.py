@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -132,6 +133,14 @@ class EvaluationOptions:
     seed: int = option(1000, "seed of the first episode; episode j has seed + j", low=0)
     resamples: int = option(2000, "bootstrap resamples behind an interval", low=100)
     confidence: float = option(0.95, "coverage of the intervals", low=0.5, high=0.999)
+    data: dict[str, Any] | None = option(
+        None,
+        "logs to judge on, whole: options on top of the run's data options, `kind` for another "
+        "format (none: the run's own held-out episodes)",
+    )
+    free_run: bool = option(
+        False, "whole records followed from the actions alone, after the context, in raw units"
+    )
     planner: PlannerOptions = dataclasses.field(default_factory=PlannerOptions)
     reference: str | None = option(
         None, "pair of returns that normalised scores are counted by, such as d4rl/hopper"

@@ -21,12 +21,14 @@ from rich.console import Console
 from worldmodel import data, planning
 from worldmodel.compilation import use_cache
 from worldmodel.config import EvaluationOptions
+from worldmodel.data.fitting import outside
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.evaluation import environments
 from worldmodel.evaluation.acting import Agent, played_by, who_act
 from worldmodel.evaluation.aggregates import SEEDS
 from worldmodel.evaluation.decision import decide
+from worldmodel.evaluation.free_run import free_run
 from worldmodel.evaluation.prediction import Prediction, open_loop
 from worldmodel.evaluation.report import page
 from worldmodel.evaluation.results import Provenance, Results, Return, Scale, episodes, to_json
@@ -84,6 +86,12 @@ def evaluate(
             if model.imagines
             else Prediction({}, [NO_PREDICTION])
         )
+    free = {}
+    if options.free_run and model.imagines:
+        with _timed(seconds, "free_run"):
+            free = free_run(model, spec, held_out, options, jax.random.key(options.seed))
+    if share := outside(held_out):
+        prediction.notes.append(_outside_note(share))
     uncertainty = None
     if has_members(model, spec):
         with _timed(seconds, "uncertainty"):
@@ -117,7 +125,15 @@ def evaluate(
         scale = Scale(reference, reference.note(limit))
     returns = {name: returns[name] for name in order}
     of_model = (spectrum_of(model), uncertainty)
-    return Results(prediction, returns, options.confidence, provenance, *of_model, decision, scale)
+    found = (prediction, returns, options.confidence, provenance)
+    return Results(*found, *of_model, decision, scale, free_run=free)
+
+
+def _outside_note(share: float) -> str:
+    return (
+        f"{100 * share:.2g} % of the actions lie outside the bounds that the model was trained in "
+        "(data.action_low, data.action_high): it sees them at the bounds."
+    )
 
 
 def _decides(model: WorldModel, spec: DataSpec, options: EvaluationOptions) -> bool:
@@ -169,10 +185,12 @@ def write(
 def evaluate_loaded(
     run: LoadedRun, trajectories: Trajectories, options: EvaluationOptions
 ) -> Results:
-    """Judges a checkpoint by the logs of its run, writes evaluation/ and shows the tables. The last
-    checkpoint is judged beside the best.
+    """Judges a checkpoint, writes evaluation/ and shows the tables: by the logs of its run, of
+    which some were held out, or by others, whole, where `options.data` says so. The last checkpoint
+    is judged beside the best.
     """
-    _, held_out = split(trajectories, run.config.data.holdout)
+    own = options.data is None
+    held_out = split(trajectories, run.config.data.holdout)[1] if own else trajectories
 
     def judged(run: LoadedRun, options: EvaluationOptions) -> Results:
         provenance = Provenance(
@@ -181,6 +199,7 @@ def evaluate_loaded(
             step=run.step,
             command=shlex.join(["python", Path(sys.argv[0]).name, *sys.argv[1:]]),
             config=dataclasses.asdict(run.config) | {"evaluation": dataclasses.asdict(options)},
+            data=f"{trajectories.source}: {'held-out' if own else 'all'} episodes",
         )
         return evaluate(
             run.model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from worldmodel.evaluation import ranking
+from worldmodel.evaluation.free_run_sheets import on_free_run
 from worldmodel.evaluation.prediction import HorizonNumbers, KeyPrediction
 from worldmodel.evaluation.results import ACTING, Results, checkpoint
 from worldmodel.evaluation.sheets import in_steps, listed
@@ -15,6 +16,7 @@ def headline(results: Results) -> list[str]:
     """
     keys = results.prediction.keys.items()
     said = [line for key, judged in keys for line in _on_key(key, judged)]
+    said += [on_free_run(key, run) for key, run in results.free_run.items()]
     said += [_on_return(results, who) for who in ACTING if who in results.returns]
     said += [] if results.decision is None else [ranking.sentence(results.decision)]
     said += [_on_last(results)] if results.last is not None else []

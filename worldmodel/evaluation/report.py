@@ -13,6 +13,8 @@ from typing import Any
 import yaml
 
 from worldmodel.evaluation import figures, ranking
+from worldmodel.evaluation.free_run_figure import free_runs
+from worldmodel.evaluation.free_run_sheets import free_run_sheets
 from worldmodel.evaluation.headline import headline
 from worldmodel.evaluation.prediction_sheets import prediction_sheets
 from worldmodel.evaluation.results import Provenance, Results, checkpoint
@@ -40,6 +42,7 @@ def page(
             _header(results, title),
             section("Open-loop prediction", _prediction(results)),
             section("Imagined beside real", figures.imagined_beside_real(results.prediction.keys)),
+            section("Free run", _free_run(results)),
             section("Returns", _returns(results)),
             section("Ranking of policies and plans", _decision(results)),
             section("Uncertainty", _uncertainty(results)),
@@ -83,6 +86,11 @@ def _prediction(results: Results) -> str:
     note = f"<p class=note>{words(interval_note(results))}</p>"
     curves = figures.horizon_curves(keys) + figures.calibration(keys) if keys else ""
     return curves + tables + note + notes + _methods(results)
+
+
+def _free_run(results: Results) -> str:
+    sheets = [s for key, run in results.free_run.items() for s in free_run_sheets(key, run)]
+    return free_runs(results.free_run) + "".join(map(_table, sheets))
 
 
 def _returns(results: Results) -> str:
@@ -169,6 +177,7 @@ def _made(source: Provenance) -> str:
         "command": source.command,
         "run": source.run,
         "checkpoint": checkpoint(source),
+        "judged on": source.data,
         "held-out split": source.split[:16],
         "seconds": ", ".join(f"{name} {s:g}" for name, s in source.seconds.items()),
         "software": ", ".join(f"{name} {v}" for name, v in source.software.items()),

@@ -11,6 +11,7 @@ import numpy as np
 from worldmodel.evaluation import ranking
 from worldmodel.evaluation.aggregates import SEEDS, note_on_seeds
 from worldmodel.evaluation.decision import Decision
+from worldmodel.evaluation.free_run import FreeRun
 from worldmodel.evaluation.prediction import HorizonNumbers, KeyPrediction, Prediction
 from worldmodel.evaluation.returns import Episodes
 from worldmodel.evaluation.spectrum import Spectrum
@@ -40,7 +41,9 @@ class Return:
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the numbers come from. `split` is the digest of the held-out episodes."""
+    """Where the numbers come from. `split` is the digest of the episodes judged on, `data` says of
+    which logs they are.
+    """
 
     run: str = ""
     stage: str = ""
@@ -51,6 +54,7 @@ class Provenance:
     seconds: dict[str, float] = field(default_factory=dict)
     software: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ class Results:
     """A whole evaluation. `returns` holds those of policy, planner, logs and random that could be
     had; `spectrum` is that of a linear latent, `uncertainty` that of an ensemble, `decision` how
     the model ranks policies and plans; `scale` is there where returns are normalised; `last` what
-    was found of the last checkpoint where these numbers are those of the best.
+    was found of the last checkpoint where these numbers are those of the best; `free_run`, by
+    observation, where that was asked for.
     """
 
     prediction: Prediction
@@ -78,6 +83,7 @@ class Results:
     decision: Decision | None = None
     scale: Scale | None = None
     last: Results | None = None
+    free_run: dict[str, FreeRun] = field(default_factory=dict)
 
     @property
     def notes(self) -> list[str]:
@@ -104,7 +110,9 @@ def to_json(results: Results) -> dict[str, Any]:
     the same seeds; `spectrum` the modes of a linear latent, else null; `uncertainty`, of an
     ensemble, MEASURE.STEPS.{spearman, pearson, ause}, else null. `calibration.KEY.HORIZON` is of
     sampled futures; `usable_horizon.KEY`, `reward.HORIZON` and `terminal.HORIZON` are of the same
-    starts; `last` has step, prediction and returns of the last checkpoint beside the best.
+    starts; `last` has step, prediction and returns of the last checkpoint beside the best;
+    `free_run`, where whole records were simulated, KEY.{context, mean, channels, records}, else
+    null.
     """
     source = results.provenance
     return {
@@ -140,7 +148,9 @@ def to_json(results: Results) -> dict[str, Any]:
         },
         "spectrum": None if results.spectrum is None else results.spectrum.to_json(),
         "uncertainty": None if results.uncertainty is None else results.uncertainty.to_json(),
+        "free_run": {key: run.to_json() for key, run in results.free_run.items()} or None,
         "environment": source.environment,
+        "data": source.data,
         "held_out_sha256": source.split,
         "command": source.command,
         "seconds": source.seconds,

@@ -14,6 +14,7 @@ from worldmodel import data
 from worldmodel.compilation import use_cache
 from worldmodel.config import EvaluationOptions
 from worldmodel.config_io import changed
+from worldmodel.data.fitting import fitted
 from worldmodel.data.trajectories import split
 from worldmodel.errors import ConfigError
 from worldmodel.evaluation.acting import played_by, who_act
@@ -27,6 +28,7 @@ from worldmodel.evaluation.comparison import (
 )
 from worldmodel.evaluation.comparison_page import comparison_page
 from worldmodel.evaluation.statistics import Bootstrap
+from worldmodel.judged_data import judged_data
 from worldmodel.run_directory import write_json
 from worldmodel.storage import write_text
 
@@ -37,8 +39,8 @@ if TYPE_CHECKING:
 def compare_runs(
     runs: Sequence[str], checkpoint: str, overrides: dict[str, Any], folder: str | None
 ) -> int:
-    """Judges a checkpoint of each run on the same held-out episodes, starts and episode seeds;
-    writes comparison.{json,md,html} to `folder` and shows the tables. Returns the exit status.
+    """Judges a checkpoint of each run on the same held-out episodes, or on other logs, whole
+    (`evaluation.data`), and on the same starts and episode seeds; writes comparison.{json,md,html} to `folder` and shows the tables. Returns the exit status.
 
     Evaluation options are the first run's, with `overrides`. Raises ConfigError for runs that were
     not trained on the same episodes of the same logs.
@@ -51,12 +53,15 @@ def compare_runs(
         raise ConfigError(f"runs={list(runs)}: two of them have the same name")
     use_cache(first.config.training.compilation_cache)
     _check_comparable(loaded)
-    options = changed(first.config, {"evaluation": overrides}).evaluation
-    trajectories = data.load(first.config.data)
-    for run in loaded.values():
-        run.directory.bind_data(run.spec, trajectories.fingerprint())
-    _, held_out = split(trajectories, first.config.data.holdout)
-    comparison = _compare(loaded, held_out, options)
+    config = changed(first.config, {"evaluation": overrides})
+    if config.evaluation.data is not None:
+        held_out = fitted(data.load(judged_data(config)), first.spec)
+    else:
+        trajectories = data.load(config.data)
+        for run in loaded.values():
+            run.directory.bind_data(run.spec, trajectories.fingerprint())
+        _, held_out = split(trajectories, config.data.holdout)
+    comparison = _compare(loaded, held_out, config.evaluation)
     default = first.directory.path.parent / ".compared" / "-".join(loaded)
     _write(comparison, Path(folder) if folder else default)
     return 0

@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from worldmodel.evaluation import ranking
+from worldmodel.evaluation.free_run_sheets import free_run_sheets
 from worldmodel.evaluation.headline import headline
 from worldmodel.evaluation.prediction_sheets import prediction_sheets
 from worldmodel.evaluation.results import ACTING, Results, checkpoint, where_told
@@ -35,8 +36,11 @@ USABLE_NOTE = (
 
 
 def sheets(results: Results) -> list[Sheet]:
-    """The numbers with n and interval: of prediction, returns, and an ensemble's uncertainty."""
+    """The numbers with n and interval: of prediction, free runs, returns, and an ensemble's
+    uncertainty.
+    """
     made = prediction_sheets(results.prediction)
+    made += [s for key, run in results.free_run.items() for s in free_run_sheets(key, run)]
     made += [returns_sheet(results)] if results.returns else []
     made += [] if results.decision is None else ranking.sheets(results.decision)
     return made + ([] if results.uncertainty is None else uncertainty_sheets(results.uncertainty))

@@ -18,12 +18,14 @@ from worldmodel import data, planning
 from worldmodel.compilation import use_cache
 from worldmodel.config import Config
 from worldmodel.data.delivery import Batches, deliver
+from worldmodel.data.fitting import fitted
 from worldmodel.data.normalization import scalings
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories, split, split_episodes
 from worldmodel.errors import DataError, first_line
 from worldmodel.evaluation import environments
 from worldmodel.evaluation.evaluator import evaluate_run
+from worldmodel.judged_data import judged_data
 from worldmodel.learner import Learner, Refreshing
 from worldmodel.run_directory import RunDirectory, check_run, claimed, open_run
 from worldmodel.signals import Preempted, StopRequest, listening, stoppable
@@ -104,6 +106,8 @@ def _prepare(config: Config) -> Prepared:
     acting = config.policy.name != "none" or config.evaluation.planner.kind != "none"
     if acting and config.data.environment is not None:
         environments.check(config.data.environment, spec)
+    if config.evaluation.data is not None:
+        fitted(data.load(judged_data(config)), spec)
     _, episodes = split_episodes(trajectories.num_episodes, config.data.holdout)
     return Prepared(training, held_out, spec, trajectories.fingerprint(), episodes.tolist())
 

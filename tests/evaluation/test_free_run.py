@@ -1,0 +1,115 @@
+"""A free run is what a plain loop over the record gives, for models whose error is known."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from worldmodel import models
+from worldmodel.config import EvaluationOptions, GRUOptions
+from worldmodel.errors import DataError
+from worldmodel.evaluation import free_run as module
+from worldmodel.evaluation.evaluator import evaluate
+from worldmodel.evaluation.free_run import free_run
+from worldmodel.evaluation.report import page
+from worldmodel.evaluation.results import markdown, to_json
+
+OPTIONS = EvaluationOptions([1], context=4, starts=2, samples=1, resamples=100, free_run=True)
+KEY = jax.random.key(0)
+
+
+def judged(model, logs, options=OPTIONS):
+    return free_run(model, logs.spec(), logs, options, KEY)["position"]
+
+
+def test_who_knows_the_world_fits_all_of_it(worlds):
+    found = judged(worlds.Linear(), worlds.linear_logs([30, 25, 40]))
+    assert found.mean.rmse.value < 1e-5
+    assert found.mean.fit.value > 99.99
+    assert found.rows == [26, 21, 36]
+
+
+def test_errors_are_those_of_a_plain_loop(worlds):
+    """Persistence: every row after the context is said to be the last one seen."""
+    logs = worlds.linear_logs([30, 25, 40])
+    found = judged(worlds.Repeat(), logs)
+    records = np.split(logs.observations["position"], np.cumsum(logs.lengths)[:-1])
+    off = [x[3] - x[4:] for x in records]
+    rmse = np.array([np.sqrt((e**2).mean(0)) for e in off])
+    std = np.array([x[4:].std(0) for x in records])
+    fit = [
+        100 * (1 - np.linalg.norm(e, axis=0) / np.linalg.norm(x[4:] - x[4:].mean(0), axis=0))
+        for e, x in zip(off, records, strict=True)
+    ]
+    np.testing.assert_allclose(found.rmse, rmse, rtol=1e-5)
+    for d, numbers in enumerate(found.channels):
+        assert numbers.rmse.value == pytest.approx(rmse[:, d].mean(), rel=1e-5)
+        assert numbers.nrmse.value == pytest.approx((rmse / std)[:, d].mean(), rel=1e-5)
+        assert numbers.fit.value == pytest.approx(np.mean(fit, 0)[d], rel=1e-4)
+    assert found.mean.rmse.value == pytest.approx(rmse.mean(), rel=1e-5)
+    assert found.mean.rmse.n == 3 and found.mean.rmse.low < found.mean.rmse.high
+
+
+def test_one_record_has_no_interval(worlds):
+    number = judged(worlds.Repeat(), worlds.linear_logs([50])).mean.rmse
+    assert number.n == 1 and np.isnan(number.low) and np.isnan(number.high)
+    assert "[" not in str(number)
+
+
+def test_chunks_are_seamless(worlds, monkeypatch):
+    """The same record in one piece and in many, for a latent with a memory."""
+    logs = worlds.linear_logs([40, 23])
+    spec = logs.spec()
+    model = models.build(GRUOptions(units=8, latent=4), spec, jax.random.key(1))
+    whole = judged(model, logs)
+    monkeypatch.setattr(module, "CHUNK", 5)
+    np.testing.assert_allclose(judged(model, logs).rmse, whole.rmse, rtol=1e-4)
+
+
+def test_groups_of_records_and_futures_change_nothing(worlds, monkeypatch):
+    logs = worlds.linear_logs([30, 25, 40])
+    alone = judged(worlds.Linear(), logs).rmse
+    monkeypatch.setattr(module, "MOST_LANES", 6)
+    together = judged(worlds.Linear(), logs, dataclasses.replace(OPTIONS, samples=3)).rmse
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_the_mean_over_futures_is_judged(worlds):
+    """Noise of independent futures averages out."""
+    logs = worlds.linear_logs([60])
+    noisy = [
+        judged(worlds.Linear(0.3), logs, dataclasses.replace(OPTIONS, samples=n)).mean.rmse.value
+        for n in (1, 64)
+    ]
+    assert noisy[1] < noisy[0] / 4
+
+
+def test_a_model_that_diverges_is_infinitely_wrong(worlds):
+    class Lost(worlds.Repeat):
+        def step(self, state, action, key):
+            return state * np.nan
+
+    found = judged(Lost(), worlds.linear_logs([30]))
+    assert found.mean.rmse.value == np.inf and found.mean.fit.value == -np.inf
+
+
+def test_records_no_longer_than_the_context_are_refused(worlds):
+    with pytest.raises(DataError, match=r"longest record has 4 rows.*evaluation.context=4"):
+        judged(worlds.Repeat(), worlds.linear_logs([4, 3]))
+
+
+def test_free_runs_are_in_every_report(worlds):
+    logs = worlds.linear_logs([30, 25])
+    results = evaluate(worlds.Repeat(), None, logs.spec(), logs, logs, None, OPTIONS)
+    saved = json.loads(json.dumps(to_json(results), allow_nan=False))["free_run"]["position"]
+    assert saved["context"] == 4 and len(saved["channels"]) == 2
+    assert [record["rows"] for record in saved["records"]] == [26, 21]
+    fit = results.free_run["position"].mean.fit
+    assert saved["mean"]["fit"]["value"] == fit.value
+    for text in (markdown(results), page(results)):
+        assert str(fit).split(" [")[0].lstrip("-") in text and "Free run of position" in text
+    asked = dataclasses.replace(OPTIONS, free_run=False)
+    without = evaluate(worlds.Repeat(), None, logs.spec(), logs, logs, None, asked)
+    assert to_json(without)["free_run"] is None and "Free run" not in page(without)

@@ -1,0 +1,93 @@
+"""A checkpoint is judged on logs that are not its run's own: whole, and only where they fit."""
+
+from __future__ import annotations
+
+import functools
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import worldmodel
+from worldmodel.errors import ConfigError, DataError
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = {"episodes": 1, "horizons": [1, 5], "samples": 2, "starts": 1}
+
+
+@pytest.fixture
+def copy(smoke_run: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(smoke_run, tmp_path / "copy")
+
+
+def archive(path: Path, size: int = 3, episodes: int = 3) -> Path:
+    """Episodes of 20 transitions that look like Pendulum's, without reward."""
+    rng = np.random.default_rng(0)
+    np.savez(
+        path,
+        observations=rng.normal(size=(21 * episodes, size)).astype(np.float32),
+        actions=rng.uniform(-3, 3, (20 * episodes, 1)).astype(np.float32),
+        rewards=rng.normal(size=20 * episodes).astype(np.float32),
+        lengths=np.full(episodes, 20),
+    )
+    return path
+
+
+def test_other_logs_are_judged_whole(copy: Path, tmp_path: Path) -> None:
+    file = archive(tmp_path / "other.npz")
+    words = [f"run={copy}", "data=npz", f"data.path={file}", "evaluation.free_run=true"]
+    words += [f"evaluation.{key}={value}".replace(" ", "") for key, value in QUICK.items()]
+    command = [sys.executable, str(ROOT / "eval.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    results = json.loads((copy / "evaluation" / "results.json").read_text())
+    assert results["data"] == f"{file}: all episodes"
+    assert results["prediction"]["observation"]["5"]["error"]["n"] == 3
+    assert results["config"]["evaluation"]["data"] == {"kind": "npz", "path": str(file)}
+    assert [r["rows"] for r in results["free_run"]["observation"]["records"]] == [11] * 3
+    assert any("outside the bounds" in note for note in results["notes"])
+    assert "outside the bounds" in done.stdout
+    assert f"{file}: all episodes" in (copy / "evaluation" / "report.html").read_text()
+
+
+def test_logs_that_do_not_fit_are_refused_in_words(copy: Path, tmp_path: Path) -> None:
+    file = archive(tmp_path / "other.npz", size=4)
+    with pytest.raises(DataError, match=r"'observation' is float32 of shape \(4,\).*shape \(3,\)"):
+        worldmodel.load(copy).evaluate(data={"kind": "npz", "path": str(file)})
+    with pytest.raises(ConfigError, match=r"evaluation\.data\.pth: no such option"):
+        worldmodel.load(copy).evaluate(data={"kind": "npz", "pth": str(file)})
+
+
+def test_a_run_on_its_own_logs_says_so(copy: Path) -> None:
+    worldmodel.load(copy).evaluate(**QUICK)
+    results = json.loads((copy / "evaluation" / "results.json").read_text())
+    assert results["data"].endswith(": held-out episodes")
+
+
+def test_training_ends_with_the_test_set_that_a_file_names(
+    launch: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """And one that does not fit is refused before anything is trained."""
+    small = [
+        "data=npz", f"data.path={archive(tmp_path / 'train.npz')}", "data.environment=null",
+        "policy=none", f"runs_dir={tmp_path / 'runs'}", "name=small", "model=mlp",
+        "training.world_model={steps: 20, batch_size: 4, window: 8}",
+        "evaluation.horizons=[1]", "evaluation.data.longest_episode=15",
+    ]  # fmt: skip
+    launch = functools.partial(launch, experiment=False)
+    wrong = launch(*small, f"evaluation.data.path={archive(tmp_path / 'wrong.npz', size=2)}")
+    refused = subprocess.run(wrong, capture_output=True, text=True)
+    assert refused.returncode == 2 and "shape (2,)" in refused.stderr
+    assert not (tmp_path / "runs").exists()
+    right = launch(*small, f"evaluation.data.path={archive(tmp_path / 'test.npz', episodes=5)}")
+    done = subprocess.run(right, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    file = tmp_path / "runs" / "small" / "evaluation" / "results.json"
+    results = json.loads(file.read_text())
+    assert results["data"] == f"{tmp_path / 'test.npz'}: all episodes"
+    assert results["prediction"]["observation"]["1"]["error"]["n"] > 5  # episodes are cut

@@ -1,0 +1,62 @@
+"""Other logs for a model that was trained: they must look as its own did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from worldmodel.data.spec import ActionSpec, DataSpec
+from worldmodel.data.trajectories import Trajectories
+from worldmodel.errors import DataError, listed, nearest
+
+
+def fitted(trajectories: Trajectories, spec: DataSpec) -> Trajectories:
+    """The logs as a model of `spec` sees them: with its observations alone, and actions counted in
+    its bounds. Raises DataError that names every field that does not fit.
+    """
+    faults = [*_of_observations(trajectories, spec), *_of_actions(trajectories, spec.action)]
+    if faults:
+        raise DataError(listed(f"{trajectories.source}: not like the logs of the run", faults))
+    kept = {key: trajectories.observations[key] for key in spec.observations}
+    return replace(trajectories, observations=kept, action_spec=spec.action, digest=None)
+
+
+def outside(trajectories: Trajectories) -> float:
+    """The share of actions that lie outside the bounds, by more than rounding: models see them at
+    the bound. 0 for classes.
+    """
+    spec = trajectories.action_spec
+    if spec.discrete:
+        return 0.0
+    taken = np.ones(len(trajectories.actions), bool)
+    taken[trajectories.last_rows] = False  # padding
+    rows = trajectories.rows()
+    actions = spec.normalize(trajectories.actions[rows[taken[rows]]])
+    return float((np.abs(actions) > 1 + 1e-5).any(-1).mean())
+
+
+def _of_observations(trajectories: Trajectories, spec: DataSpec) -> Iterator[str]:
+    there = trajectories.observations
+    for key, wanted in spec.observations.items():
+        if key not in there:
+            yield f"observation {key!r} is missing{nearest(key, there)}; there: {', '.join(there)}"
+            continue
+        shape, dtype = there[key].shape[1:], str(there[key].dtype)
+        if (shape, dtype) != (wanted.shape, wanted.dtype):
+            yield (
+                f"observation {key!r} is {dtype} of shape {shape}; accepted: {wanted.dtype} of "
+                f"shape {wanted.shape}"
+            )
+
+
+def _of_actions(trajectories: Trajectories, wanted: ActionSpec) -> Iterator[str]:
+    found = trajectories.action_spec
+    kinds = {True: "classes", False: "numbers"}
+    if found.discrete != wanted.discrete:
+        yield f"actions are {kinds[found.discrete]}; accepted: {kinds[wanted.discrete]}"
+    elif wanted.discrete and found.size > wanted.size:
+        yield f"actions are {found.size} classes; accepted: {wanted.size}"
+    elif not wanted.discrete and found.size != wanted.size:
+        yield f"actions are vectors of {found.size} numbers; accepted: {wanted.size}"
