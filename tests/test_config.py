@@ -106,7 +106,7 @@ def test_every_choice_of_every_group_composes(group):
         ("dta=pendulum", ["'data'"]),
         (
             "data=pendulm",
-            ["data=pendulm", "npz, pendulum, table, tfds", "'pendulum'"],
+            ["data=pendulm", "npz, pendulum, records, table, tfds", "'pendulum'"],
         ),
         ("experiment=smok", ["'smoke'"]),
         ("data=null", ["data=null: accepts one of gymnasium"]),

@@ -11,6 +11,7 @@ from worldmodel.config import (
     HDF5Data,
     MinariData,
     NPZData,
+    RecordsData,
     TableData,
     TFDSData,
 )
@@ -24,6 +25,8 @@ def _data_can_be_found(data: DataOptions) -> Iterator[str]:
         yield "data.path needs the folder of a prepared TFDS data set, or data.builder its name"
     if isinstance(data, HDF5Data | NPZData | TableData) and not data.path:
         yield f"data.path needs a file, a folder or a pattern such as logs/*, for data={data.name}"
+    if isinstance(data, RecordsData) and not data.path:
+        yield "data.path needs a folder of u_*.npy and y_*.npy, for data=records"
     if isinstance(data, MinariData) and not data.dataset:
         yield "data.dataset needs the id of a local Minari data set, such as D4RL/pen/human-v2"
 
@@ -31,6 +34,13 @@ def _data_can_be_found(data: DataOptions) -> Iterator[str]:
 def _classes_are_one_column(data: DataOptions) -> Iterator[str]:
     if isinstance(data, TableData) and data.discrete and len(data.actions) > 1:
         yield f"data.discrete=true: takes one column of classes, not {len(data.actions)}"
+
+
+def _rows_are_a_range(data: DataOptions) -> Iterator[str]:
+    rows = data.rows if isinstance(data, TableData) else None
+    if rows is not None and not (len(rows) == 2 and rows[0] < rows[1]):
+        given = ",".join(map(str, rows))
+        yield f"data.rows=[{given}]: accepts [FIRST,LAST], the first below the last"
 
 
 def _action_bounds_are_bounds(data: DataOptions) -> Iterator[str]:
@@ -57,6 +67,7 @@ def _normalizations_are_known(data: DataOptions) -> Iterator[str]:
 DATA_RULES: tuple[Callable[[DataOptions], Iterator[str]], ...] = (
     _data_can_be_found,
     _classes_are_one_column,
+    _rows_are_a_range,
     _action_bounds_are_bounds,
     _normalizations_are_known,
 )

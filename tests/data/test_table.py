@@ -95,6 +95,20 @@ def test_the_order_of_columns_is_that_of_the_options(tmp_path: Path):
     np.testing.assert_array_equal(episode.actions[0], [0, 0])
 
 
+def test_a_range_of_rows_is_read_with_both_its_ends(tmp_path: Path):
+    file = written(tmp_path / "log.csv", rows(9))
+    logs = load(options(file, rows=[2, 5]))
+    np.testing.assert_array_equal(logs.observations["observation"][:, 0], [2, 3, 4, 5])
+    np.testing.assert_array_equal(logs.actions[:, 0], [20, 30, 40, 0])
+    assert "data.rows=[2,9]: has 9 rows; accepted: up to 8" in fault(file, rows=[2, 9])
+
+
+def test_with_feedthrough_an_input_is_the_action_of_the_row_before(tmp_path: Path):
+    logs = load(options(written(tmp_path / "log.csv", rows(4)), feedthrough=True))
+    np.testing.assert_array_equal(logs.observations["observation"][:, 0], [0, 1, 2, 3])
+    np.testing.assert_array_equal(logs.actions[:, 0], [10, 20, 30, 0])
+
+
 def test_last_rows_may_leave_action_and_reward_empty(tmp_path: Path):
     file = text(tmp_path / "log.csv", "x,y,u,r\n0,0,5,1\n1,1,6,2\n2,2,,\n")
     logs = load(options(file, reward="r"))

@@ -19,6 +19,7 @@ from worldmodel.config.data import (
     HDF5Data,
     MinariData,
     NPZData,
+    RecordsData,
     TableData,
     TFDSData,
 )
@@ -104,6 +105,7 @@ __all__ = [
     "RAMBOOptions",
     "RSSMOptions",
     "RSSM_PRESETS",
+    "RecordsData",
     "ReBRACOptions",
     "SACOptions",
     "SCHEMAS",
@@ -160,6 +162,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "npz": NPZData,
         "minari": MinariData,
         "table": TableData,
+        "records": RecordsData,
         "gymnasium": GymnasiumData,
     },
     "model": {

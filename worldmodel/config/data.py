@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import MISSING
 
 from worldmodel.config.option import option
 
 NORMALIZATIONS = ("none", "standardize", "min_max")
+
+
+def feedthrough() -> Any:
+    """The option of formats that hold sampled inputs and outputs of a system."""
+    help = "inputs act on the output of their own row: each is the action of the row before"
+    return option(False, help)
 
 
 @dataclass
@@ -105,6 +112,22 @@ class TableData(DataOptions):
         None, "column that is true where the episode really ended (none: they never do)"
     )
     discrete: bool = option(False, "the single column of actions holds classes 0, 1, ...")
+    rows: list[int] | None = option(
+        None, "[FIRST,LAST] rows of every file that are read, counted from 0 (none: all)", low=0
+    )
+    feedthrough: bool = feedthrough()
+
+
+@dataclass
+class RecordsData(DataOptions):
+    """Inputs and outputs of a system in npy files: a folder of u_*.npy and y_*.npy."""
+
+    name: str = option("records", "data source")
+    inputs: str = option("u_*.npy", "names of the files of inputs, which become actions")
+    outputs: str = option(
+        "y_*.npy", "those of the files of outputs, in the order of the inputs', which are observed"
+    )
+    feedthrough: bool = feedthrough()
 
 
 @dataclass

@@ -31,6 +31,7 @@ PREFIXES = {
     "hdf5": "path",
     "npz": "path",
     "table": "path",
+    "records": "path",
 }
 ENDINGS = {
     ".hdf5": "hdf5",
@@ -40,6 +41,7 @@ ENDINGS = {
     ".tsv": "table",
     ".parquet": "table",
     ".pq": "table",
+    ".npy": "records",
 }
 PREPARED = "dataset_info.json"  # marks a folder that TFDS prepared
 ACCEPTED = (

@@ -17,6 +17,7 @@ from worldmodel.config import (
     HDF5Data,
     MinariData,
     NPZData,
+    RecordsData,
     TableData,
     TFDSData,
 )
@@ -38,6 +39,7 @@ READERS: dict[type[DataOptions], str] = {
     NPZData: "worldmodel.data.readers.npz:read",
     MinariData: "worldmodel.data.readers.minari:read",
     TableData: "worldmodel.data.readers.table:read",
+    RecordsData: "worldmodel.data.readers.records:read",
 }
 
 # Options that do not shape what is read.

@@ -5,6 +5,8 @@ are an episode, in the order of the file, however they alternate with others. An
 one file: the same value in another file is another episode. Messages count rows from 0.
 
 A table of T+1 rows gives T transitions: what the last row says of action and reward is padding.
+With `data.feedthrough` an action already acts on the observation of its own row, as the input of a
+sampled system may; it is then the action of the row before.
 
 CSV is text in UTF-8 with a header; the delimiter is whichever of , ; and tab finds most of the
 wanted columns in it. An empty cell is no number (NaN), which validation finds. A column of lists
@@ -322,6 +324,7 @@ def _load(options: TableData, file: Path) -> tuple[_Rows, list[tuple[str, Which]
         table = _open(file, wanted).table(wanted, text)
         if table.num_rows == 0:
             raise DataError("has no rows; accepted: at least 2, a transition needs a successor")
+        table = _among(options, table)
         columns = {name: plain(table.column(name)) for name in wanted}
 
         def optional(name: str | None, get: Callable[[str, pa.ChunkedArray], Any]) -> Any:
@@ -337,10 +340,25 @@ def _load(options: TableData, file: Path) -> tuple[_Rows, list[tuple[str, Which]
         return rows, optional(options.episode, groups) or [("", slice(None))]
 
 
+def _among(options: TableData, table: pa.Table) -> pa.Table:
+    """The rows of a file that are asked for. Raises DataError, without its name, where they are
+    not there.
+    """
+    if options.rows is None:
+        return table
+    first, last = options.rows
+    if last >= table.num_rows:
+        raise DataError(
+            f"data.rows=[{first},{last}]: has {table.num_rows:,} rows; accepted: up to "
+            f"{table.num_rows - 1}"
+        )
+    return table.slice(first, last - first + 1)
+
+
 def _episode(options: TableData, name: str, rows: _Rows) -> Episode:
     """Raises DataError, without the name, for an end in the middle and for actions of no class."""
     _check_terminal(options, rows.terminal)
-    actions = rows.actions[:-1]
+    actions = rows.actions[1:] if options.feedthrough else rows.actions[:-1]
     return Episode(
         observations={"observation": rows.observations},
         actions=classes(options.actions[0], actions[:, 0]) if options.discrete else actions,
