@@ -56,7 +56,8 @@ def test_errors_are_those_of_a_plain_loop(worlds):
 def test_starts_stay_inside_their_episode(worlds):
     lengths = np.array([2, 3, 10, 200, 12])
     offsets = np.cumsum(lengths) - lengths
-    starts = choose_starts(lengths, offsets, np.arange(5), context=4, count=5, horizons=[1, 5, 15])
+    options = EvaluationOptions(context=4, starts=5)
+    starts = choose_starts(lengths, offsets, np.arange(5), options, horizons=[1, 5, 15])
     first = np.concatenate([[0], np.cumsum(lengths)[:-1]])[starts.episodes]
     last = first + lengths[starts.episodes] - 1
     assert (starts.rows - starts.seen + 1 >= first).all()
@@ -64,6 +65,23 @@ def test_starts_stay_inside_their_episode(worlds):
     assert (starts.left >= 1).all() and (starts.seen >= 1).all() and (starts.seen <= 4).all()
     assert (starts.left[starts.episodes == 3] >= 15).all()
     assert set(starts.episodes) == {0, 1, 2, 3, 4}
+
+
+def test_starts_may_be_laid_by_first_row_and_spacing():
+    lengths, offsets = np.array([30, 12, 5]), np.array([0, 30, 42])
+    laid = EvaluationOptions(context=4, first_start=6, spacing=5)
+    starts = choose_starts(lengths, offsets, np.arange(3), laid, horizons=[1, 8])
+    assert (starts.rows - offsets[starts.episodes]).tolist() == [6, 11, 16, 21, 6]
+    assert starts.episodes.tolist() == [0, 0, 0, 0, 1]  # the third has no row 7
+    early = EvaluationOptions(context=4, first_start=1, starts=2)  # the context comes first
+    starts = choose_starts(lengths, offsets, np.arange(1), early, horizons=[8])
+    assert starts.rows.tolist() == [3, 21]
+
+
+def test_starts_that_leave_no_room_are_refused(worlds):
+    late = EvaluationOptions([5], context=4, first_start=20)
+    with pytest.raises(DataError, match=r"leaves 3 steps.*and evaluation.first_start=20"):
+        judged(worlds.Repeat(), worlds.linear_logs([24, 7]), late)
 
 
 def test_a_horizon_uses_the_starts_for_which_it_exists(worlds):

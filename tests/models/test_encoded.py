@@ -31,6 +31,7 @@ FAMILIES = {
     "koopman blocks": KoopmanOptions(**SMALL, spectrum="blocks", bilinear=True),
     "gru": GRUOptions(**SMALL),
     "mlp": MLPOptions(**SMALL),
+    "mlp with a path": MLPOptions(**SMALL, linear_path=True),
 }
 SPEC = DataSpec(
     {"observation": ObservationSpec((3,), "float32")}, ActionSpec(False, 2, (-1.0,) * 2, (1.0,) * 2)
@@ -46,7 +47,8 @@ def options(request: pytest.FixtureRequest) -> EncodedOptions:
 def new(options: EncodedOptions) -> models.WorldModel:
     """A model whose layers that start at zero do something."""
     model = models.build(options, SPEC, jax.random.key(0))
-    for layer in (getattr(model, "turn", None), model.reward_head.output):
+    layers = (getattr(model, "turn", None), getattr(model, "path", None), model.reward_head.output)
+    for layer in layers:
         if layer is not None:
             shape = layer.kernel[...].shape
             layer.kernel[...] = 0.1 * jax.random.normal(jax.random.key(1), shape)
@@ -230,3 +232,17 @@ def test_the_rank_counts_directions_that_are_filled(rng: np.random.Generator) ->
     line[:, 3000:] = rng.normal(size=(1, 1000, 6))  # padding does not count
     wide, line = (float(latent_metrics(jnp.asarray(x), mask)["latent/rank"]) for x in (wide, line))
     assert wide == pytest.approx(3, rel=0.02) and line == pytest.approx(1, rel=1e-4)
+
+
+def test_a_linear_path_begins_as_nothing_and_is_then_added() -> None:
+    plain = models.build(MLPOptions(**SMALL), SPEC, KEY)
+    model = models.build(MLPOptions(**SMALL, linear_path=True), SPEC, KEY)
+    latent, actions = jax.random.normal(KEY, (4, 8)), jax.random.uniform(KEY, (4, 2)) - 0.5
+    state = EncodedState(latent, jnp.zeros(4, jnp.int32))
+    before = plain.step(state, actions, KEY).latent
+    equal(model.step(state, actions, KEY).latent, before)
+    a, b, c = (
+        jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(8, 8), (2, 8), (8,)])
+    )
+    model.path.kernel[...], model.path.bias[...] = jnp.concatenate([a, b]), c
+    equal(model.step(state, actions, KEY).latent, before + latent @ a + actions @ b + c)

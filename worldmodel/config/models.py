@@ -142,6 +142,9 @@ class MLPOptions(EncodedOptions):
     """A latent moved by a residual multilayer perceptron."""
 
     name: str = option("mlp", "family of the world model")
+    linear_path: bool = option(
+        False, "a linear map beside the network, which then has what is not linear left to learn"
+    )
 
 
 # preset -> units and blocks of the denoiser, units of heads and autoencoder, base channels.

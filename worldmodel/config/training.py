@@ -133,6 +133,14 @@ class EvaluationOptions:
     seed: int = option(1000, "seed of the first episode; episode j has seed + j", low=0)
     resamples: int = option(2000, "bootstrap resamples behind an interval", low=100)
     confidence: float = option(0.95, "coverage of the intervals", low=0.5, high=0.999)
+    first_start: int | None = option(
+        None, "row of the first start (none: the first one with the whole context before it)", low=0
+    )
+    spacing: int | None = option(
+        None,
+        "rows between starts, of which there are as many as fit (none: `starts` of them)",
+        low=1,
+    )
     data: dict[str, Any] | None = option(
         None,
         "logs to judge on, whole: options on top of the run's data options, `kind` for another "

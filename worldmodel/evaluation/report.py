@@ -90,7 +90,7 @@ def _prediction(results: Results) -> str:
 
 def _free_run(results: Results) -> str:
     sheets = [s for key, run in results.free_run.items() for s in free_run_sheets(key, run)]
-    return free_runs(results.free_run) + "".join(map(_table, sheets))
+    return free_runs(results.free_run) + "".join(map(table, sheets))
 
 
 def _returns(results: Results) -> str:

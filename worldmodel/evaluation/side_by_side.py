@@ -40,7 +40,8 @@ def compare_runs(
     runs: Sequence[str], checkpoint: str, overrides: dict[str, Any], folder: str | None
 ) -> int:
     """Judges a checkpoint of each run on the same held-out episodes, or on other logs, whole
-    (`evaluation.data`), and on the same starts and episode seeds; writes comparison.{json,md,html} to `folder` and shows the tables. Returns the exit status.
+    (`evaluation.data`), with the same starts and episode seeds; writes comparison.{json,md,html} to
+    `folder` and shows the tables. Returns the exit status.
 
     Evaluation options are the first run's, with `overrides`. Raises ConfigError for runs that were
     not trained on the same episodes of the same logs.

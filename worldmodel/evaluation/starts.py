@@ -49,45 +49,61 @@ def places(
             f"Prediction is judged on {MOST_EPISODES} of {held_out.num_episodes} held-out episodes."
         )
     episodes = (held_out.lengths, held_out.offsets, chosen)
-    return horizons, choose_starts(*episodes, options.context, options.starts, horizons), notes
+    return horizons, choose_starts(*episodes, options, horizons), notes
 
 
 def judged_horizons(lengths: np.ndarray, options: EvaluationOptions) -> tuple[list[int], list[str]]:
     """The horizons that some episode is long enough for, and a note on those that none is."""
-    room = int(max(np.max(lengths - np.minimum(options.context, lengths - 1)), 0))
+    room = int(max(np.max(lengths - 1 - earliest(lengths, options)), 0))
     asked = sorted(set(options.horizons))
     kept = [h for h in asked if h <= room]
     if not kept:
         raise DataError(
             f"evaluation.horizons={asked}: the longest held-out episode leaves {room} steps "
-            f"after evaluation.context={options.context} rows; accepted: a horizon up to that"
+            f"after evaluation.context={options.context} rows{_first(options)}; accepted: a "
+            "horizon up to that"
         )
     left_out = ", ".join(str(h) for h in asked if h > room)
     note = f"Horizons left out, since no held-out episode is long enough: {left_out}."
     return kept, [note] if left_out else []
 
 
+def earliest(lengths: np.ndarray, options: EvaluationOptions) -> np.ndarray:
+    """(episodes,) the first row that a prediction starts from: after the context, if there is room
+    for it, and not before the row that is asked for.
+    """
+    return np.maximum(np.minimum(options.context - 1, lengths - 2), options.first_start or 0)
+
+
+def _first(options: EvaluationOptions) -> str:
+    asked = options.first_start
+    return "" if asked is None else f" and evaluation.first_start={asked}"
+
+
 def choose_starts(
     lengths: np.ndarray,
     offsets: np.ndarray,
     episodes: np.ndarray,
-    context: int,
-    count: int,
+    options: EvaluationOptions,
     horizons: Sequence[int],
 ) -> Starts:
-    """Up to `count` evenly spaced starts in each of `episodes`, after `context` rows.
+    """The starts in each of `episodes`, from its earliest one on: up to `options.starts`, evenly
+    spaced, or one every `options.spacing` rows.
 
     They leave room for the longest horizon that the episode has room for at all. An episode no
     longer than the context gives one start, before its last row.
     """
-    found = []
-    for episode in episodes:
+    context, found = options.context, []
+    for episode, first in zip(episodes, earliest(lengths[episodes], options), strict=True):
         last = int(lengths[episode]) - 1
-        first = min(context - 1, last - 1)
         longest = max((h for h in horizons if first + h <= last), default=None)
         if longest is None:
             continue
-        for row in np.unique(np.linspace(first, last - longest, count).round().astype(int)):
+        if options.spacing is not None:
+            rows = np.arange(first, last - longest + 1, options.spacing)
+        else:
+            rows = np.linspace(first, last - longest, options.starts).round().astype(int)
+        for row in np.unique(rows):
             found.append((offsets[episode] + row, min(context, row + 1), last - row, episode))
     return Starts(*np.array(found, np.int64).T)
 

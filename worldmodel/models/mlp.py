@@ -13,7 +13,12 @@ from worldmodel.nn.layers import Dense, Linear
 
 
 class MLP(EncodedModel):
-    """x' = x + W f(x, a). The action's share in f is formed outside the recurrence."""
+    """x' = x + W f(x, a). The action's share in f is formed outside the recurrence.
+
+    With `linear_path` x' = x + A x + B a + W f(x, a), A and B at first 0: as state-space networks
+    in system identification have it (Beintema et al., arXiv 2012.07697, and others). Systems that
+    are almost linear, or filters, are then learned several times more exactly.
+    """
 
     def __init__(
         self,
@@ -29,10 +34,20 @@ class MLP(EncodedModel):
         self.from_action = Linear(units, 2 * units, rngs=rngs, dtype=dtype)
         self.hidden = Dense(latent, 2 * units, rngs=rngs, dtype=dtype)
         self.change = Linear(2 * units, latent, rngs=rngs, dtype=dtype, scale=0.1)
+        inputs = latent + spec.action.size
+        path = Linear(inputs, latent, rngs=rngs, dtype=dtype, scale=0.0)
+        self.path = path if options.linear_path else None
 
     def control(self, action: jax.Array) -> jax.Array:
-        return self.from_action(self.embed(action))
+        pushed = self.from_action(self.embed(action))
+        if self.path is None:
+            return pushed
+        return jnp.concatenate([pushed, self.path.columns(action, self.size.latent)], -1)
 
     def advance(self, latent: jax.Array, control: jax.Array) -> jax.Array:
-        hidden = self.hidden.activate(self.hidden.linear(latent) + control)
-        return latent + self.change(hidden).astype(jnp.float32)
+        pushed, direct = jnp.split(control, [2 * self.size.units], -1)
+        hidden = self.hidden.activate(self.hidden.linear(latent) + pushed)
+        change = self.change(hidden)
+        if self.path is not None:
+            change = change + self.path.columns(latent, 0) + direct + self.path.bias[...]
+        return latent + change.astype(jnp.float32)
