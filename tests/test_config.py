@@ -93,6 +93,22 @@ def test_every_choice_of_every_group_composes(group):
         assert check(build(f"{group}={file.stem}", *words)) == []
 
 
+SYSTEMS = ("wiener_hammerstein", "silverbox", "cascaded_tanks", "fine_steering_mirror")
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_systems_are_judged_on_other_rows_than_they_are_trained_on(name):
+    config = build(f"experiment={name}", "data.path=logs")
+    known, judged = config.data, judged_data(config)
+    assert config.evaluation.free_run and judged.path == "logs"
+    if name in ("wiener_hammerstein", "silverbox"):
+        assert judged.rows[0] > known.rows[1] or judged.rows[1] < known.rows[0]
+    elif name == "cascaded_tanks":
+        assert not {*judged.observations, *judged.actions} & {*known.observations, *known.actions}
+    else:
+        assert judged.inputs != known.inputs and judged.outputs != known.outputs
+
+
 # ---------------------------------------------------------------------------------------- mistakes
 
 
