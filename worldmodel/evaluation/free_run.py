@@ -120,8 +120,10 @@ def _numbers(
         nrmse = np.where(rmse == 0, 0.0, rmse / spread)
 
     def over_records(rmse: np.ndarray, nrmse: np.ndarray) -> ErrorNumbers:
-        values = (rmse, nrmse, 100 * (1 - nrmse))
-        return ErrorNumbers(*(bootstrap.mean(value, "records") for value in values))
+        error, relative = (bootstrap.mean(values, "records") for values in (rmse, nrmse))
+        # A fit is what is left of 100 %: its interval is that of the error, turned round.
+        ends = (100 * (1 - end) for end in (relative.value, relative.high, relative.low))
+        return ErrorNumbers(error, relative, Number(*ends, relative.n, relative.method))
 
     return FreeRun(
         context=context,
