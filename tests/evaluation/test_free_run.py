@@ -14,7 +14,8 @@ from worldmodel.evaluation import free_run as module
 from worldmodel.evaluation.evaluator import evaluate
 from worldmodel.evaluation.free_run import free_run
 from worldmodel.evaluation.report import page
-from worldmodel.evaluation.results import markdown, to_json
+from worldmodel.evaluation.results import to_json
+from worldmodel.evaluation.tables import markdown
 
 OPTIONS = EvaluationOptions([1], context=4, starts=2, samples=1, resamples=100, free_run=True)
 KEY = jax.random.key(0)
