@@ -15,9 +15,9 @@ from worldmodel.nn.layers import Dense, Linear
 class MLP(EncodedModel):
     """x' = x + W f(x, a). The action's share in f is formed outside the recurrence.
 
-    With `linear_path` x' = x + A x + B a + W f(x, a), A and B at first 0: as state-space networks
-    in system identification have it (Beintema et al., arXiv 2012.07697, and others). Systems that
-    are almost linear, or filters, are then learned several times more exactly.
+    With `linear_path` x' = x + A x + B a + W f(x, a), A and B at first 0: as neural state-space
+    models in system identification have it (Beintema, Toth, Schoukens, PMLR 144, 2021). It suits
+    systems that are almost linear, or filters around something that is not.
     """
 
     def __init__(
