@@ -246,3 +246,22 @@ def test_a_linear_path_begins_as_nothing_and_is_then_added() -> None:
     )
     model.path.kernel[...], model.path.bias[...] = jnp.concatenate([a, b]), c
     equal(model.step(state, actions, KEY).latent, before + latent @ a + actions @ b + c)
+
+
+def test_what_filtered_latents_say_has_its_weight(rng: np.random.Generator) -> None:
+    window = random_window(rng, 3, 9)
+    losses = {
+        scale: models.build(MLPOptions(**SMALL, filtered_scale=scale), SPEC, KEY).loss(window, KEY)
+        for scale in (0.0, 1.0)
+    }
+    _, (said, _) = losses[1.0]
+    filtered = said["loss/observation"] + said["loss/reward"] + said["loss/terminal"]
+    np.testing.assert_allclose(losses[1.0][0] - losses[0.0][0], filtered, rtol=1e-5)
+
+
+def test_a_filter_that_corrects_nothing_only_predicts(rng: np.random.Generator) -> None:
+    model = models.build(MLPOptions(**SMALL, gain=-100.0), SPEC, KEY)
+    window = random_window(rng, 3, 9)
+    states = model.observe(window, KEY)
+    followed = model.rollout(part(states, 0), window.action[:, :-1], KEY)
+    equal(followed.latent, states.latent[:, 1:])

@@ -108,6 +108,12 @@ class EncodedOptions(ModelOptions):
     consistency_scale: float = option(
         1.0, "weight of the distance between predicted and filtered latents", low=0.0
     )
+    filtered_scale: float = option(
+        1.0, "weight of what filtered latents say, beside what predicted ones do", low=0.0
+    )
+    gain: float = option(
+        2.0, "gain of the filter at first, before the sigmoid (2: 0.88 of what is seen, -4: 0.02)"
+    )
     reencode: int = option(
         0, "decode and encode again after so many steps without observations (0: never)", low=0
     )

@@ -65,7 +65,7 @@ class EncodedModel(LatentModel):
         units, depth, latent = self.size
         self.encoder = Encoder(spec, units, depth, rngs=rngs, dtype=dtype)
         self.to_latent = Linear(self.encoder.size, latent, rngs=rngs, dtype=dtype)
-        self.gain = nnx.Param(jnp.full(latent, 2.0))  # before the sigmoid: 0.88 of what is seen
+        self.gain = nnx.Param(jnp.full(latent, options.gain))  # before the sigmoid
         halves = (latent // 2, latent - latent // 2)
         self.add_readouts(spec, halves, units, depth, 1, rngs=rngs, dtype=dtype)
 
@@ -152,7 +152,9 @@ class EncodedModel(LatentModel):
 
         Predictions start from row `burn_in` and see no more; re-encoding takes no part in them. The
         filtered latents that they are compared with take gradient too: reconstruction keeps them
-        from collapsing.
+        from collapsing. Where whole records are to be followed from their actions, a small first
+        gain and no weight of what filtered latents say (`gain`, `filtered_scale`) let the rows
+        before the prediction be followed as those after it: no transient is left in the loss.
         """
         states = self.observe(window, key)
         first = min(self.options.burn_in, window.shape[1] - 2)
@@ -169,8 +171,9 @@ class EncodedModel(LatentModel):
         filtered, metrics = total_loss(self.prediction_terms(states, window), {}, window.shape)
         scales = {"consistency": self.options.consistency_scale}
         rolled, rolled_metrics = total_loss(terms, scales, later.shape)
-        metrics |= rolled_metrics | {"loss/total": filtered + rolled}
-        return filtered + rolled, (metrics | latent_metrics(states.latent, window.mask), states)
+        total = self.options.filtered_scale * filtered + rolled
+        metrics |= rolled_metrics | {"loss/total": total}
+        return total, (metrics | latent_metrics(states.latent, window.mask), states)
 
     # --------------------------------------------------------------------------------------- parts
 
