@@ -31,8 +31,11 @@ class RealEnvironment:
     A single array is observed under the logs' only name; a Dict under its own names.
     """
 
-    def __init__(self, name: str, spec: DataSpec):
-        self.environment = _make(name)
+    def __init__(self, name: str, spec: DataSpec, drawn: bool = False):
+        """`drawn`: `render` will be asked for. Raises UserError where there is no such environment,
+        or where it does not fit the logs.
+        """
+        self.environment = _make(name, "rgb_array" if drawn else None)
         self.spec, self.name = spec, name
         space = self.environment.observation_space
         self.only = None if isinstance(space, spaces.Dict) else next(iter(spec.observations))
@@ -53,6 +56,12 @@ class RealEnvironment:
         success = next((bool(info[name]) for name in SUCCESS if name in info), None)
         seen = self._observe(observation)
         return Outcome(seen, float(reward), bool(terminated), bool(truncated), success)
+
+    def render(self) -> np.ndarray:
+        """(height, width, 3) uint8, what a camera sees. Whatever the environment's own library
+        raises where it cannot draw here, is raised.
+        """
+        return np.asarray(self.environment.render())
 
     def close(self) -> None:
         self.environment.close()
@@ -88,9 +97,9 @@ def check(name: str, spec: DataSpec) -> None:
     RealEnvironment(name, spec).close()
 
 
-def _make(name: str) -> gymnasium.Env:
+def _make(name: str, render_mode: str | None) -> gymnasium.Env:
     try:
-        return gymnasium.make(name, disable_env_checker=True)
+        return gymnasium.make(name, render_mode=render_mode, disable_env_checker=True)
     except (gymnasium.error.Error, ImportError) as error:
         known = name in gymnasium.registry
         hint = "" if known else nearest(name, gymnasium.registry)

@@ -38,11 +38,13 @@ class Simulator:
         # Without wrappers: a limit of time is no part of the dynamics.
         self.environment, self.lock = made.unwrapped, threading.Lock()
         self.observation, self.action = made.observation_space, made.action_space
-        if not self._observes_its_state():
+        hidden = unobserved_positions(made)
+        if hidden is None:
             made.close()
             raise ConfigError(
                 f"model.environment={name}: its state cannot be set from an observation; {ACCEPTED}"
             )
+        self.unobserved = np.zeros(hidden)
 
     @property
     def sizes(self) -> tuple[int, int]:
@@ -60,29 +62,40 @@ class Simulator:
         rewards, ended = np.empty((2, len(observations)), np.float32)
         with self.lock:
             for i, (observation, action) in enumerate(zip(observations, actions, strict=True)):
-                self._set(observation)
+                set_state(self.environment, observation, self.unobserved)
                 arrivals[i], rewards[i], ended[i], *_ = self.environment.step(action)
         return arrivals, rewards, ended
 
-    def _observes_its_state(self) -> bool:
-        environment, space = self.environment, self.observation
-        if not (hasattr(environment, "set_state") and isinstance(space, gymnasium.spaces.Box)):
-            return False
-        model, data = environment.model, environment.data
-        self.hidden = model.nq + model.nv - space.shape[0]  # positions that are not observed
-        if self.hidden < 0 or len(space.shape) > 1:
-            return False
-        observed, _ = environment.reset(seed=0)
-        return np.allclose(observed, np.concatenate([data.qpos[self.hidden :], data.qvel]))
 
-    def _set(self, observation: np.ndarray) -> None:
-        import mujoco
+def unobserved_positions(environment: gymnasium.Env) -> int | None:
+    """How many first positions the observations of a MuJoCo environment leave out, where they tell
+    all others and the velocities; None for any other environment.
+    """
+    space, environment = environment.observation_space, environment.unwrapped
+    if not (hasattr(environment, "set_state") and isinstance(space, gymnasium.spaces.Box)):
+        return None
+    model, data = environment.model, environment.data
+    hidden = model.nq + model.nv - space.shape[0]
+    if hidden < 0 or len(space.shape) > 1:
+        return None
+    observed, _ = environment.reset(seed=0)
+    told = np.concatenate([data.qpos[hidden:], data.qvel])
+    return hidden if np.allclose(observed, told) else None
 
-        model, data = self.environment.model, self.environment.data
-        # The solver starts from its last solution: the last bits would depend on earlier calls.
-        mujoco.mj_resetData(model, data)
-        position = np.concatenate([np.zeros(self.hidden), observation[: model.nq - self.hidden]])
-        self.environment.set_state(position, observation[model.nq - self.hidden :])
+
+def set_state(
+    environment: gymnasium.Env, observation: np.ndarray, unobserved: np.ndarray
+) -> None:
+    """Sets such an environment, without its wrappers, to where `observation` (D,) and the
+    `unobserved` positions (those left out,) say.
+    """
+    import mujoco
+
+    model, data = environment.model, environment.data
+    # The solver starts from its last solution: the last bits would depend on earlier calls.
+    mujoco.mj_resetData(model, data)
+    told = model.nq - len(unobserved)
+    environment.set_state(np.concatenate([unobserved, observation[:told]]), observation[told:])
 
 
 @cache
