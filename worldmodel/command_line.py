@@ -160,14 +160,9 @@ def parse_eval(words: Sequence[str]) -> Asked:
         assign(config, key, value)
     faults += [fault for option, value in walk(config) if (fault := option.fault(value))]
     refuse(faults)
-    checkpoint_is_step = config.checkpoint.isascii() and config.checkpoint.isdigit()
-    if config.checkpoint not in ("last", "best") and not checkpoint_is_step:
-        hint = nearest(config.checkpoint, ["last", "best"])
-        raise ConfigError(f"checkpoint={config.checkpoint}: accepts last, best or a step{hint}")
     refuse(_runs_faults(config))
     runs = config.runs or [config.run]
-    for run in runs:
-        _need_run(Path(run))
+    need_checkpoint(runs, config.checkpoint)
     prefix = "evaluation."
     evaluation = {k.removeprefix(prefix): v for k, v in given.items() if k.startswith(prefix)}
     if data:
@@ -211,12 +206,17 @@ def _read_data(overrides: Sequence[Override]) -> tuple[dict[str, Any], list[str]
     return given, faults
 
 
-def _need_run(run: Path) -> None:
-    if (run / "config.yaml").is_file():
-        return
-    runs = [str(path.parent) for path in sorted(run.parent.glob("*/config.yaml"))]
-    known = f"\n  {run.parent} holds: {', '.join(runs[:10])}" if runs else ""
-    raise ConfigError(f"run={run}: not a run directory{nearest(str(run), runs)}{known}")
+def need_checkpoint(runs: Sequence[str], checkpoint: str) -> None:
+    """Raises ConfigError for what names no checkpoint, and for a folder that is no run's."""
+    is_step = checkpoint.isascii() and checkpoint.isdigit()
+    if checkpoint not in ("last", "best") and not is_step:
+        hint = nearest(checkpoint, ["last", "best"])
+        raise ConfigError(f"checkpoint={checkpoint}: accepts last, best or a step{hint}")
+    for run in map(Path, runs):
+        if not (run / "config.yaml").is_file():
+            there = [str(path.parent) for path in sorted(run.parent.glob("*/config.yaml"))]
+            known = f"\n  {run.parent} holds: {', '.join(there[:10])}" if there else ""
+            raise ConfigError(f"run={run}: not a run directory{nearest(str(run), there)}{known}")
 
 
 # --------------------------------------------------------------------------------------- arguments

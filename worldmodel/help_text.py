@@ -75,6 +75,20 @@ def evaluation(description: str) -> str:
     return "\n".join([*lines, "", EXIT_STATUS])
 
 
+def command(description: str, usages: Sequence[str], options: Any) -> str:
+    """The help of a command with a dataclass of `options`; its calls are `usages`."""
+    first, *others = usages
+    lines = [
+        *_paragraphs(description),
+        f"Usage: {first}",
+        *(f"       {usage}" for usage in others),
+        "",
+        "Options",
+        *_entries(walk(options)),
+    ]
+    return "\n".join([*lines, "", EXIT_STATUS])
+
+
 def _paragraphs(description: str) -> list[str]:
     paragraphs = textwrap.dedent(description).strip().split("\n\n")
     return [line for p in paragraphs for line in (*textwrap.wrap(p, WIDTH), "")]

@@ -83,9 +83,7 @@ def unobserved_positions(environment: gymnasium.Env) -> int | None:
     return hidden if np.allclose(observed, told) else None
 
 
-def set_state(
-    environment: gymnasium.Env, observation: np.ndarray, unobserved: np.ndarray
-) -> None:
+def set_state(environment: gymnasium.Env, observation: np.ndarray, unobserved: np.ndarray) -> None:
     """Sets such an environment, without its wrappers, to where `observation` (D,) and the
     `unobserved` positions (those left out,) say.
     """

@@ -1,0 +1,84 @@
+"""From the words of `python -m worldmodel.play` to what is played. Mistakes in options are told
+before JAX is imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from worldmodel.checks import refuse, shown, walk
+from worldmodel.command_line import HELP_FLAGS, need_checkpoint, parse_overrides, read_values
+from worldmodel.config.play import ACTIONS, PlayOptions
+from worldmodel.config_io import assign
+
+DESCRIPTION = """
+Looks at the model of a run by hand, and prints a line a step.
+
+Beside the real environment (default): both take the same actions. The model sees the first rows,
+then goes on alone.
+
+With episode=NUMBER, from a row of a held-out episode: what would follow under each of several
+choices of actions, with the same noise.
+"""
+USAGES = (
+    "python -m worldmodel.play run=runs/NAME [actions=policy|random|zeros|keys] [video=FILE.gif]",
+    "python -m worldmodel.play run=runs/NAME episode=N row=T actions=[logged,random,zeros,policy]",
+)
+
+
+def run(words: Sequence[str]) -> int:
+    """Plays what the words ask for; returns the exit status. Raises UserError."""
+    if any(word in HELP_FLAGS for word in words):
+        from worldmodel import help_text
+
+        print(help_text.command(DESCRIPTION, USAGES, PlayOptions()))
+        return 0
+    options = parse(words)
+    if options.episode is None:
+        from worldmodel.play.beside import play
+    else:
+        from worldmodel.play.counterfactuals import play
+    play(options)
+    return 0
+
+
+def parse(words: Sequence[str]) -> PlayOptions:
+    """Reads OPTION=VALUE words; `actions` may be one word or a list. Raises ConfigError."""
+    options = PlayOptions()
+    known = {option.key: option for option, _ in walk(options)}
+    listed = [re.sub(r"^actions=([^\[]+)$", r"actions=[\1]", word) for word in words]
+    given, faults = read_values(parse_overrides(listed), known)
+    for key, value in given.items():
+        assign(options, key, value)
+    faults += [fault for option, value in walk(options) if (fault := option.fault(value))]
+    refuse(faults)
+    refuse(_faults(options))
+    need_checkpoint([options.run], options.checkpoint)
+    return options
+
+
+def _faults(options: PlayOptions) -> Iterator[str]:
+    """What does not go together."""
+    actions, given = options.actions or [], f"actions={shown(options.actions)}"
+    if options.episode is None:
+        if len(actions) > 1 or "logged" in actions:
+            yield (
+                f"{given}: beside the real environment one acts; accepted: "
+                f"{', '.join(name for name in ACTIONS if name != 'logged')}; a list with episode=N"
+            )
+        for key in ("row", "picture"):
+            if (value := getattr(options, key)) is not None:
+                yield f"{key}={value}: belongs to a logged start; accepted with episode=N"
+    else:
+        if "keys" in actions:
+            yield f"{given}: keys are typed beside the real environment; accepted: all others"
+        if len(set(actions)) < len(actions):
+            yield f"{given}: accepts each once"
+        if options.video is not None:
+            yield f"video={options.video}: shows the real environment; accepted: picture=FILE.png"
+    for key, ending in (("video", ".gif"), ("picture", ".png")):
+        value = getattr(options, key)
+        if value is not None and Path(value).suffix.lower() != ending:
+            yield f"{key}={value}: accepts a file that ends in {ending}"
