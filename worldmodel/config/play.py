@@ -17,6 +17,9 @@ class PlayOptions:
 
     run: str = option(MISSING, "run directory, such as runs/NAME")
     checkpoint: str = option("last", "checkpoint to look at: last, best or a step")
+    environment: str | None = option(
+        None, "id of the real Gymnasium environment (none: the run's data.environment)"
+    )
     actions: list[str] | None = option(
         None,
         "who acts: one beside the real environment (keys: typed, a line a step), a list from a "

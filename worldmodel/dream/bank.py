@@ -58,10 +58,10 @@ def fill(
         # The last piece is filled up, so that one program serves all.
         chosen = np.arange(begin, begin + min(PIECE, len(row))) % len(row)
         window = gather(rows, first[chosen], seen[chosen], context)
-        pieces.append(_filtered(model, window, seen[chosen] - 1, jax.random.fold_in(key, begin)))
-    filtered = jax.tree.map(lambda *x: jnp.concatenate(x)[: len(row)], *pieces)
+        pieces.append(filtered(model, window, seen[chosen] - 1, jax.random.fold_in(key, begin)))
+    whole = jax.tree.map(lambda *x: jnp.concatenate(x)[: len(row)], *pieces)
     place = (jnp.asarray(x, jnp.int32) for x in (numbers[episode], row))
-    return Bank(*filtered, *place)
+    return Bank(*whole, *place)
 
 
 def observed(model: WorldModel, state: State) -> Observation:
@@ -77,7 +77,7 @@ def _raw(said: Distribution) -> jax.Array:
 
 
 @nnx.jit
-def _filtered(
+def filtered(
     model: WorldModel, window: Window, last: jax.Array, key: jax.Array
 ) -> tuple[State, Observation, jax.Array]:
     """State, observation and action (B, ...) at row `last` (B,) of each window."""

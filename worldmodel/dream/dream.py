@@ -182,15 +182,20 @@ def build(
     )
 
 
-def check(model: WorldModel, spec: DataSpec, options: DreamOptions) -> None:
-    """Raises ConfigError for what cannot be dreamed."""
-    family = type(model).__name__
+def check_steps(model: WorldModel) -> None:
+    """Raises ConfigError for a model that does not go step by step."""
     if not (model.imagines and model.steps):
         why = "makes trajectories as a whole" if model.imagines else "has no dynamics"
         raise ConfigError(
-            f"dream: {family} {why}, and an environment goes step by step; accepted: the other "
-            "families, such as model=rssm, koopman, gru, mlp, ensemble, diffusion"
+            f"dream: {type(model).__name__} {why}, and an environment goes step by step; accepted: "
+            "the other families, such as model=rssm, koopman, gru, mlp, ensemble, diffusion"
         )
+
+
+def check(model: WorldModel, spec: DataSpec, options: DreamOptions) -> None:
+    """Raises ConfigError for what cannot be dreamed."""
+    family = type(model).__name__
+    check_steps(model)
     if not spec.has_reward:
         raise ConfigError(
             f"dream: this {family} was trained on logs without reward, and a step of an "

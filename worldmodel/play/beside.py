@@ -62,18 +62,27 @@ def play(options: PlayOptions) -> None:
     """Plays an episode, prints a line a step and what came of it. Raises UserError."""
     run = load(options.run, options.checkpoint)
     use_cache(run.config.training.compilation_cache)
-    name = run.config.data.environment
+    name = options.environment or run.config.data.environment
     if name is None:
         raise ConfigError(
             f"run={options.run}: its data.environment names no real environment; accepted: "
-            "episode=NUMBER, which imagines from a logged row"
+            "environment=ID, or episode=N, which imagines from a logged row"
         )
     kind = (options.actions or ["random" if run.policy is None else "policy"])[0]
     context = options.context or run.config.evaluation.context
     act = actor(kind, run)
     with scenes.opened(name, run.spec, options) as (environment, video):
+        print(
+            f"{run.config.name}, {run.stage} at step {run.step}: {name} beside the dream of "
+            f"{run.config.model.name}\nseed {options.seed}, actions {kind}; the model is shown "
+            f"{context} rows, then goes on alone"
+        )
         moments = beside(run, environment, act, context, options.steps, options.seed)
-        _show(run, kind, context, options, moments, video)
+        alone = _shown(moments, run.spec, video)
+        print(*_closing(alone, run.spec), sep="\n")
+        if video is not None and video.frames:
+            video.write()
+            print(f"video                {video.path}, {video.frames} frames")
 
 
 def beside(
@@ -150,30 +159,16 @@ def _imagined(said: tuple, real: Observation, spec: DataSpec) -> Imagined:
 # ------------------------------------------------------------------------------------ what is shown
 
 
-def _show(
-    run: LoadedRun,
-    kind: str,
-    context: int,
-    options: PlayOptions,
-    moments: Iterator[Moment],
-    video: Video | None,
-) -> None:
-    table, alone = Table(run.spec), []
-    print(
-        f"{run.config.name}, {run.stage} at step {run.step}: {run.config.data.environment} beside "
-        f"the dream of {run.config.model.name}\nseed {options.seed}, actions {kind}; the model is "
-        f"shown {context} rows, then goes on alone"
-    )
+def _shown(moments: Iterator[Moment], spec: DataSpec, video: Video | None) -> list[Moment]:
+    """Prints a line a moment, as it comes; returns those that the model dreamed."""
+    table, alone = Table(spec), []
     print(*table.header(), sep="\n", flush=True)
     for moment in moments:
         print(table.line(moment), flush=True)
         alone += [moment] if moment.dreamed is not None else []
         if video is not None:
             video.add(moment)
-    print(*_closing(alone, run.spec), sep="\n")
-    if video is not None:
-        video.write()
-        print(f"video                {options.video}, {video.frames} frames")
+    return alone
 
 
 def _closing(alone: list[Moment], spec: DataSpec) -> Iterator[str]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 HEIGHT = 240  # pixels of what is shown
 CAPTION = 40  # above it
 FONT = 13
+GAP = 4  # between halves
 COLOURS = 96  # of a frame: more would make the file larger, not clearer
 LEAST_MILLISECONDS = 20  # of a frame; viewers slow down what is faster
 INK, PAPER = "#1c1f23", "#ffffff"
@@ -39,19 +40,18 @@ class Video:
 
     def add(self, moment: Moment) -> None:
         halves = [_fitted(scene(moment)) for scene in self.scenes]
-        whole = Image.new("RGB", (sum(half.width for half in halves), CAPTION + HEIGHT), PAPER)
+        width = sum(half.width for half in halves) + GAP * (len(halves) - 1)
+        whole = Image.new("RGB", (width, CAPTION + HEIGHT), PAPER)
         left = 0
         for half in halves:
             whole.paste(half, (left, CAPTION))
-            left += half.width
-        _write(whole, halves[0].width if len(halves) > 1 else whole.width // 2, moment)
+            left += half.width + GAP
+        _write(whole, halves[0].width + GAP if len(halves) > 1 else width // 2, moment)
         # Without dithering what is equal on both sides stays so.
         self.images.append(whole.quantize(COLOURS, dither=Image.Dither.NONE))
 
     def write(self) -> None:
-        """Raises StorageError where the disk refuses."""
-        if not self.images:
-            return
+        """Writes the frames, at least one. Raises StorageError where the disk refuses."""
         first, *others = self.images
         with writing(self.path):
             first.save(

@@ -1,0 +1,206 @@
+"""What would follow from a logged row, had something else been done there: each choice of actions
+is imagined from the same state and with the same noise, so that only the actions differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from worldmodel import data
+from worldmodel.compilation import use_cache
+from worldmodel.config.play import ACTIONS, PlayOptions
+from worldmodel.data.spec import DataSpec
+from worldmodel.data.trajectories import Trajectories, split_episodes
+from worldmodel.data.windows import gather, rows_of
+from worldmodel.dream.bank import filtered, observed
+from worldmodel.dream.dream import check_steps
+from worldmodel.errors import DataError
+from worldmodel.evaluation.environments import Observation
+from worldmodel.evaluation.returns import Act, random_policy
+from worldmodel.loading import LoadedRun, load
+from worldmodel.models.interface import State, WorldModel
+from worldmodel.play import choices
+from worldmodel.play.actors import need_policy, resting
+from worldmodel.storage import make_folder, writing
+
+MOST_LISTED = 20  # episodes in a message
+DPI = 110
+
+
+class Start(NamedTuple):
+    """A row of a logged episode, which is alone in `logs`; `context` rows up to it are seen."""
+
+    logs: Trajectories
+    number: int
+    row: int
+    context: int
+
+    @property
+    def left(self) -> int:
+        """Steps that were logged from there on."""
+        return int(self.logs.lengths[0]) - 1 - self.row
+
+
+class Future(NamedTuple):
+    """H steps. `goes_on`: probability that the episode did not end before or at each of them, None
+    of logged ones.
+
+    observation: {name: (H, ...)} in raw units; reward: (H,), None where there is none
+    """
+
+    observation: Observation
+    reward: np.ndarray | None
+    goes_on: np.ndarray | None = None
+
+
+def play(options: PlayOptions) -> None:
+    """Prints what follows under each choice of actions, and draws it. Raises UserError."""
+    run = load(options.run, options.checkpoint)
+    use_cache(run.config.training.compilation_cache)
+    names = options.actions or [
+        name for name in ACTIONS if name != "keys" and (name != "policy" or run.policy is not None)
+    ]
+    context = options.context or run.config.evaluation.context
+    start = place(run, options.episode, options.row, context)
+    steps = min(options.steps, start.left) if "logged" in names else options.steps
+    imagined = futures(run, start, names, steps, options.seed)
+    truth = logged(start, steps) if "logged" in names else None
+    print(
+        f"{run.config.name}, {run.stage} at step {run.step}: {run.config.model.name} from row "
+        f"{start.row} of episode {start.number}\n{min(context, start.row + 1)} rows were seen, "
+        f"{steps} steps are imagined under each choice, with the same noise (seed {options.seed})"
+    )
+    print(*choices.table(imagined, truth, run.spec), sep="\n")
+    if options.picture is not None:
+        picture = choices.picture(imagined, truth, run.spec)
+        with writing(path := choices.file(options.picture)):
+            make_folder(path.absolute().parent)
+            picture.savefig(path, dpi=DPI)
+        print(f"picture      {path}")
+
+
+def place(run: LoadedRun, episode: int, row: int | None, context: int) -> Start:
+    """A row of a held-out episode, by its number in the logs; none: the last of the context.
+
+    Raises DataError where there is no such episode or row, or where it was trained on.
+    """
+    logs = data.load(run.config.data)
+    run.directory.bind_data(run.spec, logs.fingerprint())
+    _, held_out = split_episodes(logs.num_episodes, run.config.data.holdout)
+    if episode not in held_out:
+        why = (
+            f"the logs have {logs.num_episodes}"
+            if episode >= logs.num_episodes
+            else "it is of the training split"
+        )
+        more = ", ..." if len(held_out) > MOST_LISTED else ""
+        listed = ", ".join(map(str, held_out[:MOST_LISTED]))
+        raise DataError(f"episode={episode}: {why}; accepted, held out: {listed}{more}")
+    last = int(logs.lengths[episode]) - 2  # in the row after it there is nothing to do
+    row = min(context - 1, last) if row is None else row
+    if row > last:
+        raise DataError(
+            f"row={row}: episode {episode} has {last + 1} steps; accepted: rows 0 to {last}"
+        )
+    return Start(logs.select(np.array([episode])).compact(), episode, row, context)
+
+
+def logged(start: Start, steps: int) -> Future:
+    """What did follow. `steps` are no more than were logged."""
+    logs, after = start.logs, slice(start.row + 1, start.row + 1 + steps)
+    reward = None if logs.rewards is None else logs.rewards[start.row : start.row + steps]
+    return Future({name: x[after] for name, x in logs.observations.items()}, reward)
+
+
+def futures(
+    run: LoadedRun, start: Start, names: Sequence[str], steps: int, seed: int
+) -> dict[str, Future]:
+    """name -> what is imagined from `start` under that choice of actions: logged, random, zeros or
+    policy. All share the state they begin from, and all noise: it belongs to `seed`.
+
+    Raises ConfigError for a model that does not step, and where a run has no policy.
+    """
+    check_steps(run.model)
+    if "policy" in names:
+        need_policy(run)
+    state_key, key = jax.random.split(jax.random.key(seed))
+    seen = min(start.context, start.row + 1)
+    first, counts = np.array([start.row - seen + 1]), np.array([seen])
+    window = gather(rows_of(start.logs), first, counts, start.context)
+    state, _, _ = filtered(run.model, window, counts - 1, state_key)
+    return {
+        name: _on_host(
+            imagined(
+                run.model,
+                run.policy,
+                state,
+                _actions(name, run.spec, start, steps, seed),
+                jnp.asarray(name == "policy"),
+                key,
+                run.spec.has_reward,
+            )
+        )
+        for name in names
+    }
+
+
+def _actions(name: str, spec: DataSpec, start: Start, steps: int, seed: int) -> jax.Array:
+    """(H, ...) as models see them; where the policy acts, they are not looked at."""
+    if name == "logged":
+        raw = start.logs.actions[start.row : start.row + steps]
+    else:
+        raw = _chosen(random_policy(spec) if name == "random" else resting(spec), steps, seed)
+    return jnp.asarray(spec.action.normalize(raw))
+
+
+def _chosen(act: Act, steps: int, seed: int) -> np.ndarray:
+    """(H, ...) raw actions of one who does not look."""
+    memory, actions = None, []
+    for step in range(steps):
+        memory, (action,) = act(memory, {}, np.array([seed]), step)
+        actions.append(action)
+    return np.stack(actions)
+
+
+@nnx.jit(static_argnames="has_reward")
+def imagined(
+    model: WorldModel,
+    policy: nnx.Module | None,
+    state: State,
+    actions: jax.Array,
+    follows: jax.Array,
+    key: jax.Array,
+    has_reward: bool,
+) -> Future:
+    """What follows from `state` (1, ...) under `actions` (H, ...), or where `follows`, under the
+    mode of the policy. One program serves both, so that equal actions give equal bits.
+    """
+    begin_key, key = jax.random.split(key)
+    step = model.stepper(state, begin_key)
+
+    def advance(state: State, inputs: tuple[jax.Array, jax.Array]) -> tuple[State, Future]:
+        action, key = inputs
+        action = action[None]
+        if policy is not None:
+            mode = policy(model.features(state)).mode().astype(action.dtype)
+            action = jnp.where(follows, mode, action)
+        if jnp.issubdtype(action.dtype, jnp.floating):
+            action = jnp.clip(action, -1.0, 1.0)
+        state = step(state, action, key)
+        reward = model.reward(state).mean()[0] if has_reward else None
+        seen = {name: value[0] for name, value in observed(model, state).items()}
+        return state, Future(seen, reward, 1.0 - model.terminal(state).mean()[0])
+
+    keys = jax.random.split(key, len(actions))
+    _, future = jax.lax.scan(advance, state, (actions, keys))
+    return future._replace(goes_on=jnp.cumprod(future.goes_on))
+
+
+def _on_host(future: Future) -> Future:
+    return jax.tree.map(np.asarray, jax.device_get(future))
