@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from worldmodel.config.option import option
 
-ACTIONS = ("policy", "random", "zeros", "keys", "logged")
+ACTIONS = ("logged", "policy", "random", "zeros", "keys")
 
 
 @dataclass

@@ -13,6 +13,7 @@ from worldmodel.command_line import HELP_FLAGS, need_checkpoint, parse_overrides
 from worldmodel.config.play import ACTIONS, PlayOptions
 from worldmodel.config_io import assign
 
+MOST_FRAMES = 2000  # of a video
 DESCRIPTION = """
 Looks at the model of a run by hand, and prints a line a step.
 
@@ -39,7 +40,7 @@ def run(words: Sequence[str]) -> int:
     if options.episode is None:
         from worldmodel.play.beside import play
     else:
-        from worldmodel.play.counterfactuals import play
+        from worldmodel.play.choices import play
     play(options)
     return 0
 
@@ -78,6 +79,8 @@ def _faults(options: PlayOptions) -> Iterator[str]:
             yield f"{given}: accepts each once"
         if options.video is not None:
             yield f"video={options.video}: shows the real environment; accepted: picture=FILE.png"
+    if options.video is not None and options.steps > MOST_FRAMES:
+        yield f"steps={options.steps}: accepts up to {MOST_FRAMES} with a video, a frame a step"
     for key, ending in (("video", ".gif"), ("picture", ".png")):
         value = getattr(options, key)
         if value is not None and Path(value).suffix.lower() != ending:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from worldmodel.data.plots import ACTED, GRID, OBSERVED
 from worldmodel.data.spec import DataSpec
+from worldmodel.play.moments import Moment
 from worldmodel.play.numbers import names, values
-
-if TYPE_CHECKING:
-    from worldmodel.play.beside import Moment
 
 MOST_CURVES = 4
 SIZE, DPI = (4.0, 3.0), 80  # inches, and pixels an inch

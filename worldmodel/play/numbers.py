@@ -60,3 +60,8 @@ def number(value: float | None) -> str:
     size = abs(value)
     digits = f"{value:.1e}" if value and (size < 1e-2 or size >= 1e5) else f"{value:.3g}"
     return (f"{value:.0f}" if 1e3 <= size < 1e5 else digits).rjust(WIDTH)
+
+
+def heading(name: str) -> str:
+    """WIDTH characters: the name of a column, without its middle where it is long."""
+    return (name if len(name) < WIDTH else f"{name[: WIDTH - 4]}~{name[-2:]}").rjust(WIDTH)

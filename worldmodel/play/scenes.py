@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,13 +20,11 @@ from worldmodel.errors import UserError, first_line
 from worldmodel.evaluation.environments import RealEnvironment
 from worldmodel.models.simulator import set_state, unobserved_positions
 from worldmodel.play.curves import Curves
+from worldmodel.play.moments import Moment
 from worldmodel.play.video import Video
 
-if TYPE_CHECKING:
-    from worldmodel.play.beside import Moment
-
-Scene = Callable[["Moment"], np.ndarray]  # (height, width, 3) uint8
-Pose = Callable[["Moment"], None]
+Scene = Callable[[Moment], np.ndarray]  # (height, width, 3) uint8
+Pose = Callable[[Moment], None]
 FPS = 20  # of environments that tell none
 
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from worldmodel.data.spec import DataSpec
-from worldmodel.play.numbers import WIDTH, names, number, values
-
-if TYPE_CHECKING:
-    from worldmodel.play.beside import Moment
+from worldmodel.play.moments import Moment
+from worldmodel.play.numbers import WIDTH, heading, names, number, values
 
 STEP_WIDTH = 6
 MOST_OBSERVED = 3  # numbers of an observation, real and dreamed
@@ -45,10 +42,7 @@ class Table:
         yield "".join(_over(title, width) for title, width in groups).rstrip()
         acted = [str(i) for i in range(self.actions)] if self.actions > 1 else [""]
         columns = [*acted, *self.names, *self.names, "real", "dreamed", "error"]
-        short = (
-            name if len(name) < WIDTH else f"{name[: WIDTH - 4]}~{name[-2:]}" for name in columns
-        )
-        yield "step".rjust(STEP_WIDTH) + "".join(name.rjust(WIDTH) for name in short)
+        yield "step".rjust(STEP_WIDTH) + "".join(map(heading, columns))
 
     def line(self, moment: Moment) -> str:
         dreamed = moment.dreamed

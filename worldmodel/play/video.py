@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from worldmodel.play.moments import Moment
 from worldmodel.storage import make_folder, writing
-
-if TYPE_CHECKING:
-    from worldmodel.play.beside import Moment
 
 HEIGHT = 240  # pixels of what is shown
 CAPTION = 40  # above it
@@ -29,7 +26,7 @@ class Video:
     def __init__(
         self, path: str, scenes: Sequence[Callable[[Moment], np.ndarray]], frames_per_second: float
     ):
-        self.path, self.scenes = Path(path), scenes
+        self.path, self.scenes = Path(path).expanduser(), scenes
         self.milliseconds = max(round(1000 / frames_per_second), LEAST_MILLISECONDS)
         self.images: list[Image.Image] = []
         make_folder(self.path.absolute().parent)

@@ -13,8 +13,6 @@ import numpy as np
 from flax import nnx
 
 from worldmodel import data
-from worldmodel.compilation import use_cache
-from worldmodel.config.play import ACTIONS, PlayOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories, split_episodes
 from worldmodel.data.windows import gather, rows_of
@@ -23,14 +21,11 @@ from worldmodel.dream.dream import check_steps
 from worldmodel.errors import DataError
 from worldmodel.evaluation.environments import Observation
 from worldmodel.evaluation.returns import Act, random_policy
-from worldmodel.loading import LoadedRun, load
+from worldmodel.loading import LoadedRun
 from worldmodel.models.interface import State, WorldModel
-from worldmodel.play import choices
 from worldmodel.play.actors import need_policy, resting
-from worldmodel.storage import make_folder, writing
 
 MOST_LISTED = 20  # episodes in a message
-DPI = 110
 
 
 class Start(NamedTuple):
@@ -57,32 +52,6 @@ class Future(NamedTuple):
     observation: Observation
     reward: np.ndarray | None
     goes_on: np.ndarray | None = None
-
-
-def play(options: PlayOptions) -> None:
-    """Prints what follows under each choice of actions, and draws it. Raises UserError."""
-    run = load(options.run, options.checkpoint)
-    use_cache(run.config.training.compilation_cache)
-    names = options.actions or [
-        name for name in ACTIONS if name != "keys" and (name != "policy" or run.policy is not None)
-    ]
-    context = options.context or run.config.evaluation.context
-    start = place(run, options.episode, options.row, context)
-    steps = min(options.steps, start.left) if "logged" in names else options.steps
-    imagined = futures(run, start, names, steps, options.seed)
-    truth = logged(start, steps) if "logged" in names else None
-    print(
-        f"{run.config.name}, {run.stage} at step {run.step}: {run.config.model.name} from row "
-        f"{start.row} of episode {start.number}\n{min(context, start.row + 1)} rows were seen, "
-        f"{steps} steps are imagined under each choice, with the same noise (seed {options.seed})"
-    )
-    print(*choices.table(imagined, truth, run.spec), sep="\n")
-    if options.picture is not None:
-        picture = choices.picture(imagined, truth, run.spec)
-        with writing(path := choices.file(options.picture)):
-            make_folder(path.absolute().parent)
-            picture.savefig(path, dpi=DPI)
-        print(f"picture      {path}")
 
 
 def place(run: LoadedRun, episode: int, row: int | None, context: int) -> Start:
