@@ -70,7 +70,7 @@ def table(imagined: Mapping[str, Future], truth: Future | None, spec: DataSpec) 
             left = str(step) if i == 0 else ""
             line = left.rjust(STEP_WIDTH) + "  " + name.ljust(NAME_WIDTH)
             yield line + "".join(map(number, cells))
-    if truth is not None and "logged" in imagined:
+    if truth is not None:
         errors = [
             numbers.error(_at(imagined["logged"], step), _at(truth, step), spec)
             for step in range(1, steps + 1)

@@ -1,0 +1,39 @@
+"""Runs that are played with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import pytest
+
+import worldmodel
+from worldmodel import models
+from worldmodel.config import OracleOptions
+from worldmodel.loading import LoadedRun
+
+
+@pytest.fixture(scope="session")
+def smoke(smoke_run: Path) -> LoadedRun:
+    """An RSSM and its policy, hardly trained."""
+    return worldmodel.load(smoke_run)
+
+
+@pytest.fixture(scope="session")
+def oracle(smoke: LoadedRun) -> LoadedRun:
+    """The same run with Pendulum's own dynamics for a model."""
+    options = OracleOptions(environment="Pendulum-v1")
+    return replace(smoke, model=models.build(options, smoke.spec, jax.random.key(0)), policy=None)
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> Callable[[LoadedRun], None]:
+    """Makes the command play with a run that is not as it lies in its folder."""
+
+    def give(run: LoadedRun) -> None:
+        for module in ("beside", "choices"):
+            monkeypatch.setattr(f"worldmodel.play.{module}.load", lambda *_: run)
+
+    return give

@@ -1,0 +1,249 @@
+"""`python -m worldmodel.play` as it is typed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from worldmodel.checks import walk
+from worldmodel.config.play import PlayOptions
+from worldmodel.data.spec import ActionSpec
+from worldmodel.errors import ConfigError, UserError
+from worldmodel.loading import LoadedRun
+from worldmodel.play.actors import accepted, understood
+from worldmodel.play.command import parse, run
+from worldmodel.play.video import CAPTION, GAP
+
+ROOT = Path(__file__).parents[2]
+Loaded = Callable[[LoadedRun], None]
+
+
+@pytest.fixture
+def words(smoke: LoadedRun) -> list[str]:
+    return [f"run={smoke.directory.path}", "context=3"]
+
+
+def steps_of(printed: str) -> list[list[float]]:
+    """The numbers of every line that begins with a step; a dash is none."""
+    lines = [line.split() for line in printed.splitlines() if re.match(r" +\d+ ", line)]
+    return [[np.nan if cell == "-" else float(cell) for cell in line] for line in lines]
+
+
+# ------------------------------------------------------------------------------------- what it says
+
+
+def test_help_names_every_option_and_imports_no_jax() -> None:
+    program = (
+        "import sys; from worldmodel.play.command import run; status = run(['--help']); "
+        "sys.exit('jax' in sys.modules or status)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    for option, _ in walk(PlayOptions()):
+        assert f"  {option.key} = " in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "run needs a value"),
+        (["run=nowhere"], "run=nowhere: not a run directory"),
+        (["run=x", "acton=zeros"], "did you mean 'actions'"),
+        (["run=x", "actions=polcy"], "did you mean 'policy'|accepts list"),
+        (["run=x", "actions=[zeros,random]"], "beside the real environment one acts"),
+        (["run=x", "actions=logged"], "beside the real environment one acts"),
+        (["run=x", "row=3"], "row=3: belongs to a logged start"),
+        (["run=x", "picture=a.png"], "belongs to a logged start"),
+        (["run=x", "episode=1", "actions=[keys]"], "keys are typed beside the real environment"),
+        (["run=x", "episode=1", "actions=[zeros,zeros]"], "accepts each once"),
+        (["run=x", "episode=1", "video=a.gif"], "accepted: picture"),
+        (["run=x", "video=a.mp4"], "ends in .gif"),
+        (["run=x", "video=a.gif", "steps=3000"], "accepts up to 2000 with a video"),
+        (["run=x", "steps=0"], "steps=0: accepts integer, 1"),
+    ],
+)
+def test_mistakes_are_told(given: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        parse(given)
+
+
+def test_actions_are_one_word_or_a_list(words: list[str]) -> None:
+    assert parse([*words, "actions=zeros"]).actions == ["zeros"]
+    assert parse([*words, "episode=1", "actions=[zeros,random]"]).actions == ["zeros", "random"]
+
+
+def test_a_run_without_environment_or_policy_is_told(
+    smoke: LoadedRun, words: list[str], loaded: Loaded
+) -> None:
+    config = replace(smoke.config, data=replace(smoke.config.data, environment=None))
+    loaded(replace(smoke, config=config))
+    with pytest.raises(ConfigError, match="names no real environment; accepted: environment=ID"):
+        run(words)
+    with pytest.raises(UserError, match="cannot be made .did you mean 'Pendulum-v1'"):
+        run([*words, "environment=Pendulm-v1"])
+    loaded(replace(smoke, policy=None))
+    with pytest.raises(ConfigError, match="actions=policy: .* has no policy"):
+        run([*words, "actions=policy"])
+
+
+# -------------------------------------------------------------------------- beside the environment
+
+
+def test_a_line_a_step_and_two_returns(
+    oracle: LoadedRun, words: list[str], loaded: Loaded, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded(oracle)
+    assert run([*words, "steps=6"]) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 100
+    rows = steps_of(printed)
+    assert [row[0] for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [np.isnan(row[5]) for row in rows] == [True, True, False, False, False, False]
+    np.testing.assert_allclose([r[2:5] for r in rows[2:]], [r[5:8] for r in rows[2:]], atol=0.011)
+    for kind, column in (("real", 8), ("imagined", 9)):
+        (total,) = re.findall(rf"^{kind} return +(\S+),", printed, re.M)
+        assert float(total) == pytest.approx(sum(row[column] for row in rows[2:]), rel=1e-2)
+    assert "median error" in printed and "training standard deviations" in printed
+
+
+def test_actions_are_typed_through_a_pipe(
+    oracle: LoadedRun,
+    words: list[str],
+    loaded: Loaded,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """An empty line repeats, what is no action is told, bounds hold, and q leaves."""
+    loaded(oracle)
+    reader, writer = os.pipe()
+    os.write(writer, b"1.5\n\n1 2\nup\n-9\n\nq\n0.5\n")
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        monkeypatch.setattr(sys, "stdin", pipe)
+        assert run([*words, "actions=keys", "steps=50"]) == 0
+    printed = capsys.readouterr()
+    assert [row[1] for row in steps_of(printed.out)] == [1.5, 1.5, -2.0, -2.0]
+    assert printed.err.count("accepted: 1 number in [-2, 2]") == 2
+    assert "steps dreamed        2" in printed.out
+
+
+def test_the_end_of_a_pipe_leaves_even_before_a_dream(
+    oracle: LoadedRun,
+    words: list[str],
+    loaded: Loaded,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    loaded(oracle)
+    with open(os.devnull) as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        assert run([*words, "actions=keys", f"video={tmp_path / 'v.gif'}"]) == 0
+    assert "Nothing was dreamed" in capsys.readouterr().out
+    assert not (tmp_path / "v.gif").exists()
+
+
+def test_what_is_typed_is_understood() -> None:
+    two = ActionSpec(False, 2, (-1.0, 0.0), (1.0, 3.0))
+    last = np.zeros(2)
+    np.testing.assert_array_equal(understood("0.5, 9", two, last), [0.5, 3.0])
+    assert understood("", two, last) is last
+    for line in ("1", "1 2 3", "a b", "nan 1", "inf 1"):
+        assert understood(line, two, last) is None
+    three = ActionSpec(True, 3)
+    assert understood("2", three, np.int32(0)) == 2
+    for line in ("3", "-1", "1.5", "0 1"):
+        assert understood(line, three, np.int32(0)) is None
+    assert accepted(two) == "2 numbers" and accepted(three) == "a class from 0 to 2"
+
+
+# ------------------------------------------------------------------------------------------- video
+
+
+def frames_of(path: Path) -> np.ndarray:
+    with Image.open(path) as gif:
+        frames = []
+        for i in range(gif.n_frames):
+            gif.seek(i)
+            frames.append(np.asarray(gif.convert("RGB"), np.int32))
+    return np.stack(frames)
+
+
+def test_a_video_of_the_true_dynamics_has_equal_halves(
+    oracle: LoadedRun, smoke: LoadedRun, words: list[str], loaded: Loaded, tmp_path: Path
+) -> None:
+    pytest.importorskip("pygame", reason="pygame is not installed: gymnasium[classic-control]")
+    file = tmp_path / "new" / "v.gif"
+
+    def difference(run_: LoadedRun) -> np.ndarray:
+        """(frames,) share of pixels that differ between the halves."""
+        loaded(run_)
+        assert run([*words, "steps=12", "actions=random", f"video={file}"]) == 0
+        frames = frames_of(file)[:, CAPTION:]
+        assert len(frames) == 12
+        half = (frames.shape[2] - GAP) // 2
+        left, right = frames[:, :, :half], frames[:, :, half + GAP :]
+        assert np.ptp(left) > 100  # there is something to see
+        return (np.abs(left - right).max(-1) > 40).mean((1, 2))
+
+    assert difference(oracle).max() < 1e-3
+    assert difference(smoke)[3:].max() > 1e-2
+    assert file.stat().st_size < 2**20
+
+
+def test_curves_are_drawn_where_there_is_no_camera(
+    oracle: LoadedRun,
+    words: list[str],
+    loaded: Loaded,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded(oracle)
+    monkeypatch.setitem(sys.modules, "pygame", None)  # as where it is not installed
+    file = tmp_path / "v.gif"
+    assert run([*words, "steps=5", "actions=zeros", f"video={file}"]) == 0
+    assert "pygame is not installed" in capsys.readouterr().err
+    frames = frames_of(file)
+    assert len(frames) == 5 and np.abs(frames[-1] - frames[0]).max() > 100
+
+
+# ----------------------------------------------------------------------------- from a logged start
+
+
+def test_choices_are_shown_beside_the_truth(
+    oracle: LoadedRun, words: list[str], loaded: Loaded, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    loaded(oracle)
+    picture = tmp_path / "new" / "p.png"
+    with pytest.raises(UserError) as told:
+        run([*words, "episode=999"])
+    number = re.search(r"held out: (\d+)", str(told.value))[1]
+    assert run([*words, f"episode={number}", "row=5", "steps=7", f"picture={picture}"]) == 0
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 100
+    assert [row[0] for row in re.findall(r"^ +(\d+)  (\w+)", printed, re.M)] == ["1", "2", "5", "7"]
+    rows = re.findall(r"^.{8}( *\w+)\s+(.*)$", printed, re.M)
+    by_name = {}
+    for name, cells in rows:
+        by_name.setdefault(name.strip(), []).append(cells.split())
+    kinds = {"logged", "truth", "random", "zeros"}
+    assert kinds <= by_name.keys() and all(len(by_name[kind]) == 4 for kind in kinds)
+    for imagined, truth in zip(by_name["logged"], by_name["truth"], strict=True):
+        assert [imagined[4], truth[3], truth[5]] == ["-", "-", "-"]  # rewards are never mixed
+        said, true = ([float(x) for x in row] for row in ([*imagined[:3], imagined[3]],
+                                                          [*truth[:3], truth[4]]))  # fmt: skip
+        np.testing.assert_allclose(said, true, rtol=0.02, atol=0.01)
+    with Image.open(picture) as image:
+        assert np.ptp(np.asarray(image.convert("L"))) > 100

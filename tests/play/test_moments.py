@@ -1,0 +1,101 @@
+"""A dream beside the real environment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
+from worldmodel.errors import ConfigError
+from worldmodel.evaluation.environments import RealEnvironment
+from worldmodel.loading import LoadedRun
+from worldmodel.play import numbers
+from worldmodel.play.actors import actor
+from worldmodel.play.moments import beside
+
+
+@pytest.fixture
+def real(smoke: LoadedRun) -> Iterator[RealEnvironment]:
+    environment = RealEnvironment("Pendulum-v1", smoke.spec)
+    yield environment
+    environment.close()
+
+
+def test_the_true_dynamics_dream_what_happens(oracle: LoadedRun, real: RealEnvironment) -> None:
+    moments = list(beside(oracle, real, actor("random", oracle), context=4, steps=50, seed=3))
+    assert [m.step for m in moments] == list(range(1, 51))
+    assert [m.dreamed is None for m in moments] == [True] * 3 + [False] * 47
+    for moment in moments[3:]:
+        (seen,), (dreamed,) = (x.observation.values() for x in (moment, moment.dreamed))
+        np.testing.assert_allclose(dreamed, seen, atol=1e-4)
+        assert moment.dreamed.reward == pytest.approx(moment.reward, abs=1e-3)
+        assert moment.dreamed.error < 1e-4
+
+
+def test_what_is_real_is_gymnasiums_own_episode(smoke: LoadedRun, real: RealEnvironment) -> None:
+    moments = list(beside(smoke, real, actor("policy", smoke), context=2, steps=5, seed=7))
+    real.reset(7)
+    for moment in moments:
+        observation, reward, _ = real.step(moment.action)
+        np.testing.assert_array_equal(moment.observation["observation"], observation["observation"])
+        assert moment.reward == reward
+
+
+def test_the_dream_is_that_of_what_was_seen_and_sees_nothing_more(
+    smoke: LoadedRun, real: RealEnvironment
+) -> None:
+    """Under other actions after the first dreamed step, only what follows them differs; and the
+    same seed gives the same dream.
+    """
+    first, again = (
+        list(beside(smoke, real, actor("zeros", smoke), context=3, steps=6, seed=1))
+        for _ in range(2)
+    )
+    for one, other in zip(first[2:], again[2:], strict=True):
+        np.testing.assert_array_equal(
+            one.dreamed.observation["observation"], other.dreamed.observation["observation"]
+        )
+    random = list(beside(smoke, real, actor("random", smoke), context=3, steps=6, seed=1))
+    assert not np.allclose(
+        random[-1].dreamed.observation["observation"], first[-1].dreamed.observation["observation"]
+    )
+
+
+def test_it_ends_with_the_real_episode(oracle: LoadedRun, real: RealEnvironment) -> None:
+    moments = list(beside(oracle, real, actor("zeros", oracle), context=199, steps=300, seed=0))
+    assert len(moments) == 200 and moments[-1].ended and moments[-1].over
+    assert [m.dreamed is not None for m in moments[-3:]] == [False, True, True]
+
+
+def test_steps_that_leave_nothing_to_dream_are_refused(
+    oracle: LoadedRun, real: RealEnvironment
+) -> None:
+    with pytest.raises(ConfigError, match="steps=3: the model is shown context=4 rows"):
+        list(beside(oracle, real, actor("zeros", oracle), context=4, steps=3, seed=0))
+
+
+# ----------------------------------------------------------------------------------------- numbers
+
+
+def test_errors_count_in_standard_deviations_and_images_as_one_number() -> None:
+    vector = ObservationSpec((2,), "float32", std=(2.0, 0.5))
+    image = ObservationSpec((4, 4, 3), "uint8")
+    spec = DataSpec({"state": vector, "image": image}, ActionSpec(True, 2))
+    real = {"state": np.zeros(2), "image": np.full((4, 4, 3), 10, np.uint8)}
+    dreamed = {"state": np.array([2.0, -0.5]), "image": np.full((4, 4, 3), 0, np.uint8)}
+    assert numbers.error(dreamed, real, spec) == 1.0
+    assert numbers.names(spec) == ["state.0", "state.1", "image"]
+    np.testing.assert_array_equal(numbers.values(real, spec), [0, 0, 10])
+    only = DataSpec({"image": image}, ActionSpec(True, 2))
+    assert numbers.error(dreamed, real, only) == pytest.approx(10 / 255)
+
+
+@pytest.mark.parametrize(
+    "value", [0.0, 1.0, -1.0, 3.14159, -1e-4, 12345.6, -99999.4, 1e7, -1e-30, 999.9, float("nan")]
+)
+def test_numbers_fit_their_column_and_keep_their_size(value: float) -> None:
+    text = numbers.number(value)
+    assert len(text) == numbers.WIDTH and text.startswith(" ")
+    assert float(text) == pytest.approx(value, rel=0.05, nan_ok=True)
