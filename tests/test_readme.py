@@ -20,7 +20,9 @@ from worldmodel.command_line import (
     training_help,
 )
 from worldmodel.config import SCHEMAS, Config, EvalConfig, TFDSData
+from worldmodel.config.play import PlayOptions
 from worldmodel.data import load
+from worldmodel.play import command as play
 from worldmodel.sweeps import check_sweep
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,7 +56,7 @@ def inline() -> list[str]:
 
 
 def every_option() -> Iterator[Option]:
-    for options, prefix in [(Config(), ""), (EvalConfig(), "")] + [
+    for options, prefix in [(Config(), ""), (EvalConfig(), ""), (PlayOptions(), "")] + [
         (schema(), f"{group}.") for group, schemas in SCHEMAS.items() for schema in schemas.values()
     ]:
         yield from (option for option, _ in walk(options, prefix))
@@ -75,7 +77,7 @@ def test_the_training_commands_are_accepted():
             build_config(CONFIGS, parse_overrides(words))
 
 
-def test_the_evaluation_commands_are_accepted(
+def test_the_evaluation_and_play_commands_are_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "runs" / "NAME").mkdir(parents=True)
@@ -85,6 +87,8 @@ def test_the_evaluation_commands_are_accepted(
     assert given
     for words in given:
         parse_eval(words)
+    for words in commands("python -m worldmodel.play"):
+        play.parse(words)
 
 
 def test_the_scripts_and_their_flags_exist():

@@ -68,7 +68,7 @@ def test_help_names_every_option_and_imports_no_jax() -> None:
         (["run=x", "episode=1", "actions=[zeros,zeros]"], "accepts each once"),
         (["run=x", "episode=1", "video=a.gif"], "accepted: picture"),
         (["run=x", "video=a.mp4"], "ends in .gif"),
-        (["run=x", "video=a.gif", "steps=3000"], "accepts up to 2000 with a video"),
+        (["run=x", "video=a.gif", "steps=3000"], "accepts up to 500 with a video"),
         (["run=x", "steps=0"], "steps=0: accepts integer, 1"),
     ],
 )

@@ -43,12 +43,9 @@ def test_what_is_real_is_gymnasiums_own_episode(smoke: LoadedRun, real: RealEnvi
         assert moment.reward == reward
 
 
-def test_the_dream_is_that_of_what_was_seen_and_sees_nothing_more(
+def test_a_seed_is_a_dream_and_other_actions_are_another(
     smoke: LoadedRun, real: RealEnvironment
 ) -> None:
-    """Under other actions after the first dreamed step, only what follows them differs; and the
-    same seed gives the same dream.
-    """
     first, again = (
         list(beside(smoke, real, actor("zeros", smoke), context=3, steps=6, seed=1))
         for _ in range(2)

@@ -13,7 +13,7 @@ from worldmodel.command_line import HELP_FLAGS, need_checkpoint, parse_overrides
 from worldmodel.config.play import ACTIONS, PlayOptions
 from worldmodel.config_io import assign
 
-MOST_FRAMES = 2000  # of a video
+MOST_FRAMES = 500  # of a video: with a textured floor, 5 MB
 DESCRIPTION = """
 Looks at the model of a run by hand, and prints a line a step.
 

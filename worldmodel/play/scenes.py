@@ -124,20 +124,36 @@ def _pendulum(copy: Any) -> Pose:
     return pose
 
 
+def _cart_pole(copy: Any) -> Pose:
+    """It observes its state."""
+
+    def pose(moment: Moment) -> None:
+        copy.state = _vector(moment)
+
+    return pose
+
+
 def _mujoco(copy: Any, original: Any, hidden: int) -> Pose:
-    """Positions that are not observed, how far the robot has come, go on with the dreamed speed."""
-    unobserved = np.zeros(hidden)
+    """Positions that are not observed, how far the robot has come, go on with the dreamed speed:
+    the mean of that before and after a step.
+    """
+    unobserved, speed = np.zeros((2, hidden))
+    moved = slice(copy.model.nq - hidden, copy.model.nq)  # their speeds in an observation
 
     def pose(moment: Moment) -> None:
         vector = _vector(moment)
         if moment.dreamed is None:
             unobserved[:] = original.data.qpos[:hidden]
         else:
-            first_speed = copy.model.nq - hidden
-            unobserved[:] += copy.dt * vector[first_speed : first_speed + hidden]
+            unobserved[:] += copy.dt * (speed + vector[moved]) / 2
+        speed[:] = vector[moved]
         set_state(copy, vector, unobserved)
 
     return pose
 
 
-POSES: dict[str, Callable[[Any], Pose]] = {"Pendulum-v1": _pendulum}
+POSES: dict[str, Callable[[Any], Pose]] = {
+    "Pendulum-v1": _pendulum,
+    "CartPole-v0": _cart_pole,
+    "CartPole-v1": _cart_pole,
+}

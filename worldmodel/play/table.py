@@ -27,11 +27,16 @@ class Table:
 
     def header(self) -> Iterator[str]:
         observed = len(self.names)
-        if self.every != (observed, self.actions):
-            yield (
-                f"Shown: {observed} of the {self.every[0]} numbers observed, {self.actions} of the "
-                f"{self.every[1]} of an action. Errors are those of all."
+        cut = [
+            f"{shown} of {every} numbers {what}"
+            for shown, every, what in (
+                (observed, self.every[0], "observed"),
+                (self.actions, self.every[1], "of an action"),
             )
+            if shown < every
+        ]
+        if cut:
+            yield f"shown: {', '.join(cut)}; errors are those of all"
         groups = [
             ("", STEP_WIDTH),
             ("action", self.actions * WIDTH),
