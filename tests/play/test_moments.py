@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
 
+from worldmodel import models
+from worldmodel.config import TrajectoryDiffusionOptions
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.errors import ConfigError
 from worldmodel.evaluation.environments import RealEnvironment
@@ -38,7 +42,7 @@ def test_what_is_real_is_gymnasiums_own_episode(smoke: LoadedRun, real: RealEnvi
     moments = list(beside(smoke, real, actor("policy", smoke), context=2, steps=5, seed=7))
     real.reset(7)
     for moment in moments:
-        observation, reward, _ = real.step(moment.action)
+        observation, reward, *_ = real.step(moment.action)
         np.testing.assert_array_equal(moment.observation["observation"], observation["observation"])
         assert moment.reward == reward
 
@@ -71,6 +75,15 @@ def test_steps_that_leave_nothing_to_dream_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="steps=3: the model is shown context=4 rows"):
         list(beside(oracle, real, actor("zeros", oracle), context=4, steps=3, seed=0))
+
+
+def test_a_family_without_steps_is_told_before_anything_is_done(
+    smoke: LoadedRun, real: RealEnvironment
+) -> None:
+    whole = models.build(TrajectoryDiffusionOptions(), smoke.spec, jax.random.key(0))
+    run = replace(smoke, model=whole)
+    with pytest.raises(ConfigError, match="makes trajectories as a whole"):
+        next(beside(run, real, actor("zeros", run), context=4, steps=9, seed=0))
 
 
 # ----------------------------------------------------------------------------------------- numbers

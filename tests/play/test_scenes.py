@@ -11,7 +11,7 @@ from PIL import Image
 
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.evaluation.environments import RealEnvironment
-from worldmodel.play.moments import Imagined, ImaginedReward, Moment, RealReward
+from worldmodel.play.moments import Imagined, Moment
 from worldmodel.play.scenes import pose_of
 from worldmodel.play.video import CAPTION, GAP, HEIGHT, Video
 
@@ -20,8 +20,8 @@ def moment(step: int, real: np.ndarray, dreamed: np.ndarray | None, name: str = 
     """With nothing but what is observed."""
     said = None
     if dreamed is not None:
-        said = Imagined({name: dreamed}, ImaginedReward(0.0), False, 0.0)
-    return Moment(step, np.zeros(1), {name: real}, RealReward(0.0), False, said)
+        said = Imagined({name: dreamed}, 0.0, False, 0.0)
+    return Moment(step, np.zeros(1), {name: real}, 0.0, False, said)
 
 
 def opened(name: str) -> RealEnvironment:

@@ -35,7 +35,7 @@ class RealEnvironment:
         """`drawn`: `render` will be asked for. Raises UserError where there is no such environment,
         or where it does not fit the logs.
         """
-        self.environment = _make(name, "rgb_array" if drawn else None)
+        self.environment = _make(name, drawn)
         self.spec, self.name = spec, name
         space = self.environment.observation_space
         self.only = None if isinstance(space, spaces.Dict) else next(iter(spec.observations))
@@ -97,9 +97,12 @@ def check(name: str, spec: DataSpec) -> None:
     RealEnvironment(name, spec).close()
 
 
-def _make(name: str, render_mode: str | None) -> gymnasium.Env:
+def _make(name: str, drawn: bool) -> gymnasium.Env:
+    rendering = (
+        {"render_mode": "rgb_array"} if drawn else {}
+    )  # some environments take no word of it
     try:
-        return gymnasium.make(name, render_mode=render_mode, disable_env_checker=True)
+        return gymnasium.make(name, disable_env_checker=True, **rendering)
     except (gymnasium.error.Error, ImportError) as error:
         known = name in gymnasium.registry
         hint = "" if known else nearest(name, gymnasium.registry)

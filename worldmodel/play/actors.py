@@ -59,7 +59,7 @@ def resting(spec: DataSpec) -> Act:
 
 def typed(spec: DataSpec, source: TextIO) -> Act:
     """Takes what is typed, a line a step: the action's numbers or the class. An empty line repeats
-    the last action. Raises Left at `q` and where the lines end.
+    the last action. Raises Left at `q`, at Ctrl-C and where the lines end.
     """
     actions = _read(spec.action, source)
 
@@ -76,7 +76,10 @@ def _read(action: ActionSpec, source: TextIO) -> Iterator[np.ndarray]:
     while True:
         if source.isatty():
             print(prompt, end="", file=sys.stderr, flush=True)
-        line = source.readline()
+        try:
+            line = source.readline()
+        except KeyboardInterrupt:
+            raise Left from None
         if not line or line.strip().lower() == "q":
             raise Left
         taken = understood(line, action, last)

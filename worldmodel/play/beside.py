@@ -10,10 +10,11 @@ from worldmodel.compilation import use_cache
 from worldmodel.config.play import PlayOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
+from worldmodel.evaluation.agreement import ImaginedReturn, RealReturn
 from worldmodel.loading import load
 from worldmodel.play import numbers, scenes
 from worldmodel.play.actors import actor
-from worldmodel.play.moments import ImaginedReward, Moment, RealReward, beside
+from worldmodel.play.moments import Moment, beside
 from worldmodel.play.table import Table
 from worldmodel.play.video import Video
 
@@ -64,14 +65,16 @@ def _closing(alone: list[Moment], spec: DataSpec) -> Iterator[str]:
         return
     yield ""
     if (last := alone[-1]).over:
-        ends = {(True, True): "both ended", (True, False): "the real episode ended, the dream not"}
-        yield f"At step {last.step} " + ends.get(
-            (last.ended, last.dreamed.ended), "the dream ended, the real episode not"
-        )
-    real = RealReward(sum(m.reward for m in alone))
-    imagined = ImaginedReward(sum(m.dreamed.reward for m in alone))
+        ends = {
+            (True, True): "both ended",
+            (True, False): "the real episode ended, the dream did not",
+            (False, True): "the dream ended, the real episode did not",
+        }
+        yield f"at step {last.step} {ends[last.ended, last.dreamed.ended]}"
+    real = RealReturn(np.sum([m.reward for m in alone]))
+    imagined = ImaginedReturn(np.sum([m.dreamed.reward for m in alone]))
     errors = [m.dreamed.error for m in alone]
     yield f"steps dreamed        {len(alone)}, from step {alone[0].step} on"
-    yield f"real return          {real:.4g}, earned in these steps"
-    yield f"imagined return      {imagined:.4g}, believed of them"
+    yield f"real return          {real.values:.4g}, earned in these steps"
+    yield f"imagined return      {imagined.values:.4g}, believed of them"
     yield f"median error         {np.median(errors):.3g} {numbers.unit_of_error(spec)}"

@@ -77,8 +77,9 @@ def _faults(options: PlayOptions) -> Iterator[str]:
             yield f"{given}: keys are typed beside the real environment; accepted: all others"
         if len(set(actions)) < len(actions):
             yield f"{given}: accepts each once"
-        if options.video is not None:
-            yield f"video={options.video}: shows the real environment; accepted: picture=FILE.png"
+        for key in ("environment", "video"):
+            if (value := getattr(options, key)) is not None:
+                yield f"{key}={value}: is for play beside reality; accepted without episode"
     if options.video is not None and options.steps > MOST_FRAMES:
         yield f"steps={options.steps}: accepts up to {MOST_FRAMES} with a video, a frame a step"
     for key, ending in (("video", ".gif"), ("picture", ".png")):

@@ -7,7 +7,7 @@ on.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, NewType
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from worldmodel.config.dream import DreamOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.dream import Dream, DreamState, build
+from worldmodel.dream.dream import check
 from worldmodel.errors import ConfigError
 from worldmodel.evaluation.environments import Observation, RealEnvironment
 from worldmodel.evaluation.returns import Act
@@ -23,16 +24,12 @@ from worldmodel.loading import LoadedRun
 from worldmodel.play import numbers
 from worldmodel.play.actors import Left
 
-# Not to be added up, or compared as if they were the same: one was earned, the other is believed.
-RealReward = NewType("RealReward", float)
-ImaginedReward = NewType("ImaginedReward", float)
-
 
 class Imagined(NamedTuple):
     """What the dream says of a step. `error`: how far its observation is from the real one."""
 
     observation: Observation
-    reward: ImaginedReward
+    reward: float
     ended: bool
     error: float
 
@@ -45,7 +42,7 @@ class Moment(NamedTuple):
     step: int  # the first is 1
     action: np.ndarray  # in raw units
     observation: Observation
-    reward: RealReward
+    reward: float
     ended: bool
     dreamed: Imagined | None
 
@@ -60,8 +57,9 @@ def beside(
     """The moments of episode `seed`: at most `steps`, until the real episode or the dream ends, or
     whoever acts leaves. The first `context - 1` are shown to the model.
 
-    Raises ConfigError for a model that does not step, and where `steps` leave nothing to dream.
+    Raises ConfigError for a model that cannot be dreamed, and where `steps` leave nothing to dream.
     """
+    check(run.model, run.spec, DreamOptions())
     if steps < context:
         raise ConfigError(
             f"steps={steps}: the model is shown context={context} rows first; accepted: steps of "
@@ -75,16 +73,17 @@ def beside(
             memory, (action,) = act(memory, seen, np.array([seed]), step - 1)
         except Left:
             return
-        observation, reward, ended = environment.step(action)
-        rows.append(observation)
-        done.append((action, reward))
+        outcome = environment.step(action)
+        rows.append(outcome.observation)
+        done.append((action, outcome.reward))
         if step == context:
             dream, state = _begun(run, _logged(run.spec, rows, done), context)
         dreamed = None
         if dream is not None:
             state, said = _step(dream, state, action, jax.random.fold_in(key, step))
-            dreamed = _imagined(said, observation, run.spec)
-        moment = Moment(step, action, observation, RealReward(reward), ended, dreamed)
+            dreamed = _imagined(said, outcome.observation, run.spec)
+        ended = outcome.terminated or outcome.truncated
+        moment = Moment(step, action, outcome.observation, outcome.reward, ended, dreamed)
         yield moment
         if moment.over:
             return
@@ -122,4 +121,4 @@ def _step(
 def _imagined(said: tuple, real: Observation, spec: DataSpec) -> Imagined:
     observation, reward, ended = jax.device_get(said)
     error = numbers.error(observation, real, spec)
-    return Imagined(observation, ImaginedReward(float(reward)), bool(ended), error)
+    return Imagined(observation, float(reward), bool(ended), error)
