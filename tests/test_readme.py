@@ -21,6 +21,7 @@ from worldmodel.command_line import (
 )
 from worldmodel.config import SCHEMAS, Config, EvalConfig, TFDSData
 from worldmodel.config.play import PlayOptions
+from worldmodel.config_io import save_config
 from worldmodel.data import load
 from worldmodel.play import command as play
 from worldmodel.sweeps import check_sweep
@@ -30,7 +31,7 @@ CONFIGS = ROOT / "configs"
 PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
 README = PAGES["README.md"]
 SOURCE = "\n".join(path.read_text() for path in sorted((ROOT / "worldmodel").rglob("*.py")))
-WRITES, USES = range(2)  # the README's Python blocks, in order
+WRITES, USES, DREAMS = range(3)  # the README's Python blocks, in order
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -80,14 +81,18 @@ def test_the_training_commands_are_accepted():
 def test_the_evaluation_and_play_commands_are_accepted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "runs" / "NAME").mkdir(parents=True)
-    (tmp_path / "runs" / "NAME" / "config.yaml").touch()
+    for name in ("NAME", "A", "B"):
+        run = tmp_path / "runs" / name
+        run.mkdir(parents=True)
+        save_config(build_config(CONFIGS, []), run / "config.yaml")
     monkeypatch.chdir(tmp_path)
     given = [words for words in commands("python eval.py") if words]
     assert given
     for words in given:
         parse_eval(words)
-    for words in commands("python -m worldmodel.play"):
+    played = commands("python -m worldmodel.play")
+    assert played
+    for words in played:
         play.parse(words)
 
 
@@ -199,5 +204,18 @@ def test_a_run_can_be_used_as_the_readme_says(
     assert np.isfinite(names["rollout"].rewards).all()
 
 
+def test_a_run_can_be_dreamed_as_the_readme_says(
+    smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = blocks(README, "python")[DREAMS]
+    (path,) = re.findall(r'load\("([^"]+)"\)', block)
+    (tmp_path / path).parent.mkdir()
+    (tmp_path / path).symlink_to(smoke_run)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(block, names)
+    assert names["observations"].shape == (64, 3) and np.isfinite(names["rewards"]).all()
+
+
 def test_every_python_block_is_run_here():
-    assert len(blocks(README, "python")) == USES + 1
+    assert len(blocks(README, "python")) == DREAMS + 1
