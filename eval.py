@@ -2,7 +2,7 @@
 
 import sys
 
-from worldmodel.command_line import Asked, run_evaluation
+from worldmodel.eval_line import Asked, run_evaluation
 
 
 def job(asked: Asked) -> int:

@@ -15,10 +15,11 @@ import pytest
 
 from worldmodel import command_line
 from worldmodel.checks import check, walk
-from worldmodel.command_line import Asked, build_config, parse_eval, parse_overrides, training_help
+from worldmodel.command_line import build_config, parse_overrides, training_help
 from worldmodel.config import SCHEMAS, Config, EvalConfig, GymnasiumData, NPZData, TFDSData
 from worldmodel.config_io import changed, differences, load_config, save_config
 from worldmodel.errors import ConfigError
+from worldmodel.eval_line import Asked, parse_eval
 from worldmodel.judged_data import judged_data
 from worldmodel.sweeps import check_sweep
 

@@ -16,8 +16,9 @@ import pytest
 import yaml
 
 import worldmodel
-from worldmodel.command_line import run_evaluation, run_training
+from worldmodel.command_line import run_training
 from worldmodel.errors import CheckpointError
+from worldmodel.eval_line import run_evaluation
 from worldmodel.run_directory import RunDirectory, claimed, whole_rows
 from worldmodel.training.integrity import VERSION, sealed
 

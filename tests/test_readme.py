@@ -12,17 +12,12 @@ import numpy as np
 import pytest
 
 from worldmodel.checks import Option, walk
-from worldmodel.command_line import (
-    GROUPS,
-    build_config,
-    parse_eval,
-    parse_overrides,
-    training_help,
-)
+from worldmodel.command_line import GROUPS, build_config, parse_overrides, training_help
 from worldmodel.config import SCHEMAS, Config, EvalConfig, TFDSData
 from worldmodel.config.play import PlayOptions
 from worldmodel.config_io import save_config
 from worldmodel.data import load
+from worldmodel.eval_line import parse_eval
 from worldmodel.play import command as play
 from worldmodel.sweeps import check_sweep
 

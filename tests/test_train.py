@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 import worldmodel
-from worldmodel.command_line import parse_eval
 from worldmodel.errors import CheckpointError, ConfigError
+from worldmodel.eval_line import parse_eval
 from worldmodel.learner import divide
 from worldmodel.loading import model_of
 from worldmodel.status import read_beat, state_of

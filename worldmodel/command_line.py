@@ -26,15 +26,12 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from worldmodel.checks import Option, check, refuse, unknown_key, walk
-from worldmodel.config import SCHEMAS, Config, EvalConfig
-from worldmodel.config_io import assign, flatten, load_config
+from worldmodel.config import SCHEMAS, Config
+from worldmodel.config_io import flatten
 from worldmodel.errors import ConfigError, StorageError, UserError, first_line, nearest
-from worldmodel.judged_data import KIND
-from worldmodel.judged_data import faults as data_faults
 from worldmodel.storage import refusal
 
 USER_ERROR = 2
-MOST_COMPARED = 6  # runs that colours tell apart
 GROUPS = (*SCHEMAS, "experiment")
 HELP_FLAGS = ("-h", "--help")
 SWEEP_FLAGS = ("-m", "--multirun")
@@ -72,7 +69,7 @@ def guarded(action: Callable[[], int | None]) -> int:
 
 
 def _train(job: Callable[[Config], int | None], configs: Path, description: str) -> int | None:
-    arguments = _Arguments.parse(sys.argv[1:], flags=HELP_FLAGS + SWEEP_FLAGS)
+    arguments = Arguments.parse(sys.argv[1:], flags=HELP_FLAGS + SWEEP_FLAGS)
     if arguments.has(HELP_FLAGS):
         print(training_help(configs, arguments.words, description))
         return 0
@@ -117,118 +114,16 @@ def training_help(configs: Path, words: Sequence[str], description: str) -> str:
     return help_text.training(description, groups, files.chosen, _blank(files.tree), defaults)
 
 
-# ----------------------------------------------------------------------------------------- eval.py
-
-
-class Asked(NamedTuple):
-    """What eval.py is asked for. `evaluation` holds the options that were given: all others come
-    from the run's own config. Several runs are compared, and that goes to `folder`.
-    """
-
-    runs: list[str]
-    checkpoint: str = "last"
-    evaluation: dict[str, Any] = {}
-    folder: str | None = None
-
-
-def run_evaluation(job: Callable[[Asked], int | None], description: str) -> int:
-    """Calls `job` with what the command line asks for; returns the exit status."""
-    return guarded(lambda: _evaluate(job, description))
-
-
-def _evaluate(job: Callable[[Asked], int | None], description: str) -> int:
-    arguments = _Arguments.parse(sys.argv[1:], flags=HELP_FLAGS)
-    if arguments.has(HELP_FLAGS):
-        from worldmodel import help_text
-
-        print(help_text.evaluation(description))
-        return 0
-    return job(parse_eval(arguments.words)) or 0
-
-
-def parse_eval(words: Sequence[str]) -> Asked:
-    """Reads `run=... checkpoint=... evaluation.KEY=... data.KEY=...`, or `runs=[...]`; raises
-    ConfigError. `data=KIND` and `data.KEY` are those of `evaluation.data`.
-    """
-    config = EvalConfig()
-    known = {option.key: option for option, _ in walk(config)}
-    overrides = parse_overrides(words)
-    data, faults = _read_data([o for o in overrides if _is_data(o)])
-    given, more = read_values([o for o in overrides if not _is_data(o)], known)
-    faults += more
-    for key, value in given.items():
-        assign(config, key, value)
-    faults += [fault for option, value in walk(config) if (fault := option.fault(value))]
-    refuse(faults)
-    refuse(_runs_faults(config))
-    runs = config.runs or [config.run]
-    need_checkpoint(runs, config.checkpoint)
-    prefix = "evaluation."
-    evaluation = {k.removeprefix(prefix): v for k, v in given.items() if k.startswith(prefix)}
-    if data:
-        for run in runs:
-            refuse(data_faults(load_config(Path(run) / "config.yaml").data, data, DATA))
-        evaluation["data"] = data
-    return Asked(runs, config.checkpoint, evaluation, config.folder)
-
-
-def _runs_faults(config: EvalConfig) -> list[str]:
-    if config.run is None and not config.runs:
-        return ["run needs a value, such as run=runs/NAME; or runs=[runs/A,runs/B] to compare"]
-    if config.run is not None and config.runs:
-        return ["run, runs: give one run to judge it, or runs=[A,B] to compare several"]
-    if config.runs and not 2 <= len(config.runs) <= MOST_COMPARED:
-        return [f"runs={config.runs}: accepts 2 to {MOST_COMPARED} runs"]
-    if config.folder is not None and not config.runs:
-        return [f"folder={config.folder}: only a comparison (runs=[A,B]) has one"]
-    return []
-
-
-DATA = "data."  # what options of the data to judge on begin with
-
-
-def _is_data(override: Override) -> bool:
-    return override.key_or_group == "data" or override.key_or_group.startswith(DATA)
-
-
-def _read_data(overrides: Sequence[Override]) -> tuple[dict[str, Any], list[str]]:
-    """The options of `evaluation.data` that `data=KIND` and `data.KEY=...` say, and all faults."""
-    given: dict[str, Any] = {}
-    faults = []
-    for override in overrides:
-        if fault := _form_fault(override):
-            faults.append(fault)
-        elif override.key_or_group == "data" and not isinstance(override.value(), dict):
-            given[KIND] = override.value()
-        else:
-            values = flatten({override.key_or_group: override.value()})
-            given |= {key.removeprefix(DATA): value for key, value in values}
-    return given, faults
-
-
-def need_checkpoint(runs: Sequence[str], checkpoint: str) -> None:
-    """Raises ConfigError for what names no checkpoint, and for a folder that is no run's."""
-    is_step = checkpoint.isascii() and checkpoint.isdigit()
-    if checkpoint not in ("last", "best") and not is_step:
-        hint = nearest(checkpoint, ["last", "best"])
-        raise ConfigError(f"checkpoint={checkpoint}: accepts last, best or a step{hint}")
-    for run in map(Path, runs):
-        if not (run / "config.yaml").is_file():
-            there = [str(path.parent) for path in sorted(run.parent.glob("*/config.yaml"))]
-            known = f"\n  {run.parent} holds: {', '.join(there[:10])}" if there else ""
-            raise ConfigError(f"run={run}: not a run directory{nearest(str(run), there)}{known}")
-
-
 # --------------------------------------------------------------------------------------- arguments
 
 
 @dataclass(frozen=True)
-class _Arguments:
+class Arguments:
     words: list[str]
     flags: list[str]
 
     @classmethod
-    def parse(cls, arguments: Sequence[str], flags: Sequence[str]) -> _Arguments:
+    def parse(cls, arguments: Sequence[str], flags: Sequence[str]) -> Arguments:
         given = [a for a in arguments if a.startswith("-")]
         if strangers := [a for a in given if a not in flags]:
             word = strangers[0]
@@ -266,7 +161,7 @@ def read_values(
     given: dict[str, Any] = {}
     faults = []
     for override in overrides:
-        if fault := _form_fault(override, known.get(override.key_or_group)):
+        if fault := form_fault(override, known.get(override.key_or_group)):
             faults.append(fault)
             continue
         for key, value in flatten({override.key_or_group: override.value()}, known):
@@ -288,7 +183,7 @@ def _mapping_above(key: str, known: dict[str, Option]) -> str | None:
     return level if level in known and known[level].type is dict else None
 
 
-def _form_fault(override: Override, option: Option | None = None) -> str | None:
+def form_fault(override: Override, option: Option | None = None) -> str | None:
     word = override.input_line
     if override.is_hydra_override():
         return f"{word}: Hydra's own options are for sweeps (--multirun)"
@@ -372,7 +267,7 @@ def _composed(configs: Path, words: tuple[str, ...]) -> Files:
 
 
 def _choice_fault(configs: Path, choice: Override) -> str | None:
-    if fault := _form_fault(choice):
+    if fault := form_fault(choice):
         return fault
     known = choices_of(configs, choice.key_or_group)
     if choice.value() in known or (choice.key_or_group == "experiment" and choice.value() is None):

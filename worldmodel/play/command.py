@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from worldmodel.checks import refuse, shown, walk
-from worldmodel.command_line import HELP_FLAGS, need_checkpoint, parse_overrides, read_values
+from worldmodel.command_line import HELP_FLAGS, parse_overrides, read_values
 from worldmodel.config.play import ACTIONS, PlayOptions
 from worldmodel.config_io import assign
+from worldmodel.eval_line import need_checkpoint
 
 MOST_FRAMES = 500  # of a video: with a textured floor, 5 MB
 DESCRIPTION = """
