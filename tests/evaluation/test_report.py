@@ -1,5 +1,6 @@
 """What is written: whole, self-contained, the same numbers everywhere."""
 
+import base64
 import dataclasses
 import io
 import json
@@ -9,6 +10,7 @@ from html.parser import HTMLParser
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from worldmodel import models
@@ -155,7 +157,7 @@ def test_headline_says_what_the_intervals_allow():
     assert "worse than persistence" in bad and "below the logs' mean" in bad
 
 
-def test_images_become_strips():
+def test_images_become_strips_and_move():
     generator = np.random.default_rng(0)
     real = generator.integers(0, 255, (6, 16, 16, 3), np.uint8)
     example = Example("typical", 0, 3, 2, real, generator.uniform(0, 255, (2, 4, 16, 16, 3)))
@@ -164,7 +166,14 @@ def test_images_become_strips():
     horizons = {4: HorizonNumbers(number, number, number, None, 1)}
     judged = KeyPrediction("share of the pixel range", horizons, curve, [example])
     results = Results(Prediction({"image": judged}, []), {}, 0.95, Provenance())
-    assert len(checked(page(results)).loads) == 2 * 4
+    video, *stills = checked(page(results)).loads
+    assert len(stills) == 2 * 4
+    kind, data = video.split(",")
+    film = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert kind == "data:image/gif;base64" and film.n_frames == 4  # the steps that were imagined
+    film.seek(3)
+    left = np.asarray(film.convert("RGB"), int)[:, :16]
+    assert np.abs(left - real[5]).mean() < np.abs(left - real[4]).mean() / 4
     assert "climatology" not in to_json(results)["prediction"]["image"]["4"]
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from worldmodel.evaluation.calibration import Calibration
 from worldmodel.evaluation.decision import Decision
+from worldmodel.evaluation.moving import gif, side_by_side
 from worldmodel.evaluation.prediction import Example, KeyPrediction
 from worldmodel.evaluation.results import Return
 from worldmodel.evaluation.spectrum import KEPT_AFTER, Spectrum
@@ -150,7 +151,7 @@ def _coverage_panel(name: str, found: Calibration) -> str:
 
 
 def imagined_beside_real(predictions: dict[str, KeyPrediction]) -> str:
-    """A few starts: vectors over time with sampled futures, images as strips."""
+    """A few starts: vectors over time with sampled futures, images moving and as strips."""
     figures = []
     for key, judged in predictions.items():
         if not judged.examples:
@@ -200,8 +201,9 @@ def _line_panel(key: str, d: int, example: Example, examples: list[Example]) -> 
 def _strips(key: str, examples: list[Example]) -> str:
     panels = [(f"{e.name} start", _strip(e)) for e in examples]
     return figure(
-        f"Imagined against real: {key}. {_which(examples)} Upper row real, lower row the mean "
-        "imagined future; the number is how many steps ahead.",
+        f"Imagined against real: {key}. {_which(examples)} Moving: left real, right the mean "
+        "imagined future. Below, upper row real, lower row imagined; the number is how many steps "
+        "ahead.",
         panels,
     )
 
@@ -209,16 +211,18 @@ def _strips(key: str, examples: list[Example]) -> str:
 def _strip(example: Example) -> str:
     horizon = example.imagined.shape[1]
     steps = np.unique(np.geomspace(1, horizon, MOST_FRAMES).round().astype(int))
-    real = example.real[example.seen :][steps - 1]
-    imagined = example.imagined[:, steps - 1].astype(np.float32).mean(0)
+    real = example.real[example.seen :]
+    imagined = example.imagined.astype(np.float32).mean(0)
     imagined = np.clip(np.nan_to_num(imagined), 0, 255).round().astype(np.uint8)
+    video = gif(side_by_side(real, imagined))
+    moving = f'<img class="moving" alt="real and imagined, {horizon} steps" src="{video}">'
     heads = "".join(f"<span>+{step}</span>" for step in steps)
     frames = "".join(
         f'<img alt="{who}, {step} steps ahead" src="{png(image)}">'
         for who, images in (("real", real), ("imagined", imagined))
-        for step, image in zip(steps, images, strict=True)
+        for step, image in zip(steps, images[steps - 1], strict=True)
     )
-    return f'<div class="strip" style="--frames:{len(steps)}">{heads}{frames}</div>'
+    return f'{moving}<div class="strip" style="--frames:{len(steps)}">{heads}{frames}</div>'
 
 
 def _which(examples: list[Example]) -> str:

@@ -68,6 +68,8 @@ svg .name.model, svg .name.baseline, svg .name.logs { fill: var(--ink); }
 }
 .strip { display: grid; grid-template-columns: repeat(var(--frames), 1fr); gap: 3px; }
 .strip span { color: var(--soft); font-size: 11px; text-align: center; }
+.moving { width: 100%; max-width: 400px; margin-bottom: 8px; display: block; }
+.moving { image-rendering: pixelated; }
 .strip img { width: 100%; image-rendering: pixelated; display: block; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 14px; font-variant-numeric: tabular-nums; }
