@@ -62,13 +62,12 @@ class LoadedRun:
     policy: nnx.Module | None
     value: Value | None  # what the critic expects, where the run has one
     twins: tuple[Agent, ...] = ()  # of the run's other seeds
+    last: LoadedRun | None = None  # the run's last checkpoint, where this is its best one
 
     @property
     def agents(self) -> list[Agent]:
         """Of all training seeds."""
         return [Agent(self.model, self.policy, self.value), *self.twins]
-
-    last: LoadedRun | None = None  # the run's last checkpoint, where this is its best one
 
     def predict(
         self,

@@ -165,8 +165,10 @@ def test_a_start_is_reached_again_or_it_is_told(world):
     agreement = sequence_agreement(world.oracle, world.spec, noisy, *arguments)
     assert agreement.drifted == 2  # the first start takes no step
     with environments_of("Pendulum-v1", world.spec, 3) as environments:
-        starts = starts_of(environments, world.spec, act, 3, 0)
+        starts = starts_of(environments, world.spec, act, 3, 0, 15)
         assert starts.after.tolist() == [0, 25, 50] and starts.seeds.tolist() == [0, 1, 2]
+        late = starts_of(environments, world.spec, act, 3, 0, 180)  # of the 200 there are
+        assert late.after.tolist() == [0, 20, 20]
         assert sequence_agreement(world.oracle, world.spec, environments, *arguments).drifted == 0
 
 

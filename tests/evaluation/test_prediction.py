@@ -1,6 +1,7 @@
 """Open-loop errors are what a plain loop finds, for models whose error is known."""
 
 import dataclasses
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -201,3 +202,18 @@ def test_images_have_psnr_and_ssim_beside_those_of_persistence(worlds, rng):
         ours, last = numbers.images["ssim"].value, numbers.images["ssim_persistence"].value
         assert 1 > ours > last > 0
         assert numbers.climatology is None and numbers.dimensions == []
+
+
+def test_horizons_are_those_of_the_episodes_that_are_judged(worlds):
+    """Of more than 400 episodes some are left out: here the only long one."""
+    logs = worlds.linear_logs([6] * 501 + [60] + [6] * 498)
+    found = judged(worlds.Repeat(), logs, EvaluationOptions([1, 20], 4, 1, 2, resamples=10))
+    assert list(found.keys["position"].horizons) == [1]
+    assert any("no held-out episode is long enough: 20" in note for note in found.notes)
+
+
+def test_ends_before_the_first_horizon_are_no_trouble(worlds):
+    logs = worlds.linear_logs([30, 25, 4])
+    logs = replace(logs, terminated=np.array([False, False, True]))
+    options = EvaluationOptions([5, 8], 2, 3, 2, resamples=10)
+    assert judged(worlds.Repeat(), logs, options).ends == {}

@@ -323,7 +323,7 @@ def test_the_headline_says_how_far_and_how_sure(worlds):
     for noise in (0.05, 1e-6):
         results = evaluate(worlds.Linear(noise), None, logs.spec(), logs, logs, None, options)
         said[noise] = headline(results)[1]
-    assert "usable for more than 1 step, 95 % for more than 1 step." in said[1e-6]
+    assert "no nearer before step 1, for 95 % before step 1." in said[1e-6]
     assert "Its sampled futures are too wide at 1 step." in said[0.05]
 
 

@@ -189,3 +189,11 @@ def test_pairs_are_compared_within():
     assert number.method.startswith("mean difference over 40 pairs of episodes")
     with pytest.raises(ValueError, match="40 and 39"):
         Bootstrap().paired(ours, theirs[1:])
+
+
+def test_what_is_infinite_keeps_its_sign() -> None:
+    for worst in (np.inf, -np.inf):
+        found = Bootstrap(200).mean(np.array([worst, 1.0, 2.0, 3.0]))
+        assert found.value == worst
+        assert (found.high if worst > 0 else found.low) == worst
+        assert np.isfinite(found.low if worst > 0 else found.high)

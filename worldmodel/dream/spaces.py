@@ -41,11 +41,13 @@ def as_observed(observation: dict[str, np.ndarray]) -> Any:
 def as_taken(space: spaces.Space, action: Any) -> np.ndarray:
     """An action, or a batch of them, in the space's shape and type.
 
-    Raises InvalidAction where it has another shape.
+    Raises InvalidAction where it has another shape, or is no class that there is.
     """
     action = np.asarray(action, space.dtype)
     if action.shape != space.shape:
         raise InvalidAction(f"action of shape {action.shape}; accepted: {space}")
+    if not isinstance(space, spaces.Box) and not space.contains(action):
+        raise InvalidAction(f"action {action}; accepted: {space}")
     return action
 
 

@@ -7,6 +7,9 @@ from typing import Any
 
 _HOMES = {
     "Bootstrap": "statistics",
+    "aggregate": "aggregates",
+    "performance_profile": "aggregates",
+    "probability_of_improvement": "aggregates",
     "Number": "statistics",
     "Provenance": "results",
     "Results": "results",

@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 
 from worldmodel.evaluation import correlation
-from worldmodel.evaluation.statistics import Bootstrap, Number, Statistic
+from worldmodel.evaluation.statistics import Bootstrap, Number, Statistic, means
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +167,7 @@ def mmrv(imagined: ImaginedReturn, real: RealReturn) -> Statistic:
 def bias(imagined: ImaginedReturn, real: RealReturn) -> Statistic:
     """mean(M - R)."""
     m, r = _values(imagined, real)
-    return lambda counts: counts @ (m - r) / counts.sum(1)
+    return means(m - r)
 
 
 def _or_nothing(

@@ -17,7 +17,7 @@ from worldmodel.config import EvaluationOptions
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.evaluation.prediction import start_errors, unit_of
 from worldmodel.evaluation.sheets import Sheet, in_steps
-from worldmodel.evaluation.starts import Starts, judged_horizons
+from worldmodel.evaluation.starts import Starts, places
 from worldmodel.evaluation.statistics import Bootstrap, Number, median, skill
 from worldmodel.evaluation.usable import UsableHorizon, usable_horizon
 
@@ -113,7 +113,7 @@ def compare_predictions(
         key = jax.random.key(options.seed)
         starts, found[run] = start_errors(model, spec, held_out, options, key)
     _, spec = next(iter(models.values()))
-    horizons, _ = judged_horizons(held_out.lengths, options)
+    horizons, _, _ = places(held_out, options)
     bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
     return {
         name: _compared_key(

@@ -72,6 +72,8 @@ def contenders(
     made |= {noisy(share): mixed(policy, share=share) for share in NOISE}
     made |= {f"parameters, noise {s:g}": mixed(_disturbed(policy, s)) for s in WEIGHTS}
     constant = {"lowest action": -1.0, "middle action": 0.0, "highest action": 1.0}
+    if action.discrete and action.size == 2:
+        del constant["middle action"]  # is the highest one
     made |= {name: mixed(policy, share=1.0, low=a, high=a) for name, a in constant.items()}
     return made | {"random": mixed(policy, share=1.0)}
 
@@ -101,7 +103,8 @@ def imagined_returns(
     seen = {name: value[:, None] for name, value in first.items()}
     window = beginning(seen, np.zeros((count, 1, *size), dtype))
     rewards = np.asarray(_rewards(model, chooser, window, key, max(lengths)))
-    return ImaginedReturn(rewards.cumsum(1)[:, np.asarray(lengths) - 1])
+    earned = rewards.cumsum(1)[:, np.asarray(lengths) - 1]
+    return ImaginedReturn(np.where(np.isnan(earned), -np.inf, earned))
 
 
 @partial(nnx.jit, static_argnames="steps")

@@ -208,5 +208,6 @@ def _advance(
     said = {
         name: expected.mean().reshape(records, -1, horizon, *expected.mean().shape[2:]).mean(1)
         for name, expected in model.observation(states).items()
+        if expected.mean().ndim == 3  # images are not decoded
     }
     return jax.tree.map(lambda x: x[:, -1], states), said

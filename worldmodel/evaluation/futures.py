@@ -90,21 +90,21 @@ class Judge:
             pieces.append(self._read(found, len(index)))
         every, asked = np.arange(1, self.horizon + 1), np.array(self.horizons)
 
-        def joined(axis: int, horizons: np.ndarray, *parts: np.ndarray) -> np.ndarray:
+        def joined(axis: int, horizons: np.ndarray, worst: float, *parts: np.ndarray) -> np.ndarray:
             whole = np.concatenate(parts, axis)
             exists = (horizons <= self.starts.left[:, None]).reshape(
                 *[1] * axis, len(self.starts), len(horizons), *[1] * (whole.ndim - axis - 2)
             )
-            return np.where(exists, np.where(np.isnan(whole), np.inf, whole), np.nan)
+            return np.where(exists, np.where(np.isnan(whole), worst, whole), np.nan)
 
-        def over(field: str, axis: int, horizons: np.ndarray) -> dict:
+        def over(field: str, axis: int, horizons: np.ndarray, worst: float = np.inf) -> dict:
             trees = [getattr(piece, field) for piece in pieces]
-            return jax.tree.map(partial(joined, axis, horizons), *trees)
+            return jax.tree.map(partial(joined, axis, horizons, worst), *trees)
 
         return Measured(
             errors=over("errors", 1, every),
             dimensions=over("dimensions", 0, asked),
-            images=over("images", 1, asked),
+            images=over("images", 1, asked, worst=0.0),
             scores={
                 name: jax.tree.map(lambda *x: np.concatenate(x), *(p.scores[name] for p in pieces))
                 for name in self.scales

@@ -32,10 +32,11 @@ def _on_trust(judged: KeyPrediction) -> str:
     """How far ahead it is usable, and whether it knows where it is wrong."""
     usable, said = judged.usable, ""
     if usable is not None:
-        steps = {p: number.value for p, number in usable.percentiles.items()}
-        more = {p: "more than " if value == usable.last else "" for p, value in steps.items()}
-        half, most = (f"{more[p]}{in_steps([int(steps[p])])}" for p in (50, 5))
-        said = f"Half of the starts are usable for {half}, 95 % for {most}."
+        half, few = (int(usable.percentiles[p].value) for p in (50, 5))
+        said = (
+            f"For half of the starts persistence is no nearer before step {half}, for 95 % before "
+            f"step {few}."
+        )
     if judged.calibration:
         sure = {h: _sure(c.spread_skill) for h, c in judged.calibration.items()}
         said += f" Its sampled futures are {_by_horizon(sure)}."

@@ -8,8 +8,9 @@ import io
 import numpy as np
 from PIL import Image
 
-MOST_FRAMES = 60  # evenly spaced over more
-LARGEST = 96  # pixels of a frame's side
+FRAMES = (60, 40, 25, 15, 8)  # at most, evenly spaced; the first number that is small enough
+MOST_BYTES = 300_000
+LARGEST = 96  # pixels of a frame's height
 MILLISECONDS = 100  # of a frame
 COLOURS = 96
 GAP = 2  # pixels between two that are side by side
@@ -17,10 +18,13 @@ GAP = 2  # pixels between two that are side by side
 
 def gif(frames: np.ndarray) -> str:
     """A data URI of uint8 frames (T, height, width, C); of C other than 1 or 3, the first."""
-    kept = np.linspace(0, len(frames) - 1, min(len(frames), MOST_FRAMES)).round().astype(int)
-    first, *others = [_image(frames[i]) for i in kept]
-    file = io.BytesIO()
-    first.save(file, "GIF", save_all=True, append_images=others, duration=MILLISECONDS, loop=0)
+    for most in FRAMES:
+        kept = np.linspace(0, len(frames) - 1, min(len(frames), most)).round().astype(int)
+        first, *others = [_image(frames[i]) for i in kept]
+        file = io.BytesIO()
+        first.save(file, "GIF", save_all=True, append_images=others, duration=MILLISECONDS, loop=0)
+        if file.tell() <= MOST_BYTES:
+            break
     return f"data:image/gif;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

@@ -109,9 +109,12 @@ def ends_by_horizon(
     A horizon at which all or none of the starts ended is left out.
     """
     near = starts_before_ends(held_out, judge.options.context, horizons)
-    probability = np.concatenate([ended, judge.ended(near)])
-    both = [judge.starts, near]
-    left, episodes = (np.concatenate([getattr(s, x) for s in both]) for x in ("left", "episodes"))
+    probability, all_starts = ended, [judge.starts]
+    if near is not None:
+        probability, all_starts = np.concatenate([ended, judge.ended(near)]), [judge.starts, near]
+    left, episodes = (
+        np.concatenate([getattr(s, x) for s in all_starts]) for x in ("left", "episodes")
+    )
     over_at = held_out.terminated[episodes]  # a time-out tells nothing of what came after it
     found = {}
     for h in horizons:

@@ -24,6 +24,7 @@ from worldmodel.evaluation.statistics import Bootstrap, Number, median, quantile
 from worldmodel.evaluation.usable import UsableHorizon, usable_horizon
 from worldmodel.models.interface import WorldModel
 
+FEW_EPISODES = 5  # below which resampling them says little
 EXAMPLES = {"easier": 0.25, "typical": 0.5, "harder": 0.75}  # quantiles of the error
 
 
@@ -136,7 +137,11 @@ def _notes(
 ) -> list[str]:
     """What one has to know of how it was judged."""
     notes = []
-    if len(np.unique(starts.episodes)) == 1:
+    if 1 < (episodes := len(np.unique(starts.episodes))) < FEW_EPISODES:
+        notes.append(
+            f"Only {episodes} held-out episodes: intervals of the prediction errors are too narrow."
+        )
+    if episodes == 1:
         notes.append(
             "A single held-out episode: intervals of the prediction errors come from its starts, "
             "which are not independent, and are too narrow."

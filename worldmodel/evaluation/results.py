@@ -89,6 +89,11 @@ class Results:
     def notes(self) -> list[str]:
         """What one has to know beside the numbers."""
         said = [note_on_seeds(_seeds(self))] if self.provenance.stage else []
+        if (seeds := _seeds(self)) > 1:
+            said.append(
+                f"Prediction, calibration and ranking are of the first of {seeds} training seeds, "
+                "returns of all."
+            )
         said += [] if self.scale is None else [self.scale.note]
         said += [] if self.decision is None else ranking.notes(self.decision)
         return [*self.prediction.notes, *filter(None, said)]

@@ -99,7 +99,7 @@ def sequence_agreement(
     earns more than another from any of them. Seeds are those from the bootstrap's on.
     """
     sequences, steps = options.sequences, options.steps
-    starts = starts_of(environments, spec, act, options.starts, bootstrap.seed)
+    starts = starts_of(environments, spec, act, options.starts, bootstrap.seed, steps)
     generator = np.random.default_rng([bootstrap.seed, 2])
     plans = np.stack([candidates(generator, spec.action, sequences, steps) for _ in starts.seeds])
     real, same = real_returns(environments[0], spec, starts, plans)
@@ -127,10 +127,15 @@ def sequence_agreement(
 
 
 def starts_of(
-    environments: Sequence[RealEnvironment], spec: DataSpec, act: Act, count: int, seed: int
+    environments: Sequence[RealEnvironment],
+    spec: DataSpec,
+    act: Act,
+    count: int,
+    seed: int,
+    steps: int,
 ) -> Starts:
     """States 0 to MOST_REPLAYED steps into episodes of seeds from `seed` on, later ones in later
-    episodes, but before an episode's end.
+    episodes, but before an episode's end, and before its limit by the `steps` of a plan.
     """
     rows: list[tuple[Observation, np.ndarray]] = []
 
@@ -146,6 +151,10 @@ def starts_of(
     count = min(count, lanes)
     after = np.linspace(0, MOST_REPLAYED, count).round().astype(int)
     after = np.minimum(after, played.lengths[:count] - 1)
+    limit = environments[0].environment.spec.max_episode_steps
+    if limit is not None and limit > 0:
+        # A plan that a time-out cuts would be compared with a whole one in the model.
+        after = np.minimum(after, max(limit - steps, 0))
     observations = {key: np.stack([o[key] for o, _ in rows], 1) for key in spec.observations}
     actions = np.stack([action for _, action in rows], 1)
     seen = {key: value[:count] for key, value in observations.items()}

@@ -62,7 +62,7 @@ def compare_runs(
         for run in loaded.values():
             run.directory.bind_data(run.spec, trajectories.fingerprint())
         _, held_out = split(trajectories, config.data.holdout)
-    comparison = _compare(loaded, held_out, config.evaluation)
+    comparison = _compare(loaded, held_out, config.evaluation, checkpoint)
     default = first.directory.path.parent / ".compared" / "-".join(loaded)
     _write(comparison, Path(folder) if folder else default)
     return 0
@@ -87,8 +87,15 @@ def _check_comparable(runs: dict[str, LoadedRun]) -> None:
                 )
 
 
-def _compare(runs: dict[str, LoadedRun], held_out: Any, options: EvaluationOptions) -> Comparison:
+def _compare(
+    runs: dict[str, LoadedRun], held_out: Any, options: EvaluationOptions, checkpoint: str
+) -> Comparison:
     notes = []
+    if checkpoint == "best":
+        notes.append(
+            "Each run's best checkpoint, by a metric of its own, is best in part by luck; "
+            "checkpoint=last compares the last ones."
+        )
     first = next(iter(runs.values()))
     models = {name: (run.model, run.spec) for name, run in runs.items() if run.model.imagines}
     if left_out := runs.keys() - models.keys():
@@ -120,7 +127,7 @@ def _returns(
     earned: dict[str, dict[str, np.ndarray]] = {}
     for name, run in runs.items():
         acting = who_act(run.agents, run.spec, options.planner)
-        for who in acting.keys() - {"random"}:
+        for who in (name for name in acting if name != "random"):
             played = played_by(who, acting[who], environment, run.spec, options)
             per_seed = [episodes.returns for episodes in played]
             earned.setdefault(who, {})[name] = np.stack(per_seed)

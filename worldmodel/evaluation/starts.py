@@ -41,15 +41,15 @@ def places(
     held_out: Trajectories, options: EvaluationOptions
 ) -> tuple[list[int], Starts, list[str]]:
     """Horizons, starts, and notes on what is left out."""
-    horizons, notes = judged_horizons(held_out.lengths, options)
-    chosen = np.arange(held_out.num_episodes)
+    chosen, taken = np.arange(held_out.num_episodes), []
     if len(chosen) > MOST_EPISODES:
         chosen = np.linspace(0, len(chosen) - 1, MOST_EPISODES).astype(int)
-        notes.append(
+        taken.append(
             f"Prediction is judged on {MOST_EPISODES} of {held_out.num_episodes} held-out episodes."
         )
+    horizons, notes = judged_horizons(held_out.lengths[chosen], options)
     episodes = (held_out.lengths, held_out.offsets, chosen)
-    return horizons, choose_starts(*episodes, options, horizons), notes
+    return horizons, choose_starts(*episodes, options, horizons), notes + taken
 
 
 def judged_horizons(lengths: np.ndarray, options: EvaluationOptions) -> tuple[list[int], list[str]]:

@@ -255,12 +255,14 @@ def shown(value: float) -> str:
 
 def _weighted(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Sums (R,) or (R, J) of values (N,) or (N, J), each as often as it was drawn. What is infinite
-    and was not drawn adds nothing.
+    and was not drawn adds nothing; what is not a number counts as positive infinity.
     """
     bad = ~np.isfinite(values)
     if not bad.any():
         return counts @ values
-    return np.where(counts @ bad > 0, np.inf, counts @ np.where(bad, 0.0, values))
+    lowest = values == -np.inf
+    found = np.where(counts @ bad > 0, np.inf, counts @ np.where(bad, 0.0, values))
+    return np.where(counts @ lowest > 0, -np.inf, found)
 
 
 def _quantiles(values: np.ndarray, confidence: float) -> list[tuple[float, float]]:
