@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from worldmodel.checks import check, refuse, shown, unknown_key, walk
 from worldmodel.config import SCHEMAS, Config
@@ -53,10 +51,10 @@ def schema_name(group: str, options: Any) -> str:
 def load_config(path: str | os.PathLike) -> Config:
     """Reads what `save_config` wrote. Options that the file lacks take their defaults."""
     try:
-        values = OmegaConf.to_container(OmegaConf.load(path))
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OmegaConfBaseException) as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not a readable YAML file\n{error}") from None
     try:
         return _build(values)
