@@ -9,6 +9,7 @@ import pytest
 
 from worldmodel import models
 from worldmodel.config import EvaluationOptions, GRUOptions
+from worldmodel.data.spec import ObservationSpec
 from worldmodel.errors import DataError
 from worldmodel.evaluation import free_run as module
 from worldmodel.evaluation.evaluator import evaluate
@@ -114,3 +115,12 @@ def test_free_runs_are_in_every_report(worlds):
     asked = dataclasses.replace(OPTIONS, free_run=False)
     without = evaluate(worlds.Repeat(), None, logs.spec(), logs, logs, None, asked)
     assert to_json(without)["free_run"] is None and "Free run" not in page(without)
+
+
+def test_images_alone_are_refused(worlds) -> None:
+    logs = worlds.linear_logs([30, 25])
+    spec = dataclasses.replace(
+        logs.spec(), observations={"camera": ObservationSpec((8, 8, 3), "uint8")}
+    )
+    with pytest.raises(DataError, match="camera are images; accepted"):
+        free_run(worlds.Repeat(), spec, logs, EvaluationOptions(), jax.random.key(0))

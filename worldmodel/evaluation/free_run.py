@@ -81,8 +81,13 @@ def free_run(
     """Judges `model` on whole records, by observation; images are left out. What is said of a row
     is the mean over `options.samples` futures.
 
-    Raises DataError where no record is longer than the context.
+    Raises DataError where no record is longer than the context, or all observations are images.
     """
+    if all(o.is_image for o in spec.observations.values()):
+        raise DataError(
+            f"evaluation.free_run: {', '.join(spec.observations)} are images; accepted: a run that "
+            "observes a vector"
+        )
     able = np.flatnonzero(records.lengths > options.context)
     if len(able) == 0:
         raise DataError(
