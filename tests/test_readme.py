@@ -184,16 +184,22 @@ def test_logs_written_as_the_readme_says_can_be_trained_on(
     np.testing.assert_array_equal(logs.rewards, names["logs"].rewards)
 
 
+def executed(number: int, run: Path) -> dict:
+    """What a Python block of the README names in the end, with `run` where it looks for one."""
+    block = blocks(README, "python")[number]
+    (path,) = re.findall(r'load\("([^"]+)"\)', block)
+    Path(path).parent.mkdir()
+    Path(path).symlink_to(run)
+    names: dict = {}
+    exec(block, names)
+    return names
+
+
 def test_a_run_can_be_used_as_the_readme_says(
     smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    block = blocks(README, "python")[USES]
-    (path,) = re.findall(r'load\("([^"]+)"\)', block)
-    (tmp_path / path).parent.mkdir()
-    (tmp_path / path).symlink_to(smoke_run)
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    exec(block, names)
+    names = executed(USES, smoke_run)
     assert names["future"]["observation"].shape == (1, 8, 15, 3)
     assert names["rollout"].rewards.shape == (4, 15)
     assert np.isfinite(names["rollout"].rewards).all()
@@ -202,13 +208,8 @@ def test_a_run_can_be_used_as_the_readme_says(
 def test_a_run_can_be_dreamed_as_the_readme_says(
     smoke_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    block = blocks(README, "python")[DREAMS]
-    (path,) = re.findall(r'load\("([^"]+)"\)', block)
-    (tmp_path / path).parent.mkdir()
-    (tmp_path / path).symlink_to(smoke_run)
     monkeypatch.chdir(tmp_path)
-    names: dict = {}
-    exec(block, names)
+    names = executed(DREAMS, smoke_run)
     assert names["observations"].shape == (64, 3) and np.isfinite(names["rewards"]).all()
 
 

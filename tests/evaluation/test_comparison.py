@@ -20,7 +20,7 @@ from worldmodel.evaluation.comparison import (
     verdict,
 )
 from worldmodel.evaluation.comparison_page import comparison_page
-from worldmodel.evaluation.side_by_side import compare_runs
+from worldmodel.evaluation.side_by_side import compare_runs, labels
 from worldmodel.evaluation.statistics import Bootstrap
 
 OPTIONS = EvaluationOptions(horizons=[1, 8], context=4, starts=5, samples=3, resamples=200)
@@ -96,20 +96,24 @@ def test_a_comparison_of_runs_is_written_whole(two_runs: list[Path], capsys) -> 
     assert str(folder / "comparison.html") in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("what", ["logs", "holdout", "name"])
+def test_runs_of_the_same_name_are_called_by_their_paths() -> None:
+    assert labels(["a/x", "b/y"], ["x", "y"]) == ["x", "y"]
+    assert labels(["a/x", "b/x"], ["x", "x"]) == ["a/x", "b/x"]
+    with pytest.raises(ConfigError, match="given twice"):
+        labels(["a/x", "a/../a/x"], ["x", "x"])
+
+
+@pytest.mark.parametrize("what", ["logs", "holdout"])
 def test_runs_that_cannot_be_compared_are_refused(two_runs: list[Path], what: str) -> None:
     other = two_runs[1]
     if what == "logs":
         spec = json.loads((other / "spec.json").read_text())
         (other / "spec.json").write_text(json.dumps(spec | {"fingerprint": "0" * 64}))
         words = "other logs than"
-    elif what == "holdout":
+    else:
         data = yaml.safe_load((other / "config.yaml").read_text())["data"]
         change(other / "config.yaml", data=data | {"holdout": 0.5})
         words = "another data.holdout than"
-    else:
-        change(other / "config.yaml", name="one")
-        words = "two of them have the same name"
     with pytest.raises(ConfigError, match=words):
         compare_runs(list(map(str, two_runs)), "last", {}, None)
     assert not (other.parent / ".compared").exists()

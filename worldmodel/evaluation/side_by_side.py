@@ -48,10 +48,10 @@ def compare_runs(
     """
     from worldmodel import loading  # the last layer: it knows the training stages
 
-    loaded = {run.config.name: run for run in (loading.load(path, checkpoint) for path in runs)}
-    first = next(iter(loaded.values()))
-    if len(loaded) < len(runs):
-        raise ConfigError(f"runs={list(runs)}: two of them have the same name")
+    found = [loading.load(path, checkpoint) for path in runs]
+    names = labels(runs, [run.config.name for run in found])
+    loaded = dict(zip(names, found, strict=True))
+    first = found[0]
     use_cache(first.config.training.compilation_cache)
     _check_comparable(loaded)
     config = changed(first.config, {"evaluation": overrides})
@@ -63,9 +63,18 @@ def compare_runs(
             run.directory.bind_data(run.spec, trajectories.fingerprint())
         _, held_out = split(trajectories, config.data.holdout)
     comparison = _compare(loaded, held_out, config.evaluation, checkpoint)
-    default = first.directory.path.parent / ".compared" / "-".join(loaded)
+    default = first.directory.path.parent / ".compared" / "-".join(names).replace("/", "_")
     _write(comparison, Path(folder) if folder else default)
     return 0
+
+
+def labels(paths: Sequence[str], names: Sequence[str]) -> list[str]:
+    """What runs are called: by their names, or by their paths where two have the same name. Raises
+    ConfigError for a run that is given twice.
+    """
+    if len({Path(path).resolve() for path in paths}) < len(paths):
+        raise ConfigError(f"runs={list(paths)}: a run is given twice; accepted: different runs")
+    return list(names if len(set(names)) == len(names) else paths)
 
 
 def _check_comparable(runs: dict[str, LoadedRun]) -> None:

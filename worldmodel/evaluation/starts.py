@@ -10,7 +10,7 @@ import numpy as np
 
 from worldmodel.config import EvaluationOptions
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.data.windows import Rows, Window
+from worldmodel.data.windows import Rows, Window, gather
 from worldmodel.errors import DataError
 
 MOST_EPISODES = 400  # judged; evenly spaced over the held-out ones
@@ -130,19 +130,7 @@ def starts_before_ends(
 
 def context_of(rows: Rows, starts: Starts, context: int) -> Window:
     """The rows seen before each start, (B, context, ...); padding comes after the last one."""
-    within = np.arange(context)
-    mask = within < starts.seen[:, None]
-    first = starts.rows - starts.seen + 1
-    taken = take(rows, first[:, None] + np.minimum(within, starts.seen[:, None] - 1))
-    return Window(
-        observation=taken.observation,
-        action=taken.action,
-        reward=taken.reward,
-        is_first=taken.is_first & mask,
-        is_last=taken.is_last & mask,
-        is_terminal=taken.is_terminal & mask,
-        mask=mask,
-    )
+    return gather(rows, starts.rows - starts.seen + 1, starts.seen, context)
 
 
 def take(rows: Rows, index: np.ndarray) -> Rows:
