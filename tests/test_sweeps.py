@@ -82,6 +82,7 @@ def test_jobs_that_differ_by_their_seed_are_a_row_with_an_interval_over_seeds() 
         "high": 2.0,
         "n": 5,
         "method": "mean over 5 training seeds",
+        "of": "training seeds",
     }
     assert "little of" not in table([Finished("c", ["seed=0"], several)], EvaluationOptions())
     error = returns.std() / np.sqrt(8)  # of the mean; the bootstrap's interval is near 1.96 of it

@@ -6,7 +6,6 @@ A job notes its result in a file as soon as it has one, since jobs may run in ot
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +65,9 @@ def table(jobs: list[Finished], options: EvaluationOptions) -> str:
     lines = ["| settings | runs | return | n | method |", "|---|---|---:|---:|---|"]
     for name, group, earned in rows:
         runs = ", ".join(dict.fromkeys(job.run for job in group))
-        lines.append(f"| {name or '-'} | {runs} | {earned} | {earned.n} | {earned.method} |")
+        lines.append(
+            f"| {name or '-'} | {runs} | {earned.brief} | {earned.amount} | {earned.method} |"
+        )
     note = note_on_seeds(min(_seeds(group, earned) for _, group, earned in rows))
     lines += ["", note] if note else []
     title = " ".join(s for s in _told(jobs[0]) if s in common)
@@ -83,7 +84,7 @@ def _seeds(jobs: list[Finished], earned: Number) -> int:
     from worldmodel.evaluation.aggregates import SEEDS
 
     runs = {job.run for job in jobs}
-    return earned.n if len(runs) > 1 or SEEDS in earned.method else 1
+    return earned.n if len(runs) > 1 or earned.of == SEEDS else 1
 
 
 def _over_seeds(jobs: list[Finished], options: EvaluationOptions) -> Number:
@@ -95,6 +96,6 @@ def _over_seeds(jobs: list[Finished], options: EvaluationOptions) -> Number:
     runs = {job.run: job.earned for job in jobs}  # a search may come to the same run twice
     if len(runs) == 1:
         (earned,) = runs.values()  # of a single episode there is no interval: null in JSON
-        return Number(**{key: math.nan if x is None else x for key, x in earned.items()})
+        return Number.from_json(earned)
     values = np.array([earned["value"] for earned in runs.values()])
     return Bootstrap(options.resamples, options.confidence, options.seed).mean(values, "seeds")

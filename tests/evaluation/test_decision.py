@@ -103,7 +103,7 @@ def test_a_liar_ranks_the_other_way(found):
     decision = found["liar"]
     assert decision.agreement.spearman.high < 0
     assert decision.agreement.regret.value > 0.9
-    assert decision.sequences.spearman.quartiles[1] < -0.99
+    assert decision.sequences.spearman.quartiles[1].value < -0.99
     assert decision.sequences.regret.median.value == 1
     assert decision.agreement.bias.low > 0  # all that it promises is more than is paid
 
@@ -119,10 +119,10 @@ def test_tables_figure_and_json_hold_the_same_numbers(found):
     assert saved["policies"]["random"].keys() == {"imagined", "real"}
     assert saved["sequences"]["spearman"].keys() >= {"value", "low", "high", "quartiles"}
     tables = [*ranking.sheets(decision), ranking.policies_sheet(decision)]
-    assert str(decision.agreement.mmrv) in tables[0].markdown()
+    assert decision.agreement.mmrv.brief in tables[0].markdown()
     assert "linear corr." not in tables[0].narrow().markdown()
     real = [both.real.value for both in decision.policies.values()]
-    assert tables[-1].rows[0][2].startswith(str(decision.policies[tables[-1].rows[0][0]].real))
+    assert tables[-1].rows[0][2] == decision.policies[tables[-1].rows[0][0]].real
     assert max(real) == decision.policies[tables[-1].rows[0][0]].real.value
     assert policies_in_both_worlds(decision).count("<circle") == len(real)
     assert str(decision.agreement.spearman) in ranking.sentence(decision)

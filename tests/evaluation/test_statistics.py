@@ -116,7 +116,7 @@ def test_single_value_has_no_interval_and_is_valid_json():
     number = Bootstrap().mean(np.array([2.0]))
     assert number.value == 2 and math.isnan(number.low)
     assert json.loads(json.dumps(number.to_json(), allow_nan=False))["low"] is None
-    assert str(number) == "2.00"
+    assert str(number) == "2.00, n = 1"
 
 
 def test_what_diverged_is_reported_and_not_dropped():
@@ -130,7 +130,17 @@ def test_what_diverged_is_reported_and_not_dropped():
 def test_numbers_are_shown_with_three_digits():
     said = [shown(x) for x in (0, 0.0123, 0.5, 1.234, 12.34, -1234.5, 2e-4, math.inf)]
     assert said == ["0.000", "0.012", "0.500", "1.23", "12.3", "-1,234", "2.0e-04", "inf"]
-    assert str(Number(1, 0.5, 2, 3, "")) == "1.00 [0.500, 2.00]"
+    assert str(Number(1, 0.5, 2, 3, "")) == "1.00 [0.500, 2.00], n = 3"
+
+
+def test_a_number_knows_of_how_many_values_it_is_and_of_how_many_episodes():
+    episodes = np.repeat(np.arange(4), 500)
+    number = Bootstrap(10).clustered(median(np.arange(2000.0)), episodes, "median")
+    assert (number.n, number.of, number.episodes) == (2000, "starts", 4)
+    assert number.amount == "2,000 (4)" and number.counted == "2,000 starts in 4 episodes"
+    assert Number.from_json(json.loads(json.dumps(number.to_json()))) == number
+    alone = Bootstrap(10).mean(np.ones(1), "records")
+    assert alone.counted == "1 record" and alone.amount == "1"
 
 
 @pytest.mark.parametrize("level", [0.05, 0.25, 0.5, 0.95])

@@ -167,13 +167,12 @@ def calibration_sheet(key: str, unit: str, found: dict[int, Calibration]) -> She
     main = 90 if 90 in levels else max(levels, default=None)
     nominal = next(iter(found.values())).nominal
     columns = {level: f"in {100 * nominal[level]:.3g} %" for level in levels}
-    header = ["steps", "CRPS", "energy", "log score", "spread / skill", *columns.values(), "starts"]
+    header = ["steps", "CRPS", "energy", "log score", "spread / skill", *columns.values()]
     rows = [
         [
             str(h),
-            *map(str, (n.crps, n.energy, n.log_score, n.spread_skill)),
-            *(str(n.coverage[level]) for level in levels),
-            str(n.crps.n),
+            *(n.crps, n.energy, n.log_score, n.spread_skill),
+            *(n.coverage[level] for level in levels),
         ]
         for h, n in found.items()
     ]

@@ -16,7 +16,7 @@ import numpy as np
 from worldmodel.config import EvaluationOptions
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.evaluation.prediction import start_errors, unit_of
-from worldmodel.evaluation.sheets import Sheet, in_steps
+from worldmodel.evaluation.sheets import Cell, Sheet, in_steps
 from worldmodel.evaluation.starts import Starts, places
 from worldmodel.evaluation.statistics import Bootstrap, Number, median, skill
 from worldmodel.evaluation.usable import UsableHorizon, usable_horizon
@@ -42,9 +42,9 @@ class Lead(NamedTuple):
     def is_clear(self) -> bool:
         return self.by.low > 0
 
-    def cells(self) -> list[str]:
+    def cells(self) -> list[Cell]:
         """Of a table: the best one, if there is one, and by how much."""
-        return [self.best if self.is_clear else "not clear", str(self.by)]
+        return [self.best if self.is_clear else "not clear", self.by]
 
     def to_json(self) -> dict[str, Any]:
         return {"best": self.best, "second": self.second, "by": self.by.to_json()}
@@ -177,25 +177,22 @@ def comparison_sheets(comparison: Comparison) -> list[Sheet]:
     """A table an observation, one of usable horizons, one of returns."""
     runs, made = comparison.runs, []
     for name, key in comparison.keys.items():
-        rows = [
-            [str(h), *(str(c.numbers[run]) for run in c.numbers), *c.lead.cells()]
-            for h, c in key.horizons.items()
-        ]
+        rows = [[str(h), *c.numbers.values(), *c.lead.cells()] for h, c in key.horizons.items()]
         header = ["steps", *key.curves, "best", "smaller than the next by"]
         made.append(Sheet(f"Open-loop error of {name}, in {key.unit}", header, rows))
     if comparison.keys:
         rows = [
-            [name, *(str(key.usable[run].percentiles[50]) for run in key.usable)]
+            [name, *(usable.percentiles[50] for usable in key.usable.values())]
             for name, key in comparison.keys.items()
         ]
         judged = list(next(iter(comparison.keys.values())).usable)
         made.append(Sheet("Steps until persistence is nearer, median", ["of", *judged], rows))
     if comparison.returns:
         rows = [
-            [who, *(str(c.numbers.get(run, "")) for run in runs), *c.lead.cells(), str(c.lead.by.n)]
+            [who, *(c.numbers.get(run, "") for run in runs), *c.lead.cells()]
             for who, c in comparison.returns.items()
         ]
-        header = ["who", *runs, "best", "above the next by", "episodes"]
+        header = ["who", *runs, "best", "above the next by"]
         made.append(Sheet(f"Mean return in the real {comparison.environment}", header, rows))
     return made
 
@@ -214,6 +211,6 @@ def verdict(comparison: Comparison) -> list[str]:
         best, second, by = compared.lead
         said.append(
             f"{best}'s {who} returns {'' if compared.lead.is_clear else 'not clearly '}more than "
-            f"{second}'s, by {by} over the same {by.n} episodes."
+            f"{second}'s, by {by.brief} over the same {by.n} episodes."
         )
     return said or ["There was neither a prediction nor a return to compare."]

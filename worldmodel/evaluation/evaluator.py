@@ -147,13 +147,13 @@ def _mean_return(
     earned = [episodes.returns for episodes in played]
     told = [p.success for p in played if p.success is not None]
     if len(played) == 1:
-        units, mean = "episodes", bootstrap.mean(earned[0], "episodes")
+        mean = bootstrap.mean(earned[0], "episodes")
         rate = wilson(int(told[0].sum()), len(told[0]), bootstrap.confidence) if told else None
     else:
-        units, mean = SEEDS, bootstrap.mean(np.mean(earned, 1), SEEDS)
+        mean = bootstrap.mean(np.mean(earned, 1), SEEDS)
         rate = bootstrap.mean(np.mean(told, 1), SEEDS) if told else None
     normalized = _normalized(mean, reference)
-    return Return(mean, np.concatenate(earned), units, played, rate, normalized)
+    return Return(mean, np.concatenate(earned), played, rate, normalized)
 
 
 def _normalized(mean: Number, reference: Reference | None) -> Number | None:
@@ -161,7 +161,7 @@ def _normalized(mean: Number, reference: Reference | None) -> Number | None:
         return None
     value, low, high = (reference.score(x) for x in (mean.value, mean.low, mean.high))
     method = f"{mean.method}; 0 is {reference.low:g}, 100 is {reference.high:g}"
-    return Number(value, low, high, mean.n, f"{method} ({reference.source})")
+    return Number(value, low, high, mean.n, f"{method} ({reference.source})", mean.of)
 
 
 def write(

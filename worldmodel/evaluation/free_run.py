@@ -125,11 +125,12 @@ def _numbers(
         nrmse = np.where(rmse == 0, 0.0, rmse / spread)
 
     def over_records(rmse: np.ndarray, nrmse: np.ndarray) -> ErrorNumbers:
-        over = "record" if len(rmse) == 1 else "records"
-        error, relative = (bootstrap.mean(values, over) for values in (rmse, nrmse))
+        error, relative = (bootstrap.mean(values, "records") for values in (rmse, nrmse))
         # A fit is what is left of 100 %: its interval is that of the error, turned round.
         ends = (100 * (1 - end) for end in (relative.value, relative.high, relative.low))
-        return ErrorNumbers(error, relative, Number(*ends, relative.n, relative.method))
+        return ErrorNumbers(
+            error, relative, Number(*ends, relative.n, relative.method, relative.of)
+        )
 
     return FreeRun(
         context=context,

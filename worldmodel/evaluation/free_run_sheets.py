@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from worldmodel.evaluation.free_run import ErrorNumbers, FreeRun
-from worldmodel.evaluation.sheets import Sheet
-from worldmodel.evaluation.statistics import shown
+from worldmodel.evaluation.sheets import Cell, Sheet
+from worldmodel.evaluation.statistics import Number
 
 MOST_RECORDS = 24  # in a table; all are in results.json
 
@@ -12,21 +14,25 @@ MOST_RECORDS = 24  # in a table; all are in results.json
 def free_run_sheets(key: str, run: FreeRun) -> list[Sheet]:
     """A table of the channels, and one of the records where there are several."""
     count = len(run.names)
-    over = f"{count} {'record' if count == 1 else 'records'}"
 
-    def cells(name: str, numbers: ErrorNumbers) -> list[str]:
-        return [name, str(numbers.rmse), str(numbers.nrmse), str(numbers.fit)]
+    def cells(name: str, numbers: ErrorNumbers) -> list[Cell]:
+        return [name, numbers.rmse, numbers.nrmse, numbers.fit]
 
     rows = [cells(str(d), numbers) for d, numbers in enumerate(run.channels)]
     rows += [cells("mean", run.mean)] if len(rows) > 1 else []
-    title = f"Free run of {key} over {over}, after {run.context} rows, in raw units"
+    title = f"Free run of {key} after {run.context} rows, in raw units"
     made = [Sheet(title, ["channel", "RMSE", "RMSE / std", "fit (%)"], rows)]
     if 1 < count <= MOST_RECORDS:
         each = zip(run.names, run.rows, run.rmse.mean(1), strict=True)
-        rows = [[name, f"{n:,}", shown(rmse)] for name, n, rmse in each]
-        header = ["record", "rows", "RMSE, mean over channels"]
+        rows = [[name, _of_record(rmse, n)] for name, n, rmse in each]
+        header = ["record", "RMSE, mean over channels"]
         made.append(Sheet(f"Free run of {key}, record by record", header, rows))
     return made
+
+
+def _of_record(rmse: float, rows: int) -> Number:
+    method = f"RMSE over {rows} rows of one record, which has no interval"
+    return Number(float(rmse), math.nan, math.nan, rows, method, "rows")
 
 
 def on_free_run(key: str, run: FreeRun) -> str:
@@ -34,5 +40,5 @@ def on_free_run(key: str, run: FreeRun) -> str:
     count, rows = len(run.names), sum(run.rows)
     return (
         f"Free run of {key} over {rows:,} rows of {count} {'record' if count == 1 else 'records'}: "
-        f"fit {run.mean.fit} %, RMSE {run.mean.rmse} in raw units."
+        f"fit {run.mean.fit.brief} %, RMSE {run.mean.rmse.brief} in raw units."
     )

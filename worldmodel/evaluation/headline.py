@@ -7,7 +7,7 @@ from worldmodel.evaluation.free_run_sheets import on_free_run
 from worldmodel.evaluation.prediction import HorizonNumbers, KeyPrediction
 from worldmodel.evaluation.results import ACTING, Results, checkpoint
 from worldmodel.evaluation.sheets import in_steps, listed
-from worldmodel.evaluation.statistics import Number, finite, shown
+from worldmodel.evaluation.statistics import Number, finite
 
 
 def headline(results: Results) -> list[str]:
@@ -71,9 +71,13 @@ def _on_last(results: Results) -> str:
         return "This best checkpoint is also the last one."
     for key, judged in last.prediction.keys.items():
         longest = max(judged.horizons)
-        skills.append(f"skill {judged.horizons[longest].skill} of {key} at {in_steps([longest])}")
+        skills.append(
+            f"skill {judged.horizons[longest].skill.brief} of {key} at {in_steps([longest])}"
+        )
     returns = [
-        f"return {last.returns[who].mean} of the {who}" for who in ACTING if who in last.returns
+        f"return {last.returns[who].mean.brief} of the {who}"
+        for who in ACTING
+        if who in last.returns
     ]
     found = f": {listed(skills + returns)}" if skills + returns else ""
     return f"The last checkpoint ({checkpoint(last.provenance)}) beside this best one{found}."
@@ -100,15 +104,15 @@ def _verdict(numbers: HorizonNumbers) -> str:
 
 
 def _on_return(results: Results, who: str) -> str:
-    mean, units = results.returns[who].mean, results.returns[who].units
+    mean = results.returns[who].mean
     others = {n: results.returns[n].mean for n in ("logs", "random") if n in results.returns}
     named = {"logs": "the logs' mean", "random": "a random policy"}
-    parts = [f"{_compared(mean, o)} {named[n]} ({shown(o.value)})" for n, o in others.items()]
+    parts = [f"{_compared(mean, o)} {named[n]} ({o.brief})" for n, o in others.items()]
     verdict = f", {listed(parts)}" if parts else ""
     where = (
         f"In the real {results.provenance.environment}" if results.provenance.environment else ""
     )
-    return f"{where} the {who} returns {mean} over {mean.n} {units}{verdict}.".strip()
+    return f"{where} the {who} returns {mean.brief} over {mean.counted}{verdict}.".strip()
 
 
 def _compared(mean: Number, other: Number) -> str:

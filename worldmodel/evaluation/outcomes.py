@@ -161,16 +161,12 @@ def area_under_curve(score: np.ndarray, happened: np.ndarray) -> Statistic:
 
 
 def rewards_sheet(rewards: dict[int, Rewards]) -> Sheet:
-    header = ["steps", "reward error", "skill", "return error", "return skill", "starts"]
-    rows = [
-        [str(h), *map(str, (r.error, r.skill, r.return_error, r.return_skill)), str(r.error.n)]
-        for h, r in rewards.items()
-    ]
+    header = ["steps", "reward error", "skill", "return error", "return skill"]
+    rows = [[str(h), r.error, r.skill, r.return_error, r.return_skill] for h, r in rewards.items()]
     title = "Open-loop error of the reward and of the return so far, in standard deviations of it"
     return Sheet(title, header, rows, ("reward error",))
 
 
 def ends_sheet(ends: dict[int, Ends]) -> Sheet:
-    header = ["within steps", "F1", "AUC", "ended", "starts"]
-    rows = [[str(h), *map(str, (e.f1, e.auc, e.ended)), str(e.f1.n)] for h, e in ends.items()]
-    return Sheet("Terminations foretold", header, rows)
+    rows = [[str(h), e.f1, e.auc, e.ended] for h, e in ends.items()]
+    return Sheet("Terminations foretold", ["within steps", "F1", "AUC", "ended"], rows)

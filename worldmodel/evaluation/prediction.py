@@ -40,7 +40,6 @@ class HorizonNumbers:
     persistence: Number
     skill: Number
     climatology: Number | None
-    episodes: int
     skill_climatology: Number | None = None
     quartiles: tuple[Number, Number] | None = None
     dimensions: list[Number] = field(default_factory=list)
@@ -232,7 +231,6 @@ def _numbers(
         persistence=middle(errors[1]),
         skill=skill_over(errors[1], "persistence"),
         climatology=middle(errors[2]) if len(errors) > 2 else None,
-        episodes=count,
         skill_climatology=skill_over(errors[2], "climatology") if len(errors) > 2 else None,
         quartiles=(lower, upper),
         dimensions=[

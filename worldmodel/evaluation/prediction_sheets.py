@@ -6,9 +6,10 @@ from worldmodel.evaluation.calibration import calibration_sheet
 from worldmodel.evaluation.outcomes import ends_sheet, rewards_sheet
 from worldmodel.evaluation.prediction import HorizonNumbers, KeyPrediction, Prediction
 from worldmodel.evaluation.sheets import Sheet, in_steps
-from worldmodel.evaluation.statistics import Number, shown
+from worldmodel.evaluation.statistics import Number
 from worldmodel.evaluation.usable import usable_sheet
 
+QUARTILES = ("lower quartile", "upper quartile")
 MOST_DIMENSIONS, WORST = 32, 5  # of a vector, for a table of its worst numbers
 
 
@@ -29,22 +30,21 @@ def prediction_sheets(prediction: Prediction) -> list[Sheet]:
 def prediction_sheet(key: str, judged: KeyPrediction) -> Sheet:
     """A row a horizon; on a terminal without quartiles, climatology and persistence's images."""
 
-    def columns(n: HorizonNumbers) -> dict[str, str]:
-        quartiles = {} if n.quartiles is None else {"quartiles": _between(*n.quartiles)}
+    def columns(n: HorizonNumbers) -> dict[str, Number]:
+        quartiles = {} if n.quartiles is None else dict(zip(QUARTILES, n.quartiles, strict=True))
         climate = {"climatology": n.climatology, "skill over climatology": n.skill_climatology}
         return (
-            {"skill": str(n.skill), "error": str(n.error)}
+            {"skill": n.skill, "error": n.error}
             | quartiles
-            | {"persistence": str(n.persistence)}
-            | {name: str(number) for name, number in climate.items() if number is not None}
-            | {_title(name): str(number) for name, number in n.images.items()}
-            | {"starts (ep.)": f"{n.error.n} ({n.episodes})"}
+            | {"persistence": n.persistence}
+            | {name: number for name, number in climate.items() if number is not None}
+            | {_title(name): number for name, number in n.images.items()}
         )
 
     rows = {h: columns(n) for h, n in judged.horizons.items()}
     header = list(next(iter(rows.values())))
     cells = [[str(h), *row.values()] for h, row in rows.items()]
-    spared = [h for h in header if h == "quartiles" or "climatology" in h or h.startswith("PSNR")]
+    spared = [h for h in header if h in QUARTILES or "climatology" in h or h.startswith("PSNR")]
     spared += [h for h in header if h.startswith("SSIM")]
     title = f"Open-loop error of {key}, in {judged.unit}"
     return Sheet(title, ["steps", *header], cells, tuple(spared))
@@ -54,10 +54,6 @@ def _title(measure: str) -> str:
     """`psnr_persistence` for people."""
     name, _, of = measure.partition("_")
     return f"{name.upper()} of {of}" if of else name.upper()
-
-
-def _between(lower: Number, upper: Number) -> str:
-    return f"{shown(lower.value)} to {shown(upper.value)}"
 
 
 def worst_sheet(key: str, judged: KeyPrediction) -> list[Sheet]:
@@ -70,7 +66,7 @@ def worst_sheet(key: str, judged: KeyPrediction) -> list[Sheet]:
     of = judged.calibration[longest].dimensions if longest in judged.calibration else {}
     header = ["dimension", "error", *(["CRPS", "spread / skill"] if of else [])]
     rows = [
-        [str(d), str(errors[d]), *(str(of[name][d]) for name in ("crps", "spread_skill") if of)]
+        [str(d), errors[d], *(of[name][d] for name in ("crps", "spread_skill") if of)]
         for d in worst
     ]
     few = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from worldmodel.evaluation.decision import Decision
 from worldmodel.evaluation.sheets import Sheet
-from worldmodel.evaluation.statistics import shown
 
 NOTE = (
     "Ranking: returns imagined by the model against those in the real environment, from the same "
@@ -18,27 +17,24 @@ LINEAR = "linear corr."
 def sheets(decision: Decision) -> list[Sheet]:
     """How the model ranks policies, a row for every number of steps; and plans, over starts."""
     rows = [
-        [str(h), str(a.spearman), str(a.pearson), str(a.regret), str(a.mmrv), str(a.bias)]
+        [str(h), a.spearman, a.pearson, a.regret, a.mmrv, a.bias]
         for h, a in decision.lengths.items()
     ]
     header = ["steps", "rank corr.", LINEAR, "regret", "MMRV", "bias"]
-    title = f"Ranking of {len(decision.policies)} policies, {decision.rollouts} starts each"
+    title = f"Ranking of policies, {decision.rollouts} starts each"
     made, of = [Sheet(title, header, rows, (LINEAR,))], decision.sequences
     if of is not None:
         measures = {"rank correlation": of.spearman, "regret": of.regret}
-        rows = [
-            [name, str(x.median), " to ".join(map(shown, x.quartiles)), str(x.median.n)]
-            for name, x in measures.items()
-        ]
+        rows = [[name, x.median, *x.quartiles] for name, x in measures.items()]
         title = f"Ranking of {of.sequences} sequences of {of.steps} actions from each start"
-        made.append(Sheet(title, ["over starts", "median", "quartiles", "starts"], rows))
+        made.append(Sheet(title, ["measure", "median", "lower quartile", "upper quartile"], rows))
     return made
 
 
 def policies_sheet(decision: Decision) -> Sheet:
     """Each policy's return in both worlds, the best in the real one first."""
     ordered = sorted(decision.policies.items(), key=lambda item: -item[1].real.value)
-    rows = [[name, str(both.imagined), str(both.real)] for name, both in ordered]
+    rows = [[name, both.imagined, both.real] for name, both in ordered]
     title = f"Return after {decision.steps:,} steps, in the model and in the real environment"
     return Sheet(title, ["policy", "imagined", "real"], rows)
 
@@ -59,6 +55,6 @@ def sentence(decision: Decision) -> str:
     found = decision.agreement
     return (
         f"Over {len(decision.policies)} policies and {decision.steps:,} steps the model ranks "
-        f"returns as the world does by {found.spearman} (rank correlation, 1 at best); who chooses "
-        f"by the model loses {found.regret} of the range."
+        f"returns as the world does by {found.spearman.brief} (rank correlation, 1 at best); who "
+        f"chooses by the model loses {found.regret.brief} of the range."
     )

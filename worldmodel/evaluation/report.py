@@ -135,14 +135,12 @@ def _methods(results: Results) -> str:
 
 
 def table(sheet: Sheet) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in sheet.header)
+    title, header, cells = sheet.written()
+    head = "".join(f"<th>{escape(name)}</th>" for name in header)
     rows = "".join(
-        f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>" for row in sheet.rows
+        f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>" for row in cells
     )
-    return (
-        f"<h3>{escape(sheet.title)}</h3>"
-        f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
-    )
+    return f'<h3>{escape(title)}</h3><div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
 
 
 def _cell(text: str) -> str:

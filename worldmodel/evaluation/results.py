@@ -24,7 +24,7 @@ ACTING = ("policy", "planner")  # with the model, in the real environment
 
 @dataclass(frozen=True)
 class Return:
-    """The mean return of one who acts, its interval over `units`, and the returns (episodes,).
+    """The mean return of one who acts, over episodes or training seeds; and all returns (episodes,).
 
     played: the episodes in full, those of each training seed; none of the logs
     success: the rate of what the environment calls success, where it tells
@@ -33,7 +33,6 @@ class Return:
 
     mean: Number
     episodes: np.ndarray
-    units: str = "episodes"
     played: Sequence[Episodes] = ()
     success: Number | None = None
     normalized: Number | None = None
@@ -101,7 +100,7 @@ class Results:
 
 def _seeds(results: Results) -> int:
     """How many were trained."""
-    return max((r.mean.n for r in results.returns.values() if r.units == SEEDS), default=1)
+    return max((r.mean.n for r in results.returns.values() if r.mean.of == SEEDS), default=1)
 
 
 def checkpoint(source: Provenance) -> str:

@@ -23,7 +23,7 @@ from worldmodel.evaluation.agreement import ImaginedReturn, RealReturn, regret, 
 from worldmodel.evaluation.contenders import beginning
 from worldmodel.evaluation.environments import Observation, RealEnvironment
 from worldmodel.evaluation.returns import Act, play_in
-from worldmodel.evaluation.statistics import Bootstrap, Number, median
+from worldmodel.evaluation.statistics import Bootstrap, Number, median, quantiles
 from worldmodel.imagination import imagine
 from worldmodel.models.interface import WorldModel
 
@@ -34,20 +34,22 @@ QUARTILES = (0.25, 0.75)
 
 @dataclass(frozen=True)
 class Spread:
-    """The median over starts with its interval, and the quartiles."""
+    """The median over starts, and the lower and upper quartile."""
 
     median: Number
-    quartiles: tuple[float, float]
+    quartiles: tuple[Number, Number]
 
     @classmethod
     def of(cls, values: np.ndarray, what: str, bootstrap: Bootstrap) -> Spread:
         """Of values (S,), one a start."""
         clusters = np.arange(len(values))
         found = bootstrap.clustered(median(values), clusters, f"median {what}", "starts")
-        return cls(found, tuple(np.quantile(values, QUARTILES).tolist()))
+        spread = quantiles(values, QUARTILES)
+        lower, upper = bootstrap.several(spread, clusters, f"quartile {what}", "starts")
+        return cls(found, (lower, upper))
 
     def to_json(self) -> dict[str, Any]:
-        return self.median.to_json() | {"quartiles": list(self.quartiles)}
+        return self.median.to_json() | {"quartiles": [q.to_json() for q in self.quartiles]}
 
 
 @dataclass(frozen=True)

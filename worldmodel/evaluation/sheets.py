@@ -1,13 +1,28 @@
-"""A table of words, for any kind of page."""
+"""A table of words and numbers, for any kind of page. It says itself of how many values each
+number is.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
+
+from worldmodel.evaluation.statistics import Number
+
+Cell = str | Number
+
+
+class Written(NamedTuple):
+    """A table in words alone."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
 
 
 @dataclass(frozen=True)
@@ -16,22 +31,48 @@ class Sheet:
 
     title: str
     header: list[str]
-    rows: list[list[str]]
+    rows: list[list[Cell]]
     spared: tuple[str, ...] = ()
 
+    def written(self) -> Written:
+        """How many values numbers are of stands in the title where all are of as many, in a last
+        column where those of a row are, and else in each cell.
+        """
+        numbers = [[cell for cell in row if isinstance(cell, Number)] for row in self.rows]
+        by_row = [list(dict.fromkeys(n.counted for n in row)) for row in numbers]
+        flat = [n for row in numbers for n in row]
+        if not flat:
+            return Written(self.title, self.header, [list(map(str, row)) for row in self.rows])
+        if len({n.counted for n in flat}) == 1:
+            return Written(f"{self.title}, over {flat[0].counted}", self.header, self._brief())
+        if any(len(counts) > 1 for counts in by_row):
+            return Written(self.title, self.header, [list(map(str, row)) for row in self.rows])
+        units = {n.of for n in flat}
+        header, of_each = "n", [counts[0] if counts else "" for counts in by_row]
+        if len(units) == 1:
+            within = " (ep.)" if any(n.episodes is not None for n in flat) else ""
+            header = f"{units.pop()}{within}"
+            of_each = [row[0].amount if row else "" for row in numbers]
+        rows = [[*cells, count] for cells, count in zip(self._brief(), of_each, strict=True)]
+        return Written(self.title, [*self.header, header], rows)
+
+    def _brief(self) -> list[list[str]]:
+        return [[c.brief if isinstance(c, Number) else c for c in row] for row in self.rows]
+
     def markdown(self) -> str:
-        lines = [self.header, ["---:"] * len(self.header), *self.rows]
-        return "\n".join([f"## {self.title}", "", *(f"| {' | '.join(cells)} |" for cells in lines)])
+        title, header, rows = self.written()
+        lines = [header, ["---:"] * len(header), *rows]
+        return "\n".join([f"## {title}", "", *(f"| {' | '.join(cells)} |" for cells in lines)])
 
     def for_terminal(self) -> RenderableType:
         """Without the columns that are spared."""
-        sheet = self.narrow()
+        title, header, rows = self.narrow().written()
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
-        for name in sheet.header:
+        for name in header:
             table.add_column(name, justify="right")
-        for row in sheet.rows:
+        for row in rows:
             table.add_row(*map(Text, row))
-        return Group(Text(f"\n{sheet.title}", "bold"), table)
+        return Group(Text(f"\n{title}", "bold"), table)
 
     def narrow(self) -> Sheet:
         """Without the columns that are spared."""

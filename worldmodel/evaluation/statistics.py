@@ -28,9 +28,11 @@ FEW_SEEDS = 5  # with fewer, intervals over seeds are too narrow
 
 @dataclass(frozen=True)
 class Number:
-    """A value, the interval [low, high], how many values it is made of, and how.
+    """A value, the interval [low, high], how many values it is made of, `of` what, and how.
 
-    The ends are NaN where no interval exists (a single value).
+    The ends are NaN where no interval exists (a single value). `episodes` is how many episodes
+    these values come from, where that is fewer. As text it has its interval and n; `brief` leaves n
+    to whoever writes it beside.
     """
 
     value: float
@@ -38,16 +40,41 @@ class Number:
     high: float
     n: int
     method: str
+    of: str = "values"
+    episodes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; what is not finite becomes null."""
         ends = {name: finite(getattr(self, name)) for name in ("value", "low", "high")}
-        return ends | {"n": self.n, "method": self.method}
+        counts = {"n": self.n, "of": self.of}
+        counts |= {} if self.episodes is None else {"episodes": self.episodes}
+        return ends | counts | {"method": self.method}
 
-    def __str__(self) -> str:
+    @classmethod
+    def from_json(cls, read: dict[str, Any]) -> Number:
+        """The reverse, but that what was not finite is NaN."""
+        return cls(**{key: math.nan if x is None else x for key, x in read.items()})
+
+    @property
+    def brief(self) -> str:
         if math.isnan(self.low):
             return shown(self.value)
         return f"{shown(self.value)} [{shown(self.low)}, {shown(self.high)}]"
+
+    @property
+    def amount(self) -> str:
+        """n, and in brackets of how many episodes."""
+        return f"{self.n:,}" if self.episodes is None else f"{self.n:,} ({self.episodes:,})"
+
+    @property
+    def counted(self) -> str:
+        """n in words."""
+        unit = self.of.removesuffix("s") if self.n == 1 else self.of
+        within = "" if self.episodes is None else f" in {_episodes(self.episodes)}"
+        return f"{self.n:,} {unit}{within}"
+
+    def __str__(self) -> str:
+        return f"{self.brief}, n = {self.amount}"
 
 
 @dataclass(frozen=True)
@@ -66,7 +93,7 @@ class Bootstrap:
             z = NormalDist().inv_cdf((1 + self.confidence) / 2)
             value, half = values.mean(), z * values.std(ddof=1) / math.sqrt(n)
             method = f"{what}; {self._percent} normal interval"
-            return Number(float(value), float(value - half), float(value + half), n, method)
+            return Number(float(value), float(value - half), float(value + half), n, method, of)
         return self.clustered(means(values), np.arange(n), what, of)
 
     def paired(self, ours: np.ndarray, theirs: np.ndarray, of: str = "episodes") -> Number:
@@ -93,6 +120,7 @@ class Bootstrap:
         """J statistics (R, J) of the same values, as `clustered` gives one."""
         n = len(clusters)
         labels, member = np.unique(clusters, return_inverse=True)
+        counted = (unit, None) if len(labels) == n else ("starts", len(labels))
         method = f"{what}; {self._percent} percentile bootstrap over {unit}"
         if len(labels) == 1:
             member = np.arange(n)
@@ -100,11 +128,11 @@ class Bootstrap:
         values = statistic(np.ones((1, n), np.int64))[0].tolist()
         if n == 1:
             alone = f"{what}; a single value has no interval"
-            return [Number(value, math.nan, math.nan, n, alone) for value in values]
+            return [Number(value, math.nan, math.nan, n, alone, *counted) for value in values]
         drawn = [statistic(counts[:, member]) for counts in self._counts(member.max() + 1, n)]
         ends = _quantiles(np.concatenate(drawn), self.confidence)
         method = f"{method}, {self.resamples} resamples"
-        return [Number(v, *e, n, method) for v, e in zip(values, ends, strict=True)]
+        return [Number(v, *e, n, method, *counted) for v, e in zip(values, ends, strict=True)]
 
     def stratified(self, statistic: Stratified, shapes: Sequence[Shape], what: str) -> Number:
         """A statistic of scores (runs, tasks) laid end to end, with runs resampled within each task
@@ -118,14 +146,14 @@ class Bootstrap:
         value = float(statistic(*(np.ones((1, math.prod(shape)), np.int64) for shape in shapes))[0])
         if least == 1:
             alone = f"{method}; a single run has no interval"
-            return Number(value, math.nan, math.nan, least, alone)
+            return Number(value, math.nan, math.nan, least, alone, "runs")
         generator = np.random.default_rng(self.seed)
         rows = max(1, CHUNK // max(map(math.prod, shapes)))
         pieces = [min(rows, self.resamples - begin) for begin in range(0, self.resamples, rows)]
         drawn = [statistic(*(_stratified(generator, n, *s) for s in shapes)) for n in pieces]
         ((low, high),) = _quantiles(np.concatenate(drawn)[:, None], self.confidence)
         method = f"{method}; {self._percent} percentile bootstrap over runs within tasks"
-        return Number(value, low, high, least, f"{method}, {self.resamples} resamples")
+        return Number(value, low, high, least, f"{method}, {self.resamples} resamples", "runs")
 
     @property
     def _percent(self) -> str:
@@ -171,7 +199,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95, of: str = "episodes
     middle, whole = share + z * z / (2 * n), 1 + z * z / n
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     method = f"share of {n} {of}; {100 * confidence:g} % Wilson interval"
-    return Number(share, (middle - half) / whole, (middle + half) / whole, n, method)
+    return Number(share, (middle - half) / whole, (middle + half) / whole, n, method, of)
 
 
 def means(values: np.ndarray) -> Statistic:
@@ -234,6 +262,10 @@ def skill(error: np.ndarray, reference: np.ndarray) -> Statistic:
     """1 - median error / median error of a reference; 0 where both are 0."""
     relative = ratio(error, reference)
     return lambda counts: 1 - relative(counts)
+
+
+def _episodes(count: int) -> str:
+    return f"{count:,} episode{'' if count == 1 else 's'}"
 
 
 def finite(value: float) -> float | None:

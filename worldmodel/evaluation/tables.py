@@ -55,16 +55,8 @@ def returns_sheet(results: Results) -> Sheet:
         named = mine | named
     more = {"success": "success", "normalized": "normalised"}
     told = {n: title for n, title in more.items() if where_told(results, n)}
-    rows = [
-        [
-            name,
-            str(r.mean),
-            *["" if (x := getattr(r, n)) is None else str(x) for n in told],
-            str(r.mean.n) if r.units == "episodes" else f"{r.mean.n} {r.units}",
-        ]
-        for name, r in named.items()
-    ]
-    header = ["who", "return", *told.values(), "episodes"]
+    rows = [[name, r.mean, *(getattr(r, n) or "" for n in told)] for name, r in named.items()]
+    header = ["who", "return", *told.values()]
     return Sheet(f"Mean return of an episode{where}", header, rows)
 
 
@@ -75,12 +67,9 @@ def uncertainty_sheets(uncertainty: Uncertainty) -> list[Sheet]:
     def sheet(steps: int) -> Sheet:
         found = {name: by_steps[steps] for name, by_steps in uncertainty.measures.items()}
         rows = [
-            [name.replace("_", " "), str(a.spearman), str(a.pearson), str(a.ause)]
-            for name, a in found.items()
+            [name.replace("_", " "), a.spearman, a.pearson, a.ause] for name, a in found.items()
         ]
-        count = next(iter(found.values())).spearman.n
-        title = f"Uncertainty beside the error after {in_steps([steps])}, {count:,} starts"
-        return Sheet(title, header, rows)
+        return Sheet(f"Uncertainty beside the error after {in_steps([steps])}", header, rows)
 
     return [sheet(steps) for steps in uncertainty.steps]
 

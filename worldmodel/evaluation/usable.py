@@ -78,9 +78,6 @@ def usable_sheet(found: dict[str, UsableHorizon]) -> Sheet:
     """A row an observation."""
     first = next(iter(found.values()))
     titles = ["median" if p == 50 else f"{p} %" for p in first.percentiles]
-    header = ["observation", *titles, f"share after {first.last}", "starts"]
-    rows = [
-        [key, *map(str, u.percentiles.values()), str(u.censored), str(u.censored.n)]
-        for key, u in found.items()
-    ]
+    header = ["observation", *titles, f"share after {first.last}"]
+    rows = [[key, *u.percentiles.values(), u.censored] for key, u in found.items()]
     return Sheet("Steps until persistence is nearer, percentiles over starts", header, rows)
