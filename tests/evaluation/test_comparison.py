@@ -6,53 +6,89 @@ import json
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import yaml
 
 from worldmodel.config import EvaluationOptions
 from worldmodel.errors import ConfigError
-from worldmodel.evaluation.comparison import (
-    Comparison,
-    compare_predictions,
-    compare_returns,
-    comparison_sheets,
-    verdict,
-)
+from worldmodel.evaluation.compared_acting import compare_returns
+from worldmodel.evaluation.compared_models import compare_models
+from worldmodel.evaluation.comparison import MORE, Comparison, Measure, compared
 from worldmodel.evaluation.comparison_page import comparison_page
+from worldmodel.evaluation.comparison_sheets import comparison_sheets, verdict
+from worldmodel.evaluation.prediction import open_loop
 from worldmodel.evaluation.side_by_side import compare_runs, labels
-from worldmodel.evaluation.statistics import Bootstrap
+from worldmodel.evaluation.statistics import Bootstrap, median
 
-OPTIONS = EvaluationOptions(horizons=[1, 8], context=4, starts=5, samples=3, resamples=200)
+OPTIONS = EvaluationOptions(horizons=[1, 8], context=4, starts=5, samples=4, resamples=200)
 
 
-def compared(worlds, **models):
-    logs = worlds.linear_logs([30, 25, 40, 30])
+def measures(worlds, **models) -> dict[str, Measure]:
+    """By their places."""
+    logs = worlds.linear_logs([30, 25, 40, 30], noise=0.2)
     given = {name: (model, logs.spec()) for name, model in models.items()}
-    return compare_predictions(given, logs, OPTIONS)["position"]
+    return {measure.place: measure for measure in compare_models(given, logs, OPTIONS)}
 
 
 def test_the_model_with_less_noise_is_ahead_at_every_horizon(worlds) -> None:
-    models = {"rough": 0.5, "fine": 0.05, "middling": 0.2}
-    found = compared(worlds, **{name: worlds.Linear(noise) for name, noise in models.items()})
-    for at in found.horizons.values():
+    models = {"rough": 0.9, "fine": 0.05, "middling": 0.4}
+    found = measures(worlds, **{name: worlds.Linear(noise) for name, noise in models.items()})
+    errors = found["prediction.position"]
+    for at in errors.rows.values():
         assert (at.lead.best, at.lead.second) == ("fine", "middling") and at.lead.is_clear
         by = 1 - at.numbers["fine"].value / at.numbers["middling"].value
         assert at.lead.by.value == pytest.approx(by) and at.lead.by.low <= by <= at.lead.by.high
-    assert verdict(Comparison([*models], "", None, 0.95, {"position": found})) == [
+    assert verdict(Comparison([*models], "", None, 0.95, [errors])) == [
         "Prediction of position: fine is ahead at 1 and 8 steps."
     ]
 
 
+def test_a_comparison_holds_the_numbers_of_each_models_own_evaluation(worlds) -> None:
+    logs, noise = worlds.linear_logs([30, 25, 40, 30], noise=0.2), {"a": 0.1, "b": 0.3}
+    found = measures(worlds, **{name: worlds.Linear(x) for name, x in noise.items()})
+    for run, x in noise.items():
+        key = jax.random.key(OPTIONS.seed)
+        alone = open_loop(worlds.Linear(x), logs.spec(), logs, OPTIONS, key)
+        judged = alone.keys["position"]
+        for h in OPTIONS.horizons:
+            calibration, expected = judged.calibration[h], alone.rewards[h]
+            for place, number in {
+                "prediction.position": judged.horizons[h].error,
+                "crps.position": calibration.crps,
+                "spread_skill.position": calibration.spread_skill,
+                "reward": expected.error,
+                "return": expected.return_error,
+            }.items():
+                ours = found[place].rows[str(h)].numbers[run]
+                assert (ours.value, ours.n) == (pytest.approx(number.value), number.n), place
+        assert (
+            found["usable_horizon.position"].rows["position"].numbers[run]
+            == (judged.usable.percentiles[50])
+        )
+
+
+def test_what_is_better_when_more_is_told_by_the_difference() -> None:
+    values = {"a": np.arange(40.0), "b": np.arange(40.0) + 2, "c": np.full(40, np.nan)}
+    given = {run: median(v) for run, v in values.items()}
+    found = compared(given, np.arange(40), "median", Bootstrap(100), MORE)
+    assert (found.lead.best, found.lead.second) == ("b", "a")  # what is not a number is last
+    assert found.lead.by.low == found.lead.by.value == found.lead.by.high == 2
+    assert compared({"a": given["a"]}, np.arange(40), "median", Bootstrap(100)).lead is None
+
+
 def test_two_that_are_the_same_are_not_told_apart(worlds) -> None:
-    found = compared(worlds, one=worlds.Linear(0.2), other=worlds.Linear(0.2))
-    for at in found.horizons.values():
-        assert at.lead.by.low == at.lead.by.value == at.lead.by.high == 0
-        assert not at.lead.is_clear
-    ((_, *cells), _) = comparison_sheets(
-        Comparison(["one", "other"], "", None, 0.95, {"position": found})
-    )[0].rows
-    assert cells[0] == cells[1] and cells[2] == "not clear"
+    found = measures(worlds, one=worlds.Linear(0.2), other=worlds.Linear(0.2))
+    for place, measure in found.items():
+        for at in measure.rows.values():
+            assert at.numbers["one"] == at.numbers["other"], place
+            if at.lead is not None:
+                assert at.lead.by.low == at.lead.by.value == at.lead.by.high == 0
+                assert not at.lead.is_clear
+    whole = Comparison(["one", "other"], "", None, 0.95, [*found.values()])
+    ((_, *cells), _) = comparison_sheets(whole)[0].rows
+    assert cells[0] == cells[1] and cells[3] == "not clear"
 
 
 def test_returns_are_compared_episode_by_episode() -> None:
@@ -60,10 +96,19 @@ def test_returns_are_compared_episode_by_episode() -> None:
     generator = np.random.default_rng(0)
     episodes = generator.normal(0, 100, 40)
     ours = episodes + 3 + generator.normal(0, 1, 40)
-    found = compare_returns({"a": episodes[None], "b": ours[None]}, Bootstrap(500))
+
+    def of(theirs):
+        earned = {"policy": {"a": episodes[None], "b": theirs}, "planner": {"a": episodes[None]}}
+        (measure,) = compare_returns(earned, "Pendulum-v1", Bootstrap(500))
+        assert [*measure.rows] == ["policy"]  # one run alone has a planner
+        return measure
+
+    found = of(ours[None]).rows["policy"]
     assert found.numbers["a"].high > found.numbers["b"].low  # told apart by no interval of theirs
     assert found.lead.best == "b" and 2 < found.lead.by.low < found.lead.by.high < 4
-    of_seeds = compare_returns({"a": episodes[None], "b": np.stack([ours, episodes])}, Bootstrap())
+    (said,) = verdict(Comparison(["a", "b"], "", None, 0.95, [of(ours[None])]))
+    assert said.startswith("Returns: b's policy returns more than a's") and "40 episodes" in said
+    of_seeds = of(np.stack([ours, episodes])).rows["policy"]
     assert of_seeds.lead.by.value == pytest.approx(found.lead.by.value / 2)
 
 
@@ -81,7 +126,8 @@ def change(config: Path, **values: object) -> None:
 
 
 def test_a_comparison_of_runs_is_written_whole(two_runs: list[Path], capsys) -> None:
-    given = {"horizons": [1, 2], "samples": 2, "episodes": 3, "resamples": 100}
+    given = {"horizons": [1, 2], "samples": 4, "episodes": 3, "resamples": 100}
+    given["decision"] = {"rollouts": 2, "lengths": [3, 5], "starts": 0}
     assert compare_runs(list(map(str, two_runs)), "last", given, None) == 0
     folder = two_runs[0].parent / ".compared" / "one-other"
     found = json.loads((folder / "comparison.json").read_text())
@@ -92,7 +138,10 @@ def test_a_comparison_of_runs_is_written_whole(two_runs: list[Path], capsys) -> 
     text = (folder / "comparison.md").read_text()
     assert "none is clearly ahead at 1 and 2 steps" in text and "the same 3 episodes" in text
     page = (folder / "comparison.html").read_text()
-    assert page.count("<svg") == 3 and "http" not in page
+    kinds = ["prediction", "usable_horizon", "crps", "spread_skill", "reward", "return", "returns"]
+    assert {*kinds, "decision"} <= found.keys()
+    assert found["decision"]["spearman"]["5"]["runs"].keys() == {"one", "other"}
+    assert page.count("<svg") == len(kinds) + 2 and "http" not in page
     assert str(folder / "comparison.html") in capsys.readouterr().out
 
 
@@ -120,6 +169,22 @@ def test_runs_that_cannot_be_compared_are_refused(two_runs: list[Path], what: st
 
 
 def test_a_page_of_models_without_a_policy(worlds) -> None:
-    keys = {"position": compared(worlds, a=worlds.Linear(0.5), b=worlds.Repeat())}
-    page = comparison_page(Comparison(["a", "b"], "", None, 0.95, keys))
-    assert page.count("<svg") == 2 and "b is ahead" not in page
+    found = measures(worlds, a=worlds.Linear(0.5), b=worlds.Repeat())
+    assert "crps.position" not in found  # only one of them samples
+    page = comparison_page(Comparison(["a", "b"], "", None, 0.95, [*found.values()]))
+    assert page.count("<svg") == len(found) == 4 and "b is ahead" not in page
+    assert page.count('class="band run-0"') == 3  # but for the usable horizon
+
+
+def test_the_last_checkpoints_stand_beside_the_best(worlds) -> None:
+    found = measures(worlds, a=worlds.Linear(0.5), b=worlds.Linear(0.05))
+    last = Comparison(["a", "b"], "", None, 0.95, [found["prediction.position"]])
+    best = Comparison(["a", "b"], "", None, 0.95, [found["crps.position"]], last=last)
+    assert [line.partition(":")[0] for line in verdict(best)] == [
+        "CRPS of sampled futures of position",
+        "Last checkpoints",
+    ]
+    titles = [sheet.title for sheet in comparison_sheets(best)]
+    assert len(titles) == 2 and titles[1].endswith(", last checkpoints")
+    assert best.to_json()["last"]["prediction"]["position"]["8"]["lead"]["best"] == "b"
+    assert "last checkpoints" in comparison_page(best)

@@ -125,7 +125,7 @@ def test_tables_figure_and_json_hold_the_same_numbers(found):
     assert tables[-1].rows[0][2] == decision.policies[tables[-1].rows[0][0]].real
     assert max(real) == decision.policies[tables[-1].rows[0][0]].real.value
     assert policies_in_both_worlds(decision).count("<circle") == len(real)
-    assert str(decision.agreement.spearman) in ranking.sentence(decision)
+    assert decision.agreement.spearman.brief in ranking.sentence(decision)
 
 
 def test_a_mixture_acts_as_its_policy_or_by_chance(world):

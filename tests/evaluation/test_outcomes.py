@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from worldmodel.config import EvaluationOptions
+from worldmodel.evaluation.compared_models import compare_models
 from worldmodel.evaluation.outcomes import area_under_curve, f1, reward_errors
 from worldmodel.evaluation.prediction import open_loop
 from worldmodel.evaluation.starts import Starts, places
@@ -158,3 +159,17 @@ def test_areas_and_f1_of_a_draw_are_those_of_the_repeated_cases():
         assert area == pytest.approx(u / (y.sum() * (~y).sum()))
         hits = ((s > 0) & y).sum()
         assert share == pytest.approx(2 * hits / ((s > 0).sum() + y.sum()))
+
+
+def test_models_are_compared_by_the_ends_they_foretell(counting):
+    logs, model = counting
+    models = {"late": (model(late=2), logs.spec()), "knows": (model(), logs.spec())}
+    found = {measure.place: measure.rows for measure in compare_models(models, logs, OPTIONS)}
+    for place in ("terminal.auc", "terminal.f1"):
+        assert list(found[place]) == ["1", "3", "8"]
+        for compared in found[place].values():
+            numbers = compared.numbers
+            assert compared.lead.best == "knows" and numbers["knows"].value == 1
+            assert compared.lead.by.value == pytest.approx(1 - numbers["late"].value)
+    alone = judged(model(late=2), logs).ends
+    assert found["terminal.f1"]["3"].numbers["late"].value == alone[3].f1.value

@@ -87,7 +87,7 @@ def test_starts_that_leave_no_room_are_refused(worlds):
 
 def test_a_horizon_uses_the_starts_for_which_it_exists(worlds):
     found = judged(worlds.Repeat(), worlds.linear_logs([30, 7, 7])).keys["position"]
-    assert [numbers.episodes for numbers in found.horizons.values()] == [3, 3, 1]
+    assert [numbers.error.episodes for numbers in found.horizons.values()] == [3, 3, 1]
     assert found.curve.starts[0] > found.curve.starts[-1] == 5
 
 

@@ -196,7 +196,7 @@ def test_pairs_are_compared_within():
     number = Bootstrap().paired(ours, theirs)
     assert 0 < number.low < number.value < number.high < 2
     assert number.value == pytest.approx((ours - theirs).mean()) and number.n == 40
-    assert number.method.startswith("mean difference over 40 pairs of episodes")
+    assert number.method.startswith("mean difference of pairs over 40 episodes")
     with pytest.raises(ValueError, match="40 and 39"):
         Bootstrap().paired(ours, theirs[1:])
 

@@ -125,10 +125,10 @@ def test_all_measures_are_written_with_n_and_interval(results):
         for numbers in by_steps.values():
             assert numbers.keys() == {"spearman", "pearson", "ause"}
             for number in numbers.values():
-                assert number.keys() == {"value", "low", "high", "n", "method"}
+                assert number.keys() == {"value", "low", "high", "n", "of", "episodes", "method"}
                 assert number["low"] <= number["value"] + 1e-9 and number["n"] > 10
     text, html = markdown(results), page(results)
-    cell = str(results.uncertainty.measures["ensemble_std"][5].spearman)
+    cell = results.uncertainty.measures["ensemble_std"][5].spearman.brief
     assert f"| ensemble std | {cell} |" in text
     assert "error after 5 steps" in text and "<h2>Uncertainty</h2>" in html
     console = Console(width=100, record=True, file=io.StringIO())

@@ -149,6 +149,12 @@ def calibration_at(
     )
 
 
+def spread_skill(spread: np.ndarray, square: np.ndarray) -> Statistic:
+    """Root mean square spread (N, D) / that of the error of the samples' mean."""
+    of_all = _spread_skill(spread, square, each=False)
+    return lambda counts: of_all(counts)[:, 0]
+
+
 def _spread_skill(spread: np.ndarray, square: np.ndarray, each: bool) -> Statistic:
     """Root mean squares (N, D), over all numbers first, then of each."""
     parts = [np.concatenate([x.mean(-1, keepdims=True), x], 1) for x in (spread, square)]

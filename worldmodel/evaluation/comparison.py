@@ -1,37 +1,22 @@
-"""Several runs side by side, on the same held-out episodes, starts and episode seeds.
-
-What makes a start or an episode hard is the same for all of them, so differences are known far
-better than each number by itself: every resample is drawn for both of a pair.
-"""
+"""What is found of several runs side by side: a measure after the other, and who leads in each."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from worldmodel.config import EvaluationOptions
-from worldmodel.data.trajectories import Trajectories
-from worldmodel.evaluation.prediction import start_errors, unit_of
-from worldmodel.evaluation.sheets import Cell, Sheet, in_steps
-from worldmodel.evaluation.starts import Starts, places
-from worldmodel.evaluation.statistics import Bootstrap, Number, median, skill
-from worldmodel.evaluation.usable import UsableHorizon, usable_horizon
+from worldmodel.evaluation.sheets import Cell
+from worldmodel.evaluation.statistics import Bootstrap, Number, Statistic, quotient
 
-NOTE = (
-    "All runs are judged at the same starts of the same held-out episodes, and act in the real "
-    "environment from the same seeds. A run is ahead where the interval of the paired difference "
-    "to the next one, with whole episodes resampled, does not hold 0. This tells these checkpoints "
-    "apart, not the methods that made them: for that, train several seeds of each."
-)
+LESS, MORE = "less", "more"  # what is better
 
 
 class Lead(NamedTuple):
-    """The best run, the next one, and by how much it is ahead of that: of errors the share by which
-    its median is smaller, of returns the mean difference.
+    """The best run, the next one, and by how much it is ahead of that: where less is better the
+    share by which it is smaller, else the difference.
     """
 
     best: str
@@ -51,166 +36,92 @@ class Lead(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """One measure of all runs, by name, and who leads."""
+    """One number of all runs, by name, and who leads where they can be told apart in pairs."""
 
     numbers: dict[str, Number]
-    lead: Lead
+    lead: Lead | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        numbers = {run: number.to_json() for run, number in self.numbers.items()}
+        return {"runs": numbers, "lead": None if self.lead is None else self.lead.to_json()}
 
 
 @dataclass(frozen=True)
-class ComparedKey:
-    """Of one observation: errors by horizon, medians (H,) at every step, usable horizons."""
+class Measure:
+    """One measure, a row a horizon, an observation or who acts.
 
+    place: where it stands in comparison.json, `prediction.position`
+    subject: what it is of, as a sentence begins; rows are steps ahead where `of` is "steps"
+    unit: for the axis of its plot; baseline: by row, what no run should be worse than
+    """
+
+    place: str
+    subject: str
+    title: str
+    of: str
     unit: str
-    horizons: dict[int, Compared]
-    curves: dict[str, np.ndarray]
-    persistence: np.ndarray
-    usable: dict[str, UsableHorizon]
+    rows: dict[str, Compared]
+    baseline: dict[str, Number] = field(default_factory=dict)
+
+    @property
+    def by_horizon(self) -> bool:
+        return self.of == "steps"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`returns` are by who acts: policy or planner."""
+    """`last` is the same of the last checkpoints, where these are the best ones."""
 
     runs: list[str]
     split: str
     environment: str | None
     confidence: float
-    keys: dict[str, ComparedKey] = field(default_factory=dict)
-    returns: dict[str, Compared] = field(default_factory=dict)
+    measures: list[Measure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    last: Comparison | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """`prediction.KEY.HORIZON.{RUN..., lead}`, `usable_horizon.KEY.RUN`, `returns.WHO`."""
-
-        def of(compared: Compared) -> dict[str, Any]:
-            numbers = {run: number.to_json() for run, number in compared.numbers.items()}
-            return {"runs": numbers, "lead": compared.lead.to_json()}
-
-        return {
+        """Each measure in its place: `prediction.KEY.HORIZON.{runs.RUN, lead}`, `returns.WHO...`"""
+        found: dict[str, Any] = {
             "runs": self.runs,
             "held_out_sha256": self.split,
             "environment": self.environment,
-            "prediction": {
-                name: {str(h): of(compared) for h, compared in key.horizons.items()}
-                for name, key in self.keys.items()
-            },
-            "usable_horizon": {
-                name: {run: usable.to_json() for run, usable in key.usable.items()}
-                for name, key in self.keys.items()
-            },
-            "returns": {who: of(compared) for who, compared in self.returns.items()},
             "notes": self.notes,
+            "last": None if self.last is None else self.last.to_json(),
         }
+        for measure in self.measures:
+            kind, _, key = measure.place.partition(".")
+            rows = {row: compared.to_json() for row, compared in measure.rows.items()}
+            found.setdefault(kind, {}).update({key: rows} if key else rows)
+        return found
 
 
-def compare_predictions(
-    models: dict[str, Any], held_out: Trajectories, options: EvaluationOptions
-) -> dict[str, ComparedKey]:
-    """Errors of several models, each given with its spec by the name of its run."""
-    found: dict[str, dict[str, np.ndarray]] = {}
-    for run, (model, spec) in models.items():
-        key = jax.random.key(options.seed)
-        starts, found[run] = start_errors(model, spec, held_out, options, key)
-    _, spec = next(iter(models.values()))
-    horizons, _, _ = places(held_out, options)
-    bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
-    return {
-        name: _compared_key(
-            unit_of(observation),
-            {r: e[name] for r, e in found.items()},
-            starts,
-            horizons,
-            bootstrap,
-        )
-        for name, observation in spec.observations.items()
-    }
-
-
-def _compared_key(
-    unit: str,
-    errors: dict[str, np.ndarray],
-    starts: Starts,
-    horizons: Sequence[int],
+def compared(
+    statistics: dict[str, Statistic],
+    clusters: np.ndarray,
+    what: str,
     bootstrap: Bootstrap,
-) -> ComparedKey:
-    """errors: run -> (K, N, H) of the model, persistence and others."""
-    with np.errstate(invalid="ignore"):
-        curves = {run: np.nanmedian(e[0], 0) for run, e in errors.items()}
-        persistence = np.nanmedian(next(iter(errors.values()))[1], 0)
-    return ComparedKey(
-        unit=unit,
-        horizons={h: _compared_errors(errors, starts, h, bootstrap) for h in horizons},
-        curves=curves,
-        persistence=persistence,
-        usable={run: usable_horizon(e, starts, bootstrap) for run, e in errors.items()},
-    )
-
-
-def _compared_errors(
-    errors: dict[str, np.ndarray], starts: Starts, horizon: int, bootstrap: Bootstrap
+    better: str | None = LESS,
 ) -> Compared:
-    there = starts.left >= horizon
-    values = {run: e[0, there, horizon - 1] for run, e in errors.items()}
-    episodes = starts.episodes[there]
-    over = f"over {there.sum()} starts in {len(np.unique(episodes))} held-out episodes"
-    numbers = {
-        run: bootstrap.clustered(median(v), episodes, f"median {over}") for run, v in values.items()
-    }
-    best, second = sorted(numbers, key=lambda run: numbers[run].value)[:2]
-    what = f"1 - median error / median error of the next, {over}"
-    by = bootstrap.clustered(skill(values[best], values[second]), episodes, what)
-    return Compared(numbers, Lead(best, second, by))
-
-
-def compare_returns(returns: dict[str, np.ndarray], bootstrap: Bootstrap) -> Compared:
-    """Returns (seeds, episodes) of each run on common episode seeds; of several training seeds
-    their mean counts.
+    """A statistic of every run over the same values: what is drawn is drawn for all runs, so that
+    what makes a start hard for all of them does not widen the difference. There is a lead among two
+    or more runs where it is known what is `better`.
     """
-    means = {run: earned.mean(0) for run, earned in returns.items()}
-    numbers = {run: bootstrap.mean(mean, "episodes") for run, mean in means.items()}
-    best, second = sorted(numbers, key=lambda run: -numbers[run].value)[:2]
-    return Compared(numbers, Lead(best, second, bootstrap.paired(means[best], means[second])))
+    numbers = {run: bootstrap.clustered(s, clusters, what) for run, s in statistics.items()}
+    if better is None or len(numbers) < 2:
+        return Compared(numbers)
+    best, second = ranked(numbers, better)[:2]
+    ours, theirs = statistics[best], statistics[second]
+    ahead: Callable[[np.ndarray], np.ndarray]
+    if better == LESS:
+        share, said = quotient(ours, theirs), f"1 - {what} by that of the next run"
+        ahead = lambda counts: 1 - share(counts)  # noqa: E731
+    else:
+        ahead, said = lambda counts: ours(counts) - theirs(counts), f"{what} less the next run's"
+    return Compared(numbers, Lead(best, second, bootstrap.clustered(ahead, clusters, said)))
 
 
-def comparison_sheets(comparison: Comparison) -> list[Sheet]:
-    """A table an observation, one of usable horizons, one of returns."""
-    runs, made = comparison.runs, []
-    for name, key in comparison.keys.items():
-        rows = [[str(h), *c.numbers.values(), *c.lead.cells()] for h, c in key.horizons.items()]
-        header = ["steps", *key.curves, "best", "smaller than the next by"]
-        made.append(Sheet(f"Open-loop error of {name}, in {key.unit}", header, rows))
-    if comparison.keys:
-        rows = [
-            [name, *(usable.percentiles[50] for usable in key.usable.values())]
-            for name, key in comparison.keys.items()
-        ]
-        judged = list(next(iter(comparison.keys.values())).usable)
-        made.append(Sheet("Steps until persistence is nearer, median", ["of", *judged], rows))
-    if comparison.returns:
-        rows = [
-            [who, *(c.numbers.get(run, "") for run in runs), *c.lead.cells()]
-            for who, c in comparison.returns.items()
-        ]
-        header = ["who", *runs, "best", "above the next by"]
-        made.append(Sheet(f"Mean return in the real {comparison.environment}", header, rows))
-    return made
-
-
-def verdict(comparison: Comparison) -> list[str]:
-    """Who wins where, in plain sentences."""
-    said = []
-    for name, key in comparison.keys.items():
-        clear = {h: c.lead.best for h, c in key.horizons.items() if c.lead.is_clear}
-        ahead = {run: [h for h in clear if clear[h] == run] for run in clear.values()}
-        parts = [f"{run} is ahead at {in_steps(hs)}" for run, hs in ahead.items()]
-        level = [h for h in key.horizons if h not in clear]
-        parts += [f"none is clearly ahead at {in_steps(level)}"] if level else []
-        said.append(f"Prediction of {name}: {'; '.join(parts)}.")
-    for who, compared in comparison.returns.items():
-        best, second, by = compared.lead
-        said.append(
-            f"{best}'s {who} returns {'' if compared.lead.is_clear else 'not clearly '}more than "
-            f"{second}'s, by {by.brief} over the same {by.n} episodes."
-        )
-    return said or ["There was neither a prediction nor a return to compare."]
+def ranked(numbers: dict[str, Number], better: str) -> list[str]:
+    """Best first; what is not a number comes last."""
+    sign = 1 if better == LESS else -1
+    return sorted(numbers, key=lambda run: np.nan_to_num(sign * numbers[run].value, nan=np.inf))

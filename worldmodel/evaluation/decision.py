@@ -80,6 +80,11 @@ class Decision:
         }
 
 
+def decides(model: WorldModel, spec: DataSpec, options: EvaluationOptions) -> bool:
+    """Whether there is anything to rank, and it is asked for."""
+    return options.decision.rollouts > 0 and model.imagines and spec.has_reward
+
+
 def decide(
     model: WorldModel,
     policy: nnx.Module,

@@ -27,7 +27,7 @@ from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.evaluation import environments
 from worldmodel.evaluation.acting import Agent, played_by, who_act
 from worldmodel.evaluation.aggregates import SEEDS
-from worldmodel.evaluation.decision import decide
+from worldmodel.evaluation.decision import decide, decides
 from worldmodel.evaluation.free_run import free_run
 from worldmodel.evaluation.prediction import Prediction, open_loop
 from worldmodel.evaluation.report import page
@@ -104,7 +104,7 @@ def evaluate(
             played = played_by(name, acts, environment, spec, options)
         returns[name] = _mean_return(played, bootstrap, reference)
     decision = None
-    if acting and policy is not None and _decides(model, spec, options):
+    if acting and policy is not None and decides(model, spec, options):
         with _timed(seconds, "decision"):
             decision = decide(model, policy, earlier or {}, spec, environment, options)
     if all_logs.rewards is not None:
@@ -134,10 +134,6 @@ def _outside_note(share: float) -> str:
         f"{100 * share:.2g} % of the actions lie outside the bounds that the model was trained in "
         "(data.action_low, data.action_high): it sees them at the bounds."
     )
-
-
-def _decides(model: WorldModel, spec: DataSpec, options: EvaluationOptions) -> bool:
-    return options.decision.rollouts > 0 and model.imagines and spec.has_reward
 
 
 def _mean_return(

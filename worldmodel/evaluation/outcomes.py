@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -96,13 +96,19 @@ def rewards_by_horizon(
     return {h: at(h) for h in horizons}
 
 
-def ends_by_horizon(
-    judge: Judge,
-    ended: np.ndarray,
-    held_out: Trajectories,
-    horizons: list[int],
-    bootstrap: Bootstrap,
-) -> dict[int, Ends]:
+class Foretold(NamedTuple):
+    """At one horizon, of M starts: how probable an end within so many steps was said to be, whether
+    there was one, and in which episode.
+    """
+
+    probability: np.ndarray
+    happened: np.ndarray
+    episodes: np.ndarray
+
+
+def ends_foretold(
+    judge: Judge, ended: np.ndarray, held_out: Trajectories, horizons: list[int]
+) -> dict[int, Foretold]:
     """From the probability (N, H) of an end within so many steps of the judge's starts. Further
     starts, shortly before ends, are added: how many ended is so by choice, and F1 depends on it.
 
@@ -121,15 +127,22 @@ def ends_by_horizon(
         happened = over_at & (left <= h)
         known = happened | (left >= h)
         p, y, e = probability[known, h - 1], happened[known], episodes[known]
-        if y.all() or not y.any():
-            continue
-        over = f"over {known.sum()} starts, of which {y.sum()} ended within {h} steps"
-        found[h] = Ends(
+        if y.any() and not y.all():
+            found[h] = Foretold(p, y, e)
+    return found
+
+
+def ends_by_horizon(foretold: dict[int, Foretold], bootstrap: Bootstrap) -> dict[int, Ends]:
+    def at(horizon: int) -> Ends:
+        p, y, e = foretold[horizon]
+        over = f"over {len(y)} starts, of which {y.sum()} ended within {horizon} steps"
+        return Ends(
             bootstrap.clustered(f1(p >= LIKELY, y), e, f"F1 {over}"),
             bootstrap.clustered(area_under_curve(p, y), e, f"area under the ROC curve {over}"),
             bootstrap.clustered(means(y), e, f"share that ended, {over}"),
         )
-    return found
+
+    return {h: at(h) for h in foretold}
 
 
 def f1(foretold: np.ndarray, happened: np.ndarray) -> Statistic:

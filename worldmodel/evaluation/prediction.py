@@ -18,7 +18,13 @@ from worldmodel.data.spec import DataSpec, ObservationSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.evaluation.calibration import FEWEST_SAMPLES, Calibration, calibration_at
 from worldmodel.evaluation.futures import Judge, Measured
-from worldmodel.evaluation.outcomes import Ends, Rewards, ends_by_horizon, rewards_by_horizon
+from worldmodel.evaluation.outcomes import (
+    Ends,
+    Rewards,
+    ends_by_horizon,
+    ends_foretold,
+    rewards_by_horizon,
+)
 from worldmodel.evaluation.starts import Starts, places
 from worldmodel.evaluation.statistics import Bootstrap, Number, median, quantiles, skill
 from worldmodel.evaluation.usable import UsableHorizon, usable_horizon
@@ -126,7 +132,8 @@ def open_loop(
     if measured.reward is not None:
         rewards = rewards_by_horizon(measured.reward, held_out, spec, starts, horizons, bootstrap)
     if held_out.terminated.any():
-        ends = ends_by_horizon(judge, measured.ended, held_out, horizons, bootstrap)
+        foretold = ends_foretold(judge, measured.ended, held_out, horizons)
+        ends = ends_by_horizon(foretold, bootstrap)
     notes += _notes(measured, held_out, starts, options)
     return Prediction(keys, notes, rewards, ends)
 

@@ -24,7 +24,7 @@ ACTING = ("policy", "planner")  # with the model, in the real environment
 
 @dataclass(frozen=True)
 class Return:
-    """The mean return of one who acts, over episodes or training seeds; and all returns (episodes,).
+    """Mean return of one who acts, over episodes or training seeds, and all returns (episodes,).
 
     played: the episodes in full, those of each training seed; none of the logs
     success: the rate of what the environment calls success, where it tells

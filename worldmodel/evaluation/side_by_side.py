@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,18 +16,15 @@ from worldmodel.compilation import use_cache
 from worldmodel.config import EvaluationOptions
 from worldmodel.config_io import changed
 from worldmodel.data.fitting import fitted
-from worldmodel.data.trajectories import split
+from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.errors import ConfigError
 from worldmodel.evaluation.acting import played_by, who_act
-from worldmodel.evaluation.comparison import (
-    NOTE,
-    Comparison,
-    compare_predictions,
-    compare_returns,
-    comparison_sheets,
-    verdict,
-)
+from worldmodel.evaluation.compared_acting import RANKING_NOTE, compare_rankings, compare_returns
+from worldmodel.evaluation.compared_models import compare_models
+from worldmodel.evaluation.comparison import Comparison
 from worldmodel.evaluation.comparison_page import comparison_page
+from worldmodel.evaluation.comparison_sheets import NOTE, comparison_sheets, verdict
+from worldmodel.evaluation.decision import Decision, decide, decides
 from worldmodel.evaluation.statistics import Bootstrap
 from worldmodel.judged_data import judged_data
 from worldmodel.run_directory import write_json
@@ -34,6 +32,11 @@ from worldmodel.storage import write_text
 
 if TYPE_CHECKING:
     from worldmodel.loading import LoadedRun
+
+BEST_NOTE = (
+    "Each run's best checkpoint, by a metric of its own, is best in part by luck: the last ones "
+    "are compared below."
+)
 
 
 def compare_runs(
@@ -62,7 +65,14 @@ def compare_runs(
         for run in loaded.values():
             run.directory.bind_data(run.spec, trajectories.fingerprint())
         _, held_out = split(trajectories, config.data.holdout)
-    comparison = _compare(loaded, held_out, config.evaluation, checkpoint)
+    comparison = _compare(loaded, held_out, config.evaluation)
+    if checkpoint == "best":
+        last = {name: run.last or run for name, run in loaded.items()}
+        comparison = replace(
+            comparison,
+            last=_compare(last, held_out, config.evaluation),
+            notes=[*comparison.notes, BEST_NOTE],
+        )
     default = first.directory.path.parent / ".compared" / "-".join(names).replace("/", "_")
     _write(comparison, Path(folder) if folder else default)
     return 0
@@ -97,34 +107,34 @@ def _check_comparable(runs: dict[str, LoadedRun]) -> None:
 
 
 def _compare(
-    runs: dict[str, LoadedRun], held_out: Any, options: EvaluationOptions, checkpoint: str
+    runs: dict[str, LoadedRun], held_out: Trajectories, options: EvaluationOptions
 ) -> Comparison:
     notes = []
-    if checkpoint == "best":
-        notes.append(
-            "Each run's best checkpoint, by a metric of its own, is best in part by luck; "
-            "checkpoint=last compares the last ones."
-        )
     first = next(iter(runs.values()))
-    models = {name: (run.model, run.spec) for name, run in runs.items() if run.model.imagines}
+    models = {name: run for name, run in runs.items() if run.model.imagines}
     if left_out := runs.keys() - models.keys():
         notes.append(f"Without dynamics there is nothing to predict: {', '.join(left_out)}.")
-    environment = first.config.data.environment
-    bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
-    returns = _returns(runs, environment, options) if environment is not None else {}
     if seeds := [name for name, run in runs.items() if run.twins]:
-        notes.append(f"Of {', '.join(seeds)}: the first seed's errors, the mean return of all.")
+        notes.append(
+            f"Of {', '.join(seeds)}: prediction and ranking of the first seed, returns of all."
+        )
+    measures = []
+    if len(models) > 1:
+        given = {name: (run.model, run.spec) for name, run in models.items()}
+        measures += compare_models(given, held_out, options)
+    environment = first.config.data.environment
+    if environment is not None:
+        bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
+        measures += compare_returns(_returns(runs, environment, options), environment, bootstrap)
+        decisions = _decisions(models, environment, options)
+        measures += compare_rankings(decisions)
+        notes += [RANKING_NOTE] if decisions else []
     return Comparison(
         runs=list(runs),
         split=held_out.fingerprint(),
         environment=environment,
         confidence=options.confidence,
-        keys=compare_predictions(models, held_out, options) if len(models) > 1 else {},
-        returns={
-            who: compare_returns(earned, bootstrap)
-            for who, earned in returns.items()
-            if len(earned) > 1
-        },
+        measures=measures,
         notes=notes,
     )
 
@@ -141,6 +151,17 @@ def _returns(
             per_seed = [episodes.returns for episodes in played]
             earned.setdefault(who, {})[name] = np.stack(per_seed)
     return earned
+
+
+def _decisions(
+    models: dict[str, LoadedRun], environment: str, options: EvaluationOptions
+) -> dict[str, Decision]:
+    """How each model that has a policy ranks the policies made from that."""
+    return {
+        name: decide(run.model, run.policy, run.earlier_policies(), run.spec, environment, options)
+        for name, run in models.items()
+        if run.policy is not None and decides(run.model, run.spec, options)
+    }
 
 
 def _write(comparison: Comparison, folder: Path) -> None:

@@ -103,7 +103,7 @@ class Bootstrap:
         if len(ours) != len(theirs):
             raise ValueError(f"{len(ours)} and {len(theirs)} values: pairs need as many of both")
         off = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
-        return self.mean(off, f"pairs of {of}", "mean difference")
+        return self.mean(off, of, "mean difference of pairs")
 
     def clustered(
         self, statistic: Statistic, clusters: np.ndarray, what: str, unit: str = "episodes"
@@ -245,13 +245,17 @@ def quantiles(values: np.ndarray, levels: Sequence[float]) -> Statistic:
 
 
 def ratio(error: np.ndarray, reference: np.ndarray) -> Statistic:
-    """Median error / median error of a reference, both (N,) from the same starts; 1 where both
-    are 0. What is drawn is drawn for both: what makes a start hard for both does not widen it.
+    """Median error / median error of a reference, both (N,) from the same starts."""
+    return quotient(median(error), median(reference))
+
+
+def quotient(ours: Statistic, theirs: Statistic) -> Statistic:
+    """One statistic of the same values / another; 1 where both are 0. What is drawn is drawn for
+    both: what makes a start hard for both does not widen it.
     """
-    model, baseline = median(error), median(reference)
 
     def statistic(counts: np.ndarray) -> np.ndarray:
-        e, r = model(counts), baseline(counts)
+        e, r = ours(counts), theirs(counts)
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where((e == 0) & (r == 0), 1.0, e / r)
 

@@ -1,0 +1,70 @@
+"""Several runs side by side in words: tables, and who wins where."""
+
+from __future__ import annotations
+
+from worldmodel.evaluation.comparison import Comparison, Measure
+from worldmodel.evaluation.sheets import Cell, Sheet, in_steps
+
+NOTE = (
+    "All runs are judged at the same starts of the same held-out episodes, and act in the real "
+    "environment from the same seeds. A run is ahead where the interval of the paired difference "
+    "to the next one, with whole episodes resampled, does not hold 0. This tells these checkpoints "
+    "apart, not the methods that made them: for that, train several seeds of each."
+)
+
+
+def comparison_sheets(comparison: Comparison, of: str = "") -> list[Sheet]:
+    """A table a measure; `of` which checkpoints is added to their titles."""
+    made = [_sheet(measure, comparison.runs, of) for measure in comparison.measures]
+    if comparison.last is not None:
+        made += comparison_sheets(comparison.last, ", last checkpoints")
+    return made
+
+
+def _sheet(measure: Measure, runs: list[str], of: str) -> Sheet:
+    judged = [run for run in runs if any(run in c.numbers for c in measure.rows.values())]
+    leads = any(compared.lead is not None for compared in measure.rows.values())
+
+    def cells(row: str) -> list[Cell]:
+        numbers, lead = measure.rows[row]
+        found = [row, *(numbers.get(run, "") for run in judged)]
+        found += [measure.baseline[row]] if measure.baseline else []
+        return found + ([] if not leads else lead.cells() if lead is not None else ["", ""])
+
+    header = [measure.of, *judged, *(["persistence"] if measure.baseline else [])]
+    header += ["best", "ahead of the next by"] if leads else []
+    spared = ("persistence",) if measure.baseline else ()
+    return Sheet(f"{measure.title}{of}", header, [cells(row) for row in measure.rows], spared)
+
+
+def verdict(comparison: Comparison) -> list[str]:
+    """Who wins where, in plain sentences."""
+    said = [
+        _by_horizon(measure) if measure.by_horizon else _by_row(measure)
+        for measure in comparison.measures
+        if any(compared.lead is not None for compared in measure.rows.values())
+    ]
+    if comparison.last is not None:
+        said += [f"Last checkpoints: {line}" for line in verdict(comparison.last)]
+    return said or ["There was nothing to compare."]
+
+
+def _by_horizon(measure: Measure) -> str:
+    leads = {row: c.lead for row, c in measure.rows.items() if c.lead is not None}
+    clear = {row: lead.best for row, lead in leads.items() if lead.is_clear}
+    ahead = {run: [int(r) for r in clear if clear[r] == run] for run in clear.values()}
+    parts = [f"{run} is ahead at {in_steps(horizons)}" for run, horizons in ahead.items()]
+    level = [int(row) for row in leads if row not in clear]
+    parts += [f"none is clearly ahead at {in_steps(level)}"] if level else []
+    return f"{measure.subject}: {'; '.join(parts)}."
+
+
+def _by_row(measure: Measure) -> str:
+    """Of returns: a row is who acts."""
+    leads = {row: c.lead for row, c in measure.rows.items() if c.lead is not None}
+    parts = [
+        f"{lead.best}'s {who} returns {'' if lead.is_clear else 'not clearly '}more than "
+        f"{lead.second}'s, by {lead.by.brief} over the same {lead.by.counted}"
+        for who, lead in leads.items()
+    ]
+    return f"{measure.subject}: {'; '.join(parts)}."
