@@ -1,5 +1,6 @@
 """The true dynamics rank policies and plans as the world does; a liar ranks them the other way."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import gymnasium
@@ -9,10 +10,19 @@ import pytest
 from flax import nnx
 
 from worldmodel import models
-from worldmodel.config import DecisionOptions, EvaluationOptions, OracleOptions, RSSMOptions
-from worldmodel.data import ActionSpec, DataSpec, ObservationSpec
+from worldmodel.config import (
+    DecisionOptions,
+    EvaluationOptions,
+    GymnasiumData,
+    OracleOptions,
+    PlannerOptions,
+    RSSMOptions,
+)
+from worldmodel.data import ActionSpec
+from worldmodel.data.readers.gymnasium import collect
 from worldmodel.evaluation import ranking
 from worldmodel.evaluation.agreement import ImaginedReturn, RealReturn
+from worldmodel.evaluation.cloning import cloned
 from worldmodel.evaluation.contenders import Mixed, contenders, imagined_returns
 from worldmodel.evaluation.decision import (
     compared_lengths,
@@ -32,6 +42,7 @@ from worldmodel.nn.heads import ActionHead
 OPTIONS = EvaluationOptions(
     resamples=200,
     decision=DecisionOptions(rollouts=12, lengths=[5, 60], starts=3, sequences=16, steps=10),
+    planner=PlannerOptions(kind="cem", horizon=10, samples=64, elites=8, iterations=2),
 )
 
 
@@ -61,10 +72,11 @@ def world(pendulum):
 
 
 @pytest.fixture(scope="module")
-def found(world):
+def found(world, pendulum):
     earlier = {"step 7": ActionHead(3, world.spec.action, 16, 1, rngs=nnx.Rngs(5))}
+    given = (world.actor, earlier, world.spec, pendulum, "Pendulum-v1", OPTIONS)
     return {
-        name: decide(model, world.actor, earlier, world.spec, "Pendulum-v1", OPTIONS)
+        name: decide(model, *given)
         for name, model in (("oracle", world.oracle), ("liar", world.liar))
     }
 
@@ -91,6 +103,11 @@ def test_true_dynamics_rank_policies_as_the_world_does(found):
     decision = found["oracle"]
     assert list(decision.lengths) == [5, 60] and decision.steps == 60
     assert {"policy", "step 7", "random", "50 % random actions"} <= decision.policies.keys()
+    assert {"cloned from the logs", "planner"} <= decision.policies.keys()
+    planned = decision.policies["planner"]
+    assert planned.real.n == planned.imagined.n == 8 and decision.policies["policy"].real.n == 12
+    # It plans with the true dynamics and rewards, and is better than a will of one's own.
+    assert planned.real.low > decision.policies["policy"].real.high
     assert decision.agreement.spearman.value > 0.9
     assert decision.agreement.spearman.n == len(decision.policies) >= 8
     assert decision.agreement.regret.value < 0.05
@@ -176,15 +193,37 @@ def test_lengths_stay_within_an_episode():
     assert compared_lengths(DecisionOptions(lengths=[15, 50, 900]), "Pendulum-v1") == [15, 50, 200]
 
 
-def test_discrete_actions_and_episodes_that_end():
-    observation = ObservationSpec((4,), "float32", (0.0,) * 4, (1.0,) * 4)
-    spec = DataSpec({"observation": observation}, ActionSpec(True, 2))
+@pytest.mark.parametrize("discrete", [False, True])
+def test_a_clone_does_what_was_logged(worlds, discrete):
+    """Who acted in the logs pushed against the position; features are the position."""
+    logs = worlds.linear_logs([30, 25, 40, 30])
+    position = logs.observations["position"]
+    taken = np.clip(-position, -2, 2)
+    if discrete:
+        taken = (position[:, 0] > 0).astype(np.int32)
+        logs = dataclasses.replace(logs, action_spec=ActionSpec(True, 2))
+    taken[logs.last_rows] = 0  # nothing is done there, which is no example
+    logs = dataclasses.replace(logs, actions=taken)
+    head = cloned(worlds.Repeat(), logs.spec(), logs, jax.random.key(0))
+    seen = np.random.default_rng(1).uniform(-1, 1, (200, 2)).astype(np.float32)
+    action = np.asarray(head(seen).mode())
+    if discrete:
+        assert (action == (seen[:, 0] > 0)).mean() > 0.97
+    else:
+        assert np.abs(action - -seen / 2).mean() < 0.03  # in [-1, 1], of the range [-2, 2]
+
+
+def test_discrete_actions_and_episodes_that_end(tmp_path):
+    logs = collect(
+        GymnasiumData("poles", environment="CartPole-v1", episodes=4, cache_dir=str(tmp_path))
+    )
+    spec = logs.spec()
     options = RSSMOptions(deter=32, hidden=16, blocks=2)
     model = nnx.jit(lambda key: models.build(options, spec, key))(jax.random.key(0))
     actor = ActionHead(model.feature_size, spec.action, 16, 1, rngs=nnx.Rngs(1))
     few = DecisionOptions(rollouts=8, lengths=[60], starts=2, sequences=8, steps=5)
     options = EvaluationOptions(resamples=200, decision=few)
-    decision = decide(model, actor, {}, spec, "CartPole-v1", options)
+    decision = decide(model, actor, {}, spec, logs, "CartPole-v1", options)
     # A new reward head says 0 of everything: the model ranks nothing, and says so.
     assert decision.agreement.spearman.value == 0
     assert decision.policies["highest action"].real.value < 12

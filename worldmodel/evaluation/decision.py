@@ -14,26 +14,34 @@ import jax
 import numpy as np
 from flax import nnx
 
+from worldmodel import planning
 from worldmodel.config import DecisionOptions, EvaluationOptions
 from worldmodel.data.spec import DataSpec
+from worldmodel.data.trajectories import Trajectories
 from worldmodel.evaluation.agreement import (
     ImaginedReturn,
     RankAgreement,
     RealReturn,
     rank_agreement,
 )
-from worldmodel.evaluation.contenders import NOISE, contenders, imagined_returns, noisy
+from worldmodel.evaluation.cloning import cloned
+from worldmodel.evaluation.contenders import NOISE, Mixed, contenders, imagined_returns, noisy
 from worldmodel.evaluation.environments import Observation, RealEnvironment, episode_limit
 from worldmodel.evaluation.returns import (
+    PLANNED_LANES,
     Act,
+    Chooser,
     environments_of,
     model_policies,
+    model_policy,
     play_in,
 )
 from worldmodel.evaluation.sequences import SequenceAgreement, sequence_agreement
 from worldmodel.evaluation.statistics import Bootstrap, Number
 from worldmodel.models.interface import WorldModel
+from worldmodel.planning import Value
 
+PLANNER = "planner"  # acts from few starts: each of its steps holds hundreds of imagined rollouts
 WANDERING = noisy(NOISE[2])  # who leads to the states in which plans are ranked
 
 
@@ -90,25 +98,36 @@ def decide(
     policy: nnx.Module,
     earlier: Mapping[str, nnx.Module],
     spec: DataSpec,
+    logs: Trajectories,
     environment: str,
     options: EvaluationOptions,
+    value: Value | None = None,
 ) -> Decision:
-    """Judges a model by policies made from `policy` and `earlier` ones, who act on its features."""
+    """Judges a model by policies made from `policy` and `earlier` ones, who act on its features; a
+    clone of who acted in the `logs`; and the planner, where one is asked for, with a critic's
+    `value`.
+    """
     decision, key = options.decision, jax.random.key(options.seed)
     bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
     lengths = compared_lengths(decision, environment)
     choosers = contenders(policy, earlier, spec.action)
     acts = dict(zip(choosers, model_policies(model, list(choosers.values()), spec), strict=True))
+    clone = Mixed(cloned(model, spec, logs, key), spec.action)
+    others: dict[str, Chooser] = {"cloned from the logs": clone}
+    planner = planning.build(options.planner, spec, policy, value)
+    others |= {} if planner is None else {PLANNER: planner}
+    acts |= {name: model_policy(model, chooser, spec) for name, chooser in others.items()}
+    choosers |= others
     with environments_of(environment, spec, decision.rollouts) as environments:
         first = first_observations(environments, options.seed)
-        played = {
-            name: real_returns(environments, spec, act, options.seed, lengths)
-            for name, act in acts.items()
-        }
-        imagined = {
-            name: imagined_returns(model, chooser, spec, first, lengths, key)
-            for name, chooser in choosers.items()
-        }
+        played, imagined = {}, {}
+        for name, chooser in choosers.items():
+            count = PLANNED_LANES if name == PLANNER else decision.rollouts
+            some = {of: seen[:count] for of, seen in first.items()}
+            played[name] = real_returns(
+                environments[:count], spec, acts[name], options.seed, lengths
+            )
+            imagined[name] = imagined_returns(model, chooser, spec, some, lengths, key)
         sequences = None
         if decision.starts:
             sequences = sequence_agreement(

@@ -106,7 +106,8 @@ def evaluate(
     decision = None
     if acting and policy is not None and decides(model, spec, options):
         with _timed(seconds, "decision"):
-            decision = decide(model, policy, earlier or {}, spec, environment, options)
+            judged = (model, policy, earlier or {}, spec, all_logs, environment, options, value)
+            decision = decide(*judged)
     if all_logs.rewards is not None:
         logged = all_logs.returns()
         mean = bootstrap.mean(logged, "episodes")

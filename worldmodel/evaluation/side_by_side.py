@@ -59,18 +59,18 @@ def compare_runs(
     _check_comparable(loaded)
     config = changed(first.config, {"evaluation": overrides})
     if config.evaluation.data is not None:
-        held_out = fitted(data.load(judged_data(config)), first.spec)
+        logs = held_out = fitted(data.load(judged_data(config)), first.spec)
     else:
-        trajectories = data.load(config.data)
+        logs = data.load(config.data)
         for run in loaded.values():
-            run.directory.bind_data(run.spec, trajectories.fingerprint())
-        _, held_out = split(trajectories, config.data.holdout)
-    comparison = _compare(loaded, held_out, config.evaluation)
+            run.directory.bind_data(run.spec, logs.fingerprint())
+        _, held_out = split(logs, config.data.holdout)
+    comparison = _compare(loaded, logs, held_out, config.evaluation)
     if checkpoint == "best":
         last = {name: run.last or run for name, run in loaded.items()}
         comparison = replace(
             comparison,
-            last=_compare(last, held_out, config.evaluation),
+            last=_compare(last, logs, held_out, config.evaluation),
             notes=[*comparison.notes, BEST_NOTE],
         )
     default = first.directory.path.parent / ".compared" / "-".join(names).replace("/", "_")
@@ -107,7 +107,10 @@ def _check_comparable(runs: dict[str, LoadedRun]) -> None:
 
 
 def _compare(
-    runs: dict[str, LoadedRun], held_out: Trajectories, options: EvaluationOptions
+    runs: dict[str, LoadedRun],
+    logs: Trajectories,
+    held_out: Trajectories,
+    options: EvaluationOptions,
 ) -> Comparison:
     notes = []
     first = next(iter(runs.values()))
@@ -126,7 +129,7 @@ def _compare(
     if environment is not None:
         bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
         measures += compare_returns(_returns(runs, environment, options), environment, bootstrap)
-        decisions = _decisions(models, environment, options)
+        decisions = _decisions(models, logs, environment, options)
         measures += compare_rankings(decisions)
         notes += [RANKING_NOTE] if decisions else []
     return Comparison(
@@ -154,11 +157,23 @@ def _returns(
 
 
 def _decisions(
-    models: dict[str, LoadedRun], environment: str, options: EvaluationOptions
+    models: dict[str, LoadedRun],
+    logs: Trajectories,
+    environment: str,
+    options: EvaluationOptions,
 ) -> dict[str, Decision]:
     """How each model that has a policy ranks the policies made from that."""
     return {
-        name: decide(run.model, run.policy, run.earlier_policies(), run.spec, environment, options)
+        name: decide(
+            run.model,
+            run.policy,
+            run.earlier_policies(),
+            run.spec,
+            logs,
+            environment,
+            options,
+            run.value,
+        )
         for name, run in models.items()
         if run.policy is not None and decides(run.model, run.spec, options)
     }
