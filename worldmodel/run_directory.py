@@ -67,6 +67,14 @@ class RunDirectory:
             return {}
         return self._read("summary.json", _whole_summary)
 
+    def results(self, part: Callable[[Any], Any]) -> Any:
+        """A `part` of what the last evaluation found, as results.json has it."""
+        return self._read("evaluation/results.json", part)
+
+    def episodes(self) -> list[dict[str, Any]]:
+        """Every episode that the last evaluation played, as episodes.jsonl has it."""
+        return self._read("evaluation/episodes.jsonl", lambda rows: rows, _lines)
+
     def write_summary(self, stage: str, entry: dict[str, Any]) -> None:
         if not self.writes:
             return
@@ -104,16 +112,22 @@ class RunDirectory:
                 "Give the run another name (name=...), or start over with fresh=true."
             )
 
-    def _read(self, name: str, part: Callable[[Any], Any]) -> Any:
+    def _read(
+        self, name: str, part: Callable[[Any], Any], parse: Callable[[str], Any] = json.loads
+    ) -> Any:
         """A `part` of what a file of JSON holds."""
         try:
-            return part(json.loads((self.path / name).read_text(encoding="utf-8")))
+            return part(parse((self.path / name).read_text(encoding="utf-8")))
         except OSError as error:
             raise CheckpointError(f"{self.path / name}: {error.strerror}") from None
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"{self.path / name} is damaged: {type(error).__name__}, {first_line(error)}"
             ) from None
+
+
+def _lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def _whole_summary(summary: Any) -> dict[str, Any]:

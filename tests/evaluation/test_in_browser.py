@@ -13,8 +13,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from worldmodel.evaluation.aggregated import aggregated
+from worldmodel.evaluation.aggregated_page import aggregated_page
+from worldmodel.evaluation.methods import ScoreTable
 from worldmodel.evaluation.side_by_side import compare_runs
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -59,16 +63,20 @@ addEventListener("load", () => {{
 
 @pytest.fixture(scope="module")
 def pages(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A run's report and a comparison with itself under another name."""
+    """A run's report, a comparison with itself under another name, and three methods on tasks."""
     runs = tmp_path_factory.mktemp("browser")
     other = shutil.copytree(smoke_run, runs / "other")
     config = other / "config.yaml"
     config.write_text(config.read_text().replace(f"name: {smoke_run.name}\n", "name: other\n", 1))
     given = {"horizons": [1, 2], "samples": 2, "episodes": 3, "resamples": 100}
     compare_runs([str(smoke_run), str(other)], "last", given, str(runs))
+    names = [f"a method of learning from logs, number {number}" for number in range(3)]
+    scores = np.random.default_rng(0).normal(50, 20, (len(names), 5, 2))
+    table = ScoreTable(["one task", "another"], dict(zip(names, scores, strict=True)), True)
     return {
         "report": (smoke_run / "evaluation" / "report.html").read_text(),
         "comparison": (runs / "comparison.html").read_text(),
+        "aggregate": aggregated_page(aggregated(table)),
     }
 
 
@@ -94,7 +102,7 @@ def luminance(color: str) -> float:
     return sum(w * x for w, x in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-@pytest.mark.parametrize("name", ["report", "comparison"])
+@pytest.mark.parametrize("name", ["report", "comparison", "aggregate"])
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (1280, True)])
 def test_a_page_is_readable(
     pages: dict[str, str], name: str, width: int, dark: bool, tmp_path: Path

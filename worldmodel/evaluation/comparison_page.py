@@ -6,8 +6,8 @@ import numpy as np
 
 from worldmodel.evaluation.comparison import Comparison, Measure
 from worldmodel.evaluation.comparison_sheets import NOTE, comparison_sheets, verdict
-from worldmodel.evaluation.figures import figure
-from worldmodel.evaluation.report import document, section, table, words
+from worldmodel.evaluation.figures import figure, interval_bars
+from worldmodel.evaluation.report import document, header, section, table, words
 from worldmodel.evaluation.statistics import Number
 from worldmodel.evaluation.svg import Panel, extent
 
@@ -18,22 +18,20 @@ BY_ROW = "Values with their intervals."
 def comparison_page(comparison: Comparison) -> str:
     """The whole HTML page; it opens offline."""
     colors = {run: f"run-{place}" for place, run in enumerate(comparison.runs)}
-    first, *rest = verdict(comparison)
-    header = (
-        f'<header><p class="run">{words(", ".join(comparison.runs))}</p><h1>{words(first)}</h1>'
-        f"{''.join(f'<p>{words(line)}</p>' for line in rest)}</header>"
-    )
     curves = [m for m in comparison.measures if m.by_horizon and len(m.rows) > 1]
     others = [m for m in comparison.measures if m not in curves]
     legend = [(color, run) for run, color in colors.items()]
     panels = [(m.title, _curves(m, colors)) for m in curves]
     bars = [
-        (m.title if len(m.rows) == 1 else f"{m.title}: {row}", _bars(m, row, colors))
+        (
+            m.title if len(m.rows) == 1 else f"{m.title}: {row}",
+            interval_bars(compared.numbers, colors, f"{m.subject}: {row}", m.unit),
+        )
         for m in others
-        for row in m.rows
+        for row, compared in m.rows.items()
     ]
     body = [
-        header,
+        header(", ".join(comparison.runs), "", verdict(comparison)),
         section("By horizon", figure(BY_HORIZON, panels, legend) if panels else ""),
         section("In one number", figure(BY_ROW, bars, legend) if bars else ""),
         section("In numbers", "".join(map(table, comparison_sheets(comparison)))),
@@ -69,22 +67,3 @@ def _curves(measure: Measure, colors: dict[str, str]) -> str:
 def _along(numbers: list[Number]) -> np.ndarray:
     """(3, H) values and both ends."""
     return np.array([(n.value, n.low, n.high) for n in numbers], np.float64).reshape(-1, 3).T
-
-
-def _bars(measure: Measure, row: str, colors: dict[str, str]) -> str:
-    """A bar a run: its value and interval."""
-    numbers = measure.rows[row].numbers
-    ends = {run: (n.low, n.high, n.value) for run, n in numbers.items()}
-    low, high = extent(np.array(list(ends.values())))
-    panel = Panel(
-        (low, high),
-        (-0.5, len(ends) - 0.5),
-        label=f"{measure.subject} of each run: {row}",
-        x_title=measure.unit,
-        height=70 + 26 * len(ends),
-        left=12,
-        y_ticks=False,
-    )
-    for place, (run, (least, most, value)) in enumerate(ends.items()):
-        panel.bar(least, most, value, len(ends) - 1 - place, colors[run])
-    return panel.svg()

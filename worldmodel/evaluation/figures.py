@@ -14,6 +14,7 @@ from worldmodel.evaluation.moving import gif, side_by_side
 from worldmodel.evaluation.prediction import Example, KeyPrediction
 from worldmodel.evaluation.results import Return
 from worldmodel.evaluation.spectrum import KEPT_AFTER, Spectrum
+from worldmodel.evaluation.statistics import Number
 from worldmodel.evaluation.svg import Panel, extent, png
 
 MOST_DIMENSIONS = 4  # of a vector drawn over time
@@ -51,6 +52,28 @@ def figure(caption: str, panels: Iterable[tuple[str, str]], legend: Sequence[tup
         f'<figure>{keys}<div class="grid-of-panels">{cells}</div>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
+
+
+def interval_bars(
+    numbers: dict[str, Number], colors: dict[str, str], label: str, x_title: str
+) -> str:
+    """A row a run or method: its value, and its interval if it has one."""
+    ends = {
+        name: [x if np.isfinite(x) else n.value for x in (n.low, n.high)] + [n.value]
+        for name, n in numbers.items()
+    }
+    panel = Panel(
+        extent(np.array(list(ends.values()))),
+        (-0.5, len(ends) - 0.5),
+        label=label,
+        x_title=x_title,
+        height=70 + 26 * len(ends),
+        left=12,
+        y_ticks=False,
+    )
+    for row, (name, (low, high, value)) in enumerate(ends.items()):
+        panel.bar(low, high, value, len(ends) - 1 - row, colors[name])
+    return panel.svg()
 
 
 def horizon_curves(predictions: dict[str, KeyPrediction]) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
@@ -39,7 +40,7 @@ def page(
     title = source.run or "world model"
     body = "".join(
         [
-            _header(results, title),
+            header(title, checkpoint(source), headline(results)),
             section("Open-loop prediction", _prediction(results)),
             section("Imagined beside real", figures.imagined_beside_real(results.prediction.keys)),
             section("Free run", _free_run(results)),
@@ -65,13 +66,13 @@ def document(title: str, body: str) -> str:
     )
 
 
-def _header(results: Results, title: str) -> str:
-    source = results.provenance
-    first, *rest = headline(results)
+def header(title: str, of: str, verdict: Sequence[str]) -> str:
+    """The verdict, under what it is about."""
+    first, *rest = verdict
     below = "".join(f"<p>{words(line)}</p>" for line in rest)
+    about = f" <span>{escape(of)}</span>" if of else ""
     return (
-        f'<header><p class="run">{escape(title)} <span>{escape(checkpoint(source))}</span></p>'
-        f"<h1>{words(first)}</h1>{below}</header>"
+        f'<header><p class="run">{escape(title)}{about}</p><h1>{words(first)}</h1>{below}</header>'
     )
 
 

@@ -1,0 +1,109 @@
+"""`python -m worldmodel.aggregate runs=[RUN,...]`: methods over several tasks and training seeds.
+
+It reads what evaluations left in the runs' folders; nothing is trained or played. Mistakes are told
+before JAX is imported.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.text import Text
+
+from worldmodel.checks import refuse, walk
+from worldmodel.command_line import HELP_FLAGS, Arguments, guarded, parse_overrides, read_values
+from worldmodel.config.aggregate import AggregateOptions
+from worldmodel.config_io import assign
+from worldmodel.errors import CheckpointError
+from worldmodel.evaluation.aggregated import (
+    Aggregated,
+    aggregated,
+    aggregated_sheets,
+    how,
+    verdict,
+)
+from worldmodel.evaluation.finished import find_runs, read_runs
+from worldmodel.evaluation.methods import score_table
+from worldmodel.run_directory import write_json
+from worldmodel.storage import write_text
+
+DESCRIPTION = """
+Puts the scores of finished runs together, over tasks and training seeds: interquartile mean, mean,
+median, optimality gap, performance profiles, and how probable it is that one method beats another,
+each with its interval (Agarwal et al. 2021).
+
+A task is an environment with its logs. Runs that differ by their seed alone are one method; so are
+the seeds of one run (training.num_seeds). Nothing is trained or played: every run has to be judged.
+"""
+USAGES = (
+    "python -m worldmodel.aggregate runs=runs [OPTION=VALUE ...]",
+    "python -m worldmodel.aggregate runs=[runs/A,runs/B,...] by=[policy.name]",
+)
+ONE_WORD = re.compile(r"^(runs|by)=([^\[]+)$")  # a list of one may be written without brackets
+
+
+def run(words: Sequence[str]) -> int:
+    """Puts together what the words ask for; returns the exit status. Raises UserError."""
+    arguments = Arguments.parse(words, flags=HELP_FLAGS)
+    if arguments.has(HELP_FLAGS):
+        from worldmodel import help_text
+
+        print(help_text.command(DESCRIPTION, USAGES, AggregateOptions()))
+        return 0
+    aggregate(parse(arguments.words))
+    return 0
+
+
+def parse(words: Sequence[str]) -> AggregateOptions:
+    """Reads OPTION=VALUE words. Raises ConfigError."""
+    options = AggregateOptions()
+    known = {option.key: option for option, _ in walk(options)}
+    listed = [ONE_WORD.sub(r"\1=[\2]", word) for word in words]
+    given, faults = read_values(parse_overrides(listed), known)
+    for key, value in given.items():
+        assign(options, key, value)
+    faults += [fault for option, value in walk(options) if (fault := option.fault(value))]
+    refuse(faults)
+    return options
+
+
+def aggregate(options: AggregateOptions) -> None:
+    """Writes aggregate.{json,md,html} and shows the tables. Raises UserError for runs that are not
+    judged, and for scores that cannot be put together.
+    """
+    paths = find_runs(options.runs)
+    runs, others = read_runs(paths, options.who)
+    if not runs:
+        raise CheckpointError(
+            f"runs={','.join(options.runs)}: nobody acts in any of these {len(paths)}; accepted: "
+            "runs with a policy or a planner, judged in a real environment"
+        )
+    table = score_table(runs, options.by, options.score)
+    if others:
+        table.notes.append(f"Left out, since nobody acts there: {', '.join(map(str, others))}.")
+    folder = Path(options.folder) if options.folder else paths[0].parent / ".aggregated"
+    _write(aggregated(table), folder)
+
+
+def _write(found: Aggregated, folder: Path) -> None:
+    from worldmodel.evaluation.aggregated_page import aggregated_page  # the page's parts need JAX
+
+    said, sheets, notes = verdict(found), aggregated_sheets(found), [how(found), *found.table.notes]
+    lines = [f"# {', '.join(found.methods)}", "", *said, ""]
+    for sheet in sheets:
+        lines += [sheet.markdown(), ""]
+    write_json(folder / "aggregate.json", found.to_json())
+    write_text(folder / "aggregate.md", "\n".join([*lines, *notes, ""]))
+    write_text(folder / "aggregate.html", aggregated_page(found))
+    console = Console(width=max(Console().width, 100))
+    tables = [sheet.for_terminal() for sheet in sheets]
+    console.print(Group(*map(Text, said), *tables, *map(Text, notes)))
+    console.print(f"aggregate   {folder / 'aggregate.html'}", soft_wrap=True, highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(lambda: run(sys.argv[1:])))

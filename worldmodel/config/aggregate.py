@@ -1,0 +1,39 @@
+"""Options of `python -m worldmodel.aggregate`: finished runs put together by method and task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from omegaconf import MISSING
+
+from worldmodel.config.option import option
+
+SCORES = ("normalized", "return")
+
+
+@dataclass
+class AggregateOptions:
+    """Which runs are put together, and what tells their methods apart."""
+
+    runs: list[str] = option(
+        MISSING, "run directories, folders that hold some, or patterns such as runs/td3_bc-*"
+    )
+    by: list[str] | None = option(
+        None,
+        "options that tell methods apart, such as [policy.name] (none: all that differ between "
+        "runs, but for names, seeds, data, where a model is taken from, and what is written)",
+    )
+    score: str | None = option(
+        None,
+        "what is put together (none: the normalised score where every run has one, else the "
+        "return, which has to be of a single task)",
+        choices=SCORES,
+    )
+    who: str | None = option(
+        None,
+        "whose returns (none: each run's policy, or its planner if alone)",
+        choices=("policy", "planner"),
+    )
+    folder: str | None = option(
+        None, "where aggregate.{md,json,html} go (none: .aggregated/ beside the first run)"
+    )
