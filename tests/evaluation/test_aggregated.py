@@ -25,7 +25,7 @@ from worldmodel.config import (
     ReBRACOptions,
     TD3BCOptions,
 )
-from worldmodel.config_io import save_config
+from worldmodel.config_io import assign, save_config
 from worldmodel.errors import CheckpointError, ConfigError
 from worldmodel.evaluation.aggregated import Aggregated, aggregated, aggregated_sheets, verdict
 from worldmodel.evaluation.evaluator import write
@@ -71,8 +71,14 @@ def judge(tmp_path: Path, walker_spec) -> Judge:
         seed: int = 0,
         reference: Reference | None = None,
         logs: str | None = None,
+        step: int = 100,
+        who: str = "policy",
+        **options: object,
     ) -> Path:
         config = Config(name, seed, model=ObservedOptions(), policy=policy)
+        config.training.world_model.steps = config.training.policy.steps = 100
+        for key, value in options.items():
+            assign(config, key.replace("__", "."), value)
         config.data = GymnasiumData(name="logs", environment=task)
         run = RunDirectory(tmp_path / "runs" / name)
         save_config(config, run.path / "config.yaml")
@@ -85,9 +91,9 @@ def judge(tmp_path: Path, walker_spec) -> Judge:
                 Episodes(seeds, r[:, None], one.astype(int), one, ~one, None) for r in returns
             ]
             mean = bootstrap.mean(returns.mean(1), "training seeds")
-            earned["policy"] = Return(mean, returns.ravel(), "training seeds", played)
+            earned[who] = Return(mean, returns.ravel(), "training seeds", played)
         source = Provenance(
-            name, "policy", 100, environment=task, config=dataclasses.asdict(config)
+            name, "policy", step, environment=task, config=dataclasses.asdict(config)
         )
         scale = None if reference is None else Scale(reference, reference.note(1000))
         write(Results(Prediction({}, []), earned, 0.95, source, scale=scale), run.evaluation)
@@ -209,6 +215,29 @@ def test_methods_are_told_apart_by_few_options(judge: Judge) -> None:
         table_of(runs, by=["value_scale"])
     with pytest.raises(ConfigError, match=r"by=policy: holds several.*policy\.name"):
         table_of(runs, by=["policy"])
+
+
+def test_a_planner_is_a_method_of_its_own(judge: Judge) -> None:
+    returns = returns_of("td3_bc", "Hopper-v5", 1)
+    for kind in ("cem", "mppi"):
+        given = {"who": "planner", "evaluation__planner__kind": kind}
+        runs = judge(kind, NoPolicy(), "Hopper-v5", returns, **given).parent
+    found = table_of(runs)
+    assert [*found.scores] == [f"evaluation.planner.kind={kind}" for kind in ("cem", "mppi")]
+    assert read_runs(find_runs([str(runs)]), "policy") == ([], [runs / "cem", runs / "mppi"])
+
+
+def test_what_was_not_judged_alike_is_said(judge: Judge) -> None:
+    for seed in range(3):
+        returns = returns_of("td3_bc", "Hopper-v5", 1, seed, episodes=6 - seed // 2)
+        given = {"evaluation__episodes": 6 - seed // 2, "training__model_from": "runs/model"}
+        early = {"step": 99 + seed % 2}
+        name = f"run-{seed}"
+        runs = judge(name, POLICIES["td3_bc"], "Hopper-v5", returns, seed, **given, **early).parent
+    shared, early, episodes = table_of(runs).notes
+    assert shared.startswith("Runs of td3_bc on Hopper-v5 share a world model (runs/model)")
+    assert early.endswith(f"the end of their training: {runs / 'run-0'}, {runs / 'run-2'}.")
+    assert episodes == "Means are over different numbers of episodes, 5 to 6."
 
 
 def test_uneven_seeds_are_cut_and_said_to_be(judge: Judge) -> None:

@@ -32,7 +32,8 @@ class FinishedRun:
     who: policy or planner, whose `returns` (seeds,) these are: of each training seed the mean over
     its episodes
     reference: what normalised scores are counted by, if that was asked for
-    step, best: of the checkpoint judged, and whether it was chosen as the best
+    step, steps, best: of the checkpoint judged; of its stage in full; whether it is there as the
+    best one
     """
 
     path: Path
@@ -43,6 +44,7 @@ class FinishedRun:
     returns: np.ndarray
     reference: Reference | None
     step: int
+    steps: int
     best: bool
 
     @property
@@ -126,6 +128,7 @@ def _finished(
                 else f"`python eval.py run={directory.path}` measures them"
             )
         )
+    stage = found["stage"]
     return FinishedRun(
         directory.path,
         options,
@@ -135,6 +138,7 @@ def _finished(
         _means_of_seeds(directory, acts, found["returns"][acts]["value"]),
         _reference(found.get("reference")),
         found["step"],
+        int(options[f"training.{'world_model' if stage == 'joint' else stage}.steps"]),
         found.get("last") is not None,
     )
 

@@ -219,16 +219,18 @@ def _differing(method: str, runs: Sequence[FinishedRun], by: Sequence[str]) -> I
 
 
 def _judged(runs: Sequence[FinishedRun], cells: Cells) -> Iterator[str]:
-    """Where runs were not judged alike."""
-    if best := [str(run.path) for run in runs if run.best]:
-        who = "All" if len(best) == len(runs) else _some(best)
-        yield f"{who}: judged by the best checkpoint, which is best in part by luck."
+    """Where seeds are not all that differs, or runs were not judged alike."""
     for (method, task), own in cells.items():
-        if len(steps := {run.step for run in own}) > 1:
+        models = [run.options.get("training.model_from", "null") for run in own]
+        if shared := {model for model in models if model != "null" and models.count(model) > 1}:
             yield (
-                f"{method} on {task}: checkpoints of different steps ({min(steps):,} to "
-                f"{max(steps):,}) were judged."
+                f"Runs of {method} on {task} share a world model ({_some(sorted(shared))}): "
+                "intervals leave out how they would do with another."
             )
+    if best := [str(run.path) for run in runs if run.best]:
+        yield f"Judged by the best checkpoint, which is best in part by luck: {_some(best)}."
+    if early := [str(run.path) for run in runs if run.step < run.steps and not run.best]:
+        yield f"Judged before the end of their training: {_some(early)}."
     counts = {int(run.options["evaluation.episodes"]) for run in runs}
     if len(counts) > 1:
         yield f"Means are over different numbers of episodes, {min(counts)} to {max(counts)}."
