@@ -187,18 +187,20 @@ def aggregated_sheets(found: Aggregated) -> list[Sheet]:
 
 def how(found: Aggregated) -> str:
     """What the numbers are, and when a method is said to be ahead."""
-    return (
-        "IQM: the mean of the middle half of all scores. "
-        + (
-            f"Optimality gap: the mean shortfall below {TARGET:g}, lower is better. "
-            if found.table.normalized
-            else ""
+    said = ["IQM: the mean of the middle half of all scores."]
+    if found.table.normalized:
+        said.append(f"Optimality gap: the mean shortfall below {TARGET:g}, lower is better.")
+    if len(found.methods) > 1:
+        said.append(
+            "Probability of improvement: how probable it is that a run of one method beats a run "
+            "of the other on a task drawn at random, ties counted half; a method is ahead where "
+            f"the whole interval is above {EVEN:g}."
         )
-        + "Probability of improvement: how probable it is that a run of one method beats a run of "
-        "the other on a task drawn at random, ties counted half; a method is ahead where the whole "
-        f"interval is above {EVEN:g}. Brackets hold the {100 * found.confidence:g} % interval of a "
-        "bootstrap over training seeds within tasks."
+    said.append(
+        f"Brackets hold the {100 * found.confidence:g} % interval of a bootstrap over training "
+        "seeds within tasks."
     )
+    return " ".join(said)
 
 
 def _columns(numbers: list[Number]) -> dict[str, list[float | None]]:

@@ -194,8 +194,12 @@ def _refuse_gaps(
         told = f" (by {', '.join(by)})" if by else ""
         raise ConfigError(
             listed(f"every method{told} needs runs on every task; missing are", missing)
-            + "\nTrain these, leave runs out, or tell methods apart by other options, such as "
-            "by=[policy.name]."
+            + "\nTrain and judge these, or leave runs out"
+            + (
+                ""
+                if list(by) == [NAMES[0]]
+                else f"; or tell methods apart by less, as by=[{NAMES[0]}]"
+            )
         )
 
 
