@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console, Group
@@ -84,7 +85,8 @@ def aggregate(options: AggregateOptions) -> None:
         )
     table = score_table(runs, options.by, options.score)
     if others:
-        table.notes.append(f"Left out, since nobody acts there: {', '.join(map(str, others))}.")
+        left_out = f"Left out, since nobody acts there: {', '.join(map(str, others))}."
+        table = replace(table, notes=[*table.notes, left_out])
     folder = Path(options.folder) if options.folder else paths[0].parent / ".aggregated"
     _write(aggregated(table), folder)
 

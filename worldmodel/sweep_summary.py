@@ -81,7 +81,7 @@ def _told(job: Finished) -> list[str]:
 
 def _seeds(jobs: list[Finished], earned: Number) -> int:
     """How many were trained: of a single run, those that its interval is over."""
-    from worldmodel.evaluation.aggregates import SEEDS
+    from worldmodel.evaluation.statistics import SEEDS
 
     runs = {job.run for job in jobs}
     return earned.n if len(runs) > 1 or earned.of == SEEDS else 1

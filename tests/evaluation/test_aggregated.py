@@ -34,7 +34,7 @@ from worldmodel.evaluation.methods import ScoreTable, score_table, telling
 from worldmodel.evaluation.prediction import Prediction
 from worldmodel.evaluation.results import Provenance, Results, Return, Scale
 from worldmodel.evaluation.returns import Episodes
-from worldmodel.evaluation.statistics import Bootstrap
+from worldmodel.evaluation.statistics import SEEDS, Bootstrap
 from worldmodel.references import Reference
 from worldmodel.run_directory import RunDirectory
 
@@ -90,8 +90,8 @@ def judge(tmp_path: Path, walker_spec) -> Judge:
             played = [
                 Episodes(seeds, r[:, None], one.astype(int), one, ~one, None) for r in returns
             ]
-            mean = bootstrap.mean(returns.mean(1), "training seeds")
-            earned[who] = Return(mean, returns.ravel(), "training seeds", played)
+            mean = bootstrap.mean(returns.mean(1), SEEDS)
+            earned[who] = Return(mean, returns.ravel(), played)
         source = Provenance(
             name, "policy", step, environment=task, config=dataclasses.asdict(config)
         )

@@ -5,13 +5,12 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from worldmodel.evaluation.aggregates import (
-    SEEDS,
     aggregate,
     note_on_seeds,
     performance_profile,
@@ -19,7 +18,7 @@ from worldmodel.evaluation.aggregates import (
 )
 from worldmodel.evaluation.methods import ScoreTable
 from worldmodel.evaluation.sheets import Sheet, listed
-from worldmodel.evaluation.statistics import Bootstrap, Number, finite
+from worldmodel.evaluation.statistics import SEEDS, Bootstrap, Number, finite
 
 TARGET = 100.0  # of normalised scores: what the better return of the reference scores
 THRESHOLDS = 51  # of a performance profile
@@ -132,7 +131,7 @@ def _improvement(
     for ours, theirs in itertools.combinations(scores, 2):
         n = probability_of_improvement(scores[ours], scores[theirs], bootstrap)
         found[ours][theirs] = n
-        found[theirs][ours] = Number(1 - n.value, 1 - n.high, 1 - n.low, n.n, n.method)
+        found[theirs][ours] = replace(n, value=1 - n.value, low=1 - n.high, high=1 - n.low)
     return found
 
 
@@ -153,34 +152,33 @@ def verdict(found: Aggregated) -> list[str]:
         for method in found.methods
         if beaten[method] and method not in leads
     ]
-    means = [f"{method} {numbers['iqm']}" for method, numbers in found.numbers.items()]
+    means = [f"{method} {numbers['iqm'].brief}" for method, numbers in found.numbers.items()]
     few = note_on_seeds(min(map(len, found.table.scores.values())))
     said.append(f"Interquartile mean of the {found.score} on {found.where}: {'; '.join(means)}.")
     return [*said, few] if few else said
 
 
 def _over(beaten: dict[str, Number]) -> str:
-    return listed([f"{other} (probability of improvement {n})" for other, n in beaten.items()])
+    return listed(
+        [f"{other} (probability of improvement {n.brief})" for other, n in beaten.items()]
+    )
 
 
 def aggregated_sheets(found: Aggregated) -> list[Sheet]:
     """The aggregates, every method over every other, and the means by task."""
     tasks, first = found.table.tasks, next(iter(found.numbers.values()))
-    rows = [
-        [method, str(len(found.table.scores[method])), *map(str, numbers.values())]
-        for method, numbers in found.numbers.items()
-    ]
-    header = ["method", "seeds", *(AGGREGATES[name] for name in first)]
+    rows = [[method, *numbers.values()] for method, numbers in found.numbers.items()]
+    header = ["method", *(AGGREGATES[name] for name in first)]
     made = [Sheet(f"{found.score.capitalize()} on {found.where}", header, rows)]
     if len(found.methods) > 1:
         rows = [
-            [ours, *(str(found.improvement[ours].get(theirs, "")) for theirs in found.methods)]
+            [ours, *(found.improvement[ours].get(theirs, "") for theirs in found.methods)]
             for ours in found.methods
         ]
         title = "Probability of improvement: a run of the row beats one of the column"
         made.append(Sheet(title, ["method", *found.methods], rows))
     if len(tasks) > 1:
-        rows = [[task, *(str(m[task]) for m in found.by_task.values())] for task in tasks]
+        rows = [[task, *(m[task] for m in found.by_task.values())] for task in tasks]
         made.append(Sheet(f"Mean {found.score} by task", ["task", *found.methods], rows))
     return made
 

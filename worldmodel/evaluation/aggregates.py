@@ -12,7 +12,6 @@ import numpy as np
 
 from worldmodel.evaluation.statistics import FEW_SEEDS, Bootstrap, Number, Statistic, means
 
-SEEDS = "training seeds"  # what an interval is over where several were trained
 RECOMMENDED_SEEDS = 10
 
 

@@ -26,7 +26,6 @@ from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.evaluation import environments
 from worldmodel.evaluation.acting import Agent, played_by, who_act
-from worldmodel.evaluation.aggregates import SEEDS
 from worldmodel.evaluation.decision import decide, decides
 from worldmodel.evaluation.free_run import free_run
 from worldmodel.evaluation.prediction import Prediction, open_loop
@@ -34,7 +33,7 @@ from worldmodel.evaluation.report import page
 from worldmodel.evaluation.results import Provenance, Results, Return, Scale, episodes, to_json
 from worldmodel.evaluation.returns import Episodes
 from worldmodel.evaluation.spectrum import spectrum_of
-from worldmodel.evaluation.statistics import Bootstrap, Number, wilson
+from worldmodel.evaluation.statistics import SEEDS, Bootstrap, Number, wilson
 from worldmodel.evaluation.tables import markdown, render
 from worldmodel.evaluation.uncertainty import has_members, uncertainty_beside_error
 from worldmodel.models.interface import WorldModel

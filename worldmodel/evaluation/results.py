@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from worldmodel.evaluation import ranking
-from worldmodel.evaluation.aggregates import SEEDS, note_on_seeds
+from worldmodel.evaluation.aggregates import note_on_seeds
 from worldmodel.evaluation.decision import Decision
 from worldmodel.evaluation.free_run import FreeRun
 from worldmodel.evaluation.prediction import HorizonNumbers, KeyPrediction, Prediction
 from worldmodel.evaluation.returns import Episodes
 from worldmodel.evaluation.spectrum import Spectrum
-from worldmodel.evaluation.statistics import Number, finite
+from worldmodel.evaluation.statistics import SEEDS, Number, finite
 from worldmodel.evaluation.uncertainty import Uncertainty
 from worldmodel.references import Reference
 

@@ -23,6 +23,7 @@ Shape = tuple[int, int]  # runs, tasks
 
 LARGE = 5000  # values from which a mean's bootstrap interval and the normal one are the same
 CHUNK = 4_000_000  # counts held in memory at once
+SEEDS = "training seeds"  # what an interval is over where several were trained
 FEW_SEEDS = 5  # with fewer, intervals over seeds are too narrow
 
 
@@ -146,14 +147,14 @@ class Bootstrap:
         value = float(statistic(*(np.ones((1, math.prod(shape)), np.int64) for shape in shapes))[0])
         if least == 1:
             alone = f"{method}; a single run has no interval"
-            return Number(value, math.nan, math.nan, least, alone, "runs")
+            return Number(value, math.nan, math.nan, least, alone, SEEDS)
         generator = np.random.default_rng(self.seed)
         rows = max(1, CHUNK // max(map(math.prod, shapes)))
         pieces = [min(rows, self.resamples - begin) for begin in range(0, self.resamples, rows)]
         drawn = [statistic(*(_stratified(generator, n, *s) for s in shapes)) for n in pieces]
         ((low, high),) = _quantiles(np.concatenate(drawn)[:, None], self.confidence)
         method = f"{method}; {self._percent} percentile bootstrap over runs within tasks"
-        return Number(value, low, high, least, f"{method}, {self.resamples} resamples", "runs")
+        return Number(value, low, high, least, f"{method}, {self.resamples} resamples", SEEDS)
 
     @property
     def _percent(self) -> str:
