@@ -16,6 +16,8 @@ from rich.console import Console
 from worldmodel import models
 from worldmodel.config import EvaluationOptions, KoopmanOptions
 from worldmodel.data import card
+from worldmodel.evaluation.agreement import ImaginedReturn, RealReturn, rank_agreement
+from worldmodel.evaluation.decision import Decision
 from worldmodel.evaluation.evaluator import evaluate, render, write
 from worldmodel.evaluation.headline import _by_horizon, headline
 from worldmodel.evaluation.prediction import Curve, Example, HorizonNumbers, KeyPrediction
@@ -313,6 +315,27 @@ def test_the_last_checkpoint_stands_beside_the_best(results):
     same = dataclasses.replace(results, last=results)
     assert "also the last one" in markdown(same)
     assert to_json(results)["last"] is None and "last checkpoint" not in markdown(results)
+
+
+def test_both_checkpoints_tell_how_they_rank_policies(results):
+    def decision(wrong: float) -> Decision:
+        real = np.arange(9.0)
+        imagined = ImaginedReturn(np.where(real < wrong, -real, real))
+        agreement = rank_agreement(imagined, RealReturn(real), Bootstrap(100))
+        return Decision({200: agreement}, {}, 12, None)
+
+    source = dataclasses.replace(results.provenance, step=90)
+    last = dataclasses.replace(results, decision=decision(5), provenance=source)
+    both = dataclasses.replace(results, decision=decision(0), last=last)
+    text = markdown(both)
+    assert "## Ranking of policies, 12 starts each, over 9 policies" in text
+    assert "## Ranking of policies, 12 starts each, last checkpoint, over 9 policies" in text
+    found = last.decision.agreement.spearman
+    assert found.value < both.decision.agreement.spearman.value == 1
+    assert f"rank correlation {found.brief} of policies" in headline(both)[-1]
+    assert to_json(both)["last"]["decision"]["spearman"]["value"] == found.value
+    same = dataclasses.replace(both, last=dataclasses.replace(both, last=None))
+    assert "last checkpoint, over" not in markdown(same)
 
 
 def test_the_headline_says_how_far_and_how_sure(worlds):

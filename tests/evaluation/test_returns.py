@@ -1,5 +1,7 @@
 """Returns belong to the episode's seed, and mistakes are said plainly."""
 
+import dataclasses
+
 import gymnasium
 import jax
 import numpy as np
@@ -8,10 +10,18 @@ from flax import nnx
 from gymnasium.utils import seeding
 
 from worldmodel import models
-from worldmodel.config import RSSMOptions
+from worldmodel.config import (
+    ActorCriticOptions,
+    Config,
+    EvaluationOptions,
+    PlannerOptions,
+    RSSMOptions,
+    TD3BCOptions,
+)
 from worldmodel.data import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.errors import UserError
 from worldmodel.evaluation import environments
+from worldmodel.evaluation.acting import with_own_horizons
 from worldmodel.evaluation.returns import (
     Reactive,
     environments_of,
@@ -185,3 +195,15 @@ def test_choosers_that_share_a_program_act_as_they_would_alone():
     ]
     np.testing.assert_array_equal(together, alone)
     assert (together[0] != together[1]).any()
+
+
+def test_models_are_judged_as_far_ahead_as_they_are_used():
+    imagining = Config(policy=ActorCriticOptions(horizon=7))
+    without = Config(policy=TD3BCOptions())  # learns from the logs alone
+    mixed = Config(policy=TD3BCOptions(real_share=0.5, horizon=3))
+    given, planned = EvaluationOptions(horizons=[1, 9]), PlannerOptions(kind="cem", horizon=4)
+    assert with_own_horizons(given, [without]).horizons == [1, 9]
+    assert with_own_horizons(given, [imagining, without]).horizons == [1, 7, 9]
+    assert with_own_horizons(given, [mixed]).horizons == [1, 3, 9]
+    planning = dataclasses.replace(given, planner=planned)
+    assert with_own_horizons(planning, [imagining]).horizons == [1, 4, 7, 9]

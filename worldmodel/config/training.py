@@ -121,7 +121,8 @@ class EvaluationOptions:
 
     horizons: list[int] = option(
         [1, 2, 5, 10, 15, 25, 50, 100],
-        "open-loop horizons, in steps, as far as episodes allow",
+        "open-loop horizons, in steps, as far as episodes allow; those that the policy and the "
+        "planner imagine are added",
         low=1,
     )
     context: int = option(10, "logged rows the model sees before it predicts", low=1)

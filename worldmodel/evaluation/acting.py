@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from flax import nnx
 
 from worldmodel import planning
-from worldmodel.config import EvaluationOptions, PlannerOptions
+from worldmodel.config import (
+    ActorCriticOptions,
+    Config,
+    EvaluationOptions,
+    OfflineOptions,
+    PlannerOptions,
+)
 from worldmodel.data.spec import DataSpec
 from worldmodel.evaluation.returns import (
     MOST_LANES,
@@ -45,6 +52,17 @@ def who_act(
         pairs = zip(agents, planners, strict=True)
         acting["planner"] = [model_policy(a.model, planned, spec) for a, planned in pairs]
     return acting | {"random": [random_policy(spec)]} if acting else {}
+
+
+def with_own_horizons(options: EvaluationOptions, configs: Iterable[Config]) -> EvaluationOptions:
+    """With the horizons too at which the runs use their models: as far as the policy imagined while
+    it learned, and as far as a planner looks.
+    """
+    learned = [config.policy for config in configs]
+    own = {p.horizon for p in learned if isinstance(p, ActorCriticOptions)}
+    own |= {p.horizon for p in learned if isinstance(p, OfflineOptions) and p.real_share < 1}
+    own |= {options.planner.horizon} if options.planner.kind != "none" else set()
+    return replace(options, horizons=sorted({*options.horizons, *own}))
 
 
 def played_by(

@@ -40,7 +40,7 @@ def compare_rankings(decisions: dict[str, Decision]) -> list[Measure]:
     """By the number of steps: the rank correlation over policies, and the regret."""
     kinds = {"spearman": "Rank correlation", "regret": "Regret"}
     titles = {
-        "spearman": "Rank correlation of imagined and real returns, over policies",
+        "spearman": "Rank correlation of imagined and real returns",
         "regret": "What choosing by the model loses, as a share of the range of returns",
     }
     if len(decisions) < 2:

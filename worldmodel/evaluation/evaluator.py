@@ -25,7 +25,7 @@ from worldmodel.data.fitting import outside
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.evaluation import environments
-from worldmodel.evaluation.acting import Agent, played_by, who_act
+from worldmodel.evaluation.acting import Agent, played_by, who_act, with_own_horizons
 from worldmodel.evaluation.decision import decide, decides
 from worldmodel.evaluation.free_run import free_run
 from worldmodel.evaluation.prediction import Prediction, open_loop
@@ -187,6 +187,7 @@ def evaluate_loaded(
     """
     own = options.data is None
     held_out = split(trajectories, run.config.data.holdout)[1] if own else trajectories
+    options = with_own_horizons(options, [run.config])
 
     def judged(run: LoadedRun, options: EvaluationOptions) -> Results:
         provenance = Provenance(
@@ -214,8 +215,6 @@ def evaluate_loaded(
     results = judged(run, options)
     if run.last is not None:
         same = (run.last.stage, run.last.step) == (run.stage, run.step)
-        alone = dataclasses.replace(options.decision, rollouts=0)  # the best one's is told
-        options = dataclasses.replace(options, decision=alone)
         results = dataclasses.replace(results, last=results if same else judged(run.last, options))
     folder = run.directory.evaluation
     write(results, folder, run.directory.metrics, data.card(trajectories))

@@ -79,7 +79,9 @@ def _on_last(results: Results) -> str:
         for who in ACTING
         if who in last.returns
     ]
-    found = f": {listed(skills + returns)}" if skills + returns else ""
+    ranks = [] if last.decision is None else [ranking.in_short(last.decision)]
+    told = skills + returns + ranks
+    found = f": {listed(told)}" if told else ""
     return f"The last checkpoint ({checkpoint(last.provenance)}) beside this best one{found}."
 
 

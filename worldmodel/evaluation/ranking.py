@@ -50,6 +50,10 @@ def notes(decision: Decision) -> list[str]:
     return found
 
 
+def in_short(decision: Decision) -> str:
+    return f"rank correlation {decision.agreement.spearman.brief} of policies"
+
+
 def sentence(decision: Decision) -> str:
     """The verdict."""
     found = decision.agreement

@@ -114,7 +114,7 @@ def to_json(results: Results) -> dict[str, Any]:
     the same seeds; `spectrum` the modes of a linear latent, else null; `uncertainty`, of an
     ensemble, MEASURE.STEPS.{spearman, pearson, ause}, else null. `calibration.KEY.HORIZON` is of
     sampled futures; `usable_horizon.KEY`, `reward.HORIZON` and `terminal.HORIZON` are of the same
-    starts; `last` has step, prediction and returns of the last checkpoint beside the best;
+    starts; `last` has step, prediction, returns, decision of the last checkpoint beside the best;
     `free_run`, where whole records were simulated, KEY.{context, mean, channels, records}, else
     null.
     """
@@ -200,7 +200,7 @@ def _numbers(numbers: HorizonNumbers) -> dict[str, Any]:
 
 def _of_last(last: Results) -> dict[str, Any]:
     whole = to_json(last)
-    return {name: whole[name] for name in ("stage", "step", "prediction", "returns")}
+    return {name: whole[name] for name in ("stage", "step", "prediction", "returns", "decision")}
 
 
 def _curves(judged: KeyPrediction) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from worldmodel.config_io import changed
 from worldmodel.data.fitting import fitted
 from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.errors import ConfigError
-from worldmodel.evaluation.acting import played_by, who_act
+from worldmodel.evaluation.acting import played_by, who_act, with_own_horizons
 from worldmodel.evaluation.compared_acting import RANKING_NOTE, compare_rankings, compare_returns
 from worldmodel.evaluation.compared_models import compare_models
 from worldmodel.evaluation.comparison import Comparison
@@ -65,12 +65,13 @@ def compare_runs(
         for run in loaded.values():
             run.directory.bind_data(run.spec, logs.fingerprint())
         _, held_out = split(logs, config.data.holdout)
-    comparison = _compare(loaded, logs, held_out, config.evaluation)
+    options = with_own_horizons(config.evaluation, [run.config for run in found])
+    comparison = _compare(loaded, logs, held_out, options)
     if checkpoint == "best":
         last = {name: run.last or run for name, run in loaded.items()}
         comparison = replace(
             comparison,
-            last=_compare(last, logs, held_out, config.evaluation),
+            last=_compare(last, logs, held_out, options),
             notes=[*comparison.notes, BEST_NOTE],
         )
     default = first.directory.path.parent / ".compared" / "-".join(names).replace("/", "_")

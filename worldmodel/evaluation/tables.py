@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -43,6 +45,9 @@ def sheets(results: Results) -> list[Sheet]:
     made += [s for key, run in results.free_run.items() for s in free_run_sheets(key, run)]
     made += [returns_sheet(results)] if results.returns else []
     made += [] if results.decision is None else ranking.sheets(results.decision)
+    if results.last is not None and results.last.decision is not results.decision:
+        of_last = ranking.sheets(results.last.decision)
+        made += [replace(sheet, title=f"{sheet.title}, last checkpoint") for sheet in of_last]
     return made + ([] if results.uncertainty is None else uncertainty_sheets(results.uncertainty))
 
 
