@@ -14,6 +14,7 @@ import pytest
 from worldmodel.checks import Option, walk
 from worldmodel.command_line import GROUPS, build_config, parse_overrides, training_help
 from worldmodel.config import SCHEMAS, Config, EvalConfig, TFDSData
+from worldmodel.config.aggregate import AggregateOptions
 from worldmodel.config.play import PlayOptions
 from worldmodel.config_io import save_config
 from worldmodel.data import load
@@ -52,9 +53,18 @@ def inline() -> list[str]:
 
 
 def every_option() -> Iterator[Option]:
-    for options, prefix in [(Config(), ""), (EvalConfig(), ""), (PlayOptions(), "")] + [
-        (schema(), f"{group}.") for group, schemas in SCHEMAS.items() for schema in schemas.values()
-    ]:
+    for options, prefix in (
+        [(Config(), ""), (EvalConfig(), "")]
+        + [
+            (PlayOptions(), ""),
+            (AggregateOptions(), ""),
+        ]
+        + [
+            (schema(), f"{group}.")
+            for group, schemas in SCHEMAS.items()
+            for schema in schemas.values()
+        ]
+    ):
         yield from (option for option, _ in walk(options, prefix))
 
 
