@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
+from worldmodel import loading
 from worldmodel.config import EvaluationOptions
 from worldmodel.errors import ConfigError
 from worldmodel.evaluation.compared_acting import compare_returns
@@ -21,6 +22,7 @@ from worldmodel.evaluation.comparison_sheets import comparison_sheets, verdict
 from worldmodel.evaluation.prediction import open_loop
 from worldmodel.evaluation.side_by_side import compare_runs, labels
 from worldmodel.evaluation.statistics import Bootstrap, median
+from worldmodel.training.best import Best
 
 OPTIONS = EvaluationOptions(horizons=[1, 8], context=4, starts=5, samples=4, resamples=200)
 
@@ -143,6 +145,31 @@ def test_a_comparison_of_runs_is_written_whole(two_runs: list[Path], capsys) -> 
     assert found["decision"]["spearman"]["5"]["runs"].keys() == {"one", "other"}
     assert page.count("<svg") == len(kinds) + 2 and "http" not in page
     assert str(folder / "comparison.html") in capsys.readouterr().out
+
+
+def test_the_best_checkpoints_never_stand_without_the_last(two_runs: list[Path]) -> None:
+    """By a metric whose better value is that of the earlier of the two checkpoints."""
+    for run in two_runs:
+        values = Best("policy/return", "max").values(run / "checkpoints" / "policy")
+        assert sorted(values) == [30, 60]
+        training = yaml.safe_load((run / "config.yaml").read_text())["training"]
+        mode = "max" if values[30] > values[60] else "min"
+        training["policy"] |= {"best_metric": "policy/return", "best_mode": mode}
+        change(run / "config.yaml", training=training)
+    few = {"horizons": [1], "samples": 4, "episodes": 2, "resamples": 100}
+    few["decision"] = {"rollouts": 2, "lengths": [3], "starts": 0}
+    results = loading.load(two_runs[0], "best").evaluate(**few)
+    assert (results.provenance.step, results.last.provenance.step) == (30, 60)
+    saved = json.loads((two_runs[0] / "evaluation" / "results.json").read_text())
+    assert saved["last"]["returns"].keys() == saved["returns"].keys()
+    assert saved["last"]["decision"]["spearman"]["n"] == saved["decision"]["spearman"]["n"]
+    compare_runs(list(map(str, two_runs)), "best", few, None)
+    found = json.loads(
+        (two_runs[0].parent / ".compared" / "one-other" / "comparison.json").read_text()
+    )
+    best, last = (x["returns"]["policy"]["runs"]["one"]["value"] for x in (found, found["last"]))
+    assert best == saved["returns"]["policy"]["value"]
+    assert last == saved["last"]["returns"]["policy"]["value"]
 
 
 def test_runs_of_the_same_name_are_called_by_their_paths() -> None:
