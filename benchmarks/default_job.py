@@ -2,8 +2,10 @@
 persistence.
 
     python benchmarks/default_job.py [--model rssm] [--seeds 0 1 2 3 4] [--folder FOLDER]
+        [--words data.normalize=[standardize] ...]
 
-Each seed is `python train.py model=MODEL seed=SEED` in a process of its own, one after the other.
+Each seed is `python train.py model=MODEL seed=SEED WORDS` in a process of its own, one after the
+other.
 The first run finds nothing collected and nothing compiled; the others find the first one's logs and
 programs.
 """
@@ -23,10 +25,10 @@ from typing import Any
 TRAIN = Path(__file__).parent.parent / "train.py"
 
 
-def run(model: str, seed: int, folder: Path) -> dict[str, Any]:
+def run(model: str, seed: int, words: list[str], folder: Path) -> dict[str, Any]:
     """Trains one seed and reads its results; tells the seconds until the first update as well."""
     command = [sys.executable, "-u", str(TRAIN), f"model={model}", f"seed={seed}"]
-    command += ["logging.wandb=disabled"]
+    command += ["logging.wandb=disabled", *words]
     command += [f"runs_dir={folder / 'runs'}", f"data.cache_dir={folder / 'datasets'}"]
     command += [f"training.compilation_cache={folder / 'xla'}"]
     began = time.perf_counter()
@@ -49,6 +51,7 @@ def main() -> None:
     parser.add_argument("--model", default="rssm")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--folder", type=Path, help="kept if given, else a temporary one")
+    parser.add_argument("--words", nargs="+", default=[], help="further words of train.py")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
@@ -57,7 +60,7 @@ def main() -> None:
             f"{'seed':>4s} {'wall s':>7s} {'first step s':>12s}   return of the policy    skill at"
         )
         for seed in arguments.seeds:
-            rows.append(run(arguments.model, seed, folder))
+            rows.append(run(arguments.model, seed, arguments.words, folder))
             print(line(rows[-1]), flush=True)
     returns = [row["returns"]["policy"]["value"] for row in rows]
     for name in ("logs", "random"):

@@ -1,12 +1,12 @@
 """Does the default run's model rank policies as the world does, and an untrained one not?
 
-    python benchmarks/ranking.py --folder FOLDER [--model rssm] [--untrained 8]
+    python benchmarks/ranking.py --folder FOLDER [--model rssm] [--untrained 8] [--words ...]
 
-Trains the default run by train.py; it stays in FOLDER, and the same command goes on where it was
-stopped. Then the same policies, with the same returns in the real environment, are imagined by
-models of the same kind with new parameters. A new reward head of `rssm` says 0 of everything, which
-would rank nothing at all; so its last layer is drawn as that of the decoder is. Exits with 1 where
-the trained model's rank correlation is below 0.9.
+Trains the default run by train.py, with WORDS; it stays in FOLDER, and the same command goes on
+where it was stopped. Then the same policies, with the same returns in the real environment, are
+imagined by models of the same kind with new parameters. A new reward head of `rssm` says 0 of
+everything, which would rank nothing at all; so its last layer is drawn as that of the decoder is.
+Exits with 1 where the trained model's rank correlation is below --target.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ from worldmodel.loading import LoadedRun
 from worldmodel.models import WorldModel
 
 TRAIN = Path(__file__).parent.parent / "train.py"
-TARGET = 0.9
 
 
 def main() -> int:
@@ -48,9 +47,11 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True, help="where the run stays")
     parser.add_argument("--model", default="rssm", help="family of models")
     parser.add_argument("--untrained", type=int, default=8, help="models with new parameters")
+    parser.add_argument("--target", type=float, default=0.9, help="least rank correlation")
+    parser.add_argument("--words", nargs="+", default=[], help="further words of train.py")
     given = parser.parse_args()
     words = [f"model={given.model}", f"runs_dir={given.folder}", "logging.wandb=disabled"]
-    subprocess.run([sys.executable, str(TRAIN), *words], check=True)
+    subprocess.run([sys.executable, str(TRAIN), *words, *given.words], check=True)
     run = worldmodel.load(given.folder / f"pendulum-{given.model}-actor_critic-0")
     use_cache(run.config.training.compilation_cache)
     found = compare(run, given.untrained)
@@ -62,7 +63,7 @@ def main() -> int:
     trained, *others = (a.spearman for a in found.values())
     covering = sum(rank.low <= 0 <= rank.high for rank in others)
     print(json.dumps({"trained": trained.to_json(), "untrained": len(others), "0 in": covering}))
-    return 0 if trained.value >= TARGET else 1
+    return 0 if trained.value >= given.target else 1
 
 
 def compare(run: LoadedRun, untrained: int) -> dict[str, RankAgreement]:
