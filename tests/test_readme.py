@@ -1,15 +1,17 @@
-"""What the README and docs tell a reader to type works, and what they name exists."""
+"""What the README and docs tell a reader to type is accepted, and what they name exists; that shell
+commands run is shown by test_shell_blocks.py.
+"""
 
 from __future__ import annotations
 
 import re
-import shlex
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import PAGES, README, ROOT, blocks, words_after
 
 from worldmodel.checks import Option, walk
 from worldmodel.command_line import GROUPS, build_config, parse_overrides, training_help
@@ -22,24 +24,9 @@ from worldmodel.eval_line import parse_eval
 from worldmodel.play import command as play
 from worldmodel.sweeps import check_sweep
 
-ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
-PAGES = {path.name: path.read_text() for path in (ROOT / "README.md", *ROOT.glob("docs/*.md"))}
-README = PAGES["README.md"]
 SOURCE = "\n".join(path.read_text() for path in sorted((ROOT / "worldmodel").rglob("*.py")))
 WRITES, USES, DREAMS = range(3)  # the README's Python blocks, in order
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
-
-
-def commands(program: str) -> list[list[str]]:
-    """The words after `program` in every shell command of every page."""
-    shell = "".join(block for text in PAGES.values() for block in blocks(text, "sh"))
-    lines = shell.replace("\\\n", " ").splitlines()
-    parts = [part.strip() for line in lines for part in line.split("&&")]
-    return [shlex.split(p[len(program) :]) for p in parts if p.startswith(program)]
 
 
 def prose(text: str) -> str:
@@ -72,7 +59,7 @@ def every_option() -> Iterator[Option]:
 
 
 def test_the_training_commands_are_accepted():
-    given = commands("python train.py")
+    given = words_after("python train.py")
     assert len(given) > 8
     for words in given:
         if "--help" in words:
@@ -91,18 +78,18 @@ def test_the_evaluation_and_play_commands_are_accepted(
         run.mkdir(parents=True)
         save_config(build_config(CONFIGS, []), run / "config.yaml")
     monkeypatch.chdir(tmp_path)
-    given = [words for words in commands("python eval.py") if words]
+    given = [words for words in words_after("python eval.py") if words]
     assert given
     for words in given:
         parse_eval(words)
-    played = commands("python -m worldmodel.play")
+    played = words_after("python -m worldmodel.play")
     assert played
     for words in played:
         play.parse(words)
 
 
 def test_the_scripts_and_their_flags_exist():
-    given = commands("python benchmarks/")
+    given = words_after("python benchmarks/")
     assert given
     for script, *words in given:
         source = (ROOT / "benchmarks" / script).read_text()
@@ -182,7 +169,7 @@ def test_logs_written_as_the_readme_says_can_be_trained_on(
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(blocks(README, "python")[WRITES], names)
-    (command,) = [words for words in commands("python train.py") if "data=tfds" in words][:1]
+    (command,) = [words for words in words_after("python train.py") if "data=tfds" in words][:1]
     config = build_config(CONFIGS, parse_overrides(command))
     assert isinstance(config.data, TFDSData)
     logs = load(config.data)
@@ -223,5 +210,8 @@ def test_a_run_can_be_dreamed_as_the_readme_says(
     assert names["observations"].shape == (64, 3) and np.isfinite(names["rewards"]).all()
 
 
-def test_every_python_block_is_run_here():
-    assert len(blocks(README, "python")) == DREAMS + 1
+def test_every_block_is_run_here_or_in_test_shell_blocks():
+    languages = [kind for text in PAGES.values() for kind in re.findall(r"^ *```(\w+)", text, re.M)]
+    assert set(languages) == {"python", "sh", "text"}
+    assert languages.count("python") == len(blocks(README, "python")) == DREAMS + 1
+    assert languages.count("sh") == sum(len(blocks(text, "sh")) for text in PAGES.values())
