@@ -47,27 +47,28 @@ NOT_RUN = {
 
 EVALUATION = (
     "evaluation.starts=1 evaluation.samples=2 evaluation.episodes=2 evaluation.resamples=100 "
-    "evaluation.decision.rollouts=2 evaluation.decision.lengths=[5] evaluation.decision.starts=1 "
-    "evaluation.decision.sequences=2"
+    "evaluation.decision.lengths=[5] evaluation.decision.sequences=2"
 )
+RANKED = "evaluation.decision.rollouts=2 evaluation.decision.starts=1"
+NOT_RANKED = "evaluation.decision.rollouts=0 evaluation.decision.starts=0"  # half of the time
 TRAINING = (
     "training.world_model.steps=4 training.policy.steps=4 training.steps_per_dispatch=2 "
     f"{EVALUATION} evaluation.horizons=[1,5] logging.wandb=disabled"
 )
 # What a command has in it -> the words that make it short; of several, all.
 SHORT = {
-    r"^python train\.py(?! --help)": f"{TRAINING} data.cache_dir=../datasets",
+    r"^python train\.py(?! --help)": f"{TRAINING} {NOT_RANKED} data.cache_dir=../datasets",
     r"model\.preset=12m": "training.world_model.batch_size=2 training.world_model.window=4",
     r"policy=mopo": "policy.starts=8",
     r"experiment=offline": "policy=bc,td3_bc",  # the first two of all
-    r"^python eval\.py": EVALUATION,
+    r"^python eval\.py": f"{EVALUATION} {RANKED}",
     r"planner": "evaluation.planner.samples=8 evaluation.planner.elites=2 "
     "evaluation.planner.proposals=2 evaluation.planner.iterations=1 evaluation.planner.horizon=2",
     r"video=": "steps=20",
     r"episode=6": "episode=2",  # the toy run holds out three
     r"address=localhost": "training.distributed.address=localhost:{port}",
     r"joint_update\.py": "--rounds 1 --repeats 1",
-    r"default_job\.py": f"--seeds 0 --words {TRAINING}",
+    r"default_job\.py": f"--seeds 0 --words {TRAINING} {NOT_RANKED}",
     r"data_delivery\.py": "--rounds 1",
     r"long_horizon\.py": "--batch 2 --repeats 1 --horizons 4 8",
     r"accuracy\.py": "--sets quadrotor --families gru mlp --steps 4 --batch 2 --window 8 "
@@ -76,7 +77,7 @@ SHORT = {
     r"linear_recurrence\.py": "--batch 2 --modes 2 --repeats 1",
     r"fault_injection\.py": "--kills 1 --models koopman",
     r"memory\.py": "tiny 2 4",
-    r"ranking\.py": f"--untrained 1 --target -1 --words {TRAINING}",
+    r"ranking\.py": f"--untrained 1 --target -1 --words {TRAINING} {RANKED}",
     r"dream\.py": "--envs 2 --steps 2 --repeats 1",
     r"bootstrap\.py": "--resamples 1000 --repeats 1",
     r"uncertainty\.py": "--sets pendulum quadrotor --seeds 0 --steps 4",
