@@ -1,14 +1,14 @@
 """Whole trajectories by diffusion beside step-by-step models, on Pendulum: is what they dream true?
 
-    python benchmarks/guided_diffusion.py --folder FOLDER
+    python benchmarks/guided_diffusion.py --folder FOLDER [--words ...]
 
-Every model is trained by `python train.py` in a process of its own and kept in FOLDER; trajectory
-diffusion, whose updates are cheap, for twice as many, on pieces of 16 steps. From the same held-out
-starts, each dreams 32 steps under the same policy, a noisy swing-up controller. The actions it
-dreamt are then done in the real environment, from the same states: the dynamics error is how far
-the dream is from what happens, in training standard deviations, median over starts with a 95 %
-interval. Then, for trajectory diffusion alone: guidance strengths, and calls of the network. Last,
-calibration of the samples that follow logged actions.
+Every model is trained by `python train.py`, with WORDS, in a process of its own and kept in FOLDER;
+trajectory diffusion, whose updates are cheap, for twice as many, on pieces of 16 steps. From the
+same held-out starts, each dreams 32 steps under the same policy, a noisy swing-up controller. The
+actions it dreamt are then done in the real environment, from the same states: the dynamics error is
+how far the dream is from what happens, in training standard deviations, median over starts with a
+95 % interval. Then, for trajectory diffusion alone: guidance strengths, and calls of the network.
+Last, calibration of the samples that follow logged actions.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def train(model: str, arguments: argparse.Namespace) -> LoadedRun:
         command += [f"model.rows={PIECE}"]
     command += [f"training.world_model.window={rows}", f"training.world_model.steps={steps}"]
     command += [f"runs_dir={folder / 'runs'}", "logging.wandb=disabled"]
-    subprocess.run([*command, "logging.progress=none"], check=True, stdout=subprocess.DEVNULL)
+    command += ["logging.progress=none", *arguments.words]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return worldmodel.load(folder / "runs" / name)
 
 
@@ -186,6 +187,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="keeps runs; finished ones stay")
     parser.add_argument("--steps", type=int, default=4000, help="updates of each model")
     parser.add_argument("--starts", type=int, default=512)
+    parser.add_argument("--words", nargs="+", default=[], help="further words of train.py")
     arguments = parser.parse_args()
     runs = {model: train(model, arguments) for model in MODELS}
     whole = runs[WHOLE]

@@ -73,7 +73,7 @@ SHORT = {
     r"long_horizon\.py": "--batch 2 --repeats 1 --horizons 4 8",
     r"accuracy\.py": "--sets quadrotor --families gru mlp --steps 4 --batch 2 --window 8 "
     "--horizons 1 5",
-    r"guided_diffusion\.py": "--steps 4 --starts 4",
+    r"guided_diffusion\.py": f"--steps 4 --starts 4 --words {EVALUATION} evaluation.horizons=[1,5]",
     r"linear_recurrence\.py": "--batch 2 --modes 2 --repeats 1",
     r"fault_injection\.py": "--kills 1 --models koopman",
     r"memory\.py": "tiny 2 4",
