@@ -121,10 +121,12 @@ def free_port() -> int:
 @pytest.fixture
 def home(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reader's: nothing is kept in the real one but compiled programs, where all tests' are."""
+    programs = Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).absolute()
     kept = shared / "home" / ".cache" / "worldmodel"
-    kept.mkdir(parents=True, exist_ok=True)
+    for made in (programs, kept):
+        made.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
-        (kept / "xla").symlink_to(os.environ["JAX_COMPILATION_CACHE_DIR"])
+        (kept / "xla").symlink_to(programs)
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     monkeypatch.setenv("PYTHONUSERBASE", site.getuserbase())  # else it moves with HOME
     monkeypatch.setenv("HOME", str(shared / "home"))
@@ -183,7 +185,7 @@ def run(command: str, folder: Path) -> None:
         statuses = [process.wait(TIMEOUT_SECONDS) for process in processes]
     finally:
         for process in processes:
-            with contextlib.suppress(ProcessLookupError):
+            if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
     said = "\n".join(output.read_text()[-3000:] for output in outputs)
     assert not any(statuses), f"{command}\nended with {statuses}:\n{said}"
