@@ -76,7 +76,7 @@ SHORT = {
     r"guided_diffusion\.py": f"--steps 4 --starts 4 --words {EVALUATION} evaluation.horizons=[1,5]",
     r"linear_recurrence\.py": "--batch 2 --modes 2 --repeats 1",
     r"fault_injection\.py": "--kills 1 --models koopman",
-    r"memory\.py": "tiny 2 4",
+    r"memory\.py": "tiny 8 4",
     r"ranking\.py": f"--untrained 1 --target -1 --words {TRAINING} {RANKED}",
     r"dream\.py": "--envs 2 --steps 2 --repeats 1",
     r"bootstrap\.py": "--resamples 1000 --repeats 1",
