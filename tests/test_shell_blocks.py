@@ -144,27 +144,38 @@ def folder(tmp_path: Path, home: None) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="session")
-def run_with_best(launch: Callable[..., list[str]], shared: Path) -> Path:
-    """As `smoke_run`, which keeps the last checkpoints alone."""
+@pytest.fixture
+def finish(
+    folder: Path, launch: Callable[..., list[str]], request: pytest.FixtureRequest
+) -> Callable[[str], None]:
+    """Puts a finished toy run under every name that a block speaks of: copies of one, but where the
+    best checkpoint is asked for, which that one has not kept; these differ by their seeds.
+    """
     best = ("training.policy.best_metric=policy/return", "training.policy.best_mode=max")
-    subprocess.run(launch(f"runs_dir={shared / 'best'}", *best), check=True, capture_output=True)
-    return shared / "best" / "smoke-0"
+
+    def put(block: str) -> None:
+        names = set(re.findall(r"(?<!--folder )\bruns/(\w+)|\bstatus runs", block))
+        for seed, name in enumerate(sorted(names)):
+            place = folder / "runs" / (name or "NAME")
+            if "=best" in block:
+                words = (f"runs_dir={place.parent}", f"name={place.name}", f"seed={seed}")
+                subprocess.run(launch(*words, *best), check=True, capture_output=True)
+            else:
+                shutil.copytree(request.getfixturevalue("smoke_run"), place)
+
+    return put
 
 
 # -------------------------------------------------------------------------------------------- tests
 
 
 @pytest.mark.parametrize("typed", list(parts()))
-def test_a_block_runs(typed: list[str], folder: Path, request: pytest.FixtureRequest) -> None:
+def test_a_block_runs(typed: list[str], folder: Path, finish: Callable[[str], None]) -> None:
     block = "\n".join(typed)
     for named, module in NEEDS.items():
         if re.search(named, block):
             pytest.importorskip(module)
-    if runs := set(re.findall(r"(?<!--folder )\bruns/(\w+)|\bstatus runs", block)):
-        toy = request.getfixturevalue("run_with_best" if "=best" in block else "smoke_run")
-        for name in runs:
-            shutil.copytree(toy, folder / "runs" / (name or "NAME"))
+    finish(block)
     for command in typed:
         write_named(command, folder)
         run(short(command), folder)
