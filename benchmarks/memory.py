@@ -58,6 +58,8 @@ def kept_bytes(learner: WorldModelLearner, state: TrainState, batch: Window) -> 
 
 def main(preset: str = "1m", batch: str = "16", rows: str = "64") -> None:
     data = GymnasiumData(name="pendulum", environment="Pendulum-v1", episodes=4)
+    if int(batch) % (pieces := 4 * jax.device_count()):
+        sys.exit(f"batch {batch}: accepted are multiples of {pieces}, for 4 pieces on each device")
     logs = collect(data)
     batches = deliver(logs, int(batch), int(rows), seed=0)
     mesh, (init, key) = meshes.all_devices(), stage_keys(0, "world_model")

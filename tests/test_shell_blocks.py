@@ -30,7 +30,7 @@ REPOSITORY = (
     "README.md", "benchmarks", "configs", "eval.py", "launch", "pyproject.toml", "tests",
     "train.py", "worldmodel",
 )  # fmt: skip
-QUICK = "--help|worldmodel.(data|status|play)|dry_run=true"
+QUICK = "--help|worldmodel.(data|status)"
 
 # How a command begins -> why it is not run.
 NOT_RUN = {
