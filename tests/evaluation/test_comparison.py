@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -201,6 +203,32 @@ def test_a_page_of_models_without_a_policy(worlds) -> None:
     page = comparison_page(Comparison(["a", "b"], "", None, 0.95, [*found.values()]))
     assert page.count("<svg") == len(found) == 4 and "b is ahead" not in page
     assert page.count('class="band run-0"') == 3  # but for the usable horizon
+
+
+def test_logs_without_reward_leave_the_reward_out(worlds) -> None:
+    """Other logs may lack what the models learned to tell."""
+    logs = worlds.linear_logs([30, 25, 40, 30], noise=0.2)
+    models = {"a": (worlds.Linear(0.5), logs.spec()), "b": (worlds.Repeat(), logs.spec())}
+    found = compare_models(models, replace(logs, rewards=None), OPTIONS)
+    assert [measure.place for measure in found] == [
+        "prediction.position",
+        "usable_horizon.position",
+    ]
+    alone = open_loop(*models["a"], replace(logs, rewards=None), OPTIONS, jax.random.key(0))
+    assert not alone.rewards and "The logs hold no reward" in " ".join(alone.notes)
+
+
+def test_what_is_not_finite_is_not_drawn(worlds) -> None:
+    class Diverged(worlds.Linear):
+        def step(self, state, action, key):
+            return state * np.nan
+
+    logs = worlds.linear_logs([30, 25, 40, 30])
+    models = {"a": (Diverged(), logs.spec()), "b": (worlds.Repeat(), logs.spec())}
+    found = compare_models(models, logs, replace(OPTIONS, horizons=[8]))
+    page = comparison_page(Comparison(["a", "b"], "", None, 0.95, found))
+    drawn = re.findall(r' (?:d|points|cx|cy)="([^"]*)"', page)
+    assert drawn and not any("nan" in path or "inf" in path for path in drawn)
 
 
 def test_the_last_checkpoints_stand_beside_the_best(worlds) -> None:

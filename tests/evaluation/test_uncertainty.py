@@ -105,9 +105,13 @@ def test_reward_counts_in_the_error(model, logs):
         def reward(self, state):
             raise AssertionError("no reward to tell of")
 
-    none = dataclasses.replace(paid, has_reward=False)
-    _, _, without = uncertainties_and_errors(Unpaid(), none, other, OPTIONS, key)
-    np.testing.assert_allclose(without, error, rtol=1e-6)
+    none, bare = (
+        dataclasses.replace(paid, has_reward=False),
+        dataclasses.replace(other, rewards=None),
+    )
+    for judged in ((none, other), (paid, bare)):
+        _, _, without = uncertainties_and_errors(Unpaid(), *judged, OPTIONS, key)
+        np.testing.assert_allclose(without, error, rtol=1e-6)
 
 
 def test_an_episode_too_short_for_five_steps_counts_at_one(results, logs):

@@ -72,6 +72,7 @@ class Judge:
         self.model, self.spec, self.starts, self.options = model, spec, starts, options
         self.horizons, self.horizon = tuple(horizons), horizons[-1]
         self.rows, self.key = rows_of(held_out), key
+        self.has_reward = spec.has_reward and held_out.rewards is not None
         self.scales = {name: _scale(o) for name, o in spec.observations.items()}
         vectors = {name: o for name, o in spec.observations.items() if not o.is_image}
         self.means = {name: np.asarray(o.mean, np.float32) for name, o in vectors.items()}
@@ -148,7 +149,7 @@ class Judge:
             self.means,
             jax.random.split(key, self.options.samples),
             horizons=self.horizons,
-            has_reward=self.spec.has_reward,
+            has_reward=self.has_reward,
         )
 
     def _read(self, found: Found, count: int) -> Measured:

@@ -71,13 +71,17 @@ class Panel:
         self, xs: Sequence[float], ys: Sequence[float], color: str, radius: float = 2.2
     ) -> None:
         for x, y in zip(xs, ys, strict=True):
+            if not (math.isfinite(x) and math.isfinite(y)):
+                continue  # has no place on the axes
             px, py = self.at(x, y)
             self.parts.append(
                 f'<circle class="dot {color}" cx="{px:.1f}" cy="{py:.1f}" r="{radius}"/>'
             )
 
     def bar(self, low: float, high: float, middle: float, y: float, color: str) -> None:
-        """A horizontal interval with a mark at its value."""
+        """A horizontal interval with a mark at its value; nothing where they are not finite."""
+        if not all(map(math.isfinite, (low, high, middle))):
+            return
         (x0, row), (x1, _), (xm, _) = self.at(low, y), self.at(high, y), self.at(middle, y)
         self.parts.append(
             f'<path class="interval {color}" d="M{x0:.1f},{row:.1f}H{x1:.1f}"/>'

@@ -123,7 +123,8 @@ def uncertainties_and_errors(
     rows, steps = rows_of(held_out), np.arange(horizons[-1] + 1)
     future = take(rows, starts.rows[:, None] + np.minimum(steps, starts.left[:, None]))
     scales = {name: np.asarray(o.std, np.float32) for name, o in spec.observations.items()}
-    scales |= {"reward": np.float32(spec.reward[1])} if spec.has_reward else {}
+    if spec.has_reward and held_out.rewards is not None:
+        scales["reward"] = np.float32(spec.reward[1])
     window = context_of(rows, starts, options.context)
     keys = jax.random.split(key, options.samples)
     found, error = _judge(model, window, starts.seen - 1, future, scales, keys)
@@ -156,7 +157,7 @@ def _judge(
             lambda x, y: jnp.concatenate([x[:, None], y[:, :-1]], 1), start, arrived
         )
         means = {name: p.mean() for name, p in model.observation(arrived).items()}
-        if "reward" in scales:  # without one in the logs, a model has none to tell
+        if "reward" in scales:  # without one in the logs there is none to tell, or to compare
             means["reward"] = model.reward(arrived).mean()
         return measured(model, UNCERTAINTIES, before, actions), means
 
