@@ -14,13 +14,15 @@ from worldmodel.config import (
     DecisionOptions,
     EvaluationOptions,
     GymnasiumData,
+    MLPOptions,
     OracleOptions,
     PlannerOptions,
     RSSMOptions,
 )
 from worldmodel.data import ActionSpec
 from worldmodel.data.readers.gymnasium import collect
-from worldmodel.evaluation import ranking
+from worldmodel.data.windows import Window
+from worldmodel.evaluation import cloning, ranking
 from worldmodel.evaluation.agreement import ImaginedReturn, RealReturn
 from worldmodel.evaluation.cloning import cloned
 from worldmodel.evaluation.contenders import Mixed, contenders, imagined_returns
@@ -211,6 +213,22 @@ def test_a_clone_does_what_was_logged(worlds, discrete):
         assert (action == (seen[:, 0] > 0)).mean() > 0.97
     else:
         assert np.abs(action - -seen / 2).mean() < 0.03  # in [-1, 1], of the range [-2, 2]
+
+
+def test_a_clone_of_images_sees_a_few_windows_at_once(image_spec):
+    """All of them at full size, with the encoder's channels, would be half a gigabyte here."""
+    options = MLPOptions(burn_in=1, units=8, latent=8, depth=2)
+    model = nnx.jit(lambda key: models.build(options, image_spec, key))(jax.random.key(0))
+    head = ActionHead(model.feature_size, image_spec.action, 8, 1, rngs=nnx.Rngs(0))
+    rows = (cloning.WINDOWS, cloning.ROWS)
+
+    def column(kind, *shape):
+        return jax.ShapeDtypeStruct((*rows, *shape), kind)
+
+    image, marks = {"image": column(np.uint8, 64, 64, 3)}, [column(bool)] * 4
+    window = Window(image, column(np.int32), column(np.float32), *marks)
+    lowered = cloning._trained.lower(model, head, window, jax.random.key(0))
+    assert lowered.compile().compiled.memory_analysis().temp_size_in_bytes < 100e6
 
 
 def test_discrete_actions_and_episodes_that_end(tmp_path):

@@ -15,6 +15,7 @@ from worldmodel.models.interface import WorldModel
 from worldmodel.nn.heads import ActionHead
 
 WINDOWS, ROWS = 256, 32  # of the logs, evenly spaced
+AT_ONCE = 8  # windows: an image of each row is held at full size, with dozens of channels
 UNITS, LAYERS = 128, 2
 UPDATES, BATCH, LEARNING_RATE = 500, 256, 1e-3
 
@@ -35,8 +36,14 @@ def cloned(model: WorldModel, spec: DataSpec, logs: Trajectories, key: jax.Array
 @nnx.jit
 def _trained(model: WorldModel, head: ActionHead, window: Window, key: jax.Array) -> Params:
     observe_key, key = jax.random.split(key)
-    features = model.features(model.observe(window, observe_key))
-    features = jax.lax.stop_gradient(features.reshape(-1, features.shape[-1]))
+
+    def features_of(given: tuple[Window, jax.Array]) -> jax.Array:
+        window, key = given
+        return model.features(model.observe(jax.tree.map(lambda x: x[None], window), key))[0]
+
+    keys = jax.random.split(observe_key, len(window.mask))
+    features = jax.lax.map(features_of, (window, keys), batch_size=AT_ONCE)
+    features = features.reshape(-1, features.shape[-1])
     actions = window.action.reshape(len(features), *window.action.shape[2:])
     taken = (window.mask & ~window.is_last).ravel()  # nothing is done at an episode's last row
     shares = taken / taken.sum()
