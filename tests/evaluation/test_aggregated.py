@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -355,6 +356,17 @@ def test_the_help_shows_every_option(capsys) -> None:
     assert aggregate(["--help"]) == 0
     shown = capsys.readouterr().out
     assert all(f"\n  {key} = " in shown for key in ("runs", "by", "score", "who", "folder"))
+
+
+def test_a_best_checkpoint_that_is_the_last_is_not_said_to_be_lucky(
+    smoke_run: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(smoke_run, tmp_path / "run")
+    file = run / "evaluation" / "results.json"
+    found = json.loads(file.read_text())
+    for step, best in ((found["step"], False), (found["step"] + 30, True)):
+        file.write_text(json.dumps(found | {"last": {"stage": found["stage"], "step": step}}))
+        assert read_run(run).best == best
 
 
 def test_a_run_that_was_really_trained_is_read(smoke_run: Path) -> None:

@@ -33,7 +33,7 @@ class FinishedRun:
     its episodes
     reference: what normalised scores are counted by, if that was asked for
     step, steps, best: of the checkpoint judged; of its stage in full; whether it is there as the
-    best one
+    best one, and not as the last too
     """
 
     path: Path
@@ -128,7 +128,7 @@ def _finished(
                 else f"`python eval.py run={directory.path}` measures them"
             )
         )
-    stage = found["stage"]
+    stage, last = found["stage"], found.get("last")
     return FinishedRun(
         directory.path,
         options,
@@ -139,7 +139,7 @@ def _finished(
         _reference(found.get("reference")),
         found["step"],
         int(options[f"training.{'world_model' if stage == 'joint' else stage}.steps"]),
-        found.get("last") is not None,
+        last is not None and (last["stage"], last["step"]) != (stage, found["step"]),
     )
 
 
