@@ -139,6 +139,7 @@ def test_tables_figure_and_json_hold_the_same_numbers(found):
     assert saved["sequences"]["spearman"].keys() >= {"value", "low", "high", "quartiles"}
     tables = [*ranking.sheets(decision), ranking.policies_sheet(decision)]
     assert decision.agreement.mmrv.brief in tables[0].markdown()
+    assert "Ranking of policies, 12 starts each (8 of the planner)" in tables[0].markdown()
     assert "linear corr." not in tables[0].narrow().markdown()
     real = [both.real.value for both in decision.policies.values()]
     assert tables[-1].rows[0][2] == decision.policies[tables[-1].rows[0][0]].real

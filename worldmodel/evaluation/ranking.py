@@ -21,7 +21,9 @@ def sheets(decision: Decision) -> list[Sheet]:
         for h, a in decision.lengths.items()
     ]
     header = ["steps", "rank corr.", LINEAR, "regret", "MMRV", "bias"]
-    title = f"Ranking of policies, {decision.rollouts} starts each"
+    fewer = {who: b.real.n for who, b in decision.policies.items() if b.real.n < decision.rollouts}
+    but = "".join(f" ({n} of the {who})" for who, n in fewer.items())
+    title = f"Ranking of policies, {decision.rollouts} starts each{but}"
     made, of = [Sheet(title, header, rows, (LINEAR,))], decision.sequences
     if of is not None:
         measures = {"rank correlation": of.spearman, "regret": of.regret}
