@@ -130,7 +130,7 @@ def change(config: Path, **values: object) -> None:
 
 
 def test_a_comparison_of_runs_is_written_whole(two_runs: list[Path], capsys) -> None:
-    given = {"horizons": [1, 2], "samples": 4, "episodes": 3, "resamples": 100}
+    given = {"horizons": [1, 2, 900], "samples": 4, "episodes": 3, "resamples": 100}
     given["decision"] = {"rollouts": 2, "lengths": [3, 5], "starts": 0}
     assert compare_runs(list(map(str, two_runs)), "last", given, None) == 0
     folder = two_runs[0].parent / ".compared" / "one-other"
@@ -142,6 +142,9 @@ def test_a_comparison_of_runs_is_written_whole(two_runs: list[Path], capsys) -> 
     text = (folder / "comparison.md").read_text()
     assert "none is clearly ahead at 1, 2 and 15 steps" in text and "the same 3 episodes" in text
     page = (folder / "comparison.html").read_text()
+    for told in (text, page):
+        assert "Brackets hold the 95 % interval" in told
+        assert "no held-out episode is long enough: 900" in told
     kinds = ["prediction", "usable_horizon", "crps", "spread_skill", "reward", "return", "returns"]
     assert {*kinds, "decision"} <= found.keys()
     assert found["decision"]["spearman"]["5"]["runs"].keys() == {"one", "other"}
@@ -172,6 +175,16 @@ def test_the_best_checkpoints_never_stand_without_the_last(two_runs: list[Path])
     best, last = (x["returns"]["policy"]["runs"]["one"]["value"] for x in (found, found["last"]))
     assert best == saved["returns"]["policy"]["value"]
     assert last == saved["last"]["returns"]["policy"]["value"]
+    for run in two_runs:
+        training = yaml.safe_load((run / "config.yaml").read_text())["training"]
+        training["policy"]["best_mode"] = {"max": "min", "min": "max"}[mode]
+        change(run / "config.yaml", training=training)
+    compare_runs(list(map(str, two_runs)), "best", few, None)
+    again = json.loads(
+        (two_runs[0].parent / ".compared" / "one-other" / "comparison.json").read_text()
+    )
+    assert again["last"] is None and any("also its last" in note for note in again["notes"])
+    assert again["returns"] == found["last"]["returns"]
 
 
 def test_runs_of_the_same_name_are_called_by_their_paths() -> None:

@@ -37,6 +37,17 @@ def outside(trajectories: Trajectories) -> float:
     return float((np.abs(actions) > 1 + 1e-5).any(-1).mean())
 
 
+def notes_on_actions(trajectories: Trajectories) -> list[str]:
+    """What one has to know of those that lie outside the bounds."""
+    share = outside(trajectories)
+    if not share:
+        return []
+    return [
+        f"{100 * share:.2g} % of the actions lie outside the bounds that the model was trained in "
+        "(data.action_low, data.action_high): it sees them at the bounds."
+    ]
+
+
 def _of_observations(trajectories: Trajectories, spec: DataSpec) -> Iterator[str]:
     there = trajectories.observations
     for key, wanted in spec.observations.items():

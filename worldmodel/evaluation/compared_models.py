@@ -120,7 +120,7 @@ def _of_observation(
         Measure(
             f"usable_horizon.{name}",
             f"Usable horizon of {name}",
-            "Steps until persistence is nearer, median over starts",
+            f"Steps until persistence is nearer to {name}, median over starts",
             "observation",
             "steps",
             {name: Compared(usable)},

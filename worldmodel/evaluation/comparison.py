@@ -86,6 +86,7 @@ class Comparison:
             "runs": self.runs,
             "held_out_sha256": self.split,
             "environment": self.environment,
+            "confidence": self.confidence,
             "notes": self.notes,
             "last": None if self.last is None else self.last.to_json(),
         }

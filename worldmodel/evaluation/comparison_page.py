@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from worldmodel.evaluation.comparison import Comparison, Measure
-from worldmodel.evaluation.comparison_sheets import NOTE, comparison_sheets, verdict
+from worldmodel.evaluation.comparison_sheets import comparison_sheets, how, verdict
 from worldmodel.evaluation.figures import figure, interval_bars
 from worldmodel.evaluation.report import document, header, section, table, words
 from worldmodel.evaluation.statistics import Number
@@ -30,12 +30,13 @@ def comparison_page(comparison: Comparison) -> str:
         for m in others
         for row, compared in m.rows.items()
     ]
+    notes = [how(comparison), *comparison.notes]
     body = [
         header(", ".join(comparison.runs), "", verdict(comparison)),
         section("By horizon", figure(BY_HORIZON, panels, legend) if panels else ""),
         section("In one number", figure(BY_ROW, bars, legend) if bars else ""),
         section("In numbers", "".join(map(table, comparison_sheets(comparison)))),
-        "".join(f"<p class=note>{words(note)}</p>" for note in (NOTE, *comparison.notes)),
+        "".join(f"<p class=note>{words(note)}</p>" for note in notes),
     ]
     return document(" and ".join(comparison.runs), "".join(body))
 

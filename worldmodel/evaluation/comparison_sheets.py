@@ -5,13 +5,6 @@ from __future__ import annotations
 from worldmodel.evaluation.comparison import Comparison, Measure
 from worldmodel.evaluation.sheets import Cell, Sheet, in_steps
 
-NOTE = (
-    "All runs are judged at the same starts of the same held-out episodes, and act in the real "
-    "environment from the same seeds. A run is ahead where the interval of the paired difference "
-    "to the next one, with whole episodes resampled, does not hold 0. This tells these checkpoints "
-    "apart, not the methods that made them: for that, train several seeds of each."
-)
-
 
 def comparison_sheets(comparison: Comparison, of: str = "") -> list[Sheet]:
     """A table a measure; `of` which checkpoints is added to their titles."""
@@ -47,6 +40,19 @@ def verdict(comparison: Comparison) -> list[str]:
     if comparison.last is not None:
         said += [f"Last checkpoints: {line}" for line in verdict(comparison.last)]
     return said or ["There was nothing to compare."]
+
+
+def how(comparison: Comparison) -> str:
+    """What the numbers are, and when a run is said to be ahead."""
+    return (
+        "All runs are judged at the same starts of the same episodes, and act in the real "
+        "environment from the same seeds. By how much a run is ahead of the next one is a share of "
+        "the next one's number where less is better, else the difference; it is clear where the "
+        "interval, with whole episodes drawn for both, does not hold 0. Brackets hold the "
+        f"{100 * comparison.confidence:g} % interval. This tells these checkpoints apart, not the "
+        "methods that made them: for that, train several seeds of each (python -m "
+        "worldmodel.aggregate)."
+    )
 
 
 def _by_horizon(measure: Measure) -> str:

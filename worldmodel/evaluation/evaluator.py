@@ -21,7 +21,7 @@ from rich.console import Console
 from worldmodel import data, planning
 from worldmodel.compilation import use_cache
 from worldmodel.config import EvaluationOptions
-from worldmodel.data.fitting import outside
+from worldmodel.data.fitting import notes_on_actions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.evaluation import environments
@@ -89,8 +89,7 @@ def evaluate(
     if options.free_run and model.imagines:
         with _timed(seconds, "free_run"):
             free = free_run(model, spec, held_out, options, jax.random.key(options.seed))
-    if share := outside(held_out):
-        prediction.notes.append(_outside_note(share))
+    prediction.notes.extend(notes_on_actions(held_out))
     uncertainty = None
     if has_members(model, spec):
         with _timed(seconds, "uncertainty"):
@@ -127,13 +126,6 @@ def evaluate(
     of_model = (spectrum_of(model), uncertainty)
     found = (prediction, returns, options.confidence, provenance)
     return Results(*found, *of_model, decision, scale, free_run=free)
-
-
-def _outside_note(share: float) -> str:
-    return (
-        f"{100 * share:.2g} % of the actions lie outside the bounds that the model was trained in "
-        "(data.action_low, data.action_high): it sees them at the bounds."
-    )
 
 
 def _mean_return(

@@ -15,7 +15,7 @@ from worldmodel import data
 from worldmodel.compilation import use_cache
 from worldmodel.config import EvaluationOptions
 from worldmodel.config_io import changed
-from worldmodel.data.fitting import fitted
+from worldmodel.data.fitting import fitted, notes_on_actions
 from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.errors import ConfigError
 from worldmodel.evaluation.acting import played_by, who_act, with_own_horizons
@@ -23,8 +23,9 @@ from worldmodel.evaluation.compared_acting import RANKING_NOTE, compare_rankings
 from worldmodel.evaluation.compared_models import compare_models
 from worldmodel.evaluation.comparison import Comparison
 from worldmodel.evaluation.comparison_page import comparison_page
-from worldmodel.evaluation.comparison_sheets import NOTE, comparison_sheets, verdict
+from worldmodel.evaluation.comparison_sheets import comparison_sheets, how, verdict
 from worldmodel.evaluation.decision import Decision, decide, decides
+from worldmodel.evaluation.starts import places
 from worldmodel.evaluation.statistics import Bootstrap
 from worldmodel.judged_data import judged_data
 from worldmodel.run_directory import write_json
@@ -37,6 +38,7 @@ BEST_NOTE = (
     "Each run's best checkpoint, by a metric of its own, is best in part by luck: the last ones "
     "are compared below."
 )
+SAME_NOTE = "The best checkpoint of every run is also its last one."
 
 
 def compare_runs(
@@ -69,10 +71,11 @@ def compare_runs(
     comparison = _compare(loaded, logs, held_out, options)
     if checkpoint == "best":
         last = {name: run.last or run for name, run in loaded.items()}
+        same = all((r.stage, r.step) == (last[n].stage, last[n].step) for n, r in loaded.items())
         comparison = replace(
             comparison,
-            last=_compare(last, logs, held_out, options),
-            notes=[*comparison.notes, BEST_NOTE],
+            last=None if same else _compare(last, logs, held_out, options),
+            notes=[*comparison.notes, SAME_NOTE if same else BEST_NOTE],
         )
     default = first.directory.path.parent / ".compared" / "-".join(names).replace("/", "_")
     _write(comparison, Path(folder) if folder else default)
@@ -126,6 +129,7 @@ def _compare(
     if len(models) > 1:
         given = {name: (run.model, run.spec) for name, run in models.items()}
         measures += compare_models(given, held_out, options)
+        notes += [*places(held_out, options)[2], *notes_on_actions(held_out)]
     environment = first.config.data.environment
     if environment is not None:
         bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
@@ -186,13 +190,13 @@ def _write(comparison: Comparison, folder: Path) -> None:
     lines = [f"# {title}", "", *verdict(comparison), ""]
     for sheet in sheets:
         lines += [sheet.markdown(), ""]
-    lines += [NOTE, *comparison.notes, ""]
+    notes = [how(comparison), *comparison.notes]
+    lines += [*notes, ""]
     write_json(folder / "comparison.json", comparison.to_json())
     write_text(folder / "comparison.md", "\n".join(lines))
     write_text(folder / "comparison.html", comparison_page(comparison))
     shown = Console()
     console = Console(width=max(shown.width, 100))
     tables = [sheet.for_terminal() for sheet in sheets]
-    said = [*map(Text, verdict(comparison)), *tables, Text(NOTE), *map(Text, comparison.notes)]
-    console.print(Group(*said))
+    console.print(Group(*map(Text, verdict(comparison)), *tables, *map(Text, notes)))
     console.print(f"comparison   {folder / 'comparison.html'}", soft_wrap=True, highlight=False)
