@@ -56,7 +56,7 @@ def collectives(family: str, delivery: str) -> tuple[list[tuple[str, list[str]]]
     """Each collective of the program with the types it carries, and the number of trained tensors.
     A loop's body stands there once, however often it runs.
     """
-    flags = "--xla_force_host_platform_device_count=8"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-c", COMPILE, str(Path(__file__).parent), family, delivery]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -106,7 +106,7 @@ def train(
         part(join={}, asked=False, **common)
         return []
     address = free_address() if processes > 1 else None
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     running = []
     for process in range(processes):

@@ -334,7 +334,7 @@ checkpoints.close()
 def test_a_checkpoint_of_eight_devices_is_restored_on_one_and_two(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
         "PYTHONPATH": str(root),
     }
     command = [sys.executable, "-c", MANY, str(tmp_path / "stage")]

@@ -152,7 +152,7 @@ print(json.dumps({"devices": len(jax.devices()), "rows": test_loop.rows(Path(sys
 def test_results_depend_on_neither_devices_nor_delivery(tmp_path: Path) -> None:
     losses = {}
     for devices, delivery in ((1, "resident"), (8, "streamed")):
-        flags = f"--xla_force_host_platform_device_count={devices}"
+        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
         environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
         folder = str(tmp_path / str(devices))
         command = [sys.executable, "-c", DEVICES, str(Path(__file__).parent), folder, delivery]
