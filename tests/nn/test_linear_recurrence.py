@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +21,7 @@ def pair(rng: np.random.Generator, *shape: int) -> Pair:
     return Pair(*jnp.asarray(rng.normal(size=(2, *shape)), jnp.float32))
 
 
+@partial(jax.jit, static_argnames="mode")
 def linear_recurrence(
     block: Block,
     inputs: Pair,
@@ -113,14 +115,14 @@ def test_gradients_are_those_of_a_plain_scan(case: str, rng: np.random.Generator
         states = jax.lax.scan(advance, start, jnp.arange(T))[1]
         return sum((jnp.swapaxes(x, 0, 1) * w).sum() for x, w in zip(states, weight, strict=True))
 
-    expected = jax.grad(plain, (0, 1, 2))(block, inputs, start)
+    expected = jax.jit(jax.grad(plain, (0, 1, 2)))(block, inputs, start)
     for mode in FORMS if case == "constant" else ANY:
 
         def total(block: Block, inputs: Pair, start: Pair, mode: str = mode) -> jax.Array:
             states = linear_recurrence(block, inputs, start, resets, mode)
             return sum((x * w).sum() for x, w in zip(states, weight, strict=True))
 
-        close(jax.grad(total, (0, 1, 2))(block, inputs, start), expected)
+        close(jax.jit(jax.grad(total, (0, 1, 2)))(block, inputs, start), expected)
 
 
 def test_without_inputs_states_are_powers_of_the_block(rng: np.random.Generator) -> None:
