@@ -57,10 +57,12 @@ def learner_of(options: OfflineOptions) -> OfflineLearner:
 def started(options: OfflineOptions) -> tuple[OfflineLearner, dict, dict, TrainState]:
     """A learner, its nets with slow copies that differ, their parameters as NumPy, its state."""
     learner = learner_of(options)
-    state = learner.init(KEY)
+    state = jax.jit(learner.init)(KEY)
     rng = np.random.default_rng(1)
     moved = {"params": state.params, "slow": state.slow}
-    moved = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), moved)
+    moved = jax.tree.map(
+        lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), jax.device_get(moved)
+    )
     state = replace(state, **moved)
     params = state.params | {f"slow_{name}": value for name, value in state.slow.items()}
     return learner, learner._nets(state), jax.device_get(params), state
@@ -70,14 +72,14 @@ def rows_of(rng: np.random.Generator) -> Transition:
     """Random rows; some ended, some padding, some imagined, some of an unknown next action."""
     size = MODEL.feature_size
 
-    def draw(*shape: int) -> jax.Array:
-        return jnp.asarray(rng.normal(size=(ROWS, *shape)), jnp.float32)
+    def draw(*shape: int) -> np.ndarray:
+        return rng.normal(size=(ROWS, *shape)).astype(np.float32)
 
-    some = jnp.arange(ROWS)
-    action, following = (jnp.tanh(draw(2)) for _ in range(2))
+    some = np.arange(ROWS)
+    action, following = (np.tanh(draw(2)) for _ in range(2))
     return Transition(
-        draw(size), action, draw(), (some % 4 == 1).astype(jnp.float32), draw(size), following,
-        some % 3 != 0, (some < ROWS - 2).astype(jnp.float32), some % 2 == 1,
+        draw(size), action, draw(), (some % 4 == 1).astype(np.float32), draw(size), following,
+        some % 3 != 0, (some < ROWS - 2).astype(np.float32), some % 2 == 1,
     )  # fmt: skip
 
 
@@ -125,9 +127,9 @@ def test_td3_bc_learns_towards_the_smaller_slow_critic(rows: Transition) -> None
     action = np.tanh(network(params["slow_actor"], rows.next_features))
     following = critic(params["slow_critic"], rows.next_features, action).min(0)
     target = np.asarray(rows.reward) + 0.99 * np.where(rows.ended > 0, 0, following)
-    close(learner.target(nets, rows, KEY), target)
+    close(jax.jit(learner.target)(nets, rows, KEY), target)
     values = critic(params["critic"], rows.features, rows.action)
-    loss, _ = learner.critic_loss(nets, rows, KEY)
+    loss, _ = jax.jit(learner.critic_loss)(nets, rows, KEY)
     close(loss, 2 * real_mean(np.square(values - target)))
 
 
@@ -136,9 +138,10 @@ def test_td3_bc_smooths_its_target_by_noise_that_is_cut(rows: Transition) -> Non
     _, nets, _, _ = started(TD3BCOptions())
     learner = learner_of(TD3BCOptions(target_noise=5.0, target_clip=0.0))
     quiet = learner_of(TD3BCOptions(target_noise=0.0))
-    close(learner.target(nets, rows, KEY), quiet.target(nets, rows, KEY))
+    close(jax.jit(learner.target)(nets, rows, KEY), jax.jit(quiet.target)(nets, rows, KEY))
     noisy = learner_of(TD3BCOptions())
-    assert np.abs(noisy.target(nets, rows, KEY) - quiet.target(nets, rows, KEY)).max() > 1e-3
+    moved = jax.jit(noisy.target)(nets, rows, KEY) - jax.jit(quiet.target)(nets, rows, KEY)
+    assert np.abs(moved).max() > 1e-3
 
 
 def test_td3_bc_weighs_value_by_its_mean_size(rows: Transition) -> None:
@@ -147,14 +150,14 @@ def test_td3_bc_weighs_value_by_its_mean_size(rows: Transition) -> None:
     value = critic(params["critic"], rows.features, action)[0]
     clone = np.square(action - np.asarray(rows.action)).mean(-1)
     expected = real_mean(clone) - 1.7 * real_mean(value) / real_mean(np.abs(value))
-    close(learner.actor_loss(nets, rows, KEY)[0], expected)
+    close(jax.jit(learner.actor_loss)(nets, rows, KEY)[0], expected)
 
 
 def test_behaviour_cloning_is_the_squared_error(rows: Transition) -> None:
     learner, nets, params, _ = started(BCOptions())
     action = np.tanh(network(params["actor"], rows.features))
     expected = real_mean(np.square(action - np.asarray(rows.action)).mean(-1))
-    close(learner.actor_loss(nets, rows, KEY)[0], expected)
+    close(jax.jit(learner.actor_loss)(nets, rows, KEY)[0], expected)
 
 
 def test_rebrac_clones_in_actor_and_target(rows: Transition) -> None:
@@ -165,12 +168,12 @@ def test_rebrac_clones_in_actor_and_target(rows: Transition) -> None:
     away = np.square(action - np.asarray(rows.next_action)).sum(-1) * np.asarray(rows.next_known)
     going_on = 1 - np.asarray(rows.ended)
     target = np.asarray(rows.reward) + 0.99 * going_on * (following - 0.7 * away)
-    close(learner.target(nets, rows, KEY), target)
+    close(jax.jit(learner.target)(nets, rows, KEY), target)
     here = np.tanh(network(params["actor"], rows.features))
     value = critic(params["critic"], rows.features, here).min(0)
     clone = real_mean(np.square(here - np.asarray(rows.action)).sum(-1))
     expected = 0.3 * clone - real_mean(value) / real_mean(np.abs(value))
-    close(learner.actor_loss(nets, rows, KEY)[0], expected)
+    close(jax.jit(learner.actor_loss)(nets, rows, KEY)[0], expected)
 
 
 # --------------------------------------------------------------------------------------------- IQL
@@ -183,12 +186,14 @@ def test_iql_takes_the_expectile_and_weighs_by_advantage(rows: Transition) -> No
     best = critic(params["slow_critic"], rows.features, rows.action).min(0)
     advantage = best - network(params["value"], rows.features)[:, 0]
     weight = np.abs(0.8 - (advantage < 0))
-    close(learner.value_loss(nets, rows, KEY)[0], real_mean(weight * advantage**2))
+    close(jax.jit(learner.value_loss)(nets, rows, KEY)[0], real_mean(weight * advantage**2))
 
     following = network(params["value"], rows.next_features)[:, 0]
     target = np.asarray(rows.reward) + 0.99 * (1 - np.asarray(rows.ended)) * following
     values = critic(params["critic"], rows.features, rows.action)
-    close(learner.critic_loss(nets, rows, KEY)[0], 2 * real_mean(np.square(values - target)))
+    close(
+        jax.jit(learner.critic_loss)(nets, rows, KEY)[0], 2 * real_mean(np.square(values - target))
+    )
 
     location = np.tanh(network(params["actor"]["location"], rows.features))
     scale = np.exp(params["actor"]["log_scale"])
@@ -196,7 +201,7 @@ def test_iql_takes_the_expectile_and_weighs_by_advantage(rows: Transition) -> No
     log_prob = (-0.5 * z**2 - np.log(scale) - 0.5 * np.log(2 * np.pi)).sum(-1)
     exponential = np.minimum(np.exp(2.0 * advantage), 1.5)
     assert (exponential == 1.5).any() and (exponential < 1.5).any()
-    close(learner.actor_loss(nets, rows, KEY)[0], -real_mean(exponential * log_prob))
+    close(jax.jit(learner.actor_loss)(nets, rows, KEY)[0], -real_mean(exponential * log_prob))
 
 
 # ----------------------------------------------------------------------------------- SAC and above
@@ -220,11 +225,11 @@ def test_sac_learns_towards_the_least_critic_and_entropy(rows: Transition, entro
     following = critic(params["slow_critic"], rows.next_features, action).min(0)
     following = following - alpha * log_prob * entropy
     target = np.asarray(rows.reward) + 0.99 * (1 - np.asarray(rows.ended)) * following
-    close(learner.target(nets, rows, KEY), target)
+    close(jax.jit(learner.target)(nets, rows, KEY), target)
 
     action, log_prob = acted(params, rows.features, noise)
     value = critic(params["critic"], rows.features, action).min(0)
-    loss, metrics = learner.actor_loss(nets, rows, KEY)
+    loss, metrics = jax.jit(learner.actor_loss)(nets, rows, KEY)
     close(metrics["loss/actor"], real_mean(alpha * log_prob - value))
     close(loss - metrics["loss/actor"], alpha * (-real_mean(log_prob) + 2))
 
@@ -245,14 +250,17 @@ def test_likeness_is_the_mean_cosine_of_slopes(rows: Transition) -> None:
     direction = slopes / (np.linalg.norm(slopes, axis=-1, keepdims=True) + 1e-10)
     cosines = np.einsum("ina,jna->ijn", direction, direction)
     expected = (cosines.sum((0, 1)) - np.einsum("iin->n", cosines)) / 2
-    np.testing.assert_allclose(likeness(nets["critic"], rows), expected, atol=0.02)
+    np.testing.assert_allclose(jax.jit(likeness)(nets["critic"], rows), expected, atol=0.02)
 
 
 def test_edac_adds_the_likeness_to_the_critics_loss(rows: Transition) -> None:
     learner, nets, _, _ = started(SACOptions(critics=3, diversity=0.5))
     plain = learner_of(SACOptions(critics=3))
-    added = learner.critic_loss(nets, rows, KEY)[0] - plain.critic_loss(nets, rows, KEY)[0]
-    close(added, 0.5 * real_mean(np.asarray(likeness(nets["critic"], rows))))
+    added = (
+        jax.jit(learner.critic_loss)(nets, rows, KEY)[0]
+        - jax.jit(plain.critic_loss)(nets, rows, KEY)[0]
+    )
+    close(added, 0.5 * real_mean(np.asarray(jax.jit(likeness)(nets["critic"], rows))))
 
 
 def test_combo_pushes_down_the_soft_maximum_and_up_what_was_logged(rows: Transition) -> None:
@@ -271,8 +279,8 @@ def test_combo_pushes_down_the_soft_maximum_and_up_what_was_logged(rows: Transit
     values = critic(params["critic"], rows.features, rows.action)
     logged = np.flatnonzero(np.asarray(rows.weight * ~rows.imagined))
     gap = real_mean(above) - values[:, logged].mean()
-    base = sac.critic_loss(nets, rows, key)[0]
-    close(learner.critic_loss(nets, rows, KEY)[0] - base, 0.3 * 2 * gap)
+    base = jax.jit(sac.critic_loss)(nets, rows, key)[0]
+    close(jax.jit(learner.critic_loss)(nets, rows, KEY)[0] - base, 0.3 * 2 * gap)
 
 
 # --------------------------------------------------------------------------------- the whole update
@@ -299,17 +307,18 @@ def test_an_update_moves_every_parameter_and_the_slow_copies_follow(name: str) -
     options = replace(learned_options()[name], slow_rate=0.25)
     learner = learner_of(options)
     every = max(step.every for step in learner.steps())
-    state = learner.init(KEY)
+    state = jax.jit(learner.init)(KEY)
     update = jax.jit(learner.update)
     batch = window_of(np.random.default_rng(0), 8)
     after = state
     for k in range(2 * every):
         before = after
         after, metrics = update(after, batch, jax.random.key(k))
-    moved = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), state.params, after.params)
+    moved = jax.tree.map(lambda a, b: np.any(np.not_equal(a, b)), state.params, after.params)
     assert all(jax.tree.leaves(moved))
     assert int(after.step) == 2 * every
     assert all(np.isfinite(float(x)) for x in metrics.values())
+    before, after = jax.device_get((before, after))
     for part, slow in after.slow.items():
         expected = jax.tree.map(
             lambda s, p: s + 0.25 * (p - s), before.slow[part], after.params[part]
@@ -320,7 +329,7 @@ def test_an_update_moves_every_parameter_and_the_slow_copies_follow(name: str) -
 def test_an_actor_that_learns_every_other_time_stands_still_between() -> None:
     learner = learner_of(TD3BCOptions(actor_every=2))
     batch, update = window_of(np.random.default_rng(0), 8), jax.jit(learner.update)
-    first = learner.init(KEY)
+    first = jax.jit(learner.init)(KEY)
     second, metrics = update(first, batch, KEY)
     jax.tree.map(np.testing.assert_array_equal, first.params["actor"], second.params["actor"])
     jax.tree.map(np.testing.assert_array_equal, first.optimizer["actor"], second.optimizer["actor"])
@@ -340,15 +349,15 @@ def test_a_batch_holds_the_real_share_that_was_asked_for(share: float) -> None:
     """Imagined rows are the model's, from where the logs are, under the policy as it is."""
     learner = learner_of(SACOptions(real_share=share, starts=6, horizon=2, retention=2))
     rng = np.random.default_rng(0)
-    state = jax.jit(learner.refresh)(learner.init(KEY), window_of(rng, 6), KEY)
+    state = jax.jit(learner.refresh)(jax.jit(learner.init)(KEY), window_of(rng, 6), KEY)
     assert 0 < int(state.memory.counts[0]) <= 12 and int(state.memory.counts[1]) == 0
-    rows, _ = learner._rows(state, window_of(rng, 40), KEY)
+    rows, _ = jax.jit(learner._rows)(state, window_of(rng, 40), KEY)
     assert int((~rows.imagined).sum()) == round(share * 40)
     assert (np.asarray(rows.weight) == 1).all()
     # rewards are learned in standard deviations (2.0 here)
     raw = learner_of(SACOptions(real_share=share, starts=6, horizon=2, normalize_reward=False))
-    unscaled, _ = raw._rows(state, window_of(np.random.default_rng(3), 40), KEY)
-    scaled, _ = learner._rows(state, window_of(np.random.default_rng(3), 40), KEY)
+    unscaled, _ = jax.jit(raw._rows)(state, window_of(np.random.default_rng(3), 40), KEY)
+    scaled, _ = jax.jit(learner._rows)(state, window_of(np.random.default_rng(3), 40), KEY)
     close(2 * scaled.reward, unscaled.reward)
 
 
@@ -400,17 +409,18 @@ def test_what_asks_the_members_refuses_a_model_without(options: OfflineOptions, 
 def test_several_seeds_learn_as_each_would_alone(options: OfflineOptions) -> None:
     learner = learner_of(options)
     several = Seeds(learner, 3, {})
-    state = several.init(KEY)
+    state = jax.jit(several.init)(KEY)
     batch, windows = (window_of(np.random.default_rng(k), 24 if k == 0 else 12) for k in range(2))
     if learner.refresh_every:
         state = jax.jit(several.refresh)(state, windows, KEY)
     after, _ = jax.jit(several.update)(state, batch, KEY)
     alone = jax.tree.map(
         lambda axis, x: x if axis is None else jax.tree.map(lambda y: y[1], x),
-        AXES, state, is_leaf=lambda x: x is None,
+        AXES, jax.device_get(state), is_leaf=lambda x: x is None,
     )  # fmt: skip
     own = jax.tree.map(lambda x: x[8:16], batch)
     expected, _ = jax.jit(learner.update)(alone, own, jax.random.split(KEY, 3)[1])
+    after, expected = jax.device_get((after, expected))
     for name, params in after.params.items():
         jax.tree.map(lambda x, y: close(x[1], y), params, expected.params[name])
     kernel = after.params["actor"]
