@@ -118,7 +118,7 @@ class Subject:
         self.definition = definitions_of(lambda key: {"model": build(key)})["model"]
         self.params = jax.tree.map(
             lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
-            jax.jit(lambda key: divide(build(key))[1])(jax.random.key(0)),
+            jax.device_get(jax.jit(lambda key: divide(build(key))[1])(jax.random.key(0))),
         )
         self.window = whole_episodes(logs, ROWS)  # the first one is padded
 

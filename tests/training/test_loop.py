@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -85,13 +86,29 @@ def test_the_step_compiles_once_and_every_row_is_written(
     assert summary["last_step"] == 20
 
 
-def test_a_run_in_two_parts_ends_in_the_same_bits(tmp_path: Path, pendulum: Trajectories) -> None:
-    whole = train(tmp_path / "whole", pendulum)
-    train(tmp_path / "parts", pendulum, replace(OPTIONS, steps=10))
-    parts = train(tmp_path / "parts", pendulum)
-    assert parts["state_sha256"] == whole["state_sha256"]
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, pendulum: Trajectories) -> tuple[Path, dict]:
+    """The folder and the summary of a finished run."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, train(folder, pendulum)
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory, pendulum: Trajectories) -> Path:
+    """The folder of a run of the first half; for copies to go on from."""
+    folder = tmp_path_factory.mktemp("half")
+    train(folder, pendulum, replace(OPTIONS, steps=10))
+    return folder
+
+
+def test_a_run_in_two_parts_ends_in_the_same_bits(
+    tmp_path: Path, pendulum: Trajectories, whole: tuple[Path, dict], half: Path
+) -> None:
+    folder, summary = whole
+    parts = shutil.copytree(half, tmp_path / "parts")
+    assert train(parts, pendulum)["state_sha256"] == summary["state_sha256"]
     keys = ("stage", "step", "loss/total", "latent/kl")
-    for a, b in zip(rows(tmp_path / "whole"), rows(tmp_path / "parts"), strict=True):
+    for a, b in zip(rows(folder), rows(parts), strict=True):
         assert {k: a[k] for k in keys} == {k: b[k] for k in keys}
 
 
@@ -109,13 +126,13 @@ def test_streamed_batches_train_the_same_model_and_resume_in_the_same_bits(
 
 
 def test_a_lost_loss_stops_with_the_step_named_and_the_checkpoint_kept(
-    tmp_path: Path, pendulum: Trajectories
+    tmp_path: Path, pendulum: Trajectories, half: Path
 ) -> None:
-    train(tmp_path / "run", pendulum, replace(OPTIONS, steps=10))
+    run = shutil.copytree(half, tmp_path / "run")
     with pytest.raises(DivergenceError, match=r"at step 1[1-9].*\n?.*last good checkpoint is 10"):
-        train(tmp_path / "run", pendulum, replace(OPTIONS, learning_rate=1e30, clip=0.0))
-    assert (tmp_path / "run" / "checkpoints" / "world_model" / "10").is_dir()
-    assert train(tmp_path / "run", pendulum)["last_step"] == 20  # goes on from the good one
+        train(run, pendulum, replace(OPTIONS, learning_rate=1e30, clip=0.0))
+    assert (run / "checkpoints" / "world_model" / "10").is_dir()
+    assert train(run, pendulum)["last_step"] == 20  # goes on from the good one
 
 
 def test_updates_per_dispatch_divide_every_interval() -> None:
@@ -142,23 +159,25 @@ from worldmodel.config import GymnasiumData
 from worldmodel.data.readers.gymnasium import collect
 sys.path.insert(0, sys.argv[1])
 import test_loop
-logs = collect(GymnasiumData(name="pendulum", environment="Pendulum-v1", episodes=4))
-test_loop.train(Path(sys.argv[2]), logs, delivery=sys.argv[3])
+options = {"name": "pendulum", "environment": "Pendulum-v1", "episodes": 12}
+logs = collect(GymnasiumData(**options, cache_dir=sys.argv[2]))
+test_loop.train(Path(sys.argv[3]), logs, delivery="streamed")
 import jax
-print(json.dumps({"devices": len(jax.devices()), "rows": test_loop.rows(Path(sys.argv[2]))}))
+print(json.dumps({"devices": len(jax.devices()), "data": logs.fingerprint()}))
 """
 
 
-def test_results_depend_on_neither_devices_nor_delivery(tmp_path: Path) -> None:
-    losses = {}
-    for devices, delivery in ((1, "resident"), (8, "streamed")):
-        flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-        folder = str(tmp_path / str(devices))
-        command = [sys.executable, "-c", DEVICES, str(Path(__file__).parent), folder, delivery]
-        done = subprocess.run(command, capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stderr[-2000:]
-        result = json.loads(done.stdout.splitlines()[-1])
-        assert result["devices"] == devices
-        losses[devices] = [row["loss/total"] for row in result["rows"]]
-    assert losses[8] == pytest.approx(losses[1], rel=1e-5)
+def test_results_depend_on_neither_devices_nor_delivery(
+    tmp_path: Path, pendulum: Trajectories, whole: tuple[Path, dict]
+) -> None:
+    """Streamed to eight devices as resident on one."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    words = [Path(__file__).parent, tmp_path / "datasets", tmp_path / "run"]
+    command = [sys.executable, "-c", DEVICES, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result == {"devices": 8, "data": pendulum.fingerprint()}
+    one, eight = ([r["loss/total"] for r in rows(f)] for f in (whole[0], tmp_path / "run"))
+    assert eight == pytest.approx(one, rel=1e-5)
