@@ -70,7 +70,7 @@ def equal(a: object, b: object, atol: float = 1e-5) -> None:
 
 
 def part(tree: object, rows: slice | int) -> object:
-    return jax.tree.map(lambda x: x[:, rows], tree)
+    return jax.tree.map(lambda x: np.asarray(x)[:, rows], tree)
 
 
 @pytest.mark.parametrize("preset", ENCODED_PRESETS)
@@ -93,7 +93,7 @@ def test_rollout_equals_repeated_steps(
     options: EncodedOptions, every: int, rng: np.random.Generator
 ) -> None:
     model = new(replace(options, reencode=every))
-    state = part(model.observe(random_window(rng, 4, 3), KEY), -1)
+    state = part(jax.jit(model.observe)(random_window(rng, 4, 3), KEY), -1)
     actions = jnp.asarray(rng.uniform(-2, 2, (4, 8, 2)), jnp.float32)
     together = jax.jit(model.rollout)(state, actions, KEY)
     step = jax.jit(model.step)
@@ -110,31 +110,32 @@ def test_the_filter_is_the_step_corrected_by_the_gain(
     model.gain[...] = jnp.asarray(rng.normal(size=8), jnp.float32)
     window = random_window(rng, 4, 6)
     window = replace(window, is_first=window.is_first.at[1, 3].set(True))
-    seen, gain = model.encode(window.observation), jax.nn.sigmoid(model.gain[...])
-    states, step = model.observe(window, KEY), jax.jit(model.step)
+    seen = np.asarray(jax.jit(model.encode)(window.observation))
+    gain = np.asarray(jax.nn.sigmoid(model.gain[...]))
+    states, step = jax.device_get(jax.jit(model.observe)(window, KEY)), jax.jit(model.step)
     equal(states.latent[:, 0], seen[:, 0])
     for t in range(1, 6):
-        predicted = step(part(states, t - 1), window.action[:, t - 1], KEY).latent
+        predicted = step(part(states, t - 1), part(window.action, t - 1), KEY).latent
         corrected = predicted + gain * (seen[:, t] - predicted)
-        first = window.is_first[:, t, None]
-        equal(states.latent[:, t], jnp.where(first, seen[:, t], corrected))
+        first = np.asarray(window.is_first)[:, t, None]
+        equal(states.latent[:, t], np.where(first, seen[:, t], corrected))
 
 
 def test_filtering_in_pieces_equals_one_pass(
     options: EncodedOptions, rng: np.random.Generator
 ) -> None:
     model, window = new(options), random_window(rng, 4, 8)
-    whole = model.observe(window, KEY)
+    whole = jax.jit(model.observe)(window, KEY)
     first, second = part(window, slice(0, 5)), part(window, slice(5, 8))
-    last = part(model.observe(first, KEY), -1)
-    equal(part(whole, slice(5, 8)), model.observe(second, KEY, last, first.action[:, -1]))
+    last = part(jax.jit(model.observe)(first, KEY), -1)
+    equal(part(whole, slice(5, 8)), jax.jit(model.observe)(second, KEY, last, first.action[:, -1]))
 
 
 def test_actions_beyond_the_range_are_scaled_back(options: EncodedOptions) -> None:
     model = new(options)
     start = model.initial((1,))
-    at_bound = model.step(start, jnp.ones((1, 2)), KEY)
-    equal(at_bound, model.step(start, jnp.full((1, 2), 7.0), KEY))
+    at_bound = jax.jit(model.step)(start, jnp.ones((1, 2)), KEY)
+    equal(at_bound, jax.jit(model.step)(start, jnp.full((1, 2), 7.0), KEY))
     assert float(jnp.abs(at_bound.latent).max()) > 1e-4
 
 
@@ -145,19 +146,19 @@ def test_a_latent_is_read_again_every_k_steps() -> None:
     """After k steps it is what the encoder sees in what the decoder says; until then it is not."""
     plain, again = new(GRUOptions(**SMALL)), new(GRUOptions(**SMALL, reencode=2))
     action = jnp.ones((3, 2))
-    once = again.step(plain.initial((3,)), action, KEY)
-    equal(once, plain.step(plain.initial((3,)), action, KEY))
-    twice = plain.step(once, action, KEY)
+    once = jax.jit(again.step)(plain.initial((3,)), action, KEY)
+    equal(once, jax.jit(plain.step)(plain.initial((3,)), action, KEY))
+    twice = jax.jit(plain.step)(once, action, KEY)
     said = {key: p.mean() for key, p in plain.observation(twice).items()}
-    equal(again.step(once, action, KEY).latent, plain.encode(said))
-    assert float(jnp.abs(twice.latent - plain.encode(said)).max()) > 1e-3
+    equal(jax.jit(again.step)(once, action, KEY).latent, jax.jit(plain.encode)(said))
+    assert float(jnp.abs(twice.latent - jax.jit(plain.encode)(said)).max()) > 1e-3
 
 
 def test_only_latents_of_that_age_are_read_again() -> None:
     model = new(GRUOptions(**SMALL, reencode=2))
     latent, action = jnp.ones((2, 8)) * 0.3, jnp.ones((2, 2))
     moved = model.advance(latent, model.control(action))
-    after = model.step(EncodedState(latent, jnp.asarray([0, 1])), action, KEY)
+    after = jax.jit(model.step)(EncodedState(latent, jnp.asarray([0, 1])), action, KEY)
     assert after.age.tolist() == [1, 0]
     equal(after.latent[0], moved[0])
     assert float(jnp.abs(after.latent[1] - moved[1]).max()) > 1e-3
@@ -180,7 +181,7 @@ def test_the_loss_is_finite_with_gradients_everywhere(
         return jax.value_and_grad(loss, has_aux=True)(params)
 
     (total, (metrics, states)), grads = gradient(params)
-    equal(states, model.observe(window, KEY))
+    equal(states, jax.jit(model.observe)(window, KEY))
     parts = {name for name in metrics if name.startswith("loss/") and name != "loss/total"}
     assert float(total) == pytest.approx(float(sum(metrics[name] for name in parts)), rel=1e-5)
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
@@ -239,19 +240,21 @@ def test_a_linear_path_begins_as_nothing_and_is_then_added() -> None:
     model = models.build(MLPOptions(**SMALL, linear_path=True), SPEC, KEY)
     latent, actions = jax.random.normal(KEY, (4, 8)), jax.random.uniform(KEY, (4, 2)) - 0.5
     state = EncodedState(latent, jnp.zeros(4, jnp.int32))
-    before = plain.step(state, actions, KEY).latent
-    equal(model.step(state, actions, KEY).latent, before)
+    before = jax.jit(plain.step)(state, actions, KEY).latent
+    equal(jax.jit(model.step)(state, actions, KEY).latent, before)
     a, b, c = (
         jax.random.normal(jax.random.key(i), s) for i, s in enumerate([(8, 8), (2, 8), (8,)])
     )
     model.path.kernel[...], model.path.bias[...] = jnp.concatenate([a, b]), c
-    equal(model.step(state, actions, KEY).latent, before + latent @ a + actions @ b + c)
+    equal(jax.jit(model.step)(state, actions, KEY).latent, before + latent @ a + actions @ b + c)
 
 
 def test_what_filtered_latents_say_has_its_weight(rng: np.random.Generator) -> None:
     window = random_window(rng, 3, 9)
     losses = {
-        scale: models.build(MLPOptions(**SMALL, filtered_scale=scale), SPEC, KEY).loss(window, KEY)
+        scale: jax.jit(models.build(MLPOptions(**SMALL, filtered_scale=scale), SPEC, KEY).loss)(
+            window, KEY
+        )
         for scale in (0.0, 1.0)
     }
     _, (said, _) = losses[1.0]
@@ -262,6 +265,6 @@ def test_what_filtered_latents_say_has_its_weight(rng: np.random.Generator) -> N
 def test_a_filter_that_corrects_nothing_only_predicts(rng: np.random.Generator) -> None:
     model = models.build(MLPOptions(**SMALL, gain=-100.0), SPEC, KEY)
     window = random_window(rng, 3, 9)
-    states = model.observe(window, KEY)
-    followed = model.rollout(part(states, 0), window.action[:, :-1], KEY)
+    states = jax.jit(model.observe)(window, KEY)
+    followed = jax.jit(model.rollout)(part(states, 0), window.action[:, :-1], KEY)
     equal(followed.latent, states.latent[:, 1:])
