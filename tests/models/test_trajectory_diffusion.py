@@ -94,7 +94,7 @@ def test_guidance_leads_classes_too() -> None:
 def test_the_score_is_the_gradient_of_the_log_likelihood_by_the_channels() -> None:
     """d log N(a; mu, s) / d c = (mu - a) / s^2 / sqrt 3, with a = c / sqrt 3."""
     model, channels = new(), jax.random.normal(KEY, (4, 5, 2))
-    score = model._score(leaning, jnp.zeros((4, 5, 3)), channels)
+    score = jax.jit(lambda c: model._score(leaning, jnp.zeros((4, 5, 3)), c))(channels)
     expected = (0.9 - channels / 3**0.5) / 0.3**2 / 3**0.5
     np.testing.assert_allclose(score, expected, rtol=1e-4)
 
@@ -105,7 +105,8 @@ def test_a_policy_without_preference_guides_nothing() -> None:
 
     model = new(SMALL, CLASSES)
     rows = jax.random.normal(KEY, (2, 5, model.borders[-1] + 3))
-    np.testing.assert_allclose(model._guided(rows, jnp.float32(5.0), uniform), rows, atol=1e-5)
+    guided = jax.jit(lambda rows: model._guided(rows, jnp.float32(5.0), uniform))(rows)
+    np.testing.assert_allclose(guided, rows, atol=1e-5)
 
 
 def test_a_score_of_zero_is_divided_by_no_zero() -> None:
@@ -136,7 +137,10 @@ def test_schedules_fall_to_nothing_at_the_end() -> None:
 def test_a_start_is_held_if_asked() -> None:
     held, free = new(), new(replace(SMALL, hold_start=False))
     start = start_of(held, 6)
-    states = [imagine(model, start, leaning, 4, KEY).states for model in (held, free)]
+    states = [
+        jax.jit(lambda start, m=model: imagine(m, start, leaning, 4, KEY))(start).states
+        for model in (held, free)
+    ]
     for value, expected in zip(jax.tree.map(lambda x: x[:, 0], states[0]), start, strict=True):
         np.testing.assert_array_equal(value, expected)
     assert float(jnp.abs(states[1].point[:, 0] - start.point).min()) > 1e-4
@@ -146,8 +150,9 @@ def test_given_actions_are_held_and_matter_to_every_later_row() -> None:
     """What is sampled is the rest: other actions, other states, by the same noise."""
     model, start = new(), start_of(new(), 6)
     actions = jax.random.uniform(KEY, (6, 4, 2), minval=-1)
-    first = model.rollout(start, actions, KEY).point
-    other = model.rollout(start, actions.at[:, 0].multiply(-1), KEY).point
+    rollout = jax.jit(model.rollout)
+    first = rollout(start, actions, KEY).point
+    other = rollout(start, actions.at[:, 0].multiply(-1), KEY).point
     assert (np.abs(np.subtract(first, other)).max((0, 2)) > 1e-4).all()
 
 
@@ -155,12 +160,12 @@ def test_given_actions_are_held_and_matter_to_every_later_row() -> None:
 def test_pieces_of_the_trained_length_are_joined(horizon: int) -> None:
     """Each goes on from the end of the one before, whose first piece a shorter rollout shares."""
     model, start = new(), start_of(new(), 3)
-    rollout = imagine(model, start, leaning, horizon, KEY)
+    rollout = jax.jit(lambda start: imagine(model, start, leaning, horizon, KEY))(start)
     assert rollout.states.point.shape == (3, horizon + 1, 3)
     assert rollout.actions.shape == (3, horizon, 2) and rollout.rewards.shape == (3, horizon)
     assert float(jnp.abs(rollout.actions).max()) <= 1.0
     actions = jax.random.uniform(KEY, (3, horizon, 2), minval=-1)
-    states = model.rollout(start, actions, KEY)
+    states = jax.jit(model.rollout)(start, actions, KEY)
     assert states.point.shape == (3, horizon, 3)
 
 
@@ -189,7 +194,7 @@ def test_rollouts_are_differentiated_truly() -> None:
     def end(actions: jax.Array) -> jax.Array:
         return model.rollout(start, actions, KEY).point[:, -1].sum()
 
-    slope = float((jax.grad(end)(actions) * direction).sum())
+    slope = float((jax.jit(jax.grad(end))(actions) * direction).sum())
     quotient = float(end(actions + 0.01 * direction) - end(actions - 0.01 * direction)) / 0.02
     assert slope == pytest.approx(quotient, rel=0.02) and abs(slope) > 0.1
 
@@ -211,8 +216,8 @@ def window_of(rng: np.random.Generator) -> Window:
 def test_rows_hold_what_was_logged_and_what_is_real(rng: np.random.Generator) -> None:
     """Rewards and ends stand at the arrival, standardised; padding is none of them."""
     model, window = new(), window_of(rng)
-    states = model.observe(window, KEY)
-    rows, real = model._rows_of(states, window)
+    states = jax.jit(model.observe)(window, KEY)
+    rows, real = jax.jit(model._rows_of)(states, window)
     np.testing.assert_allclose(rows[1, 1:, 3], (window.reward[1, :-1] + 2) / 3, rtol=1e-5)
     assert rows[..., 4][real[..., 4]].tolist() == [-1, -1, 1] + [-1] * 5
     np.testing.assert_allclose(rows[1, :-1, 5:], window.action[1, :-1] * 3**0.5, rtol=1e-6)
@@ -228,12 +233,13 @@ def test_rows_hold_what_was_logged_and_what_is_real(rng: np.random.Generator) ->
 def test_departures_are_zero_where_rows_follow_the_step(rng: np.random.Generator) -> None:
     model = new()
     rows = jnp.asarray(rng.normal(size=(2, 4, 7)), jnp.float32)
-    off: Any = model._departure(rows, model.forward)
+    departure = jax.jit(lambda rows: model._departure(rows, model.forward))
+    off: Any = departure(rows)
     np.testing.assert_array_equal(off[:, 0], 0)
     for t in range(1, 4):
         # Mend row t by what it is off, and it follows row t - 1.
         mended = rows.at[:, t, :3].add(-off[:, t])
-        np.testing.assert_allclose(model._departure(mended, model.forward)[:, t], 0, atol=1e-5)
+        np.testing.assert_allclose(departure(mended)[:, t], 0, atol=1e-5)
 
 
 def test_what_is_sampled_looks_as_in_training(
