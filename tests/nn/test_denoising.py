@@ -163,7 +163,8 @@ def test_after_churn_point_and_level_are_the_raised_ones(method: str) -> None:
         else:
             x = point - raised * slope
     assert float(jnp.abs(points[0] - at_highest_level(5, 4.0)).min()) > 0  # noise was added
-    found = sample(of_gaussian, at_highest_level(5, 4.0), sampler, KEY)
+    draw = jax.jit(lambda x: sample(of_gaussian, x, sampler, KEY))
+    found = draw(at_highest_level(5, 4.0))
     np.testing.assert_allclose(found, x, rtol=1e-5, atol=1e-5)
 
 
@@ -172,11 +173,11 @@ def test_churn_is_added_between_its_levels_alone_and_never_doubles_the_noise() -
         seen: list[float] = []
 
         def denoise(x: jax.Array, level: jax.Array) -> jax.Array:
-            seen.append(float(level))
+            jax.debug.callback(lambda level: seen.append(float(level)), level, ordered=True)
             return of_gaussian(x, level)
 
-        with jax.disable_jit():
-            sample(denoise, at_highest_level(2), sampler, KEY)
+        jax.jit(lambda x: sample(denoise, x, sampler, KEY))(at_highest_level(2))
+        jax.effects_barrier()
         return seen
 
     sampler = Sampler(6, "euler", high=HIGH, churn=1e9, churn_low=0.05, churn_high=5.0)
@@ -190,13 +191,14 @@ def test_the_denoiser_is_called_once_a_step_and_by_heun_once_more(method: str, c
     counted = []
 
     def denoise(x: jax.Array, level: jax.Array) -> jax.Array:
-        counted.append(level)
+        jax.debug.callback(lambda level: counted.append(float(level)), level, ordered=True)
         return of_gaussian(x, level)
 
-    with jax.disable_jit():
-        sample(denoise, at_highest_level(2), Sampler(5, method, high=HIGH), KEY)
+    sampler = Sampler(5, method, high=HIGH)
+    jax.jit(lambda x: sample(denoise, x, sampler, KEY))(at_highest_level(2))
+    jax.effects_barrier()
     assert len(counted) == calls
-    assert min(map(float, counted)) > 0
+    assert min(counted) > 0
 
 
 @every_sampler
