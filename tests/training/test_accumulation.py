@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from worldmodel.training.mesh import AXES, SHARDS, all_devices, state_shardings
 
 # Without the one term that divides by what the batch holds.
 OPTIONS = MLPOptions(units=16, latent=8, consistency_scale=0.0)
+KEY = jax.random.key(1)
 
 
 @pytest.fixture(scope="module")
@@ -36,26 +38,32 @@ def problem(pendulum: Trajectories) -> tuple[Loss, dict, Window]:
         return total, metrics
 
     batches = deliver(pendulum, 8, 6, 0)
-    arrays = jax.tree.map(jnp.asarray, batches.arrays())
-    return loss, params, batches.batch(arrays, batches.feed(0, 1), 0)
+    batch = jax.jit(lambda arrays, feed: batches.batch(arrays, feed, 0))
+    return loss, params, jax.device_get(batch(batches.arrays(), batches.feed(0, 1)))
+
+
+@pytest.fixture(scope="module")
+def plain(problem: tuple[Loss, dict, Window]) -> jax.stages.Compiled:
+    """(params, batch, key) -> gradients and metrics of the whole batch at once."""
+    loss, *rest = problem
+    return jax.jit(partial(gradients, loss)).lower(*rest, KEY).compile()
 
 
 def close(a: dict, b: dict) -> None:
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5 * float(jnp.abs(y).max()))
+        np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5 * float(np.abs(y).max()))
 
 
 def test_pieces_give_the_gradients_and_metrics_of_the_whole(
-    problem: tuple[Loss, dict, Window],
+    problem: tuple[Loss, dict, Window], plain: jax.stages.Compiled
 ) -> None:
     loss, params, batch = problem
-    key = jax.random.key(1)
-    whole, metrics = jax.jit(lambda p: gradients(loss, p, batch, key))(params)
-    taken, means = jax.jit(lambda p: gradients(loss, p, batch, key, pieces=4))(params)
+    whole, metrics = plain(params, batch, KEY)
+    taken, means = jax.jit(partial(gradients, loss, pieces=4))(params, batch, KEY)
     close(taken, whole)
     assert float(means["loss/total"]) == pytest.approx(float(metrics["loss/total"]), rel=1e-5)
-    half = jax.tree.map(lambda x: x[::2], batch)  # a piece is not the whole
-    part, _ = jax.jit(lambda p: gradients(loss, p, half, key))(params)
+    half = jax.tree.map(lambda x: np.repeat(x[::2], 2, 0), batch)  # a piece is not the whole
+    part, _ = plain(params, half, KEY)
     assert any(
         not np.allclose(x, y, rtol=1e-3)
         for x, y in zip(jax.tree.leaves(part), jax.tree.leaves(whole), strict=True)
@@ -63,16 +71,11 @@ def test_pieces_give_the_gradients_and_metrics_of_the_whole(
 
 
 def test_what_is_computed_twice_is_the_same_and_is_not_kept(
-    problem: tuple[Loss, dict, Window],
+    problem: tuple[Loss, dict, Window], plain: jax.stages.Compiled
 ) -> None:
-    loss, params, batch = problem
-
-    def compiled(remat: bool) -> jax.stages.Compiled:
-        step = jax.jit(lambda p, key: gradients(loss, p, batch, key, remat=remat))
-        return step.lower(params, jax.random.key(1)).compile()
-
-    plain, saving = compiled(False), compiled(True)
-    close(saving(params, jax.random.key(1))[0], plain(params, jax.random.key(1))[0])
+    loss, *rest = problem
+    saving = jax.jit(partial(gradients, loss, remat=True)).lower(*rest, KEY).compile()
+    close(saving(*rest, KEY)[0], plain(*rest, KEY)[0])
     flops = [c.cost_analysis()["flops"] for c in (plain, saving)]
     assert flops[1] > flops[0]
 
