@@ -73,7 +73,7 @@ def collectives(family: str, delivery: str) -> tuple[list[tuple[str, list[str]]]
     return [(kind, types) for kind, types, _ in found], result["tensors"]
 
 
-@pytest.mark.parametrize("delivery", ["resident", "streamed"])
+@pytest.mark.parametrize("delivery", ["resident", pytest.param("streamed", marks=pytest.mark.slow)])
 def test_an_update_counts_rows_and_then_sums_gradients_and_metrics_at_once(delivery: str) -> None:
     """The counts behind its means are a few integers; what they divide has to wait for them."""
     (counted, counts), (summed, sums) = sorted(
