@@ -74,8 +74,19 @@ def test_another_runs_model_is_that_of_its_own_complete_stage(
         model_of(str(copy), loaded.config, loaded.spec)
 
 
-def test_a_run_killed_five_times_ends_in_the_same_bits(
-    smoke_run: Path, launch: Launch, tmp_path: Path
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["saving"],
+        pytest.param(
+            ["compiling", "training", "saving", "in the second stage", "judging"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["once", "five times"],
+)
+def test_a_killed_run_ends_in_the_same_bits(
+    names: list[str], smoke_run: Path, launch: Launch, tmp_path: Path
 ) -> None:
     """benchmarks/fault_injection.py does so at a hundred random moments."""
     command, folder = launch(f"runs_dir={tmp_path}"), tmp_path / "smoke-0"
@@ -87,8 +98,8 @@ def test_a_run_killed_five_times_ends_in_the_same_bits(
         "in the second stage": (checkpoints / "policy" / "30").exists,
         "judging": lambda: phase_of(folder) == "evaluation",
     }
-    for name, moment in moments.items():
-        assert stopped_at(command, moment, signal.SIGKILL)[0] == -signal.SIGKILL, name
+    for name in names:
+        assert stopped_at(command, moments[name], signal.SIGKILL)[0] == -signal.SIGKILL, name
     done = run(command)
     assert done.returncode == 0, done.stderr[-2000:]
     assert digests(folder) == digests(smoke_run)
