@@ -91,7 +91,7 @@ def leaves_equal(a: object, b: object, atol: float = 1e-6) -> None:
 def test_reward_is_exactly_zero_before_training(
     model: models.WorldModel, rng: np.random.Generator
 ) -> None:
-    states = model.observe(random_window(rng, 4, 6), jax.random.key(1))
+    states = jax.jit(model.observe)(random_window(rng, 4, 6), jax.random.key(1))
     assert (np.asarray(model.reward(states).mean()) == 0).all()
     _, critic = build_heads(
         ActorCriticOptions(), model, SPEC.action, jax.random.key(2), jnp.float32
@@ -154,13 +154,14 @@ def test_filtering_in_two_pieces_equals_one_pass(
 ) -> None:
     sure = confident(model)
     window = random_window(rng, 4, 8)
-    whole = sure.observe(window, jax.random.key(0))
+    observe = jax.jit(sure.observe)
+    whole = observe(window, jax.random.key(0))
     first, second = (
         jax.tree.map(lambda x, s=s: x[:, s], window) for s in (slice(0, 5), slice(5, 8))
     )
-    start = sure.observe(first, jax.random.key(1))
+    start = observe(first, jax.random.key(1))
     last = jax.tree.map(lambda x: x[:, -1], start)
-    rest = sure.observe(second, jax.random.key(2), last, first.action[:, -1])
+    rest = observe(second, jax.random.key(2), last, first.action[:, -1])
     leaves_equal(jax.tree.map(lambda x: x[:, 5:], whole), rest)
 
 
@@ -168,26 +169,27 @@ def test_rollout_equals_repeated_steps(model: models.WorldModel, rng: np.random.
     actions = jnp.asarray(rng.uniform(-1, 1, (4, 6, 2)), jnp.float32)
     start = model.initial((4,))
     key = jax.random.key(5)
-    together = model.rollout(start, actions, key)
-    state = start
+    together = jax.device_get(jax.jit(model.rollout)(start, actions, key))
+    state, step = start, jax.jit(model.step)
     for t, step_key in enumerate(jax.random.split(key, 6)):
-        state = model.step(state, actions[:, t], step_key)
+        state = step(state, actions[:, t], step_key)
         leaves_equal(jax.tree.map(lambda x, t=t: x[:, t], together), state, atol=1e-5)
 
 
 def test_actions_beyond_the_range_are_scaled_back(model: models.WorldModel) -> None:
     start, key = model.initial((1,)), jax.random.key(0)
-    at_bound = model.step(start, jnp.ones((1, 2)), key)
-    leaves_equal(at_bound, model.step(start, jnp.full((1, 2), 7.0), key))
+    step = jax.jit(model.step)
+    at_bound = step(start, jnp.ones((1, 2)), key)
+    leaves_equal(at_bound, step(start, jnp.full((1, 2), 7.0), key))
 
 
 def test_kl_terms_are_clamped_at_the_free_nats(rng: np.random.Generator) -> None:
     window = random_window(rng, 4, 6)
     free = models.build(replace(SMALL, free_nats=1e6), SPEC, jax.random.key(0))
-    _, (metrics, _) = free.loss(window, jax.random.key(1))
+    _, (metrics, _) = jax.jit(free.loss)(window, jax.random.key(1))
     assert float(metrics["loss/dynamics"]) == float(metrics["loss/representation"]) == 1e6
     none = models.build(replace(SMALL, free_nats=0.0), SPEC, jax.random.key(0))
-    total, (metrics, _) = none.loss(window, jax.random.key(1))
+    total, (metrics, _) = jax.jit(none.loss)(window, jax.random.key(1))
     assert float(metrics["loss/dynamics"]) == pytest.approx(float(metrics["latent/kl"]), rel=1e-6)
     parts = {k: float(v) for k, v in metrics.items() if k.startswith("loss/")}
     expected = sum(
@@ -215,8 +217,8 @@ def test_padding_changes_no_loss(model: models.WorldModel, rng: np.random.Genera
     window = replace(window, mask=window.mask.at[:, 4:].set(False))
     noise = {"observation": window.observation["observation"].at[:, 4:].set(99.0)}
     other = replace(window, observation=noise, reward=window.reward.at[:, 4:].set(1e6))
-    key = jax.random.key(1)
-    assert float(model.loss(window, key)[0]) == float(model.loss(other, key)[0])
+    key, loss = jax.random.key(1), jax.jit(model.loss)
+    assert float(loss(window, key)[0]) == float(loss(other, key)[0])
 
 
 def test_reward_is_learned_at_the_state_after_the_action(
@@ -240,7 +242,7 @@ def test_reward_is_learned_at_the_state_after_the_action(
 def test_losses_norms_and_latents_are_float32_under_bfloat16(rng: np.random.Generator) -> None:
     model = models.build(SMALL, SPEC, jax.random.key(0), jnp.bfloat16)
     window = random_window(rng, 4, 6)
-    total, (metrics, states) = model.loss(window, jax.random.key(1))
+    total, (metrics, states) = jax.jit(model.loss)(window, jax.random.key(1))
     assert total.dtype == jnp.float32 and {m.dtype for m in metrics.values()} == {
         jnp.dtype("float32")
     }
