@@ -47,10 +47,10 @@ class Counting:
 
 def averages(decay: float, steps: int) -> list[float]:
     learner, found = AveragedModel(Counting(), decay), []
-    state = learner.init(KEY)
+    state, update = learner.init(KEY), jax.jit(learner.update)
     for _ in range(steps):
-        state, _ = learner.update(state, None, KEY)
-        kernel = modules(learner, state)["model"].kernel[...]
+        state, _ = update(state, None, KEY)
+        kernel = np.asarray(modules(learner, state)["model"].kernel[...])
         np.testing.assert_allclose(kernel, kernel[0, 0], rtol=1e-6)
         found.append(float(kernel[0, 0]))
     return found
@@ -94,10 +94,10 @@ def test_diffusion_is_averaged_and_policies_imagine_with_the_average(family: str
     )  # fmt: skip
     learner = build_learner(config, spec, "world_model")
     assert isinstance(learner, AveragedModel) and config.model.ema > 0.9
-    state = learner.init(KEY)
+    state = jax.device_get(jax.jit(learner.init)(KEY))
     # As if training had moved the parameters away from their average.
     params = jax.tree.map(lambda x: x + 1, state.params)
     trained = modules(learner, replace(state, params=params))
-    policy = build_learner(config, spec, "policy", trained).init(KEY)
+    policy = jax.jit(build_learner(config, spec, "policy", trained).init)(KEY)
     average = state.slow["average"]["model"]
     jax.tree.map(np.testing.assert_array_equal, policy.frozen["model"], average)
