@@ -13,6 +13,7 @@ from worldmodel.imagination import buffer
 
 ROWS, RETENTION = 6, 3
 KEY = jax.random.key(0)
+add, sample = jax.jit(buffer.add), jax.jit(buffer.sample, static_argnums=2)
 
 
 def refreshed(counts: list[int]) -> tuple[buffer.Buffer, list[set[int]]]:
@@ -23,7 +24,7 @@ def refreshed(counts: list[int]) -> tuple[buffer.Buffer, list[set[int]]]:
     for number, count in enumerate(counts):
         rows = np.arange(1 + number * ROWS, 1 + (number + 1) * ROWS, dtype=np.int32)
         valid = rng.permutation(np.arange(ROWS) < count)
-        made = buffer.add(made, {"number": jnp.asarray(rows)}, jnp.asarray(valid))
+        made = add(made, {"number": rows}, valid)
         kept.append(set(rows[valid].tolist()))
     return made, kept
 
@@ -35,7 +36,7 @@ def test_only_rows_that_count_of_the_last_refreshes_are_there(counts: list[int])
     there = set().union(*kept[-RETENTION:])
     assert int(buffer.size(made)) == len(there) == sum(counts[-RETENTION:])
     if there:
-        drawn = buffer.sample(made, KEY, 400)["number"]
+        drawn = sample(made, KEY, 400)["number"]
         assert set(np.asarray(drawn).tolist()) == there
 
 
@@ -43,7 +44,7 @@ def test_only_rows_that_count_of_the_last_refreshes_are_there(counts: list[int])
 def test_after_k_refreshes_min_k_retention_times_n_rows_are_there(refreshes: int) -> None:
     made, _ = refreshed([ROWS] * refreshes)
     assert int(buffer.size(made)) == min(refreshes, RETENTION) * ROWS
-    drawn = np.asarray(buffer.sample(made, KEY, 1000)["number"])
+    drawn = np.asarray(sample(made, KEY, 1000)["number"])
     assert (drawn > 0).all()  # an unfilled row would be zero
 
 
@@ -51,7 +52,7 @@ def test_every_row_is_as_likely_as_any_other() -> None:
     """Also where refreshes left different numbers of rows: each count within four sigma."""
     made, kept = refreshed([1, 6, 3])
     draws = 20_000
-    drawn = np.asarray(buffer.sample(made, KEY, draws)["number"])
+    drawn = np.asarray(sample(made, KEY, draws)["number"])
     there = sorted(set().union(*kept))
     counts = np.array([(drawn == number).sum() for number in there])
     expected = draws / len(there)
@@ -60,4 +61,4 @@ def test_every_row_is_as_likely_as_any_other() -> None:
 
 def test_an_empty_buffer_gives_zeros() -> None:
     made, _ = refreshed([0])
-    assert not np.asarray(buffer.sample(made, KEY, 10)["number"]).any()
+    assert not np.asarray(sample(made, KEY, 10)["number"]).any()
