@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,14 +24,15 @@ def episode(steps: int, first: int, terminated: bool) -> Episode:
     return Episode({"x": first + number}, -number[:-1] / 10, 10 + number[:-1, 0], terminated)
 
 
+@cache
 def transitions():
     """Those of an episode that ends, one that times out, and one shorter than the window."""
     episodes = [episode(4, 100, True), episode(4, 200, False), episode(2, 300, True)]
     logs = stack_episodes(episodes, "numbers")
     model = models.build(MLPOptions(units=4, latent=4), logs.spec(), KEY)
     window = whole_episodes(logs, rows=5)
-    features = model.features(model.observe(window, KEY))
-    flat = jax.device_get(logged(model, window, KEY))
+    features = jax.jit(lambda w: model.features(model.observe(w, KEY)))(window)
+    flat = jax.device_get(jax.jit(lambda w: logged(model, w, KEY))(window))
     made = jax.tree.map(lambda x: x.reshape(3, 4, *x.shape[1:]), flat)
     return made, np.asarray(features)
 
