@@ -92,7 +92,7 @@ def test_vectors_need_no_autoencoder(logs_of_a_point: Callable, tmp_path: Path) 
 def test_latents_saturate(pictures: Trajectories) -> None:
     model = Autoencoder(pictures.spec(), 6, 8, 2, rngs=nnx.Rngs(params=KEY))
     model.to_latent.kernel[...] = 1e4 * model.to_latent.kernel[...]
-    latent = model.encode({"image": pictures.observations["image"][:5]})
+    latent = jax.jit(model.encode)({"image": pictures.observations["image"][:5]})
     assert latent.shape == (5, 6) and 4.9 < float(np.abs(latent).max()) <= 5.0
 
 
@@ -109,7 +109,7 @@ def test_how_far_a_step_moves_a_latent_is_learned(pictures: Trajectories) -> Non
 
     for _ in range(50):
         params = step(params)
-    latent = np.asarray(model.encode(window.observation))
+    latent = np.asarray(jax.jit(model.encode)(window.observation))
     moved = np.diff(latent, axis=1)[np.asarray(window.mask)[:, 1:]]
     expected = np.sqrt(np.square(moved).mean(0))
     np.testing.assert_allclose(np.exp(params["log_change"]), expected, rtol=0.02)
