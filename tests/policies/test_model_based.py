@@ -61,7 +61,9 @@ def model() -> Ensemble:
 
 def moved(params: Any) -> Any:
     rng = np.random.default_rng(1)
-    return jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), params)
+    return jax.tree.map(
+        lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), jax.device_get(params)
+    )
 
 
 def learner_of(options: OfflineOptions, model: models.WorldModel) -> OfflineLearner:
@@ -72,7 +74,7 @@ def learner_of(options: OfflineOptions, model: models.WorldModel) -> OfflineLear
 def started(options: OfflineOptions, model: Ensemble) -> tuple[OfflineLearner, TrainState]:
     """A learner, and a state with slow copies that differ."""
     learner = learner_of(options, model)
-    state = learner.init(KEY)
+    state = jax.jit(learner.init)(KEY)
     own = {name: value for name, value in state.params.items() if name != "model"}
     both = moved({"params": own, "slow": state.slow})
     return learner, replace(state, params=state.params | both["params"], slow=both["slow"])
@@ -82,14 +84,14 @@ def started(options: OfflineOptions, model: Ensemble) -> tuple[OfflineLearner, T
 def rows(rng: np.random.Generator) -> Transition:
     """Random rows; some ended, some imagined, the last two are padding."""
 
-    def draw(*shape: int) -> jax.Array:
-        return jnp.asarray(rng.normal(size=(ROWS, *shape)), jnp.float32)
+    def draw(*shape: int) -> np.ndarray:
+        return rng.normal(size=(ROWS, *shape)).astype(np.float32)
 
-    some = jnp.arange(ROWS)
-    features, action = draw(SIZE), jnp.tanh(draw(2))
+    some = np.arange(ROWS)
+    features, action = draw(SIZE), np.tanh(draw(2))
     return Transition(
-        features, action, draw(), (some % 4 == 1).astype(jnp.float32),
-        features + 0.3 * draw(SIZE), action, some < 0, (some < ROWS - 2).astype(jnp.float32),
+        features, action, draw(), (some % 4 == 1).astype(np.float32),
+        features + 0.3 * draw(SIZE), action, some < 0, (some < ROWS - 2).astype(np.float32),
         some % 2 == 1,
     )  # fmt: skip
 
@@ -228,7 +230,7 @@ def test_rambos_actor_first_clones_what_was_logged(model: Ensemble, rows: Transi
     nets = learner._nets(state)
     away = np.square(nets["actor"](rows.features).mode() - rows.action).mean(-1)
     logged = (np.arange(ROWS) < ROWS - 2) & ~np.asarray(rows.imagined)
-    close(learner.cloning_loss(nets, rows, KEY)[0], away[logged].mean())
+    close(jax.jit(learner.cloning_loss)(nets, rows, KEY)[0], away[logged].mean())
 
 
 def window_of(rng: np.random.Generator, count: int) -> Window:
