@@ -120,7 +120,8 @@ def test_a_search_begins_at_what_is_left_of_the_last_plan(known):
     model = known.LinearQuadratic()
     planner = planning.build(replace(FEW, initial_std=0.0, min_std=0.0), known.spec(2, 1.0))
     last = np.random.default_rng(0).uniform(-1, 1, (3, 15, 1)).astype(np.float32)
-    plan, action = planner(model, model.at(STARTS), jnp.asarray(last), jax.random.key(0))
+    act = jax.jit(lambda state, plan, key: planner(model, state, plan, key))
+    plan, action = act(model.at(STARTS), last, jax.random.key(0))
     np.testing.assert_allclose(plan[:, :-1], last[:, 1:], atol=1e-6)
     np.testing.assert_array_equal(plan[:, -1], 0)
     np.testing.assert_allclose(action, last[:, 1], atol=1e-6)
@@ -158,15 +159,17 @@ def test_a_return_is_the_discounted_sum_up_to_where_the_episode_ends(known):
     actions = np.random.default_rng(0).uniform(-1, 1, (3, 5, 15, 1)).astype(np.float32)
     actions[0] = 1.0
     key = jax.random.key(0)
-    returns = planner.returns(model, model.at(STARTS), jnp.asarray(actions), key)
+    earn = jax.jit(lambda state, actions: planner.returns(model, state, actions, key))
+    returns, step = earn(model.at(STARTS), actions), jax.jit(model.step)
     for b, start in enumerate(STARTS):
         for n in range(5):
             state, weight, expected = model.at(start), 1.0, 0.0
             for action in actions[b, n]:
-                state = model.step(state, action, key)
+                state = step(state, action, key)
                 expected += weight * float(state.earned)
                 weight *= 0.9 * (1 - float(state.ended))
-            expected -= weight * state.where @ cost @ state.where
+            where = np.asarray(state.where)
+            expected -= weight * where @ cost @ where
             np.testing.assert_allclose(returns[b, n], expected, rtol=1e-4)
 
 
