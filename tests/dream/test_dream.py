@@ -84,7 +84,7 @@ def test_one_mapped_and_scanned_dreams_are_the_same(
 
         return begin, jax.lax.scan(one, begin[0], (actions, keys))[1]
 
-    (_, first), later = jax.jit(scanned)(dream)
+    (_, first), later = jax.device_get(jax.jit(scanned)(dream))
     for i in range(count):
         state, observation = reset(dream, keys[0, i], None)
         same(observation, jax.tree.map(lambda x, i=i: x[i], first))
@@ -147,7 +147,7 @@ def test_images_are_observed_as_logged(drawing: Make) -> None:
     dream = drawing()
     state, observation = reset(dream, KEY, 3)
     assert observation["image"].dtype == jnp.uint8 and observation["image"].shape == (3, 16, 16, 1)
-    said = dream.model.observation(state.model)["image"].mean()
+    said = jax.jit(lambda state: dream.model.observation(state)["image"].mean())(state.model)
     np.testing.assert_allclose(observation["image"], said, atol=0.501)
 
 
@@ -219,7 +219,7 @@ def test_ends_are_drawn_as_often_as_the_model_says(drawing: Make) -> None:
     dream, count = drawing(), 4000
     state, _ = reset(dream, KEY, count)
     state, _, _, terminated, _, _ = step(dream, state, actions_for(dream, (count,)), KEY)
-    chance = np.asarray(dream.model.terminal(state.model).mean())
+    chance = np.asarray(jax.jit(lambda s: dream.model.terminal(s).mean())(state.model))
     spread = np.sqrt((chance * (1 - chance)).sum())
     assert 0.2 < chance.mean() < 0.8
     assert abs(terminated.sum() - chance.sum()) < 4 * spread
@@ -230,7 +230,7 @@ def test_ends_are_drawn_as_often_as_the_model_says(drawing: Make) -> None:
 
 def spread_of(dream: Dream, state: object, action: jax.Array) -> np.ndarray:
     """Standard deviation of the members' mixture, root of the mean over what they predict."""
-    members = dream.model.members(state, action)
+    members = jax.jit(dream.model.members)(state, action)
     location, scale = np.asarray(members.location), np.asarray(members.scale)
     mixture = (scale**2 + location**2).mean(0) - location.mean(0) ** 2
     return np.sqrt(mixture.mean(-1))
@@ -272,7 +272,7 @@ def test_one_elite_dreams_a_whole_dream(hopping: Make) -> None:
     action, model = actions_for(dream, (30,)), dream.model
     later, *_ = step(dream, state, action, KEY)
     np.testing.assert_array_equal(later.member, state.member)
-    members = model.members(state.model, action)
+    members = jax.device_get(jax.jit(model.members)(state.model, action))
     noise = np.asarray(jax.random.normal(jax.random.split(KEY)[0], members.location.shape[1:]))
     for row, member in enumerate(np.asarray(model.elites())[state.member]):
         location, scale = members.location[member, row], members.scale[member, row]
