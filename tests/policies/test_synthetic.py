@@ -14,6 +14,7 @@ from worldmodel import models
 from worldmodel.config import EnsembleOptions, OfflineOptions
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
+from worldmodel.nn.distributions import Normal
 from worldmodel.policies.networks import DeterministicActor, NormalActor
 from worldmodel.policies.synthetic import Imagined, imagine_rows
 
@@ -47,10 +48,15 @@ def made(**changes: object) -> Imagined:
     return run(KEY)
 
 
+@jax.jit
+def members(features: jax.Array, action: jax.Array) -> Normal:
+    return MODEL.members(MODEL.recalled(features), action)
+
+
 def spread(features: jax.Array, action: jax.Array) -> np.ndarray:
     """Standard deviation of the members' mixture, root of the mean over what they predict."""
-    members = MODEL.members(MODEL.recalled(features), action)
-    location, scale = np.asarray(members.location), np.asarray(members.scale)
+    mixed = members(features, action)
+    location, scale = np.asarray(mixed.location), np.asarray(mixed.scale)
     mixture = (scale**2 + location**2).mean(0) - location.mean(0) ** 2
     return np.sqrt(mixture.mean(-1))
 
@@ -76,8 +82,8 @@ def going_on(ended: np.ndarray) -> np.ndarray:
 
 def test_a_rollout_counts_up_to_the_end_that_the_model_gives_it() -> None:
     free = made()
-    arrived = MODEL.recalled(free.rows.next_features)
-    chance = np.asarray(MODEL.terminal(arrived).mean()).reshape(COUNT, HORIZON)
+    end = jax.jit(lambda features: MODEL.terminal(MODEL.recalled(features)).mean())
+    chance = np.asarray(end(free.rows.next_features)).reshape(COUNT, HORIZON)
     ended = np.asarray(jax.random.uniform(jax.random.split(KEY, 3)[2], chance.shape)) >= 1 - chance
     valid = np.asarray(free.valid).reshape(COUNT, HORIZON)
     np.testing.assert_array_equal(np.asarray(free.rows.ended).reshape(ended.shape), ended)
@@ -90,7 +96,7 @@ def test_a_rollout_counts_up_to_the_end_that_the_model_gives_it() -> None:
 
 def farthest(features: jax.Array, action: jax.Array) -> np.ndarray:
     """The largest distance between the means of two members."""
-    means = np.asarray(MODEL.members(MODEL.recalled(features), action).location)
+    means = np.asarray(members(features, action).location)
     return np.max([np.linalg.norm(a - b, axis=-1) for a in means for b in means], 0)
 
 
