@@ -129,10 +129,10 @@ def losses(folder: Path) -> list[float]:
 
 def test_two_processes_stop_as_one_and_one_goes_on(tmp_path: Path) -> None:
     """Only the second was asked to; each made half of every batch, one wrote the rows."""
-    stopped = train(tmp_path / "moved", processes=2, asked=1, steps=40)
+    stopped = train(tmp_path / "moved", processes=2, asked=1)
     assert stopped[0] == stopped[1] and "world_model saved at step" in stopped[0]
-    train(tmp_path / "moved", steps=40)
-    train(tmp_path / "one", steps=40)
+    train(tmp_path / "moved")
+    train(tmp_path / "one")
     assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 
