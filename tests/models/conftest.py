@@ -116,10 +116,11 @@ class Subject:
 
         rng = np.random.default_rng(1)
         self.definition = definitions_of(lambda key: {"model": build(key)})["model"]
-        self.params = jax.tree.map(
-            lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32),
-            jax.device_get(jax.jit(lambda key: divide(build(key))[1])(jax.random.key(0))),
+        params = jax.device_get(jax.jit(lambda key: divide(build(key))[1])(jax.random.key(0)))
+        moved = jax.tree.map(
+            lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), params
         )
+        self.params = jax.device_put(moved)
         self.window = whole_episodes(logs, ROWS)  # the first one is padded
 
     @cached_property

@@ -61,8 +61,9 @@ def model() -> Ensemble:
 
 def moved(params: Any) -> Any:
     rng = np.random.default_rng(1)
-    return jax.tree.map(
-        lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), jax.device_get(params)
+    params = jax.device_get(params)
+    return jax.device_put(
+        jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), params)
     )
 
 
