@@ -12,9 +12,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console, Group
-from rich.text import Text
-
 from worldmodel.checks import refuse, walk
 from worldmodel.command_line import HELP_FLAGS, Arguments, guarded, parse_overrides, read_values
 from worldmodel.config.aggregate import AggregateOptions
@@ -29,8 +26,7 @@ from worldmodel.evaluation.aggregated import (
 )
 from worldmodel.evaluation.finished import find_runs, read_runs
 from worldmodel.evaluation.methods import score_table
-from worldmodel.run_directory import write_json
-from worldmodel.storage import write_text
+from worldmodel.evaluation.publishing import Publication, publish
 
 DESCRIPTION = """
 Puts the scores of finished runs together, over tasks and training seeds: interquartile mean, mean,
@@ -88,23 +84,24 @@ def aggregate(options: AggregateOptions) -> None:
         left_out = f"Left out, since nobody acts there: {', '.join(map(str, others))}."
         table = replace(table, notes=[*table.notes, left_out])
     folder = Path(options.folder) if options.folder else paths[0].parent / ".aggregated"
-    _write(aggregated(table), folder)
+    _publish(aggregated(table), folder)
 
 
-def _write(found: Aggregated, folder: Path) -> None:
+def _publish(found: Aggregated, folder: Path) -> None:
     from worldmodel.evaluation.aggregated_page import aggregated_page  # the page's parts need JAX
 
-    said, sheets, notes = verdict(found), aggregated_sheets(found), [how(found), *found.table.notes]
-    lines = [f"# {', '.join(found.methods)}", "", *said, ""]
-    for sheet in sheets:
-        lines += [sheet.markdown(), ""]
-    write_json(folder / "aggregate.json", found.to_json())
-    write_text(folder / "aggregate.md", "\n".join([*lines, *notes, ""]))
-    write_text(folder / "aggregate.html", aggregated_page(found))
-    console = Console(width=max(Console().width, 100))
-    tables = [sheet.for_terminal() for sheet in sheets]
-    console.print(Group(*map(Text, said), *tables, *map(Text, notes)))
-    console.print(f"aggregate   {folder / 'aggregate.html'}", soft_wrap=True, highlight=False)
+    publish(
+        Publication(
+            ", ".join(found.methods),
+            verdict(found),
+            aggregated_sheets(found),
+            [how(found), *found.table.notes],
+            found.to_json(),
+            aggregated_page(found),
+        ),
+        folder,
+        "aggregate",
+    )
 
 
 if __name__ == "__main__":

@@ -332,7 +332,7 @@ def test_both_checkpoints_tell_how_they_rank_policies(results):
     assert "## Ranking of policies, 12 starts each, last checkpoint, over 9 policies" in text
     found = last.decision.agreement.spearman
     assert found.value < both.decision.agreement.spearman.value == 1
-    assert f"rank correlation {found.brief} of policies" in headline(both)[-1]
+    assert f"rank correlation {found} of policies" in headline(both)[-1]
     assert to_json(both)["last"]["decision"]["spearman"]["value"] == found.value
     same = dataclasses.replace(both, last=dataclasses.replace(both, last=None))
     assert "last checkpoint, over" not in markdown(same)
@@ -347,7 +347,7 @@ def test_the_headline_says_how_far_and_how_sure(worlds):
     for noise in (0.05, 1e-6):
         results = evaluate(worlds.Linear(noise), None, logs.spec(), logs, logs, None, options)
         said[noise] = headline(results)[1]
-    assert "no nearer before step 1, for 95 % before step 1." in said[1e-6]
+    assert "no nearer before step 1 [1, 1], for 95 % before step 1 [1, 1]." in said[1e-6]
     assert "Its sampled futures are too wide at 1 step." in said[0.05]
 
 

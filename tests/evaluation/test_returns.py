@@ -23,6 +23,7 @@ from worldmodel.errors import UserError
 from worldmodel.evaluation import environments
 from worldmodel.evaluation.acting import with_own_horizons
 from worldmodel.evaluation.returns import (
+    Episodes,
     Reactive,
     environments_of,
     model_policies,
@@ -31,7 +32,7 @@ from worldmodel.evaluation.returns import (
     play_in,
     random_policy,
 )
-from worldmodel.evaluation.statistics import wilson
+from worldmodel.evaluation.statistics import Bootstrap, wilson
 from worldmodel.nn.heads import ActionHead
 
 CARTPOLE = DataSpec(
@@ -207,3 +208,12 @@ def test_models_are_judged_as_far_ahead_as_they_are_used():
     assert with_own_horizons(given, [mixed]).horizons == [1, 3, 9]
     planning = dataclasses.replace(given, planner=planned)
     assert with_own_horizons(planning, [imagining]).horizons == [1, 4, 7, 9]
+
+
+def test_a_return_that_is_not_a_number_is_the_worst():
+    seeds, rewards = np.arange(3), np.array([[1.0, 2.0], [np.nan, 1.0], [0.0, -5.0]])
+    no, lengths = np.zeros(3, bool), np.full(3, 2)
+    played = Episodes(seeds, rewards, lengths, no, ~no, None)
+    assert played.returns.tolist() == [3.0, -np.inf, -5.0]
+    assert [row["return"] for row in played.rows()] == [3.0, None, -5.0]
+    assert Bootstrap(100).mean(played.returns, "episodes").value == -np.inf

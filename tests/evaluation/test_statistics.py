@@ -2,12 +2,14 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
+from worldmodel.evaluation.outcomes import area_under_curve
 from worldmodel.evaluation.statistics import (
     LARGE,
     Bootstrap,
@@ -207,3 +209,17 @@ def test_what_is_infinite_keeps_its_sign() -> None:
         assert found.value == worst
         assert (found.high if worst > 0 else found.low) == worst
         assert np.isfinite(found.low if worst > 0 else found.high)
+
+
+def test_draws_that_do_not_define_a_statistic_are_left_out_and_counted():
+    """One episode of six holds the only end: a third of the draws are without it."""
+    happened = np.zeros(60, bool)
+    happened[55:] = True
+    episodes = np.repeat(np.arange(6), 10)
+    score = np.where(happened, 1.0, np.random.default_rng(0).uniform(0, 2, 60))
+    number = Bootstrap(500).clustered(area_under_curve(score, happened), episodes, "AUC")
+    assert 0 < number.low <= number.value <= number.high < 1
+    missing = int(re.search(r"of which (\d+) do not define it", number.method)[1])
+    assert 0.25 < missing / 500 < 0.42  # (5/6)^6 = 0.335
+    drawn = Bootstrap(500).clustered(lambda counts: np.full(len(counts), np.nan), episodes, "none")
+    assert math.isnan(drawn.low) and drawn.method.endswith("500 do not define it: no interval")

@@ -152,7 +152,7 @@ def verdict(found: Aggregated) -> list[str]:
         for method in found.methods
         if beaten[method] and method not in leads
     ]
-    means = [f"{method} {numbers['iqm'].brief}" for method, numbers in found.numbers.items()]
+    means = [f"{method} {numbers['iqm']}" for method, numbers in found.numbers.items()]
     few = note_on_seeds(min(map(len, found.table.scores.values())))
     said.append(f"Interquartile mean of the {found.score} on {found.where}: {'; '.join(means)}.")
     return [*said, few] if few else said

@@ -135,7 +135,7 @@ def _finished(
         directory.fingerprint(),
         found["environment"],
         acts,
-        _means_of_seeds(directory, acts, found["returns"][acts]["value"]),
+        _means_of_seeds(directory, acts, _or_worst(found["returns"][acts]["value"])),
         _reference(found.get("reference")),
         found["step"],
         int(options[f"training.{'world_model' if stage == 'joint' else stage}.steps"]),
@@ -153,7 +153,7 @@ def _means_of_seeds(directory: RunDirectory, who: str, mean: float) -> np.ndarra
     earned: dict[int, list[float]] = {}
     for row in directory.episodes():
         if row["who"] == who:
-            earned.setdefault(row["training_seed"], []).append(row["return"])
+            earned.setdefault(row["training_seed"], []).append(_or_worst(row["return"]))
     means = np.array([np.mean(earned[seed]) for seed in sorted(earned)])
     if not earned or not np.isclose(means.mean(), mean):
         raise CheckpointError(
@@ -161,6 +161,11 @@ def _means_of_seeds(directory: RunDirectory, who: str, mean: float) -> np.ndarra
             f"`python eval.py run={directory.path}` makes both"
         )
     return means
+
+
+def _or_worst(returned: float | None) -> float:
+    """What is not finite was written as null."""
+    return -np.inf if returned is None else returned
 
 
 def _reference(saved: dict[str, Any] | None) -> Reference | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from worldmodel.evaluation import ranking
 from worldmodel.evaluation.free_run_sheets import on_free_run
 from worldmodel.evaluation.prediction import HorizonNumbers, KeyPrediction
@@ -32,15 +34,21 @@ def _on_trust(judged: KeyPrediction) -> str:
     """How far ahead it is usable, and whether it knows where it is wrong."""
     usable, said = judged.usable, ""
     if usable is not None:
-        half, few = (int(usable.percentiles[p].value) for p in (50, 5))
+        half, few = (usable.percentiles[p] for p in (50, 5))
         said = (
-            f"For half of the starts persistence is no nearer before step {half}, for 95 % before "
-            f"step {few}."
+            f"For half of the {half.counted} persistence is no nearer before step {_step(half)}, "
+            f"for 95 % before step {_step(few)}."
         )
     if judged.calibration:
         sure = {h: _sure(c.spread_skill) for h, c in judged.calibration.items()}
         said += f" Its sampled futures are {_by_horizon(sure)}."
     return said.strip()
+
+
+def _step(number: Number) -> str:
+    if math.isnan(number.low):
+        return f"{number.value:.0f}"
+    return f"{number.value:.0f} [{number.low:.0f}, {number.high:.0f}]"
 
 
 def _by_horizon(verdicts: dict[int, str]) -> str:
@@ -71,13 +79,9 @@ def _on_last(results: Results) -> str:
         return "This best checkpoint is also the last one."
     for key, judged in last.prediction.keys.items():
         longest = max(judged.horizons)
-        skills.append(
-            f"skill {judged.horizons[longest].skill.brief} of {key} at {in_steps([longest])}"
-        )
+        skills.append(f"skill {judged.horizons[longest].skill} of {key} at {in_steps([longest])}")
     returns = [
-        f"return {last.returns[who].mean.brief} of the {who}"
-        for who in ACTING
-        if who in last.returns
+        f"return {last.returns[who].mean} of the {who}" for who in ACTING if who in last.returns
     ]
     ranks = [] if last.decision is None else [ranking.in_short(last.decision)]
     told = skills + returns + ranks

@@ -53,7 +53,7 @@ def notes(decision: Decision) -> list[str]:
 
 
 def in_short(decision: Decision) -> str:
-    return f"rank correlation {decision.agreement.spearman.brief} of policies"
+    return f"rank correlation {decision.agreement.spearman} of policies"
 
 
 def sentence(decision: Decision) -> str:

@@ -148,7 +148,9 @@ def to_json(results: Results) -> dict[str, Any]:
         "notes": results.notes,
         "curves": {key: _curves(judged) for key, judged in results.prediction.keys.items()},
         "episodes": {
-            name: r.episodes.tolist() for name, r in results.returns.items() if name != "logs"
+            name: [finite(x) for x in r.episodes]
+            for name, r in results.returns.items()
+            if name != "logs"
         },
         "spectrum": None if results.spectrum is None else results.spectrum.to_json(),
         "uncertainty": None if results.uncertainty is None else results.uncertainty.to_json(),

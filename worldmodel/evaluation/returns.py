@@ -22,6 +22,7 @@ from worldmodel.data.readers.gymnasium import LONGEST_EPISODE_STEPS
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.evaluation.environments import Observation, RealEnvironment
+from worldmodel.evaluation.statistics import finite
 from worldmodel.learner import divide
 from worldmodel.models.interface import State, WorldModel
 
@@ -60,15 +61,18 @@ class Episodes:
 
     @property
     def returns(self) -> np.ndarray:
-        """(E,) undiscounted. Summed in order: what is added after the end changes no digit."""
-        return self.rewards.cumsum(1)[:, -1]
+        """(E,) undiscounted. Summed in order: what is added after the end changes no digit. What is
+        not a number is the worst.
+        """
+        earned = self.rewards.cumsum(1)[:, -1]
+        return np.where(np.isnan(earned), -np.inf, earned)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Plain JSON, a dict an episode."""
+        """Plain JSON, a dict an episode; a return that is not finite is null."""
         success = [None] * len(self.seeds) if self.success is None else self.success.tolist()
         columns = {
             "seed": self.seeds.tolist(),
-            "return": self.returns.tolist(),
+            "return": [finite(x) for x in self.returns],
             "length": self.lengths.tolist(),
             "terminated": self.terminated.tolist(),
             "truncated": self.truncated.tolist(),

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console, Group
-from rich.text import Text
 
 from worldmodel import data
 from worldmodel.compilation import use_cache
@@ -25,11 +23,12 @@ from worldmodel.evaluation.comparison import Comparison
 from worldmodel.evaluation.comparison_page import comparison_page
 from worldmodel.evaluation.comparison_sheets import comparison_sheets, how, verdict
 from worldmodel.evaluation.decision import Decision, decide, decides
+from worldmodel.evaluation.environments import check
+from worldmodel.evaluation.publishing import Publication, publish
+from worldmodel.evaluation.returns import Act
 from worldmodel.evaluation.starts import places
 from worldmodel.evaluation.statistics import Bootstrap
 from worldmodel.judged_data import judged_data
-from worldmodel.run_directory import write_json
-from worldmodel.storage import write_text
 
 if TYPE_CHECKING:
     from worldmodel.loading import LoadedRun
@@ -78,7 +77,18 @@ def compare_runs(
             notes=[*comparison.notes, SAME_NOTE if same else BEST_NOTE],
         )
     default = first.directory.path.parent / ".compared" / "-".join(names).replace("/", "_")
-    _write(comparison, Path(folder) if folder else default)
+    publish(
+        Publication(
+            " and ".join(comparison.runs),
+            verdict(comparison),
+            comparison_sheets(comparison),
+            [how(comparison), *comparison.notes],
+            comparison.to_json(),
+            comparison_page(comparison),
+        ),
+        Path(folder) if folder else default,
+        "comparison",
+    )
     return 0
 
 
@@ -125,12 +135,14 @@ def _compare(
         notes.append(
             f"Of {', '.join(seeds)}: prediction and ranking of the first seed, returns of all."
         )
+    environment = first.config.data.environment
+    if environment is not None and any(_act(run, options) for run in runs.values()):
+        check(environment, first.spec)  # a mistake is found before anything slow starts
     measures = []
     if len(models) > 1:
         given = {name: (run.model, run.spec) for name, run in models.items()}
         measures += compare_models(given, held_out, options)
         notes += [*places(held_out, options)[2], *notes_on_actions(held_out)]
-    environment = first.config.data.environment
     if environment is not None:
         bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
         measures += compare_returns(_returns(runs, environment, options), environment, bootstrap)
@@ -147,13 +159,17 @@ def _compare(
     )
 
 
+def _act(run: LoadedRun, options: EvaluationOptions) -> dict[str, list[Act]]:
+    return who_act(run.agents, run.spec, options.planner)
+
+
 def _returns(
     runs: dict[str, LoadedRun], environment: str, options: EvaluationOptions
 ) -> dict[str, dict[str, np.ndarray]]:
     """who -> run -> (seeds, episodes), on common episode seeds."""
     earned: dict[str, dict[str, np.ndarray]] = {}
     for name, run in runs.items():
-        acting = who_act(run.agents, run.spec, options.planner)
+        acting = _act(run, options)
         for who in (name for name in acting if name != "random"):
             played = played_by(who, acting[who], environment, run.spec, options)
             per_seed = [episodes.returns for episodes in played]
@@ -182,21 +198,3 @@ def _decisions(
         for name, run in models.items()
         if run.policy is not None and decides(run.model, run.spec, options)
     }
-
-
-def _write(comparison: Comparison, folder: Path) -> None:
-    sheets = comparison_sheets(comparison)
-    title = " and ".join(comparison.runs)
-    lines = [f"# {title}", "", *verdict(comparison), ""]
-    for sheet in sheets:
-        lines += [sheet.markdown(), ""]
-    notes = [how(comparison), *comparison.notes]
-    lines += [*notes, ""]
-    write_json(folder / "comparison.json", comparison.to_json())
-    write_text(folder / "comparison.md", "\n".join(lines))
-    write_text(folder / "comparison.html", comparison_page(comparison))
-    shown = Console()
-    console = Console(width=max(shown.width, 100))
-    tables = [sheet.for_terminal() for sheet in sheets]
-    console.print(Group(*map(Text, verdict(comparison)), *tables, *map(Text, notes)))
-    console.print(f"comparison   {folder / 'comparison.html'}", soft_wrap=True, highlight=False)

@@ -131,9 +131,8 @@ class Bootstrap:
             alone = f"{what}; a single value has no interval"
             return [Number(value, math.nan, math.nan, n, alone, *counted) for value in values]
         drawn = [statistic(counts[:, member]) for counts in self._counts(member.max() + 1, n)]
-        ends = _quantiles(np.concatenate(drawn), self.confidence)
-        method = f"{method}, {self.resamples} resamples"
-        return [Number(v, *e, n, method, *counted) for v, e in zip(values, ends, strict=True)]
+        made = zip(values, np.concatenate(drawn).T, strict=True)
+        return [self._number(value, found, n, method, *counted) for value, found in made]
 
     def stratified(self, statistic: Stratified, shapes: Sequence[Shape], what: str) -> Number:
         """A statistic of scores (runs, tasks) laid end to end, with runs resampled within each task
@@ -152,9 +151,25 @@ class Bootstrap:
         rows = max(1, CHUNK // max(map(math.prod, shapes)))
         pieces = [min(rows, self.resamples - begin) for begin in range(0, self.resamples, rows)]
         drawn = [statistic(*(_stratified(generator, n, *s) for s in shapes)) for n in pieces]
-        ((low, high),) = _quantiles(np.concatenate(drawn)[:, None], self.confidence)
         method = f"{method}; {self._percent} percentile bootstrap over runs within tasks"
-        return Number(value, low, high, least, f"{method}, {self.resamples} resamples", SEEDS)
+        return self._number(value, np.concatenate(drawn), least, method, SEEDS)
+
+    def _number(
+        self, value: float, drawn: np.ndarray, n: int, method: str, *counted: Any
+    ) -> Number:
+        """With the central interval of what was drawn (R,): values of it, since infinite ones do
+        not mix. Draws for which a statistic is not defined, such as those without a single end
+        among the starts, are left out and counted; where they are the most, there is no interval.
+        """
+        method = f"{method}, {self.resamples} resamples"
+        defined = drawn[~np.isnan(drawn)]
+        if missing := len(drawn) - len(defined):
+            method = f"{method}, of which {missing} do not define it"
+        if math.isnan(value) or 2 * missing > len(drawn):
+            return Number(value, math.nan, math.nan, n, f"{method}: no interval", *counted)
+        tail = (1 - self.confidence) / 2
+        low, high = np.quantile(defined, [tail, 1 - tail], method="inverted_cdf")
+        return Number(value, float(low), float(high), n, method, *counted)
 
     @property
     def _percent(self) -> str:
@@ -300,12 +315,3 @@ def _weighted(counts: np.ndarray, values: np.ndarray) -> np.ndarray:
     lowest = values == -np.inf
     found = np.where(counts @ bad > 0, np.inf, counts @ np.where(bad, 0.0, values))
     return np.where(counts @ lowest > 0, -np.inf, found)
-
-
-def _quantiles(values: np.ndarray, confidence: float) -> list[tuple[float, float]]:
-    """The ends of the central intervals of J statistics (R, J). They are drawn values: infinite
-    ones do not mix.
-    """
-    tail = (1 - confidence) / 2
-    ends = np.quantile(values, [tail, 1 - tail], axis=0, method="inverted_cdf")
-    return [(float(low), float(high)) for low, high in ends.T]

@@ -1,0 +1,40 @@
+"""What was found of several runs, as files in a folder and in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console, Group
+from rich.text import Text
+
+from worldmodel.evaluation.sheets import Sheet
+from worldmodel.run_directory import write_json
+from worldmodel.storage import write_text
+
+NARROWEST = 100  # columns
+
+
+class Publication(NamedTuple):
+    """The verdict, tables, notes, and the same as JSON and as a page."""
+
+    title: str
+    verdict: Sequence[str]
+    sheets: Sequence[Sheet]
+    notes: Sequence[str]
+    json: dict[str, Any]
+    page: str
+
+
+def publish(made: Publication, folder: Path, name: str) -> None:
+    """Writes NAME.json, NAME.md and NAME.html, and shows what they hold."""
+    tables = [line for sheet in made.sheets for line in (sheet.markdown(), "")]
+    lines = [f"# {made.title}", "", *made.verdict, "", *tables, *made.notes, ""]
+    write_json(folder / f"{name}.json", made.json)
+    write_text(folder / f"{name}.md", "\n".join(lines))
+    write_text(folder / f"{name}.html", made.page)
+    console = Console(width=max(Console().width, NARROWEST))
+    shown = [sheet.for_terminal() for sheet in made.sheets]
+    console.print(Group(*map(Text, made.verdict), *shown, *map(Text, made.notes)))
+    console.print(f"{name:<12} {folder / f'{name}.html'}", soft_wrap=True, highlight=False)
