@@ -162,12 +162,11 @@ def test_the_best_checkpoints_never_stand_without_the_last(two_runs: list[Path])
         training["policy"] |= {"best_metric": "policy/return", "best_mode": mode}
         change(run / "config.yaml", training=training)
     few = {"horizons": [1], "samples": 4, "episodes": 2, "resamples": 100}
-    few["decision"] = {"rollouts": 2, "lengths": [3], "starts": 0}
+    few["decision"] = {"rollouts": 0}
     results = loading.load(two_runs[0], "best").evaluate(**few)
     assert (results.provenance.step, results.last.provenance.step) == (30, 60)
     saved = json.loads((two_runs[0] / "evaluation" / "results.json").read_text())
     assert saved["last"]["returns"].keys() == saved["returns"].keys()
-    assert saved["last"]["decision"]["spearman"]["n"] == saved["decision"]["spearman"]["n"]
     compare_runs(list(map(str, two_runs)), "best", few, None)
     found = json.loads(
         (two_runs[0].parent / ".compared" / "one-other" / "comparison.json").read_text()

@@ -118,6 +118,15 @@ def test_true_dynamics_rank_policies_as_the_world_does(found):
     assert decision.sequences.drifted == 0
 
 
+def test_without_a_policy_the_clone_takes_its_place(world, pendulum):
+    few = DecisionOptions(rollouts=12, lengths=[60], starts=0)
+    options = dataclasses.replace(OPTIONS, decision=few, planner=PlannerOptions())
+    decision = decide(world.oracle, None, {}, world.spec, pendulum, "Pendulum-v1", options)
+    assert {"cloned from the logs", "random", "50 % random actions"} <= decision.policies.keys()
+    assert decision.policies.keys().isdisjoint({"policy", "planner"})
+    assert decision.agreement.spearman.low > 0 and decision.sequences is None
+
+
 def test_a_liar_ranks_the_other_way(found):
     decision = found["liar"]
     assert decision.agreement.spearman.high < 0

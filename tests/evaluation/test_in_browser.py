@@ -69,6 +69,7 @@ def pages(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     config = other / "config.yaml"
     config.write_text(config.read_text().replace(f"name: {smoke_run.name}\n", "name: other\n", 1))
     given = {"horizons": [1, 2], "samples": 2, "episodes": 3, "resamples": 100}
+    given["decision"] = {"rollouts": 0}
     compare_runs([str(smoke_run), str(other)], "last", given, str(runs))
     names = [f"a method of learning from logs, number {number}" for number in range(3)]
     scores = np.random.default_rng(0).normal(50, 20, (len(names), 5, 2))

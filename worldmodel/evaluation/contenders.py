@@ -60,14 +60,17 @@ class Mixed(nnx.Module):
 
 
 def contenders(
-    policy: nnx.Module, earlier: Mapping[str, nnx.Module], action: ActionSpec
+    policy: nnx.Module,
+    earlier: Mapping[str, nnx.Module],
+    action: ActionSpec,
+    name: str = "policy",
 ) -> dict[str, Mixed]:
-    """By name: the policy, `earlier` ones that act on the same features, the policy with noise on
-    its actions or on its parameters, constant actions, and chance. All are one program with other
-    numbers.
+    """By name: the policy, called `name`; `earlier` ones that act on the same features, the policy
+    with noise on its actions or on its parameters, constant actions, and chance. All are one
+    program with other numbers.
     """
     mixed = partial(Mixed, action=action)
-    made = {"policy": mixed(policy)}
+    made = {name: mixed(policy)}
     made |= {name: mixed(other) for name, other in earlier.items()}
     made |= {noisy(share): mixed(policy, share=share) for share in NOISE}
     made |= {f"parameters, noise {s:g}": mixed(_disturbed(policy, s)) for s in WEIGHTS}

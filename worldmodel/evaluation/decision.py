@@ -41,6 +41,7 @@ from worldmodel.evaluation.statistics import Bootstrap, Number
 from worldmodel.models.interface import WorldModel
 from worldmodel.planning import Value
 
+CLONE = "cloned from the logs"
 PLANNER = "planner"  # acts from few starts: each of its steps holds hundreds of imagined rollouts
 WANDERING = noisy(NOISE[2])  # who leads to the states in which plans are ranked
 
@@ -95,7 +96,7 @@ def decides(model: WorldModel, spec: DataSpec, options: EvaluationOptions) -> bo
 
 def decide(
     model: WorldModel,
-    policy: nnx.Module,
+    policy: nnx.Module | None,
     earlier: Mapping[str, nnx.Module],
     spec: DataSpec,
     logs: Trajectories,
@@ -103,21 +104,21 @@ def decide(
     options: EvaluationOptions,
     value: Value | None = None,
 ) -> Decision:
-    """Judges a model by policies made from `policy` and `earlier` ones, who act on its features; a
-    clone of who acted in the `logs`; and the planner, where one is asked for, with a critic's
-    `value`.
+    """Judges a model by a clone of who acted in the `logs`; policies made from `policy`, or from
+    the clone where there is none, and `earlier` ones, who act on its features; and the planner,
+    where one is asked for, with a critic's `value`.
     """
     decision, key = options.decision, jax.random.key(options.seed)
     bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
     lengths = compared_lengths(decision, environment)
-    choosers = contenders(policy, earlier, spec.action)
-    acts = dict(zip(choosers, model_policies(model, list(choosers.values()), spec), strict=True))
-    clone = Mixed(cloned(model, spec, logs, key), spec.action)
-    others: dict[str, Chooser] = {"cloned from the logs": clone}
+    clone = cloned(model, spec, logs, key)
+    alike = contenders(policy or clone, earlier, spec.action, "policy" if policy else CLONE)
+    others: dict[str, Chooser] = {CLONE: Mixed(clone, spec.action)} if policy else {}
     planner = planning.build(options.planner, spec, policy, value)
     others |= {} if planner is None else {PLANNER: planner}
+    acts = dict(zip(alike, model_policies(model, list(alike.values()), spec), strict=True))
     acts |= {name: model_policy(model, chooser, spec) for name, chooser in others.items()}
-    choosers |= others
+    choosers = alike | others
     with environments_of(environment, spec, decision.rollouts) as environments:
         first = first_observations(environments, options.seed)
         played, imagined = {}, {}

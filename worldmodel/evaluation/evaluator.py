@@ -102,7 +102,7 @@ def evaluate(
             played = played_by(name, acts, environment, spec, options)
         returns[name] = _mean_return(played, bootstrap, reference)
     decision = None
-    if acting and policy is not None and decides(model, spec, options):
+    if acting and decides(model, spec, options):
         with _timed(seconds, "decision"):
             judged = (model, policy, earlier or {}, spec, all_logs, environment, options, value)
             decision = decide(*judged)

@@ -183,7 +183,7 @@ def _decisions(
     environment: str,
     options: EvaluationOptions,
 ) -> dict[str, Decision]:
-    """How each model that has a policy ranks the policies made from that."""
+    """How each model that someone acts with ranks policies."""
     return {
         name: decide(
             run.model,
@@ -196,5 +196,5 @@ def _decisions(
             run.value,
         )
         for name, run in models.items()
-        if run.policy is not None and decides(run.model, run.spec, options)
+        if _act(run, options) and decides(run.model, run.spec, options)
     }
