@@ -56,9 +56,7 @@ def main() -> int:
     use_cache(run.config.training.compilation_cache)
     found = compare(run, given.untrained)
     header = ["model", "rank correlation", "linear", "regret", "MMRV"]
-    rows = [
-        [name, *map(str, (a.spearman, a.pearson, a.regret, a.mmrv))] for name, a in found.items()
-    ]
+    rows = [[name, a.spearman, a.pearson, a.regret, a.mmrv] for name, a in found.items()]
     print(Sheet("Ranking of the same policies", header, rows).markdown())
     trained, *others = (a.spearman for a in found.values())
     covering = sum(rank.low <= 0 <= rank.high for rank in others)
