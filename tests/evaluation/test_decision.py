@@ -33,6 +33,7 @@ from worldmodel.evaluation.decision import (
     real_returns,
 )
 from worldmodel.evaluation.environments import RealEnvironment
+from worldmodel.evaluation.evaluator import evaluate
 from worldmodel.evaluation.figures import policies_in_both_worlds
 from worldmodel.evaluation.returns import environments_of, model_policy, random_policy
 from worldmodel.evaluation.sequences import candidates, sequence_agreement, starts_of
@@ -125,6 +126,17 @@ def test_without_a_policy_the_clone_takes_its_place(world, pendulum):
     assert {"cloned from the logs", "random", "50 % random actions"} <= decision.policies.keys()
     assert decision.policies.keys().isdisjoint({"policy", "planner"})
     assert decision.agreement.spearman.low > 0 and decision.sequences is None
+
+
+def test_a_model_without_a_policy_is_judged_where_its_environment_can_be_made(world, pendulum):
+    few = DecisionOptions(rollouts=2, lengths=[3], starts=0)
+    options = EvaluationOptions([1], 4, 1, 2, resamples=100, decision=few)
+    judged = (world.oracle, None, world.spec, pendulum, pendulum)
+    made = evaluate(*judged, "Pendulum-v1", options)
+    assert "policy" not in made.returns and made.decision.agreement.spearman.n == 12
+    missing = evaluate(*judged, "Pendulum-v9", options)
+    (note,) = (n for n in missing.notes if n.startswith("Policies are not ranked"))
+    assert missing.decision is None and "data.environment=Pendulum-v9: cannot be made" in note
 
 
 def test_a_liar_ranks_the_other_way(found):

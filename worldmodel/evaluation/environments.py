@@ -97,6 +97,15 @@ def check(name: str, spec: DataSpec) -> None:
     RealEnvironment(name, spec).close()
 
 
+def fault(name: str, spec: DataSpec) -> str | None:
+    """Why the environment cannot be made or does not fit the logs, in a line; None if it does."""
+    try:
+        check(name, spec)
+    except UserError as error:
+        return str(error).partition("\n")[0]
+    return None
+
+
 def _make(name: str, drawn: bool) -> gymnasium.Env:
     rendering = (
         {"render_mode": "rgb_array"} if drawn else {}

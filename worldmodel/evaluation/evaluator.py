@@ -70,15 +70,18 @@ def evaluate(
     those of `all_logs` (training and held out) and of a random policy on the same seeds. `value`,
     a critic's, is for the planner. With `twins`, of other training seeds, a return is the mean over
     all seeds and its interval is over them. `earlier` policies, by name, act on the same features:
-    the model is judged by how it ranks them too. `provenance` says whose model it is; split, times
-    and versions are added to it.
+    the model is judged by how it ranks them too; where nobody acts, by policies made from the logs.
+    `provenance` says whose model it is; split, times and versions are added to it.
     """
     seconds: dict[str, float] = {}
     reference = reference_of(options)
     agents = [Agent(model, policy, value), *twins]
     acting = who_act(agents, spec, options.planner) if environment is not None else {}
+    ranks, unfit = environment is not None and decides(model, spec, options), None
     if acting:
         environments.check(environment, spec)  # a mistake is found before anything slow starts
+    elif ranks:
+        unfit = environments.fault(environment, spec)
     with _timed(seconds, "prediction"):
         prediction = (
             open_loop(model, spec, held_out, options, jax.random.key(options.seed))
@@ -90,6 +93,7 @@ def evaluate(
         with _timed(seconds, "free_run"):
             free = free_run(model, spec, held_out, options, jax.random.key(options.seed))
     prediction.notes.extend(notes_on_actions(held_out))
+    prediction.notes.extend([f"Policies are not ranked: {unfit}"] if unfit else [])
     uncertainty = None
     if has_members(model, spec):
         with _timed(seconds, "uncertainty"):
@@ -102,7 +106,7 @@ def evaluate(
             played = played_by(name, acts, environment, spec, options)
         returns[name] = _mean_return(played, bootstrap, reference)
     decision = None
-    if acting and decides(model, spec, options):
+    if ranks and not unfit:
         with _timed(seconds, "decision"):
             judged = (model, policy, earlier or {}, spec, all_logs, environment, options, value)
             decision = decide(*judged)

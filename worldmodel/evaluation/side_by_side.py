@@ -23,7 +23,7 @@ from worldmodel.evaluation.comparison import Comparison
 from worldmodel.evaluation.comparison_page import comparison_page
 from worldmodel.evaluation.comparison_sheets import comparison_sheets, how, verdict
 from worldmodel.evaluation.decision import Decision, decide, decides
-from worldmodel.evaluation.environments import check
+from worldmodel.evaluation.environments import check, fault
 from worldmodel.evaluation.publishing import Publication, publish
 from worldmodel.evaluation.returns import Act
 from worldmodel.evaluation.starts import places
@@ -136,14 +136,18 @@ def _compare(
             f"Of {', '.join(seeds)}: prediction and ranking of the first seed, returns of all."
         )
     environment = first.config.data.environment
-    if environment is not None and any(_act(run, options) for run in runs.values()):
+    ranks = environment is not None
+    if ranks and any(_act(run, options) for run in runs.values()):
         check(environment, first.spec)  # a mistake is found before anything slow starts
+    elif ranks and (unfit := fault(environment, first.spec)):
+        notes.append(f"Policies are not ranked: {unfit}")
+        ranks = False
     measures = []
     if len(models) > 1:
         given = {name: (run.model, run.spec) for name, run in models.items()}
         measures += compare_models(given, held_out, options)
         notes += [*places(held_out, options)[2], *notes_on_actions(held_out)]
-    if environment is not None:
+    if ranks:
         bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
         measures += compare_returns(_returns(runs, environment, options), environment, bootstrap)
         decisions = _decisions(models, logs, environment, options)
@@ -183,7 +187,7 @@ def _decisions(
     environment: str,
     options: EvaluationOptions,
 ) -> dict[str, Decision]:
-    """How each model that someone acts with ranks policies."""
+    """How each model ranks policies."""
     return {
         name: decide(
             run.model,
@@ -196,5 +200,5 @@ def _decisions(
             run.value,
         )
         for name, run in models.items()
-        if _act(run, options) and decides(run.model, run.spec, options)
+        if decides(run.model, run.spec, options)
     }
