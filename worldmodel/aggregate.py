@@ -40,7 +40,7 @@ USAGES = (
     "python -m worldmodel.aggregate runs=runs [OPTION=VALUE ...]",
     "python -m worldmodel.aggregate runs=[runs/A,runs/B,...] by=[policy.name]",
 )
-ONE_WORD = re.compile(r"^(runs|by)=([^\[]+)$")  # a list of one may be written without brackets
+UNLISTED = re.compile(r"^(runs|by)=(?!\[|null$)([^'\"]+)$")  # lists may be written without brackets
 
 
 def run(words: Sequence[str]) -> int:
@@ -59,13 +59,19 @@ def parse(words: Sequence[str]) -> AggregateOptions:
     """Reads OPTION=VALUE words. Raises ConfigError."""
     options = AggregateOptions()
     known = {option.key: option for option, _ in walk(options)}
-    listed = [ONE_WORD.sub(r"\1=[\2]", word) for word in words]
-    given, faults = read_values(parse_overrides(listed), known)
+    given, faults = read_values(parse_overrides(list(map(_listed, words))), known)
     for key, value in given.items():
         assign(options, key, value)
     faults += [fault for option, value in walk(options) if (fault := option.fault(value))]
     refuse(faults)
     return options
+
+
+def _listed(word: str) -> str:
+    """`by=a,b` as `by=['a','b']`: so a pattern may hold what has a meaning elsewhere."""
+    if not (found := UNLISTED.match(word)):
+        return word
+    return f"{found[1]}=[{','.join(map(repr, found[2].split(',')))}]"
 
 
 def aggregate(options: AggregateOptions) -> None:

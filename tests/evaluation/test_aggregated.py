@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from worldmodel.aggregate import parse
 from worldmodel.aggregate import run as aggregate
 from worldmodel.command_line import guarded
 from worldmodel.config import (
@@ -375,3 +376,19 @@ def test_a_run_that_was_really_trained_is_read(smoke_run: Path) -> None:
     assert run.who == "policy" and run.environment == "Pendulum-v1" and not run.best
     assert run.returns == pytest.approx([found["returns"]["policy"]["value"]])
     assert run.options["policy.name"] == found["config"]["policy"]["name"]
+
+
+@pytest.mark.parametrize(
+    ("word", "runs"),
+    [
+        ("runs=runs", ["runs"]),
+        ("runs=runs/a,runs/b", ["runs/a", "runs/b"]),
+        ("runs=[runs/a,runs/b]", ["runs/a", "runs/b"]),
+        ("runs=runs/bc-[0-9]*", ["runs/bc-[0-9]*"]),
+        ("runs=a run", ["a run"]),
+    ],
+)
+def test_lists_may_be_written_without_brackets(word: str, runs: list[str]) -> None:
+    assert parse([word]).runs == runs
+    assert parse([word, "by=null"]).by is None
+    assert parse([word, "by=policy.name"]).by == ["policy.name"]
