@@ -80,4 +80,4 @@ def usable_sheet(found: dict[str, UsableHorizon]) -> Sheet:
     titles = ["median" if p == 50 else f"{p} %" for p in first.percentiles]
     header = ["observation", *titles, f"share after {first.last}"]
     rows = [[key, *u.percentiles.values(), u.censored] for key, u in found.items()]
-    return Sheet("Steps until persistence is nearer, percentiles over starts", header, rows)
+    return Sheet("Steps until persistence is nearer, percentiles", header, rows)
