@@ -140,7 +140,7 @@ def test_a_comparison_of_runs_is_written_whole(two_runs: list[Path], capsys) -> 
         assert at["runs"]["one"] == at["runs"]["other"] and at["lead"]["by"]["value"] == 0
     assert found["returns"]["policy"]["lead"]["by"]["n"] == 3
     text = (folder / "comparison.md").read_text()
-    assert "none is clearly ahead at 1, 2 and 15 steps" in text and "the same 3 episodes" in text
+    assert "none is clearly ahead at 1 to 15 steps" in text and "the same 3 episodes" in text
     page = (folder / "comparison.html").read_text()
     for told in (text, page):
         assert "Brackets hold the 95 % interval" in told

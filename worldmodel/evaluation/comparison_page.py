@@ -58,7 +58,7 @@ def _curves(measure: Measure, colors: dict[str, str]) -> str:
         y_title=measure.unit,
     )
     if measure.baseline:
-        panel.line(steps, baseline, "baseline dashed")
+        panel.line(steps, baseline, "logs dashed")
     for run, (value, least, most) in lines.items():
         panel.band(steps, least, most, colors[run])
         panel.line(steps, value, colors[run])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from worldmodel.evaluation.comparison import Comparison, Measure
-from worldmodel.evaluation.sheets import Cell, Sheet, in_steps
+from worldmodel.evaluation.sheets import Cell, Sheet, span
 
 
 def comparison_sheets(comparison: Comparison, of: str = "") -> list[Sheet]:
@@ -59,9 +59,10 @@ def _by_horizon(measure: Measure) -> str:
     leads = {row: c.lead for row, c in measure.rows.items() if c.lead is not None}
     clear = {row: lead.best for row, lead in leads.items() if lead.is_clear}
     ahead = {run: [int(r) for r in clear if clear[r] == run] for run in clear.values()}
-    parts = [f"{run} is ahead at {in_steps(horizons)}" for run, horizons in ahead.items()]
+    judged = [int(row) for row in leads]
+    parts = [f"{run} is ahead at {span(horizons, judged)}" for run, horizons in ahead.items()]
     level = [int(row) for row in leads if row not in clear]
-    parts += [f"none is clearly ahead at {in_steps(level)}"] if level else []
+    parts += [f"none is clearly ahead at {span(level, judged)}"] if level else []
     return f"{measure.subject}: {'; '.join(parts)}."
 
 

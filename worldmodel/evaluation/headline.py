@@ -8,7 +8,7 @@ from worldmodel.evaluation import ranking
 from worldmodel.evaluation.free_run_sheets import on_free_run
 from worldmodel.evaluation.prediction import HorizonNumbers, KeyPrediction
 from worldmodel.evaluation.results import ACTING, Results, checkpoint
-from worldmodel.evaluation.sheets import in_steps, listed
+from worldmodel.evaluation.sheets import in_steps, listed, span
 from worldmodel.evaluation.statistics import Number, finite
 
 
@@ -55,15 +55,7 @@ def _by_horizon(verdicts: dict[int, str]) -> str:
     """`good at 1 to 25 steps and bad at 50 steps`."""
     horizons = list(verdicts)
     groups = {v: [h for h in horizons if verdicts[h] == v] for v in verdicts.values()}
-    return listed([f"{v} at {_span(group, horizons)}" for v, group in groups.items()])
-
-
-def _span(group: list[int], horizons: list[int]) -> str:
-    """Three or more neighbours among all horizons are told by their ends."""
-    first = horizons.index(group[0])
-    if len(group) > 2 and group == horizons[first : first + len(group)]:
-        return f"{group[0]} to {in_steps(group[-1:])}"
-    return in_steps(group)
+    return listed([f"{v} at {span(group, horizons)}" for v, group in groups.items()])
 
 
 def _sure(spread_skill: Number) -> str:

@@ -85,5 +85,13 @@ def in_steps(horizons: list[int]) -> str:
     return f"{listed([str(h) for h in horizons])} {'step' if horizons == [1] else 'steps'}"
 
 
+def span(group: list[int], horizons: list[int]) -> str:
+    """Some of the horizons in words: three or more neighbours are told by their ends."""
+    first = horizons.index(group[0])
+    if len(group) > 2 and group == horizons[first : first + len(group)]:
+        return f"{group[0]} to {in_steps(group[-1:])}"
+    return in_steps(group)
+
+
 def listed(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
