@@ -211,6 +211,14 @@ def test_what_is_infinite_keeps_its_sign() -> None:
         assert np.isfinite(found.low if worst > 0 else found.high)
 
 
+def test_pairs_that_are_infinite_alike_do_not_differ():
+    """Both fail in the same episode: neither is ahead by that."""
+    earned = np.array([-np.inf, 2.0, 3.0, 5.0])
+    same = Bootstrap(100).paired(earned, earned)
+    assert same.low == same.value == same.high == 0
+    assert Bootstrap(100).paired(earned + 1, earned).value == 0.75
+
+
 def test_draws_that_do_not_define_a_statistic_are_left_out_and_counted():
     """One episode of six holds the only end: a third of the draws are without it."""
     happened = np.zeros(60, bool)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from worldmodel.evaluation.sheets import Cell
-from worldmodel.evaluation.statistics import Bootstrap, Number, Statistic, quotient
+from worldmodel.evaluation.statistics import Bootstrap, Number, Statistic, smaller_by
 
 LESS, MORE = "less", "more"  # what is better
 
@@ -113,10 +112,8 @@ def compared(
         return Compared(numbers)
     best, second = ranked(numbers, better)[:2]
     ours, theirs = statistics[best], statistics[second]
-    ahead: Callable[[np.ndarray], np.ndarray]
     if better == LESS:
-        share, said = quotient(ours, theirs), f"1 - {what} by that of the next run"
-        ahead = lambda counts: 1 - share(counts)  # noqa: E731
+        ahead, said = smaller_by(ours, theirs), f"1 - {what} by that of the next run"
     else:
         ahead, said = lambda counts: ours(counts) - theirs(counts), f"{what} less the next run's"
     return Compared(numbers, Lead(best, second, bootstrap.clustered(ahead, clusters, said)))

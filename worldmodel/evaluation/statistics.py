@@ -99,11 +99,14 @@ class Bootstrap:
 
     def paired(self, ours: np.ndarray, theirs: np.ndarray, of: str = "episodes") -> Number:
         """The mean difference of values (N,) that were had under the same conditions, such as the
-        seeds of episodes: what makes one hard for both does not widen the interval.
+        seeds of episodes: what makes one hard for both does not widen the interval. Two that are
+        infinite alike do not differ.
         """
         if len(ours) != len(theirs):
             raise ValueError(f"{len(ours)} and {len(theirs)} values: pairs need as many of both")
-        off = np.asarray(ours, np.float64) - np.asarray(theirs, np.float64)
+        ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+        with np.errstate(invalid="ignore"):
+            off = np.where(ours == theirs, 0.0, ours - theirs)
         return self.mean(off, of, "mean difference of pairs")
 
     def clustered(
@@ -280,7 +283,12 @@ def quotient(ours: Statistic, theirs: Statistic) -> Statistic:
 
 def skill(error: np.ndarray, reference: np.ndarray) -> Statistic:
     """1 - median error / median error of a reference; 0 where both are 0."""
-    relative = ratio(error, reference)
+    return smaller_by(median(error), median(reference))
+
+
+def smaller_by(ours: Statistic, theirs: Statistic) -> Statistic:
+    """1 - one statistic / another; 0 where both are 0."""
+    relative = quotient(ours, theirs)
     return lambda counts: 1 - relative(counts)
 
 
