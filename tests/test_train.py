@@ -225,6 +225,8 @@ def test_an_unknown_run_or_checkpoint_names_what_there_is(smoke_run: Path) -> No
         worldmodel.load(smoke_run.parent / "smoke-1")
     with pytest.raises(CheckpointError, match=r"policy: \[30, 60\]"):
         worldmodel.load(smoke_run, "31")
+    with pytest.raises(CheckpointError, match=r"smoke-0 has no training.policy.best_metric"):
+        worldmodel.load(smoke_run, "best")
     assert worldmodel.load(smoke_run, "30").step == 30
 
 

@@ -315,8 +315,8 @@ def _best(config: Config, stage: str, folder: Path) -> int | None:
     if best is None:
         group = "world_model" if stage == "joint" else stage
         raise CheckpointError(
-            f"checkpoint=best: the run has no training.{group}.best_metric; accepted are last and "
-            "the number of a step"
+            f"checkpoint=best: {folder.parent.parent} has no training.{group}.best_metric; "
+            "accepted are last and the number of a step"
         )
     return best.among(best.values(folder))
 
