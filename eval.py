@@ -2,7 +2,7 @@
 
 import sys
 
-from worldmodel.eval_line import Asked, run_evaluation
+from worldmodel.cli.eval import Asked, run_evaluation
 
 
 def job(asked: Asked) -> int:
@@ -11,9 +11,9 @@ def job(asked: Asked) -> int:
         from worldmodel.evaluation.side_by_side import compare_runs
 
         return compare_runs(*asked)
-    from worldmodel.evaluation.evaluator import evaluate_run
+    from worldmodel.loading import evaluate_run
 
-    return evaluate_run(*asked.runs, asked.checkpoint, asked.evaluation)
+    return evaluate_run(*asked.runs, asked.checkpoint, **asked.evaluation)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from worldmodel.signals import stoppable
+from worldmodel.system.signals import stoppable
 
 if TYPE_CHECKING:
     from worldmodel.config import Config
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
 
 def job(config: Config) -> int:
     """Imported here, since JAX comes with it: mistakes in the options are reported first."""
+    from worldmodel.loading import evaluate_run
     from worldmodel.training.run import train
 
-    return train(config)
+    return train(config, evaluate_run)
 
 
 def main() -> int:
     """Imported here, since it takes time, in which the run may be asked to stop."""
-    from worldmodel.command_line import run_training
+    from worldmodel.cli.train import run_training
 
     return run_training(job, __file__, __doc__)
 

@@ -32,14 +32,14 @@ from matplotlib.figure import Figure
 
 import worldmodel
 from worldmodel import data
-from worldmodel.compilation import use_cache
 from worldmodel.config import SCHEMAS, Config
 from worldmodel.data.trajectories import split
 from worldmodel.evaluation.prediction import start_errors
 from worldmodel.evaluation.sheets import Sheet
 from worldmodel.evaluation.starts import Starts
 from worldmodel.evaluation.statistics import Bootstrap, Number, Statistic, median, ratio
-from worldmodel.run_directory import find_run
+from worldmodel.runs.directory import find_run
+from worldmodel.system.compilation import use_cache
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 BASELINES = ("persistence", "climatology")

@@ -17,8 +17,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from worldmodel.training import integrity
-from worldmodel.training.checkpoints import Checkpoints, digest
+from worldmodel.runs import integrity
+from worldmodel.runs.checkpoints import Checkpoints, digest
 
 ARRAYS = 64
 

@@ -28,7 +28,7 @@ from worldmodel import models
 from worldmodel.config import SCHEMAS
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
-from worldmodel.learner import divide
+from worldmodel.nn.learner import divide
 
 FAMILIES = ("koopman", "gru", "mlp")
 OBSERVED, ACTIONS = 17, 6

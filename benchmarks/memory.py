@@ -24,7 +24,7 @@ from worldmodel.config import Config, GymnasiumData, NoPolicy, RSSMOptions, Trai
 from worldmodel.data.delivery import deliver
 from worldmodel.data.readers.gymnasium import collect
 from worldmodel.data.windows import Window
-from worldmodel.learner import Params, TrainState
+from worldmodel.nn.learner import Params, TrainState
 from worldmodel.training import mesh as meshes
 from worldmodel.training.accumulation import products_kept
 from worldmodel.training.dispatch import make_dispatch, stage_keys

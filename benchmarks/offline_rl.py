@@ -95,7 +95,8 @@ class Bench:
         return self._timed(call, stage)
 
     def _stage(self, words: tuple[str, ...]) -> Any:
-        from worldmodel.command_line import build_config, parse_overrides
+        from worldmodel.config.arguments import parse_overrides
+        from worldmodel.config.compose import build_config
         from worldmodel.training.run import build_stage
         from worldmodel.training.stages import build_learner
 

@@ -24,7 +24,6 @@ from flax import nnx
 
 import worldmodel
 from worldmodel import models
-from worldmodel.compilation import use_cache
 from worldmodel.evaluation.agreement import (
     ImaginedReturn,
     RankAgreement,
@@ -38,6 +37,7 @@ from worldmodel.evaluation.sheets import Sheet
 from worldmodel.evaluation.statistics import Bootstrap
 from worldmodel.loading import LoadedRun
 from worldmodel.models import WorldModel
+from worldmodel.system.compilation import use_cache
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 

@@ -20,10 +20,11 @@ from typing import NamedTuple
 import numpy as np
 
 from worldmodel import data
-from worldmodel.command_line import build_config, parse_overrides
 from worldmodel.config import Config
+from worldmodel.config.arguments import parse_overrides
+from worldmodel.config.compose import build_config
+from worldmodel.config.evaluation_data import judged_data
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.judged_data import judged_data
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ORDERS = (2, 3, 4, 6, 8, 10, 15, 20, 30)

@@ -26,7 +26,6 @@ import numpy as np
 
 import worldmodel
 from worldmodel import data
-from worldmodel.compilation import use_cache
 from worldmodel.data.trajectories import split
 from worldmodel.evaluation.correlation import pearson, sparsification, spearman
 from worldmodel.evaluation.sheets import Sheet
@@ -34,6 +33,7 @@ from worldmodel.evaluation.starts import Starts
 from worldmodel.evaluation.statistics import Bootstrap, Number, Statistic
 from worldmodel.evaluation.uncertainty import STEPS, uncertainties_and_errors
 from worldmodel.imagination import UNCERTAINTIES
+from worldmodel.system.compilation import use_cache
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], Statistic]] = {

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from worldmodel.command_line import build_config, parse_overrides
-from worldmodel.signals import PREEMPTED
+from worldmodel.config.arguments import parse_overrides
+from worldmodel.config.compose import build_config
+from worldmodel.system.signals import PREEMPTED
 
 ROOT = Path(__file__).resolve().parents[1]
 LAUNCH = ROOT / "launch"

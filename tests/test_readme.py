@@ -13,16 +13,18 @@ import numpy as np
 import pytest
 from pages import PAGES, README, ROOT, blocks, words_after
 
-from worldmodel.checks import Option, walk
-from worldmodel.command_line import GROUPS, build_config, parse_overrides, training_help
+from worldmodel.cli.eval import parse_eval
+from worldmodel.cli.sweep import check_sweep
+from worldmodel.cli.train import training_help
 from worldmodel.config import SCHEMAS, Config, EvalConfig, TFDSData
 from worldmodel.config.aggregate import AggregateOptions
+from worldmodel.config.arguments import parse_overrides
+from worldmodel.config.compose import GROUPS, build_config
+from worldmodel.config.io import save_config
 from worldmodel.config.play import PlayOptions
-from worldmodel.config_io import save_config
+from worldmodel.config.values import Option, walk
 from worldmodel.data import load
-from worldmodel.eval_line import parse_eval
 from worldmodel.play import command as play
-from worldmodel.sweeps import check_sweep
 
 CONFIGS = ROOT / "configs"
 SOURCE = "\n".join(path.read_text() for path in sorted((ROOT / "worldmodel").rglob("*.py")))

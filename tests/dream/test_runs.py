@@ -33,7 +33,7 @@ def python(program: str) -> str:
 
 
 def test_reading_options_does_not_wait_for_gymnasium() -> None:
-    told = python("import sys, worldmodel.command_line; print('gymnasium' in sys.modules)")
+    told = python("import sys, worldmodel.config.compose; print('gymnasium' in sys.modules)")
     assert told.split() == ["False"]
 
 

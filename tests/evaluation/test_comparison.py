@@ -24,7 +24,7 @@ from worldmodel.evaluation.comparison_sheets import comparison_sheets, verdict
 from worldmodel.evaluation.prediction import open_loop
 from worldmodel.evaluation.side_by_side import compare_runs, labels
 from worldmodel.evaluation.statistics import Bootstrap, median
-from worldmodel.training.best import Best
+from worldmodel.runs.best import Best
 
 OPTIONS = EvaluationOptions(horizons=[1, 8], context=4, starts=5, samples=4, resamples=200)
 

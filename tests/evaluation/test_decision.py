@@ -22,6 +22,7 @@ from worldmodel.config import (
 from worldmodel.data import ActionSpec
 from worldmodel.data.readers.gymnasium import collect
 from worldmodel.data.windows import Window
+from worldmodel.environments.real import RealEnvironment
 from worldmodel.evaluation import cloning, ranking
 from worldmodel.evaluation.agreement import ImaginedReturn, RealReturn
 from worldmodel.evaluation.cloning import cloned
@@ -32,7 +33,6 @@ from worldmodel.evaluation.decision import (
     first_observations,
     real_returns,
 )
-from worldmodel.evaluation.environments import RealEnvironment
 from worldmodel.evaluation.evaluator import evaluate
 from worldmodel.evaluation.figures import policies_in_both_worlds
 from worldmodel.evaluation.returns import environments_of, model_policy, random_policy

@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worldmodel.evaluation.aggregated import aggregated
-from worldmodel.evaluation.aggregated_page import aggregated_page
-from worldmodel.evaluation.methods import ScoreTable
+from worldmodel.aggregate.methods import ScoreTable
+from worldmodel.aggregate.page import aggregated_page
+from worldmodel.aggregate.results import aggregated
 from worldmodel.evaluation.side_by_side import compare_runs
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from worldmodel import models
 from worldmodel.config import EvaluationOptions, KoopmanOptions
+from worldmodel.config.references import reference_of
 from worldmodel.data import card
 from worldmodel.evaluation.agreement import ImaginedReturn, RealReturn, rank_agreement
 from worldmodel.evaluation.decision import Decision
@@ -27,7 +28,6 @@ from worldmodel.evaluation.spectrum import Spectrum
 from worldmodel.evaluation.statistics import Bootstrap, Number, wilson
 from worldmodel.evaluation.svg import ticks
 from worldmodel.evaluation.tables import markdown
-from worldmodel.references import reference_of
 
 VOID = {"meta", "img", "path", "polygon", "circle"}
 KINDS = {"value", "low", "high", "n", "of", "method"}

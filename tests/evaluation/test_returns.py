@@ -19,8 +19,8 @@ from worldmodel.config import (
     TD3BCOptions,
 )
 from worldmodel.data import ActionSpec, DataSpec, ObservationSpec
+from worldmodel.environments import real as environments
 from worldmodel.errors import UserError
-from worldmodel.evaluation import environments
 from worldmodel.evaluation.acting import with_own_horizons
 from worldmodel.evaluation.returns import (
     Episodes,

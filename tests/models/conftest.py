@@ -29,8 +29,8 @@ from worldmodel.data.episodes import Episode, stack_episodes
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window
-from worldmodel.learner import Learner, TrainState, definitions_of, divide
-from worldmodel.run_directory import RunDirectory, open_run
+from worldmodel.nn.learner import Learner, TrainState, definitions_of, divide
+from worldmodel.runs.directory import RunDirectory, open_run
 from worldmodel.training.dispatch import Stage
 from worldmodel.training.loop import Run, StopRequest, run_stage
 from worldmodel.training.metrics import WandB

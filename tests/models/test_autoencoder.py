@@ -24,9 +24,9 @@ from worldmodel.data.delivery import whole_episodes
 from worldmodel.data.native import write
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import ConfigError
-from worldmodel.learner import divide
 from worldmodel.models.autoencoder import Autoencoder
-from worldmodel.training.checkpoints import Checkpoints
+from worldmodel.nn.learner import divide
+from worldmodel.runs.checkpoints import Checkpoints
 from worldmodel.training.run import train
 from worldmodel.training.stages import build_learner, modules, stage_names
 

@@ -29,7 +29,7 @@ from worldmodel.errors import UserError
 from worldmodel.imagination import imagine
 from worldmodel.models import WorldModel
 from worldmodel.policies.actor_critic import build_heads
-from worldmodel.training.checkpoints import digest, named
+from worldmodel.runs.checkpoints import digest, named
 from worldmodel.training.dispatch import stage_keys
 from worldmodel.training.loop import Preempted
 from worldmodel.training.stages import modules

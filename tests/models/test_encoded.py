@@ -22,8 +22,8 @@ from worldmodel.config import (
 )
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
-from worldmodel.learner import divide
 from worldmodel.models.encoded import EncodedState, latent_metrics, unexplained
+from worldmodel.nn.learner import divide
 
 SMALL = {"units": 16, "latent": 8, "depth": 2}
 FAMILIES = {

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from worldmodel import models
-from worldmodel.command_line import build_config, parse_overrides
 from worldmodel.config import EnsembleOptions
+from worldmodel.config.arguments import parse_overrides
+from worldmodel.config.compose import build_config
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.errors import ConfigError
 from worldmodel.models.ensemble import Arrival, Ensemble

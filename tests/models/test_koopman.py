@@ -25,8 +25,8 @@ from worldmodel.data.delivery import Resident
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import ConfigError
-from worldmodel.learner import divide
 from worldmodel.models.koopman import RATE, SPECTRA, Koopman, Spectrum
+from worldmodel.nn.learner import divide
 from worldmodel.training import mesh as meshes
 from worldmodel.training.dispatch import make_dispatch, stage_keys
 from worldmodel.training.stages import build_learner, modules

@@ -14,8 +14,8 @@ from worldmodel import models
 from worldmodel.config import ActorCriticOptions, RSSMOptions
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
-from worldmodel.learner import divide
 from worldmodel.nn.distributions import Categorical
+from worldmodel.nn.learner import divide
 from worldmodel.policies.actor_critic import build_heads
 
 SMALL = RSSMOptions(deter=32, hidden=16, classes=4, latents=4, depth=2, blocks=2)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from worldmodel import models
-from worldmodel.checks import check
 from worldmodel.config import (
     Config,
     GymnasiumData,
@@ -21,6 +20,7 @@ from worldmodel.config import (
     TrainingOptions,
     TrajectoryDiffusionOptions,
 )
+from worldmodel.config.rules import check
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
 from worldmodel.imagination import imagine

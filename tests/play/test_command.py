@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worldmodel.checks import walk
 from worldmodel.config.play import PlayOptions
+from worldmodel.config.values import walk
 from worldmodel.data.spec import ActionSpec
 from worldmodel.errors import ConfigError, UserError
 from worldmodel.loading import LoadedRun

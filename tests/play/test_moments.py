@@ -12,8 +12,8 @@ import pytest
 from worldmodel import models
 from worldmodel.config import TrajectoryDiffusionOptions
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
+from worldmodel.environments.real import RealEnvironment
 from worldmodel.errors import ConfigError
-from worldmodel.evaluation.environments import RealEnvironment
 from worldmodel.loading import LoadedRun
 from worldmodel.play import numbers
 from worldmodel.play.actors import actor

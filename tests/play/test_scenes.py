@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
-from worldmodel.evaluation.environments import RealEnvironment
+from worldmodel.environments.real import RealEnvironment
 from worldmodel.play.moments import Imagined, Moment
 from worldmodel.play.scenes import pose_of
 from worldmodel.play.video import CAPTION, GAP, HEIGHT, Video

@@ -16,10 +16,10 @@ from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
 from worldmodel.imagination import imagine
-from worldmodel.learner import divide
 from worldmodel.models import WorldModel
 from worldmodel.nn import optimizer
 from worldmodel.nn.distributions import Bernoulli, Normal
+from worldmodel.nn.learner import divide
 from worldmodel.policies.actor_critic import (
     ActorCriticLearner,
     JointLearner,

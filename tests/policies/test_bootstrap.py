@@ -13,9 +13,9 @@ from flax import nnx
 from worldmodel.config import ActorCriticOptions, StageOptions
 from worldmodel.data import Episode, Trajectories, stack_episodes
 from worldmodel.data.delivery import whole_episodes
-from worldmodel.learner import divide
 from worldmodel.nn import optimizer
 from worldmodel.nn.heads import ScalarHead
+from worldmodel.nn.learner import divide
 from worldmodel.policies.actor_critic import replay_loss
 
 DISCOUNT = 0.8

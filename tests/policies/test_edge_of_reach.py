@@ -13,8 +13,8 @@ from worldmodel import models, policies
 from worldmodel.config import OracleOptions, SACOptions, StageOptions
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
-from worldmodel.learner import Metrics, TrainState
 from worldmodel.nn import optimizer
+from worldmodel.nn.learner import Metrics, TrainState
 
 SPEC = DataSpec(
     {"observation": ObservationSpec((3,), "float32", (0.0, 0.0, 0.0), (1.0, 1.0, 2.0))},

@@ -24,10 +24,10 @@ from worldmodel.config import (
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
 from worldmodel.imagination.transitions import Transition
-from worldmodel.learner import TrainState, divide
 from worldmodel.models.ensemble import Ensemble
 from worldmodel.nn import optimizer
 from worldmodel.nn.distributions import Normal
+from worldmodel.nn.learner import TrainState, divide
 from worldmodel.policies.offline import OfflineLearner
 
 KEY, ROWS, SIZE = jax.random.key(0), 12, 11

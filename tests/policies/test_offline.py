@@ -32,8 +32,8 @@ from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
 from worldmodel.imagination.transitions import Transition
-from worldmodel.learner import TrainState
 from worldmodel.nn import optimizer
+from worldmodel.nn.learner import TrainState
 from worldmodel.policies.offline import OfflineLearner
 from worldmodel.policies.sac_n import likeness
 from worldmodel.training.seeds import AXES, Seeds

@@ -13,12 +13,12 @@ from flax import nnx
 
 from worldmodel import models
 from worldmodel.config import Config, GymnasiumData, MLPOptions, NoPolicy, TrainingOptions
+from worldmodel.config.rules.devices import DEVICE_RULES
 from worldmodel.data.delivery import deliver
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window
-from worldmodel.device_rules import DEVICE_RULES
 from worldmodel.errors import ConfigError
-from worldmodel.learner import divide
+from worldmodel.nn.learner import divide
 from worldmodel.training.accumulation import Loss, gradients
 from worldmodel.training.mesh import AXES, SHARDS, all_devices, state_shardings
 

@@ -18,8 +18,8 @@ from worldmodel.config import (
     TrainingOptions,
 )
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
-from worldmodel.learner import TrainState, definitions_of, divide
 from worldmodel.nn.layers import Linear
+from worldmodel.nn.learner import TrainState, definitions_of, divide
 from worldmodel.training.averaging import AveragedModel
 from worldmodel.training.stages import build_learner, modules
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from worldmodel.checks import check
 from worldmodel.config import (
     Config,
     DistributedOptions,
@@ -27,11 +26,12 @@ from worldmodel.config import (
     StageOptions,
     TrainingOptions,
 )
+from worldmodel.config.rules import check
 from worldmodel.data.delivery import deliver
 from worldmodel.data.readers.gymnasium import collect
 from worldmodel.errors import ConfigError
-from worldmodel.run_directory import RunDirectory
-from worldmodel.signals import Preempted, StopRequest, listening
+from worldmodel.runs.directory import RunDirectory
+from worldmodel.system.signals import Preempted, StopRequest, listening
 from worldmodel.training import distributed
 from worldmodel.training.dispatch import Stage
 from worldmodel.training.loop import Run, run_stage

@@ -18,10 +18,10 @@ from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.data.windows import Window
 from worldmodel.errors import DivergenceError
-from worldmodel.learner import Metrics, TrainState, apply_gradients, start
-from worldmodel.run_directory import RunDirectory
-from worldmodel.signals import Preempted, StopRequest
-from worldmodel.training.checkpoints import digest
+from worldmodel.nn.learner import Metrics, TrainState, apply_gradients, start
+from worldmodel.runs.checkpoints import digest
+from worldmodel.runs.directory import RunDirectory
+from worldmodel.system.signals import Preempted, StopRequest
 from worldmodel.training.dispatch import Stage
 from worldmodel.training.divergence import Diverged, check_finite
 from worldmodel.training.loop import Run, run_stage

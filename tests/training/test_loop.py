@@ -27,8 +27,8 @@ from worldmodel.config import (
 from worldmodel.data.delivery import deliver
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import DivergenceError
-from worldmodel.run_directory import RunDirectory
-from worldmodel.training.checkpoints import digest
+from worldmodel.runs.checkpoints import digest
+from worldmodel.runs.directory import RunDirectory
 from worldmodel.training.dispatch import Stage, stage_keys, steps_per_dispatch
 from worldmodel.training.loop import Run, StopRequest, run_stage
 from worldmodel.training.metrics import WandB

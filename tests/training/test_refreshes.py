@@ -17,9 +17,9 @@ from worldmodel.config import (
     TrainingOptions,
 )
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.learner import TrainState
-from worldmodel.run_directory import RunDirectory
-from worldmodel.training.checkpoints import digest
+from worldmodel.nn.learner import TrainState
+from worldmodel.runs.checkpoints import digest
+from worldmodel.runs.directory import RunDirectory
 from worldmodel.training.loop import Preempted, Run, StopRequest, run_stage
 from worldmodel.training.metrics import WandB
 from worldmodel.training.run import build_stage

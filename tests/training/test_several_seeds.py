@@ -24,9 +24,10 @@ from worldmodel.config import (
     TrainingOptions,
 )
 from worldmodel.errors import ConfigError
-from worldmodel.learner import divide
-from worldmodel.loading import LoadedRun, model_of
-from worldmodel.training.checkpoints import digest
+from worldmodel.loading import LoadedRun
+from worldmodel.nn.learner import divide
+from worldmodel.runs.checkpoints import digest
+from worldmodel.training.restore import model_of
 from worldmodel.training.run import train
 
 MODEL_STEPS, POLICY_STEPS = 4, 2

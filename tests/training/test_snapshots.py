@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from worldmodel.learner import TrainState, definitions_of, divide
+from worldmodel.nn.learner import TrainState, definitions_of, divide
 from worldmodel.training.snapshots import ENOUGH, SnapshotModel
 from worldmodel.training.stages import modules
 

@@ -91,6 +91,7 @@ __all__ = [
     "KoopmanOptions",
     "LoggingOptions",
     "MLPOptions",
+    "MOST_COMPARED",
     "MOBILEOptions",
     "MinariData",
     "ModelOptions",
@@ -118,6 +119,8 @@ __all__ = [
     "UNCERTAINTIES",
     "option",
 ]
+
+MOST_COMPARED = 6  # runs that colours tell apart
 
 
 @dataclass

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from worldmodel.data.moments import Moments, moments, pieces
+from worldmodel.data.moments import Moments, moments
 from worldmodel.data.trajectories import Trajectories
 
 MOST_IMAGES = 2000  # that the card's pixel statistics look at, evenly spaced
@@ -87,7 +87,7 @@ def _observation(
     return (
         description
         | _named(columns, value.shape[1])
-        | _vectors(moments(pieces(trajectories, value)))
+        | _vectors(moments(trajectories.pieces(value)))
         | {"rising": _rising(trajectories, value).tolist()}
     )
 
@@ -131,7 +131,7 @@ def _action(trajectories: Trajectories, columns: Sequence[str] | None) -> dict[s
     spec, actions = trajectories.action_spec, trajectories.actions
 
     def taken() -> Any:
-        return pieces(trajectories, actions, padding=False)
+        return trajectories.pieces(actions, padding=False)
 
     if spec.discrete:
         counts = sum(np.bincount(part, minlength=spec.size) for part in taken())
@@ -158,7 +158,7 @@ def _named(columns: Sequence[str] | None, size: int) -> dict[str, list[str]]:
 def _rewards(trajectories: Trajectories) -> dict[str, float] | None:
     if trajectories.rewards is None:
         return None
-    found = moments(pieces(trajectories, trajectories.rewards[:, None], padding=False))
+    found = moments(trajectories.pieces(trajectories.rewards[:, None], padding=False))
     return {key: value[0] for key, value in _vectors(found).items()}
 
 

@@ -10,8 +10,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from worldmodel.checks import shown, walk
 from worldmodel.config import SCHEMAS, DataOptions
+from worldmodel.config.values import shown, walk
 from worldmodel.data.behaviours import BEHAVIOURS
 from worldmodel.data.native import CARD
 from worldmodel.data.readers.tfds import read_metadata

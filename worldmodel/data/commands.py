@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from worldmodel.checks import shown
 from worldmodel.config import SCHEMAS, DataOptions, TFDSData, option
+from worldmodel.config.values import shown
 from worldmodel.data import sources
 from worldmodel.data.card import WINDOWS, card, render
 from worldmodel.data.catalogue import catalogue, described

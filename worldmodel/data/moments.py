@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from worldmodel.data.trajectories import Trajectories
-
-NUMBERS_AT_ONCE = 2**20  # in one piece: 8 MiB as float64
 
 
 class Moments(NamedTuple):
@@ -25,33 +20,6 @@ class Moments(NamedTuple):
     def spread(self) -> np.ndarray:
         """Root mean square, (D,)."""
         return np.sqrt(np.square(self.mean) + np.square(self.std))
-
-
-def pieces(
-    trajectories: Trajectories, values: np.ndarray, padding: bool = True
-) -> Iterator[np.ndarray]:
-    """The rows of `values` (N, ...) that these episodes hold, in order, a few at a time.
-
-    Without `padding`, the last row of every episode is left out.
-    """
-    inside = np.ones(len(values), bool)
-    inside[trajectories.last_rows] = padding
-    at_once = max(1, NUMBERS_AT_ONCE // max(1, values[:1].size))
-    for run in trajectories.runs():
-        for begin in range(run.start, run.stop, at_once):
-            part = slice(begin, min(begin + at_once, run.stop))
-            yield values[part] if inside[part].all() else values[part][inside[part]]
-
-
-def changes(trajectories: Trajectories, values: np.ndarray) -> Iterator[np.ndarray]:
-    """Differences (n, D) of neighbouring rows of each episode, a few at a time."""
-    last = np.zeros(len(values), bool)
-    last[trajectories.last_rows] = True
-    at_once = max(1, NUMBERS_AT_ONCE // max(1, values[:1].size))
-    for run in trajectories.runs():
-        for begin in range(run.start, run.stop - 1, at_once):
-            end = min(begin + at_once, run.stop - 1)
-            yield np.diff(values[begin : end + 1], axis=0)[~last[begin:end]]
 
 
 def moments(parts: Iterable[np.ndarray]) -> Moments:

@@ -23,7 +23,7 @@ import numpy as np
 from worldmodel.data.card import card
 from worldmodel.data.progress import shown
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.storage import make_folder
+from worldmodel.system.storage import make_folder
 
 CARD = "card.json"
 METADATA_KEY = "worldmodel"  # our part of TFDS's metadata.json

@@ -8,8 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from worldmodel.checks import RULES, Option, refuse, unknown_key, walk
-from worldmodel.command_line import parse_overrides, read_values
 from worldmodel.config import (
     SCHEMAS,
     Config,
@@ -19,7 +17,10 @@ from worldmodel.config import (
     TableData,
     TFDSData,
 )
-from worldmodel.config_io import assign
+from worldmodel.config.arguments import parse_overrides, read_values
+from worldmodel.config.io import assign
+from worldmodel.config.rules import RULES
+from worldmodel.config.values import Option, refuse, unknown_key, walk
 from worldmodel.data.readers.tfds import read_metadata
 from worldmodel.errors import DataError, nearest
 

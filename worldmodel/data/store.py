@@ -24,7 +24,7 @@ import numpy as np
 from worldmodel.data.columns import mapped
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.storage import make_folder, refusal, writing
+from worldmodel.system.storage import make_folder, refusal, writing
 
 FORMAT = 1  # of a store, and of what readers make of their files: raise it and all is decoded anew
 META = "meta.json"

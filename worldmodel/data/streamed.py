@@ -17,7 +17,6 @@ import jax
 import numpy as np
 from absl import flags
 
-from worldmodel import signals
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import (
     Rows,
@@ -30,6 +29,7 @@ from worldmodel.data.windows import (
     rows_of,
     window_index,
 )
+from worldmodel.system import signals
 
 STREAMED_BYTES = 64 * 2**20  # of one call's batches
 AHEAD = 2  # calls whose batches are made before they are asked for

@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from worldmodel.data.moments import changes, moments, pieces
+from worldmodel.data.moments import moments
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
+
+NUMBERS_AT_ONCE = 2**20  # in one piece: 8 MiB as float64
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,29 @@ class Trajectories:
         """(num_rows,) where in the arrays the rows of these episodes are, in order."""
         return np.concatenate([np.arange(run.start, run.stop) for run in self.runs()])
 
+    def pieces(self, values: np.ndarray, padding: bool = True) -> Iterator[np.ndarray]:
+        """The rows of `values` (N, ...) that these episodes hold, in order, a few at a time.
+
+        Without `padding`, the last row of every episode is left out.
+        """
+        inside = np.ones(len(values), bool)
+        inside[self.last_rows] = padding
+        at_once = max(1, NUMBERS_AT_ONCE // max(1, values[:1].size))
+        for run in self.runs():
+            for begin in range(run.start, run.stop, at_once):
+                part = slice(begin, min(begin + at_once, run.stop))
+                yield values[part] if inside[part].all() else values[part][inside[part]]
+
+    def changes(self, values: np.ndarray) -> Iterator[np.ndarray]:
+        """Differences (n, D) of neighbouring rows of each episode, a few at a time."""
+        last = np.zeros(len(values), bool)
+        last[self.last_rows] = True
+        at_once = max(1, NUMBERS_AT_ONCE // max(1, values[:1].size))
+        for run in self.runs():
+            for begin in range(run.start, run.stop - 1, at_once):
+                end = min(begin + at_once, run.stop - 1)
+                yield np.diff(values[begin : end + 1], axis=0)[~last[begin:end]]
+
     def returns(self) -> np.ndarray:
         """(episodes,) undiscounted sum of rewards; the padding of last rows is zero."""
         if self.rewards is None:
@@ -151,15 +176,15 @@ class Trajectories:
             if value.ndim == 4:
                 observations[key] = ObservationSpec(shape, dtype)
                 continue
-            mean, std, low, high = moments(pieces(self, value))
+            mean, std, low, high = moments(self.pieces(value))
             # A constant column carries no scale of its own; rounding may leave it a tiny one.
             std = np.where(std <= np.maximum(1e-6, 1e-7 * np.abs(mean)), 1.0, std)
-            change = moments(changes(self, value)).spread
+            change = moments(self.changes(value)).spread
             numbers = (tuple(x.tolist()) for x in (mean, std, low, high, change))
             observations[key] = ObservationSpec(shape, dtype, *numbers, scaling=kind)
         if self.rewards is None:
             return DataSpec(observations, self.action_spec, has_reward=False)
-        earned = moments(pieces(self, self.rewards[:, None], padding=False))
+        earned = moments(self.pieces(self.rewards[:, None], padding=False))
         reward = (float(earned.mean[0]), float(earned.std[0]) or 1.0)
         return DataSpec(observations, self.action_spec, reward=reward)
 

@@ -23,8 +23,8 @@ from worldmodel.data.trajectories import Trajectories
 from worldmodel.dream.bank import Bank, Observation, fill, observed
 from worldmodel.errors import ConfigError
 from worldmodel.imagination.uncertainty import measured
-from worldmodel.learner import Params, divide
 from worldmodel.models.interface import State, WorldModel
+from worldmodel.nn.learner import Params, divide
 
 
 class DreamState(NamedTuple):

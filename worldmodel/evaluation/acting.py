@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
-
-from flax import nnx
 
 from worldmodel import planning
 from worldmodel.config import (
@@ -27,15 +24,7 @@ from worldmodel.evaluation.returns import (
     play,
     random_policy,
 )
-from worldmodel.models.interface import WorldModel
-
-
-class Agent(NamedTuple):
-    """A model, a policy over its features and what its critic expects, of one training seed."""
-
-    model: WorldModel
-    policy: nnx.Module | None
-    value: planning.Value | None
+from worldmodel.planning.agent import Agent
 
 
 def who_act(

@@ -10,9 +10,9 @@ from flax import nnx
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window, gather, rows_of, window_index
-from worldmodel.learner import Params, divide
 from worldmodel.models.interface import WorldModel
 from worldmodel.nn.heads import ActionHead
+from worldmodel.nn.learner import Params, divide
 
 WINDOWS, ROWS = 256, 32  # of the logs, evenly spaced
 AT_ONCE = 8  # windows: an image of each row is held at full size, with dozens of channels

@@ -17,8 +17,8 @@ from flax import nnx
 
 from worldmodel.data.spec import ActionSpec, DataSpec
 from worldmodel.data.windows import Window
+from worldmodel.environments.real import Observation
 from worldmodel.evaluation.agreement import ImaginedReturn
-from worldmodel.evaluation.environments import Observation
 from worldmodel.evaluation.returns import Chooser
 from worldmodel.models.interface import State, WorldModel
 

@@ -18,6 +18,7 @@ from worldmodel import planning
 from worldmodel.config import DecisionOptions, EvaluationOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories
+from worldmodel.environments.real import Observation, RealEnvironment, episode_limit
 from worldmodel.evaluation.agreement import (
     ImaginedReturn,
     RankAgreement,
@@ -26,7 +27,6 @@ from worldmodel.evaluation.agreement import (
 )
 from worldmodel.evaluation.cloning import cloned
 from worldmodel.evaluation.contenders import NOISE, Mixed, contenders, imagined_returns, noisy
-from worldmodel.evaluation.environments import Observation, RealEnvironment, episode_limit
 from worldmodel.evaluation.returns import (
     PLANNED_LANES,
     Act,

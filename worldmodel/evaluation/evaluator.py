@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,12 +19,12 @@ from flax import nnx
 from rich.console import Console
 
 from worldmodel import data, planning
-from worldmodel.compilation import use_cache
 from worldmodel.config import EvaluationOptions
+from worldmodel.config.references import Reference, reference_of
 from worldmodel.data.fitting import notes_on_actions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories, split
-from worldmodel.evaluation import environments
+from worldmodel.environments import real as environments
 from worldmodel.evaluation.acting import Agent, played_by, who_act, with_own_horizons
 from worldmodel.evaluation.decision import decide, decides
 from worldmodel.evaluation.free_run import free_run
@@ -37,14 +37,10 @@ from worldmodel.evaluation.statistics import SEEDS, Bootstrap, Number, wilson
 from worldmodel.evaluation.tables import markdown, render
 from worldmodel.evaluation.uncertainty import has_members, uncertainty_beside_error
 from worldmodel.models.interface import WorldModel
-from worldmodel.references import Reference, reference_of
-from worldmodel.run_directory import write_json
-from worldmodel.storage import write_text
+from worldmodel.system.storage import write_json, write_text
+from worldmodel.training.restore import Restored
 
-if TYPE_CHECKING:
-    from worldmodel.loading import LoadedRun
-
-__all__ = ["evaluate", "evaluate_loaded", "evaluate_run", "render", "write"]
+__all__ = ["evaluate", "evaluate_loaded", "render", "write"]
 
 
 NO_PREDICTION = "This family of models has no dynamics, so there is no prediction to judge."
@@ -175,7 +171,7 @@ def write(
 
 
 def evaluate_loaded(
-    run: LoadedRun, trajectories: Trajectories, options: EvaluationOptions
+    run: Restored, trajectories: Trajectories, options: EvaluationOptions
 ) -> Results:
     """Judges a checkpoint, writes evaluation/ and shows the tables: by the logs of its run, of
     which some were held out, or by others, whole, where `options.data` says so. The last checkpoint
@@ -185,7 +181,7 @@ def evaluate_loaded(
     held_out = split(trajectories, run.config.data.holdout)[1] if own else trajectories
     options = with_own_horizons(options, [run.config])
 
-    def judged(run: LoadedRun, options: EvaluationOptions) -> Results:
+    def judged(run: Restored, options: EvaluationOptions) -> Results:
         provenance = Provenance(
             run=run.config.name,
             stage=run.stage,
@@ -219,20 +215,6 @@ def evaluate_loaded(
     console.print(render(results))
     console.print(f"report       {folder / 'report.html'}", soft_wrap=True, highlight=False)
     return results
-
-
-def evaluate_run(run: str, checkpoint: str, overrides: dict[str, Any]) -> int:
-    """Judges a checkpoint of the run in folder `run`; `overrides` are single evaluation options.
-
-    Returns the exit status. Raises UserError for what the user can mend, such as logs that are no
-    longer those the run was trained on: other episodes would be held out.
-    """
-    from worldmodel import loading  # the last layer: it knows the training stages
-
-    loaded = loading.load(run, checkpoint)
-    use_cache(loaded.config.training.compilation_cache)
-    loaded.evaluate(**overrides)
-    return 0
 
 
 @contextmanager

@@ -10,8 +10,7 @@ from rich.console import Console, Group
 from rich.text import Text
 
 from worldmodel.evaluation.sheets import Sheet
-from worldmodel.run_directory import write_json
-from worldmodel.storage import write_text
+from worldmodel.system.storage import write_json, write_text
 
 NARROWEST = 100  # columns
 

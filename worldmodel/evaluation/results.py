@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.config.references import Reference
 from worldmodel.evaluation import ranking
 from worldmodel.evaluation.aggregates import note_on_seeds
 from worldmodel.evaluation.decision import Decision
@@ -17,7 +18,6 @@ from worldmodel.evaluation.returns import Episodes
 from worldmodel.evaluation.spectrum import Spectrum
 from worldmodel.evaluation.statistics import SEEDS, Number, finite
 from worldmodel.evaluation.uncertainty import Uncertainty
-from worldmodel.references import Reference
 
 ACTING = ("policy", "planner")  # with the model, in the real environment
 

@@ -21,10 +21,10 @@ from flax import nnx
 from worldmodel.data.readers.gymnasium import LONGEST_EPISODE_STEPS
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
-from worldmodel.evaluation.environments import Observation, RealEnvironment
+from worldmodel.environments.real import Observation, RealEnvironment
 from worldmodel.evaluation.statistics import finite
-from worldmodel.learner import divide
 from worldmodel.models.interface import State, WorldModel
+from worldmodel.nn.learner import divide
 
 MOST_LANES = 64  # episodes in one call of the policy
 PLANNED_LANES = 8  # each of them holds hundreds of imagined rollouts

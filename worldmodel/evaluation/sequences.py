@@ -19,9 +19,9 @@ from flax import nnx
 from worldmodel.config import DecisionOptions
 from worldmodel.data.spec import ActionSpec, DataSpec
 from worldmodel.data.windows import Window
+from worldmodel.environments.real import Observation, RealEnvironment
 from worldmodel.evaluation.agreement import ImaginedReturn, RealReturn, regret, spearman
 from worldmodel.evaluation.contenders import beginning
-from worldmodel.evaluation.environments import Observation, RealEnvironment
 from worldmodel.evaluation.returns import Act, play_in
 from worldmodel.evaluation.statistics import Bootstrap, Number, median, quantiles
 from worldmodel.imagination import imagine

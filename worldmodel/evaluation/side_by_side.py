@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from worldmodel import data
-from worldmodel.compilation import use_cache
 from worldmodel.config import EvaluationOptions
-from worldmodel.config_io import changed
+from worldmodel.config.evaluation_data import judged_data
+from worldmodel.config.io import changed
 from worldmodel.data.fitting import fitted, notes_on_actions
 from worldmodel.data.trajectories import Trajectories, split
+from worldmodel.environments.real import check, fault
 from worldmodel.errors import ConfigError
 from worldmodel.evaluation.acting import played_by, who_act, with_own_horizons
 from worldmodel.evaluation.compared_acting import RANKING_NOTE, compare_rankings, compare_returns
@@ -23,15 +24,12 @@ from worldmodel.evaluation.comparison import Comparison
 from worldmodel.evaluation.comparison_page import comparison_page
 from worldmodel.evaluation.comparison_sheets import comparison_sheets, how, verdict
 from worldmodel.evaluation.decision import Decision, decide, decides
-from worldmodel.evaluation.environments import check, fault
 from worldmodel.evaluation.publishing import Publication, publish
 from worldmodel.evaluation.returns import Act
 from worldmodel.evaluation.starts import places
 from worldmodel.evaluation.statistics import Bootstrap
-from worldmodel.judged_data import judged_data
-
-if TYPE_CHECKING:
-    from worldmodel.loading import LoadedRun
+from worldmodel.system.compilation import use_cache
+from worldmodel.training.restore import Restored, restore
 
 BEST_NOTE = (
     "Each run's best checkpoint, by a metric of its own, is best in part by luck: the last ones "
@@ -50,9 +48,7 @@ def compare_runs(
     Evaluation options are the first run's, with `overrides`. Raises ConfigError for runs that were
     not trained on the same episodes of the same logs.
     """
-    from worldmodel import loading  # the last layer: it knows the training stages
-
-    found = [loading.load(path, checkpoint) for path in runs]
+    found = [restore(path, checkpoint) for path in runs]
     names = labels(runs, [run.config.name for run in found])
     loaded = dict(zip(names, found, strict=True))
     first = found[0]
@@ -101,7 +97,7 @@ def labels(paths: Sequence[str], names: Sequence[str]) -> list[str]:
     return list(names if len(set(names)) == len(names) else paths)
 
 
-def _check_comparable(runs: dict[str, LoadedRun]) -> None:
+def _check_comparable(runs: dict[str, Restored]) -> None:
     names = list(runs)
     for what, of in {
         "other logs": lambda run: run.directory.fingerprint(),
@@ -121,7 +117,7 @@ def _check_comparable(runs: dict[str, LoadedRun]) -> None:
 
 
 def _compare(
-    runs: dict[str, LoadedRun],
+    runs: dict[str, Restored],
     logs: Trajectories,
     held_out: Trajectories,
     options: EvaluationOptions,
@@ -163,12 +159,12 @@ def _compare(
     )
 
 
-def _act(run: LoadedRun, options: EvaluationOptions) -> dict[str, list[Act]]:
+def _act(run: Restored, options: EvaluationOptions) -> dict[str, list[Act]]:
     return who_act(run.agents, run.spec, options.planner)
 
 
 def _returns(
-    runs: dict[str, LoadedRun], environment: str, options: EvaluationOptions
+    runs: dict[str, Restored], environment: str, options: EvaluationOptions
 ) -> dict[str, dict[str, np.ndarray]]:
     """who -> run -> (seeds, episodes), on common episode seeds."""
     earned: dict[str, dict[str, np.ndarray]] = {}
@@ -182,7 +178,7 @@ def _returns(
 
 
 def _decisions(
-    models: dict[str, LoadedRun],
+    models: dict[str, Restored],
     logs: Trajectories,
     environment: str,
     options: EvaluationOptions,

@@ -14,13 +14,13 @@ from flax import nnx
 
 from worldmodel.config import DENOISED_PRESETS, DenoisedOptions, ModelOptions
 from worldmodel.data.spec import DataSpec
-from worldmodel.learner import detached
 from worldmodel.models.autoencoder import Autoencoder
 from worldmodel.models.interface import State
 from worldmodel.models.latent import LatentModel
 from worldmodel.models.points import Vectors
 from worldmodel.nn.codecs import image_keys
 from worldmodel.nn.distributions import Distribution
+from worldmodel.nn.learner import detached
 from worldmodel.nn.samplers import Sampler
 
 

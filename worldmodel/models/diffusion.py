@@ -22,12 +22,12 @@ from flax import nnx
 from worldmodel.config import DENOISED_PRESETS, DiffusionOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
-from worldmodel.learner import detached
 from worldmodel.models.denoised import DenoisedModel, sampler_of
 from worldmodel.models.interface import Metrics
 from worldmodel.models.latent import arrived, masked_mean, total_loss
 from worldmodel.nn.denoisers import PointDenoiser
 from worldmodel.nn.denoising import denoiser, denoising_loss, training_levels
+from worldmodel.nn.learner import detached
 from worldmodel.nn.samplers import sample, start
 
 

@@ -25,7 +25,6 @@ from worldmodel.config import DENOISED_PRESETS, TrajectoryDiffusionOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import UserError
-from worldmodel.learner import detached
 from worldmodel.models.denoised import DenoisedModel, sampler_of
 from worldmodel.models.interface import Actor, Metrics
 from worldmodel.models.latent import NO_REWARD, Terms, arrived, masked_mean, previous, total_loss
@@ -33,6 +32,7 @@ from worldmodel.nn.denoisers import RowsDenoiser
 from worldmodel.nn.denoising import denoiser, preconditioning, training_levels
 from worldmodel.nn.distributions import Bernoulli, ScalarMSE
 from worldmodel.nn.layers import MLP, Linear
+from worldmodel.nn.learner import detached
 from worldmodel.nn.samplers import sample, start
 
 CERTAIN = 10.0  # logit of an end of 1: no more than 5e-5 of doubt

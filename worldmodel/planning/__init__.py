@@ -12,11 +12,12 @@ from flax import nnx
 from worldmodel.config import PlannerOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
+from worldmodel.planning.agent import Agent
 from worldmodel.planning.cem import cem
 from worldmodel.planning.mppi import mppi
 from worldmodel.planning.planner import Planner, Value
 
-__all__ = ["PLANNERS", "Planner", "Value", "build", "check"]
+__all__ = ["PLANNERS", "Agent", "Planner", "Value", "build", "check"]
 
 # Kind of the planner -> how it weighs candidates.
 PLANNERS: dict[str, Callable] = {"cem": cem, "mppi": mppi}

@@ -2,8 +2,8 @@
 
 import sys
 
-from worldmodel.command_line import guarded
 from worldmodel.play.command import run
+from worldmodel.system.exit_status import guarded
 
 if __name__ == "__main__":
     sys.exit(guarded(lambda: run(sys.argv[1:])))

@@ -9,8 +9,8 @@ from typing import Any, TextIO
 import numpy as np
 
 from worldmodel.data.spec import ActionSpec, DataSpec
+from worldmodel.environments.real import Observation
 from worldmodel.errors import ConfigError
-from worldmodel.evaluation.environments import Observation
 from worldmodel.evaluation.returns import Act, Reactive, model_policy, random_policy
 from worldmodel.loading import LoadedRun
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from worldmodel.compilation import use_cache
 from worldmodel.config.play import PlayOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
@@ -17,6 +16,7 @@ from worldmodel.play.actors import actor
 from worldmodel.play.moments import Moment, beside
 from worldmodel.play.table import Table
 from worldmodel.play.video import Video
+from worldmodel.system.compilation import use_cache
 
 
 def play(options: PlayOptions) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from worldmodel.compilation import use_cache
 from worldmodel.config.play import ACTIONS, PlayOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.loading import load
@@ -15,7 +14,8 @@ from worldmodel.play import numbers
 from worldmodel.play.futures import Future, futures, logged, place
 from worldmodel.play.numbers import WIDTH, heading, number
 from worldmodel.play.picture import draw
-from worldmodel.storage import make_folder, writing
+from worldmodel.system.compilation import use_cache
+from worldmodel.system.storage import make_folder, writing
 
 STEP_WIDTH, NAME_WIDTH = 6, 9
 MOST_NUMBERS = 5  # of an observation: with three columns more, 89 characters

@@ -8,11 +8,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from worldmodel.checks import refuse, shown, walk
-from worldmodel.command_line import HELP_FLAGS, parse_overrides, read_values
+from worldmodel.config.arguments import HELP_FLAGS, need_checkpoint, parse_overrides, read_values
+from worldmodel.config.io import assign
 from worldmodel.config.play import ACTIONS, PlayOptions
-from worldmodel.config_io import assign
-from worldmodel.eval_line import need_checkpoint
+from worldmodel.config.values import refuse, shown, walk
 
 MOST_FRAMES = 500  # of a video: with a textured floor, 5 MB
 DESCRIPTION = """
@@ -33,7 +32,7 @@ USAGES = (
 def run(words: Sequence[str]) -> int:
     """Plays what the words ask for; returns the exit status. Raises UserError."""
     if any(word in HELP_FLAGS for word in words):
-        from worldmodel import help_text
+        from worldmodel.config import help as help_text
 
         print(help_text.command(DESCRIPTION, USAGES, PlayOptions()))
         return 0

@@ -18,8 +18,8 @@ from worldmodel.data.trajectories import Trajectories, split_episodes
 from worldmodel.data.windows import gather, rows_of
 from worldmodel.dream.bank import filtered, observed
 from worldmodel.dream.dream import check_steps
+from worldmodel.environments.real import Observation
 from worldmodel.errors import DataError
-from worldmodel.evaluation.environments import Observation
 from worldmodel.evaluation.returns import Act, random_policy
 from worldmodel.loading import LoadedRun
 from worldmodel.models.interface import State, WorldModel

@@ -17,8 +17,8 @@ from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.dream import Dream, DreamState, build
 from worldmodel.dream.dream import check
+from worldmodel.environments.real import Observation, RealEnvironment
 from worldmodel.errors import ConfigError
-from worldmodel.evaluation.environments import Observation, RealEnvironment
 from worldmodel.evaluation.returns import Act
 from worldmodel.loading import LoadedRun
 from worldmodel.play import numbers

@@ -16,8 +16,8 @@ import numpy as np
 
 from worldmodel.config.play import PlayOptions
 from worldmodel.data.spec import DataSpec
+from worldmodel.environments.real import RealEnvironment
 from worldmodel.errors import UserError, first_line
-from worldmodel.evaluation.environments import RealEnvironment
 from worldmodel.models.simulator import set_state, unobserved_positions
 from worldmodel.play.curves import Curves
 from worldmodel.play.moments import Moment

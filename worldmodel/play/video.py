@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from worldmodel.play.moments import Moment
-from worldmodel.storage import make_folder, writing
+from worldmodel.system.storage import make_folder, writing
 
 HEIGHT = 240  # pixels of what is shown
 CAPTION = 40  # above it

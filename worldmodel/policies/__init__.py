@@ -17,8 +17,8 @@ from flax import nnx
 from worldmodel.config import BCOptions, OfflineOptions, PolicyOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
-from worldmodel.learner import Learner
 from worldmodel.models import ModelBuilder, WorldModel
+from worldmodel.nn.learner import Learner
 
 __all__ = ["ALGORITHMS", "JOINT_ALGORITHMS", "build", "build_joint", "needs_reward", "value"]
 

@@ -21,7 +21,11 @@ from worldmodel.data.spec import ActionSpec, DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
 from worldmodel.imagination import imagine, time_first
-from worldmodel.learner import (
+from worldmodel.models import ModelBuilder, State, WorldModel
+from worldmodel.nn.distributions import TwoHot
+from worldmodel.nn.heads import ActionHead, ScalarHead
+from worldmodel.nn.layout import over_time, total_over_time
+from worldmodel.nn.learner import (
     Metrics,
     Params,
     TrainState,
@@ -31,10 +35,6 @@ from worldmodel.learner import (
     divide,
     start,
 )
-from worldmodel.models import ModelBuilder, State, WorldModel
-from worldmodel.nn.distributions import TwoHot
-from worldmodel.nn.heads import ActionHead, ScalarHead
-from worldmodel.nn.layout import over_time, total_over_time
 from worldmodel.policies.returns import lambda_returns, update_scale
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from worldmodel.imagination.transitions import Transition
-from worldmodel.learner import Metrics
+from worldmodel.nn.learner import Metrics
 from worldmodel.policies.offline import Nets, mean
 from worldmodel.policies.sac_n import SACN
 

@@ -24,8 +24,8 @@ from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
 from worldmodel.imagination import buffer
 from worldmodel.imagination.transitions import Transition, logged, row_shapes
-from worldmodel.learner import Metrics, Params, TrainState, definitions_of, divide
 from worldmodel.models import WorldModel
+from worldmodel.nn.learner import Metrics, Params, TrainState, definitions_of, divide
 from worldmodel.policies.networks import Critics
 from worldmodel.policies.synthetic import imagine_rows, statistics_of
 

@@ -14,8 +14,8 @@ import optax
 from worldmodel.config import RAMBOOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.imagination.transitions import Transition
-from worldmodel.learner import Metrics, TrainState
 from worldmodel.models import WorldModel
+from worldmodel.nn.learner import Metrics, TrainState
 from worldmodel.policies.bc import cloning
 from worldmodel.policies.offline import Nets, Step, mean, need_members
 from worldmodel.policies.sac_n import SACN

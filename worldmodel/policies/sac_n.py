@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from worldmodel.imagination.transitions import Transition
-from worldmodel.learner import Metrics
+from worldmodel.nn.learner import Metrics
 from worldmodel.policies.networks import Critics, SquashedActor, Temperature
 from worldmodel.policies.offline import Nets, OfflineLearner, Step, critic_loss, mean
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from worldmodel.imagination.transitions import Transition
-from worldmodel.learner import Metrics
+from worldmodel.nn.learner import Metrics
 from worldmodel.policies.bc import cloning
 from worldmodel.policies.networks import DeterministicActor
 from worldmodel.policies.offline import Nets, OfflineLearner, Step, critic_loss, mean

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from worldmodel.data.windows import Window
-from worldmodel.learner import Metrics, Params
+from worldmodel.nn.learner import Metrics, Params
 
 Loss = Callable[[Params, Window, jax.Array], tuple[jax.Array, Metrics]]
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from worldmodel.data.windows import Window
-from worldmodel.learner import Learner, Metrics, Params, TrainState
+from worldmodel.nn.learner import Learner, Metrics, Params, TrainState
 
 AVERAGE = "average"  # its place among a state's slow copies
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from worldmodel.config import StageOptions, TrainingOptions
 from worldmodel.data.delivery import Batches
 from worldmodel.data.windows import Window
-from worldmodel.learner import Learner, TrainState
+from worldmodel.nn.learner import Learner, TrainState
 from worldmodel.training import mesh as meshes
 
 

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from worldmodel.errors import MOST_FAULTS, DivergenceError
-from worldmodel.run_directory import RunDirectory
-from worldmodel.storage import writing
+from worldmodel.runs.directory import RunDirectory
+from worldmodel.system.storage import writing
 
 MOST_ROLLBACKS = 3  # in a row, without a new checkpoint
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from worldmodel.config import Config
-from worldmodel.learner import TrainState
+from worldmodel.nn.learner import TrainState
 from worldmodel.training import mesh as meshes
 from worldmodel.training.dispatch import (
     Stage,

@@ -15,12 +15,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from worldmodel.config import TrainingOptions
-from worldmodel.learner import TrainState
-from worldmodel.run_directory import RunDirectory
-from worldmodel.signals import Preempted, StopRequest
+from worldmodel.nn.learner import TrainState
+from worldmodel.runs.best import best_of, check_metric
+from worldmodel.runs.checkpoints import Checkpoints, digest
+from worldmodel.runs.directory import RunDirectory
+from worldmodel.status.heartbeat import UNWATCHED, Heartbeat
+from worldmodel.system.signals import Preempted, StopRequest
 from worldmodel.training import mesh as meshes
-from worldmodel.training.best import best_of, check_metric
-from worldmodel.training.checkpoints import Checkpoints, digest
 from worldmodel.training.dispatch import (
     Programs,
     Refresh,
@@ -31,7 +32,6 @@ from worldmodel.training.dispatch import (
     steps_per_dispatch,
 )
 from worldmodel.training.divergence import MOST_ROLLBACKS, Diverged, Event, check_finite
-from worldmodel.training.heartbeat import UNWATCHED, Heartbeat
 from worldmodel.training.metrics import IntervalMean, MetricsFile, WandB
 from worldmodel.training.progress import StageProgress
 

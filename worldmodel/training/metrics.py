@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel import signals
 from worldmodel.config import LoggingOptions
 from worldmodel.errors import first_line
-from worldmodel.run_directory import whole_rows
-from worldmodel.storage import write_text, writing
+from worldmodel.runs.directory import whole_rows
+from worldmodel.system import signals
+from worldmodel.system.storage import write_text, writing
 
 
 class IntervalMean:

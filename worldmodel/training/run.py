@@ -5,7 +5,7 @@ last one ended.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,36 +15,38 @@ import jax
 from flax import nnx
 
 from worldmodel import data, planning
-from worldmodel.compilation import use_cache
 from worldmodel.config import Config
+from worldmodel.config.evaluation_data import judged_data
 from worldmodel.data.delivery import Batches, deliver
 from worldmodel.data.fitting import fitted
 from worldmodel.data.normalization import scalings
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories, split, split_episodes
+from worldmodel.environments import real as environments
 from worldmodel.errors import DataError, first_line
-from worldmodel.evaluation import environments
-from worldmodel.evaluation.evaluator import evaluate_run
-from worldmodel.judged_data import judged_data
-from worldmodel.learner import Learner, Refreshing
-from worldmodel.run_directory import RunDirectory, check_run, claimed, open_run
-from worldmodel.signals import Preempted, StopRequest, listening, stoppable
+from worldmodel.nn.learner import Learner, Refreshing
+from worldmodel.runs.directory import RunDirectory, check_run, claimed, open_run
+from worldmodel.runs.provenance import note_environment
+from worldmodel.status.heartbeat import Heartbeat
+from worldmodel.system.compilation import use_cache
+from worldmodel.system.signals import Preempted, StopRequest, listening, stoppable
 from worldmodel.training import distributed
 from worldmodel.training.dispatch import Refresh, Stage
 from worldmodel.training.dry_run import dry_run
-from worldmodel.training.heartbeat import Heartbeat
 from worldmodel.training.loop import Run, run_stage
 from worldmodel.training.mesh import all_devices
 from worldmodel.training.metrics import WandB
-from worldmodel.training.provenance import note_environment
+from worldmodel.training.restore import model_of
 from worldmodel.training.stages import build_learner, check, modules, stage_names, stage_options
 
 
-def train(config: Config) -> int:
+def train(config: Config, evaluate: Callable[[Path], int]) -> int:
     """Runs every stage that is not complete, then the evaluation. Returns the exit status: 75 where
     it was asked to stop, 130 by Ctrl-C, 0 when all is done.
+
+    `evaluate` judges the run in a folder, and returns its exit status.
     """
-    return stoppable(lambda: _train(config))
+    return stoppable(lambda: _train(config, evaluate))
 
 
 class Prepared(NamedTuple):
@@ -57,7 +59,7 @@ class Prepared(NamedTuple):
     held_out_episodes: list[int]
 
 
-def _train(config: Config) -> int:
+def _train(config: Config, evaluate: Callable[[Path], int]) -> int:
     """Of several processes, all train and the first one speaks, writes and judges."""
     began = time.perf_counter()
     use_cache(config.training.compilation_cache)
@@ -90,7 +92,7 @@ def _train(config: Config) -> int:
         if not first:
             return 0
         heartbeat.enter("evaluation")
-        status = evaluate_run(str(directory.path), "last", {})
+        status = evaluate(directory.path)
     print(f"total {time.perf_counter() - began:.0f} s")
     return status
 
@@ -152,8 +154,6 @@ def watched(directory: RunDirectory, stop: StopRequest) -> Iterator[Heartbeat]:
 
 def _taken(config: Config, spec: DataSpec) -> nnx.Module | None:
     """The world model of another run, where one was asked for."""
-    from worldmodel.loading import model_of  # which knows the stages
-
     source = config.training.model_from
     return model_of(source, config, spec) if source else None
 

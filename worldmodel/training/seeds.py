@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from worldmodel.data.windows import Window
-from worldmodel.learner import Learner, Metrics, Refreshing, TrainState, divide
+from worldmodel.nn.learner import Learner, Metrics, Refreshing, TrainState, divide
 
 # The axis of the seeds in a state: the first of every array but the step.
 AXES = TrainState(0, 0, 0, 0, 0, None, 0)

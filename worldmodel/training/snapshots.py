@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from worldmodel.data.windows import Window
-from worldmodel.learner import Learner, Metrics, Params, TrainState
+from worldmodel.nn.learner import Learner, Metrics, Params, TrainState
 
 SNAPSHOT = "snapshot"  # its place among a state's slow copies
 ENOUGH = 1000  # held-out rows behind a comparison

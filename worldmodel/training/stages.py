@@ -15,8 +15,8 @@ from worldmodel import models, policies
 from worldmodel.config import Config, OfflineOptions, StageOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
-from worldmodel.learner import Learner, TrainState
 from worldmodel.nn import optimizer
+from worldmodel.nn.learner import Learner, TrainState
 from worldmodel.training import mesh as meshes
 from worldmodel.training.averaging import AVERAGE, AveragedModel
 from worldmodel.training.seeds import Seeds, of_seed

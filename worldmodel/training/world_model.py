@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 
 from worldmodel.data.windows import Window
-from worldmodel.learner import (
+from worldmodel.nn.learner import (
     Metrics,
     Params,
     TrainState,

@@ -1,0 +1,394 @@
+"""Finished runs put together by method, task and seed: beside plain loops, and refused in words."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from worldmodel.aggregate.command import parse
+from worldmodel.aggregate.command import run as aggregate
+from worldmodel.aggregate.methods import ScoreTable, score_table, telling
+from worldmodel.aggregate.results import Aggregated, aggregated, aggregated_sheets, verdict
+from worldmodel.aggregate.runs import find_runs, read_run, read_runs
+from worldmodel.config import (
+    Config,
+    GymnasiumData,
+    NoPolicy,
+    ObservedOptions,
+    PolicyOptions,
+    ReBRACOptions,
+    TD3BCOptions,
+)
+from worldmodel.config.io import assign, save_config
+from worldmodel.config.references import Reference
+from worldmodel.errors import CheckpointError, ConfigError
+from worldmodel.evaluation.evaluator import write
+from worldmodel.evaluation.prediction import Prediction
+from worldmodel.evaluation.results import Provenance, Results, Return, Scale
+from worldmodel.evaluation.returns import Episodes
+from worldmodel.evaluation.statistics import SEEDS, Bootstrap
+from worldmodel.runs.directory import RunDirectory
+from worldmodel.system.exit_status import guarded
+
+TASKS = {
+    "Hopper-v5": Reference("d4rl/hopper", -20.0, 3230.0, "a pair", 1000),
+    "Walker2d-v5": Reference("d4rl/walker2d", 2.0, 4592.0, "another pair", 1000),
+}
+POLICIES = {"td3_bc": TD3BCOptions(), "rebrac": ReBRACOptions()}
+QUALITY = {"td3_bc": 0.4, "rebrac": 0.55}  # of the reference's range
+
+Judge = Callable[..., Path]
+
+
+def returns_of(method: str, task: str, seeds: int, first: int = 0, episodes: int = 6) -> np.ndarray:
+    """(seeds, episodes), each seed's from a generator of its own."""
+    reference = TASKS[task]
+    found = []
+    for seed in range(first, first + seeds):
+        generator = np.random.default_rng([seed, *map(ord, method + task)])
+        quality = QUALITY[method] + generator.normal(0, 0.1) + generator.normal(0, 0.2, episodes)
+        found.append(reference.low + quality * (reference.high - reference.low))
+    return np.stack(found)
+
+
+@pytest.fixture
+def judge(tmp_path: Path, walker_spec) -> Judge:
+    """Writes a run's folder as training and evaluation leave it, with returns (seeds, episodes)."""
+
+    def made(
+        name: str,
+        policy: PolicyOptions,
+        task: str,
+        returns: np.ndarray | None,
+        seed: int = 0,
+        reference: Reference | None = None,
+        logs: str | None = None,
+        step: int = 100,
+        who: str = "policy",
+        **options: object,
+    ) -> Path:
+        config = Config(name, seed, model=ObservedOptions(), policy=policy)
+        config.training.world_model.steps = config.training.policy.steps = 100
+        for key, value in options.items():
+            assign(config, key.replace("__", "."), value)
+        config.data = GymnasiumData(name="logs", environment=task)
+        run = RunDirectory(tmp_path / "runs" / name)
+        save_config(config, run.path / "config.yaml")
+        run.bind_data(walker_spec, logs or task)
+        earned, bootstrap = {}, Bootstrap(100)
+        if returns is not None:
+            seeds = 1000 + np.arange(returns.shape[1])
+            one = np.ones(len(seeds), bool)
+            played = [
+                Episodes(seeds, r[:, None], one.astype(int), one, ~one, None) for r in returns
+            ]
+            mean = bootstrap.mean(returns.mean(1), SEEDS)
+            earned[who] = Return(mean, returns.ravel(), played)
+        source = Provenance(
+            name, "policy", step, environment=task, config=dataclasses.asdict(config)
+        )
+        scale = None if reference is None else Scale(reference, reference.note(1000))
+        write(Results(Prediction({}, []), earned, 0.95, source, scale=scale), run.evaluation)
+        return run.path
+
+    return made
+
+
+@pytest.fixture
+def runs(judge: Judge, tmp_path: Path) -> Path:
+    """Two methods on two tasks: one trained its 5 seeds at once, the other has 4 runs."""
+    for task, reference in TASKS.items():
+        returns = returns_of("td3_bc", task, 5)
+        judge(f"td3_bc-{task}", POLICIES["td3_bc"], task, returns, 0, reference)
+        for seed in range(4):
+            returns = returns_of("rebrac", task, 1, seed)
+            judge(f"rebrac-{task}-{seed}", POLICIES["rebrac"], task, returns, seed, reference)
+    return tmp_path / "runs"
+
+
+def table_of(*words: object, by: list[str] | None = None, score: str | None = None) -> ScoreTable:
+    found, _ = read_runs(find_runs(list(map(str, words))), None)
+    return score_table(found, by, score)
+
+
+def naive() -> dict[str, np.ndarray]:
+    """Normalised scores (seeds, tasks), by the definition."""
+    scores = {}
+    for method, seeds in {"td3_bc": 5, "rebrac": 4}.items():
+        columns = []
+        for task, reference in TASKS.items():
+            means = returns_of(method, task, seeds).mean(1)
+            columns.append(100 * (means - reference.low) / (reference.high - reference.low))
+        scores[method] = np.stack(columns, 1)
+    return scores
+
+
+def test_scores_are_each_training_seeds_means(runs: Path) -> None:
+    table = table_of(runs)
+    assert table.by == ["policy.name"] and table.normalized and sorted(table.tasks) == [*TASKS]
+    order = [table.tasks.index(task) for task in TASKS]
+    for method, scores in naive().items():
+        np.testing.assert_allclose(table.scores[method][:, order], scores)
+    assert [len(table.runs[method]) for method in ("td3_bc", "rebrac")] == [2, 8]
+    assert table.notes == []
+
+
+def test_aggregates_are_those_of_plain_loops(runs: Path) -> None:
+    found, expected = aggregated(table_of(runs)), naive()
+    assert found.methods == ["rebrac", "td3_bc"]  # the better one first
+    for method, scores in expected.items():
+        numbers = found.numbers[method]
+        assert numbers["iqm"].value == pytest.approx(stats.trim_mean(scores, 0.25, axis=None))
+        assert numbers["mean"].value == pytest.approx(scores.mean())
+        assert numbers["median"].value == pytest.approx(np.median(scores.mean(0)))
+        assert numbers["optimality_gap"].value == pytest.approx(
+            np.clip(100 - scores, 0, None).mean()
+        )
+        assert all(n.low <= n.value <= n.high and n.n == len(scores) for n in numbers.values())
+        shares = [np.mean(scores > threshold) for threshold in found.thresholds]
+        assert [n.value for n in found.profiles[method]] == pytest.approx(shares)
+        for place, task in enumerate(TASKS):
+            assert found.by_task[method][task].value == pytest.approx(scores[:, place].mean())
+    ours, theirs = expected["rebrac"], expected["td3_bc"]
+    wins = [a > b for t in (0, 1) for a, b in itertools.product(ours[:, t], theirs[:, t])]
+    better, worse = found.improvement["rebrac"]["td3_bc"], found.improvement["td3_bc"]["rebrac"]
+    assert better.value == pytest.approx(np.mean(wins)) and better.low < better.value < better.high
+    assert (1 - worse.value, 1 - worse.high, 1 - worse.low) == (
+        better.value,
+        better.low,
+        better.high,
+    )
+
+
+def of_scores(**scores: list) -> Aggregated:
+    arrays = {method: np.array(own, float) for method, own in scores.items()}
+    tasks = [f"task {i}" for i in range(next(iter(arrays.values())).shape[1])]
+    return aggregated(ScoreTable(tasks, arrays, True), Bootstrap(300))
+
+
+def test_a_method_is_ahead_where_the_whole_interval_is_above_a_half() -> None:
+    low, mixed, high = ([[base + i, base + i] for i in range(6)] for base in (10, 12, 50))
+    clear = verdict(of_scores(low=low, mixed=mixed, high=high))
+    assert clear[0].startswith(
+        "high is ahead of mixed (probability of improvement 1.00 [1.00, 1.00]"
+    )
+    assert " and low (" in clear[0] and clear[1].startswith("mixed is ahead of low (")
+    level = verdict(of_scores(one=low, other=[*low[1:], low[0]], high=mixed[:1]))
+    assert level[0] == "No method is clearly ahead of all others."  # a single run has no interval
+    assert level[-1].startswith("A single training seed says little")
+    assert verdict(of_scores(one=low, other=low))[0] == "No method is clearly ahead of the other."
+    assert len(aggregated_sheets(of_scores(alone=low))) == 2  # nobody to be better than
+    assert verdict(of_scores(alone=low))[0].startswith("Interquartile mean of the normalised score")
+
+
+def test_methods_are_told_apart_by_few_options(judge: Judge) -> None:
+    assert telling([{"a": "1", "b": "1"}, {"a": "1", "b": "2"}], ["a", "b"]) == ["b"]
+    assert telling([{"a": "1"}, {"a": "1"}], ["a"]) == []
+    for name, weight in {"weak": 1.0, "strong": 4.0}.items():
+        for seed in range(2):
+            policy = TD3BCOptions(value_scale=weight)
+            judge(f"{name}-{seed}", policy, "Hopper-v5", returns_of("td3_bc", "Hopper-v5", 1), seed)
+    runs = judge("x", POLICIES["rebrac"], "Hopper-v5", returns_of("rebrac", "Hopper-v5", 1)).parent
+    found = table_of(runs)
+    assert found.by == ["policy.name", "policy.value_scale"] and not found.normalized
+    assert [*found.scores] == [
+        "td3_bc policy.value_scale=4.0",
+        "td3_bc policy.value_scale=1.0",
+        "rebrac",
+    ]
+    assert "optimality_gap" not in aggregated(found, Bootstrap(100)).numbers[[*found.scores][0]]
+    with pytest.raises(
+        ConfigError, match=r"with seed=0; they differ by policy\.value_scale: add that"
+    ):
+        table_of(runs, by=["policy.name"])
+    mixed = table_of(runs / "weak-0", runs / "strong-1", by=["policy.name"])
+    assert mixed.notes == ["Runs of td3_bc also differ by policy.value_scale."]
+    with pytest.raises(ConfigError, match=r"did you mean 'policy\.value_scale'"):
+        table_of(runs, by=["value_scale"])
+    with pytest.raises(ConfigError, match=r"by=policy: holds several.*policy\.name"):
+        table_of(runs, by=["policy"])
+
+
+def test_a_planner_is_a_method_of_its_own(judge: Judge) -> None:
+    returns = returns_of("td3_bc", "Hopper-v5", 1)
+    for kind in ("cem", "mppi"):
+        given = {"who": "planner", "evaluation__planner__kind": kind}
+        runs = judge(kind, NoPolicy(), "Hopper-v5", returns, **given).parent
+    found = table_of(runs)
+    assert [*found.scores] == [f"evaluation.planner.kind={kind}" for kind in ("cem", "mppi")]
+    assert read_runs(find_runs([str(runs)]), "policy") == ([], [runs / "cem", runs / "mppi"])
+
+
+def test_what_was_not_judged_alike_is_said(judge: Judge) -> None:
+    for seed in range(3):
+        returns = returns_of("td3_bc", "Hopper-v5", 1, seed, episodes=6 - seed // 2)
+        given = {"evaluation__episodes": 6 - seed // 2, "training__model_from": "runs/model"}
+        early = {"step": 99 + seed % 2}
+        name = f"run-{seed}"
+        runs = judge(name, POLICIES["td3_bc"], "Hopper-v5", returns, seed, **given, **early).parent
+    shared, early, episodes = table_of(runs).notes
+    assert shared.startswith("Runs of td3_bc on Hopper-v5 share a world model (runs/model)")
+    assert early.endswith(f"the end of their training: {runs / 'run-0'}, {runs / 'run-2'}.")
+    assert episodes == "Means are over different numbers of episodes, 5 to 6."
+
+
+def test_uneven_seeds_are_cut_and_said_to_be(judge: Judge) -> None:
+    for task, seeds in zip(TASKS, (3, 2), strict=True):
+        returns = returns_of("td3_bc", task, seeds)
+        runs = judge(task, POLICIES["td3_bc"], task, returns, 0, TASKS[task]).parent
+    found = table_of(runs)
+    assert found.scores["td3_bc"].shape == (2, 2)
+    (note,) = found.notes
+    assert note.startswith("td3_bc has 3 on Hopper-v5, 2 on Walker2d-v5: of each task the first 2")
+
+
+def test_logs_of_one_environment_are_tasks_of_their_own(judge: Judge) -> None:
+    returns, reference = returns_of("td3_bc", "Hopper-v5", 2), TASKS["Hopper-v5"]
+    for logs in ("a" * 64, "b" * 64):
+        runs = judge(logs[:1], POLICIES["td3_bc"], "Hopper-v5", returns, 0, reference, logs).parent
+    assert table_of(runs).tasks == ["Hopper-v5 aaaaaaaa", "Hopper-v5 bbbbbbbb"]
+
+
+def test_scales_that_differ_are_not_put_together(runs: Path, judge: Judge) -> None:
+    with pytest.raises(
+        ConfigError, match="score=return: returns of 2 tasks .* have scales of their"
+    ):
+        table_of(runs, score="return")
+    hopper = [runs / "td3_bc-Hopper-v5", runs / "rebrac-Hopper-v5-0"]
+    returns = table_of(*hopper, score="return")
+    expected = returns_of("td3_bc", "Hopper-v5", 5).mean(1)
+    np.testing.assert_allclose(returns.scores["td3_bc"][:, 0], expected)
+    bare = judge("bare", POLICIES["rebrac"], "Hopper-v5", returns_of("rebrac", "Hopper-v5", 1))
+    with pytest.raises(ConfigError, match="bare have no normalised score; `python eval.py"):
+        table_of(hopper[0], bare, score="normalized")
+    with pytest.raises(ConfigError, match="without it: .*bare"):
+        table_of(runs / "td3_bc-Hopper-v5", runs / "td3_bc-Walker2d-v5", bare)
+    assert not table_of(hopper[0], bare).normalized
+    other = dataclasses.replace(TASKS["Hopper-v5"], high=99.0)
+    given = (POLICIES["rebrac"], "Hopper-v5", returns_of("rebrac", "Hopper-v5", 1), 0, other)
+    with pytest.raises(ConfigError, match="counted by different returns(?s:.*)100 is 99"):
+        table_of(hopper[0], judge("other", *given))
+
+
+def test_what_is_missing_is_named(runs: Path, judge: Judge) -> None:
+    for seed in range(4):
+        (runs / f"rebrac-Walker2d-v5-{seed}" / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"(?s)by policy\.name.*rebrac: no run on Walker2d-v5"):
+        table_of(runs)
+    (runs / "rebrac-Hopper-v5-0" / "evaluation" / "results.json").unlink()
+    (runs / "rebrac-Hopper-v5-1" / "evaluation" / "episodes.jsonl").unlink()
+    with pytest.raises(ConfigError) as refused:
+        table_of(runs)
+    for number, name in enumerate(("results.json", "episodes.jsonl")):
+        run = runs / f"rebrac-Hopper-v5-{number}"
+        assert f"{run} is not judged: evaluation/{name} is missing" in str(refused.value)
+        assert f"`python eval.py run={run}` makes it" in str(refused.value)
+    with pytest.raises(CheckpointError, match="no run's folder is of this pattern"):
+        find_runs([str(runs / "mopo-*")])
+    nobody = judge("nobody", NoPolicy(), "Hopper-v5", None)
+    assert read_run(nobody) is None
+    unplayed = judge("unplayed", POLICIES["rebrac"], "Hopper-v5", None)
+    with pytest.raises(CheckpointError, match="no returns of its policy or planner; `python eval"):
+        read_run(unplayed)
+
+
+def test_episodes_of_another_evaluation_are_refused(runs: Path) -> None:
+    run = runs / "td3_bc-Hopper-v5"
+    episodes = run / "evaluation" / "episodes.jsonl"
+    whole = episodes.read_text()
+    episodes.write_text("".join(whole.splitlines(keepends=True)[:-7]))
+    with pytest.raises(CheckpointError, match="are not of one evaluation"):
+        read_run(run)
+    episodes.write_text(whole[:-20])
+    with pytest.raises(CheckpointError, match=r"episodes\.jsonl is damaged"):
+        read_run(run)
+
+
+def test_the_command_writes_and_says_all(runs: Path, judge: Judge) -> None:
+    judge("a_model", NoPolicy(), "Hopper-v5", None)
+    words = [sys.executable, "-m", "worldmodel.aggregate", f"runs=[{runs},{runs}/td3_bc-*]"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    folder = runs / ".aggregated"
+    assert done.stdout.rstrip().endswith(str(folder / "aggregate.html"))
+    found = json.loads((folder / "aggregate.json").read_text())
+    iqm = stats.trim_mean(naive()["rebrac"], 0.25, axis=None)
+    assert found["methods"]["rebrac"]["iqm"]["value"] == pytest.approx(iqm)
+    assert found["methods"]["td3_bc"]["seeds"] == 5 and found["by"] == ["policy.name"]
+    assert np.shape(found["profiles"]["rebrac"]["high"]) == np.shape(
+        found["profiles"]["thresholds"]
+    )
+    assert found["verdict"][0].startswith("rebrac is ahead of td3_bc (probability of improvement")
+    text, page = ((folder / f"aggregate.{end}").read_text() for end in ("md", "html"))
+    for said in (done.stdout, text, page):
+        for word in ("rebrac is ahead of td3_bc", "4 training seeds say little", "optimality gap"):
+            assert word in " ".join(said.split())
+    assert "Left out, since nobody acts there" in text and "a_model" in text
+    assert page.count("<svg") == 2 and "http" not in page and "NaN" not in page
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["runs=nowhere"], "nowhere neither is a run"),
+        (["run=a"], "did you mean 'runs'"),
+        ([], "runs needs a value"),
+        (["runs=a", "score=normalised"], "did you mean 'normalized'"),
+        (["--by=seed"], "options have no dashes: by=seed"),
+    ],
+)
+def test_mistakes_are_told_in_words(words: list[str], said: str, capsys) -> None:
+    assert guarded(lambda: aggregate(words)) == 2
+    shown = capsys.readouterr()
+    assert said in shown.err and not shown.out
+
+
+def test_the_help_shows_every_option(capsys) -> None:
+    assert aggregate(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {key} = " in shown for key in ("runs", "by", "score", "who", "folder"))
+
+
+def test_a_best_checkpoint_that_is_the_last_is_not_said_to_be_lucky(
+    smoke_run: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(smoke_run, tmp_path / "run")
+    file = run / "evaluation" / "results.json"
+    found = json.loads(file.read_text())
+    for step, best in ((found["step"], False), (found["step"] + 30, True)):
+        file.write_text(json.dumps(found | {"last": {"stage": found["stage"], "step": step}}))
+        assert read_run(run).best == best
+
+
+def test_a_run_that_was_really_trained_is_read(smoke_run: Path) -> None:
+    run = read_run(smoke_run)
+    found = json.loads((smoke_run / "evaluation" / "results.json").read_text())
+    assert run.who == "policy" and run.environment == "Pendulum-v1" and not run.best
+    assert run.returns == pytest.approx([found["returns"]["policy"]["value"]])
+    assert run.options["policy.name"] == found["config"]["policy"]["name"]
+
+
+@pytest.mark.parametrize(
+    ("word", "runs"),
+    [
+        ("runs=runs", ["runs"]),
+        ("runs=runs/a,runs/b", ["runs/a", "runs/b"]),
+        ("runs=[runs/a,runs/b]", ["runs/a", "runs/b"]),
+        ("runs=runs/bc-[0-9]*", ["runs/bc-[0-9]*"]),
+        ("runs=a run", ["a run"]),
+    ],
+)
+def test_lists_may_be_written_without_brackets(word: str, runs: list[str]) -> None:
+    assert parse([word]).runs == runs
+    assert parse([word, "by=null"]).by is None
+    assert parse([word, "by=policy.name"]).by == ["policy.name"]

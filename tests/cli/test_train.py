@@ -1,0 +1,261 @@
+"""The whole job as a user runs it: real processes, real files, real signals."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import worldmodel
+from worldmodel.cli.eval import parse_eval
+from worldmodel.errors import CheckpointError, ConfigError
+from worldmodel.nn.learner import divide
+from worldmodel.status.report import read_beat, state_of
+from worldmodel.training.restore import model_of
+
+Launch = Callable[..., list[str]]
+ROOT = Path(__file__).parent.parent
+
+
+def run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def digests(run: Path) -> dict[str, str]:
+    stages = json.loads((run / "summary.json").read_text())["stages"]
+    return {name: entry["state_sha256"] for name, entry in stages.items()}
+
+
+def test_the_whole_job_leaves_what_others_rely_on(smoke_run: Path) -> None:
+    assert {p.name for p in (smoke_run / "checkpoints").iterdir()} == {"world_model", "policy"}
+    rows = [json.loads(line) for line in (smoke_run / "metrics.jsonl").read_text().splitlines()]
+    assert [(r["stage"], r["step"]) for r in rows] == [
+        (stage, step) for stage in ("world_model", "policy") for step in (20, 40, 60)
+    ]
+    results = json.loads((smoke_run / "evaluation" / "results.json").read_text())
+    for kind in ("error", "persistence", "skill"):
+        number = results["prediction"]["observation"]["15"][kind]
+        assert number["n"] > 0 and number["low"] <= number["value"] <= number["high"]
+    assert {"policy", "logs", "random"} <= results["returns"].keys()
+    assert results["decision"]["lengths"].keys() == {"5", "15"}
+    assert {"policy", "step 30", "random"} <= results["decision"]["policies"].keys()
+    assert results["decision"]["spearman"]["n"] == len(results["decision"]["policies"]) >= 8
+    played = (smoke_run / "evaluation" / "episodes.jsonl").read_text().splitlines()
+    assert [json.loads(row)["seed"] for row in played] == 2 * [1000, 1001, 1002, 1003]
+    assert (smoke_run / "evaluation" / "report.html").stat().st_size < 3e6
+    assert (smoke_run / "evaluation" / "results.md").exists()
+
+
+def test_another_runs_model_is_that_of_its_own_complete_stage(
+    smoke_run: Path, tmp_path: Path
+) -> None:
+    loaded = worldmodel.load(smoke_run)
+    taken = model_of(str(smoke_run), loaded.config, loaded.spec)
+    same = jax.tree.map(np.array_equal, divide(taken)[1], divide(loaded.model)[1])
+    assert all(jax.tree.leaves(same))  # which this policy's stage left as it was
+
+    copy = tmp_path / "smoke-0"
+    shutil.copytree(smoke_run, copy)
+    shutil.rmtree(copy / "checkpoints" / "world_model" / "60")
+    with pytest.raises(ConfigError, match="world_model is at step 30 of 60; accepted: a run that"):
+        model_of(str(copy), loaded.config, loaded.spec)
+    shutil.rmtree(copy / "checkpoints" / "world_model")
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        model_of(str(copy), loaded.config, loaded.spec)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["saving"],
+        pytest.param(
+            ["compiling", "training", "saving", "in the second stage", "judging"],
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["once", "five times"],
+)
+def test_a_killed_run_ends_in_the_same_bits(
+    names: list[str], smoke_run: Path, launch: Launch, tmp_path: Path
+) -> None:
+    """benchmarks/fault_injection.py does so at a hundred random moments."""
+    command, folder = launch(f"runs_dir={tmp_path}"), tmp_path / "smoke-0"
+    checkpoints = folder / "checkpoints"
+    moments = {
+        "compiling": lambda: phase_of(folder) == "compiling",
+        "training": (folder / "metrics.jsonl").exists,
+        "saving": lambda: any(not p.name.isdigit() for p in checkpoints.glob("*/*")),
+        "in the second stage": (checkpoints / "policy" / "30").exists,
+        "judging": lambda: phase_of(folder) == "evaluation",
+    }
+    for name in names:
+        assert stopped_at(command, moments[name], signal.SIGKILL)[0] == -signal.SIGKILL, name
+    done = run(command)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert digests(folder) == digests(smoke_run)
+    clocks = ("time", "updates_per_second", "waiting_for_data")
+    killed, whole = ([{k: v for k, v in row.items() if k not in clocks} for row in read_rows(r)]
+                     for r in (folder, smoke_run))  # fmt: skip
+    assert killed == whole
+
+
+def read_rows(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def stopped_at(command: list[str], moment: Callable[[], bool], number: int) -> tuple[int, str]:
+    """Sends a signal to the whole group of a run at a moment; returns its status and output."""
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not moment() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, number)
+    output, _ = process.communicate(timeout=60)
+    return process.returncode, output
+
+
+def phase_of(folder: Path) -> str | None:
+    beat = read_beat(folder)
+    return beat.get("phase") if beat.get("state") == "running" else None
+
+
+def test_a_run_is_stopped_at_any_moment_and_the_same_command_goes_on(
+    smoke_run: Path, launch: Launch, tmp_path: Path
+) -> None:
+    command, folder = launch(f"runs_dir={tmp_path}"), tmp_path / "smoke-0"
+    began = time.monotonic()
+    moments = [
+        (lambda: time.monotonic() > began + 0.5, signal.SIGUSR1, 75),  # it is still importing
+        ((folder / "metrics.jsonl").exists, signal.SIGTERM, 75),
+        (lambda: phase_of(folder) == "evaluation", signal.SIGINT, 130),
+    ]
+    for moment, number, expected in moments:
+        status, output = stopped_at(command, moment, number)
+        assert status == expected and "Traceback" not in output, output
+        assert "the same command goes on" in output
+    assert state_of(read_beat(folder), time.time())[0] == "stopped"
+    assert digests(folder) == digests(smoke_run)
+    environments = json.loads((folder / "environment.json").read_text())
+    assert len(environments) == 1  # two starts, with the same software on the same devices
+
+
+def test_a_finished_run_tells_so_and_with_what_it_was_made(smoke_run: Path) -> None:
+    beat = read_beat(smoke_run)
+    assert state_of(beat, time.time()) == ("finished", "")
+    assert (beat["stage"], beat["step"], beat["total"]) == ("policy", 60, 60)
+    (entry,) = json.loads((smoke_run / "environment.json").read_text())
+    assert entry["packages"]["jax"] == jax.__version__
+    assert entry["devices"] == {"kind": "cpu", "count": 1} and entry["processes"] == 1
+
+
+def test_a_dry_run_tells_what_is_needed_and_writes_nothing(
+    smoke_run: Path, launch: Launch, tmp_path: Path
+) -> None:
+    done = run(launch(f"runs_dir={tmp_path}", "training.dry_run=true"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not list(tmp_path.iterdir())
+    stages = json.loads((smoke_run / "summary.json").read_text())["stages"]
+    for name, entry in stages.items():
+        told = {
+            words[1]: " ".join(words[2:])
+            for line in done.stdout.splitlines()
+            if (words := line.split())[0] == name
+        }
+        assert told["parameters"].startswith(f"{entry['parameters']:,}: ")
+        assert told["steps"].startswith("60, ") and told["memory"].endswith("while it works")
+
+
+def test_a_changed_config_is_refused_and_nothing_is_touched(
+    smoke_run: Path, launch: Launch
+) -> None:
+    before = {p: p.stat().st_mtime_ns for p in smoke_run.rglob("*") if p.is_file()}
+    done = run(launch(f"runs_dir={smoke_run.parent}", "training.policy.learning_rate=0.5"))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "training.policy.learning_rate: 0.0003 -> 0.5" in done.stderr
+    assert "fresh=true" in done.stderr
+    assert before == {p: p.stat().st_mtime_ns for p in smoke_run.rglob("*") if p.is_file()}
+
+
+def test_a_missing_data_set_is_named(launch: Launch, tmp_path: Path) -> None:
+    words = ["data=tfds", f"data.path={tmp_path / 'nowhere'}", f"runs_dir={tmp_path / 'runs'}"]
+    command = [sys.executable, str(ROOT / "train.py"), *words, "training.compilation_cache=null"]
+    done = run(command)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "nowhere" in done.stderr
+
+
+def test_what_a_later_stage_refuses_is_known_before_the_first(
+    launch: Launch, tmp_path: Path
+) -> None:
+    """CartPole has discrete actions: no gradient through the model, and nothing is written."""
+    words = ["data.environment=CartPole-v1", "policy.gradient=dynamics", f"runs_dir={tmp_path}"]
+    done = run(launch(*words))
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "needs continuous actions" in done.stderr
+    assert not (tmp_path / "smoke-0").exists()
+
+
+def test_a_loaded_run_predicts_in_raw_units(smoke_run: Path) -> None:
+    loaded = worldmodel.load(smoke_run)
+    assert (loaded.stage, loaded.step) == ("policy", 60)
+    rng = np.random.default_rng(0)
+    observations = {"observation": rng.normal(size=(3, 6, 3)).astype(np.float32)}
+    actions = rng.uniform(-2, 2, (3, 11, 1)).astype(np.float32)
+    predicted = loaded.predict(observations, actions, context=5, horizon=7, samples=2)
+    assert predicted["observation"].shape == (3, 2, 7, 3)
+    assert np.isfinite(predicted["observation"]).all()
+    with pytest.raises(ValueError, match="need 12"):
+        loaded.predict(observations, actions, context=6, horizon=7)
+
+
+def test_an_unknown_run_or_checkpoint_names_what_there_is(smoke_run: Path) -> None:
+    with pytest.raises(CheckpointError, match="smoke-0"):
+        worldmodel.load(smoke_run.parent / "smoke-1")
+    with pytest.raises(CheckpointError, match=r"policy: \[30, 60\]"):
+        worldmodel.load(smoke_run, "31")
+    with pytest.raises(CheckpointError, match=r"smoke-0 has no training.policy.best_metric"):
+        worldmodel.load(smoke_run, "best")
+    assert worldmodel.load(smoke_run, "30").step == 30
+
+
+@pytest.mark.slow
+def test_a_planner_stands_beside_the_policy_that_it_starts_from(
+    smoke_run: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(smoke_run, tmp_path / "copy")
+    words = ["kind=mppi", "samples=8", "elites=4", "iterations=2", "horizon=3", "proposals=2"]
+    words = [f"evaluation.planner.{word}" for word in words]
+    asked = parse_eval([f"run={copy}", "evaluation.episodes=2", "evaluation.horizons=[1]", *words])
+    loaded = worldmodel.load(*asked.runs, asked.checkpoint)
+    assert loaded.value is not None
+    loaded.evaluate(**asked.evaluation)
+    results = json.loads((copy / "evaluation" / "results.json").read_text())
+    assert list(results["returns"]) == ["policy", "planner", "logs", "random"]
+    assert len(results["episodes"]["planner"]) == 2
+    assert results["config"]["evaluation"]["planner"]["proposals"] == 2
+    assert "the planner returns" in (copy / "evaluation" / "results.md").read_text()
+    assert "planner" in (copy / "evaluation" / "report.html").read_text()
+
+
+def test_eval_rewrites_the_evaluation(smoke_run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(smoke_run, tmp_path / "copy")
+    results = copy / "evaluation" / "results.json"
+    before = json.loads(results.read_text())
+    results.unlink()
+    done = run([sys.executable, str(ROOT / "eval.py"), f"run={copy}"])
+    assert done.returncode == 0, done.stderr[-2000:]
+    after = json.loads(results.read_text())
+    assert after["prediction"] == before["prediction"]
+    assert after["returns"] == before["returns"]

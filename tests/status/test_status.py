@@ -1,0 +1,113 @@
+"""`python -m worldmodel.status` tells what runs are doing, whatever lies in their folders."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from worldmodel.runs.directory import RunDirectory
+from worldmodel.status.heartbeat import Heartbeat
+from worldmodel.status.report import row_of
+
+BEAT = {
+    "state": "running", "phase": "training", "stage": "policy", "step": 40, "total": 60,
+    "rate": 12.34, "pid": os.getpid(), "host": socket.gethostname(), "every_seconds": 5.0,
+    "time": 1000.0, "moved": 990.0,
+    "checkpoint": {"stage": "policy", "step": 30, "time": 900.0},
+}  # fmt: skip
+
+
+def state(folder: Path, now: float = 1001.0, **changes: object) -> tuple[str, ...]:
+    (folder / "heartbeat.json").write_text(json.dumps(BEAT | changes))
+    return row_of(folder, now)[1:]
+
+
+def test_a_run_is_alive_while_its_process_is_there_and_its_heart_beats(tmp_path: Path) -> None:
+    told = ("policy", "40/60", "12.3/s", "policy/30", "11 s")
+    assert state(tmp_path) == ("alive", *told, f"training; pid {os.getpid()} on {BEAT['host']}")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert state(tmp_path, pid=gone.pid)[0] == "dead"  # at once, on the machine it ran on
+    assert state(tmp_path, pid=gone.pid, host="elsewhere")[0] == "alive"
+    assert state(tmp_path, now=1025.0, host="elsewhere")[0] == "alive"
+    assert state(tmp_path, now=1035.0, host="elsewhere")[0] == "dead"
+    assert state(tmp_path, now=1035.0)[0] == "dead"  # another process may have its number by now
+
+
+def test_an_end_is_told_as_what_it_was(tmp_path: Path) -> None:
+    for how in ("finished", "stopped"):
+        assert state(tmp_path, now=9e6, state=how)[::6] == (how, "")
+    failed = state(tmp_path, state="failed", error="policy: loss/total is nan at step 41")
+    assert failed[0] == "failed" and failed[-1] == "policy: loss/total is nan at step 41"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "1", "null", '{"state": 3}', "\x00" * 9, '{"state": "running", "time": "x"}'],
+)
+def test_garbage_is_a_row_like_any_other(tmp_path: Path, content: str) -> None:
+    (tmp_path / "heartbeat.json").write_text(content)
+    assert row_of(tmp_path, 0.0)[1] == "unknown"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"pid": -1}, {"pid": "x"}, {"pid": 1e300}, {"host": None}, {"checkpoint": [3]}, {"step": {}},
+     {"rate": True}, {"total": 0}, {"every_seconds": None}, {"moved": "now"}],
+)  # fmt: skip
+def test_a_damaged_entry_is_left_out(tmp_path: Path, change: dict) -> None:
+    assert state(tmp_path, **change)[0] == "alive"
+
+
+def test_the_command_shows_every_run_of_a_folder_and_needs_no_jax(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("")
+    state(tmp_path / "a", state="finished")
+    command = [sys.executable, "-X", "importtime", "-m", "worldmodel.status", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0
+    head, first, second = done.stdout.splitlines()
+    assert head.split()[:2] == ["run", "state"]
+    assert first.split()[:3] == [str(tmp_path / "a"), "finished", "policy"]
+    assert second.split()[:2] == [str(tmp_path / "b"), "unknown"]
+    imported = {line.split("|")[-1].strip() for line in done.stderr.splitlines()}
+    assert not imported & {"jax", "numpy", "hydra", "rich"}
+
+
+def test_a_folder_without_runs_is_named(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "worldmodel.status", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and str(tmp_path) in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_heart_beats_by_itself_and_tells_its_end(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints" / "policy" / "30").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "policy" / "40.tmp").mkdir()  # not committed
+    heartbeat = Heartbeat(RunDirectory(tmp_path), every_seconds=0.02)
+    heartbeat.enter("training", stage="policy", step=30, total=60)
+
+    def beat() -> dict:
+        return json.loads((tmp_path / "heartbeat.json").read_text())
+
+    deadline = time.monotonic() + 10
+    while not (tmp_path / "heartbeat.json").exists() or beat()["phase"] != "training":
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    first = beat()["time"]
+    while beat()["time"] == first:  # nobody calls it
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    assert beat()["checkpoint"] | {"time": 0} == {"stage": "policy", "step": 30, "time": 0}
+    assert row_of(tmp_path, time.time())[1:4] == ("alive", "policy", "30/60")
+    heartbeat.end("failed", "the disk is full")
+    heartbeat.end("finished")
+    assert row_of(tmp_path, time.time())[1::6] == ("failed", "the disk is full")

@@ -1,0 +1,123 @@
+"""A disk that takes no more ends a run in a few lines, with an exit status of its own, and the same
+command goes on once there is space. The disks are real ones, of a few MiB.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from worldmodel.data.store import new_folder
+from worldmodel.errors import StorageError
+from worldmodel.runs.directory import RunDirectory, whole_rows
+from worldmodel.system.compilation import use_cache
+from worldmodel.system.exit_status import guarded
+from worldmodel.system.storage import free_space, write_text
+from worldmodel.training.metrics import MetricsFile
+
+ROOT = Path(__file__).parent.parent
+
+
+Remount = Callable[[str], None]
+
+
+@pytest.fixture
+def disk(small_disk: Path, remount: Remount) -> Path:
+    remount("size=64k")
+    return small_disk
+
+
+def fill(disk: Path) -> None:
+    try:
+        with (disk / "others").open("ab", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+    except OSError:
+        pass
+    assert free_space(disk) == "0 B"
+
+
+def test_a_file_that_does_not_fit_is_told_and_the_old_one_stays(
+    disk: Path, remount: Remount
+) -> None:
+    write_text(disk / "a" / "old.json", "old")
+    fill(disk)
+    with pytest.raises(
+        StorageError, match=r"old.json cannot be written: No space left.*\(0 B free"
+    ):
+        write_text(disk / "a" / "old.json", "new" * 9999)
+    assert [(p.name, p.read_text()) for p in (disk / "a").iterdir()] == [("old.json", "old")]
+    remount("ro")
+    with pytest.raises(StorageError, match="Read-only file system"):
+        RunDirectory(disk).write_summary("policy", {"last_step": 1})
+    assert StorageError.status == 74
+
+
+def test_no_row_of_metrics_is_lost_or_doubled_by_a_full_disk(disk: Path, remount: Remount) -> None:
+    file = MetricsFile(disk / "metrics.jsonl")
+    with pytest.raises(StorageError, match=r"metrics.jsonl cannot be written: No space left"):
+        for step in range(1, 9999):
+            file.write({"stage": "policy", "step": step, "loss": 1 / 3})
+    remount("size=999k")
+    written = [at for _, at, _ in whole_rows(file.path)]
+    assert written == list(range(1, step)) and step > 100  # and at most a half row after them
+    file.rewind("policy", step - 1)
+    file.write({"stage": "policy", "step": step})
+    assert [at for _, at, _ in whole_rows(file.path)] == list(range(1, step + 1))
+
+
+def test_wherever_a_full_disk_comes_to_light_it_is_no_traceback(
+    disk: Path, remount: Remount, capsys: pytest.CaptureFixture[str]
+) -> None:
+    remount("ro")
+    assert guarded(lambda: (disk / "cache").mkdir()) == 74
+    assert guarded(lambda: Path("/dev/full").write_text("x")) == 74
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        f"error: {disk / 'cache'}: Read-only file system",
+        "error: the output: No space left on device",
+    ]
+    for folder in (disk / "cache", Path("/proc/nowhere")):
+        with pytest.raises(StorageError, match=f"{folder} cannot be written"):
+            use_cache(str(folder))
+        with (
+            pytest.raises(StorageError, match=f"{folder} cannot be written"),
+            new_folder(folder / "x"),
+        ):
+            pass
+    with pytest.raises(FileNotFoundError):  # a mistake of the program is not hidden
+        guarded(lambda: int((disk / "nothing").read_text()))
+
+
+@pytest.mark.slow
+def test_a_run_on_a_full_disk_ends_cleanly_and_goes_on_with_the_same_bits(
+    smoke_run: Path, disk: Path, remount: Remount, launch: Callable[..., list[str]]
+) -> None:
+    size = sum(p.stat().st_size for p in (smoke_run / "checkpoints").rglob("*")) // 1024
+    run = disk / "smoke-0"
+    # So that there is space for the first checkpoints, but not for those of the second stage.
+    remount(f"size={size // 2}k")
+    done = subprocess.run(launch(f"runs_dir={disk}"), capture_output=True, text=True)
+    assert done.returncode == 74, done.stderr[-2000:]
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr + done.stdout
+    assert "No space left on device" in done.stderr and str(run) in done.stderr
+
+    remount(f"size={size * 4}k")
+    done = subprocess.run(launch(f"runs_dir={disk}"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    ends = [json.loads((r / "summary.json").read_text())["stages"] for r in (run, smoke_run)]
+    mine, theirs = ({n: s["state_sha256"] for n, s in stages.items()} for stages in ends)
+    assert mine == theirs
+    assert "goes on from step" in done.stdout
+
+    fill(disk)
+    words = [f"run={run}", "evaluation.episodes=1", "evaluation.horizons=[1]"]
+    command = [sys.executable, str(ROOT / "eval.py"), *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 74 and "results.json cannot be written" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,125 @@
+"""A process that is asked to stop: what is held is saved, what is not ends at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+HEAD = """
+import multiprocessing, os, signal, sys, time
+from worldmodel.system import signals
+def ready(): print("ready", flush=True)
+"""
+FREE = """
+def action():
+    with signals.listening() as stop:
+        stop.unwinds = "unwinds" in sys.argv
+    ready()
+    time.sleep(60)
+sys.exit(signals.stoppable(action))
+"""
+HELD = """
+def action():
+    with signals.listening() as stop, stop.held():
+        ready()
+        while not stop.asked:
+            time.sleep(0.01)
+        time.sleep(0.5)  # saves; more signals come
+        print("saved", flush=True)
+sys.exit(signals.stoppable(action))
+"""
+BUSY = """
+import hashlib
+signals.GRACE_SECONDS = 0.3
+def action():
+    with signals.listening() as stop:
+        stop.unwinds, stop.last_words = True, lambda: print("last words", flush=True)
+        ready()
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # as a compiler: away from Python for long
+sys.exit(signals.stoppable(action))
+"""
+CALLED_BACK = """
+class Garbage:
+    def __del__(self):
+        ready()
+        time.sleep(60)
+def action():
+    with signals.listening() as stop:
+        stop.unwinds = True
+    Garbage()
+    time.sleep(60)
+sys.exit(signals.stoppable(action))
+"""
+WORKER = """
+def work(pipe):
+    signals.ignore()
+    ready()
+    time.sleep(0.6)
+    pipe.send("worked")
+def action():
+    ours, theirs = multiprocessing.Pipe()
+    multiprocessing.get_context("fork").Process(target=work, args=(theirs,)).start()
+    with signals.listening() as stop, stop.held():
+        print(ours.recv(), flush=True)
+sys.exit(signals.stoppable(action))
+"""
+
+
+def stopped(script: str, *numbers: signal.Signals, word: str = "") -> tuple[int, str, float]:
+    """Sends the signals to the script's whole group; returns status, output and seconds."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HEAD + script, word], stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.2)  # it is where it waits, or works
+    began = time.monotonic()
+    for number in numbers:
+        os.killpg(process.pid, number)
+        time.sleep(0.05)
+    output, _ = process.communicate(timeout=30)
+    return process.returncode, output, time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("SIGTERM", "unwinds"), ("SIGUSR1", ""), ("SIGUSR2", "unwinds")]
+)
+def test_a_warning_ends_a_run_that_has_nothing_to_save(name: str, word: str) -> None:
+    status, output, seconds = stopped(FREE, signal.Signals[name], word=word)
+    assert (status, output) == (75, f"stopped by {name}; the same command goes on from there\n")
+    assert seconds < 3
+
+
+def test_ctrl_c_has_the_status_that_shells_expect() -> None:
+    assert stopped(FREE, signal.SIGINT)[0] == 130
+
+
+def test_more_signals_do_not_disturb_what_is_being_saved() -> None:
+    numbers = (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGINT)
+    status, output, _ = stopped(HELD, *numbers)
+    assert status == 75 and output.startswith("saved\nstopped by SIGUSR1;")
+
+
+def test_a_library_that_does_not_come_back_is_left() -> None:
+    status, output, seconds = stopped(BUSY, signal.SIGTERM)
+    assert (status, output) == (
+        75,
+        "last words\nstopped by SIGTERM; the same command goes on from there\n",
+    )
+    assert seconds < 3
+
+
+def test_a_stop_is_not_lost_where_python_calls_back() -> None:
+    status, output, seconds = stopped(CALLED_BACK, signal.SIGTERM)
+    assert (status, output) == (75, "stopped by SIGTERM; the same command goes on from there\n")
+    assert seconds < 3
+
+
+def test_a_worker_goes_on_when_the_whole_group_is_told_to_stop() -> None:
+    status, output, _ = stopped(WORKER, signal.SIGTERM, signal.SIGINT)
+    assert status == 75 and output.startswith("worked\nstopped by SIGTERM;")

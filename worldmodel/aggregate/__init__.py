@@ -1,0 +1,1 @@
+"""Finished runs put together: methods over several tasks and training seeds."""

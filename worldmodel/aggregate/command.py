@@ -1,0 +1,109 @@
+"""`python -m worldmodel.aggregate runs=[RUN,...]`: methods over several tasks and training seeds.
+
+It reads what evaluations left in the runs' folders; nothing is trained or played. Mistakes are told
+before JAX is imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from worldmodel.aggregate.methods import score_table
+from worldmodel.aggregate.results import (
+    Aggregated,
+    aggregated,
+    aggregated_sheets,
+    how,
+    verdict,
+)
+from worldmodel.aggregate.runs import find_runs, read_runs
+from worldmodel.config.aggregate import AggregateOptions
+from worldmodel.config.arguments import HELP_FLAGS, Arguments, parse_overrides, read_values
+from worldmodel.config.io import assign
+from worldmodel.config.values import refuse, walk
+from worldmodel.errors import CheckpointError
+from worldmodel.evaluation.publishing import Publication, publish
+
+DESCRIPTION = """
+Puts the scores of finished runs together, over tasks and training seeds: interquartile mean, mean,
+median, optimality gap, performance profiles, and how probable it is that one method beats another,
+each with its interval (Agarwal et al. 2021).
+
+A task is an environment with its logs. Runs that differ by their seed alone are one method; so are
+the seeds of one run (training.num_seeds). Nothing is trained or played: every run has to be judged.
+"""
+USAGES = (
+    "python -m worldmodel.aggregate runs=runs [OPTION=VALUE ...]",
+    "python -m worldmodel.aggregate runs=[runs/A,runs/B,...] by=[policy.name]",
+)
+UNLISTED = re.compile(r"^(runs|by)=(?!\[|null$)([^'\"]+)$")  # lists may be written without brackets
+
+
+def run(words: Sequence[str]) -> int:
+    """Puts together what the words ask for; returns the exit status. Raises UserError."""
+    arguments = Arguments.parse(words, flags=HELP_FLAGS)
+    if arguments.has(HELP_FLAGS):
+        from worldmodel.config import help as help_text
+
+        print(help_text.command(DESCRIPTION, USAGES, AggregateOptions()))
+        return 0
+    aggregate(parse(arguments.words))
+    return 0
+
+
+def parse(words: Sequence[str]) -> AggregateOptions:
+    """Reads OPTION=VALUE words. Raises ConfigError."""
+    options = AggregateOptions()
+    known = {option.key: option for option, _ in walk(options)}
+    given, faults = read_values(parse_overrides(list(map(_listed, words))), known)
+    for key, value in given.items():
+        assign(options, key, value)
+    faults += [fault for option, value in walk(options) if (fault := option.fault(value))]
+    refuse(faults)
+    return options
+
+
+def _listed(word: str) -> str:
+    """`by=a,b` as `by=['a','b']`: so a pattern may hold what has a meaning elsewhere."""
+    if not (found := UNLISTED.match(word)):
+        return word
+    return f"{found[1]}=[{','.join(map(repr, found[2].split(',')))}]"
+
+
+def aggregate(options: AggregateOptions) -> None:
+    """Writes aggregate.{json,md,html} and shows the tables. Raises UserError for runs that are not
+    judged, and for scores that cannot be put together.
+    """
+    paths = find_runs(options.runs)
+    runs, others = read_runs(paths, options.who)
+    if not runs:
+        raise CheckpointError(
+            f"runs={','.join(options.runs)}: nobody acts in any of these {len(paths)}; accepted: "
+            "runs with a policy or a planner, judged in a real environment"
+        )
+    table = score_table(runs, options.by, options.score)
+    if others:
+        left_out = f"Left out, since nobody acts there: {', '.join(map(str, others))}."
+        table = replace(table, notes=[*table.notes, left_out])
+    folder = Path(options.folder) if options.folder else paths[0].parent / ".aggregated"
+    _publish(aggregated(table), folder)
+
+
+def _publish(found: Aggregated, folder: Path) -> None:
+    from worldmodel.aggregate.page import aggregated_page  # the page's parts need JAX
+
+    publish(
+        Publication(
+            ", ".join(found.methods),
+            verdict(found),
+            aggregated_sheets(found),
+            [how(found), *found.table.notes],
+            found.to_json(),
+            aggregated_page(found),
+        ),
+        folder,
+        "aggregate",
+    )

@@ -1,0 +1,246 @@
+"""Finished runs by method and task: what tells methods apart, and the scores of each.
+
+A task is an environment together with logs of one content; a method is what its options say. Runs
+that differ by their seed alone are runs of one method. Nothing here imports JAX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from worldmodel.aggregate.runs import FinishedRun
+from worldmodel.config.io import FREE, FREE_GROUPS
+from worldmodel.config.values import refuse, unknown_key
+from worldmodel.errors import ConfigError, listed
+
+# Options that say nothing of the method.
+APART = (*FREE, "seed", "training.num_seeds", "training.model_from")
+APART_GROUPS = (*FREE_GROUPS, "data.")
+NAMES = ("policy.name", "model.name", "data.environment", "data.name", "data.path")  # told alone
+MOST_NAMED = 5  # options or runs in one sentence
+
+Cells = dict[tuple[str, str], list[FinishedRun]]  # (method, task) -> runs by their seed
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Scores (seeds, tasks) of each method, 0 to 100 between two references where `normalized`.
+
+    by: the options that tell the methods apart; runs: of each method, in the order of their seeds
+    notes: what one has to know beside the numbers
+    """
+
+    tasks: list[str]
+    scores: dict[str, np.ndarray]
+    normalized: bool
+    by: list[str] = field(default_factory=list)
+    runs: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def score_table(
+    runs: Sequence[FinishedRun], by: Sequence[str] | None = None, score: str | None = None
+) -> ScoreTable:
+    """Puts runs into methods, by the options `by` (None: what differs), and tasks. `score` is
+    normalized or return (None: normalized where all runs are).
+
+    Raises ConfigError for scores on several scales, a method that has no run on one of the tasks,
+    and two runs of one seed.
+    """
+    tasks, by = _task_names(runs), _telling_methods(runs) if by is None else _known(runs, by)
+    normalized = _is_normalized(runs, tasks, score)
+    cells: Cells = {}
+    for run in sorted(runs, key=lambda run: int(run.options["seed"])):
+        method = label(run.options, by or NAMES[:1])
+        cells.setdefault((method, tasks[run.task]), []).append(run)
+    methods = list(dict.fromkeys(method for method, _ in cells))
+    names = list(tasks.values())
+    refuse(_repeated(cells))
+    _refuse_gaps(cells, methods, names, by)
+    scores, notes = {}, []
+    for method in methods:
+        each = [
+            np.concatenate([run.scores(normalized) for run in cells[method, task]])
+            for task in names
+        ]
+        seeds = min(map(len, each))
+        scores[method] = np.stack([values[:seeds] for values in each], 1)
+        notes += _uneven(method, names, list(map(len, each)))
+    by_method = {m: [r for task in names for r in cells[m, task]] for m in methods}
+    for method, own in by_method.items():
+        notes += _differing(method, own, by)
+    paths = {method: [str(run.path) for run in own] for method, own in by_method.items()}
+    return ScoreTable(names, scores, normalized, list(by), paths, [*notes, *_judged(runs, cells)])
+
+
+def label(options: Mapping[str, str], keys: Iterable[str]) -> str:
+    """A run's values of those of these options that it has: names alone, others as they would be
+    given.
+    """
+    values = {key: options[key] for key in keys if key in options}
+    return " ".join(v if key in NAMES else f"{key}={v}" for key, v in values.items()) or "-"
+
+
+def telling(options: Sequence[Mapping[str, str]], keys: Sequence[str]) -> list[str]:
+    """A few of the options `keys` that tell configs apart as all of them do: names first, then
+    those by which most differ.
+    """
+
+    def kinds(keys: Sequence[str]) -> int:
+        return len({tuple(o.get(key) for key in keys) for o in options})
+
+    chosen: list[str] = []
+    while (found := kinds(chosen)) < kinds(keys):
+        tells = {key: kinds([*chosen, key]) for key in keys}
+        chosen.append(max(keys, key=lambda k: (k in NAMES and tells[k] > found, tells[k])))
+    return chosen
+
+
+def _telling_methods(runs: Sequence[FinishedRun]) -> list[str]:
+    return telling([run.options for run in runs], _own_options(runs))
+
+
+def _own_options(runs: Sequence[FinishedRun]) -> list[str]:
+    """The options of the method, names first. The planner's are among them where it acts."""
+    groups = [group for group in APART_GROUPS if group != "evaluation."]
+    planned = any(run.who == "planner" for run in runs)
+    keys = dict.fromkeys(key for run in runs for key in run.options)
+    own = [
+        key
+        for key in keys
+        if key not in APART
+        and not key.startswith(tuple(groups))
+        and (not key.startswith("evaluation.") or planned and key.startswith("evaluation.planner."))
+    ]
+    return sorted(own, key=lambda key: NAMES.index(key) if key in NAMES else len(NAMES))
+
+
+def _known(runs: Sequence[FinishedRun], by: Sequence[str]) -> list[str]:
+    known = dict.fromkeys(key for run in runs for key in run.options)
+
+    def faults() -> Iterator[str]:
+        for key in by:
+            if f"{key}.name" in known:
+                yield f"by={key}: holds several options; accepted: one of them, such as {key}.name"
+            elif key not in known:
+                yield f"by={unknown_key(key, known)}"
+
+    refuse(faults())
+    return list(by)
+
+
+def _task_names(runs: Sequence[FinishedRun]) -> dict[tuple[str, str], str]:
+    """What tasks are called: by the options of the data that tell them apart, or by the
+    fingerprints of their logs where none does.
+    """
+    first = {run.task: run.options for run in reversed(runs)}
+    tasks = sorted(first, key=[run.task for run in runs].index)
+    keys = [*NAMES[2:], *(k for o in first.values() for k in o if k.startswith("data."))]
+    keys = [key for key in dict.fromkeys(keys) if key not in FREE]
+    by = telling([first[task] for task in tasks], keys) or ["data.environment"]
+    names = {task: label(first[task], by) for task in tasks}
+    if len(set(names.values())) < len(names):
+        names = {task: f"{name} {task[1][:8]}" for task, name in names.items()}
+    return names
+
+
+def _is_normalized(
+    runs: Sequence[FinishedRun], tasks: Mapping[tuple[str, str], str], score: str | None
+) -> bool:
+    """Whether normalised scores are taken. Raises ConfigError for what cannot be put together."""
+    bare = [str(run.path) for run in runs if run.reference is None]
+    normalized = not bare if score is None else score == "normalized"
+    mend = "`python eval.py run=RUN evaluation.reference=NAME` counts by a pair of returns"
+    if not normalized and len(tasks) > 1:
+        without = f"; without it: {_some(bare)}; {mend}" if bare else ""
+        raise ConfigError(
+            f"score={score or 'return'}: returns of {len(tasks)} tasks ({_some(tasks.values())}) "
+            f"have scales of their own, and no mean; accepted: score=normalized{without}"
+        )
+    if normalized and bare:
+        raise ConfigError(f"score=normalized: {_some(bare)} have no normalised score; {mend}")
+    for task, name in tasks.items() if normalized else ():
+        own = {(r.reference.low, r.reference.high): r for r in runs if r.task == task}
+        if len(own) > 1:
+            pairs = [f"{r.path}: 0 is {low:g}, 100 is {high:g}" for (low, high), r in own.items()]
+            raise ConfigError(listed(f"{name}: scores are counted by different returns", pairs))
+    return normalized
+
+
+def _repeated(cells: Cells) -> Iterator[str]:
+    """Runs that no seed tells apart: they would count as two."""
+    for (method, task), runs in cells.items():
+        seeds: dict[str, FinishedRun] = {}
+        for run in runs:
+            seed = run.options["seed"]
+            if (twin := seeds.setdefault(seed, run)) is run:
+                continue
+            other = _different([twin, run])
+            yield f"{twin.path} and {run.path}: both are {method} on {task} with seed={seed}" + (
+                f"; they differ by {_some(other)}: add that to by=[...]"
+                if other
+                else "; leave one out"
+            )
+
+
+def _refuse_gaps(
+    cells: Cells, methods: Sequence[str], tasks: Sequence[str], by: Sequence[str]
+) -> None:
+    missing = [f"{m}: no run on {t}" for m in methods for t in tasks if (m, t) not in cells]
+    if missing:
+        told = f" (by {', '.join(by)})" if by else ""
+        raise ConfigError(
+            listed(f"every method{told} needs runs on every task; missing are", missing)
+            + "\nTrain and judge these, or leave runs out"
+            + (
+                ""
+                if list(by) == [NAMES[0]]
+                else f"; or tell methods apart by less, as by=[{NAMES[0]}]"
+            )
+        )
+
+
+def _different(runs: Sequence[FinishedRun]) -> list[str]:
+    """The options of the method that are not the same in all runs."""
+    return [k for k in _own_options(runs) if len({run.options.get(k) for run in runs}) > 1]
+
+
+def _uneven(method: str, tasks: Sequence[str], seeds: Sequence[int]) -> Iterator[str]:
+    if len(set(seeds)) > 1:
+        each = ", ".join(f"{n} on {task}" for task, n in zip(tasks, seeds, strict=True))
+        yield (
+            f"{method} has {each}: of each task the first {min(seeds)} training seeds count, the "
+            "others are left out."
+        )
+
+
+def _differing(method: str, runs: Sequence[FinishedRun], by: Sequence[str]) -> Iterator[str]:
+    if more := [key for key in _different(runs) if key not in by]:
+        yield f"Runs of {method} also differ by {_some(more)}."
+
+
+def _judged(runs: Sequence[FinishedRun], cells: Cells) -> Iterator[str]:
+    """Where seeds are not all that differs, or runs were not judged alike."""
+    for (method, task), own in cells.items():
+        models = [run.options.get("training.model_from", "null") for run in own]
+        if shared := {model for model in models if model != "null" and models.count(model) > 1}:
+            yield (
+                f"Runs of {method} on {task} share a world model ({_some(sorted(shared))}): "
+                "intervals leave out how they would do with another."
+            )
+    if best := [str(run.path) for run in runs if run.best]:
+        yield f"Judged by the best checkpoint, which is best in part by luck: {_some(best)}."
+    if early := [str(run.path) for run in runs if run.step < run.steps and not run.best]:
+        yield f"Judged before the end of their training: {_some(early)}."
+    counts = {int(run.options["evaluation.episodes"]) for run in runs}
+    if len(counts) > 1:
+        yield f"Means are over different numbers of episodes, {min(counts)} to {max(counts)}."
+
+
+def _some(words: Iterable[str]) -> str:
+    words = list(words)
+    more = len(words) - MOST_NAMED
+    return ", ".join(words[:MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

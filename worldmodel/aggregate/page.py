@@ -1,0 +1,72 @@
+"""aggregate.html: methods over several tasks and seeds on one page that opens offline."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from worldmodel.aggregate.results import Aggregated, aggregated_sheets, how, verdict
+from worldmodel.config import MOST_COMPARED
+from worldmodel.evaluation.figures import figure, interval_bars
+from worldmodel.evaluation.report import document, header, section, table, words
+from worldmodel.evaluation.svg import Panel
+
+
+def aggregated_page(found: Aggregated) -> str:
+    """The whole HTML page."""
+    title = ", ".join(found.methods)
+    # The best ones: more than these no colours tell apart.
+    colors = {method: f"run-{i}" for i, method in enumerate(found.methods[:MOST_COMPARED])}
+    body = [
+        header(title, f"{found.score} on {', '.join(found.table.tasks)}", verdict(found)),
+        section("Scores", _figures(found, colors)),
+        section("In numbers", "".join(map(table, aggregated_sheets(found)))),
+        "".join(f"<p class=note>{words(note)}</p>" for note in (how(found), *found.table.notes)),
+        _methods(found),
+    ]
+    return document(title, "".join(body))
+
+
+def _figures(found: Aggregated, colors: dict[str, str]) -> str:
+    of = {method: found.numbers[method]["iqm"] for method in colors}
+    left_out = len(found.methods) - len(colors)
+    return figure(
+        "The interquartile mean with its interval, and the performance profile: the share of all "
+        "scores above each threshold, with its interval as a band. A curve that lies above another "
+        "everywhere belongs to the better method."
+        + (f" The {len(colors)} methods with the highest IQM are drawn." if left_out else ""),
+        [
+            ("Interquartile mean", interval_bars(of, colors, "interquartile means", found.score)),
+            ("Performance profile", _profiles(found, colors)),
+        ],
+        [(color, method) for method, color in colors.items()],
+    )
+
+
+def _profiles(found: Aggregated, colors: dict[str, str]) -> str:
+    panel = Panel(
+        (found.thresholds[0], found.thresholds[-1]),
+        (0, 1),
+        label="share of scores above each threshold",
+        x_title=found.score,
+        y_title="share of scores above",
+        width=400,
+        height=250,
+    )
+    for method, color in colors.items():
+        numbers = found.profiles[method]
+        low, value, high = (
+            np.array([getattr(number, end) for number in numbers])
+            for end in ("low", "value", "high")
+        )
+        panel.band(found.thresholds, low, high, color)
+        panel.line(found.thresholds, value, color)
+    return panel.svg()
+
+
+def _methods(found: Aggregated) -> str:
+    """Which runs each method is made of."""
+    runs = "".join(
+        f"<dt>{words(method)}</dt><dd>{words(', '.join(found.table.runs.get(method, [])))}</dd>"
+        for method in found.methods
+    )
+    return f"<details><summary>Runs of each method</summary><dl>{runs}</dl></details>"

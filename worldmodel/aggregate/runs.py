@@ -1,0 +1,176 @@
+"""Finished runs, as their evaluations left them: who acted, and what every training seed returned.
+
+Read from results.json, episodes.jsonl and spec.json alone; nothing here imports JAX.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldmodel.config.io import flatten
+from worldmodel.config.references import Reference
+from worldmodel.config.values import refuse, shown
+from worldmodel.errors import CheckpointError
+from worldmodel.runs.directory import RunDirectory
+from worldmodel.status.report import runs_in
+
+KINDS = {"policy": "policy.name", "planner": "evaluation.planner.kind"}  # "none": nobody acts
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run that was judged.
+
+    options: its whole config, as words, by dotted keys
+    logs: the fingerprint of what it was trained on
+    who: policy or planner, whose `returns` (seeds,) these are: of each training seed the mean over
+    its episodes
+    reference: what normalised scores are counted by, if that was asked for
+    step, steps, best: of the checkpoint judged; of its stage in full; whether it is there as the
+    best one, and not as the last too
+    """
+
+    path: Path
+    options: dict[str, str]
+    logs: str
+    environment: str
+    who: str
+    returns: np.ndarray
+    reference: Reference | None
+    step: int
+    steps: int
+    best: bool
+
+    @property
+    def task(self) -> tuple[str, str]:
+        """Where it acts, and what it learned from."""
+        return self.environment, self.logs
+
+    def scores(self, normalized: bool) -> np.ndarray:
+        """(seeds,) returns, or 0 to 100 between the two of the reference."""
+        return self.reference.score(self.returns) if normalized else self.returns
+
+
+def find_runs(words: Sequence[str]) -> list[Path]:
+    """The runs' folders that `words` name: a run, a folder of runs, or a pattern; each once.
+
+    Raises CheckpointError where there are none.
+    """
+    found = [path for word in words for path in _matching(word)]
+    return list({path.resolve(): path for path in found}.values())
+
+
+def _matching(word: str) -> list[Path]:
+    if not glob.has_magic(word):
+        return runs_in([word])
+    found = sorted(Path(name).parent for name in glob.glob(f"{word}/config.yaml"))
+    if not found:
+        raise CheckpointError(f"runs={word}: no run's folder is of this pattern")
+    return found
+
+
+def read_runs(paths: Sequence[Path], who: str | None) -> tuple[list[FinishedRun], list[Path]]:
+    """The runs with one who acts, and those without. Raises ConfigError that names all which cannot
+    be read.
+    """
+    acting, others, faults = [], [], []
+    for path in paths:
+        try:
+            run = read_run(path, who)
+        except CheckpointError as error:
+            faults.append(str(error))
+            continue
+        if run is None:
+            others.append(path)
+        else:
+            acting.append(run)
+    refuse(faults)
+    return acting, others
+
+
+def read_run(path: Path, who: str | None = None) -> FinishedRun | None:
+    """The run in a folder, with the returns of `who` (None: its policy, or its planner if alone);
+    None where nobody acts. Raises CheckpointError.
+    """
+    directory = RunDirectory(path)
+    _need(directory, "results.json")
+    return directory.results(lambda found: _finished(directory, found, who))
+
+
+def _need(directory: RunDirectory, name: str) -> None:
+    if not (directory.evaluation / name).is_file():
+        raise CheckpointError(
+            f"{directory.path} is not judged: evaluation/{name} is missing; once the run is "
+            f"trained, `python eval.py run={directory.path}` makes it"
+        )
+
+
+def _finished(
+    directory: RunDirectory, found: dict[str, Any], who: str | None
+) -> FinishedRun | None:
+    options = {key: _told(value) for key, value in flatten(found["config"])}
+    asked = [*KINDS] if who is None else [who]
+    acts = next((name for name in asked if name in found["returns"]), None)
+    if acts is None:
+        if all(options.get(KINDS[name], "none") == "none" for name in asked):
+            return None
+        raise CheckpointError(
+            f"{directory.path}: no returns of its {' or '.join(asked)}; "
+            + (
+                "data.environment names no real environment"
+                if found["environment"] is None
+                else f"`python eval.py run={directory.path}` measures them"
+            )
+        )
+    stage, last = found["stage"], found.get("last")
+    return FinishedRun(
+        directory.path,
+        options,
+        directory.fingerprint(),
+        found["environment"],
+        acts,
+        _means_of_seeds(directory, acts, _or_worst(found["returns"][acts]["value"])),
+        _reference(found.get("reference")),
+        found["step"],
+        int(options[f"training.{'world_model' if stage == 'joint' else stage}.steps"]),
+        last is not None and (last["stage"], last["step"]) != (stage, found["step"]),
+    )
+
+
+def _told(value: Any) -> str:
+    return repr(value) if isinstance(value, float) else shown(value)
+
+
+def _means_of_seeds(directory: RunDirectory, who: str, mean: float) -> np.ndarray:
+    """(seeds,); their mean is the one that results.json has."""
+    _need(directory, "episodes.jsonl")
+    earned: dict[int, list[float]] = {}
+    for row in directory.episodes():
+        if row["who"] == who:
+            earned.setdefault(row["training_seed"], []).append(_or_worst(row["return"]))
+    means = np.array([np.mean(earned[seed]) for seed in sorted(earned)])
+    if not earned or not np.isclose(means.mean(), mean):
+        raise CheckpointError(
+            f"{directory.evaluation}: episodes.jsonl and results.json are not of one evaluation; "
+            f"`python eval.py run={directory.path}` makes both"
+        )
+    return means
+
+
+def _or_worst(returned: float | None) -> float:
+    """What is not finite was written as null."""
+    return -np.inf if returned is None else returned
+
+
+def _reference(saved: dict[str, Any] | None) -> Reference | None:
+    if saved is None:
+        return None
+    return Reference(
+        saved["name"], saved["min"], saved["max"], saved["source"], saved["episode_limit"]
+    )

@@ -1,0 +1,101 @@
+"""The table that a sweep ends with: what each setting returned, over seeds where it had several.
+
+A job notes its result in a file as soon as it has one, since jobs may run in other processes.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from worldmodel.config import EvaluationOptions
+from worldmodel.system.storage import make_folder, write_text, writing
+
+if TYPE_CHECKING:
+    from worldmodel.evaluation.statistics import Number
+
+NOTES, TABLE = "jobs.jsonl", "summary.md"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job that left a result: its run, its overrides, and its return as results.json has it."""
+
+    run: str
+    settings: list[str]
+    earned: dict[str, Any]
+
+
+def forget(folder: Path) -> None:
+    """Takes away what an earlier sweep left."""
+    for name in (NOTES, TABLE):
+        (folder / name).unlink(missing_ok=True)
+
+
+def note(folder: Path, job: Finished) -> None:
+    """Adds a job to those of the sweep."""
+    make_folder(folder)
+    with writing(folder / NOTES), (folder / NOTES).open("a") as file:
+        file.write(json.dumps(asdict(job)) + "\n")
+
+
+def summarize(folder: Path, options: EvaluationOptions) -> str:
+    """Writes and returns the table, best return first; empty if no job has left a result."""
+    if not (folder / NOTES).exists():
+        return ""
+    jobs = [Finished(**json.loads(line)) for line in (folder / NOTES).read_text().splitlines()]
+    text = table(jobs, options)
+    write_text(folder / TABLE, text)
+    return text
+
+
+def table(jobs: list[Finished], options: EvaluationOptions) -> str:
+    """Markdown. Jobs that differ by their seed alone are one row; few seeds are said to be few."""
+    from worldmodel.evaluation.aggregates import note_on_seeds
+
+    common = set.intersection(*(set(_told(job)) for job in jobs))
+    groups: dict[str, list[Finished]] = {}
+    for job in jobs:
+        own = [s for s in _told(job) if s not in common and not s.startswith("seed=")]
+        groups.setdefault(" ".join(own), []).append(job)
+    rows = [(name, group, _over_seeds(group, options)) for name, group in groups.items()]
+    rows.sort(key=lambda row: row[2].value, reverse=True)
+    lines = ["| settings | runs | return | n | method |", "|---|---|---:|---:|---|"]
+    for name, group, earned in rows:
+        runs = ", ".join(dict.fromkeys(job.run for job in group))
+        lines.append(
+            f"| {name or '-'} | {runs} | {earned.brief} | {earned.amount} | {earned.method} |"
+        )
+    note = note_on_seeds(min(_seeds(group, earned) for _, group, earned in rows))
+    lines += ["", note] if note else []
+    title = " ".join(s for s in _told(jobs[0]) if s in common)
+    return "\n".join([f"# Return of the policy: {title}".rstrip(": "), "", *lines, ""])
+
+
+def _told(job: Finished) -> list[str]:
+    """Settings but for the name, which is made of the others and stands beside them."""
+    return [setting for setting in job.settings if not setting.startswith("name=")]
+
+
+def _seeds(jobs: list[Finished], earned: Number) -> int:
+    """How many were trained: of a single run, those that its interval is over."""
+    from worldmodel.evaluation.statistics import SEEDS
+
+    runs = {job.run for job in jobs}
+    return earned.n if len(runs) > 1 or earned.of == SEEDS else 1
+
+
+def _over_seeds(jobs: list[Finished], options: EvaluationOptions) -> Number:
+    """The return of a single run with its interval; of several, their mean over seeds."""
+    import numpy as np
+
+    from worldmodel.evaluation.statistics import Bootstrap, Number
+
+    runs = {job.run: job.earned for job in jobs}  # a search may come to the same run twice
+    if len(runs) == 1:
+        (earned,) = runs.values()  # of a single episode there is no interval: null in JSON
+        return Number.from_json(earned)
+    values = np.array([earned["value"] for earned in runs.values()])
+    return Bootstrap(options.resamples, options.confidence, options.seed).mean(values, "seeds")

@@ -1,0 +1,151 @@
+"""Configurations on disk: a run directory's config.yaml, and how two of them differ."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+from collections.abc import Container, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from worldmodel.config import SCHEMAS, Config
+from worldmodel.config.rules import check
+from worldmodel.config.values import refuse, shown, unknown_key, walk
+from worldmodel.errors import ConfigError
+from worldmodel.system.storage import write_text
+
+Options = TypeVar("Options")
+
+# Options that do not change what is computed: a run may go on with other values of these.
+FREE = (
+    *("name", "runs_dir", "fresh", "training.keep", "training.compilation_cache"),
+    *("training.on_divergence", "training.dry_run", "training.shard_parameters"),
+    *("data.cache", "data.cache_dir", "data.delivery", "data.workers"),
+    *(
+        f"training.{stage}.{key}"
+        for stage in ("autoencoder", "world_model", "policy")
+        for key in ("best_metric", "best_mode")
+    ),
+)
+FREE_GROUPS = ("logging.", "evaluation.", "training.distributed.")
+
+# The groups whose dataclass depends on the choice. A choice is named freely (data.name=pendulum),
+# so a saved config states the schema of each in a block of its own.
+CHOSEN = ("data", "model", "policy")
+
+
+def save_config(config: Config, path: str | os.PathLike) -> None:
+    """Writes a resolved config as YAML, whole or not at all."""
+    values = dataclasses.asdict(config)
+    values["schema"] = {group: schema_name(group, getattr(config, group)) for group in CHOSEN}
+    write_text(Path(path), yaml.safe_dump(values, sort_keys=False))
+
+
+def schema_name(group: str, options: Any) -> str:
+    """Returns the name under which the dataclass of `options` stands in SCHEMAS."""
+    return next(name for name, schema in SCHEMAS[group].items() if schema is type(options))
+
+
+def load_config(path: str | os.PathLike) -> Config:
+    """Reads what `save_config` wrote. Options that the file lacks take their defaults."""
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable YAML file\n{error}") from None
+    try:
+        return _build(values)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: not a valid configuration\n{error}") from None
+
+
+def _build(values: Any) -> Config:
+    if not isinstance(values, dict):
+        raise ConfigError("expected options, one a line")
+    values = dict(values)
+    schemas = values.pop("schema", None)
+    config = Config()
+    for group in CHOSEN:
+        setattr(config, group, _schema(group, values.get(group), schemas)())
+    return changed(config, values)
+
+
+def changed(config: Config, values: dict[str, Any]) -> Config:
+    """A copy of `config` with some options set, by dotted keys or nested dicts. Raises ConfigError
+    for unknown options and values that are not accepted.
+    """
+    config = copy.deepcopy(config)
+    known = {option.key: option for option, _ in walk(config)}
+    given = dict(flatten(values, known))
+    refuse([unknown_key(key, known) for key in given if key not in known])
+    for key, value in given.items():
+        assign(config, key, known[key].convert(value))
+    refuse(check(config))
+    return config
+
+
+def made(schema: type[Options], values: dict[str, Any], name: str) -> Options:
+    """Options of `schema`, which messages call `name`, with some of them set. Raises ConfigError
+    for unknown options and values that are not accepted.
+    """
+    known = {option.key: option for option, _ in walk(schema(), f"{name}.")}
+    given = {f"{name}.{key}": value for key, value in values.items()}
+    refuse([unknown_key(key, known) for key in given if key not in known])
+    given = {key: known[key].convert(value) for key, value in given.items()}
+    refuse([fault for key, value in given.items() if (fault := known[key].fault(value))])
+    return schema(**{key.removeprefix(f"{name}."): value for key, value in given.items()})
+
+
+def _schema(group: str, options: Any, schemas: Any) -> type:
+    if not isinstance(options, dict):
+        raise ConfigError(f"{group}: missing, or not a group of options")
+    named = schemas.get(group) if isinstance(schemas, dict) else None
+    name = options.get("name") if named is None else named
+    if name not in SCHEMAS[group]:
+        raise ConfigError(f"{group}={name}: accepts one of {', '.join(SCHEMAS[group])}")
+    return SCHEMAS[group][name]
+
+
+def flatten(
+    values: dict, known: Container[str] = (), prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, value) of nested dicts; a `known` key is never taken apart."""
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and key not in known:
+            yield from flatten(value, known, key + ".")
+        else:
+            yield key, value
+
+
+def assign(config: Any, key: str, value: Any) -> None:
+    """Sets the option with this dotted key."""
+    *groups, leaf = key.split(".")
+    for group in groups:
+        config = getattr(config, group)
+    setattr(config, leaf, value)
+
+
+def differences(old: Config, new: Config) -> list[str]:
+    """Returns lines such as 'training.world_model.steps: 100 -> 200'.
+
+    Options that do not change what is computed are left out.
+    """
+    before, after = _computed(old), _computed(new)
+    return [
+        f"{key}: {before.get(key, 'absent')} -> {after.get(key, 'absent')}"
+        for key in dict.fromkeys([*before, *after])
+        if before.get(key) != after.get(key)
+    ]
+
+
+def _computed(config: Config) -> dict[str, str]:
+    return {
+        option.key: repr(value) if isinstance(value, float) else shown(value)
+        for option, value in walk(config)
+        if option.key not in FREE and not option.key.startswith(FREE_GROUPS)
+    }

@@ -1,0 +1,49 @@
+"""Rules about what is trained, and in which stages. Needs no JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from worldmodel.config import Config, NoPolicy, ObservedOptions, TrajectoryDiffusionOptions
+
+
+def _joint_training_can_be(config: Config) -> Iterator[str]:
+    if not config.training.joint:
+        return
+    if isinstance(config.policy, NoPolicy):
+        yield "training.joint=true: needs a policy, but policy=none"
+    if config.model.ema:
+        yield (
+            f"model.ema={config.model.ema:g}: with training.joint=true the policy learns on the "
+            "last parameters, not on their average; accepted: model.ema=0"
+        )
+    if isinstance(config.model, TrajectoryDiffusionOptions) and not config.model.hold_start:
+        yield "model.hold_start=false: training.joint=true needs rollouts from the logged states"
+
+
+def _a_model_is_taken_for_a_policy(config: Config) -> Iterator[str]:
+    source = config.training.model_from
+    if source and (isinstance(config.policy, NoPolicy) or config.training.joint):
+        yield (
+            f"training.model_from={source}: a policy is trained on that run's world model; "
+            "accepted with a policy other than none, and training.joint=false"
+        )
+
+
+def _something_is_trained(config: Config) -> Iterator[str]:
+    if not isinstance(config.model, ObservedOptions):
+        return
+    model = f"model={config.model.name} learns nothing"
+    if isinstance(config.policy, NoPolicy):
+        yield f"policy=none: {model}, so there is nothing to train; accepted: another policy"
+    if config.training.joint:
+        yield f"training.joint=true: {model}; accepted: training.joint=false"
+    if config.model.ema:
+        yield f"model.ema={config.model.ema:g}: {model} to average; accepted: model.ema=0"
+
+
+TRAINING_RULES: tuple[Callable[[Config], Iterator[str]], ...] = (
+    _joint_training_can_be,
+    _a_model_is_taken_for_a_policy,
+    _something_is_trained,
+)

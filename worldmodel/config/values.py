@@ -1,0 +1,176 @@
+"""What every option accepts. Needs no JAX.
+
+An option's type comes from its annotation, its limits from the metadata of `config.option`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from omegaconf import MISSING
+
+from worldmodel.config import SCHEMAS
+from worldmodel.errors import ConfigError, nearest
+
+MOST_FAULTS = 10  # a longer list hides the first mistake, which often caused the others
+TYPE_NAMES = {
+    int: "integer",
+    float: "number",
+    bool: "true or false",
+    str: "text",
+    dict: "options {KEY: VALUE, ...}",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option: its dotted key, and what its dataclass field says of it."""
+
+    key: str
+    type: type
+    is_list: bool = False
+    optional: bool = False
+    help: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, key: str, annotation: Any, metadata: typing.Mapping[str, Any]) -> Option:
+        """Reads an annotation of the forms `int`, `int | None`, `list[int]`, `dict[str, Any]`."""
+        optional = isinstance(annotation, types.UnionType)
+        if optional:
+            annotation = next(t for t in typing.get_args(annotation) if t is not types.NoneType)
+        is_list = typing.get_origin(annotation) is list
+        element = typing.get_args(annotation)[0] if is_list else annotation
+        element = typing.get_origin(element) or element  # options by name are a dict, of any values
+        return cls(key, element, is_list, optional, **metadata)
+
+    @property
+    def accepts(self) -> str:
+        """The accepted values in words, such as 'integer, 1 or more, or null'."""
+        words = TYPE_NAMES[self.type]
+        limits = self._limits()
+        if self.is_list:
+            words = f"list [a,b,...] of {words}s" + (f", each {limits}" if limits else "")
+        elif self.choices:
+            words = limits
+        elif limits:
+            words += f", {limits}"
+        return words + (", or null" if self.optional else "")
+
+    def _limits(self) -> str:
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.low is not None and self.high is not None:
+            return f"{self.low:.10g} to {self.high:.10g}"
+        if self.low is not None:
+            return f"{self.low:.10g} or more"
+        return "" if self.high is None else f"at most {self.high:.10g}"
+
+    def convert(self, value: Any) -> Any:
+        """Returns `value` in the option's type where nothing is lost, else unchanged."""
+        if isinstance(value, list | tuple):
+            return [dataclasses.replace(self, is_list=False).convert(v) for v in value]
+        if isinstance(value, bool):
+            return str(value).lower() if self.type is str else value
+        if self.type is int and isinstance(value, float) and value.is_integer():
+            return int(value)
+        if self.type is float and isinstance(value, int):
+            return float(value)
+        if self.type is str and isinstance(value, int | float):
+            return str(value)
+        return value
+
+    def fault(self, value: Any) -> str | None:
+        """Returns what is wrong with `value` as one line, or None."""
+        if isinstance(value, str) and value == MISSING:
+            return f"{self.key} needs a value: {self.accepts}"
+        if value is None and self.optional:
+            return None
+        if isinstance(value, list) == self.is_list:
+            elements = value if self.is_list else [value]
+            if elements and all(self._takes(element) for element in elements):
+                return None
+        hint = nearest(str(value), self.choices) if self.choices else ""
+        return f"{self.key}={shown(value)}: accepts {self.accepts}{hint}"
+
+    def _takes(self, value: Any) -> bool:
+        if type(value) is not self.type:
+            return False
+        if self.choices and value not in self.choices:
+            return False
+        if self.type in (int, float):
+            low = -math.inf if self.low is None else self.low
+            high = math.inf if self.high is None else self.high
+            return math.isfinite(value) and low <= value <= high
+        return True
+
+
+def shown(value: Any) -> str:
+    """A value as a user would write it on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return "[" + ",".join(shown(v) for v in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}: {shown(v)}" for key, v in value.items()) + "}"
+    return str(value)
+
+
+def walk(options: Any, prefix: str = "") -> Iterator[tuple[Option, Any]]:
+    """Yields every option below a dataclass instance, with its value."""
+    hints = typing.get_type_hints(type(options))
+    for field in dataclasses.fields(options):
+        key, value = prefix + field.name, getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from walk(value, key + ".")
+        elif dataclasses.is_dataclass(hints[field.name]):  # a group that was not chosen
+            yield Option(key, str), value
+        else:
+            yield Option.of(key, hints[field.name], field.metadata), value
+
+
+def unknown_key(key: str, known: Iterable[str]) -> str:
+    """Says that `key` is no option: the nearest one, and what its level accepts."""
+    known = list(known)
+    level, _, leaf = key.rpartition(".")
+    twins = [k for k in known if k.rpartition(".")[2] == leaf]
+    close = twins or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    message = f"{key}: no such option"
+    if elsewhere := _other_schemas(key):
+        message += f" here; it belongs to {' and '.join(elsewhere)}"
+    elif close:
+        message += f" (did you mean {' or '.join(repr(k) for k in close[:3])}?)"
+    prefix = level + "." if level else ""
+    siblings = {k[len(prefix) :].split(".")[0] for k in known if k.startswith(prefix)}
+    if siblings:
+        message += f"\n  {level or 'the top level'} accepts: {', '.join(sorted(siblings))}"
+    return message
+
+
+def _other_schemas(key: str) -> list[str]:
+    group, _, rest = key.partition(".")
+    return [
+        f"{group}={name}"
+        for name, schema in SCHEMAS.get(group, {}).items()
+        if any(option.key == rest for option, _ in walk(schema()))
+    ]
+
+
+def refuse(faults: Iterable[str]) -> None:
+    """Raises ConfigError if there are faults, with the first few of them, a line each."""
+    faults = list(dict.fromkeys(faults))
+    if not faults:
+        return
+    left_out = len(faults) - MOST_FAULTS
+    more = [f"... and {left_out} more"] if left_out > 0 else []
+    raise ConfigError("\n".join(faults[:MOST_FAULTS] + more))

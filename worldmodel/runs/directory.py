@@ -1,0 +1,259 @@
+"""A run's folder: what lies where, and when a command may go on in it.
+
+config.yaml, spec.json, metrics.jsonl, summary.json, environment.json, heartbeat.json,
+divergences.jsonl, checkpoints/STAGE/STEP/, evaluation/.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from worldmodel.config import Config
+from worldmodel.config.io import differences, load_config, save_config
+from worldmodel.data.spec import DataSpec
+from worldmodel.errors import CheckpointError, ConfigError, first_line
+from worldmodel.system.storage import write_json, writing
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths inside one run, and its small files. Of several processes that train together, one
+    `writes`.
+    """
+
+    path: Path
+    writes: bool = True
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation"
+
+    def checkpoints(self, stage: str) -> Path:
+        return self.path / "checkpoints" / stage
+
+    def newest(self) -> dict[str, Any] | None:
+        """Stage, step and time of the last checkpoint that was committed."""
+        steps = [p for p in self.path.glob("checkpoints/*/*") if p.name.isdigit()]
+        times = {path: _modified(path) for path in steps}
+        if not times:
+            return None
+        path = max(times, key=lambda p: (times[p], int(p.name)))
+        return {"stage": path.parent.name, "step": int(path.name), "time": times[path]}
+
+    def config(self) -> Config:
+        return load_config(self.path / "config.yaml")
+
+    def spec(self) -> DataSpec:
+        return self._read("spec.json", lambda noted: DataSpec.from_json(noted["spec"]))
+
+    def fingerprint(self) -> str:
+        """Of the logs that the run began with."""
+        return self._read("spec.json", lambda noted: noted["fingerprint"])
+
+    def summary(self) -> dict[str, Any]:
+        """What is known of the stages so far; empty before the first has ended."""
+        if not (self.path / "summary.json").exists():
+            return {}
+        return self._read("summary.json", _whole_summary)
+
+    def results(self, part: Callable[[Any], Any]) -> Any:
+        """A `part` of what the last evaluation found, as results.json has it."""
+        return self._read("evaluation/results.json", part)
+
+    def episodes(self) -> list[dict[str, Any]]:
+        """Every episode that the last evaluation played, as episodes.jsonl has it."""
+        return self._read("evaluation/episodes.jsonl", lambda rows: rows, _lines)
+
+    def write_summary(self, stage: str, entry: dict[str, Any]) -> None:
+        if not self.writes:
+            return
+        summary = self.summary()
+        summary.setdefault("stages", {})[stage] = entry
+        write_json(self.path / "summary.json", summary)
+
+    def check(self) -> None:
+        """Raises CheckpointError for what is there and not readable: told at the start, not after
+        hours of training.
+        """
+        if (self.path / "spec.json").exists():
+            self.spec()
+            self.fingerprint()
+        self.summary()
+        whole_rows(self.metrics)
+        folder = self.path / "checkpoints"
+        for path in (folder, *(folder.iterdir() if folder.is_dir() else ())):
+            if path.exists() and not path.is_dir():
+                raise CheckpointError(f"{path} is no folder; move that file away")
+
+    def bind_data(
+        self, spec: DataSpec, fingerprint: str, held_out: list[int] | None = None
+    ) -> None:
+        """Notes what the run is trained on, or refuses other data than it began with.
+
+        `held_out` are the numbers of the episodes that are kept from training.
+        """
+        if not (self.path / "spec.json").exists():
+            noted = {"spec": spec.to_json(), "fingerprint": fingerprint, "held_out": held_out}
+            write_json(self.path / "spec.json", noted)
+        elif self.fingerprint() != fingerprint:
+            raise ConfigError(
+                f"{self.path}: the logs are not those this run began with.\n"
+                "Give the run another name (name=...), or start over with fresh=true."
+            )
+
+    def _read(
+        self, name: str, part: Callable[[Any], Any], parse: Callable[[str], Any] = json.loads
+    ) -> Any:
+        """A `part` of what a file of JSON holds."""
+        try:
+            return part(parse((self.path / name).read_text(encoding="utf-8")))
+        except OSError as error:
+            raise CheckpointError(f"{self.path / name}: {error.strerror}") from None
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{self.path / name} is damaged: {type(error).__name__}, {first_line(error)}"
+            ) from None
+
+
+def _lines(text: str) -> list[Any]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def _whole_summary(summary: Any) -> dict[str, Any]:
+    for name, entry in summary["stages"].items():
+        if not isinstance(entry["last_step"], int):
+            raise ValueError(f"last_step of {name} is no number")
+    return summary
+
+
+def whole_rows(path: Path) -> list[tuple[str, int, str]]:
+    """Stage, step and line of every row of a metrics.jsonl, without a half-written last one, which
+    a killed run leaves.
+
+    Raises CheckpointError for any other line that is not a row: what it was, no one can say.
+    """
+    try:
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            rows.append((str(row["stage"]), int(row["step"]), line + "\n"))
+        except (ValueError, LookupError, TypeError):
+            raise CheckpointError(
+                f"{path}: row {number} is damaged; take the line out, or start over with fresh=true"
+            ) from None
+    return rows
+
+
+def check_run(config: Config) -> None:
+    """Raises ConfigError if a run's folder holds anything but a run of this config."""
+    path = Path(config.runs_dir) / config.name
+    if config.fresh or not path.exists():
+        return
+    if (path / "config.yaml").exists():
+        directory = RunDirectory(path)
+        changed = differences(directory.config(), config)
+        if changed:
+            raise ConfigError(
+                f"{path} holds a run with other options (there -> here):\n  "
+                + "\n  ".join(changed)
+                + "\nGive this one another name (name=...), or start over with fresh=true."
+            )
+        directory.check()
+    elif not path.is_dir():
+        raise ConfigError(f"{path} is no folder; give another name with name=...")
+    elif any(path.iterdir()):
+        raise ConfigError(f"{path} is not empty and holds no run; give another name with name=...")
+
+
+def open_run(config: Config, writes: bool = True) -> RunDirectory:
+    """The folder of a training run: new, or one whose config is the same (see `check_run`).
+
+    With `fresh` an older run is moved aside, never deleted. A process that does not write finds
+    what the one that does has opened.
+    """
+    path = Path(config.runs_dir) / config.name
+    if not writes:
+        if not (path / "config.yaml").exists():
+            raise ConfigError(
+                f"{path}: not seen by every process; runs_dir has to lie on a file system that all "
+                "of them share"
+            )
+        check_run(replace(config, fresh=False))
+        return RunDirectory(path, writes=False)
+    check_run(config)
+    if path.exists():
+        with claimed(RunDirectory(path)):
+            pass
+    if config.fresh and path.exists():
+        number = 1
+        while (aside := path.with_name(f"{path.name}.{number}")).exists():
+            number += 1
+        with writing(aside):
+            path.rename(aside)
+    save_config(config, path / "config.yaml")
+    return RunDirectory(path)
+
+
+@contextmanager
+def claimed(directory: RunDirectory) -> Iterator[None]:
+    """Inside, no other process trains in this folder. A lock ends with the process that has it,
+    however that ends; where the file system has no locks, nobody is kept out.
+
+    Raises ConfigError if another process is at it: each would remove what the other is writing.
+    """
+    if not directory.writes:
+        yield
+        return
+    lock = os.open(directory.path, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise ConfigError(
+            f"{directory.path} is being trained in by another process, which "
+            f"`python -m worldmodel.status {directory.path}` shows; stop it first, or give this "
+            "run another name (name=...)"
+        ) from None
+    except OSError:
+        pass
+    try:
+        yield
+    finally:
+        os.close(lock)
+
+
+def find_run(path: str | Path) -> RunDirectory:
+    """The folder of an existing run."""
+    path = Path(path)
+    if not (path / "config.yaml").is_file():
+        siblings = path.parent.glob("*/config.yaml") if path.parent.is_dir() else ()
+        known = ", ".join(sorted(str(p.parent) for p in siblings)) or "none"
+        raise CheckpointError(f"{path} holds no run (config.yaml is missing). Runs there: {known}")
+    return RunDirectory(path)
+
+
+def _modified(path: Path) -> float:
+    """When a file was last changed; long ago, if it has just been deleted."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+

@@ -1,0 +1,71 @@
+"""heartbeat.json: a sign of life every few seconds, from a thread of its own, so that it also beats
+while programs compile and data load. `python -m worldmodel.status` reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from typing import Any
+
+from worldmodel.errors import StorageError
+from worldmodel.runs.directory import RunDirectory
+from worldmodel.system.storage import write_json
+
+EVERY_SECONDS = 5.0
+
+
+class Heartbeat:
+    """What a run is doing, written now and then; without a folder, nowhere.
+
+    state: running, finished, stopped (asked to) or failed; phase: what it is at; stage, step, total
+    and rate (updates per second); moved: when step or phase last changed.
+    """
+
+    def __init__(self, directory: RunDirectory | None, every_seconds: float = EVERY_SECONDS):
+        self.directory, self.every = directory, every_seconds
+        self.facts: dict[str, Any] = {
+            "state": "running", "phase": "start", "pid": os.getpid(), "host": socket.gethostname(),
+            "started": time.time(), "every_seconds": every_seconds,
+        }  # fmt: skip
+        self.due, self.ended = threading.Event(), threading.Event()
+        self.thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        if directory is not None:
+            self.thread.start()
+
+    def enter(self, phase: str, **facts: Any) -> None:
+        """Begins a phase, which is written at once."""
+        self.tell(phase=phase, **facts)
+        self.due.set()
+
+    def tell(self, **facts: Any) -> None:
+        """Notes what the next beat says."""
+        self.facts = self.facts | facts | {"moved": time.time()}
+
+    def end(self, state: str, error: str | None = None) -> None:
+        """The last beat; later calls change nothing."""
+        if self.directory is None or self.ended.is_set():
+            return
+        self.ended.set()
+        self.due.set()
+        if self.thread is not threading.current_thread():
+            self.thread.join()
+        self.facts = self.facts | {"state": state} | ({"error": error} if error else {})
+        self._write()
+
+    def _beat(self) -> None:
+        while not self.ended.is_set():
+            self.due.clear()
+            self._write()
+            self.due.wait(self.every)
+
+    def _write(self) -> None:
+        facts = self.facts | {"time": time.time(), "checkpoint": self.directory.newest()}
+        with contextlib.suppress(StorageError):  # told by the writing of what is worth more
+            write_json(self.directory.path / "heartbeat.json", facts)
+
+
+UNWATCHED = Heartbeat(None)

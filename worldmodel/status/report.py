@@ -1,0 +1,128 @@
+"""`python -m worldmodel.status [RUN...]`: what runs are doing, from their folders alone.
+
+A RUN is a run's folder, or one that holds runs; without any, it is runs/. Nothing here imports JAX,
+and nothing is written: it can be asked at any moment, and often (`watch -n 5 ...`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from worldmodel.errors import CheckpointError
+
+MISSED_BEATS = 6  # after which a run whose process cannot be seen is taken for dead
+COLUMNS = ("run", "state", "stage", "step", "rate", "checkpoint", "since", "")
+
+
+def main(words: Sequence[str]) -> int:
+    if any(word in ("-h", "--help") for word in words):
+        print(__doc__)
+        return 0
+    rows = [row_of(run, time.time()) for run in runs_in(words or ["runs"])]
+    for line in table(rows):
+        print(line)
+    return 0
+
+
+def runs_in(words: Iterable[str]) -> list[Path]:
+    """The runs' folders that `words` name. Raises CheckpointError where there are none."""
+    return [run for word in words for run in _runs(Path(word))]
+
+
+def _runs(path: Path) -> Iterator[Path]:
+    if (path / "config.yaml").is_file():
+        yield path
+        return
+    below = sorted(p.parent for p in path.glob("*/config.yaml"))
+    if not below:
+        raise CheckpointError(f"{path} neither is a run (config.yaml is missing) nor holds any")
+    yield from below
+
+
+def row_of(run: Path, now: float) -> tuple[str, ...]:
+    """The cells of one run. Whatever its files hold, there is a row."""
+    beat = read_beat(run)
+    state, note = state_of(beat, now)
+    checkpoint = _dict(beat.get("checkpoint"))
+    step, total, rate = (_number(beat.get(key)) for key in ("step", "total", "rate"))
+    saved = _number(checkpoint.get("step"))
+    moved = _number(beat.get("moved")) or _number(beat.get("time"))
+    return (
+        str(run),
+        state,
+        str(beat.get("stage", "-")),
+        f"{step:.0f}/{total:.0f}" if step is not None and total else "-",
+        f"{rate:.1f}/s" if rate is not None else "-",
+        f"{checkpoint.get('stage')}/{saved:.0f}" if saved is not None else "-",
+        _ago(now - moved) if moved is not None else "-",
+        note,
+    )
+
+
+def read_beat(run: Path) -> dict[str, Any]:
+    """What heartbeat.json holds; nothing, where it is no such file."""
+    try:
+        return _dict(json.loads((run / "heartbeat.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
+        return {}
+
+
+def state_of(beat: dict[str, Any], now: float) -> tuple[str, str]:
+    """alive, stopped, finished, failed, dead or unknown, and what is to be said about it."""
+    state, written = beat.get("state"), _number(beat.get("time"))
+    if state in ("finished", "stopped", "failed"):
+        return state, str(beat.get("error", ""))
+    if state != "running" or written is None:
+        return "unknown", "heartbeat.json is missing or damaged"
+    phase = f"{beat.get('phase', '')}"
+    where = f"pid {beat.get('pid')} on {beat.get('host')}"
+    if _is_gone(beat):
+        return "dead", f"{where} is gone; was at {phase}"
+    silent = now - written
+    if silent > MISSED_BEATS * (_number(beat.get("every_seconds")) or 5.0):
+        return "dead", f"no heartbeat for {_ago(silent)} from {where}; was at {phase}"
+    return "alive", f"{phase}; {where}"
+
+
+def _is_gone(beat: dict[str, Any]) -> bool:
+    """Whether the process ran on this machine and is there no more."""
+    pid = _number(beat.get("pid"))
+    if beat.get("host") != socket.gethostname() or pid is None or not 0 < pid < 2**31:
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    """Lines with the columns one under another."""
+    every = [COLUMNS, *rows]
+    widths = [max(len(row[i]) for row in every) for i in range(len(COLUMNS))]
+    for row in every:
+        yield "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _number(value: Any) -> float | None:
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if plain and abs(value) < 1e15 else None
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,1 @@
+"""The operating system: files, signals, exit statuses, the cache of compiled programs."""
