@@ -32,7 +32,8 @@ from matplotlib.figure import Figure
 
 import worldmodel
 from worldmodel import data
-from worldmodel.config import SCHEMAS, Config
+from worldmodel.config import Config
+from worldmodel.config.registry import schemas
 from worldmodel.data.trajectories import split
 from worldmodel.evaluation.prediction import start_errors
 from worldmodel.evaluation.sheets import Sheet
@@ -225,7 +226,7 @@ def draw(tables: dict[str, dict[int, Row]], path: Path) -> None:
 
 
 def parsed() -> argparse.Namespace:
-    families = list(SCHEMAS["model"])
+    families = list(schemas("model"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, required=True, help="keeps runs; finished ones stay")
     parser.add_argument("--logs", type=Path, help="folder of logs (none: pendulum alone)")

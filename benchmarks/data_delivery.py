@@ -64,8 +64,8 @@ def write_logs(folder: Path, episodes: int, steps: int, image: bool = False) -> 
 
 
 def read(path: Path, folder: Path) -> Any:
-    from worldmodel.config import TFDSData
     from worldmodel.data import load
+    from worldmodel.data.readers.tfds import TFDSData
 
     return load(TFDSData(path=str(path), cache="always", cache_dir=str(folder)))
 
@@ -199,7 +199,8 @@ def world_model_learner(spec: Any) -> tuple[Any, Any]:
     import jax
 
     from worldmodel import models
-    from worldmodel.config import RSSMOptions, StageOptions
+    from worldmodel.config import StageOptions
+    from worldmodel.models.rssm import RSSMOptions
     from worldmodel.nn import optimizer
     from worldmodel.training.world_model import WorldModelLearner
 

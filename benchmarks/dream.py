@@ -29,11 +29,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from worldmodel import models
-from worldmodel.config import GymnasiumData, KoopmanOptions, ModelOptions, RSSMOptions
-from worldmodel.config.dream import DreamOptions
-from worldmodel.data.readers.gymnasium import collect
+from worldmodel.config import ModelOptions
+from worldmodel.data.readers.gymnasium import GymnasiumData, collect
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.dream import Dream, DreamState, DreamVectorEnv, build
+from worldmodel.dream.options import DreamOptions
+from worldmodel.models.koopman import KoopmanOptions
+from worldmodel.models.rssm import RSSMOptions
 
 ENVIRONMENT, EPISODES, SIMULATED_STEPS = "HalfCheetah-v5", 4, 1000
 FAMILIES = {"rssm": RSSMOptions, "koopman": KoopmanOptions}

@@ -30,11 +30,12 @@ def measure(repeats: int) -> dict[str, Any]:
     import numpy as np
 
     from worldmodel import models
-    from worldmodel.config import ActorCriticOptions, RSSMOptions, StageOptions
+    from worldmodel.config import StageOptions
     from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
     from worldmodel.data.windows import Window
+    from worldmodel.models.rssm import RSSMOptions
     from worldmodel.nn import optimizer
-    from worldmodel.policies.actor_critic import JointLearner
+    from worldmodel.policies.actor_critic import ActorCriticOptions, JointLearner
 
     sizes = {"height": 1, "orientations": 14, "velocity": 9}
     observations = {key: ObservationSpec((size,), "float32") for key, size in sizes.items()}

@@ -20,10 +20,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from worldmodel.config import Config, GymnasiumData, NoPolicy, RSSMOptions, TrainingOptions
+from worldmodel.config import Config, NoPolicy, TrainingOptions
 from worldmodel.data.delivery import deliver
-from worldmodel.data.readers.gymnasium import collect
+from worldmodel.data.readers.gymnasium import GymnasiumData, collect
 from worldmodel.data.windows import Window
+from worldmodel.models.rssm import RSSMOptions
 from worldmodel.nn.learner import Params, TrainState
 from worldmodel.training import mesh as meshes
 from worldmodel.training.accumulation import products_kept

@@ -28,7 +28,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-from worldmodel.config import GymnasiumData
+from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.trajectories import Trajectories
 

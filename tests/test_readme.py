@@ -13,18 +13,20 @@ import numpy as np
 import pytest
 from pages import PAGES, README, ROOT, blocks, words_after
 
+from worldmodel.aggregate.options import AggregateOptions
 from worldmodel.cli.eval import parse_eval
 from worldmodel.cli.sweep import check_sweep
 from worldmodel.cli.train import training_help
-from worldmodel.config import SCHEMAS, Config, EvalConfig, TFDSData
-from worldmodel.config.aggregate import AggregateOptions
+from worldmodel.config import Config, EvalConfig
 from worldmodel.config.arguments import parse_overrides
 from worldmodel.config.compose import GROUPS, build_config
 from worldmodel.config.io import save_config
-from worldmodel.config.play import PlayOptions
+from worldmodel.config.registry import CHOSEN, FIXED, every_schema
 from worldmodel.config.values import Option, walk
 from worldmodel.data import load
+from worldmodel.data.readers.tfds import TFDSData
 from worldmodel.play import command as play
+from worldmodel.play.options import PlayOptions
 
 CONFIGS = ROOT / "configs"
 SOURCE = "\n".join(path.read_text() for path in sorted((ROOT / "worldmodel").rglob("*.py")))
@@ -48,11 +50,7 @@ def every_option() -> Iterator[Option]:
             (PlayOptions(), ""),
             (AggregateOptions(), ""),
         ]
-        + [
-            (schema(), f"{group}.")
-            for group, schemas in SCHEMAS.items()
-            for schema in schemas.values()
-        ]
+        + [(schema(), f"{group}.") for group, _, schema in every_schema()]
     ):
         yield from (option for option, _ in walk(options, prefix))
 
@@ -126,7 +124,7 @@ def test_the_options_named_in_the_text_exist_and_accept_their_values():
 def test_dotted_names_in_the_text_are_options_or_groups_of_options():
     known = {option.key for option in every_option()}
     known |= {key.rpartition(".")[0] for key in known}
-    groups = "|".join(SCHEMAS)
+    groups = "|".join((*CHOSEN, *FIXED))
     for code in inline():
         if re.fullmatch(rf"({groups})\.[a-z_.]+", code) and not code.endswith(".py"):
             assert code in known, code

@@ -20,23 +20,19 @@ from worldmodel.aggregate.command import run as aggregate
 from worldmodel.aggregate.methods import ScoreTable, score_table, telling
 from worldmodel.aggregate.results import Aggregated, aggregated, aggregated_sheets, verdict
 from worldmodel.aggregate.runs import find_runs, read_run, read_runs
-from worldmodel.config import (
-    Config,
-    GymnasiumData,
-    NoPolicy,
-    ObservedOptions,
-    PolicyOptions,
-    ReBRACOptions,
-    TD3BCOptions,
-)
+from worldmodel.config import Config, NoPolicy, PolicyOptions
 from worldmodel.config.io import assign, save_config
 from worldmodel.config.references import Reference
+from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.errors import CheckpointError, ConfigError
 from worldmodel.evaluation.evaluator import write
 from worldmodel.evaluation.prediction import Prediction
 from worldmodel.evaluation.results import Provenance, Results, Return, Scale
 from worldmodel.evaluation.returns import Episodes
 from worldmodel.evaluation.statistics import SEEDS, Bootstrap
+from worldmodel.models.observed import ObservedOptions
+from worldmodel.policies.rebrac import ReBRACOptions
+from worldmodel.policies.td3_bc import TD3BCOptions
 from worldmodel.runs.directory import RunDirectory
 from worldmodel.system.exit_status import guarded
 

@@ -20,7 +20,7 @@ from worldmodel.cli.sweep_summary import Finished, table
 from worldmodel.config import EvaluationOptions
 from worldmodel.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 JOB = """
 import sys

@@ -16,7 +16,7 @@ import pytest
 import worldmodel
 from worldmodel.errors import ConfigError, DataError
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"episodes": 1, "horizons": [1, 5], "samples": 2, "starts": 1}
 
 

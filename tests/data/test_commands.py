@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worldmodel.config import TFDSData
 from worldmodel.data import load
 from worldmodel.data.commands import run
+from worldmodel.data.readers.tfds import TFDSData
 from worldmodel.data.sources import source
 from worldmodel.errors import UserError
 

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.config import TFDSData
 from worldmodel.data import ActionSpec, Trajectories, load
 from worldmodel.data.delivery import Resident, deliver
 from worldmodel.data.readers import tfds
+from worldmodel.data.readers.tfds import TFDSData
 from worldmodel.data.streamed import Shard, Streamed
 from worldmodel.data.windows import Window, batch_windows, batch_windows_on_host, cursor
 

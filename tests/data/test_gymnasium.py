@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from worldmodel.config import GymnasiumData
 from worldmodel.data import ActionSpec, load, native
 from worldmodel.data.behaviours import BEHAVIOURS, LONGEST_HOLD_STEPS, behaviour
 from worldmodel.data.readers import gymnasium as reader
+from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.errors import DataError, UserError
 
 
@@ -212,7 +212,7 @@ def test_every_option_that_shapes_the_logs_has_its_own_folder():
 
 KILLED = """
 import os, signal, sys
-from worldmodel.config import GymnasiumData
+from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data import native
 from worldmodel.data.readers import gymnasium
 

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.config import HDF5Data
 from worldmodel.data import Trajectories, load
+from worldmodel.data.readers.hdf5 import HDF5Data
 from worldmodel.errors import DataError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"

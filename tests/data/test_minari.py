@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from worldmodel.config import MinariData
 from worldmodel.data import ActionSpec, load
 from worldmodel.data.readers import minari as reader
+from worldmodel.data.readers.minari import MinariData
 from worldmodel.errors import DataError
 
 minari = pytest.importorskip("minari", reason="the extra `minari` is not installed")

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from worldmodel.config import NPZData
 from worldmodel.data import Trajectories, stack_episodes
 from worldmodel.data.episodes import Episode
 from worldmodel.data.normalization import scalings
+from worldmodel.data.readers.npz import NPZData
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.trajectories import split
 from worldmodel.errors import ConfigError

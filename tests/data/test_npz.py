@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.config import NPZData
 from worldmodel.data import Trajectories, load
+from worldmodel.data.readers.npz import NPZData
 from worldmodel.errors import ConfigError, DataError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"

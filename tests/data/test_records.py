@@ -9,9 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worldmodel.config import RecordsData
 from worldmodel.data import Trajectories, load
-from worldmodel.data.readers.records import read
+from worldmodel.data.readers.records import RecordsData, read
 from worldmodel.data.sources import source
 from worldmodel.errors import DataError
 

@@ -15,10 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import csv, parquet
 
-from worldmodel.config import TableData
 from worldmodel.data import Trajectories, load
 from worldmodel.data.episodes import Episode, Unreadable
-from worldmodel.data.readers.table import read
+from worldmodel.data.readers.table import TableData, read
 from worldmodel.errors import DataError
 
 REAL = Path(__file__).parents[2].parent / "shared" / "data"

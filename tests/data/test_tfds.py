@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.config import DataOptions, TFDSData
+from worldmodel.config import DataOptions
 from worldmodel.data import ActionSpec, Trajectories, load
 from worldmodel.data.readers import tfds as native
+from worldmodel.data.readers.tfds import TFDSData
 from worldmodel.errors import DataError
 
 LENGTHS = [4, 2, 7]
@@ -166,7 +167,7 @@ LAZY = """
 import sys
 import worldmodel.data
 assert not {"tensorflow_datasets", "gymnasium", "jax"} & set(sys.modules), "not lazy"
-from worldmodel.config import GymnasiumData
+from worldmodel.data.readers.gymnasium import GymnasiumData
 worldmodel.data.load(GymnasiumData(environment="CartPole-v1", episodes=2, cache_dir=sys.argv[1]))
 assert "tensorflow_datasets" in sys.modules
 assert not {"tensorflow", "jax"} & set(sys.modules), "needs TensorFlow or JAX"
@@ -315,7 +316,7 @@ def test_tfrecord_is_read(caplog):
 
 WITHOUT_TENSORFLOW = """
 import sys
-from worldmodel.config import TFDSData
+from worldmodel.data.readers.tfds import TFDSData
 from worldmodel.data import load
 assert load(TFDSData(path=sys.argv[1])).num_episodes == 4
 assert "tensorflow" not in sys.modules

@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 
 from worldmodel import models
-from worldmodel.config import EnsembleOptions, ModelOptions, OracleOptions, RSSMOptions
-from worldmodel.config.dream import DreamOptions
+from worldmodel.config import ModelOptions
 from worldmodel.data.episodes import Episode, stack_episodes
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.dream import Dream, build
+from worldmodel.dream.options import DreamOptions
+from worldmodel.models.ensemble import EnsembleOptions
+from worldmodel.models.oracle import OracleOptions
+from worldmodel.models.rssm import RSSMOptions
 
 RSSM = RSSMOptions(deter=16, hidden=8, classes=4, latents=4, depth=2, blocks=2)
 

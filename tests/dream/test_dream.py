@@ -12,21 +12,19 @@ import pytest
 from flax import nnx
 
 from worldmodel import models
-from worldmodel.config import (
-    DiffusionOptions,
-    EnsembleOptions,
-    GRUOptions,
-    KoopmanOptions,
-    MLPOptions,
-    ObservedOptions,
-    TrajectoryDiffusionOptions,
-)
-from worldmodel.config.dream import DreamOptions
 from worldmodel.data.delivery import whole_episodes
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.dream import Dream, build
+from worldmodel.dream.options import DreamOptions
 from worldmodel.errors import ConfigError
 from worldmodel.models import termination
+from worldmodel.models.diffusion import DiffusionOptions
+from worldmodel.models.ensemble import EnsembleOptions
+from worldmodel.models.gru import GRUOptions
+from worldmodel.models.koopman import KoopmanOptions
+from worldmodel.models.mlp import MLPOptions
+from worldmodel.models.observed import ObservedOptions
+from worldmodel.models.trajectory_diffusion import TrajectoryDiffusionOptions
 
 KEY = jax.random.key(0)
 Make = Callable[..., Dream]

@@ -11,19 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from worldmodel.config import (
-    Config,
-    EnsembleOptions,
-    EvaluationOptions,
-    GymnasiumData,
-    NoPolicy,
-    StageOptions,
-    TrainingOptions,
-)
+from worldmodel.config import Config, EvaluationOptions, NoPolicy, StageOptions, TrainingOptions
 from worldmodel.data.delivery import Resident
+from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.evaluation.calibration import scores_of
 from worldmodel.evaluation.prediction import open_loop
 from worldmodel.evaluation.starts import places
+from worldmodel.models.ensemble import EnsembleOptions
 from worldmodel.nn.distributions import Normal
 from worldmodel.training import mesh as meshes
 from worldmodel.training.loop import make_dispatch, stage_keys

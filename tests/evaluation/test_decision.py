@@ -10,17 +10,9 @@ import pytest
 from flax import nnx
 
 from worldmodel import models
-from worldmodel.config import (
-    DecisionOptions,
-    EvaluationOptions,
-    GymnasiumData,
-    MLPOptions,
-    OracleOptions,
-    PlannerOptions,
-    RSSMOptions,
-)
+from worldmodel.config import DecisionOptions, EvaluationOptions, PlannerOptions
 from worldmodel.data import ActionSpec
-from worldmodel.data.readers.gymnasium import collect
+from worldmodel.data.readers.gymnasium import GymnasiumData, collect
 from worldmodel.data.windows import Window
 from worldmodel.environments.real import RealEnvironment
 from worldmodel.evaluation import cloning, ranking
@@ -38,7 +30,9 @@ from worldmodel.evaluation.figures import policies_in_both_worlds
 from worldmodel.evaluation.returns import environments_of, model_policy, random_policy
 from worldmodel.evaluation.sequences import candidates, sequence_agreement, starts_of
 from worldmodel.evaluation.statistics import Bootstrap
-from worldmodel.models.oracle import Oracle
+from worldmodel.models.mlp import MLPOptions
+from worldmodel.models.oracle import Oracle, OracleOptions
+from worldmodel.models.rssm import RSSMOptions
 from worldmodel.nn.distributions import ScalarMSE
 from worldmodel.nn.heads import ActionHead
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from worldmodel import models
-from worldmodel.config import EvaluationOptions, GRUOptions
+from worldmodel.config import EvaluationOptions
 from worldmodel.data.spec import ObservationSpec
 from worldmodel.errors import DataError
 from worldmodel.evaluation import free_run as module
@@ -17,6 +17,7 @@ from worldmodel.evaluation.free_run import free_run
 from worldmodel.evaluation.report import page
 from worldmodel.evaluation.results import to_json
 from worldmodel.evaluation.tables import markdown
+from worldmodel.models.gru import GRUOptions
 
 OPTIONS = EvaluationOptions([1], context=4, starts=2, samples=1, resamples=100, free_run=True)
 KEY = jax.random.key(0)

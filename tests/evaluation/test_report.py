@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from worldmodel import models
-from worldmodel.config import EvaluationOptions, KoopmanOptions
+from worldmodel.config import EvaluationOptions
 from worldmodel.config.references import reference_of
 from worldmodel.data import card
 from worldmodel.evaluation.agreement import ImaginedReturn, RealReturn, rank_agreement
@@ -28,6 +28,7 @@ from worldmodel.evaluation.spectrum import Spectrum
 from worldmodel.evaluation.statistics import Bootstrap, Number, wilson
 from worldmodel.evaluation.svg import ticks
 from worldmodel.evaluation.tables import markdown
+from worldmodel.models.koopman import KoopmanOptions
 
 VOID = {"meta", "img", "path", "polygon", "circle"}
 KINDS = {"value", "low", "high", "n", "of", "method"}

@@ -10,14 +10,7 @@ from flax import nnx
 from gymnasium.utils import seeding
 
 from worldmodel import models
-from worldmodel.config import (
-    ActorCriticOptions,
-    Config,
-    EvaluationOptions,
-    PlannerOptions,
-    RSSMOptions,
-    TD3BCOptions,
-)
+from worldmodel.config import Config, EvaluationOptions, PlannerOptions
 from worldmodel.data import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.environments import real as environments
 from worldmodel.errors import UserError
@@ -33,7 +26,10 @@ from worldmodel.evaluation.returns import (
     random_policy,
 )
 from worldmodel.evaluation.statistics import Bootstrap, wilson
+from worldmodel.models.rssm import RSSMOptions
 from worldmodel.nn.heads import ActionHead
+from worldmodel.policies.actor_critic import ActorCriticOptions
+from worldmodel.policies.td3_bc import TD3BCOptions
 
 CARTPOLE = DataSpec(
     {"observation": ObservationSpec((4,), "float32", (0.0,) * 4, (1.0,) * 4)}, ActionSpec(True, 2)

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import pytest
 
 from worldmodel import models
-from worldmodel.config import ActorCriticOptions, EvaluationOptions, ObservedOptions
+from worldmodel.config import EvaluationOptions
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.evaluation import evaluate, write
-from worldmodel.policies.actor_critic import build_heads
+from worldmodel.models.observed import ObservedOptions
+from worldmodel.policies.actor_critic import ActorCriticOptions, build_heads
 
 KEY = jax.random.key(0)
 

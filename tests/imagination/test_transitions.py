@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from worldmodel import models
-from worldmodel.config import MLPOptions
 from worldmodel.data.delivery import whole_episodes
 from worldmodel.data.episodes import Episode, stack_episodes
 from worldmodel.imagination import Rollout
 from worldmodel.imagination.transitions import imagined, logged
+from worldmodel.models.mlp import MLPOptions
 
 KEY = jax.random.key(0)
 

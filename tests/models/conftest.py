@@ -20,12 +20,12 @@ from worldmodel.config import (
     LoggingOptions,
     ModelOptions,
     NoPolicy,
-    NPZData,
     StageOptions,
     TrainingOptions,
 )
 from worldmodel.data.delivery import deliver, whole_episodes
 from worldmodel.data.episodes import Episode, stack_episodes
+from worldmodel.data.readers.npz import NPZData
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window

@@ -11,20 +11,14 @@ import pytest
 from flax import nnx
 
 import worldmodel
-from worldmodel.config import (
-    Config,
-    DiffusionOptions,
-    LoggingOptions,
-    NoPolicy,
-    StageOptions,
-    TFDSData,
-    TrainingOptions,
-)
+from worldmodel.config import Config, LoggingOptions, NoPolicy, StageOptions, TrainingOptions
 from worldmodel.data.delivery import whole_episodes
 from worldmodel.data.native import write
+from worldmodel.data.readers.tfds import TFDSData
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import ConfigError
 from worldmodel.models.autoencoder import Autoencoder
+from worldmodel.models.diffusion import DiffusionOptions
 from worldmodel.nn.learner import divide
 from worldmodel.runs.checkpoints import Checkpoints
 from worldmodel.training.run import train

@@ -6,7 +6,6 @@ A new family is in here as soon as it is registered. Where it differs from what 
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import json
 from collections.abc import Callable
@@ -22,13 +21,14 @@ import pytest
 
 import worldmodel
 from worldmodel import models
-from worldmodel.config import SCHEMAS, ActorCriticOptions, ModelOptions
+from worldmodel.config import ModelOptions
+from worldmodel.config.registry import entries, schemas
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import UserError
 from worldmodel.imagination import imagine
 from worldmodel.models import WorldModel
-from worldmodel.policies.actor_critic import build_heads
+from worldmodel.policies.actor_critic import ActorCriticOptions, build_heads
 from worldmodel.runs.checkpoints import digest, named
 from worldmodel.training.dispatch import stage_keys
 from worldmodel.training.loop import Preempted
@@ -123,15 +123,18 @@ CASES = {
 }
 
 
+FAMILIES = schemas("model")
+
+
 def facts_of(family: str) -> Facts:
     return FACTS.get(family, Facts())
 
 
 def options_of(family: str) -> ModelOptions:
-    return SCHEMAS["model"][family](**facts_of(family).options)
+    return schemas("model")[family](**facts_of(family).options)
 
 
-LEARNING = [family for family in models.FAMILIES if facts_of(family).learns]
+LEARNING = [family for family in FAMILIES if facts_of(family).learns]
 
 
 def on(*cases: str, always: tuple[str, ...] = (), of: str | None = None) -> Any:
@@ -141,7 +144,7 @@ def on(*cases: str, always: tuple[str, ...] = (), of: str | None = None) -> Any:
     """
     pairs = [
         pytest.param((family, case), id=f"{family}-{case}", marks=() if case in always else slow)
-        for family in models.FAMILIES
+        for family in FAMILIES
         for case in cases
         if facts_of(family).images or "image" not in CASES[case].observed
         if of is None or getattr(facts_of(family), of)
@@ -234,9 +237,9 @@ def test_what_a_family_lacks_is_named_with_the_family() -> None:
             getattr(Half(), name)(*arguments)
 
 
-@pytest.mark.parametrize("family", models.FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_lacks_no_method(family: str) -> None:
-    found = getattr(importlib.import_module(f"worldmodel.models.{family}"), models.FAMILIES[family])
+    found = entries("model")[family].target
     assert issubclass(found, WorldModel)
     facts = facts_of(family)
     said = (found.learns, found.imagines, found.steps)
@@ -285,7 +288,7 @@ def test_states_features_and_predictions_have_their_shapes(subject: Any) -> None
 
 
 @slow
-@pytest.mark.parametrize("family", models.FAMILIES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_family_takes_images_or_says_what_it_accepts(family: str) -> None:
     side = (16, 48)[facts_of(family).images]  # what takes images takes square ones
     spec = DataSpec({"image": ObservationSpec((side, 16, 3), "uint8")}, ActionSpec(True, 3))
@@ -517,7 +520,11 @@ def test_rewards_can_be_followed_back_to_the_actions(subject: Any) -> None:
 def families_of_parts() -> list[str]:
     """Those of which a part is trained before the rest, where there are images."""
     spec = DataSpec({"image": ObservationSpec((16, 16, 1), "uint8")}, ActionSpec(True, 3))
-    return [family for family in models.FAMILIES if models.parts(options_of(family), spec)]
+    return [
+        family
+        for family in FAMILIES
+        if models.family(options_of(family)).parts(options_of(family), spec)
+    ]
 
 
 TRAINED = [(family, "vector") for family in LEARNING]

@@ -10,19 +10,13 @@ import numpy as np
 import pytest
 
 from worldmodel import models
-from worldmodel.config import (
-    Config,
-    DiffusionOptions,
-    GymnasiumData,
-    NoPolicy,
-    StageOptions,
-    TrainingOptions,
-)
+from worldmodel.config import Config, NoPolicy, StageOptions, TrainingOptions
 from worldmodel.data.delivery import Resident
+from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window
-from worldmodel.models.diffusion import History, histories
+from worldmodel.models.diffusion import DiffusionOptions, History, histories
 from worldmodel.models.points import Vectors
 from worldmodel.training import mesh as meshes
 from worldmodel.training.dispatch import make_dispatch, stage_keys

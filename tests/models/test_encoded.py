@@ -11,18 +11,20 @@ import pytest
 from flax import nnx
 
 from worldmodel import models
-from worldmodel.config import (
-    ENCODED_PRESETS,
-    EncodedOptions,
-    GRUOptions,
-    KoopmanOptions,
-    MLPOptions,
-    ModelOptions,
-    RSSMOptions,
-)
+from worldmodel.config import ModelOptions
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
-from worldmodel.models.encoded import EncodedState, latent_metrics, unexplained
+from worldmodel.models.encoded import (
+    ENCODED_PRESETS,
+    EncodedOptions,
+    EncodedState,
+    latent_metrics,
+    unexplained,
+)
+from worldmodel.models.gru import GRUOptions
+from worldmodel.models.koopman import KoopmanOptions
+from worldmodel.models.mlp import MLPOptions
+from worldmodel.models.rssm import RSSMOptions
 from worldmodel.nn.learner import divide
 
 SMALL = {"units": 16, "latent": 8, "depth": 2}

@@ -13,12 +13,11 @@ import numpy as np
 import pytest
 
 from worldmodel import models
-from worldmodel.config import EnsembleOptions
 from worldmodel.config.arguments import parse_overrides
 from worldmodel.config.compose import build_config
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.errors import ConfigError
-from worldmodel.models.ensemble import Arrival, Ensemble
+from worldmodel.models.ensemble import Arrival, Ensemble, EnsembleOptions
 from worldmodel.nn.bootstrap import hashed, poisson_weights
 
 KEY = jax.random.key(0)

@@ -13,19 +13,13 @@ import pytest
 from flax import nnx
 
 from worldmodel import models
-from worldmodel.config import (
-    Config,
-    GymnasiumData,
-    KoopmanOptions,
-    NoPolicy,
-    StageOptions,
-    TrainingOptions,
-)
+from worldmodel.config import Config, NoPolicy, StageOptions, TrainingOptions
 from worldmodel.data.delivery import Resident
+from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import ConfigError
-from worldmodel.models.koopman import RATE, SPECTRA, Koopman, Spectrum
+from worldmodel.models.koopman import RATE, SPECTRA, Koopman, KoopmanOptions, Spectrum
 from worldmodel.nn.learner import divide
 from worldmodel.training import mesh as meshes
 from worldmodel.training.dispatch import make_dispatch, stage_keys

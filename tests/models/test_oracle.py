@@ -16,12 +16,11 @@ import pytest
 
 import worldmodel
 from worldmodel import models
-from worldmodel.config import OracleOptions
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.errors import ConfigError
 from worldmodel.imagination import imagine
 from worldmodel.models.observed import Arrival
-from worldmodel.models.oracle import Oracle, pendulum, simulated
+from worldmodel.models.oracle import Oracle, OracleOptions, pendulum, simulated
 
 KEY = jax.random.key(0)
 

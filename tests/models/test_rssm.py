@@ -11,12 +11,12 @@ import pytest
 from flax import nnx
 
 from worldmodel import models
-from worldmodel.config import ActorCriticOptions, RSSMOptions
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
+from worldmodel.models.rssm import RSSMOptions
 from worldmodel.nn.distributions import Categorical
 from worldmodel.nn.learner import divide
-from worldmodel.policies.actor_critic import build_heads
+from worldmodel.policies.actor_critic import ActorCriticOptions, build_heads
 
 SMALL = RSSMOptions(deter=32, hidden=16, classes=4, latents=4, depth=2, blocks=2)
 SPEC = DataSpec(

@@ -11,20 +11,17 @@ import numpy as np
 import pytest
 
 from worldmodel import models
-from worldmodel.config import (
-    Config,
-    GymnasiumData,
-    LoggingOptions,
-    NoPolicy,
-    StageOptions,
-    TrainingOptions,
-    TrajectoryDiffusionOptions,
-)
+from worldmodel.config import Config, LoggingOptions, NoPolicy, StageOptions, TrainingOptions
 from worldmodel.config.rules import check
+from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
 from worldmodel.imagination import imagine
-from worldmodel.models.trajectory_diffusion import Row, TrajectoryDiffusion
+from worldmodel.models.trajectory_diffusion import (
+    Row,
+    TrajectoryDiffusion,
+    TrajectoryDiffusionOptions,
+)
 from worldmodel.nn.distributions import Categorical, Normal
 
 KEY, SMALL = jax.random.key(0), TrajectoryDiffusionOptions(rows=5, sampler_steps=4)

@@ -11,8 +11,8 @@ import pytest
 
 import worldmodel
 from worldmodel import models
-from worldmodel.config import OracleOptions
 from worldmodel.loading import LoadedRun
+from worldmodel.models.oracle import OracleOptions
 
 
 @pytest.fixture(scope="session")

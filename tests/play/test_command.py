@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worldmodel.config.play import PlayOptions
 from worldmodel.config.values import walk
 from worldmodel.data.spec import ActionSpec
 from worldmodel.errors import ConfigError, UserError
 from worldmodel.loading import LoadedRun
 from worldmodel.play.actors import accepted, understood
 from worldmodel.play.command import parse, run
+from worldmodel.play.options import PlayOptions
 from worldmodel.play.video import CAPTION, GAP
 
 ROOT = Path(__file__).parents[2]

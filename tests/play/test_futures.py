@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from worldmodel import data, models
-from worldmodel.config import TrajectoryDiffusionOptions
 from worldmodel.data.trajectories import split_episodes
 from worldmodel.errors import ConfigError, DataError
 from worldmodel.loading import LoadedRun
+from worldmodel.models.trajectory_diffusion import TrajectoryDiffusionOptions
 from worldmodel.play.futures import Start, futures, imagined, logged, place
 
 CONTEXT, STEPS = 4, 6

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from worldmodel import models
-from worldmodel.config import TrajectoryDiffusionOptions
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.environments.real import RealEnvironment
 from worldmodel.errors import ConfigError
 from worldmodel.loading import LoadedRun
+from worldmodel.models.trajectory_diffusion import TrajectoryDiffusionOptions
 from worldmodel.play import numbers
 from worldmodel.play.actors import actor
 from worldmodel.play.moments import beside

@@ -11,17 +11,19 @@ import pytest
 from flax import nnx
 
 from worldmodel import models
-from worldmodel.config import ActorCriticOptions, RSSMOptions, StageOptions
+from worldmodel.config import StageOptions
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
 from worldmodel.imagination import imagine
 from worldmodel.models import WorldModel
+from worldmodel.models.rssm import RSSMOptions
 from worldmodel.nn import optimizer
 from worldmodel.nn.distributions import Bernoulli, Normal
 from worldmodel.nn.learner import divide
 from worldmodel.policies.actor_critic import (
     ActorCriticLearner,
+    ActorCriticOptions,
     JointLearner,
     build_heads,
     imagination_loss,

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from worldmodel.config import ActorCriticOptions, StageOptions
+from worldmodel.config import StageOptions
 from worldmodel.data import Episode, Trajectories, stack_episodes
 from worldmodel.data.delivery import whole_episodes
 from worldmodel.nn import optimizer
 from worldmodel.nn.heads import ScalarHead
 from worldmodel.nn.learner import divide
-from worldmodel.policies.actor_critic import replay_loss
+from worldmodel.policies.actor_critic import ActorCriticOptions, replay_loss
 
 DISCOUNT = 0.8
 # Half of the episodes that have come so far end at each step: 16 of 32 after one, 8 after two, ...

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from worldmodel import models, policies
-from worldmodel.config import OracleOptions, SACOptions, StageOptions
+from worldmodel.config import StageOptions
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
+from worldmodel.models.oracle import OracleOptions
 from worldmodel.nn import optimizer
 from worldmodel.nn.learner import Metrics, TrainState
+from worldmodel.policies.sac_n import SACOptions
 
 SPEC = DataSpec(
     {"observation": ObservationSpec((3,), "float32", (0.0, 0.0, 0.0), (1.0, 1.0, 2.0))},

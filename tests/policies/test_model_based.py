@@ -13,22 +13,19 @@ import pytest
 from flax import nnx
 
 from worldmodel import models, policies
-from worldmodel.config import (
-    EnsembleOptions,
-    MOBILEOptions,
-    OfflineOptions,
-    RAMBOOptions,
-    SACOptions,
-    StageOptions,
-)
+from worldmodel.config import StageOptions
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
 from worldmodel.imagination.transitions import Transition
-from worldmodel.models.ensemble import Ensemble
+from worldmodel.models.ensemble import Ensemble, EnsembleOptions
 from worldmodel.nn import optimizer
 from worldmodel.nn.distributions import Normal
 from worldmodel.nn.learner import TrainState, divide
+from worldmodel.policies.mobile import MOBILEOptions
 from worldmodel.policies.offline import OfflineLearner
+from worldmodel.policies.offline_options import OfflineOptions
+from worldmodel.policies.rambo import RAMBOOptions
+from worldmodel.policies.sac_n import SACOptions
 
 KEY, ROWS, SIZE = jax.random.key(0), 12, 11
 ELITES = [2, 0]  # of three members, the best first

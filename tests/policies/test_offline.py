@@ -11,31 +11,26 @@ import numpy as np
 import pytest
 
 from worldmodel import models, policies
-from worldmodel.config import (
-    SCHEMAS,
-    BCOptions,
-    COMBOOptions,
-    Config,
-    IQLOptions,
-    MLPOptions,
-    MOBILEOptions,
-    NPZData,
-    OfflineOptions,
-    RAMBOOptions,
-    ReBRACOptions,
-    SACOptions,
-    StageOptions,
-    TD3BCOptions,
-    TrainingOptions,
-)
+from worldmodel.config import Config, StageOptions, TrainingOptions
+from worldmodel.config.registry import schemas
+from worldmodel.data.readers.npz import NPZData
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
 from worldmodel.imagination.transitions import Transition
+from worldmodel.models.mlp import MLPOptions
 from worldmodel.nn import optimizer
 from worldmodel.nn.learner import TrainState
+from worldmodel.policies.bc import BCOptions
+from worldmodel.policies.combo import COMBOOptions
+from worldmodel.policies.iql import IQLOptions
+from worldmodel.policies.mobile import MOBILEOptions
 from worldmodel.policies.offline import OfflineLearner
-from worldmodel.policies.sac_n import likeness
+from worldmodel.policies.offline_options import OfflineOptions
+from worldmodel.policies.rambo import RAMBOOptions
+from worldmodel.policies.rebrac import ReBRACOptions
+from worldmodel.policies.sac_n import SACOptions, likeness
+from worldmodel.policies.td3_bc import TD3BCOptions
 from worldmodel.training.seeds import AXES, Seeds
 from worldmodel.training.stages import build_learner, check
 
@@ -297,8 +292,8 @@ def window_of(rng: np.random.Generator, count: int) -> Window:
 
 
 def learned_options() -> dict[str, OfflineOptions]:
-    schemas = SCHEMAS["policy"].items()
-    found = {name: schema() for name, schema in schemas if issubclass(schema, OfflineOptions)}
+    every = schemas("policy").items()
+    found = {name: schema() for name, schema in every if issubclass(schema, OfflineOptions)}
     return {name: o for name, o in found.items() if name not in ("rambo", "mobile")}
 
 

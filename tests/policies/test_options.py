@@ -11,23 +11,20 @@ import numpy as np
 import pytest
 
 from worldmodel import models, policies
-from worldmodel.config import (
-    BCOptions,
-    COMBOOptions,
-    EnsembleOptions,
-    IQLOptions,
-    MOBILEOptions,
-    OfflineOptions,
-    RAMBOOptions,
-    ReBRACOptions,
-    SACOptions,
-    StageOptions,
-    TD3BCOptions,
-)
+from worldmodel.config import StageOptions
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
-from worldmodel.models.ensemble import Ensemble
+from worldmodel.models.ensemble import Ensemble, EnsembleOptions
 from worldmodel.nn import optimizer
+from worldmodel.policies.bc import BCOptions
+from worldmodel.policies.combo import COMBOOptions
+from worldmodel.policies.iql import IQLOptions
+from worldmodel.policies.mobile import MOBILEOptions
+from worldmodel.policies.offline_options import OfflineOptions
+from worldmodel.policies.rambo import RAMBOOptions
+from worldmodel.policies.rebrac import ReBRACOptions
+from worldmodel.policies.sac_n import SACOptions
+from worldmodel.policies.td3_bc import TD3BCOptions
 
 SPEC = DataSpec(
     {"x": ObservationSpec((3,), "float32", (0.0,) * 3, (1.0,) * 3, change=(0.3,) * 3)},

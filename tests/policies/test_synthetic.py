@@ -11,11 +11,12 @@ import pytest
 from flax import nnx
 
 from worldmodel import models
-from worldmodel.config import EnsembleOptions, OfflineOptions
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
+from worldmodel.models.ensemble import EnsembleOptions
 from worldmodel.nn.distributions import Normal
 from worldmodel.policies.networks import DeterministicActor, NormalActor
+from worldmodel.policies.offline_options import OfflineOptions
 from worldmodel.policies.synthetic import Imagined, imagine_rows
 
 KEY, COUNT, HORIZON = jax.random.key(0), 40, 3

@@ -12,12 +12,14 @@ import pytest
 from flax import nnx
 
 from worldmodel import models
-from worldmodel.config import Config, GymnasiumData, MLPOptions, NoPolicy, TrainingOptions
+from worldmodel.config import Config, NoPolicy, TrainingOptions
 from worldmodel.config.rules.devices import DEVICE_RULES
 from worldmodel.data.delivery import deliver
+from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
+from worldmodel.models.mlp import MLPOptions
 from worldmodel.nn.learner import divide
 from worldmodel.training.accumulation import Loss, gradients
 from worldmodel.training.mesh import AXES, SHARDS, all_devices, state_shardings

@@ -10,16 +10,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from worldmodel.config import (
-    SCHEMAS,
-    ActorCriticOptions,
-    Config,
-    StageOptions,
-    TrainingOptions,
-)
+from worldmodel.config import Config, StageOptions, TrainingOptions
+from worldmodel.config.registry import schemas
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.nn.layers import Linear
 from worldmodel.nn.learner import TrainState, definitions_of, divide
+from worldmodel.policies.actor_critic import ActorCriticOptions
 from worldmodel.training.averaging import AveragedModel
 from worldmodel.training.stages import build_learner, modules
 
@@ -89,7 +85,7 @@ def test_diffusion_is_averaged_and_policies_imagine_with_the_average(family: str
     spec = DataSpec({"x": ObservationSpec((3,), "float32")}, ActionSpec(True, 2))
     stage = StageOptions(steps=3)
     config = Config(
-        model=SCHEMAS["model"][family](), policy=ActorCriticOptions(),
+        model=schemas("model")[family](), policy=ActorCriticOptions(),
         training=TrainingOptions(world_model=stage, policy=stage),
     )  # fmt: skip
     learner = build_learner(config, spec, "world_model")

@@ -15,7 +15,9 @@ COMPILE = """
 import json, sys
 from dataclasses import replace
 import jax
-from worldmodel.config import ActorCriticOptions, GRUOptions, GymnasiumData
+from worldmodel.policies.actor_critic import ActorCriticOptions
+from worldmodel.models.gru import GRUOptions
+from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.delivery import deliver
 from worldmodel.data.readers.gymnasium import collect
 from worldmodel.training import mesh as meshes

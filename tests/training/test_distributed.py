@@ -19,17 +19,16 @@ import pytest
 from worldmodel.config import (
     Config,
     DistributedOptions,
-    GymnasiumData,
     LoggingOptions,
-    MLPOptions,
     NoPolicy,
     StageOptions,
     TrainingOptions,
 )
 from worldmodel.config.rules import check
 from worldmodel.data.delivery import deliver
-from worldmodel.data.readers.gymnasium import collect
+from worldmodel.data.readers.gymnasium import GymnasiumData, collect
 from worldmodel.errors import ConfigError
+from worldmodel.models.mlp import MLPOptions
 from worldmodel.runs.directory import RunDirectory
 from worldmodel.system.signals import Preempted, StopRequest, listening
 from worldmodel.training import distributed

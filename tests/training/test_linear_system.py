@@ -6,19 +6,13 @@ import jax
 import numpy as np
 import pytest
 
-from worldmodel.config import (
-    Config,
-    EvaluationOptions,
-    GymnasiumData,
-    NoPolicy,
-    RSSMOptions,
-    StageOptions,
-    TrainingOptions,
-)
+from worldmodel.config import Config, EvaluationOptions, NoPolicy, StageOptions, TrainingOptions
 from worldmodel.data.delivery import Resident
+from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.evaluation.prediction import open_loop
+from worldmodel.models.rssm import RSSMOptions
 from worldmodel.training import mesh as meshes
 from worldmodel.training.dispatch import make_dispatch, stage_keys
 from worldmodel.training.stages import build_learner, modules

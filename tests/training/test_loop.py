@@ -16,17 +16,12 @@ from pathlib import Path
 import jax
 import pytest
 
-from worldmodel.config import (
-    Config,
-    GymnasiumData,
-    NoPolicy,
-    RSSMOptions,
-    StageOptions,
-    TrainingOptions,
-)
+from worldmodel.config import Config, NoPolicy, StageOptions, TrainingOptions
 from worldmodel.data.delivery import deliver
+from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import DivergenceError
+from worldmodel.models.rssm import RSSMOptions
 from worldmodel.runs.checkpoints import digest
 from worldmodel.runs.directory import RunDirectory
 from worldmodel.training.dispatch import Stage, stage_keys, steps_per_dispatch
@@ -155,7 +150,7 @@ def test_stages_and_seeds_have_keys_of_their_own() -> None:
 DEVICES = """
 import json, sys
 from pathlib import Path
-from worldmodel.config import GymnasiumData
+from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.readers.gymnasium import collect
 sys.path.insert(0, sys.argv[1])
 import test_loop

@@ -7,17 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from worldmodel.config import (
-    Config,
-    EnsembleOptions,
-    GymnasiumData,
-    LoggingOptions,
-    SACOptions,
-    StageOptions,
-    TrainingOptions,
-)
+from worldmodel.config import Config, LoggingOptions, StageOptions, TrainingOptions
+from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.trajectories import Trajectories
+from worldmodel.models.ensemble import EnsembleOptions
 from worldmodel.nn.learner import TrainState
+from worldmodel.policies.sac_n import SACOptions
 from worldmodel.runs.checkpoints import digest
 from worldmodel.runs.directory import RunDirectory
 from worldmodel.training.loop import Preempted, Run, StopRequest, run_stage

@@ -14,18 +14,18 @@ import pytest
 import worldmodel
 from worldmodel.config import (
     Config,
-    EnsembleOptions,
     EvaluationOptions,
     LoggingOptions,
     NoPolicy,
-    NPZData,
     StageOptions,
-    TD3BCOptions,
     TrainingOptions,
 )
+from worldmodel.data.readers.npz import NPZData
 from worldmodel.errors import ConfigError
 from worldmodel.loading import LoadedRun
+from worldmodel.models.ensemble import EnsembleOptions
 from worldmodel.nn.learner import divide
+from worldmodel.policies.td3_bc import TD3BCOptions
 from worldmodel.runs.checkpoints import digest
 from worldmodel.training.restore import model_of
 from worldmodel.training.run import train

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from worldmodel.aggregate.methods import score_table
+from worldmodel.aggregate.options import AggregateOptions
 from worldmodel.aggregate.results import (
     Aggregated,
     aggregated,
@@ -20,7 +21,6 @@ from worldmodel.aggregate.results import (
     verdict,
 )
 from worldmodel.aggregate.runs import find_runs, read_runs
-from worldmodel.config.aggregate import AggregateOptions
 from worldmodel.config.arguments import HELP_FLAGS, Arguments, parse_overrides, read_values
 from worldmodel.config.io import assign
 from worldmodel.config.values import refuse, walk

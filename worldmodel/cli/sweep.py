@@ -163,7 +163,7 @@ def _queue_again() -> None:
 def _run(task: Callable[[DictConfig], float | None], configs: Path, words: list[str]) -> int:
     import hydra
 
-    register()
+    register(configs)
     sys.argv[1:] = ["--multirun", *words]
     main = hydra.main(config_path=str(configs), config_name="config", version_base=HYDRA_VERSION)
     try:

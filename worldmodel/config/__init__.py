@@ -1,8 +1,7 @@
 """Every option of the trainer, as typed dataclasses. This is the only schema.
 
-`command_line.py` registers them with Hydra, `checks.py` compares values with the limits given
-here, `help_text.py` prints them. Nothing here imports JAX: a mistake is reported before anything
-slow starts.
+Options of a family, an algorithm or a reader stand beside it, in its file, and register there
+(`registry.py`); here is what all have in common, and what belongs to none of them.
 """
 
 from __future__ import annotations
@@ -12,53 +11,18 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from worldmodel.config.data import (
+from worldmodel.config.decision import DecisionOptions
+from worldmodel.config.groups import (
     NORMALIZATIONS,
     DataOptions,
-    GymnasiumData,
-    HDF5Data,
-    MinariData,
-    NPZData,
-    RecordsData,
-    TableData,
-    TFDSData,
-)
-from worldmodel.config.decision import DecisionOptions
-from worldmodel.config.models import (
-    DENOISED_PRESETS,
-    ENCODED_PRESETS,
-    ENSEMBLE_PRESETS,
-    RSSM_PRESETS,
-    DenoisedOptions,
-    DiffusionOptions,
-    EncodedOptions,
-    EnsembleOptions,
-    GRUOptions,
-    KoopmanOptions,
-    MLPOptions,
     ModelOptions,
-    ObservedOptions,
-    OracleOptions,
-    RSSMOptions,
-    TrajectoryDiffusionOptions,
+    NoPolicy,
+    PolicyOptions,
+    averaging,
+    feedthrough,
 )
 from worldmodel.config.option import option
 from worldmodel.config.planning import PlannerOptions
-from worldmodel.config.policies import (
-    UNCERTAINTIES,
-    ActorCriticOptions,
-    BCOptions,
-    COMBOOptions,
-    IQLOptions,
-    MOBILEOptions,
-    NoPolicy,
-    OfflineOptions,
-    PolicyOptions,
-    RAMBOOptions,
-    ReBRACOptions,
-    SACOptions,
-    TD3BCOptions,
-)
 from worldmodel.config.training import (
     DistributedOptions,
     EvaluationOptions,
@@ -68,55 +32,23 @@ from worldmodel.config.training import (
 )
 
 __all__ = [
-    "ActorCriticOptions",
-    "BCOptions",
-    "COMBOOptions",
     "Config",
-    "DENOISED_PRESETS",
     "DataOptions",
     "DecisionOptions",
-    "DenoisedOptions",
-    "DiffusionOptions",
     "DistributedOptions",
-    "ENCODED_PRESETS",
-    "ENSEMBLE_PRESETS",
-    "EncodedOptions",
-    "EnsembleOptions",
     "EvalConfig",
     "EvaluationOptions",
-    "GRUOptions",
-    "GymnasiumData",
-    "HDF5Data",
-    "IQLOptions",
-    "KoopmanOptions",
     "LoggingOptions",
-    "MLPOptions",
     "MOST_COMPARED",
-    "MOBILEOptions",
-    "MinariData",
     "ModelOptions",
     "NORMALIZATIONS",
-    "NPZData",
     "NoPolicy",
-    "OfflineOptions",
-    "ObservedOptions",
     "PlannerOptions",
-    "OracleOptions",
     "PolicyOptions",
-    "RAMBOOptions",
-    "RSSMOptions",
-    "RSSM_PRESETS",
-    "RecordsData",
-    "ReBRACOptions",
-    "SACOptions",
-    "SCHEMAS",
     "StageOptions",
-    "TD3BCOptions",
-    "TFDSData",
-    "TableData",
     "TrainingOptions",
-    "TrajectoryDiffusionOptions",
-    "UNCERTAINTIES",
+    "averaging",
+    "feedthrough",
     "option",
 ]
 
@@ -154,44 +86,3 @@ class EvalConfig:
     )
     checkpoint: str = option("last", "checkpoint to judge: last, best or a step")
     evaluation: EvaluationOptions = dataclasses.field(default_factory=EvaluationOptions)
-
-
-# Group -> schema name -> dataclass. A file configs/GROUP/CHOICE.yaml names the schema it starts
-# from; several choices may share one, as data=pendulum and data=gymnasium do.
-SCHEMAS: dict[str, dict[str, type]] = {
-    "data": {
-        "tfds": TFDSData,
-        "hdf5": HDF5Data,
-        "npz": NPZData,
-        "minari": MinariData,
-        "table": TableData,
-        "records": RecordsData,
-        "gymnasium": GymnasiumData,
-    },
-    "model": {
-        "rssm": RSSMOptions,
-        "koopman": KoopmanOptions,
-        "gru": GRUOptions,
-        "mlp": MLPOptions,
-        "diffusion": DiffusionOptions,
-        "trajectory_diffusion": TrajectoryDiffusionOptions,
-        "observed": ObservedOptions,
-        "ensemble": EnsembleOptions,
-        "oracle": OracleOptions,
-    },
-    "policy": {
-        "none": NoPolicy,
-        "actor_critic": ActorCriticOptions,
-        "bc": BCOptions,
-        "td3_bc": TD3BCOptions,
-        "rebrac": ReBRACOptions,
-        "iql": IQLOptions,
-        "sac_n": SACOptions,
-        "combo": COMBOOptions,
-        "rambo": RAMBOOptions,
-        "mobile": MOBILEOptions,
-    },
-    "training": {"default": TrainingOptions},
-    "logging": {"default": LoggingOptions},
-    "evaluation": {"default": EvaluationOptions},
-}

@@ -21,13 +21,14 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
-from worldmodel.config import SCHEMAS, Config
+from worldmodel.config import Config
 from worldmodel.config.arguments import form_fault, read_values
+from worldmodel.config.registry import CHOSEN, FIXED, every_schema, schemas
 from worldmodel.config.rules import check
 from worldmodel.config.values import Option, refuse, unknown_key, walk
 from worldmodel.errors import ConfigError, first_line, nearest
 
-GROUPS = (*SCHEMAS, "experiment")
+GROUPS = (*CHOSEN, *FIXED, "experiment")
 HYDRA_VERSION = "1.3"
 # Hydra's plugins that an extra of this package brings.
 PLUGINS = {"optuna": "sweep", "submitit_slurm": "slurm", "submitit_local": "slurm"}
@@ -59,13 +60,16 @@ def _sort(overrides: Sequence[Override]) -> tuple[list[Override], list[Override]
     return groups, [o for o in overrides if o not in groups]
 
 
-def register() -> None:
-    """Registers every dataclass with Hydra, as schema/config and schema/GROUP/NAME."""
+def register(configs: Path) -> None:
+    """Registers every dataclass with Hydra, as schema/config and schema/GROUP/NAME; and as
+    GROUP/NAME, a choice, where no file of that name in `configs` says more of it.
+    """
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=Config, package="_global_")
-    for group, schemas in SCHEMAS.items():
-        for name, schema in schemas.items():
-            store.store(group=f"schema/{group}", name=name, node=schema, package=group)
+    for group, name, schema in every_schema():
+        store.store(group=f"schema/{group}", name=name, node=schema, package=group)
+        if not (configs / group / f"{name}.yaml").is_file():
+            store.store(group=group, name=name, node=schema, package=group)
 
 
 class Files(NamedTuple):
@@ -98,7 +102,7 @@ def compose_files(
 def _composed(configs: Path, words: tuple[str, ...]) -> Files:
     if not (configs / "config.yaml").is_file():
         raise ConfigError(f"{configs / 'config.yaml'}: not found; it belongs beside train.py")
-    register()
+    register(configs)
     try:
         with initialize_config_dir(config_dir=str(configs), version_base=HYDRA_VERSION):
             tree = compose("config", list(words), return_hydra_config=True)
@@ -123,8 +127,10 @@ def _choice_fault(configs: Path, choice: Override) -> str | None:
 
 
 def choices_of(configs: Path, group: str) -> list[str]:
-    """What a group may be."""
-    return sorted(path.stem for path in (configs / group).glob("*.yaml"))
+    """What a group may be: what registered, and files that set options of it."""
+    files = {path.stem for path in (configs / group).glob("*.yaml")}
+    registered = schemas(group) if group in CHOSEN else ["default"] if group in FIXED else []
+    return sorted(files | set(registered))
 
 
 def _explain(error: Exception) -> str:
@@ -151,9 +157,8 @@ def _explain(error: Exception) -> str:
 def _every_option() -> dict[str, Option]:
     """The options of all schemas of all groups."""
     entries = list(walk(Config()))
-    for group, schemas in SCHEMAS.items():
-        for schema in schemas.values():
-            entries += walk(schema(), f"{group}.")
+    for group, _, schema in every_schema():
+        entries += walk(schema(), f"{group}.")
     return {option.key: option for option, _ in entries}
 
 
@@ -175,6 +180,6 @@ def _options(tree: DictConfig) -> dict[str, Option]:
 def blank(tree: DictConfig) -> Config:
     """The dataclasses of a composed tree with their own defaults: its options, without values."""
     config = Config()
-    for group in SCHEMAS:
+    for group in (*CHOSEN, *FIXED):
         setattr(config, group, OmegaConf.get_type(tree, group)())
     return config

@@ -11,8 +11,8 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from worldmodel.config import SCHEMAS, Config, DataOptions
-from worldmodel.config.rules.data import DATA_RULES
+from worldmodel.config import Config, DataOptions
+from worldmodel.config.registry import schemas
 from worldmodel.config.values import refuse, unknown_key, walk
 from worldmodel.errors import nearest
 
@@ -32,7 +32,7 @@ def faults(own: DataOptions, given: Mapping[str, Any], prefix: str = PREFIX) -> 
     """What is wrong with the options `given` on top of a run's `own`; `prefix` is what messages put
     before their names.
     """
-    kinds = SCHEMAS["data"]
+    kinds = schemas("data")
     if (kind := given.get(KIND)) is not None and kind not in kinds:
         yield f"{prefix}{KIND}={kind}: accepts one of {', '.join(kinds)}{nearest(str(kind), kinds)}"
         return
@@ -47,12 +47,12 @@ def faults(own: DataOptions, given: Mapping[str, Any], prefix: str = PREFIX) -> 
     yield from found
     if not found:
         made = _made(own, given)
-        yield from (line for rule in DATA_RULES for line in rule(made))
+        yield from made.check()
 
 
 def _base(own: DataOptions, kind: str | None) -> DataOptions:
     """The options that those given stand on."""
-    schema = SCHEMAS["data"].get(kind, type(own))
+    schema = schemas("data").get(kind, type(own))
     if schema is type(own):
         return own
     return schema(**{key: getattr(own, key) for key in KEPT})

@@ -8,7 +8,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from worldmodel.config import SCHEMAS, Config, EvalConfig
+from worldmodel.config import Config, EvalConfig
+from worldmodel.config.registry import CHOSEN, FIXED, schemas
 from worldmodel.config.values import Option, shown, walk
 
 WIDTH = 100
@@ -44,13 +45,13 @@ def training(
     ]
     entries = list(walk(options))
     lines += _entries((o, _select(defaults, o.key)) for o, _ in entries if "." not in o.key)
-    for group in SCHEMAS:
+    for group in (*CHOSEN, *FIXED):
         chosen_schema = type(getattr(options, group))
         lines += ["", f"{group}={chosen.get(group)}: {_summary(chosen_schema)}"]
         of_group = [o for o, _ in entries if o.key.startswith(group + ".")]
         lines += _entries((o, _select(defaults, o.key)) for o in of_group)
         seen = {o.key for o in of_group}
-        for name, schema in SCHEMAS[group].items():
+        for name, schema in _schemas(group).items():
             others = [(o, v) for o, v in walk(schema(), group + ".") if o.key not in seen]
             if others:
                 lines += ["", f"{group}, schema {name}: {_summary(schema)}", *_entries(others)]
@@ -122,3 +123,7 @@ def _select(defaults: Mapping[str, Any], key: str) -> Any:
 
 def _summary(schema: type) -> str:
     return (schema.__doc__ or "").strip().splitlines()[0]
+
+
+def _schemas(group: str) -> Mapping[str, type]:
+    return schemas(group) if group in CHOSEN else {"default": FIXED[group]}

@@ -11,7 +11,8 @@ from typing import Any, TypeVar
 
 import yaml
 
-from worldmodel.config import SCHEMAS, Config
+from worldmodel.config import Config
+from worldmodel.config.registry import CHOSEN, entry_of, schemas
 from worldmodel.config.rules import check
 from worldmodel.config.values import refuse, shown, unknown_key, walk
 from worldmodel.errors import ConfigError
@@ -32,10 +33,6 @@ FREE = (
 )
 FREE_GROUPS = ("logging.", "evaluation.", "training.distributed.")
 
-# The groups whose dataclass depends on the choice. A choice is named freely (data.name=pendulum),
-# so a saved config states the schema of each in a block of its own.
-CHOSEN = ("data", "model", "policy")
-
 
 def save_config(config: Config, path: str | os.PathLike) -> None:
     """Writes a resolved config as YAML, whole or not at all."""
@@ -45,8 +42,8 @@ def save_config(config: Config, path: str | os.PathLike) -> None:
 
 
 def schema_name(group: str, options: Any) -> str:
-    """Returns the name under which the dataclass of `options` stands in SCHEMAS."""
-    return next(name for name, schema in SCHEMAS[group].items() if schema is type(options))
+    """Returns the name under which the dataclass of `options` is registered."""
+    return entry_of(group, options).name
 
 
 def load_config(path: str | os.PathLike) -> Config:
@@ -67,10 +64,10 @@ def _build(values: Any) -> Config:
     if not isinstance(values, dict):
         raise ConfigError("expected options, one a line")
     values = dict(values)
-    schemas = values.pop("schema", None)
+    named = values.pop("schema", None)
     config = Config()
     for group in CHOSEN:
-        setattr(config, group, _schema(group, values.get(group), schemas)())
+        setattr(config, group, _schema(group, values.get(group), named)())
     return changed(config, values)
 
 
@@ -100,14 +97,15 @@ def made(schema: type[Options], values: dict[str, Any], name: str) -> Options:
     return schema(**{key.removeprefix(f"{name}."): value for key, value in given.items()})
 
 
-def _schema(group: str, options: Any, schemas: Any) -> type:
+def _schema(group: str, options: Any, of_groups: Any) -> type:
     if not isinstance(options, dict):
         raise ConfigError(f"{group}: missing, or not a group of options")
-    named = schemas.get(group) if isinstance(schemas, dict) else None
+    named = of_groups.get(group) if isinstance(of_groups, dict) else None
     name = options.get("name") if named is None else named
-    if name not in SCHEMAS[group]:
-        raise ConfigError(f"{group}={name}: accepts one of {', '.join(SCHEMAS[group])}")
-    return SCHEMAS[group][name]
+    known = schemas(group)
+    if name not in known:
+        raise ConfigError(f"{group}={name}: accepts one of {', '.join(known)}")
+    return known[name]
 
 
 def flatten(

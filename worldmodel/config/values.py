@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from worldmodel.config import SCHEMAS
+from worldmodel.config.registry import CHOSEN, schemas
 from worldmodel.errors import ConfigError, nearest
 
 MOST_FAULTS = 10  # a longer list hides the first mistake, which often caused the others
@@ -161,7 +161,7 @@ def _other_schemas(key: str) -> list[str]:
     group, _, rest = key.partition(".")
     return [
         f"{group}={name}"
-        for name, schema in SCHEMAS.get(group, {}).items()
+        for name, schema in (schemas(group) if group in CHOSEN else {}).items()
         if any(option.key == rest for option, _ in walk(schema()))
     ]
 

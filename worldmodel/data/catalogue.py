@@ -10,7 +10,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from worldmodel.config import SCHEMAS, DataOptions
+from worldmodel.config import DataOptions
+from worldmodel.config.registry import schemas
 from worldmodel.config.values import shown, walk
 from worldmodel.data.behaviours import BEHAVIOURS
 from worldmodel.data.native import CARD
@@ -23,7 +24,7 @@ def catalogue(folder: Path) -> Iterator[str]:
     """Lines that name the formats, the behaviours, and the data sets in `folder` and of Minari."""
     common = {option.key for option, _ in walk(DataOptions())}
     yield "Formats (data=NAME), and the options that only they have"
-    for name, schema in SCHEMAS["data"].items():
+    for name, schema in schemas("data").items():
         yield f"  {name:10s} {schema.__doc__}"
         yield from (f"      {line}" for line in described(schema(), leave_out=common))
     yield "\nOptions of all formats"

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from worldmodel.config import SCHEMAS, DataOptions, TFDSData, option
+from worldmodel.config import DataOptions, option
+from worldmodel.config.registry import schemas
 from worldmodel.config.values import shown
 from worldmodel.data import sources
 from worldmodel.data.card import WINDOWS, card, render
@@ -23,13 +24,14 @@ from worldmodel.data.findings import findings
 from worldmodel.data.native import CARD, write
 from worldmodel.data.normalization import scalings
 from worldmodel.data.readers import load
+from worldmodel.data.readers.tfds import TFDSData
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import ConfigError, DataError, nearest
 
 HELP = ("-h", "--help")
 WIDTH = 100  # of the help
 SOURCES = textwrap.fill(
-    f"SOURCE is {sources.ACCEPTED}. Options are those of the format, as in train.py, with or "
+    f"SOURCE is {sources.accepted()}. Options are those of the format, as in train.py, with or "
     "without `data.` before them.",
     WIDTH,
 )
@@ -116,7 +118,7 @@ def help_of(name: str, words: Sequence[str]) -> str:
         lines += ["", f"Options of {name}", *_wrapped(own)]
     if words:
         where = sources.source(words[0])
-        schema = SCHEMAS["data"][where.format]
+        schema = schemas("data")[where.format]
         theirs = described(schema(), leave_out=("name", where.option))
         lines += ["", f"Options of data={where.format}", *_wrapped(theirs)]
     return "\n".join(lines)

@@ -8,49 +8,38 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from worldmodel.config import (
-    SCHEMAS,
-    Config,
-    DataOptions,
-    NoPolicy,
-    RSSMOptions,
-    TableData,
-    TFDSData,
-)
+from worldmodel.config import DataOptions
 from worldmodel.config.arguments import parse_overrides, read_values
 from worldmodel.config.io import assign
-from worldmodel.config.rules import RULES
+from worldmodel.config.registry import entries, schemas
 from worldmodel.config.values import Option, refuse, unknown_key, walk
-from worldmodel.data.readers.tfds import read_metadata
+from worldmodel.data.readers.table import TableData
+from worldmodel.data.readers.tfds import TFDSData, read_metadata
 from worldmodel.errors import DataError, nearest
 
-# How a source names its format: FORMAT:WHAT, where WHAT is the value of this option.
-PREFIXES = {
-    "gymnasium": "environment",
-    "minari": "dataset",
-    "tfds": "builder",
-    "hdf5": "path",
-    "npz": "path",
-    "table": "path",
-    "records": "path",
-}
-ENDINGS = {
-    ".hdf5": "hdf5",
-    ".h5": "hdf5",
-    ".npz": "npz",
-    ".csv": "table",
-    ".tsv": "table",
-    ".parquet": "table",
-    ".pq": "table",
-    ".npy": "records",
-}
 PREPARED = "dataset_info.json"  # marks a folder that TFDS prepared
-ACCEPTED = (
-    "a folder that TFDS prepared, "
-    f"a file, a folder or a pattern of files that end in {', '.join(ENDINGS)}, "
-    "gymnasium:ID, minari:ID or tfds:BUILDER"
-)
 PREFIX = "data."  # of the options of a data source, which may be left out here
+
+
+def prefixes() -> dict[str, str]:
+    """Format -> the option that says where its logs are: a source may be FORMAT:VALUE of it."""
+    return {name: entry.details["source"] for name, entry in entries("data").items()}
+
+
+def endings() -> dict[str, str]:
+    """Ending of a file -> its format."""
+    readers = entries("data").items()
+    return {end: name for name, entry in readers for end in entry.details.get("endings", ())}
+
+
+def accepted() -> str:
+    """What a SOURCE may be, in words."""
+    named = {name: what for name, what in prefixes().items() if what != "path"}
+    return (
+        "a folder that TFDS prepared, "
+        f"a file, a folder or a pattern of files that end in {', '.join(endings())}, "
+        f"or one of {', '.join(f'{name}:{what.upper()}' for name, what in named.items())}"
+    )
 
 
 class Source(NamedTuple):
@@ -74,13 +63,13 @@ class Source(NamedTuple):
 def source(word: str) -> Source:
     """Reads a SOURCE word. Raises DataError, which says what is accepted."""
     prefix, colon, what = word.partition(":")
-    if colon and prefix in PREFIXES:
+    if colon and prefix in prefixes():
         if not what:
-            raise DataError(f"{word}: expected {prefix}:{PREFIXES[prefix].upper()}")
-        return Source(prefix, PREFIXES[prefix], what)
+            raise DataError(f"{word}: expected {prefix}:{prefixes()[prefix].upper()}")
+        return Source(prefix, prefixes()[prefix], what)
     path = Path(word).expanduser()
     if not path.exists() and not _is_pattern(path):
-        raise DataError(f"{word} does not exist{_hint(word)}\n  accepted: {ACCEPTED}")
+        raise DataError(f"{word} does not exist{_hint(word)}\n  accepted: {accepted()}")
     return Source(_format(path), "path", word)
 
 
@@ -92,7 +81,7 @@ def is_place(word: str) -> bool:
 def _hint(word: str) -> str:
     """What may have been meant by a word that names no file."""
     prefix, colon, what = word.partition(":")
-    if colon and (close := nearest(prefix, PREFIXES)):
+    if colon and (close := nearest(prefix, prefixes())):
         return close
     if re.fullmatch(r"[\w./-]+-v\d+", word):
         return f" (did you mean 'gymnasium:{word}' or 'minari:{word}'?)"
@@ -108,7 +97,8 @@ def _format(path: Path) -> str:
         files = [file for file in path.iterdir() if file.is_file()]
     else:
         files = [path] if path.is_file() else list(path.parent.glob(path.name))
-    formats = Counter(ENDINGS[end] for f in files if (end := f.suffix.lower()) in ENDINGS)
+    known = endings()
+    formats = Counter(known[end] for f in files if (end := f.suffix.lower()) in known)
     if len(formats) == 1:
         return next(iter(formats))
     if formats:
@@ -116,11 +106,12 @@ def _format(path: Path) -> str:
         ways = " or ".join(f"{name}:{path}" for name in formats)
         raise DataError(f"{path} holds files of several formats: {held}; say which: {ways}")
     if path.is_file():
+        by_path = dict.fromkeys(known.values())
         raise DataError(
-            f"{path}: its ending tells no format; accepted: {', '.join(ENDINGS)}\n"
-            f"  or say which it is: npz:{path}, hdf5:{path} or table:{path}"
+            f"{path}: its ending tells no format; accepted: {', '.join(endings())}\n"
+            f"  or say which it is: {' or '.join(f'{name}:{path}' for name in by_path)}"
         )
-    raise DataError(f"{path} holds no logs\n  accepted: {ACCEPTED}")
+    raise DataError(f"{path} holds no logs\n  accepted: {accepted()}")
 
 
 def _holds_prepared(folder: Path) -> bool:
@@ -142,7 +133,7 @@ def options(word: str, words: Sequence[str], own: Any) -> tuple[Source, DataOpti
     ConfigError that names every fault.
     """
     where = source(word)
-    data = SCHEMAS["data"][where.format]()
+    data = schemas("data")[where.format]()
     mine = {option.key: option for option, _ in walk(own, PREFIX)}
     theirs = {option.key: option for option, _ in walk(data, PREFIX)}
     theirs.pop(PREFIX + "name")  # it is that of the format
@@ -183,9 +174,8 @@ def _prefixed(word: str) -> str:
 
 def data_faults(data: DataOptions) -> Iterator[str]:
     """What train.py would refuse in these options."""
-    whole = Config(name="logs", data=data, model=RSSMOptions(), policy=NoPolicy())
     faults = [f for option, value in walk(data, PREFIX) if (f := option.fault(value))]
-    yield from faults or (line for rule in RULES for line in rule(whole))
+    yield from faults or data.check()
 
 
 def environment(data: DataOptions) -> str | None:

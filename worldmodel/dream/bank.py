@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from worldmodel.config.dream import DreamOptions
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window, gather, rows_of
+from worldmodel.dream.options import DreamOptions
 from worldmodel.models.interface import State, WorldModel
 from worldmodel.nn.distributions import Distribution, ImageMSE
 

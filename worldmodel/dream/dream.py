@@ -17,10 +17,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from worldmodel.config.dream import DreamOptions
 from worldmodel.data.spec import ActionSpec, DataSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.dream.bank import Bank, Observation, fill, observed
+from worldmodel.dream.options import DreamOptions
 from worldmodel.errors import ConfigError
 from worldmodel.imagination.uncertainty import measured
 from worldmodel.models.interface import State, WorldModel

@@ -6,13 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from worldmodel import planning
-from worldmodel.config import (
-    ActorCriticOptions,
-    Config,
-    EvaluationOptions,
-    OfflineOptions,
-    PlannerOptions,
-)
+from worldmodel.config import Config, EvaluationOptions, PlannerOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.evaluation.returns import (
     MOST_LANES,
@@ -47,9 +41,7 @@ def with_own_horizons(options: EvaluationOptions, configs: Iterable[Config]) -> 
     """With the horizons too at which the runs use their models: as far as the policy imagined while
     it learned, and as far as a planner looks.
     """
-    learned = [config.policy for config in configs]
-    own = {p.horizon for p in learned if isinstance(p, ActorCriticOptions)}
-    own |= {p.horizon for p in learned if isinstance(p, OfflineOptions) and p.real_share < 1}
+    own = {h for config in configs if (h := config.policy.imagined_horizon) is not None}
     own |= {options.planner.horizon} if options.planner.kind != "none" else set()
     return replace(options, horizons=sorted({*options.horizons, *own}))
 

@@ -94,6 +94,15 @@ UNCERTAINTIES: dict[str, Callable[[Normal], jax.Array]] = {
     )
 }
 
+# What a single member knows nothing of: these would be 0, and worth nothing at any price.
+DISAGREEMENTS = (
+    "max_pairwise",
+    "max_deviation",
+    "epistemic_std",
+    "log_likelihood_variance",
+    "leave_one_out_kl",
+)
+
 
 def _variance(members: Normal) -> jax.Array:
     """Of the mixture, (..., D)."""

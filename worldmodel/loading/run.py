@@ -14,7 +14,6 @@ import numpy as np
 from flax import nnx
 
 from worldmodel import data
-from worldmodel.config.dream import DreamOptions
 from worldmodel.config.evaluation_data import judged_data
 from worldmodel.config.io import changed, made
 from worldmodel.data.fitting import fitted
@@ -22,6 +21,7 @@ from worldmodel.data.trajectories import split_episodes
 from worldmodel.data.windows import Window
 from worldmodel.dream import DreamEnv, DreamVectorEnv
 from worldmodel.dream import dream as dreams
+from worldmodel.dream.options import DreamOptions
 from worldmodel.evaluation.evaluator import Results, evaluate_loaded
 from worldmodel.models import WorldModel
 from worldmodel.system.compilation import use_cache

@@ -6,13 +6,14 @@ or, where there are images, the latent of an autoencoder that was trained first 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from worldmodel.config import DENOISED_PRESETS, DenoisedOptions, ModelOptions
+from worldmodel.config import Config, ModelOptions, averaging, option
 from worldmodel.data.spec import DataSpec
 from worldmodel.models.autoencoder import Autoencoder
 from worldmodel.models.interface import State
@@ -22,6 +23,47 @@ from worldmodel.nn.codecs import image_keys
 from worldmodel.nn.distributions import Distribution
 from worldmodel.nn.learner import detached
 from worldmodel.nn.samplers import Sampler
+
+# preset -> units and blocks of the denoiser, units of heads and autoencoder, base channels.
+DENOISED_PRESETS: dict[str, tuple[int, int, int, int]] = {
+    "tiny": (96, 2, 64, 4),
+    "1m": (256, 4, 128, 4),
+    "12m": (1024, 4, 256, 16),
+}
+
+
+@dataclass
+class DenoisedOptions(ModelOptions):
+    """What diffusion families have."""
+
+    ema: float = averaging(0.998)
+    preset: str = option("tiny", "size", choices=tuple(DENOISED_PRESETS))
+    latent: int = option(
+        32, "numbers of the autoencoder's latent, which images are denoised in", low=2
+    )
+    log_noise_mean: float = option(-1.2, "mean of the logarithm of noise levels in training")
+    log_noise_std: float = option(1.2, "standard deviation of that logarithm", low=0.0)
+    sampler: str = option("euler", "how samples are drawn", choices=("euler", "heun"))
+    sampler_steps: int = option(3, "noise levels of a sample (heun: twice the calls)", low=1)
+    noise_low: float = option(0.002, "lowest noise level of the sampler", low=1e-6)
+    noise_high: float = option(5.0, "highest noise level, from which it starts", low=1e-6)
+    rho: float = option(7.0, "how much denser levels lie near the lowest", low=1.0)
+    churn: float = option(0.0, "noise added anew on the way of a sample (0: none)", low=0.0)
+    churn_low: float = option(0.0, "lowest level at which it is added", low=0.0)
+    churn_high: float = option(100.0, "highest level at which it is added", low=0.0)
+    churn_noise: float = option(1.0, "scale of the noise added", low=0.0)
+
+    def check(self, config: Config) -> Iterator[str]:
+        if self.noise_low >= self.noise_high:
+            yield (
+                f"model.noise_low={self.noise_low:g} must be below model.noise_high="
+                f"{self.noise_high:g}"
+            )
+        if self.churn and self.churn_low > self.churn_high:
+            yield (
+                f"model.churn_low={self.churn_low:g} is above model.churn_high={self.churn_high:g}"
+                ": no noise would be added anew"
+            )
 
 
 class DenoisedModel(LatentModel):

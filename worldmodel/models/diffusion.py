@@ -13,16 +13,18 @@ cannot be told.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from worldmodel.config import DENOISED_PRESETS, DiffusionOptions
+from worldmodel.config import option
+from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
-from worldmodel.models.denoised import DenoisedModel, sampler_of
+from worldmodel.models.denoised import DENOISED_PRESETS, DenoisedModel, DenoisedOptions, sampler_of
 from worldmodel.models.interface import Metrics
 from worldmodel.models.latent import arrived, masked_mean, total_loss
 from worldmodel.nn.denoisers import PointDenoiser
@@ -38,6 +40,24 @@ class History(NamedTuple):
     actions: jax.Array
 
 
+@dataclass
+class DiffusionOptions(DenoisedOptions):
+    """The next observation is denoised, given a short history and the action."""
+
+    name: str = option("diffusion", "family of the world model")
+    history: int = option(
+        2,
+        "rows that the next one is predicted from",
+        low=1,
+        high=64,
+    )
+    self_fed: int = option(
+        2, "most rows of a training history that are the model's own samples", low=0
+    )
+    self_fed_scale: float = option(0.5, "weight of the loss that follows each of them", low=0.0)
+
+
+@register("model", "diffusion", DiffusionOptions)
 class Diffusion(DenoisedModel):
     """p(next point | history, action) by a denoiser; reward and end by heads."""
 

@@ -10,13 +10,14 @@ led up to, so errors over long horizons are what is minimised.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from worldmodel.config import ENCODED_PRESETS, EncodedOptions
+from worldmodel.config import ModelOptions, option
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.models.interface import Metrics
@@ -24,6 +25,43 @@ from worldmodel.models.latent import LatentModel, masked_mean, total_loss
 from worldmodel.nn.codecs import Encoder
 from worldmodel.nn.layers import Linear
 from worldmodel.nn.layout import scan_rows
+
+# Units of every hidden layer, base channels of images. Koopman, gru and mlp have the same number of
+# parameters at a preset; from `1m` on, that of the RSSM's preset of this name.
+ENCODED_PRESETS: dict[str, tuple[int, int]] = {
+    "tiny": (64, 4),
+    "1m": (184, 4),
+    "12m": (752, 16),
+    "25m": (1120, 24),
+    "50m": (1504, 32),
+}
+
+
+@dataclass
+class EncodedOptions(ModelOptions):
+    """What families have whose latent an encoder reads from every observation."""
+
+    preset: str = option(
+        "tiny", "size; the options below override single numbers", choices=tuple(ENCODED_PRESETS)
+    )
+    units: int | None = option(None, "units of every hidden layer", low=1)
+    depth: int | None = option(None, "base channels of the image encoder and decoder", low=1)
+    latent: int | None = option(None, "numbers of the latent", low=2)
+    burn_in: int = option(
+        3, "rows of a window that lead up to the one that predictions start from", low=0
+    )
+    consistency_scale: float = option(
+        1.0, "weight of the distance between predicted and filtered latents", low=0.0
+    )
+    filtered_scale: float = option(
+        1.0, "weight of what filtered latents say, beside what predicted ones do", low=0.0
+    )
+    gain: float = option(
+        2.0, "gain of the filter at first, before the sigmoid (2: 0.88 of what is seen, -4: 0.02)"
+    )
+    reencode: int = option(
+        0, "decode and encode again after so many steps without observations (0: never)", low=0
+    )
 
 
 class EncodedState(NamedTuple):

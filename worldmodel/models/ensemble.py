@@ -9,14 +9,16 @@ training goes on (training/snapshots.py), and the best members, the elites, are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from worldmodel.config import EnsembleOptions
+from worldmodel.config import Config, ModelOptions, option
+from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError, UserError
@@ -58,6 +60,78 @@ class Rows(NamedTuple):
     held_out: jax.Array
 
 
+# preset -> members, elites, units and hidden layers of each. `published` is that of MOPO.
+ENSEMBLE_PRESETS: dict[str, tuple[int, int, int, int]] = {
+    "tiny": (5, 3, 64, 2),
+    "small": (5, 3, 128, 3),
+    "published": (7, 5, 200, 4),
+}
+
+
+@dataclass
+class EnsembleOptions(ModelOptions):
+    """Networks that each predict, as a normal distribution, what a step changes."""
+
+    name: str = option("ensemble", "family of the world model")
+    preset: str = option(
+        "tiny", "size; the options below override single numbers", choices=tuple(ENSEMBLE_PRESETS)
+    )
+    members: int | None = option(None, "networks", low=1)
+    elites: int | None = option(
+        None, "members that are imagined with: the best on held-out rows", low=1
+    )
+    units: int | None = option(None, "units of every hidden layer", low=1)
+    layers: int | None = option(None, "hidden layers of each member", low=1)
+    layer_norm: bool = option(True, "LayerNorm in every hidden layer")
+    standardize_outputs: bool = option(
+        True, "predict in units of what a step typically changes, not in raw units"
+    )
+    bootstrap: bool = option(True, "every member learns from a resampling of the rows of its own")
+    holdout: float = option(
+        0.05,
+        "share of rows kept from training, to find each member's best parameters (0: last)",
+        low=0.0,
+        high=0.5,
+    )
+    weight_decay: float = option(
+        1e-4, "L2 of the output layer; hidden ones have 1/4, 1/2, then 3/4 of it", low=0.0
+    )
+    termination: str = option(
+        "learned",
+        "what ends an episode: a learned head, the rule of a MuJoCo environment, or nothing",
+        choices=("learned", "halfcheetah", "hopper", "walker2d", "never"),
+    )
+    member: str = option(
+        "step",
+        "a random elite is drawn for every step, or for a whole rollout",
+        choices=("step", "rollout"),
+    )
+
+    def sizes(self) -> tuple[int, int, int, int]:
+        """Members, elites, units and layers."""
+        own = (self.members, self.elites, self.units, self.layers)
+        preset = ENSEMBLE_PRESETS[self.preset]
+        return tuple(p if o is None else o for o, p in zip(own, preset, strict=True))
+
+    def check(self, config: Config) -> Iterator[str]:
+        members, elites, _, _ = self.sizes()
+        if elites > members:
+            yield f"model.elites={elites}: the elites are some of model.members={members}"
+        if not self.holdout:
+            return
+        if self.ema:
+            yield (
+                f"model.ema={self.ema:g}: with model.holdout={self.holdout:g} each member's best "
+                "parameters are used, not an average; accepted: model.ema=0 or model.holdout=0"
+            )
+        if config.training.joint:
+            yield (
+                f"model.holdout={self.holdout:g}: with training.joint=true the policy learns on "
+                "the last parameters, not on each member's best; accepted: model.holdout=0"
+            )
+
+
+@register("model", "ensemble", EnsembleOptions)
 class Ensemble(WorldModel):
     """p(change of the point, reward | point, action) by several networks.
 

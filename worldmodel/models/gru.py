@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from worldmodel.config import GRUOptions
+from worldmodel.config import option
+from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
-from worldmodel.models.encoded import EncodedModel
+from worldmodel.models.encoded import EncodedModel, EncodedOptions
 from worldmodel.nn.layers import Dense, Linear
 
 
+@dataclass
+class GRUOptions(EncodedOptions):
+    """A latent moved by a gated recurrent unit."""
+
+    name: str = option("gru", "family of the world model")
+
+
+@register("model", "gru", GRUOptions)
 class GRU(EncodedModel):
     """The action's share in the gates is formed outside the recurrence."""
 

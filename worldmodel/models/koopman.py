@@ -13,14 +13,17 @@ leads them back.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from worldmodel.config import KoopmanOptions
+from worldmodel.config import option
+from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
-from worldmodel.models.encoded import EncodedModel
+from worldmodel.models.encoded import EncodedModel, EncodedOptions
 from worldmodel.nn.layers import Dense, Linear, over_rows
 from worldmodel.nn.linear_codecs import LinearDecoder, LinearEncoder, check_linear
 from worldmodel.nn.linear_recurrence import Block, Pair, add, apply, linear_recurrence
@@ -112,6 +115,24 @@ class Blocks(Spectrum):
 SPECTRA = {"damped": Damped, "fixed": Fixed, "unit": Unit, "blocks": Blocks}
 
 
+@dataclass
+class KoopmanOptions(EncodedOptions):
+    """A latent that moves linearly."""
+
+    name: str = option("koopman", "family of the world model")
+    spectrum: str = option(
+        "damped",
+        "eigenvalues: learned and damped, fixed, learned on the unit circle, or real 2x2 blocks "
+        "that can integrate",
+        choices=("damped", "fixed", "unit", "blocks"),
+    )
+    bilinear: bool = option(False, "actions also turn the latent faster or slower")
+    linear: bool = option(
+        False, "linear encoder and decoder, which learn affine systems exactly (vectors only)"
+    )
+
+
+@register("model", "koopman", KoopmanOptions)
 class Koopman(EncodedModel):
     """The latent's first half holds the pairs' first numbers, the second half their second ones."""
 

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from worldmodel.config import MLPOptions
+from worldmodel.config import option
+from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
-from worldmodel.models.encoded import EncodedModel
+from worldmodel.models.encoded import EncodedModel, EncodedOptions
 from worldmodel.nn.layers import Dense, Linear
 
 
+@dataclass
+class MLPOptions(EncodedOptions):
+    """A latent moved by a residual multilayer perceptron."""
+
+    name: str = option("mlp", "family of the world model")
+    linear_path: bool = option(
+        False, "a linear map beside the network, which then has what is not linear left to learn"
+    )
+
+
+@register("model", "mlp", MLPOptions)
 class MLP(EncodedModel):
     """x' = x + W f(x, a). The action's share in f is formed outside the recurrence.
 

@@ -7,13 +7,15 @@ state is a point: the vectors, standardised by training statistics.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from worldmodel.config import ObservedOptions
+from worldmodel.config import ModelOptions, option
+from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError, UserError
@@ -36,6 +38,14 @@ class Arrival(NamedTuple):
     ended: jax.Array
 
 
+@dataclass
+class ObservedOptions(ModelOptions):
+    """No dynamics: the state is what was observed. Nothing to train, nothing to imagine."""
+
+    name: str = option("observed", "family of the world model")
+
+
+@register("model", "observed", ObservedOptions)
 class Observed(WorldModel):
     """Raises ConfigError where there are images: they are no points."""
 

@@ -5,7 +5,8 @@ Pendulum is written in JAX; MuJoCo environments are called from the compiled ste
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -13,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from worldmodel.config import OracleOptions
+from worldmodel.config import Config, option
+from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
-from worldmodel.models.observed import Arrival, Observed
+from worldmodel.models.observed import Arrival, Observed, ObservedOptions
 from worldmodel.models.simulator import simulator
 
 # Observations (..., D) and raw actions (..., A) -> next observations, rewards (...), ends (...).
@@ -24,6 +26,21 @@ Outcome = tuple[jax.Array, jax.Array, jax.Array]
 Dynamics = Callable[[jax.Array, jax.Array], Outcome]
 
 
+@dataclass
+class OracleOptions(ObservedOptions):
+    """The true environment steps: nothing to train."""
+
+    name: str = option("oracle", "family of the world model")
+    environment: str | None = option(
+        None, "Gymnasium id: Pendulum-v1, or a MuJoCo one that observes positions and velocities"
+    )
+
+    def check(self, config: Config) -> Iterator[str]:
+        if not self.environment:
+            yield "model.environment needs a Gymnasium id, such as model.environment=HalfCheetah-v5"
+
+
+@register("model", "oracle", OracleOptions)
 class Oracle(Observed):
     """The logs hold what the environment observes, as their only vector, or ConfigError is raised.
 

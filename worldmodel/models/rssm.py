@@ -8,6 +8,8 @@ outside the scan over time.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -15,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from worldmodel.config import RSSM_PRESETS, RSSMOptions
+from worldmodel.config import Config, ModelOptions, option
+from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.models.interface import Metrics
@@ -121,6 +124,55 @@ def _gated(y: jax.Array, h: jax.Array, kernel: jax.Array, bias: jax.Array) -> ja
     return update * jnp.tanh(jax.nn.sigmoid(reset) * candidate) + (1 - update) * h
 
 
+# DreamerV3: deter = 8 x hidden, classes = depth = hidden / 16. `tiny` is ours, for CPUs.
+RSSM_PRESETS: dict[str, dict[str, int]] = {
+    name: dict(
+        zip(("deter", "hidden", "classes", "latents", "depth", "blocks"), sizes, strict=True)
+    )
+    for name, sizes in {
+        "tiny": (128, 64, 8, 8, 4, 2),
+        "1m": (512, 64, 4, 32, 4, 8),
+        "12m": (2048, 256, 16, 32, 16, 8),
+        "25m": (3072, 384, 24, 32, 24, 8),
+        "50m": (4096, 512, 32, 32, 32, 8),
+        "100m": (6144, 768, 48, 32, 48, 8),
+        "200m": (8192, 1024, 64, 32, 64, 8),
+        "400m": (12288, 1536, 96, 32, 96, 8),
+    }.items()
+}
+
+
+@dataclass
+class RSSMOptions(ModelOptions):
+    """DreamerV3's recurrent state-space model."""
+
+    name: str = option("rssm", "family of the world model")
+    preset: str = option(
+        "tiny", "size; the options below override single numbers", choices=tuple(RSSM_PRESETS)
+    )
+    deter: int | None = option(None, "units of the recurrent state (divisible by blocks)", low=8)
+    hidden: int | None = option(None, "units of every hidden layer", low=1)
+    classes: int | None = option(None, "classes of each categorical latent", low=2)
+    latents: int | None = option(None, "number of categorical latents", low=1)
+    depth: int | None = option(None, "base channels of the image encoder and decoder", low=1)
+    blocks: int | None = option(None, "blocks of the recurrent kernels", low=1)
+    unimix: float = option(
+        0.01, "share of the uniform distribution in every latent", low=0.0, high=1.0
+    )
+    free_nats: float = option(1.0, "KL below this many nats is not pushed further down", low=0.0)
+    dynamics_scale: float = option(1.0, "weight of KL(sg(posterior) || prior)", low=0.0)
+    representation_scale: float = option(0.1, "weight of KL(posterior || sg(prior))", low=0.0)
+
+    def check(self, config: Config) -> Iterator[str]:
+        preset = RSSM_PRESETS[self.preset]
+        deter = preset["deter"] if self.deter is None else self.deter
+        blocks = preset["blocks"] if self.blocks is None else self.blocks
+        if deter % blocks:
+            origin = f" (of preset {self.preset})" if self.deter is None else ""
+            yield f"model.deter={deter}{origin}: must be divisible by model.blocks={blocks}"
+
+
+@register("model", "rssm", RSSMOptions)
 class RSSM(LatentModel):
     """DreamerV3's world model: encoder, dynamics, decoder, reward and terminal heads."""
 

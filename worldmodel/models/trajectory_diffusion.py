@@ -15,17 +15,20 @@ observation has to be the whole state.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from worldmodel.config import DENOISED_PRESETS, TrajectoryDiffusionOptions
+from worldmodel.config import Config, option
+from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import UserError
-from worldmodel.models.denoised import DenoisedModel, sampler_of
+from worldmodel.models.denoised import DENOISED_PRESETS, DenoisedModel, DenoisedOptions, sampler_of
 from worldmodel.models.interface import Actor, Metrics
 from worldmodel.models.latent import NO_REWARD, Terms, arrived, masked_mean, previous, total_loss
 from worldmodel.nn.denoisers import RowsDenoiser
@@ -59,6 +62,37 @@ class Forward(nnx.Module):
         return self.output(self.hidden(x)).astype(jnp.float32)
 
 
+@dataclass
+class TrajectoryDiffusionOptions(DenoisedOptions):
+    """Whole pieces of trajectories are denoised, led by the policy."""
+
+    name: str = option("trajectory_diffusion", "family of the world model")
+    rows: int = option(16, "rows of a piece (at most training.world_model.window)", low=2)
+    hold_start: bool = option(True, "policies' rollouts begin at the given state, or anywhere")
+    guidance: float = option(0.5, "strength of the policy's guidance (0: none)", low=0.0)
+    guidance_schedule: str = option(
+        "posterior",
+        "over noise levels: the variance that is left, or as published by steps done",
+        choices=("posterior", "published"),
+    )
+    normalize_guidance: bool = option(True, "divide the score by its size over the piece")
+    sampler_steps: int = option(16, "noise levels of a sample (heun: twice the calls)", low=1)
+    noise_high: float = option(20.0, "highest noise level, from which it starts", low=1e-6)
+    log_noise_mean: float = option(-0.5, "mean of the logarithm of noise levels in training")
+
+    def check(self, config: Config) -> Iterator[str]:
+        yield from super().check(config)
+        window = config.training.world_model.window
+        if self.rows > window:
+            yield (
+                f"model.rows={self.rows}: pieces are cut from training.world_model.window={window} "
+                "rows, and can be no longer"
+            )
+        if config.training.joint and not self.hold_start:
+            yield "model.hold_start=false: joint training needs rollouts from the logged states"
+
+
+@register("model", "trajectory_diffusion", TrajectoryDiffusionOptions)
 class TrajectoryDiffusion(DenoisedModel):
     """Channels of a row: its point, reward and end of the arrival there, the action taken there."""
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from worldmodel.config.play import PlayOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
 from worldmodel.evaluation.agreement import ImaginedReturn, RealReturn
@@ -14,6 +13,7 @@ from worldmodel.loading import load
 from worldmodel.play import numbers, scenes
 from worldmodel.play.actors import actor
 from worldmodel.play.moments import Moment, beside
+from worldmodel.play.options import PlayOptions
 from worldmodel.play.table import Table
 from worldmodel.play.video import Video
 from worldmodel.system.compilation import use_cache

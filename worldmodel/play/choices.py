@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from worldmodel.config.play import ACTIONS, PlayOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.loading import load
 from worldmodel.play import numbers
 from worldmodel.play.futures import Future, futures, logged, place
 from worldmodel.play.numbers import WIDTH, heading, number
+from worldmodel.play.options import ACTIONS, PlayOptions
 from worldmodel.play.picture import draw
 from worldmodel.system.compilation import use_cache
 from worldmodel.system.storage import make_folder, writing

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from worldmodel.config.arguments import HELP_FLAGS, need_checkpoint, parse_overrides, read_values
 from worldmodel.config.io import assign
-from worldmodel.config.play import ACTIONS, PlayOptions
 from worldmodel.config.values import refuse, shown, walk
+from worldmodel.play.options import ACTIONS, PlayOptions
 
 MOST_FRAMES = 500  # of a video: with a textured floor, 5 MB
 DESCRIPTION = """

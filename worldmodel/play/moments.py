@@ -12,11 +12,11 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from worldmodel.config.dream import DreamOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.dream import Dream, DreamState, build
 from worldmodel.dream.dream import check
+from worldmodel.dream.options import DreamOptions
 from worldmodel.environments.real import Observation, RealEnvironment
 from worldmodel.errors import ConfigError
 from worldmodel.evaluation.returns import Act

@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.config.play import PlayOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.environments.real import RealEnvironment
 from worldmodel.errors import UserError, first_line
 from worldmodel.models.simulator import set_state, unobserved_positions
 from worldmodel.play.curves import Curves
 from worldmodel.play.moments import Moment
+from worldmodel.play.options import PlayOptions
 from worldmodel.play.video import Video
 
 Scene = Callable[[Moment], np.ndarray]  # (height, width, 3) uint8

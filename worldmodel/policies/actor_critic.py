@@ -8,7 +8,7 @@ does.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from worldmodel.config import ActorCriticOptions
+from worldmodel.config import PolicyOptions, option
+from worldmodel.config.registry import register
 from worldmodel.data.spec import ActionSpec, DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
@@ -198,8 +199,43 @@ def _track(slow: Params, online: Params, rate: float) -> Params:
     return jax.tree.map(lambda s, o: (1 - rate) * s + rate * o, slow, online)
 
 
+@dataclass
+class ActorCriticOptions(PolicyOptions):
+    """DreamerV3's actor-critic, trained on imagined rollouts."""
+
+    name: str = option("actor_critic", "policy algorithm")
+    hidden: int | None = option(
+        None, "units of every hidden layer (none: a preset's, by the model)", low=1
+    )
+    layers: int = option(3, "hidden layers of actor and critic", low=1)
+    horizon: int = option(15, "imagined steps from every start", low=1)
+    discount: float = option(1 - 1 / 333, "discount per step", low=0.0, high=1.0)
+    lambda_: float = option(0.95, "lambda of the lambda-return", low=0.0, high=1.0)
+    entropy: float = option(3e-4, "weight of the policy's entropy", low=0.0)
+    gradient: str = option(
+        "reinforce",
+        "how the actor learns; dynamics: through the model, continuous actions only",
+        choices=("reinforce", "dynamics"),
+    )
+    normalizer_rate: float = option(
+        0.01, "rate of the running percentiles of the return", low=0.0, high=1.0
+    )
+    slow_rate: float = option(0.02, "rate of the slow critic", low=0.0, high=1.0)
+    slow_scale: float = option(1.0, "weight of the pull towards the slow critic", low=0.0)
+    replay_scale: float = option(
+        0.3, "weight of the critic's loss on logged rewards (joint training only)", low=0.0
+    )
+
+    @property
+    def imagined_horizon(self) -> int:
+        return self.horizon
+
+
+@register("policy", "actor_critic", ActorCriticOptions)
 class ActorCriticLearner:
     """Trains actor and critic on rollouts of a frozen model, from every row of every batch."""
+
+    needs_reward = True
 
     def __init__(
         self,
@@ -261,6 +297,7 @@ class ActorCriticLearner:
         return state, imagined.metrics | norms
 
 
+@register("joint", "actor_critic", ActorCriticOptions)
 class JointLearner:
     """Trains world model, actor and critic together; imagination does not move the model."""
 

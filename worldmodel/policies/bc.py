@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from worldmodel.config import option
+from worldmodel.config.registry import register
 from worldmodel.imagination.transitions import Transition
 from worldmodel.nn.learner import Metrics
 from worldmodel.policies.networks import DeterministicActor
 from worldmodel.policies.offline import Nets, OfflineLearner, Step, mean
+from worldmodel.policies.offline_options import OfflineOptions
 
 
+@dataclass
+class BCOptions(OfflineOptions):
+    """Behaviour cloning: the logged action, by squared error."""
+
+    name: str = option("bc", "policy algorithm")
+
+
+@register("policy", "bc", BCOptions)
 class BehaviourCloning(OfflineLearner):
+    needs_reward = False
     slow: ClassVar[tuple[str, ...]] = ()
 
     def modules(self, key: jax.Array) -> dict[str, nnx.Module]:

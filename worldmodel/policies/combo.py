@@ -5,16 +5,34 @@ down where the policy would go, and up on what was logged.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 
+from worldmodel.config import Config, option
+from worldmodel.config.registry import register
 from worldmodel.imagination.transitions import Transition
 from worldmodel.nn.learner import Metrics
 from worldmodel.policies.offline import Nets, mean
-from worldmodel.policies.sac_n import SACN
+from worldmodel.policies.sac_n import SACN, SACOptions
 
 
+@dataclass
+class COMBOOptions(SACOptions):
+    """COMBO (Yu et al., 2021): values of actions not logged are pushed down."""
+
+    name: str = option("combo", "policy algorithm")
+    conservative_scale: float = option(0.5, "weight of pushing values down", low=0.0)
+    sampled_actions: int = option(10, "actions of each kind that the push looks at", low=1)
+
+    def check(self, config: Config) -> Iterator[str]:
+        yield from super().check(config)
+        yield from self.needs_logged_rows(config)
+
+
+@register("policy", "combo", COMBOOptions)
 class COMBO(SACN):
     def critic_loss(
         self, nets: Nets, rows: Transition, key: jax.Array

@@ -4,16 +4,34 @@ asked for its value.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from worldmodel.config import option
+from worldmodel.config.registry import register
 from worldmodel.imagination.transitions import Transition
 from worldmodel.nn.learner import Metrics
 from worldmodel.policies.networks import NormalActor, ReLUNetwork
 from worldmodel.policies.offline import Nets, OfflineLearner, Step, critic_loss, mean
+from worldmodel.policies.offline_options import OfflineOptions
 
 
+@dataclass
+class IQLOptions(OfflineOptions):
+    """Implicit Q-learning (Kostrikov et al., 2022)."""
+
+    name: str = option("iql", "policy algorithm")
+    expectile: float = option(0.7, "expectile of the value", low=0.5, high=0.999)
+    inverse_temperature: float = option(
+        3.0, "how strongly better actions are preferred in cloning", low=0.0
+    )
+    most_weight: float = option(100.0, "most that an action weighs in cloning", low=1.0)
+
+
+@register("policy", "iql", IQLOptions)
 class IQL(OfflineLearner):
     def modules(self, key: jax.Array) -> dict[str, nnx.Module]:
         rngs = nnx.Rngs(params=key)

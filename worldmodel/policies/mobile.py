@@ -4,18 +4,43 @@ the ensemble disagree on it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import optax
 
-from worldmodel.config import MOBILEOptions
+from worldmodel.config import Config, option
+from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
 from worldmodel.imagination.transitions import Transition
 from worldmodel.models import WorldModel
+from worldmodel.models.ensemble import EnsembleOptions
 from worldmodel.policies.offline import Nets, need_members
-from worldmodel.policies.sac_n import SACN
+from worldmodel.policies.sac_n import SACN, SACOptions
 
 
+@dataclass
+class MOBILEOptions(SACOptions):
+    """MOBILE (Sun et al., 2023): disagreement on the target is taken off it."""
+
+    name: str = option("mobile", "policy algorithm")
+    inconsistency_scale: float = option(0.5, "weight of that disagreement", low=0.0)
+    outcomes: int = option(10, "outcomes drawn from each member", low=1)
+    positive_returns: bool = option(False, "targets below 0 are 0")
+
+    def check(self, config: Config) -> Iterator[str]:
+        yield from super().check(config)
+        yield from self.needs_imagination()
+        if isinstance(config.model, EnsembleOptions) and (elites := config.model.sizes()[1]) < 2:
+            yield (
+                f"model.elites={elites}: policy=mobile looks at how far elites disagree; accepted: "
+                "2 or more"
+            )
+
+
+@register("policy", "mobile", MOBILEOptions)
 class MOBILE(SACN):
     def __init__(
         self,

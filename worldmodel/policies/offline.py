@@ -18,7 +18,6 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from worldmodel.config import OfflineOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
@@ -27,6 +26,7 @@ from worldmodel.imagination.transitions import Transition, logged, row_shapes
 from worldmodel.models import WorldModel
 from worldmodel.nn.learner import Metrics, Params, TrainState, definitions_of, divide
 from worldmodel.policies.networks import Critics
+from worldmodel.policies.offline_options import OfflineOptions
 from worldmodel.policies.synthetic import imagine_rows, statistics_of
 
 Nets = Mapping[str, nnx.Module]
@@ -59,6 +59,8 @@ class Step(NamedTuple):
 
 class OfflineLearner:
     """Trains a policy on logged rows, on rows that a frozen model imagines, or on both."""
+
+    needs_reward: ClassVar[bool] = True  # from the logs
 
     slow: ClassVar[tuple[str, ...]] = ("critic",)  # modules with slow copies
 

@@ -5,22 +5,39 @@ the logs and otherwise moves to where the policy is worth less.
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from worldmodel.config import RAMBOOptions
+from worldmodel.config import Config, option
+from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
 from worldmodel.imagination.transitions import Transition
 from worldmodel.models import WorldModel
 from worldmodel.nn.learner import Metrics, TrainState
 from worldmodel.policies.bc import cloning
 from worldmodel.policies.offline import Nets, Step, mean, need_members
-from worldmodel.policies.sac_n import SACN
+from worldmodel.policies.sac_n import SACN, SACOptions
 
 
+@dataclass
+class RAMBOOptions(SACOptions):
+    """RAMBO (Rigter et al., 2022): the model learns against the policy."""
+
+    name: str = option("rambo", "policy algorithm")
+    adversarial_scale: float = option(3e-4, "weight of the policy's loss in the model's", low=0.0)
+    cloning_steps: int = option(500, "first updates, in which the actor only clones", low=0)
+
+    def check(self, config: Config) -> Iterator[str]:
+        yield from super().check(config)
+        yield from self.needs_imagination()
+        yield from self.needs_logged_rows(config)
+
+
+@register("policy", "rambo", RAMBOOptions)
 class RAMBO(SACN):
     def __init__(
         self,

@@ -4,18 +4,38 @@ with LayerNorm in the critics.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from worldmodel.config import option
+from worldmodel.config.registry import register
 from worldmodel.imagination.transitions import Transition
 from worldmodel.nn.learner import Metrics
 from worldmodel.policies.bc import cloning
 from worldmodel.policies.networks import DeterministicActor
 from worldmodel.policies.offline import Nets, mean
+from worldmodel.policies.offline_options import OfflineOptions
 from worldmodel.policies.td3_bc import TD3BC, smoothed
 
 
+@dataclass
+class ReBRACOptions(OfflineOptions):
+    """ReBRAC (Tarasov et al., 2023): cloning in the actor's loss and in the target."""
+
+    name: str = option("rebrac", "policy algorithm")
+    layers: int = option(3, "hidden layers of actor and critics", low=1)
+    layer_norm: bool = option(True, "LayerNorm in the critics")
+    actor_cloning: float = option(0.01, "weight of cloning in the actor's loss", low=0.0)
+    critic_cloning: float = option(0.01, "weight of cloning in the target", low=0.0)
+    target_noise: float = option(0.2, "noise of the action that targets look at", low=0.0)
+    target_clip: float = option(0.5, "most of that noise", low=0.0)
+    actor_every: int = option(2, "updates of the critic between those of the actor", low=1)
+
+
+@register("policy", "rebrac", ReBRACOptions)
 class ReBRAC(TD3BC):
     def modules(self, key: jax.Array) -> dict[str, nnx.Module]:
         rngs = nnx.Rngs(params=key)

@@ -6,16 +6,44 @@ kept apart EDAC, and that on imagined rows RAVL (Sims et al., NeurIPS 2024).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from worldmodel.config import Config, option
+from worldmodel.config.registry import register
 from worldmodel.imagination.transitions import Transition
 from worldmodel.nn.learner import Metrics
 from worldmodel.policies.networks import Critics, SquashedActor, Temperature
 from worldmodel.policies.offline import Nets, OfflineLearner, Step, critic_loss, mean
+from worldmodel.policies.offline_options import OfflineOptions
 
 
+@dataclass
+class SACOptions(OfflineOptions):
+    """SAC with N critics; with `diversity`, EDAC; on imagined rows, MOPO and RAVL."""
+
+    name: str = option("sac_n", "policy algorithm")
+    critics: int = option(2, "critics, of which the least counts", low=1)
+    layer_norm: bool = option(False, "LayerNorm in the critics")
+    entropy_bonus: bool = option(True, "targets count the entropy of what follows")
+    diversity: float = option(
+        0.0, "weight of the likeness of the critics' slopes in the action (EDAC)", low=0.0
+    )
+
+    def check(self, config: Config) -> Iterator[str]:
+        yield from super().check(config)
+        if self.diversity and self.critics < 2:
+            yield (
+                f"policy.diversity={self.diversity:g}: keeps the slopes of critics apart, and "
+                "policy.critics=1; accepted: 2 critics or more, or policy.diversity=0"
+            )
+
+
+@register("policy", "sac_n", SACOptions)
 class SACN(OfflineLearner):
     def modules(self, key: jax.Array) -> dict[str, nnx.Module]:
         rngs = nnx.Rngs(params=key)

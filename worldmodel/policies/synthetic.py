@@ -9,7 +9,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from worldmodel.config import OfflineOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.imagination import Actor, Rollout, imagine
@@ -22,6 +21,7 @@ from worldmodel.imagination.uncertainty import (
 )
 from worldmodel.models.interface import State, WorldModel
 from worldmodel.models.latent import masked_mean
+from worldmodel.policies.offline_options import OfflineOptions
 
 
 class Imagined(NamedTuple):

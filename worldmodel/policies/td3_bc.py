@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from worldmodel.config import option
+from worldmodel.config.registry import register
 from worldmodel.imagination.transitions import Transition
 from worldmodel.nn.learner import Metrics
 from worldmodel.policies.bc import cloning
 from worldmodel.policies.networks import DeterministicActor
 from worldmodel.policies.offline import Nets, OfflineLearner, Step, critic_loss, mean
+from worldmodel.policies.offline_options import OfflineOptions
 
 
+@dataclass
+class TD3BCOptions(OfflineOptions):
+    """TD3+BC (Fujimoto and Gu, 2021)."""
+
+    name: str = option("td3_bc", "policy algorithm")
+    value_scale: float = option(
+        2.5, "weight of the value, in units of its mean size, against cloning", low=0.0
+    )
+    target_noise: float = option(0.2, "noise of the action that targets look at", low=0.0)
+    target_clip: float = option(0.5, "most of that noise", low=0.0)
+    actor_every: int = option(2, "updates of the critic between those of the actor", low=1)
+
+
+@register("policy", "td3_bc", TD3BCOptions)
 class TD3BC(OfflineLearner):
     slow: ClassVar[tuple[str, ...]] = ("critic", "actor")
 

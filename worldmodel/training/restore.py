@@ -15,7 +15,7 @@ from worldmodel import policies
 from worldmodel.config import Config
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import CheckpointError, ConfigError
-from worldmodel.models import WorldModel, parts
+from worldmodel.models import WorldModel, family
 from worldmodel.nn.learner import divide
 from worldmodel.planning import Agent, Value
 from worldmodel.runs import integrity
@@ -126,7 +126,8 @@ def model_of(path: str, config: Config, spec: DataSpec) -> WorldModel:
 
 def _stages_of_models(config: Config, spec: DataSpec) -> list[str]:
     """Stages before the world model's have no model yet."""
-    return [name for name in stage_names(config, spec) if name not in parts(config.model, spec)]
+    parts = family(config.model).parts(config.model, spec)
+    return [name for name in stage_names(config, spec) if name not in parts]
 
 
 def _restored(

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from worldmodel import models, policies
-from worldmodel.config import Config, OfflineOptions, StageOptions
+from worldmodel.config import Config, StageOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
 from worldmodel.nn import optimizer
 from worldmodel.nn.learner import Learner, TrainState
+from worldmodel.policies.offline_options import OfflineOptions
 from worldmodel.training import mesh as meshes
 from worldmodel.training.averaging import AVERAGE, AveragedModel
 from worldmodel.training.seeds import Seeds, of_seed
@@ -28,7 +29,7 @@ Modules = Mapping[str, nnx.Module]  # by name, as earlier stages trained them
 
 def stage_names(config: Config, spec: DataSpec) -> list[str]:
     """The stages of a run, in order."""
-    parts = list(models.parts(config.model, spec))
+    parts = list(models.family(config.model).parts(config.model, spec))
     if config.training.joint:
         if parts:
             raise ConfigError(
@@ -39,7 +40,7 @@ def stage_names(config: Config, spec: DataSpec) -> list[str]:
     policy = [] if config.policy.name == "none" else ["policy"]
     if config.training.model_from:
         return policy
-    return parts + (["world_model"] if models.learns(config.model) else []) + policy
+    return parts + (["world_model"] if models.family(config.model).learns else []) + policy
 
 
 def stage_options(config: Config, stage: str) -> StageOptions:
@@ -68,7 +69,7 @@ def _build(config: Config, spec: DataSpec, stage: str, trained: Modules) -> Lear
     dtype = compute_type(config)
     optimize = optimizer.build(stage_options(config, stage))
     build_model = partial(models.build, config.model, spec, dtype=dtype)
-    parts = models.parts(config.model, spec)
+    parts = models.family(config.model).parts(config.model, spec)
     how = {"pieces": config.training.accumulate, "remat": config.training.remat}
     if stage in parts:
         return WorldModelLearner(
@@ -92,7 +93,7 @@ def _build(config: Config, spec: DataSpec, stage: str, trained: Modules) -> Lear
 
 def _kept(config: Config, learner: Learner) -> Learner:
     """The learner, with the copy of the model that is judged in place of its last parameters."""
-    if models.keeps_best(config.model):
+    if models.family(config.model).keeps_best(config.model):
         return SnapshotModel(learner)
     return AveragedModel(learner, config.model.ema) if config.model.ema else learner
 

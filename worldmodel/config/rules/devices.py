@@ -1,10 +1,11 @@
-"""Rules about devices and processes that join several options. Needs no JAX."""
+"""Rules about devices and processes that join several options."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from worldmodel.config import Config, ObservedOptions, OracleOptions
+from worldmodel.config import Config
+from worldmodel.config.registry import entry_of
 
 
 def _batches_are_taken_in_pieces(config: Config) -> Iterator[str]:
@@ -13,7 +14,7 @@ def _batches_are_taken_in_pieces(config: Config) -> Iterator[str]:
     for key in (key for key, is_set in given.items() if is_set):
         if training.joint:
             yield f"training.{key}: not with training.joint=true; accepted: training.joint=false"
-        elif training.model_from or isinstance(config.model, ObservedOptions | OracleOptions):
+        elif training.model_from or not entry_of("model", config.model).target.learns:
             yield f"training.{key}: no world model is trained here, whose batches it is for"
 
 

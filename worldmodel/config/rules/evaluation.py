@@ -1,11 +1,12 @@
-"""Rules about how a run is evaluated. Needs no JAX."""
+"""Rules about how a run is evaluated."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from worldmodel.config import Config, ObservedOptions, references
+from worldmodel.config import Config, references
 from worldmodel.config.evaluation_data import faults
+from worldmodel.config.registry import entry_of
 
 
 def _judged_data_can_be_read(config: Config) -> Iterator[str]:
@@ -27,7 +28,7 @@ def _planners_have_what_they_need(config: Config) -> Iterator[str]:
             f"evaluation.planner.kind={planner.kind}: acts in the real environment, and "
             "data.environment names none"
         )
-    if type(config.model) is ObservedOptions:
+    if not entry_of("model", config.model).target.imagines:
         yield (
             f"evaluation.planner.kind={planner.kind}: plans in imagination, and "
             f"model={config.model.name} has no dynamics; accepted: none, or another model"

@@ -1,10 +1,11 @@
-"""Rules about what is trained, and in which stages. Needs no JAX."""
+"""Rules about what is trained, and in which stages."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from worldmodel.config import Config, NoPolicy, ObservedOptions, TrajectoryDiffusionOptions
+from worldmodel.config import Config, NoPolicy
+from worldmodel.config.registry import entry_of
 
 
 def _joint_training_can_be(config: Config) -> Iterator[str]:
@@ -17,8 +18,6 @@ def _joint_training_can_be(config: Config) -> Iterator[str]:
             f"model.ema={config.model.ema:g}: with training.joint=true the policy learns on the "
             "last parameters, not on their average; accepted: model.ema=0"
         )
-    if isinstance(config.model, TrajectoryDiffusionOptions) and not config.model.hold_start:
-        yield "model.hold_start=false: training.joint=true needs rollouts from the logged states"
 
 
 def _a_model_is_taken_for_a_policy(config: Config) -> Iterator[str]:
@@ -31,7 +30,7 @@ def _a_model_is_taken_for_a_policy(config: Config) -> Iterator[str]:
 
 
 def _something_is_trained(config: Config) -> Iterator[str]:
-    if not isinstance(config.model, ObservedOptions):
+    if entry_of("model", config.model).target.learns:
         return
     model = f"model={config.model.name} learns nothing"
     if isinstance(config.policy, NoPolicy):

@@ -4,23 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-import importlib
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from worldmodel.config import (
-    DataOptions,
-    GymnasiumData,
-    HDF5Data,
-    MinariData,
-    NPZData,
-    RecordsData,
-    TableData,
-    TFDSData,
-)
+from worldmodel.config import DataOptions
+from worldmodel.config.registry import entry_of
 from worldmodel.data import store
 from worldmodel.data.episodes import Log, cut, raise_faults, stack_episodes
 from worldmodel.data.progress import shown
@@ -30,17 +19,6 @@ from worldmodel.data.validation import without_faults
 from worldmodel.errors import ConfigError, DataError, listed
 
 logger = logging.getLogger(__name__)
-
-# Options -> "module:function", imported on use: a format's library may be slow, or not installed.
-READERS: dict[type[DataOptions], str] = {
-    GymnasiumData: "worldmodel.data.readers.gymnasium:read",
-    TFDSData: "worldmodel.data.readers.tfds:read",
-    HDF5Data: "worldmodel.data.readers.hdf5:read",
-    NPZData: "worldmodel.data.readers.npz:read",
-    MinariData: "worldmodel.data.readers.minari:read",
-    TableData: "worldmodel.data.readers.table:read",
-    RecordsData: "worldmodel.data.readers.records:read",
-}
 
 # Options that do not shape what is read.
 USE = {"name", "environment", "holdout", "normalize", "cache", "cache_dir", "delivery", "workers"}
@@ -52,7 +30,7 @@ def load(options: DataOptions) -> Trajectories:
 
     Large ones are kept decoded in `cache_dir`, and come back memory-mapped.
     """
-    log = _reader(options)(options)
+    log = entry_of("data", options).target(options)
     if not _keeps(options, log):
         return _read(options, log, None)
     recipe = {k: v for k, v in dataclasses.asdict(options).items() if k not in USE}
@@ -149,10 +127,6 @@ def existing_files(options: DataOptions, accepted: str, *endings: str) -> list[P
     return files
 
 
-def _reader(options: DataOptions) -> Callable[[Any], Log]:
-    for kind in type(options).__mro__:
-        if kind in READERS:
-            module, function = READERS[kind].split(":")
-            return getattr(importlib.import_module(module), function)
-    known = ", ".join(kind.__name__ for kind in READERS)
-    raise DataError(f"no reader takes {type(options).__name__}; accepted: {known}")
+def needs_path(options: DataOptions) -> str:
+    """What a format of files says where no path is given."""
+    return f"data.path needs a file, a folder or a pattern such as logs/*, for data={options.name}"

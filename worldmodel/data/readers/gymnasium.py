@@ -8,6 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from gymnasium import spaces
 from rich.console import Console
 from rich.progress import track
 
-from worldmodel.config import GymnasiumData, TFDSData
+from worldmodel.config import DataOptions, option
+from worldmodel.config.registry import register
 from worldmodel.data.behaviours import Action, behaviour
 from worldmodel.data.episodes import Episode, Log, stack_episodes
 from worldmodel.data.readers import tfds
+from worldmodel.data.readers.tfds import TFDSData
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.validation import validate
@@ -35,6 +38,29 @@ Observe = Callable[[Any], dict[str, np.ndarray]]
 Act = Callable[[Action], Any]
 
 
+@dataclass
+class GymnasiumData(DataOptions):
+    """Logs of a Gymnasium environment, collected on first use, kept in `cache_dir`."""
+
+    name: str = option("gymnasium", "data source")
+    environment: str | None = option(
+        None, "Gymnasium id of the environment to log and to judge policies in"
+    )
+    behaviours: list[str] = option(
+        ["uniform", "sticky", "ornstein_uhlenbeck"], "behaviour policies, in turn by episode"
+    )
+    episodes: int = option(200, "episodes to log", low=1)
+    collect_seed: int = option(
+        0, "seed of the collection (apart from `seed`: all runs share the logs)", low=0
+    )
+
+    def check(self) -> Iterator[str]:
+        if not self.environment:
+            yield "data.environment needs a Gymnasium id, such as data.environment=Pendulum-v1"
+        yield from super().check()
+
+
+@register("data", "gymnasium", GymnasiumData, source="environment")
 def read(options: GymnasiumData) -> Log:
     """The logs that `options` describe, from `cache_dir`; if they are not there, collects them.
 

@@ -9,14 +9,16 @@ not the next row. What comes after the last mark is a log that broke off. Reward
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from worldmodel.config import HDF5Data
+from worldmodel.config import DataOptions, option
+from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, Log, Unreadable
-from worldmodel.data.readers import existing_files
+from worldmodel.data.readers import existing_files, needs_path
 from worldmodel.data.readers.flat import FlatRows, check_lengths, episodes, jumps, last_rows
 from worldmodel.errors import DataError, first_line, nearest
 
@@ -25,6 +27,19 @@ ACCEPTED = "D4RL's HDF5 layout: a file, a folder of files or a pattern such as l
 NEEDED = ("observations", "actions", "terminals")
 
 
+@dataclass
+class HDF5Data(DataOptions):
+    """D4RL's HDF5 layout: a file, a folder of files or a pattern."""
+
+    name: str = option("hdf5", "data source")
+
+    def check(self) -> Iterator[str]:
+        if not self.path:
+            yield needs_path(self)
+        yield from super().check()
+
+
+@register("data", "hdf5", HDF5Data, source="path", endings=(".hdf5", ".h5"))
 def read(options: HDF5Data) -> Log:
     """The episodes of all files, read as they are asked for. A file that cannot be read is
     Unreadable. Raises DataError if there is no file.

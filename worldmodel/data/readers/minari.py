@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from gymnasium import spaces
 
-from worldmodel.config import MinariData
+from worldmodel.config import DataOptions, option
+from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, Log, Unreadable
 from worldmodel.data.spec import ActionSpec
 from worldmodel.errors import DataError, first_line, nearest
@@ -35,6 +37,20 @@ class Part(NamedTuple):
     convert: Convert
 
 
+@dataclass
+class MinariData(DataOptions):
+    """A local Minari data set; `path`: the folder that holds it, if not Minari's own."""
+
+    name: str = option("minari", "data source")
+    dataset: str | None = option(None, "id of the data set, such as D4RL/pen/human-v2")
+
+    def check(self) -> Iterator[str]:
+        if not self.dataset:
+            yield "data.dataset needs the id of a local Minari data set, such as D4RL/pen/human-v2"
+        yield from super().check()
+
+
+@register("data", "minari", MinariData, source="dataset")
 def read(options: MinariData) -> Log:
     """The local set `options.dataset`, under `options.path` or in Minari's own folder.
 

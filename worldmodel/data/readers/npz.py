@@ -19,13 +19,15 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from worldmodel.config import NPZData
+from worldmodel.config import DataOptions, option
+from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, Log, Unreadable
-from worldmodel.data.readers import existing_files
+from worldmodel.data.readers import existing_files, needs_path
 from worldmodel.data.readers.flat import FlatRows, check_lengths, episodes, jumps, last_rows
 from worldmodel.errors import DataError, first_line, nearest
 
@@ -40,6 +42,19 @@ Archive = Mapping[str, np.ndarray]
 Dict = dict[str, np.ndarray]
 
 
+@dataclass
+class NPZData(DataOptions):
+    """NumPy archives (README lists the keys; OGBench's among them): file, folder or pattern."""
+
+    name: str = option("npz", "data source")
+
+    def check(self) -> Iterator[str]:
+        if not self.path:
+            yield needs_path(self)
+        yield from super().check()
+
+
+@register("data", "npz", NPZData, source="path", endings=(".npz",))
 def read(options: NPZData) -> Log:
     """The episodes of all archives, read file by file. An archive that cannot be read is
     Unreadable. Raises DataError if there is no file.

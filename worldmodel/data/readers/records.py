@@ -12,11 +12,13 @@ input already acts on the output of its own sample; it is then the action of the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from worldmodel.config import RecordsData
+from worldmodel.config import DataOptions, feedthrough, option
+from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, Log, Unreadable
 from worldmodel.data.readers import existing_path
 from worldmodel.errors import DataError, first_line, listed
@@ -27,6 +29,24 @@ SHAPES = "(samples,), then channels, realisations and periods, as far as there a
 Pair = tuple[Path, Path]
 
 
+@dataclass
+class RecordsData(DataOptions):
+    """Inputs and outputs of a system in npy files: a folder of u_*.npy and y_*.npy."""
+
+    name: str = option("records", "data source")
+    inputs: str = option("u_*.npy", "names of the files of inputs, which become actions")
+    outputs: str = option(
+        "y_*.npy", "those of the files of outputs, in the order of the inputs', which are observed"
+    )
+    feedthrough: bool = feedthrough()
+
+    def check(self) -> Iterator[str]:
+        if not self.path:
+            yield "data.path needs a folder of u_*.npy and y_*.npy, for data=records"
+        yield from super().check()
+
+
+@register("data", "records", RecordsData, source="path", endings=(".npy",))
 def read(options: RecordsData) -> Log:
     """The records of all pairs of files, read pair by pair. One that cannot be read is Unreadable.
 

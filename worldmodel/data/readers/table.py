@@ -25,10 +25,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from omegaconf import MISSING
 
-from worldmodel.config import TableData
+from worldmodel.config import DataOptions, feedthrough, option
+from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, Log, Unreadable
-from worldmodel.data.readers import existing_files
+from worldmodel.data.readers import existing_files, needs_path
 from worldmodel.data.readers.table_columns import (
     classes,
     groups,
@@ -55,6 +57,39 @@ MOST_COLUMNS = 60  # named in one message
 UNEVEN = 5.0  # a step of time so many times longer than the median one is worth a word
 
 
+@dataclass
+class TableData(DataOptions):
+    """CSV or Parquet tables: a file, a folder of files or a pattern."""
+
+    name: str = option("table", "data source")
+    observations: list[str] = option(MISSING, "columns that are observed, as one vector")
+    actions: list[str] = option(MISSING, "columns that are acted")
+    reward: str | None = option(None, "column of the reward of the row's action (none: no reward)")
+    episode: str | None = option(
+        None, "column that tells episodes apart (none: every file is one episode)"
+    )
+    time: str | None = option(None, "column of the time, which must not go backwards")
+    terminal: str | None = option(
+        None, "column that is true where the episode really ended (none: they never do)"
+    )
+    discrete: bool = option(False, "the single column of actions holds classes 0, 1, ...")
+    rows: list[int] | None = option(
+        None, "[FIRST,LAST] rows of every file that are read, counted from 0 (none: all)", low=0
+    )
+    feedthrough: bool = feedthrough()
+
+    def check(self) -> Iterator[str]:
+        if not self.path:
+            yield needs_path(self)
+        if self.discrete and len(self.actions) > 1:
+            yield f"data.discrete=true: takes one column of classes, not {len(self.actions)}"
+        if self.rows is not None and not (len(self.rows) == 2 and self.rows[0] < self.rows[1]):
+            given = ",".join(map(str, self.rows))
+            yield f"data.rows=[{given}]: accepts [FIRST,LAST], the first below the last"
+        yield from super().check()
+
+
+@register("data", "table", TableData, source="path", endings=(".csv", ".tsv", ".parquet", ".pq"))
 def read(options: TableData) -> Log:
     """The episodes of all tables, read file by file as they are asked for.
 

@@ -10,13 +10,15 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from worldmodel.config import TFDSData
+from worldmodel.config import DataOptions, option
+from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, Log, Unreadable
 from worldmodel.data.native import CARD, METADATA_KEY, write
 from worldmodel.data.readers import existing_path
@@ -40,6 +42,23 @@ Keys = tuple[str, ...]  # where a leaf is in nested dicts
 Record = Mapping[str, Any] | Unreadable
 
 
+@dataclass
+class TFDSData(DataOptions):
+    """RLDS: a prepared TFDS directory, or a TFDS builder by its name."""
+
+    name: str = option("tfds", "data source")
+    builder: str | None = option(
+        None, "TFDS builder in place of a path, such as d4rl_mujoco_halfcheetah/v0-medium"
+    )
+    split: str = option("train", "TFDS split to read")
+
+    def check(self) -> Iterator[str]:
+        if not self.path and not self.builder:
+            yield "data.path needs the folder of a prepared TFDS data set, or data.builder its name"
+        yield from super().check()
+
+
+@register("data", "tfds", TFDSData, source="builder")
 def read(options: TFDSData) -> Log:
     """Reads a prepared TFDS directory, ours or any other in the RLDS layout.
 

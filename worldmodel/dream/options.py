@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from worldmodel.config.option import option
-from worldmodel.config.policies import UNCERTAINTIES
+from worldmodel.imagination.uncertainty import UNCERTAINTIES
 
 
 @dataclass(frozen=True)
@@ -45,5 +45,5 @@ class DreamOptions:
         high=1.0,
     )
     truncate_by: str = option(
-        "ensemble_std", "the uncertainty that dreams are cut by", choices=UNCERTAINTIES
+        "ensemble_std", "the uncertainty that dreams are cut by", choices=tuple(UNCERTAINTIES)
     )

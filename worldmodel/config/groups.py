@@ -1,0 +1,127 @@
+"""What every choice of a group has: what options of models, policies and data extend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import MISSING
+
+from worldmodel.config.option import option
+from worldmodel.errors import nearest
+
+if TYPE_CHECKING:
+    from worldmodel.config import Config
+
+NORMALIZATIONS = ("none", "standardize", "min_max")
+
+
+def feedthrough() -> Any:
+    """The option of formats that hold sampled inputs and outputs of a system."""
+    help = "inputs act on the output of their own row: each is the action of the row before"
+    return option(False, help)
+
+
+@dataclass
+class DataOptions:
+    """What every data source has."""
+
+    name: str = option(MISSING, "data source")
+    path: str | None = option(None, "file or folder the logs are read from")
+    environment: str | None = option(
+        None, "Gymnasium id of the real environment, for returns (none: not measured)"
+    )
+    holdout: float = option(
+        0.1, "share of the episodes kept from training, to judge the model", low=0.0, high=0.9
+    )
+    normalize: list[str] = option(
+        ["standardize"],
+        "how models see vectors, by training statistics: standardize, min_max or none (symlog); "
+        "KIND for all, KEY:KIND for one observation",
+    )
+    action_low: list[float] | None = option(
+        None, "lower bounds of the actions, one a dimension (none: declared there, or the least)"
+    )
+    action_high: list[float] | None = option(
+        None, "upper bounds of the actions, one a dimension (none: declared there, or the greatest)"
+    )
+    longest_episode: int | None = option(
+        None, "longer episodes are cut after so many transitions, as by time-outs", low=1
+    )
+    on_bad_episode: str = option(
+        "error", "an episode with faults stops the run, or is left out", choices=("error", "skip")
+    )
+    cache: str = option(
+        "auto",
+        "keep logs decoded on disk, memory-mapped; auto: large ones",
+        choices=("auto", "always", "never"),
+    )
+    cache_dir: str = option("datasets", "folder that keeps collected and decoded logs")
+    delivery: str = option(
+        "auto",
+        "where batches come from: rows on the device, or streamed from the host; auto: by size",
+        choices=("auto", "resident", "streamed"),
+    )
+    workers: int = option(
+        0, "processes that make streamed batches (0: threads of this one)", low=0, high=256
+    )
+
+    def check(self) -> Iterator[str]:
+        """What is wrong with these options together, a line each; a format adds its own."""
+        low, high = self.action_low, self.action_high
+        if (low is None) != (high is None):
+            yield "data.action_low and data.action_high: give both or neither"
+        elif low is not None and len(low) != len(high):
+            yield f"data.action_low has {len(low)} numbers, data.action_high {len(high)}"
+        elif low is not None and not all(a < b for a, b in zip(low, high, strict=True)):
+            yield "data.action_low must be below data.action_high in every dimension"
+        for entry in self.normalize:
+            kind = entry.rpartition(":")[2]
+            if kind not in NORMALIZATIONS:
+                hint = nearest(kind, NORMALIZATIONS)
+                yield (
+                    f"data.normalize={entry}: accepts {', '.join(NORMALIZATIONS)}, or KEY:KIND "
+                    f"for one observation{hint}"
+                )
+
+
+def averaging(default: float) -> Any:
+    """The option that every family has, each with its own default."""
+    help = "decay of the average of the parameters that is judged and imagined with (0: the last)"
+    return option(default, help, low=0.0, high=0.99999)
+
+
+@dataclass
+class ModelOptions:
+    """What every family of world models has."""
+
+    name: str = option(MISSING, "family of the world model")
+    ema: float = averaging(0.0)
+
+    def check(self, config: Config) -> Iterator[str]:
+        """What does not go together in these options and the whole `config`, a line each."""
+        yield from ()
+
+
+@dataclass
+class PolicyOptions:
+    """What every policy algorithm has."""
+
+    name: str = option(MISSING, "policy algorithm")
+
+    @property
+    def imagined_horizon(self) -> int | None:
+        """Steps that are imagined while the policy learns; None where it learns from logs alone."""
+        return None
+
+    def check(self, config: Config) -> Iterator[str]:
+        """What does not go together in these options and the whole `config`, a line each."""
+        yield from ()
+
+
+@dataclass
+class NoPolicy(PolicyOptions):
+    """Train the world model alone."""
+
+    name: str = option("none", "policy algorithm")
