@@ -2,13 +2,13 @@
 
 import sys
 
-from worldmodel.cli.eval import Asked, run_evaluation
+from worldmodel.cli.eval import EvalRequest, run_evaluation
 
 
-def job(asked: Asked) -> int:
+def job(asked: EvalRequest) -> int:
     """Imported here, since JAX comes with it: mistakes in the options are reported first."""
     if len(asked.runs) > 1:
-        from worldmodel.evaluation.side_by_side import compare_runs
+        from worldmodel.evaluation.compare_runs import compare_runs
 
         return compare_runs(*asked)
     from worldmodel.loading import evaluate_run

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from worldmodel.system.signals import stoppable
+from worldmodel.system.signals import run_stoppable
 
 if TYPE_CHECKING:
     from worldmodel.config import Config
@@ -30,4 +30,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(stoppable(main))
+    sys.exit(run_stoppable(main))

@@ -35,12 +35,12 @@ from worldmodel import data
 from worldmodel.config import Config
 from worldmodel.config.registry import schemas
 from worldmodel.data.trajectories import split
-from worldmodel.evaluation.prediction import start_errors
-from worldmodel.evaluation.sheets import Sheet
-from worldmodel.evaluation.starts import Starts
-from worldmodel.evaluation.statistics import Bootstrap, Number, Statistic, median, ratio
+from worldmodel.evaluation.prediction import open_loop_errors
+from worldmodel.evaluation.result_table import ResultTable
+from worldmodel.evaluation.starts import PredictionStarts
+from worldmodel.evaluation.statistics import Bootstrap, Estimate, Statistic, median, ratio
 from worldmodel.runs.directory import find_run
-from worldmodel.system.compilation import use_cache
+from worldmodel.system.compilation import enable_compilation_cache
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 BASELINES = ("persistence", "climatology")
@@ -51,14 +51,14 @@ Errors = dict[str, np.ndarray]  # family or baseline -> (seeds, N, ...); baselin
 UNITS = {"koopman": (102, 111), "gru": (102, 105), "mlp": (102, 105)}
 NO_REWARD = ("wiener", "silverbox")
 # No policy is trained here; what keeps one from exploiting a linear latent costs accuracy.
-OPTIONS = {"koopman": ["model.reencode=0"]}
+OPTIONS = {"koopman": ["model.reencode_every=0"]}
 FAMILIES = ["koopman", "gru", "mlp", "rssm", "diffusion"]
 
 
 def circuit(file: str, observed: str, acted: str) -> list[str]:
     """One number of a state of several is observed: the filter is given longer to find the rest."""
     columns = [f"data.observations=[{observed}]", f"data.actions=[{acted}]"]
-    cut = ["data.longest_episode=1000", "evaluation.context=50"]
+    cut = ["data.max_episode_steps=1000", "evaluation.context=50"]
     return ["data=table", f"data.path={{logs}}/sysid/{file}", *columns, *cut]
 
 
@@ -76,8 +76,8 @@ SETS = {
 class Row:
     """One horizon: medians of families and baselines, ratios of other families to the reference."""
 
-    error: dict[str, Number]
-    ratio: dict[str, Number]
+    error: dict[str, Estimate]
+    ratio: dict[str, Estimate]
     episodes: int
 
     def to_json(self) -> dict[str, Any]:
@@ -98,7 +98,10 @@ def train(logs: str, family: str, seed: int, arguments: argparse.Namespace) -> P
     command += OPTIONS.get(family, [])
     command += [option.format(logs=arguments.logs) for option in SETS[logs]]
     command += [f"training.world_model.{key}={value}" for key, value in stage.items()]
-    command += [f"evaluation.horizons={json.dumps(arguments.horizons)}", "evaluation.starts=10"]
+    command += [
+        f"evaluation.horizons={json.dumps(arguments.horizons)}",
+        "evaluation.starts_per_episode=10",
+    ]
     command += [f"runs_dir={folder / 'runs'}", f"data.cache_dir={folder / 'datasets'}"]
     command += ["logging.wandb=disabled", "logging.progress=none"]
     status = subprocess.run(command, stdout=subprocess.DEVNULL).returncode
@@ -128,21 +131,23 @@ def parameters(run: Path) -> int:
 # --------------------------------------------------------------------------------------- comparing
 
 
-def judge(runs: dict[str, list[Path]], config: Config) -> tuple[Starts, dict[str, Errors]]:
+def judge(
+    runs: dict[str, list[Path]], config: Config
+) -> tuple[PredictionStarts, dict[str, Errors]]:
     """The N starts, and for each observation the errors (seeds, N, H) from them.
 
-    Starts are the same for all runs, since the logs are: runs on others are refused.
+    PredictionStarts are the same for all runs, since the logs are: runs on others are refused.
     """
-    use_cache(config.training.compilation_cache)
+    enable_compilation_cache(config.training.compilation_cache)
     logs, options = data.load(config.data), config.evaluation
     _, held_out = split(logs, config.data.holdout)
     found: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))
     for family, paths in runs.items():
         for path in paths:
             run = worldmodel.load(path)
-            run.directory.bind_data(run.spec, logs.fingerprint())
+            run.directory.check_dataset(run.spec, logs.fingerprint())
             key = jax.random.key(options.seed)  # that of the run's own evaluation
-            starts, errors = start_errors(run.model, run.spec, held_out, options, key)
+            starts, errors = open_loop_errors(run.model, run.spec, held_out, options, key)
             for name, (model, *_) in errors.items():
                 found[name][family].append(model)
     for name, (_, *baselines) in errors.items():
@@ -150,11 +155,11 @@ def judge(runs: dict[str, list[Path]], config: Config) -> tuple[Starts, dict[str
     return starts, {n: {who: np.stack(e) for who, e in by.items()} for n, by in found.items()}
 
 
-def compare(errors: Errors, starts: Starts, reference: str, bootstrap: Bootstrap) -> Row:
+def compare(errors: Errors, starts: PredictionStarts, reference: str, bootstrap: Bootstrap) -> Row:
     """From errors (seeds, N) at one horizon, of the N starts for which it exists."""
     count = len(np.unique(starts.episodes))
 
-    def number(statistic: Statistic, seeds: int, what: str) -> Number:
+    def number(statistic: Statistic, seeds: int, what: str) -> Estimate:
         episodes = np.tile(starts.episodes, seeds)
         over = f"over {len(starts)} starts in {count} held-out episodes"
         over += f" for each of {seeds} seeds" if seeds > 1 else ""
@@ -183,7 +188,7 @@ def compare_all(
         for name, errors in judged.items():
             rows = tables[f"{logs}: {name}"] = {}
             for h in (h for h in options.horizons if h <= errors[reference].shape[-1]):
-                there = np.flatnonzero(starts.left >= h)
+                there = np.flatnonzero(starts.remaining_steps >= h)
                 at = {who: e[:, there, h - 1] for who, e in errors.items()}
                 rows[h] = compare(at, starts.take(there), reference, bootstrap)
     return tables
@@ -192,7 +197,7 @@ def compare_all(
 # ----------------------------------------------------------------------------------------- showing
 
 
-def table(title: str, rows: dict[int, Row], reference: str) -> Sheet:
+def table(title: str, rows: dict[int, Row], reference: str) -> ResultTable:
     """Errors, then ratios. n counts starts, once for each seed."""
     first = next(iter(rows.values()))
     header = ["steps", *first.error, *(f"{who} / {reference}" for who in first.ratio), "n (ep.)"]
@@ -200,7 +205,7 @@ def table(title: str, rows: dict[int, Row], reference: str) -> Sheet:
     for h, row in rows.items():
         numbers = [*row.error.values(), *row.ratio.values()]
         cells.append([f"{h}", *map(str, numbers), f"{row.error[reference].n} ({row.episodes})"])
-    return Sheet(f"{title}, error in training standard deviations", header, cells)
+    return ResultTable(f"{title}, error in training standard deviations", header, cells)
 
 
 def draw(tables: dict[str, dict[int, Row]], path: Path) -> None:

@@ -41,14 +41,18 @@ def timed(what: str, action: Callable[[], Any], mebibytes: float) -> Any:
 def main(mebibytes: int, folder: Path) -> None:
     whole = 3 * mebibytes
     print(f"{whole} MiB of state on {jax.devices()[0].device_kind}, in {folder}")
-    checkpoints = Checkpoints(folder / "stage", keep=1)
+    checkpoints = Checkpoints(folder / "stage", max_to_keep=1)
     for step in (1, 2):  # the first one also warms up
         made = jax.block_until_ready(state(mebibytes, step))
         save = partial(checkpoints.save, step, made, {})
         timed(f"save {step}: training stands still", save, whole)
         timed(f"save {step}: in the background", checkpoints.wait, whole)
     checkpoint = folder / "stage" / "2"
-    timed("of which: sums of the files", lambda: integrity.write_sums(checkpoint / "state"), whole)
+    timed(
+        "of which: sums of the files",
+        lambda: integrity.write_checksums(checkpoint / "state"),
+        whole,
+    )
     timed("verify", lambda: integrity.verify(checkpoint), whole)
     timed("SHA-256 of the state, for comparison", lambda: digest(made), whole)
     like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), made)

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-PARTS = ("load", "vectors", "images", "resident", "waiting")
+PARTS = ("load", "vectors", "images", "device", "waiting")
 MIB = 2**20
 
 
@@ -59,7 +59,7 @@ def write_logs(folder: Path, episodes: int, steps: int, image: bool = False) -> 
         ActionSpec(False, 6, (-1.0,) * 6, (1.0,) * 6),
         "random logs",
     )
-    tfds.write(logs, target, target.name)
+    tfds.write_rlds(logs, target, target.name)
     return target
 
 
@@ -94,12 +94,12 @@ def measure_vectors(folder: Path, rounds: int) -> dict[str, float]:
     """Batches a second that Grain delivers, and that the learner of the 1m preset takes."""
     import jax
 
-    from worldmodel.data.delivery import Resident
-    from worldmodel.data.streamed import Streamed
+    from worldmodel.data.host_loader import HostLoader
+    from worldmodel.data.loader import DeviceLoader
 
     logs = read(folder / "vectors", folder)
-    streamed = Streamed.build(logs, 256, 32, seed=0)
-    updates = min(8, streamed.most_updates)
+    streamed = HostLoader.build(logs, 256, 32, seed=0)
+    updates = min(8, streamed.max_updates_per_call)
     streamed.feed(0, updates)
     delivered = []
     for call in range(1, rounds + 1):
@@ -110,7 +110,7 @@ def measure_vectors(folder: Path, rounds: int) -> dict[str, float]:
     streamed.close()
     few = logs.select(np.arange(20))
     learner, state = world_model_learner(few.spec())
-    batches = Resident.build(few, 256, 32, 0)
+    batches = DeviceLoader.build(few, 256, 32, 0)
     batch = jax.jit(batches.batch)(jax.device_put(batches.arrays()), batches.feed(0, 1), 0)
     update = jax.jit(learner.update, donate_argnums=0)
     taken = []
@@ -123,7 +123,7 @@ def measure_vectors(folder: Path, rounds: int) -> dict[str, float]:
 
 def measure_images(folder: Path, rounds: int) -> dict[str, float]:
     """Bytes that the kernel reads from disk for windows of a store that is in no cache."""
-    from worldmodel.data.streamed import Shard, WindowSource
+    from worldmodel.data.host_loader import Shard, WindowSource
 
     logs = read(folder / "images", folder)
     sent = pickle.dumps(WindowSource(logs, 16, 64, 0, Shard()))
@@ -150,11 +150,11 @@ def measure_resident(folder: Path, rounds: int) -> dict[str, float]:
     """Seconds of an update of the 1m learner, its batch gathered inside or at hand, in turn."""
     import jax
 
-    from worldmodel.data.delivery import Resident
+    from worldmodel.data.loader import DeviceLoader
 
     logs = read(folder / "vectors", folder)
     learner, state = world_model_learner(logs.spec())
-    batches = Resident.build(logs, 16, 64, 0)
+    batches = DeviceLoader.build(logs, 16, 64, 0)
     arrays = jax.device_put(batches.arrays())
     at = batches.feed(0, 1)
     given = jax.jit(batches.batch)(arrays, at, 0)
@@ -181,13 +181,13 @@ def measure_waiting(folder: Path, rounds: int) -> dict[str, float]:
     runs = folder / "runs"
     command = [sys.executable, str(Path(__file__).parent.parent / "train.py")]
     command += ["data=tfds", f"data.path={folder / 'vectors'}", f"data.cache_dir={folder}"]
-    command += ["data.delivery=streamed", "policy=none", "logging.wandb=disabled", "name=waiting"]
+    command += ["data.loader=host", "policy=none", "logging.wandb=disabled", "name=waiting"]
     command += [f"runs_dir={runs}", "fresh=true", "training.world_model.steps=400"]
-    command += ["evaluation.starts=1", "data.holdout=0.02"]
+    command += ["evaluation.starts_per_episode=1", "data.holdout=0.02"]
     subprocess.run(command, check=True, capture_output=True, text=True)
     rows = [json.loads(line) for line in (runs / "waiting" / "metrics.jsonl").open()]
     return {
-        "waiting": median(row["waiting_for_data"] for row in rows),
+        "waiting": median(row["data_wait_fraction"] for row in rows),
         "updates_per_second": median(row["updates_per_second"] for row in rows),
     }
 

@@ -63,7 +63,7 @@ def main() -> None:
             rows.append(run(arguments.model, seed, arguments.words, folder))
             print(line(rows[-1]), flush=True)
     returns = [row["returns"]["policy"]["value"] for row in rows]
-    for name in ("logs", "random"):
+    for name in ("dataset", "random"):
         number = rows[0]["returns"][name]
         print(f"{name:6s} {number['value']:.0f} [{number['low']:.0f}, {number['high']:.0f}]")
     result = {

@@ -32,7 +32,7 @@ from worldmodel import models
 from worldmodel.config import ModelOptions
 from worldmodel.data.readers.gymnasium import GymnasiumData, collect
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.dream import Dream, DreamState, DreamVectorEnv, build
+from worldmodel.dream import Dream, DreamState, DreamVectorEnv, build_dream
 from worldmodel.dream.options import DreamOptions
 from worldmodel.models.koopman import KoopmanOptions
 from worldmodel.models.rssm import RSSMOptions
@@ -49,7 +49,7 @@ def dream_of(options: ModelOptions, logs: Trajectories) -> Dream:
     bias = model.terminal_head.output.bias
     bias[...] = np.full_like(bias[...], UNLIKELY)
     chosen = DreamOptions(context=10, time_limit=1000)
-    return build(model, spec, logs, np.arange(logs.num_episodes), chosen)
+    return build_dream(model, spec, logs, np.arange(logs.num_episodes), chosen)
 
 
 def parameters(dream: Dream) -> int:
@@ -58,8 +58,10 @@ def parameters(dream: Dream) -> int:
 
 def scanned(dream: Dream, envs: int, steps: int) -> Callable[[], Any]:
     """Runs `steps` steps of `envs` dreams in one call; all that a step gives is kept."""
-    low, high = (np.asarray(bound, np.float32) for bound in (dream.actions.low, dream.actions.high))
-    shape = (steps, envs, dream.actions.size)
+    low, high = (
+        np.asarray(bound, np.float32) for bound in (dream.action_spec.low, dream.action_spec.high)
+    )
+    shape = (steps, envs, dream.action_spec.size)
     actions = jax.random.uniform(jax.random.key(1), shape, minval=low, maxval=high)
 
     @jax.jit
@@ -99,7 +101,7 @@ def multiplied() -> tuple[Callable[[], Any], int]:
 def operations(dream: Dream, envs: int) -> float:
     """Of a step of one dream, as the compiler counts them."""
     state, _ = dream.reset(jax.random.key(0), envs)
-    actions = jnp.zeros((envs, dream.actions.size))
+    actions = jnp.zeros((envs, dream.action_spec.size))
     program = jax.jit(Dream.step).lower(dream, state, actions, jax.random.key(0)).compile()
     return program.cost_analysis()["flops"] / envs
 

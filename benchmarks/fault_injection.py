@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-CLOCKS = ("time", "updates_per_second", "waiting_for_data")
+CLOCKS = ("time", "updates_per_second", "data_wait_fraction")
 # Three calls to the device and two checkpoints between rows, so that there is much to be met.
 WORDS = (
     "experiment=smoke", "training.steps_per_dispatch=5", "training.checkpoint_every=10",

@@ -31,9 +31,9 @@ from flax import nnx
 import worldmodel
 from worldmodel import data
 from worldmodel.data.trajectories import Trajectories, split
-from worldmodel.data.windows import gather, rows_of
-from worldmodel.evaluation.scores import fair_crps, spread_over_skill
-from worldmodel.evaluation.statistics import Bootstrap, Number, median
+from worldmodel.data.windows import gather_windows, step_arrays
+from worldmodel.evaluation.scores import ensemble_spread_skill_ratio, fair_crps
+from worldmodel.evaluation.statistics import Bootstrap, Estimate, median
 from worldmodel.imagination import Rollout, imagine
 from worldmodel.loading import LoadedRun
 from worldmodel.models import WorldModel
@@ -65,7 +65,7 @@ def train(model: str, arguments: argparse.Namespace) -> LoadedRun:
     rows, steps = HORIZONS[-1] + 1, arguments.steps
     if model == WHOLE:
         rows, steps = PIECE, 2 * steps
-        command += [f"model.rows={PIECE}"]
+        command += [f"model.segment_length={PIECE}"]
     command += [f"training.world_model.window={rows}", f"training.world_model.steps={steps}"]
     command += [f"runs_dir={folder / 'runs'}", "logging.wandb=disabled"]
     command += ["logging.progress=none", *arguments.words]
@@ -131,7 +131,7 @@ def replayed(starts: np.ndarray, actions: np.ndarray) -> np.ndarray:
     return seen
 
 
-def dynamics_error(run: LoadedRun, window: Any, key: jax.Array) -> dict[str, Number]:
+def dynamics_error(run: LoadedRun, window: Any, key: jax.Array) -> dict[str, Estimate]:
     """By horizon, with the mean log-likelihood of the dreamt actions."""
     rollout, shown, likelihood = jax.tree.map(np.asarray, dreamt(run.model, window, key))
     world = replayed(shown[:, 0], rollout.actions)
@@ -141,7 +141,7 @@ def dynamics_error(run: LoadedRun, window: Any, key: jax.Array) -> dict[str, Num
     return numbers | {"log pi": BOOTSTRAP.mean(likelihood.mean(1), "starts")}
 
 
-def clustered(values: np.ndarray) -> Number:
+def clustered(values: np.ndarray) -> Estimate:
     return BOOTSTRAP.clustered(median(values), np.arange(len(values)), "median over starts")
 
 
@@ -167,7 +167,7 @@ def calibration(run: LoadedRun, held_out: Trajectories, count: int) -> dict[str,
     for h in HORIZONS:
         futures, truth = samples[:, :, h - 1] / std, seen[:, CONTEXT - 1 + h] / std
         found[f"CRPS {h}"] = float(fair_crps(futures, truth).mean())
-        found[f"spread / skill {h}"] = spread_over_skill(futures, truth)
+        found[f"spread / skill {h}"] = ensemble_spread_skill_ratio(futures, truth)
     return found
 
 
@@ -193,7 +193,7 @@ def main() -> None:
     whole = runs[WHOLE]
     _, held_out = split(data.load(whole.config.data), whole.config.data.holdout)
     starts = starts_of(held_out, arguments.starts, CONTEXT)
-    window = gather(rows_of(held_out), starts, np.full(len(starts), CONTEXT), CONTEXT)
+    window = gather_windows(step_arrays(held_out), starts, np.full(len(starts), CONTEXT), CONTEXT)
     key, results = jax.random.key(0), {}
 
     results["models"] = {name: dynamics_error(run, window, key) for name, run in runs.items()}

@@ -28,7 +28,7 @@ from worldmodel import models
 from worldmodel.config.registry import schemas
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
-from worldmodel.nn.learner import divide
+from worldmodel.nn.learner import split_module
 
 FAMILIES = ("koopman", "gru", "mlp")
 OBSERVED, ACTIONS = 17, 6
@@ -68,7 +68,7 @@ MEASURES = {"rollout": rollout_loss, "loss": training_loss}
 def gradient_of(family: str, preset: str, loss: Callable) -> tuple[Callable, int]:
     """A compiled function from a window to the gradient, and the number of parameters."""
     options = schemas("model")[family](preset=preset, burn_in=0)
-    definition, params = divide(models.build(options, SPEC, KEY))
+    definition, params = split_module(models.build(options, SPEC, KEY))
     gradient = jax.jit(jax.grad(lambda p, window: loss(nnx.merge(definition, p), window)))
     return lambda window: gradient(params, window), sum(x.size for x in jax.tree.leaves(params))
 

@@ -21,13 +21,13 @@ import jax
 import jax.numpy as jnp
 
 from worldmodel.config import Config, NoPolicy, TrainingOptions
-from worldmodel.data.delivery import deliver
+from worldmodel.data.loader import make_loader
 from worldmodel.data.readers.gymnasium import GymnasiumData, collect
 from worldmodel.data.windows import Window
 from worldmodel.models.rssm import RSSMOptions
 from worldmodel.nn.learner import Params, TrainState
 from worldmodel.training import mesh as meshes
-from worldmodel.training.accumulation import products_kept
+from worldmodel.training.accumulation import remat_loss
 from worldmodel.training.dispatch import make_dispatch, stage_keys
 from worldmodel.training.stages import build_learner
 from worldmodel.training.world_model import WorldModelLearner
@@ -35,8 +35,8 @@ from worldmodel.training.world_model import WorldModelLearner
 WAYS = {
     "plain": {},
     "remat": {"remat": True},
-    "accumulate=4": {"accumulate": 4},
-    "remat, accumulate=4": {"remat": True, "accumulate": 4},
+    "accumulate=4": {"gradient_accumulation_steps": 4},
+    "remat, accumulate=4": {"remat": True, "gradient_accumulation_steps": 4},
     "bfloat16": {"precision": "bfloat16"},
     "bfloat16, remat": {"precision": "bfloat16", "remat": True},
 }
@@ -45,9 +45,10 @@ WAYS = {
 def kept_bytes(learner: WorldModelLearner, state: TrainState, batch: Window) -> int:
     """Of arrays that lie between the loss of a piece of the batch and its gradient."""
     loss = learner.loss(state.frozen)
-    loss = products_kept(loss) if learner.remat else loss
+    loss = remat_loss(loss) if learner.remat else loss
     piece = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((x.shape[0] // learner.pieces, *x.shape[1:]), x.dtype), batch
+        lambda x: jax.ShapeDtypeStruct((x.shape[0] // learner.microbatches, *x.shape[1:]), x.dtype),
+        batch,
     )
 
     def way_back(params: Params, piece: Window, key: jax.Array) -> Any:
@@ -62,10 +63,10 @@ def main(preset: str = "1m", batch: str = "16", rows: str = "64") -> None:
     if int(batch) % (pieces := 4 * jax.device_count()):
         sys.exit(f"batch {batch}: accepted are multiples of {pieces}, for 4 pieces on each device")
     logs = collect(data)
-    batches = deliver(logs, int(batch), int(rows), seed=0)
+    batches = make_loader(logs, int(batch), int(rows), seed=0)
     mesh, (init, key) = meshes.all_devices(), stage_keys(0, "world_model")
-    arrays = meshes.place_feed(batches.arrays(), None, mesh)
-    feed = meshes.place_feed(batches.feed(0, 1), batches.axis, mesh)
+    arrays = meshes.put_feed(batches.arrays(), None, mesh)
+    feed = meshes.put_feed(batches.feed(0, 1), batches.axis, mesh)
     config = Config("memory", data=data, model=RSSMOptions(preset=preset), policy=NoPolicy())
     devices = f"{mesh.size} x {jax.devices()[0].device_kind}"
     print(f"rssm {preset}, {batch} windows of {rows} rows, {devices}")
@@ -78,7 +79,7 @@ def main(preset: str = "1m", batch: str = "16", rows: str = "64") -> None:
         kept = kept_bytes(
             learner, state, jax.eval_shape(batches.batch, arrays, feed, jnp.uint32(0))
         )
-        state = meshes.placed(state, meshes.state_shardings(state, mesh))
+        state = meshes.with_shardings(state, meshes.state_shardings(state, mesh))
         program = make_dispatch(learner, batches, mesh, 1).lower(state, arrays, feed, key).compile()
         used = program.memory_analysis().temp_size_in_bytes / 2**20
         print(f"| {name} | {kept / 2**20:.1f} MiB | {used:.1f} MiB |", flush=True)

@@ -82,11 +82,11 @@ class Bench:
         """Seconds of a refresh, once each repeat."""
         import jax
 
-        from worldmodel.training.dispatch import make_refresh
+        from worldmodel.training.dispatch import make_rollout_update
         from worldmodel.training.mesh import all_devices
 
         stage = self._stage(words)
-        renew = make_refresh(stage.refresh, all_devices())
+        renew = make_rollout_update(stage.refresh, all_devices())
         arrays = jax.device_put(stage.refresh.batches.arrays())
 
         def call(state: Any, number: int) -> Any:
@@ -122,7 +122,7 @@ def measure(parts: list[str], updates: int, repeats: int) -> dict[str, list[floa
     import jax
 
     bench = Bench(updates, repeats)
-    sizes = (f"policy.starts={STARTS}", "policy.horizon=5", "policy.retention=1")
+    sizes = (f"policy.rollout_batch_size={STARTS}", "policy.horizon=5", "policy.rollout_retain=1")
     mopo = ("policy=mopo", "model.preset=tiny", *sizes)
     timed: dict[str, Callable[[], list[float]]] = {}
     if {"updates", "seeds"} & set(parts):

@@ -24,20 +24,20 @@ from flax import nnx
 
 import worldmodel
 from worldmodel import models
-from worldmodel.evaluation.agreement import (
+from worldmodel.evaluation.candidate_policies import candidate_policies, imagined_returns
+from worldmodel.evaluation.policy_ranking import first_observations, ranking_horizons, real_returns
+from worldmodel.evaluation.rank_metrics import (
     ImaginedReturn,
     RankAgreement,
     RealReturn,
     rank_agreement,
 )
-from worldmodel.evaluation.contenders import contenders, imagined_returns
-from worldmodel.evaluation.decision import compared_lengths, first_observations, real_returns
+from worldmodel.evaluation.result_table import ResultTable
 from worldmodel.evaluation.returns import environments_of, model_policies
-from worldmodel.evaluation.sheets import Sheet
 from worldmodel.evaluation.statistics import Bootstrap
 from worldmodel.loading import LoadedRun
 from worldmodel.models import WorldModel
-from worldmodel.system.compilation import use_cache
+from worldmodel.system.compilation import enable_compilation_cache
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 
@@ -53,11 +53,11 @@ def main() -> int:
     words = [f"model={given.model}", f"runs_dir={given.folder}", "logging.wandb=disabled"]
     subprocess.run([sys.executable, str(TRAIN), *words, *given.words], check=True)
     run = worldmodel.load(given.folder / f"pendulum-{given.model}-actor_critic-0")
-    use_cache(run.config.training.compilation_cache)
+    enable_compilation_cache(run.config.training.compilation_cache)
     found = compare(run, given.untrained)
     header = ["model", "rank correlation", "linear", "regret", "MMRV"]
     rows = [[name, a.spearman, a.pearson, a.regret, a.mmrv] for name, a in found.items()]
-    print(Sheet("Ranking of the same policies", header, rows).markdown())
+    print(ResultTable("Ranking of the same policies", header, rows).markdown())
     trained, *others = (a.spearman for a in found.values())
     covering = sum(rank.low <= 0 <= rank.high for rank in others)
     print(json.dumps({"trained": trained.to_json(), "untrained": len(others), "0 in": covering}))
@@ -67,10 +67,12 @@ def main() -> int:
 def compare(run: LoadedRun, untrained: int) -> dict[str, RankAgreement]:
     """The agreement of every model with the world, the trained one first."""
     options, environment = run.config.evaluation, run.config.data.environment
-    lengths = compared_lengths(options.decision, environment)[-1:]
-    choosers = contenders(run.policy, run.earlier_policies(), run.spec.action)
+    lengths = ranking_horizons(options.policy_ranking, environment)[-1:]
+    choosers = candidate_policies(run.policy, run.checkpoint_policies(), run.spec.action)
     acts = model_policies(run.model, list(choosers.values()), run.spec)
-    with environments_of(environment, run.spec, options.decision.rollouts) as environments:
+    with environments_of(
+        environment, run.spec, options.policy_ranking.rollouts_per_policy
+    ) as environments:
         first = first_observations(environments, options.seed)
         played = [real_returns(environments, run.spec, act, options.seed, lengths) for act in acts]
     real = RealReturn(np.concatenate([p.values.mean(0) for p in played]))

@@ -23,7 +23,7 @@ from worldmodel import data
 from worldmodel.config import Config
 from worldmodel.config.arguments import parse_overrides
 from worldmodel.config.compose import build_config
-from worldmodel.config.evaluation_data import judged_data
+from worldmodel.config.evaluation_data import evaluation_data_options
 from worldmodel.data.trajectories import Trajectories
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -130,7 +130,7 @@ def lines(name: str, logs: Path, runs: Path) -> Iterator[str]:
     system, config = SYSTEMS[name], config_of(name, logs)
     context = config.evaluation.context
     weights, order = linear(records(data.load(config.data)), context)
-    judged = data.load(judged_data(config))
+    judged = data.load(evaluation_data_options(config))
     ours = errors_of(runs / config.name / "evaluation" / "results.json")
     by_file: dict[str, list[float]] = {}
     for index, record in enumerate(records(judged)):

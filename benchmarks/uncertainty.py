@@ -28,12 +28,12 @@ import worldmodel
 from worldmodel import data
 from worldmodel.data.trajectories import split
 from worldmodel.evaluation.correlation import pearson, sparsification, spearman
-from worldmodel.evaluation.sheets import Sheet
-from worldmodel.evaluation.starts import Starts
-from worldmodel.evaluation.statistics import Bootstrap, Number, Statistic
+from worldmodel.evaluation.result_table import ResultTable
+from worldmodel.evaluation.starts import PredictionStarts
+from worldmodel.evaluation.statistics import Bootstrap, Estimate, Statistic
 from worldmodel.evaluation.uncertainty import STEPS, uncertainties_and_errors
 from worldmodel.imagination import UNCERTAINTIES
-from worldmodel.system.compilation import use_cache
+from worldmodel.system.compilation import enable_compilation_cache
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], Statistic]] = {
@@ -62,22 +62,24 @@ SETS: dict[str, tuple[str | None, list[str]]] = {
 
 
 class Judged:
-    """Starts, and of each seed the measures {name: (N, H)} and the error (N, H)."""
+    """PredictionStarts, and of each seed the measures {name: (N, H)} and the error (N, H)."""
 
-    def __init__(self, starts: Starts, seeds: list[tuple[dict[str, np.ndarray], np.ndarray]]):
+    def __init__(
+        self, starts: PredictionStarts, seeds: list[tuple[dict[str, np.ndarray], np.ndarray]]
+    ):
         self.starts, self.seeds = starts, seeds
 
     def statistic(self, kind: str, name: str, steps: int) -> Statistic:
         """Of measure `name` after so many steps, the mean over seeds."""
-        there = self.starts.left >= steps
+        there = self.starts.remaining_steps >= steps
         each = [
             STATISTICS[kind](found[name][there, steps - 1], error[there, steps - 1])
             for found, error in self.seeds
         ]
         return lambda counts: np.mean([statistic(counts) for statistic in each], 0)
 
-    def number(self, statistic: Statistic, steps: int) -> Number:
-        episodes = self.starts.episodes[self.starts.left >= steps]
+    def number(self, statistic: Statistic, steps: int) -> Estimate:
+        episodes = self.starts.episodes[self.starts.remaining_steps >= steps]
         return Bootstrap(1000).clustered(statistic, episodes, "mean over seeds")
 
 
@@ -103,8 +105,8 @@ def judge(runs: list[Path], files: list[Path]) -> dict[str, Judged]:
     found: dict[str, Judged] = {}
     for path in runs:
         run = worldmodel.load(path)
-        use_cache(run.config.training.compilation_cache)
-        options = replace(run.config.evaluation, samples=32)
+        enable_compilation_cache(run.config.training.compilation_cache)
+        options = replace(run.config.evaluation, num_samples=32)
 
         _, held_out = split(data.load(run.config.data), run.config.data.holdout)
         judged = {"held out": held_out}
@@ -117,13 +119,13 @@ def judge(runs: list[Path], files: list[Path]) -> dict[str, Judged]:
     return found
 
 
-def tables(found: dict[tuple[str, str], Judged]) -> list[Sheet]:
+def tables(found: dict[tuple[str, str], Judged]) -> list[ResultTable]:
     """A table a horizon and statistic: the measures' values, and the difference of `PAIR`."""
     names = [name.replace("_", " ") for name in UNCERTAINTIES]
     difference = " - ".join(name.replace("_", " ") for name in PAIR)
     header = ["trained on", "judged on", *names, difference]
     return [
-        Sheet(
+        ResultTable(
             f"{kind}, {steps} step{'s' * (steps > 1)}",
             header,
             [[*place, *row(judged, kind, steps)] for place, judged in found.items()],
@@ -135,7 +137,7 @@ def tables(found: dict[tuple[str, str], Judged]) -> list[Sheet]:
 
 def row(judged: Judged, kind: str, steps: int) -> list[str]:
     by_name = {name: judged.statistic(kind, name, steps) for name in UNCERTAINTIES}
-    once = np.ones((1, int((judged.starts.left >= steps).sum())), int)
+    once = np.ones((1, int((judged.starts.remaining_steps >= steps).sum())), int)
     first, second = (by_name[name] for name in PAIR)
     difference = judged.number(lambda counts: first(counts) - second(counts), steps)
     return [f"{statistic(once)[0]:.2f}" for statistic in by_name.values()] + [str(difference)]

@@ -49,7 +49,11 @@ def test_a_launch_file_starts_processes_that_can_meet(file: str) -> None:
     pod = kubernetes()["template"]["spec"]["containers"][0]
     command = pod["args"][0] if file == "jobset.yaml" else skypilot()["run"]
     given = build_config(ROOT / "configs", parse_overrides(words_of(command))).training.distributed
-    assert (given.address, given.processes, given.process) == ("host:29400", 2, 1)
+    assert (given.coordinator_address, given.num_processes, given.process_id) == (
+        "host:29400",
+        2,
+        1,
+    )
 
 
 def test_as_many_pods_are_made_as_wait_for_each_other() -> None:

@@ -21,8 +21,8 @@ from worldmodel.config import Config, EvalConfig
 from worldmodel.config.arguments import parse_overrides
 from worldmodel.config.compose import GROUPS, build_config
 from worldmodel.config.io import save_config
-from worldmodel.config.registry import CHOSEN, FIXED, every_schema
-from worldmodel.config.values import Option, walk
+from worldmodel.config.registry import FIXED, SCHEMA_GROUPS, every_schema
+from worldmodel.config.values import Option, iter_options
 from worldmodel.data import load
 from worldmodel.data.readers.tfds import TFDSData
 from worldmodel.play import command as play
@@ -52,7 +52,7 @@ def every_option() -> Iterator[Option]:
         ]
         + [(schema(), f"{group}.") for group, _, schema in every_schema()]
     ):
-        yield from (option for option, _ in walk(options, prefix))
+        yield from (option for option, _ in iter_options(options, prefix))
 
 
 # ---------------------------------------------------------------------------------------- commands
@@ -118,13 +118,13 @@ def test_the_options_named_in_the_text_exist_and_accept_their_values():
         elif word not in ("rewards=None", "seed=0,1"):  # Python; a sweep
             (override,) = parse_overrides([word])
             assert key in known, word
-            assert any(o.fault(o.convert(override.value())) is None for o in known[key]), word
+            assert any(o.error_in(o.convert(override.value())) is None for o in known[key]), word
 
 
 def test_dotted_names_in_the_text_are_options_or_groups_of_options():
     known = {option.key for option in every_option()}
     known |= {key.rpartition(".")[0] for key in known}
-    groups = "|".join((*CHOSEN, *FIXED))
+    groups = "|".join((*SCHEMA_GROUPS, *FIXED))
     for code in inline():
         if re.fullmatch(rf"({groups})\.[a-z_.]+", code) and not code.endswith(".py"):
             assert code in known, code

@@ -46,11 +46,13 @@ NOT_RUN = {
 }  # fmt: skip
 
 EVALUATION = (
-    "evaluation.starts=1 evaluation.samples=2 evaluation.episodes=2 evaluation.resamples=100 "
-    "evaluation.decision.lengths=[5] evaluation.decision.sequences=2"
+    "evaluation.starts_per_episode=1 evaluation.num_samples=2 evaluation.episodes=2 evaluation.resamples=100 "
+    "evaluation.policy_ranking.horizons=[5] evaluation.policy_ranking.num_action_sequences=2"
 )
-RANKED = "evaluation.decision.rollouts=2 evaluation.decision.starts=1"
-NOT_RANKED = "evaluation.decision.rollouts=0 evaluation.decision.starts=0"  # half of the time
+RANKED = (
+    "evaluation.policy_ranking.rollouts_per_policy=2 evaluation.policy_ranking.num_start_states=1"
+)
+NOT_RANKED = "evaluation.policy_ranking.rollouts_per_policy=0 evaluation.policy_ranking.num_start_states=0"  # half of the time
 TRAINING = (
     "training.world_model.steps=4 training.policy.steps=4 training.steps_per_dispatch=2 "
     f"{EVALUATION} evaluation.horizons=[1,5] logging.wandb=disabled"
@@ -59,14 +61,14 @@ TRAINING = (
 SHORT = {
     r"^python train\.py(?! --help)": f"{TRAINING} {NOT_RANKED} data.cache_dir=../datasets",
     r"model\.preset=12m": "training.world_model.batch_size=2 training.world_model.window=4",
-    r"policy=mopo": "policy.starts=8",
+    r"policy=mopo": "policy.rollout_batch_size=8",
     r"experiment=offline": "policy=bc,td3_bc",  # the first two of all
     r"^python eval\.py": f"{EVALUATION} {RANKED}",
-    r"planner": "evaluation.planner.samples=8 evaluation.planner.elites=2 "
-    "evaluation.planner.proposals=2 evaluation.planner.iterations=1 evaluation.planner.horizon=2",
+    r"planner": "evaluation.planner.num_samples=8 evaluation.planner.num_elites=2 "
+    "evaluation.planner.num_policy_samples=2 evaluation.planner.iterations=1 evaluation.planner.horizon=2",
     r"video=": "steps=20",
     r"episode=6": "episode=2",  # the toy run holds out three
-    r"address=localhost": "training.distributed.address=localhost:{port}",
+    r"address=localhost": "training.distributed.coordinator_address=localhost:{port}",
     r"joint_update\.py": "--rounds 1 --repeats 1",
     r"default_job\.py": f"--seeds 0 --words {TRAINING} {NOT_RANKED}",
     r"data_delivery\.py": "--rounds 1",
@@ -188,8 +190,8 @@ def test_a_block_runs(typed: list[str], folder: Path, finish: Callable[[str], No
 def run(command: str, folder: Path) -> None:
     """Types a command, and where it waits for another process, in a second shell that one."""
     shells = [command]
-    if "distributed.process=0" in command:
-        shells.append(command.replace("distributed.process=0", "distributed.process=1"))
+    if "distributed.process_id=0" in command:
+        shells.append(command.replace("distributed.process_id=0", "distributed.process_id=1"))
     outputs = [folder / f"shell{number}.txt" for number in range(len(shells))]
     processes = [started(*pair, folder) for pair in zip(shells, outputs, strict=True)]
     try:

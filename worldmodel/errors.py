@@ -36,13 +36,13 @@ class DivergenceError(UserError):
     status = 1
 
 
-MOST_FAULTS = 10  # lines in one message: a longer list hides the first mistake
+MAX_ERRORS_SHOWN = 10  # lines in one message: a longer list hides the first mistake
 
 
-def listed(head: str, faults: Sequence[str]) -> str:
+def bullet_list(head: str, faults: Sequence[str]) -> str:
     """`head` and the first few of `faults`, a line each."""
-    more = len(faults) - MOST_FAULTS
-    lines = [*faults[:MOST_FAULTS], *([f"... and {more} more"] if more > 0 else [])]
+    more = len(faults) - MAX_ERRORS_SHOWN
+    lines = [*faults[:MAX_ERRORS_SHOWN], *([f"... and {more} more"] if more > 0 else [])]
     return "\n  - ".join([head, *lines])
 
 
@@ -51,7 +51,7 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Returns ' (did you mean X?)' for the known word closest to `word`, or an empty string."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f" (did you mean {matches[0]!r}?)" if matches else ""

@@ -18,7 +18,12 @@ from scipy import stats
 from worldmodel.aggregate.command import parse
 from worldmodel.aggregate.command import run as aggregate
 from worldmodel.aggregate.methods import ScoreTable, score_table, telling
-from worldmodel.aggregate.results import Aggregated, aggregated, aggregated_sheets, verdict
+from worldmodel.aggregate.results import (
+    AggregateResults,
+    aggregate_methods,
+    aggregate_tables,
+    summarize,
+)
 from worldmodel.aggregate.runs import find_runs, read_run, read_runs
 from worldmodel.config import Config, NoPolicy, PolicyOptions
 from worldmodel.config.io import assign, save_config
@@ -27,14 +32,14 @@ from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.errors import CheckpointError, ConfigError
 from worldmodel.evaluation.evaluator import write
 from worldmodel.evaluation.prediction import Prediction
-from worldmodel.evaluation.results import Provenance, Results, Return, Scale
-from worldmodel.evaluation.returns import Episodes
+from worldmodel.evaluation.results import AgentReturns, Provenance, Results, Scale
+from worldmodel.evaluation.returns import EvaluationEpisodes
 from worldmodel.evaluation.statistics import SEEDS, Bootstrap
 from worldmodel.models.observed import ObservedOptions
 from worldmodel.policies.rebrac import ReBRACOptions
 from worldmodel.policies.td3_bc import TD3BCOptions
 from worldmodel.runs.directory import RunDirectory
-from worldmodel.system.exit_status import guarded
+from worldmodel.system.exit_status import run_cli
 
 TASKS = {
     "Hopper-v5": Reference("d4rl/hopper", -20.0, 3230.0, "a pair", 1000),
@@ -70,7 +75,7 @@ def judge(tmp_path: Path, walker_spec) -> Judge:
         reference: Reference | None = None,
         logs: str | None = None,
         step: int = 100,
-        who: str = "policy",
+        agent: str = "policy",
         **options: object,
     ) -> Path:
         config = Config(name, seed, model=ObservedOptions(), policy=policy)
@@ -80,16 +85,17 @@ def judge(tmp_path: Path, walker_spec) -> Judge:
         config.data = GymnasiumData(name="logs", environment=task)
         run = RunDirectory(tmp_path / "runs" / name)
         save_config(config, run.path / "config.yaml")
-        run.bind_data(walker_spec, logs or task)
+        run.check_dataset(walker_spec, logs or task)
         earned, bootstrap = {}, Bootstrap(100)
         if returns is not None:
             seeds = 1000 + np.arange(returns.shape[1])
             one = np.ones(len(seeds), bool)
             played = [
-                Episodes(seeds, r[:, None], one.astype(int), one, ~one, None) for r in returns
+                EvaluationEpisodes(seeds, r[:, None], one.astype(int), one, ~one, None)
+                for r in returns
             ]
             mean = bootstrap.mean(returns.mean(1), SEEDS)
-            earned[who] = Return(mean, returns.ravel(), played)
+            earned[agent] = AgentReturns(mean, returns.ravel(), played)
         source = Provenance(
             name, "policy", step, environment=task, config=dataclasses.asdict(config)
         )
@@ -112,9 +118,11 @@ def runs(judge: Judge, tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def table_of(*words: object, by: list[str] | None = None, score: str | None = None) -> ScoreTable:
+def table_of(
+    *words: object, group_by: list[str] | None = None, score: str | None = None
+) -> ScoreTable:
     found, _ = read_runs(find_runs(list(map(str, words))), None)
-    return score_table(found, by, score)
+    return score_table(found, group_by, score)
 
 
 def naive() -> dict[str, np.ndarray]:
@@ -131,7 +139,9 @@ def naive() -> dict[str, np.ndarray]:
 
 def test_scores_are_each_training_seeds_means(runs: Path) -> None:
     table = table_of(runs)
-    assert table.by == ["policy.name"] and table.normalized and sorted(table.tasks) == [*TASKS]
+    assert (
+        table.group_by == ["policy.name"] and table.normalized and sorted(table.tasks) == [*TASKS]
+    )
     order = [table.tasks.index(task) for task in TASKS]
     for method, scores in naive().items():
         np.testing.assert_allclose(table.scores[method][:, order], scores)
@@ -140,7 +150,7 @@ def test_scores_are_each_training_seeds_means(runs: Path) -> None:
 
 
 def test_aggregates_are_those_of_plain_loops(runs: Path) -> None:
-    found, expected = aggregated(table_of(runs)), naive()
+    found, expected = aggregate_methods(table_of(runs)), naive()
     assert found.methods == ["rebrac", "td3_bc"]  # the better one first
     for method, scores in expected.items():
         numbers = found.numbers[method]
@@ -152,7 +162,7 @@ def test_aggregates_are_those_of_plain_loops(runs: Path) -> None:
         )
         assert all(n.low <= n.value <= n.high and n.n == len(scores) for n in numbers.values())
         shares = [np.mean(scores > threshold) for threshold in found.thresholds]
-        assert [n.value for n in found.profiles[method]] == pytest.approx(shares)
+        assert [n.value for n in found.performance_profiles[method]] == pytest.approx(shares)
         for place, task in enumerate(TASKS):
             assert found.by_task[method][task].value == pytest.approx(scores[:, place].mean())
     ours, theirs = expected["rebrac"], expected["td3_bc"]
@@ -166,25 +176,27 @@ def test_aggregates_are_those_of_plain_loops(runs: Path) -> None:
     )
 
 
-def of_scores(**scores: list) -> Aggregated:
+def of_scores(**scores: list) -> AggregateResults:
     arrays = {method: np.array(own, float) for method, own in scores.items()}
     tasks = [f"task {i}" for i in range(next(iter(arrays.values())).shape[1])]
-    return aggregated(ScoreTable(tasks, arrays, True), Bootstrap(300))
+    return aggregate_methods(ScoreTable(tasks, arrays, True), Bootstrap(300))
 
 
 def test_a_method_is_ahead_where_the_whole_interval_is_above_a_half() -> None:
     low, mixed, high = ([[base + i, base + i] for i in range(6)] for base in (10, 12, 50))
-    clear = verdict(of_scores(low=low, mixed=mixed, high=high))
+    clear = summarize(of_scores(low=low, mixed=mixed, high=high))
     assert clear[0].startswith(
         "high is ahead of mixed (probability of improvement 1.00 [1.00, 1.00]"
     )
     assert " and low (" in clear[0] and clear[1].startswith("mixed is ahead of low (")
-    level = verdict(of_scores(one=low, other=[*low[1:], low[0]], high=mixed[:1]))
+    level = summarize(of_scores(one=low, other=[*low[1:], low[0]], high=mixed[:1]))
     assert level[0] == "No method is clearly ahead of all others."  # a single run has no interval
     assert level[-1].startswith("A single training seed says little")
-    assert verdict(of_scores(one=low, other=low))[0] == "No method is clearly ahead of the other."
-    assert len(aggregated_sheets(of_scores(alone=low))) == 2  # nobody to be better than
-    assert verdict(of_scores(alone=low))[0].startswith("Interquartile mean of the normalised score")
+    assert summarize(of_scores(one=low, other=low))[0] == "No method is clearly ahead of the other."
+    assert len(aggregate_tables(of_scores(alone=low))) == 2  # nobody to be better than
+    assert summarize(of_scores(alone=low))[0].startswith(
+        "Interquartile mean of the normalised score"
+    )
 
 
 def test_methods_are_told_apart_by_few_options(judge: Judge) -> None:
@@ -192,33 +204,35 @@ def test_methods_are_told_apart_by_few_options(judge: Judge) -> None:
     assert telling([{"a": "1"}, {"a": "1"}], ["a"]) == []
     for name, weight in {"weak": 1.0, "strong": 4.0}.items():
         for seed in range(2):
-            policy = TD3BCOptions(value_scale=weight)
+            policy = TD3BCOptions(alpha=weight)
             judge(f"{name}-{seed}", policy, "Hopper-v5", returns_of("td3_bc", "Hopper-v5", 1), seed)
     runs = judge("x", POLICIES["rebrac"], "Hopper-v5", returns_of("rebrac", "Hopper-v5", 1)).parent
     found = table_of(runs)
-    assert found.by == ["policy.name", "policy.value_scale"] and not found.normalized
+    assert found.group_by == ["policy.name", "policy.alpha"] and not found.normalized
     assert [*found.scores] == [
-        "td3_bc policy.value_scale=4.0",
-        "td3_bc policy.value_scale=1.0",
+        "td3_bc policy.alpha=4.0",
+        "td3_bc policy.alpha=1.0",
         "rebrac",
     ]
-    assert "optimality_gap" not in aggregated(found, Bootstrap(100)).numbers[[*found.scores][0]]
+    assert (
+        "optimality_gap" not in aggregate_methods(found, Bootstrap(100)).numbers[[*found.scores][0]]
+    )
     with pytest.raises(
         ConfigError, match=r"with seed=0; they differ by policy\.value_scale: add that"
     ):
-        table_of(runs, by=["policy.name"])
-    mixed = table_of(runs / "weak-0", runs / "strong-1", by=["policy.name"])
-    assert mixed.notes == ["Runs of td3_bc also differ by policy.value_scale."]
+        table_of(runs, group_by=["policy.name"])
+    mixed = table_of(runs / "weak-0", runs / "strong-1", group_by=["policy.name"])
+    assert mixed.notes == ["Runs of td3_bc also differ by policy.alpha."]
     with pytest.raises(ConfigError, match=r"did you mean 'policy\.value_scale'"):
-        table_of(runs, by=["value_scale"])
-    with pytest.raises(ConfigError, match=r"by=policy: holds several.*policy\.name"):
-        table_of(runs, by=["policy"])
+        table_of(runs, group_by=["value_scale"])
+    with pytest.raises(ConfigError, match=r"group_by=policy: holds several.*policy\.name"):
+        table_of(runs, group_by=["policy"])
 
 
 def test_a_planner_is_a_method_of_its_own(judge: Judge) -> None:
     returns = returns_of("td3_bc", "Hopper-v5", 1)
     for kind in ("cem", "mppi"):
-        given = {"who": "planner", "evaluation__planner__kind": kind}
+        given = {"agent": "planner", "evaluation__planner__kind": kind}
         runs = judge(kind, NoPolicy(), "Hopper-v5", returns, **given).parent
     found = table_of(runs)
     assert [*found.scores] == [f"evaluation.planner.kind={kind}" for kind in ("cem", "mppi")]
@@ -320,11 +334,11 @@ def test_the_command_writes_and_says_all(runs: Path, judge: Judge) -> None:
     found = json.loads((folder / "aggregate.json").read_text())
     iqm = stats.trim_mean(naive()["rebrac"], 0.25, axis=None)
     assert found["methods"]["rebrac"]["iqm"]["value"] == pytest.approx(iqm)
-    assert found["methods"]["td3_bc"]["seeds"] == 5 and found["by"] == ["policy.name"]
-    assert np.shape(found["profiles"]["rebrac"]["high"]) == np.shape(
-        found["profiles"]["thresholds"]
+    assert found["methods"]["td3_bc"]["seeds"] == 5 and found["group_by"] == ["policy.name"]
+    assert np.shape(found["performance_profiles"]["rebrac"]["high"]) == np.shape(
+        found["performance_profiles"]["thresholds"]
     )
-    assert found["verdict"][0].startswith("rebrac is ahead of td3_bc (probability of improvement")
+    assert found["summary"][0].startswith("rebrac is ahead of td3_bc (probability of improvement")
     text, page = ((folder / f"aggregate.{end}").read_text() for end in ("md", "html"))
     for said in (done.stdout, text, page):
         for word in ("rebrac is ahead of td3_bc", "4 training seeds say little", "optimality gap"):
@@ -340,11 +354,11 @@ def test_the_command_writes_and_says_all(runs: Path, judge: Judge) -> None:
         (["run=a"], "did you mean 'runs'"),
         ([], "runs needs a value"),
         (["runs=a", "score=normalised"], "did you mean 'normalized'"),
-        (["--by=seed"], "options have no dashes: by=seed"),
+        (["--group_by=seed"], "options have no dashes: group_by=seed"),
     ],
 )
 def test_mistakes_are_told_in_words(words: list[str], said: str, capsys) -> None:
-    assert guarded(lambda: aggregate(words)) == 2
+    assert run_cli(lambda: aggregate(words)) == 2
     shown = capsys.readouterr()
     assert said in shown.err and not shown.out
 
@@ -352,7 +366,7 @@ def test_mistakes_are_told_in_words(words: list[str], said: str, capsys) -> None
 def test_the_help_shows_every_option(capsys) -> None:
     assert aggregate(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"\n  {key} = " in shown for key in ("runs", "by", "score", "who", "folder"))
+    assert all(f"\n  {key} = " in shown for key in ("runs", "group_by", "score", "agent", "folder"))
 
 
 def test_a_best_checkpoint_that_is_the_last_is_not_said_to_be_lucky(
@@ -369,7 +383,7 @@ def test_a_best_checkpoint_that_is_the_last_is_not_said_to_be_lucky(
 def test_a_run_that_was_really_trained_is_read(smoke_run: Path) -> None:
     run = read_run(smoke_run)
     found = json.loads((smoke_run / "evaluation" / "results.json").read_text())
-    assert run.who == "policy" and run.environment == "Pendulum-v1" and not run.best
+    assert run.agent == "policy" and run.environment == "Pendulum-v1" and not run.best
     assert run.returns == pytest.approx([found["returns"]["policy"]["value"]])
     assert run.options["policy.name"] == found["config"]["policy"]["name"]
 
@@ -386,5 +400,5 @@ def test_a_run_that_was_really_trained_is_read(smoke_run: Path) -> None:
 )
 def test_lists_may_be_written_without_brackets(word: str, runs: list[str]) -> None:
     assert parse([word]).runs == runs
-    assert parse([word, "by=null"]).by is None
-    assert parse([word, "by=policy.name"]).by == ["policy.name"]
+    assert parse([word, "group_by=null"]).group_by is None
+    assert parse([word, "group_by=policy.name"]).group_by == ["policy.name"]

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from worldmodel.cli.sweep import check_sweep
-from worldmodel.cli.sweep_summary import Finished, table
+from worldmodel.cli.sweep_summary import JobResult, table
 from worldmodel.config import EvaluationOptions
 from worldmodel.errors import ConfigError
 
@@ -60,9 +60,9 @@ def train(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
 
 
-def finished(run: str, value: float, *settings: str) -> Finished:
+def finished(run: str, value: float, *settings: str) -> JobResult:
     number = {"value": value, "low": value - 1, "high": value + 1, "n": 4, "method": "by hand"}
-    return Finished(run, ["data=pendulum", *settings], number)
+    return JobResult(run, ["data=pendulum", *settings], number)
 
 
 # ----------------------------------------------------------------------------------- the table
@@ -82,9 +82,9 @@ def test_jobs_that_differ_by_their_seed_are_a_row_with_an_interval_over_seeds() 
         "high": 2.0,
         "n": 5,
         "method": "mean over 5 training seeds",
-        "of": "training seeds",
+        "sample_unit": "training seeds",
     }
-    assert "little of" not in table([Finished("c", ["seed=0"], several)], EvaluationOptions())
+    assert "little of" not in table([JobResult("c", ["seed=0"], several)], EvaluationOptions())
     error = returns.std() / np.sqrt(8)  # of the mean; the bootstrap's interval is near 1.96 of it
     assert value == pytest.approx(returns.mean(), abs=0.1)
     assert low == pytest.approx(returns.mean() - 1.96 * error, abs=error / 2)
@@ -192,7 +192,7 @@ def test_a_search_that_cannot_be_is_refused_before_it_starts(
 
 @needs_optuna
 def test_the_ends_of_an_interval_are_checked_before_the_first_job() -> None:
-    words = ["experiment=search", "policy.penalty=ensemble_std", "model.members=7"]
+    words = ["experiment=search", "policy.penalty=ensemble_std", "model.num_members=7"]
     assert check_sweep(CONFIGS, words).first.policy.horizon == 1
     with pytest.raises(ConfigError, match="policy.penalty_scale=-1"):
         check_sweep(CONFIGS, [*words, "policy.penalty_scale=interval(-1.0,2.0)"])

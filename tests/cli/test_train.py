@@ -19,9 +19,9 @@ import pytest
 import worldmodel
 from worldmodel.cli.eval import parse_eval
 from worldmodel.errors import CheckpointError, ConfigError
-from worldmodel.nn.learner import divide
-from worldmodel.status.report import read_beat, state_of
-from worldmodel.training.restore import model_of
+from worldmodel.nn.learner import split_module
+from worldmodel.status.report import read_heartbeat, run_state
+from worldmodel.training.restore import load_world_model
 
 Launch = Callable[..., list[str]]
 ROOT = Path(__file__).parent.parent
@@ -46,10 +46,14 @@ def test_the_whole_job_leaves_what_others_rely_on(smoke_run: Path) -> None:
     for kind in ("error", "persistence", "skill"):
         number = results["prediction"]["observation"]["15"][kind]
         assert number["n"] > 0 and number["low"] <= number["value"] <= number["high"]
-    assert {"policy", "logs", "random"} <= results["returns"].keys()
-    assert results["decision"]["lengths"].keys() == {"5", "15"}
-    assert {"policy", "step 30", "random"} <= results["decision"]["policies"].keys()
-    assert results["decision"]["spearman"]["n"] == len(results["decision"]["policies"]) >= 8
+    assert {"policy", "dataset", "random"} <= results["returns"].keys()
+    assert results["policy_ranking"]["horizons"].keys() == {"5", "15"}
+    assert {"policy", "step 30", "random"} <= results["policy_ranking"]["policies"].keys()
+    assert (
+        results["policy_ranking"]["spearman"]["n"]
+        == len(results["policy_ranking"]["policies"])
+        >= 8
+    )
     played = (smoke_run / "evaluation" / "episodes.jsonl").read_text().splitlines()
     assert [json.loads(row)["seed"] for row in played] == 2 * [1000, 1001, 1002, 1003]
     assert (smoke_run / "evaluation" / "report.html").stat().st_size < 3e6
@@ -60,18 +64,18 @@ def test_another_runs_model_is_that_of_its_own_complete_stage(
     smoke_run: Path, tmp_path: Path
 ) -> None:
     loaded = worldmodel.load(smoke_run)
-    taken = model_of(str(smoke_run), loaded.config, loaded.spec)
-    same = jax.tree.map(np.array_equal, divide(taken)[1], divide(loaded.model)[1])
+    taken = load_world_model(str(smoke_run), loaded.config, loaded.spec)
+    same = jax.tree.map(np.array_equal, split_module(taken)[1], split_module(loaded.model)[1])
     assert all(jax.tree.leaves(same))  # which this policy's stage left as it was
 
     copy = tmp_path / "smoke-0"
     shutil.copytree(smoke_run, copy)
     shutil.rmtree(copy / "checkpoints" / "world_model" / "60")
     with pytest.raises(ConfigError, match="world_model is at step 30 of 60; accepted: a run that"):
-        model_of(str(copy), loaded.config, loaded.spec)
+        load_world_model(str(copy), loaded.config, loaded.spec)
     shutil.rmtree(copy / "checkpoints" / "world_model")
     with pytest.raises(CheckpointError, match="no checkpoint"):
-        model_of(str(copy), loaded.config, loaded.spec)
+        load_world_model(str(copy), loaded.config, loaded.spec)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +107,7 @@ def test_a_killed_run_ends_in_the_same_bits(
     done = run(command)
     assert done.returncode == 0, done.stderr[-2000:]
     assert digests(folder) == digests(smoke_run)
-    clocks = ("time", "updates_per_second", "waiting_for_data")
+    clocks = ("time", "updates_per_second", "data_wait_fraction")
     killed, whole = ([{k: v for k, v in row.items() if k not in clocks} for row in read_rows(r)]
                      for r in (folder, smoke_run))  # fmt: skip
     assert killed == whole
@@ -127,7 +131,7 @@ def stopped_at(command: list[str], moment: Callable[[], bool], number: int) -> t
 
 
 def phase_of(folder: Path) -> str | None:
-    beat = read_beat(folder)
+    beat = read_heartbeat(folder)
     return beat.get("phase") if beat.get("state") == "running" else None
 
 
@@ -145,15 +149,15 @@ def test_a_run_is_stopped_at_any_moment_and_the_same_command_goes_on(
         status, output = stopped_at(command, moment, number)
         assert status == expected and "Traceback" not in output, output
         assert "the same command goes on" in output
-    assert state_of(read_beat(folder), time.time())[0] == "stopped"
+    assert run_state(read_heartbeat(folder), time.time())[0] == "stopped"
     assert digests(folder) == digests(smoke_run)
     environments = json.loads((folder / "environment.json").read_text())
     assert len(environments) == 1  # two starts, with the same software on the same devices
 
 
 def test_a_finished_run_tells_so_and_with_what_it_was_made(smoke_run: Path) -> None:
-    beat = read_beat(smoke_run)
-    assert state_of(beat, time.time()) == ("finished", "")
+    beat = read_heartbeat(smoke_run)
+    assert run_state(beat, time.time()) == ("finished", "")
     assert (beat["stage"], beat["step"], beat["total"]) == ("policy", 60, 60)
     (entry,) = json.loads((smoke_run / "environment.json").read_text())
     assert entry["packages"]["jax"] == jax.__version__
@@ -200,7 +204,7 @@ def test_what_a_later_stage_refuses_is_known_before_the_first(
     launch: Launch, tmp_path: Path
 ) -> None:
     """CartPole has discrete actions: no gradient through the model, and nothing is written."""
-    words = ["data.environment=CartPole-v1", "policy.gradient=dynamics", f"runs_dir={tmp_path}"]
+    words = ["data.environment=CartPole-v1", "policy.actor_grad=dynamics", f"runs_dir={tmp_path}"]
     done = run(launch(*words))
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "needs continuous actions" in done.stderr
@@ -235,14 +239,21 @@ def test_a_planner_stands_beside_the_policy_that_it_starts_from(
     smoke_run: Path, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(smoke_run, tmp_path / "copy")
-    words = ["kind=mppi", "samples=8", "elites=4", "iterations=2", "horizon=3", "proposals=2"]
+    words = [
+        "kind=mppi",
+        "num_samples=8",
+        "num_elites=4",
+        "iterations=2",
+        "horizon=3",
+        "num_policy_samples=2",
+    ]
     words = [f"evaluation.planner.{word}" for word in words]
     asked = parse_eval([f"run={copy}", "evaluation.episodes=2", "evaluation.horizons=[1]", *words])
     loaded = worldmodel.load(*asked.runs, asked.checkpoint)
     assert loaded.value is not None
     loaded.evaluate(**asked.evaluation)
     results = json.loads((copy / "evaluation" / "results.json").read_text())
-    assert list(results["returns"]) == ["policy", "planner", "logs", "random"]
+    assert list(results["returns"]) == ["policy", "planner", "dataset", "random"]
     assert len(results["episodes"]["planner"]) == 2
     assert results["config"]["evaluation"]["planner"]["proposals"] == 2
     assert "the planner returns" in (copy / "evaluation" / "results.md").read_text()

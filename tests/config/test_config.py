@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from worldmodel.cli.eval import Asked, parse_eval
+from worldmodel.cli.eval import EvalRequest, parse_eval
 from worldmodel.cli.sweep import check_sweep
 from worldmodel.cli.train import run_training, training_help
 from worldmodel.config import Config, EvalConfig
 from worldmodel.config.arguments import parse_overrides
 from worldmodel.config.compose import build_config
-from worldmodel.config.evaluation_data import judged_data
-from worldmodel.config.io import changed, differences, load_config, save_config
-from worldmodel.config.registry import CHOSEN, FIXED, every_schema
-from worldmodel.config.rules import check
-from worldmodel.config.values import walk
+from worldmodel.config.evaluation_data import evaluation_data_options
+from worldmodel.config.io import differences, load_config, save_config, with_overrides
+from worldmodel.config.registry import FIXED, SCHEMA_GROUPS, every_schema
+from worldmodel.config.rules import validate_config
+from worldmodel.config.values import iter_options
 from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.readers.npz import NPZData
 from worldmodel.data.readers.tfds import TFDSData
@@ -59,7 +59,7 @@ def test_defaults_compose_into_typed_dataclasses():
     assert type(config.data) is GymnasiumData
     assert config.data.environment == "Pendulum-v1"
     assert config.name == "pendulum-rssm-actor_critic-0"
-    assert check(config) == []
+    assert validate_config(config) == []
 
 
 def test_values_on_the_command_line_win_over_experiments_and_files():
@@ -71,24 +71,26 @@ def test_values_on_the_command_line_win_over_experiments_and_files():
 
 
 def test_numbers_are_taken_where_nothing_is_lost():
-    config = build("training.policy.steps=1e3", "policy.entropy=1", "model.deter=null", "name=7")
+    config = build(
+        "training.policy.steps=1e3", "policy.entropy_scale=1", "model.deter=null", "name=7"
+    )
     assert config.training.policy.steps == 1000
     assert isinstance(config.training.policy.steps, int)
-    assert config.policy.entropy == 1.0
+    assert config.policy.entropy_scale == 1.0
     assert config.model.deter is None
     assert config.name == "7"
 
 
 def test_groups_of_options_can_be_set_at_once():
     stage = build("training.policy={steps: 5, window: 6}").training.policy
-    assert (stage.steps, stage.window, stage.warmup) == (5, 6, 100)
+    assert (stage.steps, stage.window, stage.warmup_steps) == (5, 6, 100)
 
 
 def test_interpolations_work_on_the_command_line():
     assert build("name=${data.name}-${training.policy.steps}").name == "pendulum-1500"
 
 
-@pytest.mark.parametrize("group", [*CHOSEN, *FIXED])
+@pytest.mark.parametrize("group", [*SCHEMA_GROUPS, *FIXED])
 def test_every_choice_of_every_group_composes(group):
     needed = {
         "minari": ["data.dataset=some/set-v0"],
@@ -96,7 +98,7 @@ def test_every_choice_of_every_group_composes(group):
     }
     for file in (CONFIGS / group).glob("*.yaml"):
         words = ["data.path=logs", "data.environment=Pendulum-v1", *needed.get(file.stem, [])]
-        assert check(build(f"{group}={file.stem}", *words)) == []
+        assert validate_config(build(f"{group}={file.stem}", *words)) == []
 
 
 SYSTEMS = ("wiener_hammerstein", "silverbox", "cascaded_tanks", "fine_steering_mirror")
@@ -105,7 +107,7 @@ SYSTEMS = ("wiener_hammerstein", "silverbox", "cascaded_tanks", "fine_steering_m
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_systems_are_judged_on_other_rows_than_they_are_trained_on(name):
     config = build(f"experiment={name}", "data.path=logs")
-    known, judged = config.data, judged_data(config)
+    known, judged = config.data, evaluation_data_options(config)
     assert config.evaluation.free_run and judged.path == "logs"
     if name in ("wiener_hammerstein", "silverbox"):
         assert judged.rows[0] > known.rows[1] or judged.rows[1] < known.rows[0]
@@ -139,8 +141,8 @@ def test_systems_are_judged_on_other_rows_than_they_are_trained_on(name):
         ("seed=null", ["seed=null: accepts integer"]),
         ("seed=-1", ["seed=-1: accepts integer, 0 to"]),
         ("fresh=5", ["fresh=5: accepts true or false"]),
-        ("policy.entropy=nan", ["policy.entropy=nan: accepts number, 0 or more"]),
-        ("policy.entropy=inf", ["policy.entropy=inf: accepts number"]),
+        ("policy.entropy_scale=nan", ["policy.entropy_scale=nan: accepts number, 0 or more"]),
+        ("policy.entropy_scale=inf", ["policy.entropy_scale=inf: accepts number"]),
         ("evaluation.horizons=5", ["list [a,b,...] of integers, each 1 or more"]),
         ("evaluation.horizons=[5,0]", ["evaluation.horizons=[5,0]: accepts list"]),
         ("evaluation.horizons=[]", ["evaluation.horizons=[]: accepts list"]),
@@ -160,7 +162,7 @@ def test_systems_are_judged_on_other_rows_than_they_are_trained_on(name):
         ("seed=${model.preset}", ["seed: ", "could not be converted to Integer"]),
         ("evaluation.data.holdut=0.5", ["'evaluation.data.holdout'"]),
         ("evaluation.data.holdout=5", ["evaluation.data.holdout=5: accepts number, 0 to 0.9"]),
-        ("evaluation.data.kind=npy", ["evaluation.data.kind=npy: accepts", "'npz'"]),
+        ("evaluation.data.format=npy", ["evaluation.data.format=npy: accepts", "'npz'"]),
         ("evaluation.data=3", ["evaluation.data=3: accepts options {KEY: VALUE, ...}"]),
         ("name=a/b", ["name=a/b: names a directory"]),
         ("name=..", ["name=..: names a directory"]),
@@ -337,10 +339,10 @@ def test_mistakes_in_a_sweep_are_found_before_its_first_job(words, expected):
 def test_help_lists_every_option_and_choice():
     told = training_help(CONFIGS, [], "What it does.")
     for group, _, schema in every_schema():
-        for option, _ in walk(schema(), f"{group}."):
+        for option, _ in iter_options(schema(), f"{group}."):
             assert f"  {option.key} = " in told
             assert option.help.split()[0] in told
-    for option, _ in walk(Config()):
+    for option, _ in iter_options(Config()):
         assert option.key in told
     for file in CONFIGS.glob("*/*.yaml"):
         assert file.stem in told
@@ -365,7 +367,7 @@ def test_help_is_printed_with_status_0(script):
 def test_every_option_has_help():
     schemas = [Config, EvalConfig, *(schema for _, _, schema in every_schema())]
     for schema in schemas:
-        for option, value in walk(schema()):
+        for option, value in iter_options(schema()):
             assert option.help or value == "???", option.key
 
 
@@ -383,18 +385,18 @@ def run_directory(tmp_path) -> str:
 def test_evaluation_returns_only_what_was_given(run_directory):
     words = [f"run={run_directory}", "evaluation.episodes=10", "evaluation.horizons=[1,2]"]
     given = {"episodes": 10, "horizons": [1, 2]}
-    assert parse_eval(words) == Asked([run_directory], "last", given)
-    assert parse_eval([words[0], "checkpoint=2000"]) == Asked([run_directory], "2000")
+    assert parse_eval(words) == EvalRequest([run_directory], "last", given)
+    assert parse_eval([words[0], "checkpoint=2000"]) == EvalRequest([run_directory], "2000")
     planned = parse_eval([words[0], "evaluation.planner.kind=cem"])
-    assert planned == Asked([run_directory], "last", {"planner.kind": "cem"})
+    assert planned == EvalRequest([run_directory], "last", {"planner.kind": "cem"})
     compared = parse_eval([f"runs=[{run_directory},{run_directory}]", "folder=there"])
-    assert compared == Asked([run_directory] * 2, folder="there")
+    assert compared == EvalRequest([run_directory] * 2, folder="there")
 
 
 def test_data_of_an_evaluation_is_what_its_options_call_data(run_directory):
     run = f"run={run_directory}"
     words = ["data=table", "data.path=logs.csv", "data.observations=[x]", "data.actions=[u]"]
-    given = {"kind": "table", "path": "logs.csv", "observations": ["x"], "actions": ["u"]}
+    given = {"format": "table", "path": "logs.csv", "observations": ["x"], "actions": ["u"]}
     assert parse_eval([run, *words]).evaluation == {"data": given}
     assert parse_eval([run, "data={episodes: 3}"]).evaluation == {"data": {"episodes": 3}}
     assert parse_eval([run, "evaluation.data.episodes=3"]).evaluation == {"data": {"episodes": 3}}
@@ -402,11 +404,11 @@ def test_data_of_an_evaluation_is_what_its_options_call_data(run_directory):
 
 def test_data_to_judge_on_stands_on_the_run_s_own():
     config = build("evaluation.data.episodes=3", "evaluation.data.holdout=0")
-    judged = judged_data(config)
+    judged = evaluation_data_options(config)
     assert dataclasses.replace(judged, episodes=200, holdout=0.1) == config.data
     assert type(judged.holdout) is float
     other = build("evaluation.data={kind: npz, path: x}", "data.cache_dir=here")
-    assert judged_data(other) == NPZData(
+    assert evaluation_data_options(other) == NPZData(
         path="x", cache_dir="here", environment="Pendulum-v1"
     )  # fmt: skip
 
@@ -419,9 +421,9 @@ def test_data_to_judge_on_stands_on_the_run_s_own():
         (["run=RUN", "evaluation.episods=3"], "'evaluation.episodes'"),
         (["run=RUN", "evaluation.episodes=0"], "integer, 1 or more"),
         (["run=RUN", "evaluation.planner.kind=cme"], "one of none, cem, mppi (did you mean 'cem'"),
-        (["run=RUN", "evaluation.planner.elite=3"], "'evaluation.planner.elites'"),
+        (["run=RUN", "evaluation.planner.num_elite=3"], "'evaluation.planner.num_elites'"),
         (["run=RUN", "training.policy.steps=3"], "training.policy.steps: no such option"),
-        (["run=RUN", "data=tfsd"], "data.kind=tfsd: accepts one of tfds"),
+        (["run=RUN", "data=tfsd"], "data.format=tfsd: accepts one of tfds"),
         (["run=RUN", "data=npz"], "data.path needs a file"),
         (["run=RUN", "data.episods=3"], "did you mean 'data.episodes'"),
         (["run=RUN", "data.episodes=0"], "data.episodes=0: accepts integer, 1 or more"),
@@ -499,7 +501,7 @@ def test_differences_name_what_changes_the_computation():
     old = build()
     new = build("training.world_model.steps=9", "evaluation.horizons=[1]", "fresh=true")
     new.logging.wandb = "disabled"
-    new.training.keep = 7
+    new.training.max_to_keep = 7
     assert differences(old, new) == ["training.world_model.steps: 2000 -> 9"]
 
 
@@ -515,46 +517,50 @@ def test_a_run_from_before_an_option_can_go_on(tmp_path):
     """An older config.yaml lacks options; what they stand for now is what it was trained with."""
     save_config(build(), tmp_path / "config.yaml")
     text = (tmp_path / "config.yaml").read_text()
-    older = re.sub(r"\n  autoencoder:(\n    .*)+", "", re.sub(r"\n +ema: .*", "", text))
-    assert "autoencoder:" not in older and " ema:" not in older
+    older = re.sub(r"\n  autoencoder:(\n    .*)+", "", re.sub(r"\n +ema_decay: .*", "", text))
+    assert "autoencoder:" not in older and " ema_decay:" not in older
     (tmp_path / "config.yaml").write_text(older)
     assert differences(load_config(tmp_path / "config.yaml"), build()) == []
 
 
 def test_by_default_pieces_are_sampled_as_long_as_they_are_trained_and_guided():
     config = build("model=trajectory_diffusion")
-    assert config.model.rows == config.training.world_model.window
-    assert config.model.guidance > 0
+    assert config.model.segment_length == config.training.world_model.window
+    assert config.model.guidance_scale > 0
 
 
 def test_planners_are_refused_what_they_cannot_have():
     with pytest.raises(ConfigError, match="data.environment names none"):
         build("evaluation.planner.kind=cem", "data.environment=null", "data=npz", "data.path=x")
-    with pytest.raises(ConfigError, match="elites=9.*samples=8, and can be no more"):
-        build(*(f"evaluation.planner.{w}" for w in ("kind=mppi", "samples=8", "elites=9")))
+    with pytest.raises(ConfigError, match="num_elites=9.*num_samples=8, and can be no more"):
+        build(*(f"evaluation.planner.{w}" for w in ("kind=mppi", "num_samples=8", "num_elites=9")))
     with pytest.raises(ConfigError, match="model=observed has no dynamics"):
         build("evaluation.planner.kind=mppi", "model=observed", "policy=td3_bc")
     build("evaluation.planner.kind=mppi", "model=oracle", "policy=td3_bc")
-    build("evaluation.planner.elites=9", "evaluation.planner.samples=8")  # none plans
+    build("evaluation.planner.num_elites=9", "evaluation.planner.num_samples=8")  # none plans
 
 
 def test_a_changed_config_is_a_copy_and_is_checked():
     config = build()
     given = {"planner": {"kind": "mppi"}, "planner.horizon": 7, "episodes": 3}
-    options = changed(config, {"evaluation": given}).evaluation
+    options = with_overrides(config, {"evaluation": given}).evaluation
     assert (options.planner.kind, options.planner.horizon, options.episodes) == ("mppi", 7, 3)
     assert config == build()
     with pytest.raises(ConfigError, match="'evaluation.planner.kind'"):
-        changed(config, {"evaluation": {"planner": {"knid": "cem"}}})
-    with pytest.raises(ConfigError, match="elites=64"):
-        changed(config, {"evaluation": {"planner": {"kind": "cem", "samples": 8}}})
+        with_overrides(config, {"evaluation": {"planner": {"knid": "cem"}}})
+    with pytest.raises(ConfigError, match="num_elites=64"):
+        with_overrides(config, {"evaluation": {"planner": {"kind": "cem", "samples": 8}}})
 
 
 def test_joint_training_refuses_what_it_cannot_do():
-    with pytest.raises(ConfigError, match="model.ema=0.998.*accepted: model.ema=0"):
+    with pytest.raises(ConfigError, match="model.ema_decay=0.998.*accepted: model.ema_decay=0"):
         build("model=diffusion", "training.joint=true")
-    with pytest.raises(ConfigError, match="hold_start=false.*logged states"):
-        words = ["model=trajectory_diffusion", "model.ema=0", "model.hold_start=false"]
+    with pytest.raises(ConfigError, match="condition_on_start=false.*logged states"):
+        words = [
+            "model=trajectory_diffusion",
+            "model.ema_decay=0",
+            "model.condition_on_start=false",
+        ]
         build(*words, "training.joint=true")
 
 
@@ -563,30 +569,33 @@ def test_a_model_without_parameters_refuses_what_would_train_it():
         build("model=observed", "policy=none")
     with pytest.raises(ConfigError, match=r"training.joint=true: model=observed learns nothing"):
         build("model=observed", "training.joint=true")
-    with pytest.raises(ConfigError, match="accepted: model.ema=0"):
-        build("model=observed", "model.ema=0.9")
+    with pytest.raises(ConfigError, match="accepted: model.ema_decay=0"):
+        build("model=observed", "model.ema_decay=0.9")
 
 
 def test_a_model_without_dynamics_refuses_imagined_rows():
-    assert build("model=observed", "policy=td3_bc").policy.real_share == 1
-    with pytest.raises(ConfigError, match="real_share=0.5: model=observed cannot imagine"):
-        build("model=observed", "policy=td3_bc", "policy.real_share=0.5")
+    assert build("model=observed", "policy=td3_bc").policy.real_ratio == 1
+    with pytest.raises(ConfigError, match="real_ratio=0.5: model=observed cannot imagine"):
+        build("model=observed", "policy=td3_bc", "policy.real_ratio=0.5")
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("policy=mobile policy.real_share=1", "mobile is about imagined rows, and there are none"),
-        ("policy=rambo policy.real_share=0", "held by logged rows, and of the 256"),
-        ("policy=combo policy.real_share=0.001", "held by logged rows"),
-        ("policy=mopo policy.penalty=epistemic_std model.members=1 model.elites=1", "members of 2"),
+        ("policy=mobile policy.real_ratio=1", "mobile is about imagined rows, and there are none"),
+        ("policy=rambo policy.real_ratio=0", "held by logged rows, and of the 256"),
+        ("policy=combo policy.real_ratio=0.001", "held by logged rows"),
         (
-            "policy=ravl policy.truncate=1 policy.truncate_by=max_pairwise model.members=1 "
-            "model.elites=1",
-            "truncate_by=max_pairwise: .* model.members of 2",
+            "policy=mopo policy.penalty=epistemic_std model.num_members=1 model.num_elites=1",
+            "members of 2",
         ),
-        ("policy=mobile model.elites=1", "model.elites=1: policy=mobile looks at how far"),
-        ("policy=edac policy.critics=1", "policy.diversity=1: .* accepted: 2 critics or more"),
+        (
+            "policy=ravl policy.truncation_quantile=1 policy.truncation_measure=max_pairwise model.num_members=1 "
+            "model.num_elites=1",
+            "truncation_measure=max_pairwise: .* model.num_members of 2",
+        ),
+        ("policy=mobile model.num_elites=1", "model.num_elites=1: policy=mobile looks at how far"),
+        ("policy=edac policy.num_critics=1", "policy.eta=1: .* accepted: 2 critics or more"),
     ],
 )
 def test_a_method_is_refused_without_what_it_works_on(words, expected):
@@ -595,7 +604,7 @@ def test_a_method_is_refused_without_what_it_works_on(words, expected):
 
 
 def test_one_member_tells_its_own_noise():
-    build("policy=mopo", "model.members=1", "model.elites=1")
+    build("policy=mopo", "model.num_members=1", "model.num_elites=1")
 
 
 def test_an_oracle_is_that_of_the_logs_and_needs_one():

@@ -17,7 +17,7 @@ import worldmodel
 from worldmodel.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[2]
-QUICK = {"episodes": 1, "horizons": [1, 5], "samples": 2, "starts": 1}
+QUICK = {"episodes": 1, "horizons": [1, 5], "num_samples": 2, "starts_per_episode": 1}
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_other_logs_are_judged_whole(copy: Path, tmp_path: Path) -> None:
     results = json.loads((copy / "evaluation" / "results.json").read_text())
     assert results["data"] == f"{file}: all episodes"
     assert results["prediction"]["observation"]["5"]["error"]["n"] == 3
-    assert results["config"]["evaluation"]["data"] == {"kind": "npz", "path": str(file)}
+    assert results["config"]["evaluation"]["data"] == {"format": "npz", "path": str(file)}
     assert [r["rows"] for r in results["free_run"]["observation"]["records"]] == [11] * 3
     assert any("outside the bounds" in note for note in results["notes"])
     assert "outside the bounds" in done.stdout
@@ -58,9 +58,9 @@ def test_other_logs_are_judged_whole(copy: Path, tmp_path: Path) -> None:
 def test_logs_that_do_not_fit_are_refused_in_words(copy: Path, tmp_path: Path) -> None:
     file = archive(tmp_path / "other.npz", size=4)
     with pytest.raises(DataError, match=r"'observation' is float32 of shape \(4,\).*shape \(3,\)"):
-        worldmodel.load(copy).evaluate(data={"kind": "npz", "path": str(file)})
+        worldmodel.load(copy).evaluate(data={"format": "npz", "path": str(file)})
     with pytest.raises(ConfigError, match=r"evaluation\.data\.pth: no such option"):
-        worldmodel.load(copy).evaluate(data={"kind": "npz", "pth": str(file)})
+        worldmodel.load(copy).evaluate(data={"format": "npz", "pth": str(file)})
 
 
 def test_a_run_on_its_own_logs_says_so(copy: Path) -> None:
@@ -77,7 +77,7 @@ def test_training_ends_with_the_test_set_that_a_file_names(
         "data=npz", f"data.path={archive(tmp_path / 'train.npz')}", "data.environment=null",
         "policy=none", f"runs_dir={tmp_path / 'runs'}", "name=small", "model=mlp",
         "training.world_model={steps: 20, batch_size: 4, window: 8}",
-        "evaluation.horizons=[1]", "evaluation.data.longest_episode=15",
+        "evaluation.horizons=[1]", "evaluation.data.max_episode_steps=15",
     ]  # fmt: skip
     launch = functools.partial(launch, experiment=False)
     wrong = launch(*small, f"evaluation.data.path={archive(tmp_path / 'wrong.npz', size=2)}")

@@ -3,12 +3,12 @@
 import pytest
 
 from worldmodel.config import EvaluationOptions
-from worldmodel.config.references import REFERENCES, reference_of
+from worldmodel.config.references import REFERENCES, resolve_reference
 from worldmodel.errors import ConfigError
 
 
 def asked(name=None, own=None):
-    return reference_of(EvaluationOptions(reference=name, reference_range=own))
+    return resolve_reference(EvaluationOptions(reference=name, reference_range=own))
 
 
 def test_a_published_return_has_its_published_score():

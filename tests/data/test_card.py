@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from worldmodel.data import ActionSpec, Trajectories, card, render
+from worldmodel.data import ActionSpec, Trajectories, build_card, render
 from worldmodel.data.moments import moments
 
 
@@ -45,16 +45,16 @@ def rounded(value: Any) -> Any:
 
 
 def test_a_card_counts_episodes_ends_and_returns():
-    made = card(logs())
+    made = build_card(logs())
     assert (made["episodes"], made["transitions"]) == (3, 6)
     assert (made["terminals"], made["timeouts"]) == (1, 2)
     assert made["lengths"] == {"min": 1, "median": 2.0, "max": 3}
     assert made["returns"] == {"min": -3.0, "mean": 5 / 3, "max": 6.0}
-    assert card(logs(rewards=False))["returns"] is None
+    assert build_card(logs(rewards=False))["returns"] is None
 
 
 def test_a_card_describes_vectors_by_dimension_and_images_by_pixel():
-    observations = card(logs())["observations"]
+    observations = build_card(logs())["observations"]
     x, camera = observations["x"], observations["camera"]
     assert (x["shape"], x["dtype"]) == ([2], "float32")
     assert (x["min"], x["max"], x["mean"]) == ([0, -8], [8, 0], [4, -4])
@@ -70,14 +70,14 @@ def test_a_card_describes_vectors_by_dimension_and_images_by_pixel():
 
 
 def test_a_card_leaves_the_padding_of_actions_out():
-    continuous, discrete = card(logs())["action"], card(logs(discrete=True))["action"]
+    continuous, discrete = build_card(logs())["action"], build_card(logs(discrete=True))["action"]
     assert (continuous["kind"], continuous["low"], continuous["high"]) == ("continuous", [-2], [4])
     assert (continuous["min"], continuous["max"]) == ([1], [2])
     assert discrete == {"kind": "discrete", "size": 5, "counts": [0, 3, 3, 0, 0]}
 
 
 def test_a_card_survives_json_and_prints_as_a_table():
-    for made in (card(logs()), card(logs(discrete=True, rewards=False))):
+    for made in (build_card(logs()), build_card(logs(discrete=True, rewards=False))):
         restored = json.loads(json.dumps(made, allow_nan=False))
         assert restored == made
         text = io.StringIO()
@@ -87,7 +87,7 @@ def test_a_card_survives_json_and_prints_as_a_table():
 
 
 def test_windows_are_counted_in_whole_episodes():
-    counted = card(logs(), windows=(3, 5))["windows"]
+    counted = build_card(logs(), windows=(3, 5))["windows"]
     # Episodes of 3, 4 and 2 rows: windows of 3 rows are one in the first and two in the second.
     assert counted[0] == {"rows": 3, "episodes": 2 / 3, "share": 7 / 9, "count": 3}
     assert counted[1] == {"rows": 5, "episodes": 0, "share": 0, "count": 0}
@@ -98,26 +98,26 @@ def test_the_same_observation_again_is_counted_within_episodes_alone():
         logs(), observations={"x": np.array([0, 0, 1, 1, 2, 2, 3, 3, 3], np.float32)[:, None]}
     )
     # Of six transitions, 0 -> 0, 2 -> 2 and 3 -> 3 stand still; 1 -> 1 is from one to the next.
-    assert card(still)["repeated_rows"] == 3 / 6
+    assert build_card(still)["repeated_observations"] == 3 / 6
 
 
 def test_actions_at_a_bound_are_counted_without_padding():
     whole = dataclasses.replace(logs(), action_spec=ActionSpec(False, 1, (0.0,), (2.0,)))
     # Taken are 1 2 | 1 2 2 | 1; the zeros of the padding are at the lower bound, and do not count.
-    action = card(dataclasses.replace(whole, actions=np.minimum(whole.actions, 2)))["action"]
+    action = build_card(dataclasses.replace(whole, actions=np.minimum(whole.actions, 2)))["action"]
     assert action["at_bounds"] == [3 / 6]
-    assert action["whole_numbers"]
+    assert action["integer_valued"]
 
 
 def test_a_clock_is_told_from_what_falls():
-    x = card(logs())["observations"]["x"]
-    assert x["rising"] == [True, False]
+    x = build_card(logs())["observations"]["x"]
+    assert x["monotonic"] == [True, False]
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=5))
 def test_a_card_of_a_selection_is_that_of_its_episodes_alone(episodes: list[int]):
     chosen = logs().select(np.array(episodes))
-    assert rounded(card(chosen)) == rounded(card(chosen.compact()))
+    assert rounded(build_card(chosen)) == rounded(build_card(chosen.compact()))
 
 
 @given(

@@ -14,7 +14,7 @@ import pytest
 from worldmodel.data import load
 from worldmodel.data.commands import run
 from worldmodel.data.readers.tfds import TFDSData
-from worldmodel.data.sources import source
+from worldmodel.data.sources import parse_source
 from worldmodel.errors import UserError
 
 LENGTHS = np.array([30, 12, 80])
@@ -65,7 +65,7 @@ def test_inspect_prints_a_card_and_draws(
 def test_inspect_takes_the_options_of_the_format(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["observations=[x,y]", "data.actions=[u]", "time=t", "longest_episode=13"]
+    words = ["observations=[x,y]", "data.actions=[u]", "time=t", "max_episode_steps=13"]
     assert run(["inspect", tables(tmp_path), *words, f"out={tmp_path / 'out'}"]) == 0
     told = capsys.readouterr().out
     assert "18 (0 terminals, 18 time-outs)" in told  # 6 records of 39 transitions, cut in three
@@ -144,7 +144,10 @@ def test_help_of_a_source_names_the_options_of_its_format(
         (["convert", "LOGS", "LOGS/below"], "cannot be made"),
         (["inspect", "LOGS", "windw=3"], "did you mean 'data.window'?"),
         (["inspect", "LOGS", "window=1"], "data.window=1: accepts integer, 2 or more"),
-        (["inspect", "LOGS", "on_bad_episode=skp"], "one of error, skip (did you mean 'skip'?)"),
+        (
+            ["inspect", "LOGS", "on_invalid_episode=skp"],
+            "one of error, skip (did you mean 'skip'?)",
+        ),
         (["inspect", "LOGS", "path=elsewhere"], "SOURCE has said that"),
         (["inspect", "LOGs"], "does not exist (did you mean"),
         (["inspect", "CartPole-v1"], "did you mean 'gymnasium:CartPole-v1'"),
@@ -165,11 +168,11 @@ def test_mistakes_are_told(tmp_path: Path, words: list[str], expected: str) -> N
 
 def test_a_source_tells_its_format(tmp_path: Path) -> None:
     archive(tmp_path / "logs.npz")
-    assert source(str(tmp_path)).format == "npz"
-    assert source(tables(tmp_path)).format == "table"
-    assert source("minari:D4RL/pen/human-v2")[:2] == ("minari", "dataset")
+    assert parse_source(str(tmp_path)).format == "npz"
+    assert parse_source(tables(tmp_path)).format == "table"
+    assert parse_source("minari:D4RL/pen/human-v2")[:2] == ("minari", "dataset")
     with pytest.raises(UserError, match="several formats: table .6. and npz .1."):
-        source(str(tmp_path))
+        parse_source(str(tmp_path))
 
 
 def test_a_mistake_ends_with_status_2_and_jax_is_never_imported(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from worldmodel.data import ActionSpec, load, native
+from worldmodel.data import ActionSpec, load, rlds_writer
 from worldmodel.data.behaviours import BEHAVIOURS, LONGEST_HOLD_STEPS, behaviour
 from worldmodel.data.readers import gymnasium as reader
 from worldmodel.data.readers.gymnasium import GymnasiumData
@@ -82,7 +82,7 @@ def test_default_pendulum_logs_are_mixed_and_none_is_good():
 
 
 def test_replaying_the_logged_actions_gives_the_logged_episode_to_its_final_observation():
-    logs = reader.collect(options("Pendulum-v1", episodes=2, collect_seed=5))
+    logs = reader.collect(options("Pendulum-v1", episodes=2, collection_seed=5))
     environment = gymnasium.make("Pendulum-v1")
     for episode, start in enumerate(logs.offsets):
         observation, _ = environment.reset(seed=5 + episode)
@@ -138,7 +138,7 @@ def test_actions_reach_the_environment_in_its_own_shape(register):
 
 def test_the_same_options_give_the_same_logs_and_another_seed_others():
     first, again = (reader.collect(options("Pendulum-v1", episodes=3)) for _ in range(2))
-    other = reader.collect(options("Pendulum-v1", episodes=3, collect_seed=100))
+    other = reader.collect(options("Pendulum-v1", episodes=3, collection_seed=100))
     assert first.actions.tobytes() == again.actions.tobytes()
     np.testing.assert_array_equal(
         first.observations["observation"], again.observations["observation"]
@@ -168,7 +168,7 @@ def test_a_misspelt_environment_or_behaviour_is_answered_with_the_nearest():
     with pytest.raises(DataError, match="did you mean 'Pendulum-v1'"):
         reader.collect(options("Pendulm-v1"))
     with pytest.raises(UserError, match="did you mean 'uniform'.*accepted.*sticky"):
-        reader.collect(options("Pendulum-v1", behaviours=["unifrom"]))
+        reader.collect(options("Pendulum-v1", behaviour_policies=["unifrom"]))
     with pytest.raises(DataError, match="data.environment is not set"):
         reader.collect(GymnasiumData())
 
@@ -202,9 +202,9 @@ def test_every_option_that_shapes_the_logs_has_its_own_folder():
     changed = [
         base,
         options("CartPole-v1"),
-        options("Pendulum-v1", behaviours=["uniform"]),
+        options("Pendulum-v1", behaviour_policies=["uniform"]),
         options("Pendulum-v1", episodes=7),
-        options("Pendulum-v1", collect_seed=7),
+        options("Pendulum-v1", collection_seed=7),
     ]
     assert len({reader.cache_folder(choice) for choice in changed}) == len(changed)
     assert reader.cache_folder(options("Pendulum-v1", holdout=0.5)) == reader.cache_folder(base)
@@ -213,16 +213,16 @@ def test_every_option_that_shapes_the_logs_has_its_own_folder():
 KILLED = """
 import os, signal, sys
 from worldmodel.data.readers.gymnasium import GymnasiumData
-from worldmodel.data import native
+from worldmodel.data import rlds_writer
 from worldmodel.data.readers import gymnasium
 
-steps = native._steps
+steps = rlds_writer._steps
 def die_at_the_second_episode(trajectories, episode):
     if episode == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return steps(trajectories, episode)
 
-native._steps = die_at_the_second_episode
+rlds_writer._steps = die_at_the_second_episode
 gymnasium.read(GymnasiumData(environment="CartPole-v1", episodes=3, cache_dir=sys.argv[1]))
 """
 
@@ -237,15 +237,15 @@ def test_a_killed_writer_leaves_no_half_set(tmp_path):
 
 def test_two_processes_that_collect_at_once_end_with_one_set(tmp_path, monkeypatch):
     choice = options("CartPole-v1", tmp_path, episodes=2)
-    prepare, logs = native._prepare, reader.collect(choice)
+    prepare, logs = rlds_writer._prepare, reader.collect(choice)
 
     def overtaken(*arguments):
         prepared = prepare(*arguments)
-        monkeypatch.setattr(native, "_prepare", prepare)
-        native.write(logs, reader.cache_folder(choice), "the_faster_process")
+        monkeypatch.setattr(rlds_writer, "_prepare", prepare)
+        rlds_writer.write_rlds(logs, reader.cache_folder(choice), "the_faster_process")
         return prepared
 
-    monkeypatch.setattr(native, "_prepare", overtaken)
+    monkeypatch.setattr(rlds_writer, "_prepare", overtaken)
     assert load(choice).actions.tobytes() == logs.actions.tobytes()
     assert [entry.name for entry in tmp_path.iterdir()] == [reader.cache_folder(choice).name]
 

@@ -129,7 +129,7 @@ def test_a_bad_file_among_others_can_be_left_out(
     with pytest.raises(DataError, match=r"b\.h5: cannot be read"):
         load(HDF5Data(path=str(tmp_path)))
     with caplog.at_level(logging.WARNING):
-        logs = load(HDF5Data(path=str(tmp_path), on_bad_episode="skip"))
+        logs = load(HDF5Data(path=str(tmp_path), on_invalid_episode="skip"))
     assert logs.num_episodes == 4 and "b.h5" in caplog.text
 
 

@@ -104,7 +104,7 @@ def test_real_episodes_are_read_as_minari_has_them(root, data_format):
     logs = read("cart/pole-v3")
     assert logs.lengths.tolist() == [len(episode) + 1 for episode in logged]
     assert logs.action_spec == ActionSpec(True, 2)
-    for episode, first, last in zip(logged, logs.offsets, logs.last_rows, strict=True):
+    for episode, first, last in zip(logged, logs.offsets, logs.last_steps, strict=True):
         rows = slice(first, last + 1)
         np.testing.assert_array_equal(logs.observations["observation"][rows], episode.observations)
         np.testing.assert_array_equal(logs.actions[first:last], episode.actions)
@@ -302,7 +302,7 @@ def test_one_damaged_episode_is_named_and_the_others_are_read(root, data_format)
     (file,) = (folder / "2").glob("*." + data_format)
     file.write_bytes(file.read_bytes()[:100])
     refused("1 fault in the logs\n  - episode 2: Minari cannot read it")
-    logs = read(on_bad_episode="skip")
+    logs = read(on_invalid_episode="skip")
     assert logs.num_episodes == 3 and logs.name(2) == "episode 3"
 
 
@@ -348,7 +348,7 @@ def edited(root: Path, field: str, change: Callable[[np.ndarray], np.ndarray], *
 def test_an_inconsistent_episode_is_named(root, field, change, words):
     edited(root, field, change)
     refused(f"1 fault in the logs\n  - episode 1: .*{words}")
-    assert read(on_bad_episode="skip").num_episodes == 1
+    assert read(on_invalid_episode="skip").num_episodes == 1
 
 
 def test_a_class_that_the_space_does_not_have_is_named(root):

@@ -11,7 +11,7 @@ from flax import nnx
 
 from worldmodel.data import Trajectories, stack_episodes
 from worldmodel.data.episodes import Episode
-from worldmodel.data.normalization import scalings
+from worldmodel.data.normalization import resolve_normalization
 from worldmodel.data.readers.npz import NPZData
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.trajectories import split
@@ -33,7 +33,7 @@ def logs(episodes: int = 10) -> Trajectories:
 
 
 def rows(trajectories: Trajectories, key: str) -> np.ndarray:
-    return trajectories.observations[key][trajectories.rows()].astype(np.float64)
+    return trajectories.observations[key][trajectories.step_indices()].astype(np.float64)
 
 
 def seen(spec: DataSpec, key: str, x: np.ndarray) -> np.ndarray:
@@ -77,7 +77,7 @@ def test_kinds_are_chosen_for_all_and_for_single_observations() -> None:
     trajectories = logs()
 
     def chosen(*entries: str) -> dict[str, str]:
-        return scalings(NPZData(path="x", normalize=list(entries)), trajectories)
+        return resolve_normalization(NPZData(path="x", normalize=list(entries)), trajectories)
 
     assert chosen("standardize") == {"x": "standardize", "y": "standardize"}
     assert chosen("none", "y:min_max") == {"x": "none", "y": "min_max"}
@@ -95,7 +95,7 @@ def test_a_perfect_decoder_says_what_the_encoder_saw(kind: str) -> None:
     decoder = Decoder(spec, 4, 4, 8, 1, 1, rngs=rngs, dtype=np.float32)
     x = trajectories.observations["x"][:5]
     coder = decoder.scaling[0]
-    said = coder.said(encoder.scaling[0].seen(x))
+    said = coder.predict(encoder.scaling[0].normalize(x))
     np.testing.assert_allclose(said.mean(), x, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(said.loss(x), 0, atol=1e-6)
     predicted = decoder(jax.numpy.zeros((5, 8)))["x"]
@@ -105,7 +105,7 @@ def test_a_perfect_decoder_says_what_the_encoder_saw(kind: str) -> None:
 def test_statistics_survive_the_file_bit_for_bit(rng):
     """spec.json holds them as text: every digit that a number has."""
     numbers = [tuple(rng.normal(size=3).tolist()) for _ in range(5)]
-    observed = ObservationSpec((3,), "float32", *numbers, scaling="standardize")
+    observed = ObservationSpec((3,), "float32", *numbers, normalization="standardize")
     action = ActionSpec(False, 1, (-1 / 3,), (2 / 7,))
-    spec = DataSpec({"x": observed}, action, reward=(1 / 3, 2 / 7))
+    spec = DataSpec({"x": observed}, action, reward_mean_std=(1 / 3, 2 / 7))
     assert DataSpec.from_json(json.loads(json.dumps(spec.to_json()))) == spec

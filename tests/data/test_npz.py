@@ -178,7 +178,7 @@ def test_several_files_are_one_set_and_a_bad_one_can_be_left_out(
     with pytest.raises(DataError, match=r"b\.npz: cannot be read"):
         load(NPZData(path=str(tmp_path)))
     with caplog.at_level(logging.WARNING):
-        logs = load(NPZData(path=str(tmp_path / "*.npz"), on_bad_episode="skip"))
+        logs = load(NPZData(path=str(tmp_path / "*.npz"), on_invalid_episode="skip"))
     assert logs.num_episodes == 6 and "1 faulty episodes left out" in caplog.text
     assert "b.npz" in caplog.text
 
@@ -284,7 +284,7 @@ def test_bounds_must_fit_the_actions(tmp_path: Path) -> None:
 
 def test_long_records_are_cut_as_by_timeouts(tmp_path: Path) -> None:
     """Pieces share the row between them, so no transition is lost, and only the last one ends."""
-    logs = read(tmp_path, whole(), longest_episode=2)
+    logs = read(tmp_path, whole(), max_episode_steps=2)
     assert logs.lengths.tolist() == [3, 2, 2, 3, 3]
     assert logs.terminated.tolist() == [False, True, False, False, True]
     assert transitions(logs) == expected(LENGTHS)

@@ -9,7 +9,7 @@ import pytest
 from matplotlib.image import imread
 
 from worldmodel.data import ActionSpec, Episode, Trajectories, stack_episodes
-from worldmodel.data.plots import chosen, draw, over_time
+from worldmodel.data.plots import draw, over_time, representative_episodes
 
 LENGTHS = (30, 12, 50, 20)  # transitions
 
@@ -32,12 +32,16 @@ def logs(channels: int = 3, discrete: bool = False, rewards: bool = True) -> Tra
 
 def test_the_worst_the_median_and_the_best_episode_are_drawn() -> None:
     # Returns are 0, 12, 100 and 60.
-    assert [episode for episode, _ in chosen(logs())] == [0, 1, 2]
-    assert [words.split("\n")[1] for _, words in chosen(logs())] == [
+    assert [episode for episode, _ in representative_episodes(logs())] == [0, 1, 2]
+    assert [words.split("\n")[1] for _, words in representative_episodes(logs())] == [
         "worst, return 0", "median, return 12", "best, return 100",
     ]  # fmt: skip
-    assert [episode for episode, _ in chosen(logs(rewards=False))] == [1, 3, 2]  # by length
-    assert len(chosen(logs().select(np.array([2])))) == 1
+    assert [episode for episode, _ in representative_episodes(logs(rewards=False))] == [
+        1,
+        3,
+        2,
+    ]  # by length
+    assert len(representative_episodes(logs().select(np.array([2])))) == 1
 
 
 @pytest.mark.parametrize("channels", [1, 4])
@@ -55,13 +59,13 @@ def test_every_kind_of_logs_can_be_drawn(tmp_path: Path, channels: int) -> None:
 
 def test_lines_are_those_of_their_own_episode_without_padding() -> None:
     made = logs()
-    figure = over_time(made, chosen(made), "logs", {"action": ["left", "right"]})
-    labels = [axes.get_ylabel() for axes in figure.axes[:: len(chosen(made))]]
+    figure = over_time(made, representative_episodes(made), "logs", {"action": ["left", "right"]})
+    labels = [axes.get_ylabel() for axes in figure.axes[:: len(representative_episodes(made))]]
     assert labels[0] == "state [0]" and labels[-3:] == ["action\nleft", "action\nright", "reward"]
     assert "8 of 20 columns of state" in figure.get_suptitle()
     best = figure.axes[-1].lines[0].get_ydata()
     np.testing.assert_array_equal(best, np.full(50, 2))
-    first, last = made.offsets[2], made.last_rows[2]
+    first, last = made.offsets[2], made.last_steps[2]
     np.testing.assert_array_equal(
         figure.axes[2].lines[0].get_ydata(), made.observations["state"][first : last + 1, 0]
     )

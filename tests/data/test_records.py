@@ -11,7 +11,7 @@ import pytest
 
 from worldmodel.data import Trajectories, load
 from worldmodel.data.readers.records import RecordsData, read
-from worldmodel.data.sources import source
+from worldmodel.data.sources import parse_source
 from worldmodel.errors import DataError
 
 MIRROR = Path(__file__).parents[2].parent / "shared/data/sysid/fine_steering_mirror"
@@ -64,7 +64,7 @@ def test_files_are_paired_by_their_order_and_chosen_by_name(tmp_path: Path):
     np.testing.assert_array_equal(found.actions[[0, 5], 0], [0, 1])
     one = logs(tmp_path, inputs="u_b.npy", outputs="y_b.npy")
     assert one.names == ("y_b.npy",)
-    assert source(str(tmp_path)).format == "records"
+    assert parse_source(str(tmp_path)).format == "records"
 
 
 FAULTS: dict[str, tuple[dict[str, np.ndarray], str]] = {
@@ -95,7 +95,7 @@ def test_a_file_that_cannot_be_read_can_be_left_out(tmp_path: Path):
     (tmp_path / "y_a.npy").write_bytes(b"no array")
     with pytest.raises(DataError, match=r"y_a\.npy: cannot be read"):
         logs(tmp_path)
-    assert logs(tmp_path, on_bad_episode="skip").names == ("y_b.npy",)
+    assert logs(tmp_path, on_invalid_episode="skip").names == ("y_b.npy",)
 
 
 def test_what_is_no_folder_is_told(tmp_path: Path):
@@ -111,6 +111,6 @@ def test_a_real_mirror_is_read():
     found = load(options)
     assert found.lengths.tolist() == [2 * 8192] * 9
     real = np.load(MIRROR / "y_300mV_test.npy")
-    last = found.observations["observation"][found.last_rows[-1]]
+    last = found.observations["observation"][found.last_steps[-1]]
     np.testing.assert_allclose(last, real[-1, :, -1, -1], rtol=1e-6)
     assert len(read(options).files) == 6

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pyarrow import csv, parquet
 
 from worldmodel.data import Trajectories, load
-from worldmodel.data.episodes import Episode, Unreadable
+from worldmodel.data.episodes import Episode, UnreadableEpisode
 from worldmodel.data.readers.table import TableData, read
 from worldmodel.errors import DataError
 
@@ -52,7 +52,7 @@ def rows(count: int, **changes: Any) -> dict[str, Any]:
 
 def episodes(path: Path | str, **changes: Any) -> list[Episode]:
     found = list(read(options(path, **changes)).episodes)
-    assert not [episode for episode in found if isinstance(episode, Unreadable)]
+    assert not [episode for episode in found if isinstance(episode, UnreadableEpisode)]
     return found
 
 
@@ -96,10 +96,10 @@ def test_the_order_of_columns_is_that_of_the_options(tmp_path: Path):
 
 def test_a_range_of_rows_is_read_with_both_its_ends(tmp_path: Path):
     file = written(tmp_path / "log.csv", rows(9))
-    logs = load(options(file, rows=[2, 5]))
+    logs = load(options(file, row_range=[2, 5]))
     np.testing.assert_array_equal(logs.observations["observation"][:, 0], [2, 3, 4, 5])
     np.testing.assert_array_equal(logs.actions[:, 0], [20, 30, 40, 0])
-    assert "data.rows=[2,9]: has 9 rows; accepted: up to 8" in fault(file, rows=[2, 9])
+    assert "data.row_range=[2,9]: has 9 rows; accepted: up to 8" in fault(file, row_range=[2, 9])
 
 
 def test_with_feedthrough_an_input_is_the_action_of_the_row_before(tmp_path: Path):
@@ -197,7 +197,7 @@ def test_files_are_read_one_at_a_time(tmp_path: Path):
     found = iter(read(options(tmp_path)).episodes)
     assert isinstance(next(found), Episode)
     (tmp_path / "b.csv").unlink()
-    assert isinstance(next(found), Unreadable)
+    assert isinstance(next(found), UnreadableEpisode)
 
 
 def test_one_value_in_two_files_is_two_episodes_and_told(
@@ -214,7 +214,7 @@ def test_one_value_in_two_files_is_two_episodes_and_told(
 
 def test_long_records_are_cut(tmp_path: Path):
     file = written(tmp_path / "log.csv", rows(11))
-    assert load(options(file, longest_episode=4)).lengths.tolist() == [5, 5, 3]
+    assert load(options(file, max_episode_steps=4)).lengths.tolist() == [5, 5, 3]
 
 
 # ------------------------------------------------------------------------------ how CSV is laid out
@@ -352,10 +352,10 @@ def test_an_end_in_the_middle_of_an_episode_is_that_episodes_fault(tmp_path: Pat
     columns = rows(6, ep=[1, 2, 1, 2, 1, 2], done=[0, 0, 0, 1, 1, 0])
     file = written(tmp_path / "log.csv", columns)
     one, other = read(options(file, terminal="done", episode="ep")).episodes
-    assert one.terminated and isinstance(other, Unreadable)
+    assert one.terminated and isinstance(other, UnreadableEpisode)
     assert other.name == f"{file} episode 2"
     assert "column 'done' is true at row 1 of rows 0 to 2" in other.fault
-    skipping = options(file, terminal="done", episode="ep", on_bad_episode="skip")
+    skipping = options(file, terminal="done", episode="ep", on_invalid_episode="skip")
     assert load(skipping).names == (f"{file} episode 1",)
 
 
@@ -492,14 +492,14 @@ def test_a_broken_file_among_others_can_be_left_out(tmp_path: Path, kind: str):
     good = rows(2, **columns, u=[0, 1], r=[0.0, 1.0], done=[0, 1])
     first, last = (written(tmp_path / f"{name}.parquet", good) for name in "az")
     make(tmp_path)
-    logs = load(options(tmp_path, on_bad_episode="skip", **changes))
+    logs = load(options(tmp_path, on_invalid_episode="skip", **changes))
     assert [name.split()[0] for name in logs.names] == [str(first), str(last)]
 
 
 def test_columns_that_no_file_has_are_one_fault(tmp_path: Path):
     for name in "abc":
         written(tmp_path / f"{name}.csv", rows(3))
-    message = fault(tmp_path, actions=["v"], on_bad_episode="skip")
+    message = fault(tmp_path, actions=["v"], on_invalid_episode="skip")
     assert f"{tmp_path / 'a.csv'} (and 2 more): no column 'v'" in message
     assert len(message.splitlines()) == 1
 
@@ -576,7 +576,7 @@ def test_real_records_are_cut_into_episodes(
     real: Path, name: str, observation: str, action: str, samples: int
 ):
     file = real / "sysid" / f"{name}.csv"
-    chosen = {"observations": [observation], "actions": [action], "longest_episode": 500}
+    chosen = {"observations": [observation], "actions": [action], "max_episode_steps": 500}
     logs = load(options(file, **chosen))
     assert logs.num_transitions == samples - 1
     assert logs.lengths.max() == 501

@@ -112,7 +112,7 @@ FLAGS = {"is_first": np.bool_, "is_last": np.bool_, "is_terminal": np.bool_}
 @pytest.mark.parametrize("reward", [False, True])
 def test_what_is_written_is_read_back_to_the_bit(tmp_path, discrete, reward):
     written = logs(discrete, reward)
-    native.write(written, tmp_path / "set", "some name", {"environment": "Some-v0"})
+    native.write_rlds(written, tmp_path / "set", "some name", {"environment": "Some-v0"})
     read = load(TFDSData(path=str(tmp_path / "set")))
     assert read.observations.keys() == written.observations.keys()
     for key, value in written.observations.items():
@@ -132,7 +132,7 @@ def test_what_is_written_is_read_back_to_the_bit(tmp_path, discrete, reward):
 def test_steps_on_disk_follow_rlds(tmp_path):
     import tensorflow_datasets as tfds
 
-    native.write(logs(), tmp_path / "set", "name")
+    native.write_rlds(logs(), tmp_path / "set", "name")
     records = tfds.builder_from_directory(tmp_path / "set").as_data_source("train")
     terminal, timed_out = (list(records[episode]["steps"]) for episode in (1, 2))
     assert [bool(step["is_first"]) for step in timed_out] == [True] + [False] * 6
@@ -145,13 +145,13 @@ def test_steps_on_disk_follow_rlds(tmp_path):
 
 def test_episodes_keep_their_order(tmp_path):
     order = np.array([0, 1, 2, 2, 1, 0, 0, 2, 1, 1, 0, 2])
-    native.write(logs().select(order), tmp_path / "set", "name")
+    native.write_rlds(logs().select(order), tmp_path / "set", "name")
     read = load(TFDSData(path=str(tmp_path / "set")))
     assert read.lengths.tolist() == np.array(LENGTHS)[order].tolist()
 
 
 def test_a_card_lies_beside_the_records(tmp_path):
-    native.write(logs(), tmp_path / "set", "name")
+    native.write_rlds(logs(), tmp_path / "set", "name")
     assert json.loads((tmp_path / "set" / "card.json").read_text())["transitions"] == ROWS - 3
 
 
@@ -159,7 +159,7 @@ def test_a_folder_in_use_is_not_overwritten_and_nothing_else_is_left(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "mine.txt").write_text("precious")
     with pytest.raises(FileExistsError):
-        native.write(logs(), tmp_path / "set", "name")
+        native.write_rlds(logs(), tmp_path / "set", "name")
     assert [path.name for path in tmp_path.rglob("*")] == ["set", "mine.txt"]
 
 
@@ -351,7 +351,7 @@ def test_wherever_a_tfrecord_file_is_cut_off_it_is_named_and_the_rest_is_read(sh
         folder = shutil.copytree(SAMPLE, Path(root) / "set")
         (folder / FIRST_FILE).write_bytes(whole[:cut])
         refused(folder, f"record 1 of {FIRST_FILE} cannot be read .*cut off")
-        read = load(TFDSData(path=str(folder), on_bad_episode="skip"))
+        read = load(TFDSData(path=str(folder), on_invalid_episode="skip"))
     assert read.lengths.tolist() == left
     assert read.name(len(left) - 1) == "episode 3"  # as it was called before
 
@@ -362,11 +362,11 @@ def test_a_damaged_tfrecord_is_named_and_the_rest_is_read(tmp_path):
     records[12] ^= 0xFF  # the first byte of the first record
     (folder / SECOND_FILE).write_bytes(records)
     refused(folder, f"episode 2: record 0 of {SECOND_FILE} cannot be read")
-    read = load(TFDSData(path=str(folder), on_bad_episode="skip"))
+    read = load(TFDSData(path=str(folder), on_invalid_episode="skip"))
     assert read.lengths.tolist() == [4, 3, 2]
     records[7] = 0xFF  # a length beyond all memory: nothing after it can be found
     (folder / SECOND_FILE).write_bytes(records)
-    read = load(TFDSData(path=str(folder), on_bad_episode="skip"))
+    read = load(TFDSData(path=str(folder), on_invalid_episode="skip"))
     assert read.lengths.tolist() == [4, 3]
 
 
@@ -383,7 +383,7 @@ def test_a_missing_file_is_named(tmp_path):
 @pytest.fixture
 def array_record(tmp_path) -> Path:
     """The file of a set of 30 written episodes."""
-    native.write(logs().select(np.arange(30) % 3), tmp_path / "set", "name")
+    native.write_rlds(logs().select(np.arange(30) % 3), tmp_path / "set", "name")
     return next((tmp_path / "set").glob("*.array_record*"))
 
 
@@ -393,7 +393,7 @@ def test_a_damaged_record_is_named_and_the_others_are_read(array_record):
     array_record.write_bytes(records)
     words = rf"1 fault in the logs\n  - episode 12: record 12 of {array_record.name} cannot be read"
     refused(array_record.parent, words)
-    read = load(TFDSData(path=str(array_record.parent), on_bad_episode="skip"))
+    read = load(TFDSData(path=str(array_record.parent), on_invalid_episode="skip"))
     assert read.lengths.tolist() == (LENGTHS * 10)[:12] + (LENGTHS * 10)[13:]
 
 
@@ -507,7 +507,7 @@ def test_a_missing_or_empty_folder_is_named(tmp_path):
 
 
 def test_a_set_that_tfds_cannot_open_is_refused(tmp_path):
-    native.write(logs(), tmp_path / "set", "name")
+    native.write_rlds(logs(), tmp_path / "set", "name")
     (tmp_path / "set" / "features.json").write_text("{")
     refused(tmp_path / "set", "TFDS cannot open it")
 

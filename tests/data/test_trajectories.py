@@ -76,7 +76,7 @@ def test_what_a_step_changes_is_counted_inside_episodes_alone(lengths, data):
     """
     chosen = data.draw(st.permutations(range(len(lengths))))
     spec = episodes_of(lengths).select(np.array(chosen)).spec()
-    assert spec.observations["place"].change == (0.0, 1.0)
+    assert spec.observations["place"].delta_rms == (0.0, 1.0)
     rewards = np.repeat(1.0 + np.arange(len(lengths)), np.array(lengths) - 1)
     expected = [rewards.mean(), rewards.std() or 1.0]
-    np.testing.assert_allclose(spec.reward, expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(spec.reward_mean_std, expected, rtol=1e-6, atol=1e-7)

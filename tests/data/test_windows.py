@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.data.delivery import Resident, deliver, whole_episodes
+from worldmodel.data.loader import DeviceLoader, make_loader, pad_episodes
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.data.windows import gather, permuted, rows_of, window_index
+from worldmodel.data.windows import build_window_index, gather_windows, permute_index, step_arrays
 
 
 def labelled(lengths: list[int]) -> Trajectories:
@@ -39,8 +39,8 @@ lengths = st.lists(st.integers(2, 12), min_size=1, max_size=8)
 @given(lengths, st.integers(2, 9))
 def test_no_window_crosses_an_episode(lengths: list[int], length: int) -> None:
     trajectories = labelled(lengths)
-    index = window_index(trajectories, length)
-    window = gather(rows_of(trajectories), index.starts, index.rows, length)
+    index = build_window_index(trajectories, length)
+    window = gather_windows(step_arrays(trajectories), index.starts, index.valid_lengths, length)
     for w in range(index.count):
         mask = np.asarray(window.mask[w])
         rows = np.asarray(window.observation["observation"][w])
@@ -59,16 +59,16 @@ def test_no_window_crosses_an_episode(lengths: list[int], length: int) -> None:
 @settings(max_examples=60, deadline=None)
 @given(lengths, st.integers(2, 9))
 def test_every_window_is_indexed_once(lengths: list[int], length: int) -> None:
-    index = window_index(labelled(lengths), length)
+    index = build_window_index(labelled(lengths), length)
     expected, offset = [], 0
     for n in lengths:
         expected += [(offset + i, length) for i in range(n - length + 1)] or [(offset, n)]
         offset += n
-    assert list(zip(index.starts.tolist(), index.rows.tolist(), strict=True)) == expected
+    assert list(zip(index.starts.tolist(), index.valid_lengths.tolist(), strict=True)) == expected
 
 
 def order_of(count: int, seed: int, epoch: int) -> np.ndarray:
-    walk = jax.jit(permuted, static_argnames="count")
+    walk = jax.jit(permute_index, static_argnames="count")
     return np.asarray(walk(jnp.arange(count), np.uint32(seed), np.uint32(epoch), count=count))
 
 
@@ -89,28 +89,28 @@ def test_epochs_and_seeds_shuffle_differently_and_evenly() -> None:
         assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.12
 
 
-def drawn(batches: Resident, first: int, updates: int = 40) -> np.ndarray:
+def drawn(batches: DeviceLoader, first: int, updates: int = 40) -> np.ndarray:
     """(updates, B) windows of the batches from step `first` on."""
     every = jax.jit(jax.vmap(batches.indices, in_axes=(None, 0)))
     return np.asarray(every(batches.cursor(first), jnp.arange(updates)))
 
 
 def test_batches_do_not_depend_on_where_a_run_was_resumed() -> None:
-    batches = Resident.build(labelled([30, 7, 12]), batch_size=5, length=4, seed=3)
+    batches = DeviceLoader.build(labelled([30, 7, 12]), batch_size=5, length=4, seed=3)
     whole = drawn(batches, 0)
     for start in (1, 8, 39):
         np.testing.assert_array_equal(drawn(batches, start)[: 40 - start], whole[start:])
 
 
 def test_consecutive_batches_walk_through_whole_epochs() -> None:
-    batches = Resident.build(labelled([30, 7, 12]), batch_size=4, length=4, seed=3)
+    batches = DeviceLoader.build(labelled([30, 7, 12]), batch_size=4, length=4, seed=3)
     walked = drawn(batches, 0, 3 * batches.count).ravel()
     for epoch in walked.reshape(-1, batches.count):
         np.testing.assert_array_equal(np.sort(epoch), np.arange(batches.count))
 
 
 def test_the_cursor_is_exact_at_steps_no_32_bit_number_holds() -> None:
-    batches = Resident.build(labelled([30, 7, 12]), batch_size=256, length=4, seed=3)
+    batches = DeviceLoader.build(labelled([30, 7, 12]), batch_size=256, length=4, seed=3)
     step = 10**9
     epoch, offset = divmod(step * 256, batches.count)
     at = batches.cursor(step)
@@ -119,7 +119,7 @@ def test_the_cursor_is_exact_at_steps_no_32_bit_number_holds() -> None:
 
 
 def test_a_batch_inside_jit_is_the_batch_outside() -> None:
-    batches = Resident.build(labelled([30, 7, 12]), batch_size=5, length=4, seed=3)
+    batches = DeviceLoader.build(labelled([30, 7, 12]), batch_size=5, length=4, seed=3)
     at = batches.cursor(11)
     inside = jax.jit(batches.batch)(batches.arrays(), at, 2)
     outside = batches.batch(batches.arrays(), at, 2)
@@ -127,7 +127,7 @@ def test_a_batch_inside_jit_is_the_batch_outside() -> None:
 
 
 def test_whole_episodes_are_masked_after_their_end() -> None:
-    window = whole_episodes(labelled([3, 5]))
+    window = pad_episodes(labelled([3, 5]))
     np.testing.assert_array_equal(window.mask, [[1, 1, 1, 0, 0], [1, 1, 1, 1, 1]])
     np.testing.assert_array_equal(window.reward[0], [0, 1, 0, 0, 0])
 
@@ -143,8 +143,8 @@ def test_actions_reach_the_model_in_the_normalised_range() -> None:
 def test_the_origins_of_a_batch_are_the_rows_it_holds() -> None:
     """Each row says which episode and row it is, so the batch itself tells where it is from."""
     kept = labelled([30, 7, 3, 12]).select(np.array([3, 0, 2]))
-    for delivery in ("resident", "streamed"):
-        batches = deliver(kept, 6, 5, 3, delivery)
+    for loader in ("device", "host"):
+        batches = make_loader(kept, 6, 5, 3, loader)
         feed = batches.feed(4, 1)
         window = jax.device_get(batches.batch(batches.arrays(), feed, 0))
         batches.close()
@@ -152,4 +152,4 @@ def test_the_origins_of_a_batch_are_the_rows_it_holds() -> None:
             f"episode {int(rows[0, 0])}, rows {int(rows[0, 1])}-{int(rows[mask, 1].max())}"
             for rows, mask in zip(window.observation["observation"], window.mask, strict=True)
         ]
-        assert batches.origins(4) == expected
+        assert batches.describe_windows(4) == expected

@@ -13,13 +13,13 @@ from worldmodel.config import ModelOptions
 from worldmodel.data.episodes import Episode, stack_episodes
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.dream import Dream, build
+from worldmodel.dream import Dream, build_dream
 from worldmodel.dream.options import DreamOptions
 from worldmodel.models.ensemble import EnsembleOptions
 from worldmodel.models.oracle import OracleOptions
 from worldmodel.models.rssm import RSSMOptions
 
-RSSM = RSSMOptions(deter=16, hidden=8, classes=4, latents=4, depth=2, blocks=2)
+RSSM = RSSMOptions(deter=16, hidden=8, classes=4, stoch=4, depth=2, blocks=2)
 
 
 def dreamed(options: ModelOptions, logs: Trajectories, **changes: object) -> Dream:
@@ -27,7 +27,7 @@ def dreamed(options: ModelOptions, logs: Trajectories, **changes: object) -> Dre
     spec = logs.spec({key: "standardize" for key in logs.observations})
     model = models.build(options, spec, jax.random.key(0))
     chosen = DreamOptions(**{"context": 2, "time_limit": 50, **changes})
-    return build(model, spec, logs, np.arange(logs.num_episodes), chosen)
+    return build_dream(model, spec, logs, np.arange(logs.num_episodes), chosen)
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +54,7 @@ def hoppers() -> Trajectories:
 @pytest.fixture(scope="session")
 def hopping(hoppers: Trajectories) -> Callable[..., Dream]:
     """Dreams of an ensemble that end by Hopper's rule."""
-    options = EnsembleOptions(members=4, elites=3, units=8, layers=1, termination="hopper")
+    options = EnsembleOptions(num_members=4, num_elites=3, units=8, layers=1, termination="hopper")
     return lambda **changes: dreamed(options, hoppers, **changes)
 
 

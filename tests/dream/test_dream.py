@@ -12,9 +12,9 @@ import pytest
 from flax import nnx
 
 from worldmodel import models
-from worldmodel.data.delivery import whole_episodes
+from worldmodel.data.loader import pad_episodes
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.dream import Dream, build
+from worldmodel.dream import Dream, build_dream
 from worldmodel.dream.options import DreamOptions
 from worldmodel.errors import ConfigError
 from worldmodel.models import termination
@@ -33,10 +33,10 @@ reset, step = jax.jit(Dream.reset, static_argnums=2), jax.jit(Dream.step)
 
 def actions_for(dream: Dream, shape: tuple[int, ...]) -> jax.Array:
     """Random ones, in raw units."""
-    if dream.actions.discrete:
-        return jax.random.randint(KEY, shape, 0, dream.actions.size)
-    low, high = jnp.asarray(dream.actions.low), jnp.asarray(dream.actions.high)
-    return jax.random.uniform(KEY, (*shape, dream.actions.size), minval=low, maxval=high)
+    if dream.action_spec.discrete:
+        return jax.random.randint(KEY, shape, 0, dream.action_spec.size)
+    low, high = jnp.asarray(dream.action_spec.low), jnp.asarray(dream.action_spec.high)
+    return jax.random.uniform(KEY, (*shape, dream.action_spec.size), minval=low, maxval=high)
 
 
 def same(found: object, expected: object, exact: bool = False) -> None:
@@ -113,8 +113,8 @@ def test_a_batch_has_the_shapes_of_single_dreams(kind: str, request: pytest.Fixt
 
 
 SMALL = {
-    "koopman": KoopmanOptions(units=8, latent=8, depth=2, reencode=2),
-    "mlp": MLPOptions(units=8, latent=8, depth=2),
+    "koopman": KoopmanOptions(units=8, latent_dim=8, depth=2, reencode_every=2),
+    "mlp": MLPOptions(units=8, latent_dim=8, depth=2),
     "diffusion": DiffusionOptions(sampler_steps=2),
 }
 
@@ -124,7 +124,7 @@ def test_a_dream_is_the_rollout_of_the_model(family: str, hoppers: Trajectories)
     spec = hoppers.spec()
     model = models.build(SMALL[family], spec, KEY)
     chosen = DreamOptions(context=2, time_limit=50)
-    dream = build(model, spec, hoppers, np.arange(hoppers.num_episodes), chosen)
+    dream = build_dream(model, spec, hoppers, np.arange(hoppers.num_episodes), chosen)
     state, _ = reset(dream, KEY, 3)
     actions = actions_for(dream, (4, 3))  # Hopper's bounds: raw units are the model's
 
@@ -157,34 +157,36 @@ def test_a_start_is_what_the_filter_says_after_its_rows(
     hoppers: Trajectories, context: int
 ) -> None:
     spec = hoppers.spec()
-    model = models.build(GRUOptions(units=8, latent=8, depth=2), spec, KEY)
+    model = models.build(GRUOptions(units=8, latent_dim=8, depth=2), spec, KEY)
     options = DreamOptions(context=context, time_limit=5)
-    bank = build(model, spec, hoppers, np.array([7, 3, 1, 9]), options).bank
+    initial_states = build_dream(
+        model, spec, hoppers, np.array([7, 3, 1, 9]), options
+    ).initial_states
     observe = nnx.jit(lambda model, window: model.observe(window, KEY).latent[0, -1])
     found = {}
     for number, episode in zip([7, 3, 1, 9], range(4), strict=True):
-        rows = whole_episodes(hoppers.select(np.array([episode])))
+        rows = pad_episodes(hoppers.select(np.array([episode])))
         last = int(hoppers.lengths[episode]) - 1
         for row in range(min(context - 1, last - 1), last):
             cut = slice(max(0, row - context + 1), row + 1)
             window = jax.tree.map(lambda x, cut=cut: x[:, cut], rows)
             found[number, row] = observe(model, window), rows.action[0, row]
-    places = list(zip(bank.episode.tolist(), bank.row.tolist(), strict=True))
+    places = list(zip(initial_states.episode.tolist(), initial_states.step.tolist(), strict=True))
     assert places == list(found)
     for place, (latent, action) in enumerate(found.values()):
-        np.testing.assert_allclose(bank.state.latent[place], latent, rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(bank.action[place], action)
+        np.testing.assert_allclose(initial_states.state.latent[place], latent, rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(initial_states.action[place], action)
 
 
 def test_starts_are_bounded_and_spread_over_all_episodes(true_pendulum: Make) -> None:
-    bank = true_pendulum(starts=100).bank
-    assert bank.size == 100 and set(bank.episode.tolist()) == set(range(12))
-    beginnings = true_pendulum(start="beginning", context=4).bank
-    assert beginnings.episode.tolist() == list(range(12)) and set(beginnings.row.tolist()) == {3}
+    initial_states = true_pendulum(max_initial_states=100).initial_states
+    assert initial_states.size == 100 and set(initial_states.episode.tolist()) == set(range(12))
+    beginnings = true_pendulum(start_from="first_step", context=4).initial_states
+    assert beginnings.episode.tolist() == list(range(12)) and set(beginnings.step.tolist()) == {3}
 
 
 def test_starts_are_drawn_uniformly(true_pendulum: Make) -> None:
-    dream = true_pendulum(starts=10)
+    dream = true_pendulum(max_initial_states=10)
     state, _ = reset(dream, KEY, 10_000)
     counts = np.bincount(state.start, minlength=10)
     assert counts.sum() == 10_000
@@ -228,7 +230,7 @@ def test_ends_are_drawn_as_often_as_the_model_says(drawing: Make) -> None:
 
 def spread_of(dream: Dream, state: object, action: jax.Array) -> np.ndarray:
     """Standard deviation of the members' mixture, root of the mean over what they predict."""
-    members = jax.jit(dream.model.members)(state, action)
+    members = jax.jit(dream.model.predict_members)(state, action)
     location, scale = np.asarray(members.location), np.asarray(members.scale)
     mixture = (scale**2 + location**2).mean(0) - location.mean(0) ** 2
     return np.sqrt(mixture.mean(-1))
@@ -240,7 +242,7 @@ def test_what_is_usual_on_logs_costs_the_scale_in_deviations_of_the_reward(
     free, paid = hopping(), hopping(penalty="ensemble_std", penalty_scale=0.7)
     state, _ = reset(free, KEY, 50)
     action = actions_for(free, (50,))
-    usual = spread_of(free, free.bank.state, free.bank.action).mean()
+    usual = spread_of(free, free.initial_states.state, free.initial_states.action).mean()
     doubt = spread_of(free, state.model, action)
     cost = 0.7 * hoppers.spec().reward[1] * doubt / usual
     plain, costly = step(free, state, action, KEY), step(paid, state, action, KEY)
@@ -251,31 +253,33 @@ def test_what_is_usual_on_logs_costs_the_scale_in_deviations_of_the_reward(
 
 
 def test_a_dream_is_cut_where_doubt_exceeds_its_quantile_on_logs(hopping: Make) -> None:
-    dream = hopping(truncate=0.8)
+    dream = hopping(truncation_quantile=0.8)
     state, _ = reset(dream, KEY, 200)
     action = actions_for(dream, (200,))
-    limit = np.quantile(spread_of(dream, dream.bank.state, dream.bank.action), 0.8)
+    limit = np.quantile(
+        spread_of(dream, dream.initial_states.state, dream.initial_states.action), 0.8
+    )
     beyond = spread_of(dream, state.model, action) > limit
     _, _, _, terminated, truncated, info = step(dream, state, action, KEY)
     np.testing.assert_array_equal(truncated, beyond)
-    np.testing.assert_array_equal(info["cut"], beyond)
+    np.testing.assert_array_equal(info["uncertainty_truncated"], beyond)
     assert 0 < beyond.sum() < 200
     assert (terminated & ~truncated).any() and (truncated & ~terminated).any()
 
 
 def test_one_elite_dreams_a_whole_dream(hopping: Make) -> None:
-    dream = hopping(member="episode")
+    dream = hopping(member_sampling="episode")
     state, _ = reset(dream, KEY, 30)
     assert set(state.member.tolist()) == {0, 1, 2}
     action, model = actions_for(dream, (30,)), dream.model
     later, *_ = step(dream, state, action, KEY)
     np.testing.assert_array_equal(later.member, state.member)
-    members = jax.device_get(jax.jit(model.members)(state.model, action))
+    members = jax.device_get(jax.jit(model.predict_members)(state.model, action))
     noise = np.asarray(jax.random.normal(jax.random.split(KEY)[0], members.location.shape[1:]))
     for row, member in enumerate(np.asarray(model.elites())[state.member]):
         location, scale = members.location[member, row], members.scale[member, row]
         before = jax.tree.map(lambda x, row=row: x[row], state.model)
-        expected = model.arrival(before, location + scale * noise[row])
+        expected = model.next_state(before, location + scale * noise[row])
         np.testing.assert_allclose(later.model.point[row], expected.point, rtol=1e-4, atol=1e-5)
 
 
@@ -287,23 +291,23 @@ def refused(options: object, logs: Trajectories, **changes: object) -> str:
     model = models.build(options, spec, KEY)
     chosen = DreamOptions(**{"context": 1, "time_limit": 5, **changes})
     with pytest.raises(ConfigError) as raised:
-        build(model, spec, logs, np.arange(logs.num_episodes), chosen)
+        build_dream(model, spec, logs, np.arange(logs.num_episodes), chosen)
     return str(raised.value)
 
 
 def test_what_does_not_go_step_by_step_is_refused(hoppers: Trajectories) -> None:
-    whole = refused(TrajectoryDiffusionOptions(rows=4), hoppers)
+    whole = refused(TrajectoryDiffusionOptions(segment_length=4), hoppers)
     assert "makes trajectories as a whole" in whole and "accepted: the other families" in whole
     assert "has no dynamics" in refused(ObservedOptions(), hoppers)
 
 
 def test_doubt_needs_members_and_rewards_need_logs(hoppers: Trajectories) -> None:
-    gru = GRUOptions(units=8, latent=8, depth=2)
+    gru = GRUOptions(units=8, latent_dim=8, depth=2)
     assert "no members" in refused(gru, hoppers, penalty="ensemble_std")
-    assert "no members" in refused(gru, hoppers, truncate=0.9)
-    assert "one of several members" in refused(gru, hoppers, member="episode")
-    single = EnsembleOptions(members=2, elites=1, units=8, layers=1)
-    assert "one of several members" in refused(single, hoppers, member="episode")
+    assert "no members" in refused(gru, hoppers, truncation_quantile=0.9)
+    assert "one of several members" in refused(gru, hoppers, member_sampling="episode")
+    single = EnsembleOptions(num_members=2, num_elites=1, units=8, layers=1)
+    assert "one of several members" in refused(single, hoppers, member_sampling="episode")
     fields = {f: getattr(hoppers, f) for f in ("observations", "actions", "lengths", "terminated")}
     silent = Trajectories(**fields, rewards=None, action_spec=hoppers.action_spec, source="none")
     assert "without reward" in refused(gru, silent)

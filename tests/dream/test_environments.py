@@ -72,9 +72,9 @@ class RealPendulum:
 
 def begun(reals: list[RealPendulum], infos: dict[str, Any]) -> dict[int, np.ndarray]:
     """Of those that infos say were reset: where each begins."""
-    who = np.flatnonzero(infos["_start_row"]) if "start_row" in infos else []
-    np.testing.assert_array_equal(infos.get("_start_row"), infos.get("_start_episode"))
-    return {i: reals[i].begin(infos["start_episode"][i], infos["start_row"][i]) for i in who}
+    who = np.flatnonzero(infos["_start_step"]) if "start_step" in infos else []
+    np.testing.assert_array_equal(infos.get("_start_step"), infos.get("_start_episode"))
+    return {i: reals[i].begin(infos["start_episode"][i], infos["start_step"][i]) for i in who}
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
@@ -161,7 +161,7 @@ def test_without_automatic_resets_a_dream_that_is_over_has_to_be_reset(pendulums
     some = np.array([True, True, False])
     again, infos = environments.reset(options={"reset_mask": some})
     np.testing.assert_allclose(again[2], seen[2], atol=1e-5)
-    np.testing.assert_array_equal(infos["_start_row"], some)
+    np.testing.assert_array_equal(infos["_start_step"], some)
     with pytest.raises(gymnasium.error.ResetNeeded, match=r"\[2\] are over"):
         environments.step(actions)
     environments.reset(options={"reset_mask": ~some})
@@ -231,23 +231,23 @@ def test_a_dream_begins_where_it_is_told_to(pendulums: Callable, pendulum: Traje
     single = DreamEnv(environments.dream, pendulum.spec())
     logged = pendulum.observations["observation"][pendulum.offsets[5] + 17]
     for environment in (environments, single):
-        seen, _ = environment.reset(seed=0, options={"episode": 5, "row": 17})
+        seen, _ = environment.reset(seed=0, options={"episode": 5, "step": 17})
         np.testing.assert_allclose(seen, np.broadcast_to(logged, seen.shape), atol=1e-5)
         _, info = environment.reset(options={"episode": 5})
         assert (np.asarray(info["start_episode"]) == 5).all()
 
 
 def test_mistakes_are_told(pendulums: Callable, pendulum: Trajectories) -> None:
-    environments = pendulums(AutoresetMode.NEXT_STEP, starts=60)
+    environments = pendulums(AutoresetMode.NEXT_STEP, max_initial_states=60)
     single = DreamEnv(environments.dream, pendulum.spec())
     for environment in (environments, single):
         with pytest.raises(gymnasium.error.ResetNeeded):
             environment.step(environment.action_space.sample())
         for options, expected in (
             ({"epsode": 1}, "did you mean 'episode'"),
-            ({"row": 1}, "accepted with episode"),
+            ({"step": 1}, "accepted with episode"),
             ({"episode": 12}, "no dream begins in episode 12; accepted: 0, 1"),
-            ({"episode": 0, "row": 1}, r"no dream begins in row 1 .* the nearest is 0"),
+            ({"episode": 0, "step": 1}, r"no dream begins in row 1 .* the nearest is 0"),
         ):
             with pytest.raises(UserError, match=expected):
                 environment.reset(options=options)

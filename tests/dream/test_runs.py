@@ -16,7 +16,7 @@ from worldmodel import data
 from worldmodel.data.trajectories import split_episodes
 from worldmodel.dream import DreamEnv, DreamVectorEnv
 from worldmodel.errors import ConfigError
-from worldmodel.evaluation.returns import Reactive, model_policy, play
+from worldmodel.evaluation.returns import FeaturePolicy, model_policy, run_episodes
 
 ROOT = Path(__file__).parents[2]
 
@@ -55,12 +55,15 @@ def test_a_loaded_run_dreams_of_its_held_out_episodes(smoke_run: Path) -> None:
     run = worldmodel.load(smoke_run)
     logs = data.load(run.config.data)
     training, held_out = split_episodes(logs.num_episodes, run.config.data.holdout)
-    single, many = run.dream(starts=50), run.dream(num_envs=5, logs="training", starts=50)
+    single, many = (
+        run.dream(max_initial_states=50),
+        run.dream(num_envs=5, split="training", max_initial_states=50),
+    )
     assert type(single) is DreamEnv and type(many) is DreamVectorEnv and many.num_envs == 5
-    assert set(single.dream.bank.episode.tolist()) <= set(held_out.tolist())
-    assert set(many.dream.bank.episode.tolist()) <= set(training.tolist())
+    assert set(single.dream.initial_states.episode.tolist()) <= set(held_out.tolist())
+    assert set(many.dream.initial_states.episode.tolist()) <= set(training.tolist())
     assert single.dream.time_limit == logs.lengths.max() - 1
-    assert single.dream.bank.row.min() >= run.config.evaluation.context - 1
+    assert single.dream.initial_states.step.min() >= run.config.evaluation.context - 1
 
 
 def test_wrong_options_are_told(smoke_run: Path) -> None:
@@ -68,7 +71,7 @@ def test_wrong_options_are_told(smoke_run: Path) -> None:
     with pytest.raises(ConfigError, match="did you mean 'dream.time_limit'"):
         run.dream(time_limt=3)
     with pytest.raises(ConfigError, match="dream.logs=test: accepts one of held_out"):
-        run.dream(logs="test")
+        run.dream(split="test")
     with pytest.raises(ConfigError, match="RSSM has no members"):
         run.dream(penalty="ensemble_std")
 
@@ -104,9 +107,9 @@ def test_an_agent_of_stable_baselines_learns_in_a_dream_what_holds_in_the_real_w
     def theirs(memory: Any, seen: dict[str, np.ndarray], *_: Any) -> tuple[Any, np.ndarray]:
         return memory, agent.predict(seen["observation"], deterministic=True)[0]
 
-    ours = model_policy(run.model, Reactive(run.policy), run.spec)
+    ours = model_policy(run.model, FeaturePolicy(run.policy), run.spec)
     cost, own = (
-        -play("Pendulum-v1", run.spec, act, 50, 0).returns.mean() for act in (theirs, ours)
+        -run_episodes("Pendulum-v1", run.spec, act, 50, 0).returns.mean() for act in (theirs, ours)
     )
     print(f"cost in the real environment: {cost:.1f}, of the run's own policy {own:.1f}")
     assert own < 400  # it has learned something itself

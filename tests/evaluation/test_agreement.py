@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from worldmodel.evaluation.agreement import (
+from worldmodel.evaluation.rank_metrics import (
     ImaginedReturn,
     RealReturn,
     bias,

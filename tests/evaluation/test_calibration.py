@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from worldmodel.config import Config, EvaluationOptions, NoPolicy, StageOptions, TrainingOptions
-from worldmodel.data.delivery import Resident
+from worldmodel.data.loader import DeviceLoader
 from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.evaluation.calibration import scores_of
-from worldmodel.evaluation.prediction import open_loop
-from worldmodel.evaluation.starts import places
+from worldmodel.evaluation.prediction import evaluate_open_loop
+from worldmodel.evaluation.starts import prediction_starts
 from worldmodel.models.ensemble import EnsembleOptions
 from worldmodel.nn.distributions import Normal
 from worldmodel.training import mesh as meshes
@@ -73,14 +73,14 @@ def kalman(worlds):
 
 
 def judged(model, logs, options=OPTIONS):
-    return open_loop(model, logs.spec(), logs, options, KEY).keys["position"]
+    return evaluate_open_loop(model, logs.spec(), logs, options, KEY).observations["position"]
 
 
 def surprise_of_the_filter(logs, horizon):
     """Mean over starts and numbers of the negative log-likelihood, x in standard deviations."""
-    _, starts, _ = places(logs, OPTIONS)
+    _, starts, _ = prediction_starts(logs, OPTIONS)
     std, found = logs.observations["position"].std(0), []
-    for row in starts.rows[starts.left >= horizon]:
+    for row in starts.rows[starts.remaining_steps >= horizon]:
         seen = logs.observations["position"][row - CONTEXT + 1 : row + 1].astype(float)
         pushes = PUSH * logs.actions[row - CONTEXT + 1 : row + horizon]
         mean, variance = filtered(seen, pushes)
@@ -102,12 +102,12 @@ def test_the_likelihood_is_that_of_the_kalman_filter(kalman, logs):
 
 def test_the_kalman_filter_is_calibrated_at_every_horizon(kalman, logs):
     for numbers in judged(kalman(), logs).calibration.values():
-        assert numbers.spread_skill.value == pytest.approx(1, abs=0.05)
-        assert numbers.spread_skill.low < 1 < numbers.spread_skill.high
+        assert numbers.spread_skill_ratio.value == pytest.approx(1, abs=0.05)
+        assert numbers.spread_skill_ratio.low < 1 < numbers.spread_skill_ratio.high
         for level, nominal in ((50, 0.5), (80, 0.8), (90, 0.9), (95, 0.95)):
             assert numbers.nominal[level] == pytest.approx(nominal)
         assert numbers.coverage[90].value == pytest.approx(0.9, abs=0.02)
-        shares = [rank.value for rank in numbers.ranks]
+        shares = [rank.value for rank in numbers.rank_histogram]
         assert len(shares) == 40 and sum(shares) == pytest.approx(1)
         assert max(shares) < 3 / 40
 
@@ -120,15 +120,17 @@ def test_each_number_of_a_vector_has_its_own_and_they_agree_with_the_whole(kalma
         assert np.mean([n.value for n in each]) == pytest.approx(whole.value)
     inside = [n.value for n in numbers.dimensions["coverage_90"]]
     assert np.mean(inside) == pytest.approx(numbers.coverage[90].value)
-    assert all(n.low < n.value < n.high for n in numbers.dimensions["spread_skill"])
+    assert all(n.low < n.value < n.high for n in numbers.dimensions["spread_skill_ratio"])
 
 
 @pytest.mark.parametrize(("told", "sure"), [(0.0, True), (2.0, False)])
 def test_who_mistakes_the_noise_is_too_sure_or_too_wide(kalman, logs, told, sure):
     right, wrong = (judged(kalman(x), logs).calibration[1] for x in (1.0, told))
-    assert wrong.crps.value > right.crps.value and wrong.energy.value > right.energy.value
+    assert (
+        wrong.crps.value > right.crps.value and wrong.energy_score.value > right.energy_score.value
+    )
     assert wrong.log_score.value > right.log_score.value
-    assert wrong.spread_skill.high < 0.95 if sure else wrong.spread_skill.low > 1.05
+    assert wrong.spread_skill_ratio.high < 0.95 if sure else wrong.spread_skill_ratio.low > 1.05
     assert (wrong.coverage[90].value < 0.88) == sure
     ends = wrong.ranks[0].value + wrong.ranks[-1].value
     assert ends > 3 / 40 if sure else ends < 1 / 40
@@ -140,15 +142,17 @@ def test_noise_of_the_observation_widens_the_futures_and_not_the_prediction(kalm
 
 
 def test_futures_that_agree_have_no_calibration(worlds, logs):
-    found = open_loop(worlds.Linear(), logs.spec(), logs, OPTIONS, KEY)
-    assert found.keys["position"].calibration == {}
+    found = evaluate_open_loop(worlds.Linear(), logs.spec(), logs, OPTIONS, KEY)
+    assert found.observations["position"].calibration == {}
     assert any("All sampled futures of position agree" in note for note in found.notes)
 
 
 def test_few_samples_have_no_calibration(kalman, logs):
-    found = open_loop(kalman(), logs.spec(), logs, EvaluationOptions([1], CONTEXT, 2, 3), KEY)
-    assert found.keys["position"].calibration == {}
-    assert any("evaluation.samples of 4 or more" in note for note in found.notes)
+    found = evaluate_open_loop(
+        kalman(), logs.spec(), logs, EvaluationOptions([1], CONTEXT, 2, 3), KEY
+    )
+    assert found.observations["position"].calibration == {}
+    assert any("evaluation.num_samples of 4 or more" in note for note in found.notes)
 
 
 def test_intervals_that_few_samples_cannot_have_are_left_out(kalman, logs):
@@ -161,9 +165,9 @@ def test_what_diverged_is_infinitely_wrong_and_not_missing(rng):
     samples, truth = rng.normal(size=(8, 6, 1, 2)), rng.normal(size=(6, 1, 2))
     samples[3, 2, 0, 1] = np.nan
     found = scores_of(samples, truth, each=True)
-    for values in (found.crps, found.log_score, found.spread, found.square):
+    for values in (found.crps, found.log_score, found.spread, found.squared_error):
         assert np.isposinf(values[2, 0, 1]) and np.isfinite(np.delete(values, 2, 0)).all()
-    assert np.isposinf(found.energy[2, 0])
+    assert np.isposinf(found.energy_score[2, 0])
 
 
 def test_an_image_is_judged_by_the_mean_of_its_pixels(rng):
@@ -182,29 +186,36 @@ def test_an_ensemble_learns_the_likelihood_of_a_linear_system(worlds):
     training, held_out = (worlds.linear_logs([51] * n, n, NOISE) for n in (400, 60))
     spec = training.spec({"position": "standardize"})
     options = StageOptions(
-        steps=4000, batch_size=64, window=16, learning_rate=3e-3, warmup=50, decay=0.7
+        steps=4000,
+        batch_size=64,
+        window=16,
+        learning_rate=3e-3,
+        warmup_steps=50,
+        lr_decay_fraction=0.7,
     )
     config = Config(
         data=GymnasiumData(),
         # The system is linear: a small network suffices, and has less to be unsure of.
         model=EnsembleOptions(
-            members=3, elites=3, units=32, layers=1, layer_norm=False, termination="never"
+            num_members=3, num_elites=3, units=32, layers=1, layer_norm=False, termination="never"
         ),
         policy=NoPolicy(),
         training=TrainingOptions(world_model=options),
     )
     learner = build_learner(config, spec, "world_model")
-    batches = Resident.build(training, options.batch_size, options.window, 0)
+    batches = DeviceLoader.build(training, options.batch_size, options.window, 0)
     keys = stage_keys(0, "world_model")
     dispatch = make_dispatch(learner, batches, meshes.all_devices(), options.steps)
     state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.cursor(0), keys.steps)
     model = modules(learner, state)["model"]
 
-    found = open_loop(model, spec, held_out, OPTIONS, KEY).keys["position"].calibration
-    _, starts, _ = places(held_out, OPTIONS)
+    found = (
+        evaluate_open_loop(model, spec, held_out, OPTIONS, KEY).observations["position"].calibration
+    )
+    _, starts, _ = prediction_starts(held_out, OPTIONS)
     x, std = held_out.observations["position"].astype(float), spec.observations["position"].std
     for horizon in OPTIONS.horizons:
-        rows = starts.rows[starts.left >= horizon]
+        rows = starts.rows[starts.remaining_steps >= horizon]
         mean, variance = x[rows], 0.0
         for t in range(horizon):
             mean = DECAY * mean + PUSH * held_out.actions[rows + t]
@@ -214,4 +225,4 @@ def test_an_ensemble_learns_the_likelihood_of_a_linear_system(worlds):
         reached = found[horizon].log_score.value
         print(f"{horizon} steps: {reached:.4f} nats a number, the best {best:.4f}")
         assert math.exp(best - reached) == pytest.approx(1, abs=0.02)
-        assert found[horizon].spread_skill.value == pytest.approx(1, abs=0.05)
+        assert found[horizon].spread_skill_ratio.value == pytest.approx(1, abs=0.05)

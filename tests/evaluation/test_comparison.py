@@ -16,17 +16,19 @@ import yaml
 from worldmodel import loading
 from worldmodel.config import EvaluationOptions
 from worldmodel.errors import ConfigError
-from worldmodel.evaluation.compared_acting import compare_returns
-from worldmodel.evaluation.compared_models import compare_models
-from worldmodel.evaluation.comparison import MORE, Comparison, Measure, compared
+from worldmodel.evaluation.compare_models import compare_models
+from worldmodel.evaluation.compare_returns import compare_returns
+from worldmodel.evaluation.compare_runs import compare_runs, labels
+from worldmodel.evaluation.comparison import MORE, Comparison, Measure, compare
 from worldmodel.evaluation.comparison_page import comparison_page
-from worldmodel.evaluation.comparison_sheets import comparison_sheets, verdict
-from worldmodel.evaluation.prediction import open_loop
-from worldmodel.evaluation.side_by_side import compare_runs, labels
+from worldmodel.evaluation.comparison_tables import comparison_tables, summarize
+from worldmodel.evaluation.prediction import evaluate_open_loop
 from worldmodel.evaluation.statistics import Bootstrap, median
-from worldmodel.runs.best import Best
+from worldmodel.runs.best import BestMetric
 
-OPTIONS = EvaluationOptions(horizons=[1, 8], context=4, starts=5, samples=4, resamples=200)
+OPTIONS = EvaluationOptions(
+    horizons=[1, 8], context=4, starts_per_episode=5, num_samples=4, resamples=200
+)
 
 
 def measures(worlds, **models) -> dict[str, Measure]:
@@ -41,10 +43,13 @@ def test_the_model_with_less_noise_is_ahead_at_every_horizon(worlds) -> None:
     found = measures(worlds, **{name: worlds.Linear(noise) for name, noise in models.items()})
     errors = found["prediction.position"]
     for at in errors.rows.values():
-        assert (at.lead.best, at.lead.second) == ("fine", "middling") and at.lead.is_clear
+        assert (at.lead.best, at.lead.runner_up) == ("fine", "middling") and at.lead.is_clear
         by = 1 - at.numbers["fine"].value / at.numbers["middling"].value
-        assert at.lead.by.value == pytest.approx(by) and at.lead.by.low <= by <= at.lead.by.high
-    assert verdict(Comparison([*models], "", None, 0.95, [errors])) == [
+        assert (
+            at.lead.margin.value == pytest.approx(by)
+            and at.lead.margin.low <= by <= at.lead.margin.high
+        )
+    assert summarize(Comparison([*models], "", None, 0.95, [errors])) == [
         "Prediction of position: fine is ahead at 1 and 8 steps."
     ]
 
@@ -54,14 +59,14 @@ def test_a_comparison_holds_the_numbers_of_each_models_own_evaluation(worlds) ->
     found = measures(worlds, **{name: worlds.Linear(x) for name, x in noise.items()})
     for run, x in noise.items():
         key = jax.random.key(OPTIONS.seed)
-        alone = open_loop(worlds.Linear(x), logs.spec(), logs, OPTIONS, key)
+        alone = evaluate_open_loop(worlds.Linear(x), logs.spec(), logs, OPTIONS, key)
         judged = alone.keys["position"]
         for h in OPTIONS.horizons:
             calibration, expected = judged.calibration[h], alone.rewards[h]
             for place, number in {
                 "prediction.position": judged.horizons[h].error,
                 "crps.position": calibration.crps,
-                "spread_skill.position": calibration.spread_skill,
+                "spread_skill_ratio.position": calibration.spread_skill_ratio,
                 "reward": expected.error,
                 "return": expected.return_error,
             }.items():
@@ -76,10 +81,10 @@ def test_a_comparison_holds_the_numbers_of_each_models_own_evaluation(worlds) ->
 def test_what_is_better_when_more_is_told_by_the_difference() -> None:
     values = {"a": np.arange(40.0), "b": np.arange(40.0) + 2, "c": np.full(40, np.nan)}
     given = {run: median(v) for run, v in values.items()}
-    found = compared(given, np.arange(40), "median", Bootstrap(100), MORE)
-    assert (found.lead.best, found.lead.second) == ("b", "a")  # what is not a number is last
-    assert found.lead.by.low == found.lead.by.value == found.lead.by.high == 2
-    assert compared({"a": given["a"]}, np.arange(40), "median", Bootstrap(100)).lead is None
+    found = compare(given, np.arange(40), "median", Bootstrap(100), MORE)
+    assert (found.lead.best, found.lead.runner_up) == ("b", "a")  # what is not a number is last
+    assert found.lead.margin.low == found.lead.margin.value == found.lead.margin.high == 2
+    assert compare({"a": given["a"]}, np.arange(40), "median", Bootstrap(100)).lead is None
 
 
 def test_two_that_are_the_same_are_not_told_apart(worlds) -> None:
@@ -88,10 +93,10 @@ def test_two_that_are_the_same_are_not_told_apart(worlds) -> None:
         for at in measure.rows.values():
             assert at.numbers["one"] == at.numbers["other"], place
             if at.lead is not None:
-                assert at.lead.by.low == at.lead.by.value == at.lead.by.high == 0
+                assert at.lead.margin.low == at.lead.margin.value == at.lead.margin.high == 0
                 assert not at.lead.is_clear
     whole = Comparison(["one", "other"], "", None, 0.95, [*found.values()])
-    ((_, *cells), _) = comparison_sheets(whole)[0].rows
+    ((_, *cells), _) = comparison_tables(whole)[0].rows
     assert cells[0] == cells[1] and cells[3] == "not clear"
 
 
@@ -109,11 +114,11 @@ def test_returns_are_compared_episode_by_episode() -> None:
 
     found = of(ours[None]).rows["policy"]
     assert found.numbers["a"].high > found.numbers["b"].low  # told apart by no interval of theirs
-    assert found.lead.best == "b" and 2 < found.lead.by.low < found.lead.by.high < 4
-    (said,) = verdict(Comparison(["a", "b"], "", None, 0.95, [of(ours[None])]))
+    assert found.lead.best == "b" and 2 < found.lead.margin.low < found.lead.margin.high < 4
+    (said,) = summarize(Comparison(["a", "b"], "", None, 0.95, [of(ours[None])]))
     assert said.startswith("Returns: b's policy returns more than a's") and "40 episodes" in said
     of_seeds = of(np.stack([ours, episodes])).rows["policy"]
-    assert of_seeds.lead.by.value == pytest.approx(found.lead.by.value / 2)
+    assert of_seeds.lead.margin.value == pytest.approx(found.lead.margin.value / 2)
 
 
 @pytest.fixture
@@ -130,24 +135,32 @@ def change(config: Path, **values: object) -> None:
 
 
 def test_a_comparison_of_runs_is_written_whole(two_runs: list[Path], capsys) -> None:
-    given = {"horizons": [1, 2, 900], "samples": 4, "episodes": 3, "resamples": 100}
-    given["decision"] = {"rollouts": 2, "lengths": [3, 5], "starts": 0}
+    given = {"horizons": [1, 2, 900], "num_samples": 4, "episodes": 3, "resamples": 100}
+    given["policy_ranking"] = {"rollouts_per_policy": 2, "horizons": [3, 5], "num_start_states": 0}
     assert compare_runs(list(map(str, two_runs)), "last", given, None) == 0
     folder = two_runs[0].parent / ".compared" / "one-other"
     found = json.loads((folder / "comparison.json").read_text())
     assert found["runs"] == ["one", "other"]
     for at in found["prediction"]["observation"].values():
-        assert at["runs"]["one"] == at["runs"]["other"] and at["lead"]["by"]["value"] == 0
-    assert found["returns"]["policy"]["lead"]["by"]["n"] == 3
+        assert at["runs"]["one"] == at["runs"]["other"] and at["lead"]["margin"]["value"] == 0
+    assert found["returns"]["policy"]["lead"]["margin"]["n"] == 3
     text = (folder / "comparison.md").read_text()
     assert "none is clearly ahead at 1 to 15 steps" in text and "the same 3 episodes" in text
     page = (folder / "comparison.html").read_text()
     for told in (text, page):
         assert "Brackets hold the 95 % interval" in told
         assert "no held-out episode is long enough: 900" in told
-    kinds = ["prediction", "usable_horizon", "crps", "spread_skill", "reward", "return", "returns"]
-    assert {*kinds, "decision"} <= found.keys()
-    assert found["decision"]["spearman"]["5"]["runs"].keys() == {"one", "other"}
+    kinds = [
+        "prediction",
+        "usable_horizon",
+        "crps",
+        "spread_skill_ratio",
+        "reward",
+        "return",
+        "returns",
+    ]
+    assert {*kinds, "policy_ranking"} <= found.keys()
+    assert found["policy_ranking"]["spearman"]["5"]["runs"].keys() == {"one", "other"}
     assert page.count("<svg") == len(kinds) + 2 and "http" not in page
     assert str(folder / "comparison.html") in capsys.readouterr().out
 
@@ -155,14 +168,14 @@ def test_a_comparison_of_runs_is_written_whole(two_runs: list[Path], capsys) -> 
 def test_the_best_checkpoints_never_stand_without_the_last(two_runs: list[Path]) -> None:
     """By a metric whose better value is that of the earlier of the two checkpoints."""
     for run in two_runs:
-        values = Best("policy/return", "max").values(run / "checkpoints" / "policy")
+        values = BestMetric("policy/return", "max").values(run / "checkpoints" / "policy")
         assert sorted(values) == [30, 60]
         training = yaml.safe_load((run / "config.yaml").read_text())["training"]
         mode = "max" if values[30] > values[60] else "min"
         training["policy"] |= {"best_metric": "policy/return", "best_mode": mode}
         change(run / "config.yaml", training=training)
-    few = {"horizons": [1], "samples": 4, "episodes": 2, "resamples": 100}
-    few["decision"] = {"rollouts": 0}
+    few = {"horizons": [1], "num_samples": 4, "episodes": 2, "resamples": 100}
+    few["policy_ranking"] = {"rollouts_per_policy": 0}
     results = loading.load(two_runs[0], "best").evaluate(**few)
     assert (results.provenance.step, results.last.provenance.step) == (30, 60)
     saved = json.loads((two_runs[0] / "evaluation" / "results.json").read_text())
@@ -226,7 +239,9 @@ def test_logs_without_reward_leave_the_reward_out(worlds) -> None:
         "prediction.position",
         "usable_horizon.position",
     ]
-    alone = open_loop(*models["a"], replace(logs, rewards=None), OPTIONS, jax.random.key(0))
+    alone = evaluate_open_loop(
+        *models["a"], replace(logs, rewards=None), OPTIONS, jax.random.key(0)
+    )
     assert not alone.rewards and "The logs hold no reward" in " ".join(alone.notes)
 
 
@@ -247,11 +262,11 @@ def test_the_last_checkpoints_stand_beside_the_best(worlds) -> None:
     found = measures(worlds, a=worlds.Linear(0.5), b=worlds.Linear(0.05))
     last = Comparison(["a", "b"], "", None, 0.95, [found["prediction.position"]])
     best = Comparison(["a", "b"], "", None, 0.95, [found["crps.position"]], last=last)
-    assert [line.partition(":")[0] for line in verdict(best)] == [
+    assert [line.partition(":")[0] for line in summarize(best)] == [
         "CRPS of sampled futures of position",
         "Last checkpoints",
     ]
-    titles = [sheet.title for sheet in comparison_sheets(best)]
+    titles = [sheet.title for sheet in comparison_tables(best)]
     assert len(titles) == 2 and titles[1].endswith(", last checkpoints")
     assert best.to_json()["last"]["prediction"]["position"]["8"]["lead"]["best"] == "b"
     assert "last checkpoints" in comparison_page(best)

@@ -13,18 +13,20 @@ from worldmodel.data.spec import ObservationSpec
 from worldmodel.errors import DataError
 from worldmodel.evaluation import free_run as module
 from worldmodel.evaluation.evaluator import evaluate
-from worldmodel.evaluation.free_run import free_run
+from worldmodel.evaluation.free_run import evaluate_free_run
 from worldmodel.evaluation.report import page
 from worldmodel.evaluation.results import to_json
 from worldmodel.evaluation.tables import markdown
 from worldmodel.models.gru import GRUOptions
 
-OPTIONS = EvaluationOptions([1], context=4, starts=2, samples=1, resamples=100, free_run=True)
+OPTIONS = EvaluationOptions(
+    [1], context=4, starts_per_episode=2, num_samples=1, resamples=100, free_run=True
+)
 KEY = jax.random.key(0)
 
 
 def judged(model, logs, options=OPTIONS):
-    return free_run(model, logs.spec(), logs, options, KEY)["position"]
+    return evaluate_free_run(model, logs.spec(), logs, options, KEY)["position"]
 
 
 def test_who_knows_the_world_fits_all_of_it(worlds):
@@ -65,7 +67,7 @@ def test_chunks_are_seamless(worlds, monkeypatch):
     """The same record in one piece and in many, for a latent with a memory."""
     logs = worlds.linear_logs([40, 23])
     spec = logs.spec()
-    model = models.build(GRUOptions(units=8, latent=4), spec, jax.random.key(1))
+    model = models.build(GRUOptions(units=8, latent_dim=4), spec, jax.random.key(1))
     whole = judged(model, logs)
     monkeypatch.setattr(module, "CHUNK", 5)
     np.testing.assert_allclose(judged(model, logs).rmse, whole.rmse, rtol=1e-4)
@@ -75,7 +77,7 @@ def test_groups_of_records_and_futures_change_nothing(worlds, monkeypatch):
     logs = worlds.linear_logs([30, 25, 40])
     alone = judged(worlds.Linear(), logs).rmse
     monkeypatch.setattr(module, "MOST_LANES", 6)
-    together = judged(worlds.Linear(), logs, dataclasses.replace(OPTIONS, samples=3)).rmse
+    together = judged(worlds.Linear(), logs, dataclasses.replace(OPTIONS, num_samples=3)).rmse
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
@@ -83,7 +85,9 @@ def test_the_mean_over_futures_is_judged(worlds):
     """Noise of independent futures averages out."""
     logs = worlds.linear_logs([60])
     noisy = [
-        judged(worlds.Linear(0.3), logs, dataclasses.replace(OPTIONS, samples=n)).mean.rmse.value
+        judged(
+            worlds.Linear(0.3), logs, dataclasses.replace(OPTIONS, num_samples=n)
+        ).mean.rmse.value
         for n in (1, 64)
     ]
     assert noisy[1] < noisy[0] / 4
@@ -124,4 +128,4 @@ def test_images_alone_are_refused(worlds) -> None:
         logs.spec(), observations={"camera": ObservationSpec((8, 8, 3), "uint8")}
     )
     with pytest.raises(DataError, match="camera are images; accepted"):
-        free_run(worlds.Repeat(), spec, logs, EvaluationOptions(), jax.random.key(0))
+        evaluate_free_run(worlds.Repeat(), spec, logs, EvaluationOptions(), jax.random.key(0))

@@ -18,8 +18,8 @@ import pytest
 
 from worldmodel.aggregate.methods import ScoreTable
 from worldmodel.aggregate.page import aggregated_page
-from worldmodel.aggregate.results import aggregated
-from worldmodel.evaluation.side_by_side import compare_runs
+from worldmodel.aggregate.results import aggregate_methods
+from worldmodel.evaluation.compare_runs import compare_runs
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
@@ -68,8 +68,8 @@ def pages(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     other = shutil.copytree(smoke_run, runs / "other")
     config = other / "config.yaml"
     config.write_text(config.read_text().replace(f"name: {smoke_run.name}\n", "name: other\n", 1))
-    given = {"horizons": [1, 2], "samples": 2, "episodes": 3, "resamples": 100}
-    given["decision"] = {"rollouts": 0}
+    given = {"horizons": [1, 2], "num_samples": 2, "episodes": 3, "resamples": 100}
+    given["policy_ranking"] = {"rollouts_per_policy": 0}
     compare_runs([str(smoke_run), str(other)], "last", given, str(runs))
     names = [f"a method of learning from logs, number {number}" for number in range(3)]
     scores = np.random.default_rng(0).normal(50, 20, (len(names), 5, 2))
@@ -77,7 +77,7 @@ def pages(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     return {
         "report": (smoke_run / "evaluation" / "report.html").read_text(),
         "comparison": (runs / "comparison.html").read_text(),
-        "aggregate": aggregated_page(aggregated(table)),
+        "aggregate": aggregated_page(aggregate_methods(table)),
     }
 
 

@@ -9,12 +9,14 @@ import pytest
 from scipy import stats
 
 from worldmodel.config import EvaluationOptions
-from worldmodel.evaluation.compared_models import compare_models
-from worldmodel.evaluation.outcomes import area_under_curve, f1, reward_errors
-from worldmodel.evaluation.prediction import open_loop
-from worldmodel.evaluation.starts import Starts, places
+from worldmodel.evaluation.compare_models import compare_models
+from worldmodel.evaluation.prediction import evaluate_open_loop
+from worldmodel.evaluation.rewards_and_termination import area_under_curve, f1, reward_errors
+from worldmodel.evaluation.starts import PredictionStarts, prediction_starts
 
-OPTIONS = EvaluationOptions(horizons=[1, 3, 8], context=4, starts=5, samples=4, resamples=100)
+OPTIONS = EvaluationOptions(
+    horizons=[1, 3, 8], context=4, starts_per_episode=5, num_samples=4, resamples=100
+)
 KEY = jax.random.key(0)
 
 
@@ -24,7 +26,7 @@ def logs(worlds):
     made = worlds.linear_logs([30, 25, 40, 22, 35, 28])
     rewards = made.observations["position"].sum(1)
     rewards = np.concatenate([rewards[1:], [0]]).astype(np.float32)
-    rewards[made.last_rows] = 0
+    rewards[made.last_steps] = 0
     return dataclasses.replace(made, rewards=rewards, terminated=np.arange(6) % 2 == 0)
 
 
@@ -44,7 +46,7 @@ def paying(worlds):
 
 
 def judged(model, logs, options=OPTIONS):
-    return open_loop(model, logs.spec(), logs, options, KEY)
+    return evaluate_open_loop(model, logs.spec(), logs, options, KEY)
 
 
 def test_a_known_reward_has_no_error(paying, logs):
@@ -62,15 +64,15 @@ def test_an_error_of_every_step_adds_up_in_the_return(paying, logs):
 
 def test_the_training_mean_is_beside_it(paying, logs):
     spec = logs.spec()
-    _, starts, _ = places(logs, OPTIONS)
+    _, starts, _ = prediction_starts(logs, OPTIONS)
     single, summed = reward_errors(np.zeros((len(starts), 8)), logs, spec, starts)
-    row, mean, std = starts.rows[3], *spec.reward
-    for h in range(1, min(8, starts.left[3]) + 1):
+    row, mean, std = starts.rows[3], *spec.reward_mean_std
+    for h in range(1, min(8, starts.remaining_steps[3]) + 1):
         earned = logs.rewards[row : row + h].astype(float)
         assert single[1, 3, h - 1] == pytest.approx(abs(mean - earned[-1]) / std, rel=1e-4)
         assert summed[1, 3, h - 1] == pytest.approx(abs(h * mean - earned.sum()) / std, abs=1e-4)
         assert summed[0, 3, h - 1] == pytest.approx(abs(earned.sum()) / std, abs=1e-4)
-    short = Starts(*(np.array([x]) for x in (logs.last_rows[1] - 2, 3, 2, 1)))
+    short = PredictionStarts(*(np.array([x]) for x in (logs.last_steps[1] - 2, 3, 2, 1)))
     assert np.isnan(reward_errors(np.zeros((1, 8)), logs, spec, short)[0][:, 0, 2:]).all()
 
 
@@ -119,8 +121,8 @@ def test_known_ends_are_foretold_at_every_horizon(counting):
     assert list(found) == [1, 3, 8]
     for numbers in found.values():
         assert numbers.f1.value == 1 and numbers.auc.value == 1
-        assert 0 < numbers.ended.value < 0.5
-    assert found[1].ended.value < found[3].ended.value < found[8].ended.value
+        assert 0 < numbers.base_rate.value < 0.5
+    assert found[1].base_rate.value < found[3].base_rate.value < found[8].base_rate.value
 
 
 def test_ends_that_come_late_are_missed_by_as_much(counting):
@@ -170,6 +172,6 @@ def test_models_are_compared_by_the_ends_they_foretell(counting):
         for compared in found[place].values():
             numbers = compared.numbers
             assert compared.lead.best == "knows" and numbers["knows"].value == 1
-            assert compared.lead.by.value == pytest.approx(1 - numbers["late"].value)
+            assert compared.lead.margin.value == pytest.approx(1 - numbers["late"].value)
     alone = judged(model(late=2), logs).ends
     assert found["terminal.f1"]["3"].numbers["late"].value == alone[3].f1.value

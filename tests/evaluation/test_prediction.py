@@ -9,26 +9,28 @@ import pytest
 
 from worldmodel.config import EvaluationOptions
 from worldmodel.errors import DataError
-from worldmodel.evaluation.prediction import open_loop, start_errors
+from worldmodel.evaluation.prediction import evaluate_open_loop, open_loop_errors
 from worldmodel.evaluation.starts import choose_starts
 
-OPTIONS = EvaluationOptions(horizons=[1, 3, 8], context=4, starts=5, samples=3, resamples=100)
+OPTIONS = EvaluationOptions(
+    horizons=[1, 3, 8], context=4, starts_per_episode=5, num_samples=3, resamples=100
+)
 KEY = jax.random.key(0)
 
 
 def judged(model, logs, options=OPTIONS):
-    return open_loop(model, logs.spec(), logs, options, KEY)
+    return evaluate_open_loop(model, logs.spec(), logs, options, KEY)
 
 
 def test_model_that_repeats_has_skill_exactly_0(worlds):
-    found = judged(worlds.Repeat(), worlds.linear_logs([30, 25, 40])).keys["position"]
+    found = judged(worlds.Repeat(), worlds.linear_logs([30, 25, 40])).observations["position"]
     for numbers in found.horizons.values():
         assert numbers.skill.value == numbers.skill.low == numbers.skill.high == 0
         assert numbers.error.value == numbers.persistence.value > 0
 
 
 def test_model_that_knows_the_world_has_no_error(worlds):
-    found = judged(worlds.Linear(), worlds.linear_logs([30, 25, 40])).keys["position"]
+    found = judged(worlds.Linear(), worlds.linear_logs([30, 25, 40])).observations["position"]
     for numbers in found.horizons.values():
         assert numbers.error.value < 1e-6
         assert numbers.skill.low > 0.999
@@ -36,7 +38,7 @@ def test_model_that_knows_the_world_has_no_error(worlds):
 
 def test_errors_are_those_of_a_plain_loop(worlds):
     logs = worlds.linear_logs([30, 6, 25, 3, 14])
-    found = judged(worlds.Repeat(), logs).keys["position"]
+    found = judged(worlds.Repeat(), logs).observations["position"]
     std = logs.observations["position"].std(0)
     episodes = np.split(logs.observations["position"], np.cumsum(logs.lengths)[:-1])
     for horizon, numbers in found.horizons.items():
@@ -57,24 +59,30 @@ def test_errors_are_those_of_a_plain_loop(worlds):
 def test_starts_stay_inside_their_episode(worlds):
     lengths = np.array([2, 3, 10, 200, 12])
     offsets = np.cumsum(lengths) - lengths
-    options = EvaluationOptions(context=4, starts=5)
+    options = EvaluationOptions(context=4, starts_per_episode=5)
     starts = choose_starts(lengths, offsets, np.arange(5), options, horizons=[1, 5, 15])
     first = np.concatenate([[0], np.cumsum(lengths)[:-1]])[starts.episodes]
     last = first + lengths[starts.episodes] - 1
-    assert (starts.rows - starts.seen + 1 >= first).all()
-    assert (starts.rows + starts.left == last).all()
-    assert (starts.left >= 1).all() and (starts.seen >= 1).all() and (starts.seen <= 4).all()
-    assert (starts.left[starts.episodes == 3] >= 15).all()
+    assert (starts.rows - starts.context_lengths + 1 >= first).all()
+    assert (starts.rows + starts.remaining_steps == last).all()
+    assert (
+        (starts.remaining_steps >= 1).all()
+        and (starts.context_lengths >= 1).all()
+        and (starts.context_lengths <= 4).all()
+    )
+    assert (starts.remaining_steps[starts.episodes == 3] >= 15).all()
     assert set(starts.episodes) == {0, 1, 2, 3, 4}
 
 
 def test_starts_may_be_laid_by_first_row_and_spacing():
     lengths, offsets = np.array([30, 12, 5]), np.array([0, 30, 42])
-    laid = EvaluationOptions(context=4, first_start=6, spacing=5)
+    laid = EvaluationOptions(context=4, first_start=6, start_stride=5)
     starts = choose_starts(lengths, offsets, np.arange(3), laid, horizons=[1, 8])
     assert (starts.rows - offsets[starts.episodes]).tolist() == [6, 11, 16, 21, 6]
     assert starts.episodes.tolist() == [0, 0, 0, 0, 1]  # the third has no row 7
-    early = EvaluationOptions(context=4, first_start=1, starts=2)  # the context comes first
+    early = EvaluationOptions(
+        context=4, first_start=1, starts_per_episode=2
+    )  # the context comes first
     starts = choose_starts(lengths, offsets, np.arange(1), early, horizons=[8])
     assert starts.rows.tolist() == [3, 21]
 
@@ -86,26 +94,28 @@ def test_starts_that_leave_no_room_are_refused(worlds):
 
 
 def test_a_horizon_uses_the_starts_for_which_it_exists(worlds):
-    found = judged(worlds.Repeat(), worlds.linear_logs([30, 7, 7])).keys["position"]
+    found = judged(worlds.Repeat(), worlds.linear_logs([30, 7, 7])).observations["position"]
     assert [numbers.error.episodes for numbers in found.horizons.values()] == [3, 3, 1]
     assert found.curve.starts[0] > found.curve.starts[-1] == 5
 
 
 def test_models_are_compared_on_the_starts_that_their_numbers_come_from(worlds):
     logs = worlds.linear_logs([30, 7, 25])
-    starts, errors = start_errors(worlds.Linear(0.3), logs.spec(), logs, OPTIONS, KEY)
-    others, repeated = start_errors(worlds.Repeat(), logs.spec(), logs, OPTIONS, KEY)
+    starts, errors = open_loop_errors(worlds.Linear(0.3), logs.spec(), logs, OPTIONS, KEY)
+    others, repeated = open_loop_errors(worlds.Repeat(), logs.spec(), logs, OPTIONS, KEY)
     np.testing.assert_array_equal(starts.rows, others.rows)
     np.testing.assert_array_equal(errors["position"][1:], repeated["position"][1:])
-    for horizon, numbers in judged(worlds.Linear(0.3), logs).keys["position"].horizons.items():
-        at = errors["position"][:, starts.left >= horizon, horizon - 1]
+    for horizon, numbers in (
+        judged(worlds.Linear(0.3), logs).observations["position"].horizons.items()
+    ):
+        at = errors["position"][:, starts.remaining_steps >= horizon, horizon - 1]
         expected = [numbers.error, numbers.persistence, numbers.climatology]
         assert [n.value for n in expected] == pytest.approx(np.median(at, 1))
 
 
 def test_horizons_that_no_episode_has_room_for_are_left_out_with_a_note(worlds):
     found = judged(worlds.Repeat(), worlds.linear_logs([8, 9, 7]))
-    assert list(found.keys["position"].horizons) == [1, 3]
+    assert list(found.observations["position"].horizons) == [1, 3]
     assert "8" in found.notes[0]
 
 
@@ -117,9 +127,9 @@ def test_no_horizon_at_all_is_an_error_that_says_what_fits(worlds):
 
 def test_pieces_do_not_change_the_errors(worlds, monkeypatch):
     logs = worlds.linear_logs([30, 25, 40])
-    whole = judged(worlds.Linear(), logs).keys["position"]
-    monkeypatch.setattr("worldmodel.evaluation.futures.MOST_STARTS_AT_ONCE", 4)
-    pieces = judged(worlds.Linear(), logs).keys["position"]
+    whole = judged(worlds.Linear(), logs).observations["position"]
+    monkeypatch.setattr("worldmodel.evaluation.sampled_rollouts.MOST_STARTS_AT_ONCE", 4)
+    pieces = judged(worlds.Linear(), logs).observations["position"]
     np.testing.assert_allclose(whole.curve.model, pieces.curve.model, atol=1e-6)
     np.testing.assert_array_equal(whole.curve.persistence, pieces.curve.persistence)
 
@@ -127,7 +137,9 @@ def test_pieces_do_not_change_the_errors(worlds, monkeypatch):
 def test_the_mean_of_more_futures_is_nearer_to_the_truth(worlds):
     logs = worlds.linear_logs([40] * 6)
     few, many = (
-        judged(worlds.Linear(0.3), logs, EvaluationOptions([8], 4, 5, samples)).keys["position"]
+        judged(worlds.Linear(0.3), logs, EvaluationOptions([8], 4, 5, samples)).observations[
+            "position"
+        ]
         for samples in (1, 16)
     )
     assert many.horizons[8].error.value < 0.6 * few.horizons[8].error.value
@@ -135,7 +147,7 @@ def test_the_mean_of_more_futures_is_nearer_to_the_truth(worlds):
 
 def test_examples_hold_the_context_and_every_sampled_future(worlds):
     logs = worlds.linear_logs([30, 25, 40])
-    for example in judged(worlds.Linear(), logs).keys["position"].examples:
+    for example in judged(worlds.Linear(), logs).observations["position"].examples:
         assert example.real.shape == (4 + 8, 2) and example.imagined.shape == (3, 8, 2)
         np.testing.assert_allclose(example.imagined[0], example.real[4:], atol=1e-5)
 
@@ -143,9 +155,9 @@ def test_examples_hold_the_context_and_every_sampled_future(worlds):
 def test_quartiles_and_the_skill_over_the_training_mean_are_of_the_same_starts(worlds):
     logs = worlds.linear_logs([30, 7, 25, 40, 33])
     model = worlds.Linear(0.3)
-    starts, errors = start_errors(model, logs.spec(), logs, OPTIONS, KEY)
-    for horizon, numbers in judged(model, logs).keys["position"].horizons.items():
-        at = errors["position"][:, starts.left >= horizon, horizon - 1]
+    starts, errors = open_loop_errors(model, logs.spec(), logs, OPTIONS, KEY)
+    for horizon, numbers in judged(model, logs).observations["position"].horizons.items():
+        at = errors["position"][:, starts.remaining_steps >= horizon, horizon - 1]
         expected = np.quantile(at[0], [0.25, 0.75], method="averaged_inverted_cdf")
         assert [n.value for n in numbers.quartiles] == pytest.approx(expected)
         skill = 1 - np.median(at[0]) / np.median(at[2])
@@ -161,7 +173,7 @@ def test_each_number_of_a_vector_has_an_error_of_its_own(worlds):
 
     logs = worlds.linear_logs([30, 25, 40])
     std = logs.observations["position"].std(0)
-    for numbers in judged(Off(), logs).keys["position"].horizons.values():
+    for numbers in judged(Off(), logs).observations["position"].horizons.values():
         first, second = (number.value for number in numbers.dimensions)
         assert first < 1e-5 and second == pytest.approx(2 / std[1], rel=1e-3)
         assert numbers.error.value == pytest.approx(2 / std[1] / np.sqrt(2), rel=1e-3)
@@ -191,7 +203,7 @@ def test_images_have_psnr_and_ssim_beside_those_of_persistence(worlds, rng):
         def terminal(self, state):
             return super().terminal(state[..., 0, 0, :])
 
-    found = judged(Brightens(), logs).keys["picture"]
+    found = judged(Brightens(), logs).observations["picture"]
     assert found.unit == "share of the pixel range"
     for horizon, numbers in found.horizons.items():
         assert numbers.error.value == pytest.approx(5 * horizon / 255, rel=1e-4)
@@ -208,7 +220,7 @@ def test_horizons_are_those_of_the_episodes_that_are_judged(worlds):
     """Of more than 400 episodes some are left out: here the only long one."""
     logs = worlds.linear_logs([6] * 501 + [60] + [6] * 498)
     found = judged(worlds.Repeat(), logs, EvaluationOptions([1, 20], 4, 1, 2, resamples=10))
-    assert list(found.keys["position"].horizons) == [1]
+    assert list(found.observations["position"].horizons) == [1]
     assert any("no held-out episode is long enough: 20" in note for note in found.notes)
 
 

@@ -15,17 +15,29 @@ from rich.console import Console
 
 from worldmodel import models
 from worldmodel.config import EvaluationOptions
-from worldmodel.config.references import reference_of
-from worldmodel.data import card
-from worldmodel.evaluation.agreement import ImaginedReturn, RealReturn, rank_agreement
-from worldmodel.evaluation.decision import Decision
+from worldmodel.config.references import resolve_reference
+from worldmodel.data import build_card
 from worldmodel.evaluation.evaluator import evaluate, render, write
-from worldmodel.evaluation.headline import _by_horizon, headline
-from worldmodel.evaluation.prediction import Curve, Example, HorizonNumbers, KeyPrediction
+from worldmodel.evaluation.policy_ranking import PolicyRanking
+from worldmodel.evaluation.prediction import (
+    Curve,
+    ExampleRollout,
+    HorizonMetrics,
+    ObservationPrediction,
+)
+from worldmodel.evaluation.rank_metrics import ImaginedReturn, RealReturn, rank_agreement
 from worldmodel.evaluation.report import page
-from worldmodel.evaluation.results import Prediction, Provenance, Results, Return, Scale, to_json
+from worldmodel.evaluation.results import (
+    AgentReturns,
+    Prediction,
+    Provenance,
+    Results,
+    Scale,
+    to_json,
+)
 from worldmodel.evaluation.spectrum import Spectrum
-from worldmodel.evaluation.statistics import Bootstrap, Number, wilson
+from worldmodel.evaluation.statistics import Bootstrap, Estimate, wilson
+from worldmodel.evaluation.summary import _by_horizon, summarize
 from worldmodel.evaluation.svg import ticks
 from worldmodel.evaluation.tables import markdown
 from worldmodel.models.koopman import KoopmanOptions
@@ -65,7 +77,9 @@ def results(worlds):
     source = Provenance("a <run>", "world_model", 40, command="python eval.py run=runs/a")
     found = evaluate(model, None, spec, logs, logs, "Pendulum-v1", options, source)
     earned = np.array([-150.0, -900.0, -1234.0])
-    returns = {"policy": Return(Bootstrap(100).mean(earned, "episodes"), earned)} | found.returns
+    returns = {
+        "policy": AgentReturns(Bootstrap(100).mean(earned, "episodes"), earned)
+    } | found.returns
     return Results(found.prediction, returns, 0.95, found.provenance)
 
 
@@ -80,7 +94,7 @@ def test_files_are_written_and_hold_the_same_numbers(results, worlds, tmp_path):
     metrics = tmp_path / "metrics.jsonl"
     rows = [{"stage": "world_model", "step": s, "time": s, "loss/total": 1 / s} for s in (1, 2, 3)]
     metrics.write_text("\n".join(map(json.dumps, rows)) + '\n{"stage": "wor')
-    write(results, tmp_path, metrics, card(worlds.linear_logs([30, 25])))
+    write(results, tmp_path, metrics, build_card(worlds.linear_logs([30, 25])))
     saved = json.loads((tmp_path / "results.json").read_text())
     html = (tmp_path / "report.html").read_text()
     markdown = (tmp_path / "results.md").read_text()
@@ -90,21 +104,21 @@ def test_files_are_written_and_hold_the_same_numbers(results, worlds, tmp_path):
         each = numbers.pop("dimensions")
         assert len(each) == 2
         assert all(number.keys() - {"episodes"} == KINDS for number in [*numbers.values(), *each])
-        error = Number.from_json(numbers["error"]).brief
+        error = Estimate.from_json(numbers["error"]).brief
         assert error in markdown
         assert f"<b>{error.split(' [')[0]}</b>" in html
-    assert saved["returns"]["logs"]["n"] == 4
+    assert saved["returns"]["dataset"]["n"] == 4
     assert saved["episodes"]["policy"] == [-150, -900, -1234]
     assert len(saved["held_out_sha256"]) == 64
     assert "loss/total" in html and "a linear world" in html
 
 
 def test_success_and_normalised_scores_stand_beside_the_return_with_their_scale(results):
-    reference = reference_of(EvaluationOptions(reference="d4rl/hopper"))
+    reference = resolve_reference(EvaluationOptions(reference="d4rl/hopper"))
     earned = dataclasses.replace(
         results.returns["policy"],
         success=wilson(2, 3),
-        normalized=Number(47.1, 40.0, 50.0, 3, "", "episodes"),
+        normalized=Estimate(47.1, 40.0, 50.0, 3, "", "episodes"),
     )
     scaled = dataclasses.replace(
         results,
@@ -112,7 +126,7 @@ def test_success_and_normalised_scores_stand_beside_the_return_with_their_scale(
         scale=Scale(reference, reference.note(200)),
     )
     saved, text = to_json(scaled), markdown(scaled)
-    assert saved["success"]["policy"]["value"] == 2 / 3 and "logs" not in saved["success"]
+    assert saved["success"]["policy"]["value"] == 2 / 3 and "dataset" not in saved["success"]
     assert saved["normalized"]["policy"]["value"] == 47.1
     assert saved["reference"]["name"] == "d4rl/hopper" and saved["reference"]["source"]
     assert "| who | return | success | normalised | episodes |" in text
@@ -136,21 +150,24 @@ def test_terminal_tables_fit_100_columns(results):
     console.print(render(results))
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 100
-    assert results.prediction.keys["position"].horizons[1].skill.brief in text
+    assert results.prediction.observations["position"].horizons[1].skill.brief in text
 
 
 def test_headline_says_what_the_intervals_allow():
     def number(value, low, high):
-        return Number(value, low, high, 50, "")
+        return Estimate(value, low, high, 50, "")
 
     def said(skill, policy):
         horizons = {
-            1: HorizonNumbers(number(0.2, 0.1, 0.3), number(1, 1, 1), skill, None),
+            1: HorizonMetrics(number(0.2, 0.1, 0.3), number(1, 1, 1), skill, None),
         }
-        judged = KeyPrediction("", horizons, None, [])
-        returns = {"policy": Return(policy, np.zeros(1)), "logs": Return(number(0, -1, 1), None)}
+        judged = ObservationPrediction("", horizons, None, [])
+        returns = {
+            "policy": AgentReturns(policy, np.zeros(1)),
+            "dataset": AgentReturns(number(0, -1, 1), None),
+        }
         return " ".join(
-            headline(Results(Prediction({"x": judged}, []), returns, 0.95, Provenance()))
+            summarize(Results(Prediction({"x": judged}, []), returns, 0.95, Provenance()))
         )
 
     good = said(number(0.8, 0.7, 0.9), number(5, 4, 6))
@@ -164,11 +181,11 @@ def test_headline_says_what_the_intervals_allow():
 def test_images_become_strips_and_move():
     generator = np.random.default_rng(0)
     real = generator.integers(0, 255, (6, 16, 16, 3), np.uint8)
-    example = Example("typical", 0, 3, 2, real, generator.uniform(0, 255, (2, 4, 16, 16, 3)))
-    number = Number(0.1, 0.05, 0.2, 3, "")
+    example = ExampleRollout("typical", 0, 3, 2, real, generator.uniform(0, 255, (2, 4, 16, 16, 3)))
+    number = Estimate(0.1, 0.05, 0.2, 3, "")
     curve = Curve(np.ones((3, 4)), np.ones((3, 4)), None, np.ones(4))
-    horizons = {4: HorizonNumbers(number, number, number, None)}
-    judged = KeyPrediction("share of the pixel range", horizons, curve, [example])
+    horizons = {4: HorizonMetrics(number, number, number, None)}
+    judged = ObservationPrediction("share of the pixel range", horizons, curve, [example])
     results = Results(Prediction({"image": judged}, []), {}, 0.95, Provenance())
     video, *stills = checked(page(results)).loads
     assert len(stills) == 2 * 4
@@ -193,13 +210,13 @@ def test_koopman_shows_its_spectrum(worlds):
     """The fixed one in closed form: exp(-0.2 / m) turned by j pi / m, j = 0 ... m - 1."""
     logs, modes = worlds.linear_logs([30, 25, 40, 22]), 8
     spec = logs.spec()
-    options = KoopmanOptions(units=8, latent=2 * modes, spectrum="fixed")
+    options = KoopmanOptions(units=8, latent_dim=2 * modes, spectrum="fixed")
     model = models.build(options, spec, jax.random.key(0))
     judging = EvaluationOptions([1, 5], 4, 3, 2, resamples=10)
     results = evaluate(model, None, spec, logs, logs, None, judging)
     saved = json.loads(json.dumps(to_json(results), allow_nan=False))["spectrum"]
     columns = {name: [row[name] for row in saved] for name in saved[0]}
-    np.testing.assert_allclose(columns["size"], np.exp(-0.2 / modes), rtol=1e-5)
+    np.testing.assert_allclose(columns["magnitude"], np.exp(-0.2 / modes), rtol=1e-5)
     np.testing.assert_allclose(columns["angle"], np.pi * np.arange(modes) / modes, rtol=1e-5)
     np.testing.assert_allclose(columns["half_life_steps"], modes * np.log(2) / 0.2, rtol=1e-4)
     assert columns["period_steps"][0] is None  # it does not turn
@@ -265,7 +282,13 @@ def test_every_new_number_is_written_with_n_and_interval(results):
             for part in tree.values() if isinstance(tree, dict) else tree:
                 yield from numbers(part)
 
-    assert saved["usable_horizon"]["position"].keys() == {"p5", "p50", "p95", "censored", "last"}
+    assert saved["usable_horizon"]["position"].keys() == {
+        "p5",
+        "p50",
+        "p95",
+        "censored",
+        "max_horizon",
+    }
     assert saved["reward"].keys() == {"1", "5"} and saved["terminal"] == {}
     found = [
         number
@@ -285,12 +308,14 @@ def test_calibration_is_in_all_that_is_written(worlds):
     saved = json.loads(json.dumps(to_json(results), allow_nan=False))["calibration"]["position"]
     assert saved.keys() == {"1", "2", "5"}
     assert saved["5"]["coverage"].keys() == {"50", "80", "90"}
-    assert saved["5"]["coverage"]["90"]["nominal"] == 0.9 and len(saved["5"]["ranks"]) == 20
-    numbers = results.prediction.keys["position"].calibration[5]
+    assert (
+        saved["5"]["coverage"]["90"]["nominal"] == 0.9 and len(saved["5"]["rank_histogram"]) == 20
+    )
+    numbers = results.prediction.observations["position"].calibration[5]
     html, text = page(results), markdown(results)
     for title in ("Calibration of sampled position", "Steps until persistence is nearer"):
         assert title in html and title in text
-    assert numbers.spread_skill.brief in text and numbers.coverage[80].brief in text
+    assert numbers.spread_skill_ratio.brief in text and numbers.coverage[80].brief in text
     svg = 'aria-label="position · +5 steps: how often'
     assert html.count(svg) == 2  # ranks, coverage
     checked(html)
@@ -303,7 +328,7 @@ def test_calibration_is_in_all_that_is_written(worlds):
 
 def test_the_last_checkpoint_stands_beside_the_best(results):
     earned = np.array([-500.0, -600.0])
-    returns = {"policy": Return(Bootstrap(100).mean(earned, "episodes"), earned)}
+    returns = {"policy": AgentReturns(Bootstrap(100).mean(earned, "episodes"), earned)}
     source = dataclasses.replace(results.provenance, step=90)
     last = dataclasses.replace(results, returns=returns, provenance=source)
     both = dataclasses.replace(results, last=last)
@@ -319,11 +344,11 @@ def test_the_last_checkpoint_stands_beside_the_best(results):
 
 
 def test_both_checkpoints_tell_how_they_rank_policies(results):
-    def decision(wrong: float) -> Decision:
+    def decision(wrong: float) -> PolicyRanking:
         real = np.arange(9.0)
         imagined = ImaginedReturn(np.where(real < wrong, -real, real))
         agreement = rank_agreement(imagined, RealReturn(real), Bootstrap(100))
-        return Decision({200: agreement}, {}, 12, None)
+        return PolicyRanking({200: agreement}, {}, 12, None)
 
     source = dataclasses.replace(results.provenance, step=90)
     last = dataclasses.replace(results, decision=decision(5), provenance=source)
@@ -333,8 +358,8 @@ def test_both_checkpoints_tell_how_they_rank_policies(results):
     assert "## Ranking of policies, 12 starts each, last checkpoint, over 9 policies" in text
     found = last.decision.agreement.spearman
     assert found.value < both.decision.agreement.spearman.value == 1
-    assert f"rank correlation {found} of policies" in headline(both)[-1]
-    assert to_json(both)["last"]["decision"]["spearman"]["value"] == found.value
+    assert f"rank correlation {found} of policies" in summarize(both)[-1]
+    assert to_json(both)["last"]["policy_ranking"]["spearman"]["value"] == found.value
     same = dataclasses.replace(both, last=dataclasses.replace(both, last=None))
     assert "last checkpoint, over" not in markdown(same)
 
@@ -347,7 +372,7 @@ def test_the_headline_says_how_far_and_how_sure(worlds):
     said = {}
     for noise in (0.05, 1e-6):
         results = evaluate(worlds.Linear(noise), None, logs.spec(), logs, logs, None, options)
-        said[noise] = headline(results)[1]
+        said[noise] = summarize(results)[1]
     assert "no nearer before step 1 [1, 1], for 95 % before step 1 [1, 1]." in said[1e-6]
     assert "Its sampled futures are too wide at 1 step." in said[0.05]
 

@@ -14,16 +14,16 @@ from worldmodel.config import Config, EvaluationOptions, PlannerOptions
 from worldmodel.data import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.environments import real as environments
 from worldmodel.errors import UserError
-from worldmodel.evaluation.acting import with_own_horizons
+from worldmodel.evaluation.agents import add_training_horizons
 from worldmodel.evaluation.returns import (
-    Episodes,
-    Reactive,
+    EvaluationEpisodes,
+    FeaturePolicy,
     environments_of,
     model_policies,
     model_policy,
-    play,
-    play_in,
     random_policy,
+    run_episodes,
+    run_episodes_in,
 )
 from worldmodel.evaluation.statistics import Bootstrap, wilson
 from worldmodel.models.rssm import RSSMOptions
@@ -45,13 +45,14 @@ def untrained(spec, model=None):
         options = RSSMOptions(deter=32, hidden=16, blocks=2)
         model = nnx.jit(lambda key: models.build(options, spec, key))(jax.random.key(0))
     actor = ActionHead(model.feature_size, spec.action, 32, 1, rngs=nnx.Rngs(1))
-    return model_policy(model, Reactive(actor), spec)
+    return model_policy(model, FeaturePolicy(actor), spec)
 
 
 def test_returns_do_not_depend_on_how_many_environments_run_at_once():
     act = untrained(CARTPOLE)
     one, eight, fifty = (
-        play("CartPole-v1", CARTPOLE, act, 50, 7, parallel).returns for parallel in (1, 8, 50)
+        run_episodes("CartPole-v1", CARTPOLE, act, 50, 7, parallel).returns
+        for parallel in (1, 8, 50)
     )
     assert len(np.unique(fifty)) > 2  # episodes of unequal lengths
     np.testing.assert_array_equal(one, fifty)
@@ -62,21 +63,21 @@ def test_continuous_actions_and_names_of_the_logs_own(worlds):
     spec = DataSpec({"position": PENDULUM.observations["observation"]}, PENDULUM.action)
     act = untrained(spec, worlds.Repeat(3))
     together, apart = (
-        play("Pendulum-v1", spec, act, 6, 3, parallel).returns for parallel in (6, 2)
+        run_episodes("Pendulum-v1", spec, act, 6, 3, parallel).returns for parallel in (6, 2)
     )
     np.testing.assert_array_equal(together, apart)
 
 
 def test_an_episode_is_its_seed_alone():
     act = random_policy(CARTPOLE)
-    later = play("CartPole-v1", CARTPOLE, act, 3, seed=12).returns
+    later = run_episodes("CartPole-v1", CARTPOLE, act, 3, seed=12).returns
     np.testing.assert_array_equal(
-        play("CartPole-v1", CARTPOLE, act, 70, seed=10).returns[2:5], later
+        run_episodes("CartPole-v1", CARTPOLE, act, 70, seed=10).returns[2:5], later
     )
 
 
 def test_random_policy_earns_what_is_known_of_it():
-    returns = play("CartPole-v1", CARTPOLE, random_policy(CARTPOLE), 200, 0).returns
+    returns = run_episodes("CartPole-v1", CARTPOLE, random_policy(CARTPOLE), 200, 0).returns
     assert 19 < returns.mean() < 26  # 22.2 in the long run
 
 
@@ -86,30 +87,30 @@ def test_a_policy_gets_what_it_sees_and_is_scored_in_full():
         x, v, angle, turn = observation["observation"].T
         return memory, (angle + 0.5 * turn + 0.05 * v + 0.02 * x > 0).astype(np.int32)
 
-    assert play("CartPole-v1", CARTPOLE, lean, 5, 0).returns.min() > 300
+    assert run_episodes("CartPole-v1", CARTPOLE, lean, 5, 0).returns.min() > 300
 
 
 @pytest.mark.parametrize("name", ["Pendulm-v1", "nowhere/Nothing-v0", "no_such_package:Thing-v0"])
 def test_unknown_environment_is_a_users_mistake(name):
     with pytest.raises(UserError, match="Accepted: the id of an installed Gymnasium") as error:
-        environments.check(name, PENDULUM)
+        environments.check_environment(name, PENDULUM)
     assert f"data.environment={name}" in str(error.value)
 
 
 def test_a_misspelt_id_names_the_nearest():
     with pytest.raises(UserError, match="did you mean 'Pendulum-v1'"):
-        environments.check("Pendulm-v1", PENDULUM)
+        environments.check_environment("Pendulm-v1", PENDULUM)
 
 
 def test_environment_that_does_not_fit_the_logs_is_a_users_mistake():
     with pytest.raises(UserError, match=r"does not fit the logs.*shape \(4,\)"):
-        environments.check("CartPole-v1", PENDULUM)
+        environments.check_environment("CartPole-v1", PENDULUM)
     discrete = DataSpec(PENDULUM.observations, ActionSpec(True, 5))
     with pytest.raises(UserError, match="vectors of size 1, the logs have 5 classes"):
-        environments.check("Pendulum-v1", discrete)
+        environments.check_environment("Pendulum-v1", discrete)
     twice = DataSpec(PENDULUM.observations | CARTPOLE.observations | {"b": None}, PENDULUM.action)
     with pytest.raises(UserError, match="a single Box"):
-        environments.check("Pendulum-v1", twice)
+        environments.check_environment("Pendulum-v1", twice)
 
 
 class Coin(gymnasium.Env):
@@ -143,7 +144,7 @@ def coin():
 def test_short_successes_are_not_favoured(coin):
     """Keeping the first that finish would report 0.9 in 50 environments; the truth is 0.5."""
     plays = [
-        play(coin, CARTPOLE, random_policy(CARTPOLE), 128, 1000, parallel)
+        run_episodes(coin, CARTPOLE, random_policy(CARTPOLE), 128, 1000, parallel)
         for parallel in (1, 8, 50, 64)
     ]
     truth = [seeding.np_random(int(seed))[0].random() < 0.5 for seed in plays[0].seeds]
@@ -155,7 +156,7 @@ def test_short_successes_are_not_favoured(coin):
 
 
 def test_an_episodes_row_says_how_it_went(coin):
-    played = play(coin, CARTPOLE, random_policy(CARTPOLE), 30, 5)
+    played = run_episodes(coin, CARTPOLE, random_policy(CARTPOLE), 30, 5)
     assert played.success.any() and not played.success.all()
     np.testing.assert_array_equal(played.success, played.terminated)
     np.testing.assert_array_equal(played.truncated, ~played.terminated)
@@ -166,12 +167,12 @@ def test_an_episodes_row_says_how_it_went(coin):
 
 
 def test_success_is_not_guessed_from_an_end():
-    assert play("CartPole-v1", CARTPOLE, random_policy(CARTPOLE), 3, 0).success is None
+    assert run_episodes("CartPole-v1", CARTPOLE, random_policy(CARTPOLE), 3, 0).success is None
 
 
 def test_episodes_that_are_cut_say_so():
     with environments_of("CartPole-v1", CARTPOLE, 2) as environments:
-        cut = play_in(environments, CARTPOLE, random_policy(CARTPOLE), 4, 0, steps=5)
+        cut = run_episodes_in(environments, CARTPOLE, random_policy(CARTPOLE), 4, 0, steps=5)
     assert cut.rewards.shape == (4, 5) and cut.truncated.all() and not cut.terminated.any()
 
 
@@ -179,15 +180,15 @@ def test_choosers_that_share_a_program_act_as_they_would_alone():
     options = RSSMOptions(deter=32, hidden=16, blocks=2)
     model = nnx.jit(lambda key: models.build(options, CARTPOLE, key))(jax.random.key(0))
     choosers = [
-        Reactive(ActionHead(model.feature_size, CARTPOLE.action, 32, 1, rngs=nnx.Rngs(seed)))
+        FeaturePolicy(ActionHead(model.feature_size, CARTPOLE.action, 32, 1, rngs=nnx.Rngs(seed)))
         for seed in (1, 2)
     ]
     together = [
-        play("CartPole-v1", CARTPOLE, act, 5, 0).returns
+        run_episodes("CartPole-v1", CARTPOLE, act, 5, 0).returns
         for act in model_policies(model, choosers, CARTPOLE)
     ]
     alone = [
-        play("CartPole-v1", CARTPOLE, model_policy(model, c, CARTPOLE), 5, 0).returns
+        run_episodes("CartPole-v1", CARTPOLE, model_policy(model, c, CARTPOLE), 5, 0).returns
         for c in choosers
     ]
     np.testing.assert_array_equal(together, alone)
@@ -197,19 +198,19 @@ def test_choosers_that_share_a_program_act_as_they_would_alone():
 def test_models_are_judged_as_far_ahead_as_they_are_used():
     imagining = Config(policy=ActorCriticOptions(horizon=7))
     without = Config(policy=TD3BCOptions())  # learns from the logs alone
-    mixed = Config(policy=TD3BCOptions(real_share=0.5, horizon=3))
+    mixed = Config(policy=TD3BCOptions(real_ratio=0.5, horizon=3))
     given, planned = EvaluationOptions(horizons=[1, 9]), PlannerOptions(kind="cem", horizon=4)
-    assert with_own_horizons(given, [without]).horizons == [1, 9]
-    assert with_own_horizons(given, [imagining, without]).horizons == [1, 7, 9]
-    assert with_own_horizons(given, [mixed]).horizons == [1, 3, 9]
+    assert add_training_horizons(given, [without]).horizons == [1, 9]
+    assert add_training_horizons(given, [imagining, without]).horizons == [1, 7, 9]
+    assert add_training_horizons(given, [mixed]).horizons == [1, 3, 9]
     planning = dataclasses.replace(given, planner=planned)
-    assert with_own_horizons(planning, [imagining]).horizons == [1, 4, 7, 9]
+    assert add_training_horizons(planning, [imagining]).horizons == [1, 4, 7, 9]
 
 
 def test_a_return_that_is_not_a_number_is_the_worst():
     seeds, rewards = np.arange(3), np.array([[1.0, 2.0], [np.nan, 1.0], [0.0, -5.0]])
     no, lengths = np.zeros(3, bool), np.full(3, 2)
-    played = Episodes(seeds, rewards, lengths, no, ~no, None)
+    played = EvaluationEpisodes(seeds, rewards, lengths, no, ~no, None)
     assert played.returns.tolist() == [3.0, -np.inf, -5.0]
     assert [row["return"] for row in played.rows()] == [3.0, None, -5.0]
     assert Bootstrap(100).mean(played.returns, "episodes").value == -np.inf

@@ -9,16 +9,16 @@ import pytest
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
-from worldmodel.evaluation.outcomes import area_under_curve
+from worldmodel.evaluation.rewards_and_termination import area_under_curve
 from worldmodel.evaluation.statistics import (
     LARGE,
     Bootstrap,
-    Number,
+    Estimate,
+    format_number,
     means,
     median,
     quantiles,
     ratio,
-    shown,
     skill,
     wilson,
 )
@@ -130,17 +130,17 @@ def test_what_diverged_is_reported_and_not_dropped():
 
 
 def test_numbers_are_shown_with_three_digits():
-    said = [shown(x) for x in (0, 0.0123, 0.5, 1.234, 12.34, -1234.5, 2e-4, math.inf)]
+    said = [format_number(x) for x in (0, 0.0123, 0.5, 1.234, 12.34, -1234.5, 2e-4, math.inf)]
     assert said == ["0.000", "0.012", "0.500", "1.23", "12.3", "-1,234", "2.0e-04", "inf"]
-    assert str(Number(1, 0.5, 2, 3, "")) == "1.00 [0.500, 2.00], n = 3"
+    assert str(Estimate(1, 0.5, 2, 3, "")) == "1.00 [0.500, 2.00], n = 3"
 
 
 def test_a_number_knows_of_how_many_values_it_is_and_of_how_many_episodes():
     episodes = np.repeat(np.arange(4), 500)
     number = Bootstrap(10).clustered(median(np.arange(2000.0)), episodes, "median")
-    assert (number.n, number.of, number.episodes) == (2000, "starts", 4)
+    assert (number.n, number.sample_unit, number.episodes) == (2000, "starts", 4)
     assert number.amount == "2,000 (4)" and number.counted == "2,000 starts in 4 episodes"
-    assert Number.from_json(json.loads(json.dumps(number.to_json()))) == number
+    assert Estimate.from_json(json.loads(json.dumps(number.to_json()))) == number
     alone = Bootstrap(10).mean(np.ones(1), "records")
     assert alone.counted == "1 record" and alone.amount == "1"
 
@@ -161,7 +161,7 @@ def test_quantiles_of_drawn_values_are_those_of_their_copies(n, level):
 
 def test_several_numbers_are_those_of_each_alone():
     values, episodes = np.random.default_rng(0).normal(size=(30, 3)), np.arange(30) // 3
-    together = Bootstrap().several(means(values), episodes, "mean")
+    together = Bootstrap().clustered_many(means(values), episodes, "mean")
     alone = [Bootstrap().clustered(means(v), episodes, "mean") for v in values.T]
     for a, b in zip(together, alone, strict=True):
         assert (a.value, a.low, a.high, a.n) == pytest.approx((b.value, b.low, b.high, b.n))

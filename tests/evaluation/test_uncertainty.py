@@ -15,7 +15,7 @@ from worldmodel.evaluation.evaluator import evaluate, render
 from worldmodel.evaluation.report import page
 from worldmodel.evaluation.results import to_json
 from worldmodel.evaluation.tables import markdown
-from worldmodel.evaluation.uncertainty import has_members, uncertainties_and_errors
+from worldmodel.evaluation.uncertainty import is_ensemble, uncertainties_and_errors
 from worldmodel.imagination import UNCERTAINTIES
 from worldmodel.nn.distributions import Bernoulli, Normal, ScalarMSE
 
@@ -47,7 +47,7 @@ def model(worlds, logs):
         def terminal(self, state):
             return Bernoulli(jnp.full(state.shape[:-1], -jnp.inf))
 
-        def members(self, state, action):
+        def predict_members(self, state, action):
             off = state / jnp.asarray(std)
             location = jnp.stack([off, -off]) / 2
             size = jnp.linalg.norm(off, axis=-1, keepdims=True)
@@ -80,7 +80,7 @@ def test_the_error_and_the_sum_of_uncertainty_are_those_of_the_rollout(model, lo
     key = jax.random.key(0)
     starts, found, error = uncertainties_and_errors(model, spec, logs, OPTIONS, key)
     std = np.asarray(spec.observations["position"].std)
-    at = np.flatnonzero(starts.left >= 5)[7]
+    at = np.flatnonzero(starts.remaining_steps >= 5)[7]
     row = starts.rows[at]
     x = real = logs.observations["position"][row]
     differ = 0.0
@@ -143,13 +143,13 @@ def test_all_measures_are_written_with_n_and_interval(results):
 
 def test_a_model_without_two_members_shows_none(worlds, model, logs):
     spec = logs.spec()
-    assert has_members(model, spec) and not has_members(worlds.Linear(), spec)
+    assert is_ensemble(model, spec) and not is_ensemble(worlds.Linear(), spec)
 
     class Alone(type(model)):
-        def members(self, state, action):
-            return jax.tree.map(lambda x: x[:1], super().members(state, action))
+        def predict_members(self, state, action):
+            return jax.tree.map(lambda x: x[:1], super().predict_members(state, action))
 
-    assert not has_members(Alone(), spec)
+    assert not is_ensemble(Alone(), spec)
     results = evaluate(worlds.Linear(), None, spec, logs, logs, None, OPTIONS)
     assert results.uncertainty is None and to_json(results)["uncertainty"] is None
     for text in (page(results), markdown(results)):

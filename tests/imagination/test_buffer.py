@@ -9,17 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.imagination import buffer
+from worldmodel.imagination import replay_buffer
 
 ROWS, RETENTION = 6, 3
 KEY = jax.random.key(0)
-add, sample = jax.jit(buffer.add), jax.jit(buffer.sample, static_argnums=2)
+add, sample = jax.jit(replay_buffer.add), jax.jit(replay_buffer.sample, static_argnums=2)
 
 
-def refreshed(counts: list[int]) -> tuple[buffer.Buffer, list[set[int]]]:
+def refreshed(counts: list[int]) -> tuple[replay_buffer.ReplayBuffer, list[set[int]]]:
     """A buffer after refreshes of which so many rows count, and the numbers that those hold."""
     shape = {"number": jax.ShapeDtypeStruct((), jnp.int32)}
-    made, kept = buffer.empty(shape, ROWS, RETENTION), []
+    made, kept = replay_buffer.empty(shape, ROWS, RETENTION), []
     rng = np.random.default_rng(0)
     for number, count in enumerate(counts):
         rows = np.arange(1 + number * ROWS, 1 + (number + 1) * ROWS, dtype=np.int32)
@@ -34,7 +34,7 @@ def refreshed(counts: list[int]) -> tuple[buffer.Buffer, list[set[int]]]:
 def test_only_rows_that_count_of_the_last_refreshes_are_there(counts: list[int]) -> None:
     made, kept = refreshed(counts)
     there = set().union(*kept[-RETENTION:])
-    assert int(buffer.size(made)) == len(there) == sum(counts[-RETENTION:])
+    assert int(replay_buffer.size(made)) == len(there) == sum(counts[-RETENTION:])
     if there:
         drawn = sample(made, KEY, 400)["number"]
         assert set(np.asarray(drawn).tolist()) == there
@@ -43,7 +43,7 @@ def test_only_rows_that_count_of_the_last_refreshes_are_there(counts: list[int])
 @pytest.mark.parametrize("refreshes", [1, 2, 3, 5])
 def test_after_k_refreshes_min_k_retention_times_n_rows_are_there(refreshes: int) -> None:
     made, _ = refreshed([ROWS] * refreshes)
-    assert int(buffer.size(made)) == min(refreshes, RETENTION) * ROWS
+    assert int(replay_buffer.size(made)) == min(refreshes, RETENTION) * ROWS
     drawn = np.asarray(sample(made, KEY, 1000)["number"])
     assert (drawn > 0).all()  # an unfilled row would be zero
 

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from worldmodel import models
-from worldmodel.data.delivery import whole_episodes
 from worldmodel.data.episodes import Episode, stack_episodes
+from worldmodel.data.loader import pad_episodes
 from worldmodel.imagination import Rollout
-from worldmodel.imagination.transitions import imagined, logged
+from worldmodel.imagination.transitions import transitions_from_rollout, transitions_from_window
 from worldmodel.models.mlp import MLPOptions
 
 KEY = jax.random.key(0)
@@ -29,10 +29,10 @@ def transitions():
     """Those of an episode that ends, one that times out, and one shorter than the window."""
     episodes = [episode(4, 100, True), episode(4, 200, False), episode(2, 300, True)]
     logs = stack_episodes(episodes, "numbers")
-    model = models.build(MLPOptions(units=4, latent=4), logs.spec(), KEY)
-    window = whole_episodes(logs, rows=5)
+    model = models.build(MLPOptions(units=4, latent_dim=4), logs.spec(), KEY)
+    window = pad_episodes(logs, rows=5)
     features = jax.jit(lambda w: model.features(model.observe(w, KEY)))(window)
-    flat = jax.device_get(jax.jit(lambda w: logged(model, w, KEY))(window))
+    flat = jax.device_get(jax.jit(lambda w: transitions_from_window(model, w, KEY))(window))
     made = jax.tree.map(lambda x: x.reshape(3, 4, *x.shape[1:]), flat)
     return made, np.asarray(features)
 
@@ -47,12 +47,14 @@ def test_rows_are_paired_within_their_episode():
 
 def test_an_end_is_an_end_and_a_time_out_goes_on():
     made, _ = transitions()
-    np.testing.assert_array_equal(made.ended * made.weight, [[0, 0, 0, 1], [0] * 4, [0, 1, 0, 0]])
+    np.testing.assert_array_equal(
+        made.terminal * made.weight, [[0, 0, 0, 1], [0] * 4, [0, 1, 0, 0]]
+    )
 
 
 def test_the_next_action_is_known_where_it_was_logged():
     made, _ = transitions()
-    known = made.next_known & (made.weight > 0)
+    known = made.next_action_valid & (made.weight > 0)
     np.testing.assert_array_equal(known, [[1, 1, 1, 0], [1, 1, 1, 0], [1, 0, 0, 0]])
     np.testing.assert_array_equal(made.next_action[:, 0], made.action[:, 1])
 
@@ -68,21 +70,21 @@ def rollout(continues: np.ndarray, valid: np.ndarray | None = None) -> Rollout:
 def test_nothing_is_learned_after_an_end_nor_from_a_dead_start():
     continues = np.array([[1.0, 0, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0], [1, 1, 1, 1]])
     alive = jnp.array([True, False, True, True])
-    made, valid = imagined(rollout(continues), alive, KEY)
+    made, valid = transitions_from_rollout(rollout(continues), alive, KEY)
     expected = [[1, 1, 0, 0], [0] * 4, [1] * 4, [1] * 4]
     np.testing.assert_array_equal(valid.reshape(4, 4), expected)
-    np.testing.assert_array_equal((made.ended * valid).reshape(4, 4).sum(1), [1, 0, 1, 0])
+    np.testing.assert_array_equal((made.terminal * valid).reshape(4, 4).sum(1), [1, 0, 1, 0])
     assert bool(made.imagined.all())
 
 
 def test_rows_that_a_rollout_says_not_to_learn_from_are_left_out():
     cut = jnp.array([[True, True, False, False]])
-    _, valid = imagined(rollout(np.ones((1, 4)), cut), jnp.array([True]), KEY)
+    _, valid = transitions_from_rollout(rollout(np.ones((1, 4)), cut), jnp.array([True]), KEY)
     np.testing.assert_array_equal(valid, [1, 1, 0, 0])
 
 
 def test_ends_are_drawn_with_their_probability():
     count, end = 20_000, 0.25
     continues = np.full((count, 1), 1 - end)
-    made, _ = imagined(rollout(continues), jnp.ones(count, bool), KEY)
-    assert abs(float(made.ended.mean()) - end) < 4 * (end * (1 - end) / count) ** 0.5
+    made, _ = transitions_from_rollout(rollout(continues), jnp.ones(count, bool), KEY)
+    assert abs(float(made.terminal.mean()) - end) < 4 * (end * (1 - end) / count) ** 0.5

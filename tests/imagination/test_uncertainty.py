@@ -12,9 +12,9 @@ from worldmodel.imagination import (
     UNCERTAINTIES,
     Rollout,
     imagine,
-    penalized,
-    time_first,
-    truncated,
+    penalize,
+    time_major,
+    truncate,
     with_uncertainty,
 )
 from worldmodel.models.interface import WorldModel
@@ -110,14 +110,14 @@ class Pair(WorldModel):
     def terminal(self, state):
         return Bernoulli(jnp.full(state.shape[:-1], -jnp.inf))
 
-    def members(self, state, action):
+    def predict_members(self, state, action):
         off = jnp.stack([state, -state]) / 2
         location = jnp.concatenate([action + off, jnp.broadcast_to(state, off.shape)], -1)
         return Normal(location, jnp.full(location.shape, 1e-3))
 
 
 class Alone(Pair):
-    def members(self, state, action):
+    def predict_members(self, state, action):
         return None
 
 
@@ -139,26 +139,26 @@ def test_a_rollout_is_measured_step_by_step_and_inside_jit():
 
 def test_a_penalty_takes_its_share_of_the_reward():
     measured = with_uncertainty(Pair(), "max_pairwise")(rollout())
-    np.testing.assert_allclose(penalized(measured, 0.5).rewards, STATES + 1 - 0.5 * STATES)
+    np.testing.assert_allclose(penalize(measured, 0.5).rewards, STATES + 1 - 0.5 * STATES)
 
 
 def test_a_rollout_is_cut_before_the_first_step_beyond_the_limit_and_never_resumes():
     measured = dataclasses.replace(
         rollout(), uncertainty=jnp.array([[0.1, 0.5, 0.6, 0.2], [jnp.nan, 0, 0, 0]])
     )
-    cut = truncated(measured, 0.5)  # at the limit is not beyond it
+    cut = truncate(measured, 0.5)  # at the limit is not beyond it
     assert cut.valid.tolist() == [[True, True, False, False], [False] * 4]
     np.testing.assert_array_equal(cut.continues, 1.0)  # no end: what is cut still bootstraps
     assert cut.valid.dtype == bool
     before = dataclasses.replace(measured, valid=jnp.array([[False, True, True, True]] * 2))
-    assert truncated(before, 0.5).valid.tolist() == [[False, True, False, False], [False] * 4]
+    assert truncate(before, 0.5).valid.tolist() == [[False, True, False, False], [False] * 4]
 
 
 def test_time_first_turns_what_there_is():
-    cut = truncated(with_uncertainty(Pair(), "max_pairwise")(rollout()), 1.5)
-    turned = time_first(cut)
+    cut = truncate(with_uncertainty(Pair(), "max_pairwise")(rollout()), 1.5)
+    turned = time_major(cut)
     assert turned.valid.tolist() == cut.valid.T.tolist() and turned.uncertainty.shape == (4, 2)
-    assert time_first(rollout()).valid is None
+    assert time_major(rollout()).valid is None
 
 
 def test_a_model_without_members_and_a_name_of_none_are_refused():

@@ -23,13 +23,13 @@ from worldmodel.config import (
     StageOptions,
     TrainingOptions,
 )
-from worldmodel.data.delivery import deliver, whole_episodes
 from worldmodel.data.episodes import Episode, stack_episodes
+from worldmodel.data.loader import make_loader, pad_episodes
 from worldmodel.data.readers.npz import NPZData
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window
-from worldmodel.nn.learner import Learner, TrainState, definitions_of, divide
+from worldmodel.nn.learner import Learner, TrainState, graphdefs_of, split_module
 from worldmodel.runs.directory import RunDirectory, open_run
 from worldmodel.training.dispatch import Stage
 from worldmodel.training.loop import Run, StopRequest, run_stage
@@ -115,13 +115,13 @@ class Subject:
             return models.build(options, self.spec, key, dtype)
 
         rng = np.random.default_rng(1)
-        self.definition = definitions_of(lambda key: {"model": build(key)})["model"]
-        params = jax.device_get(jax.jit(lambda key: divide(build(key))[1])(jax.random.key(0)))
+        self.definition = graphdefs_of(lambda key: {"model": build(key)})["model"]
+        params = jax.device_get(jax.jit(lambda key: split_module(build(key))[1])(jax.random.key(0)))
         moved = jax.tree.map(
             lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), params
         )
         self.params = jax.device_put(moved)
-        self.window = whole_episodes(logs, ROWS)  # the first one is padded
+        self.window = pad_episodes(logs, ROWS)  # the first one is padded
 
     @cached_property
     def model(self) -> models.WorldModel:
@@ -162,7 +162,7 @@ class Counted:
 
     def __init__(self, learner: Learner):
         self.learner, self.traces = learner, 0
-        self.definitions, self.init = learner.definitions, learner.init
+        self.graphdefs, self.init = learner.graphdefs, learner.init
 
     def update(self, state: TrainState, batch: Window, key: jax.Array) -> tuple:
         self.traces += 1
@@ -180,7 +180,7 @@ class Trained(NamedTuple):
 
 def train(subject: Subject, folder: Path, stop: bool = False) -> Trained:
     """Four updates in two calls to the device; with `stop`, it is asked to end during the first."""
-    stage = StageOptions(steps=4, batch_size=4, window=ROWS, learning_rate=1e-3, warmup=0)
+    stage = StageOptions(steps=4, batch_size=4, window=ROWS, learning_rate=1e-3, warmup_steps=0)
     training = TrainingOptions(
         stage, stage, stage, steps_per_dispatch=2, log_every=2, checkpoint_every=4
     )
@@ -190,11 +190,11 @@ def train(subject: Subject, folder: Path, stop: bool = False) -> Trained:
         training=training, logging=logging,
     )  # fmt: skip
     directory = open_run(config)
-    directory.bind_data(subject.spec, subject.logs.fingerprint())
+    directory.check_dataset(subject.spec, subject.logs.fingerprint())
     learner = Counted(build_learner(config, subject.spec, "world_model"))
-    batches = deliver(subject.logs, stage.batch_size, stage.window, config.seed)
+    batches = make_loader(subject.logs, stage.batch_size, stage.window, config.seed)
     request = StopRequest()
-    request.asked = stop
+    request.stop_requested = stop
     run = Run(directory, training, config.seed, WandB(logging, folder, {}), request, "none")
     try:
         state = run_stage(Stage("world_model", learner, batches, stage), run)

@@ -12,14 +12,14 @@ from flax import nnx
 
 import worldmodel
 from worldmodel.config import Config, LoggingOptions, NoPolicy, StageOptions, TrainingOptions
-from worldmodel.data.delivery import whole_episodes
-from worldmodel.data.native import write
+from worldmodel.data.loader import pad_episodes
 from worldmodel.data.readers.tfds import TFDSData
+from worldmodel.data.rlds_writer import write_rlds
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import ConfigError
 from worldmodel.models.autoencoder import Autoencoder
 from worldmodel.models.diffusion import DiffusionOptions
-from worldmodel.nn.learner import divide
+from worldmodel.nn.learner import split_module
 from worldmodel.runs.checkpoints import Checkpoints
 from worldmodel.training.run import train
 from worldmodel.training.stages import build_learner, modules, stage_names
@@ -33,9 +33,9 @@ def pictures(logs_of_a_point: Callable) -> Trajectories:
 
 
 def config_of(folder: Path, **training: object) -> Config:
-    stage = StageOptions(steps=4, batch_size=4, window=6, learning_rate=1e-3, warmup=0)
+    stage = StageOptions(steps=4, batch_size=4, window=6, learning_rate=1e-3, warmup_steps=0)
     config = Config(
-        name="run", runs_dir=str(folder / "runs"), model=DiffusionOptions(latent=6),
+        name="run", runs_dir=str(folder / "runs"), model=DiffusionOptions(latent_dim=6),
         data=TFDSData(path=str(folder / "logs"), cache="never", holdout=0.25), policy=NoPolicy(),
         training=TrainingOptions(stage, stage, stage, log_every=2, checkpoint_every=4, **training),
         logging=LoggingOptions(wandb="disabled", progress="none"),
@@ -50,7 +50,7 @@ def test_the_autoencoder_is_a_stage_of_its_own_and_then_frozen(
     pictures: Trajectories, tmp_path: Path
 ) -> None:
     config = config_of(tmp_path)
-    write(pictures, tmp_path / "logs", "pictures")
+    write_rlds(pictures, tmp_path / "logs", "pictures")
     assert train(config) == 0
     run = worldmodel.load(tmp_path / "runs" / "run")
     stages = run.directory.summary()["stages"]
@@ -63,8 +63,8 @@ def test_the_autoencoder_is_a_stage_of_its_own_and_then_frozen(
     checkpoints = Checkpoints(run.directory.checkpoints("autoencoder"), read_only=True)
     state, _ = checkpoints.restore(4, like)
     checkpoints.close()
-    trained = divide(modules(learner, state)["autoencoder"])[1]
-    kept = divide(run.model.autoencoder)[1]
+    trained = split_module(modules(learner, state)["autoencoder"])[1]
+    kept = split_module(run.model.autoencoder)[1]
     jax.tree.map(np.testing.assert_array_equal, kept, trained)
     fresh = learner.init(KEY).params["autoencoder"]
     assert not np.array_equal(fresh["to_latent"]["kernel"], kept["to_latent"]["kernel"])
@@ -93,8 +93,8 @@ def test_latents_saturate(pictures: Trajectories) -> None:
 def test_how_far_a_step_moves_a_latent_is_learned(pictures: Trajectories) -> None:
     """By gradient descent on its own, to the root mean square of what was logged."""
     model = Autoencoder(pictures.spec(), 6, 8, 2, rngs=nnx.Rngs(params=KEY))
-    window = whole_episodes(pictures, 9)
-    definition, params = divide(model)
+    window = pad_episodes(pictures, 9)
+    definition, params = split_module(model)
 
     @jax.jit
     def step(params: dict) -> dict:

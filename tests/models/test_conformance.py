@@ -29,7 +29,7 @@ from worldmodel.errors import UserError
 from worldmodel.imagination import imagine
 from worldmodel.models import WorldModel
 from worldmodel.policies.actor_critic import ActorCriticOptions, build_heads
-from worldmodel.runs.checkpoints import digest, named
+from worldmodel.runs.checkpoints import digest, named_leaves
 from worldmodel.training.dispatch import stage_keys
 from worldmodel.training.loop import Preempted
 from worldmodel.training.stages import modules
@@ -217,7 +217,7 @@ ALL_FIELDS = ("observation", "action", "reward")
 # ----------------------------------------------------------------------------------- the interface
 
 
-KEPT = {"member_step", "stepper", "rollout", "follow", "members", "eigenvalues"}
+KEPT = {"member_step", "make_step", "rollout", "rollout_policy", "predict_members", "eigenvalues"}
 
 
 def interface() -> set[str]:
@@ -242,7 +242,7 @@ def test_a_family_lacks_no_method(family: str) -> None:
     found = entries("model")[family].target
     assert issubclass(found, WorldModel)
     facts = facts_of(family)
-    said = (found.learns, found.imagines, found.steps)
+    said = (found.trainable, found.has_dynamics, found.autoregressive)
     assert said == (facts.learns, facts.imagines, facts.steps)
     assert not {name for name in interface() if getattr(found, name) is getattr(WorldModel, name)}
 
@@ -258,7 +258,7 @@ def test_states_features_and_predictions_have_their_shapes(subject: Any) -> None
         first = row(states, 0)
         initial = [model.initial(axes) for axes in ((batch, rows), (batch,), ())]
         every_row, single = [states], [first]
-        if model.imagines:
+        if model.has_dynamics:
             every_row.append(model.rollout(first, window.action, KEY))
             single.append(model.step(first, window.action[:, 0], KEY))
         seen = model.observation(states)
@@ -306,10 +306,10 @@ def test_losses_are_finite_and_every_parameter_takes_gradient(subject: Any) -> N
     assert all(x.shape == () and x.dtype == jnp.float32 for x in [loss, *metrics.values()])
     assert float(metrics["loss/total"]) == float(loss)
     assert ("loss/reward" in metrics) == subject.spec.has_reward
-    gradient = named(gradient)
+    gradient = named_leaves(gradient)
     assert not [name for name, x in {**metrics, **gradient}.items() if not np.isfinite(x).all()]
     # Parts that were trained before are frozen.
-    parts = models.parts(subject.options, subject.spec) + subject.facts.measured
+    parts = models.pretrained_modules(subject.options, subject.spec) + subject.facts.measured
     silent = {name for name, x in gradient.items() if not np.any(x)}
     assert silent == {name for name in gradient if name.startswith(parts)}
     same(states, subject.observe(subject.window, KEY))  # the loss gives the states of the filter
@@ -523,7 +523,7 @@ def families_of_parts() -> list[str]:
     return [
         family
         for family in FAMILIES
-        if models.family(options_of(family)).parts(options_of(family), spec)
+        if models.family(options_of(family)).pretrained_modules(options_of(family), spec)
     ]
 
 
@@ -553,7 +553,7 @@ def test_a_stage_is_compiled_once_and_writes_its_losses(trained: Any) -> None:
 @slow
 def test_training_moves_every_parameter(trained: Any) -> None:
     began = trained.learner.init(stage_keys(0, "world_model").init)
-    before, after = named(began.params), named(trained.state.params)
+    before, after = named_leaves(began.params), named_leaves(trained.state.params)
     still = {name for name in before if np.array_equal(before[name], after[name])}
     assert still == {f"model.{name}" for name in trained.subject.facts.measured}
 

@@ -11,13 +11,13 @@ import pytest
 
 from worldmodel import models
 from worldmodel.config import Config, NoPolicy, StageOptions, TrainingOptions
-from worldmodel.data.delivery import Resident
+from worldmodel.data.loader import DeviceLoader
 from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window
-from worldmodel.models.diffusion import DiffusionOptions, History, histories
-from worldmodel.models.points import Vectors
+from worldmodel.models.diffusion import DiffusionOptions, History, build_histories
+from worldmodel.models.normalizer import VectorNormalizer
 from worldmodel.training import mesh as meshes
 from worldmodel.training.dispatch import make_dispatch, stage_keys
 from worldmodel.training.stages import build_learner, modules
@@ -40,7 +40,7 @@ def test_a_history_holds_the_rows_since_the_reset(rows: int, rng: np.random.Gene
     points, actions = rng.normal(size=(batch, length, 3)), rng.normal(size=(batch, length, 2))
     before = History(rng.normal(size=(batch, rows, 3)), rng.normal(size=(batch, rows - 1, 2)))
     last, begins = rng.normal(size=(batch, 2)), rng.uniform(size=(batch, length)) < 0.25
-    found = histories(before, *map(jnp.asarray, (last, points, actions, begins)))
+    found = build_histories(before, *map(jnp.asarray, (last, points, actions, begins)))
     for b in range(batch):
         seen, done = list(before.points[b]), [*before.actions[b], last[b]]
         for t in range(length):
@@ -68,7 +68,7 @@ def windows(rng: np.random.Generator, batch: int, rows: int) -> Window:
 
 def test_own_samples_are_fed_inside_an_episode_alone(rng: np.random.Generator) -> None:
     """With a reset at row 3 of 5, only row 2 follows a sampled row, which is drawn from row 0."""
-    options = DiffusionOptions(self_fed=1)
+    options = DiffusionOptions(autoregressive_steps=1)
     model = models.build(options, DataSpec({"x": statistics(3)}, ACTION), KEY)
     window = windows(rng, 4, 5)
     window = replace(window, is_first=window.is_first.at[:, 3].set(True))
@@ -99,7 +99,7 @@ def test_points_are_standardised_vectors_and_back(rng: np.random.Generator) -> N
         },
         ACTION,
     )
-    vectors = Vectors.of(spec)
+    vectors = VectorNormalizer.of(spec)
     raw = {"b": rng.normal(size=(5, 2)) * [2.0, 0.1] + [1.0, 50.0], "a": np.zeros((5, 1))}
     point = vectors.encode({key: jnp.asarray(x, jnp.float32) for key, x in raw.items()})
     np.testing.assert_allclose(point[:, 1:], (raw["b"] - [1.0, 50.0]) / [2.0, 0.1], atol=1e-3)
@@ -135,7 +135,12 @@ def noisy_logs(episodes: int, steps: int = 20) -> Trajectories:
 def test_samples_have_the_mean_and_the_spread_of_the_world() -> None:
     logs = noisy_logs(500)
     stage = StageOptions(
-        steps=3000, batch_size=64, window=8, learning_rate=1e-3, warmup=50, decay=0.5
+        steps=3000,
+        batch_size=64,
+        window=8,
+        learning_rate=1e-3,
+        warmup_steps=50,
+        lr_decay_fraction=0.5,
     )
     config = Config(
         data=GymnasiumData(),
@@ -144,7 +149,7 @@ def test_samples_have_the_mean_and_the_spread_of_the_world() -> None:
         training=TrainingOptions(world_model=stage),
     )
     learner = build_learner(config, logs.spec(), "world_model")
-    batches, keys = Resident.build(logs, 64, 8, 0), stage_keys(0, "world_model")
+    batches, keys = DeviceLoader.build(logs, 64, 8, 0), stage_keys(0, "world_model")
     dispatch = make_dispatch(learner, batches, meshes.all_devices(), stage.steps)
     state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.cursor(0), keys.steps)
     model, count = modules(learner, state)["model"], 4000

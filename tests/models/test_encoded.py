@@ -25,7 +25,7 @@ from worldmodel.models.gru import GRUOptions
 from worldmodel.models.koopman import KoopmanOptions
 from worldmodel.models.mlp import MLPOptions
 from worldmodel.models.rssm import RSSMOptions
-from worldmodel.nn.learner import divide
+from worldmodel.nn.learner import split_module
 
 SMALL = {"units": 16, "latent": 8, "depth": 2}
 FAMILIES = {
@@ -33,7 +33,7 @@ FAMILIES = {
     "koopman blocks": KoopmanOptions(**SMALL, spectrum="blocks", bilinear=True),
     "gru": GRUOptions(**SMALL),
     "mlp": MLPOptions(**SMALL),
-    "mlp with a path": MLPOptions(**SMALL, linear_path=True),
+    "mlp with a path": MLPOptions(**SMALL, linear_skip=True),
 }
 SPEC = DataSpec(
     {"observation": ObservationSpec((3,), "float32")}, ActionSpec(False, 2, (-1.0,) * 2, (1.0,) * 2)
@@ -78,7 +78,9 @@ def part(tree: object, rows: slice | int) -> object:
 @pytest.mark.parametrize("preset", ENCODED_PRESETS)
 def test_a_preset_is_as_large_in_every_family(preset: str, walker_spec: DataSpec) -> None:
     def count(options: ModelOptions) -> int:
-        shapes = jax.eval_shape(lambda key: divide(models.build(options, walker_spec, key))[1], KEY)
+        shapes = jax.eval_shape(
+            lambda key: split_module(models.build(options, walker_spec, key))[1], KEY
+        )
         return sum(x.size for x in jax.tree.leaves(shapes))
 
     counts = [count(kind(preset=preset)) for kind in (KoopmanOptions, GRUOptions, MLPOptions)]
@@ -94,7 +96,7 @@ def test_a_preset_is_as_large_in_every_family(preset: str, walker_spec: DataSpec
 def test_rollout_equals_repeated_steps(
     options: EncodedOptions, every: int, rng: np.random.Generator
 ) -> None:
-    model = new(replace(options, reencode=every))
+    model = new(replace(options, reencode_every=every))
     state = part(jax.jit(model.observe)(random_window(rng, 4, 3), KEY), -1)
     actions = jnp.asarray(rng.uniform(-2, 2, (4, 8, 2)), jnp.float32)
     together = jax.jit(model.rollout)(state, actions, KEY)
@@ -146,7 +148,7 @@ def test_actions_beyond_the_range_are_scaled_back(options: EncodedOptions) -> No
 
 def test_a_latent_is_read_again_every_k_steps() -> None:
     """After k steps it is what the encoder sees in what the decoder says; until then it is not."""
-    plain, again = new(GRUOptions(**SMALL)), new(GRUOptions(**SMALL, reencode=2))
+    plain, again = new(GRUOptions(**SMALL)), new(GRUOptions(**SMALL, reencode_every=2))
     action = jnp.ones((3, 2))
     once = jax.jit(again.step)(plain.initial((3,)), action, KEY)
     equal(once, jax.jit(plain.step)(plain.initial((3,)), action, KEY))
@@ -157,7 +159,7 @@ def test_a_latent_is_read_again_every_k_steps() -> None:
 
 
 def test_only_latents_of_that_age_are_read_again() -> None:
-    model = new(GRUOptions(**SMALL, reencode=2))
+    model = new(GRUOptions(**SMALL, reencode_every=2))
     latent, action = jnp.ones((2, 8)) * 0.3, jnp.ones((2, 2))
     moved = model.advance(latent, model.control(action))
     after = jax.jit(model.step)(EncodedState(latent, jnp.asarray([0, 1])), action, KEY)
@@ -173,7 +175,7 @@ def test_the_loss_is_finite_with_gradients_everywhere(
     options: EncodedOptions, rng: np.random.Generator
 ) -> None:
     model, window = new(options), random_window(rng, 4, 8)
-    definition, params = divide(model)
+    definition, params = split_module(model)
 
     @jax.jit
     def gradient(params: dict) -> tuple:
@@ -239,7 +241,7 @@ def test_the_rank_counts_directions_that_are_filled(rng: np.random.Generator) ->
 
 def test_a_linear_path_begins_as_nothing_and_is_then_added() -> None:
     plain = models.build(MLPOptions(**SMALL), SPEC, KEY)
-    model = models.build(MLPOptions(**SMALL, linear_path=True), SPEC, KEY)
+    model = models.build(MLPOptions(**SMALL, linear_skip=True), SPEC, KEY)
     latent, actions = jax.random.normal(KEY, (4, 8)), jax.random.uniform(KEY, (4, 2)) - 0.5
     state = EncodedState(latent, jnp.zeros(4, jnp.int32))
     before = jax.jit(plain.step)(state, actions, KEY).latent

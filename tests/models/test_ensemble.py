@@ -17,8 +17,8 @@ from worldmodel.config.arguments import parse_overrides
 from worldmodel.config.compose import build_config
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.errors import ConfigError
-from worldmodel.models.ensemble import Arrival, Ensemble, EnsembleOptions
-from worldmodel.nn.bootstrap import hashed, poisson_weights
+from worldmodel.models.ensemble import Ensemble, EnsembleOptions, EnsembleState
+from worldmodel.nn.bootstrap import hash_rows, poisson_weights
 
 KEY = jax.random.key(0)
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -66,16 +66,20 @@ def test_the_loss_is_the_likelihood_of_each_members_rows(
     it = subject(layer_norm=layer_norm, standardize_outputs=standardize, weight_decay=0.01)
     params = jax.tree.map(lambda x: np.asarray(x, float), it.params)
     networks, window, spec = params["networks"], it.window, it.spec.observations["motion"]
-    mean, std, change = (np.asarray(x) for x in (spec.mean, spec.std, spec.change))
+    mean, std, change = (np.asarray(x) for x in (spec.mean, spec.std, spec.delta_rms))
     total, learned = 0.0, 0
     weights = np.zeros(len(params["errors"]))
     for b, t in np.ndindex(window.mask.shape[0], window.mask.shape[1] - 1):
         seen, after = window.observation["motion"][b, t], window.observation["motion"][b, t + 1]
         row = np.concatenate([seen, window.action[b, t]])
-        code = hashed(jnp.asarray(row), it.model.salt[...].astype(jnp.uint32))
-        if not window.mask[b, t + 1] or bool(it.model.rows(window).held_out.reshape(4, 5)[b, t]):
+        code = hash_rows(jnp.asarray(row), it.model.salt[...].astype(jnp.uint32))
+        if not window.mask[b, t + 1] or bool(
+            it.model.training_batch(window).held_out.reshape(4, 5)[b, t]
+        ):
             continue
-        unit, (shift, scale) = (change, it.spec.reward) if standardize else (1.0, (0.0, 1.0))
+        unit, (shift, scale) = (
+            (change, it.spec.reward_mean_std) if standardize else (1.0, (0.0, 1.0))
+        )
         outcome = np.append((after - seen) / unit, (window.reward[b, t] - shift) / scale)
         inputs = np.append((seen - mean) / std, window.action[b, t])[None]
         location, variance = naive_members(networks, inputs, layer_norm)
@@ -93,7 +97,7 @@ def test_the_loss_is_the_likelihood_of_each_members_rows(
 
 def test_the_spread_stays_between_its_bounds(subject: Callable) -> None:
     model = subject().model
-    for bias, bound in ((-100.0, model.networks.lowest), (100.0, model.networks.highest)):
+    for bias, bound in ((-100.0, model.networks.min_log_var), (100.0, model.networks.max_log_var)):
         model.networks.output.bias[...] = jnp.full_like(model.networks.output.bias[...], bias)
         scale = model.networks(jnp.zeros((3, 5))).scale
         # The soft clamp of the one bound moves the other one by less than softplus of their width.
@@ -102,8 +106,10 @@ def test_the_spread_stays_between_its_bounds(subject: Callable) -> None:
 
 
 def test_held_out_rows_move_no_parameter_and_alone_judge(subject: Callable) -> None:
-    it = subject(holdout=0.4, termination="learned")
-    rows = jax.tree.map(np.asarray, it.compiled(lambda model, w: model.rows(w))(it.window))
+    it = subject(holdout_ratio=0.4, termination="learned")
+    rows = jax.tree.map(
+        np.asarray, it.compiled(lambda model, w: model.training_batch(w))(it.window)
+    )
     held_out = rows.held_out.reshape(4, 5)
     assert 3 <= held_out.sum() <= 15 and not (rows.held_out & rows.learned).any()
 
@@ -112,7 +118,7 @@ def test_held_out_rows_move_no_parameter_and_alone_judge(subject: Callable) -> N
         reward[:, :-1] += np.where(where, 1.0, 0.0)
         return replace(it.window, reward=reward)
 
-    judge = it.compiled(lambda model, window: model.held_out(window))
+    judge = it.compiled(lambda model, window: model.holdout_errors(window))
     others = rows.learned.reshape(4, 5)
     base, judged = it.learn(it.window, KEY)[1], judge(it.window)
     for where, moves in ((held_out, False), (others, True)):
@@ -125,14 +131,14 @@ def test_held_out_rows_move_no_parameter_and_alone_judge(subject: Callable) -> N
 
 def test_without_bootstrap_every_member_learns_from_every_row(subject: Callable) -> None:
     it = subject(bootstrap=False)
-    assert (np.asarray(it.model.rows(it.window).weights) == 1).all()
+    assert (np.asarray(it.model.training_batch(it.window).weights) == 1).all()
 
 
 def test_held_out_errors_are_those_of_the_means(subject: Callable) -> None:
-    it = subject(holdout=0.4)
-    rows, (errors, _) = it.model.rows(it.window), it.model.held_out(it.window)
+    it = subject(holdout_ratio=0.4)
+    rows, (errors, _) = it.model.training_batch(it.window), it.model.holdout_errors(it.window)
     location = np.asarray(it.model.networks(rows.inputs).location)
-    expected = np.square(location - rows.outcomes).mean(-1)[:, np.asarray(rows.held_out)].sum(1)
+    expected = np.square(location - rows.targets).mean(-1)[:, np.asarray(rows.held_out)].sum(1)
     np.testing.assert_allclose(errors, expected, rtol=1e-5)
 
 
@@ -142,23 +148,25 @@ def test_held_out_errors_are_those_of_the_means(subject: Callable) -> None:
 def sharp(it: Any) -> Ensemble:
     """Its model with next to no spread, and members 1 and 3 the elites."""
     model = it.model
-    for bound in (model.networks.lowest, model.networks.highest):
+    for bound in (model.networks.min_log_var, model.networks.max_log_var):
         bound[...] = jnp.full_like(bound[...], -40.0)
     model.errors[...] = jnp.asarray([3.0, 1.0, 4.0, 2.0])
     return model
 
 
-def some_state(model: Ensemble) -> tuple[Arrival, jax.Array]:
+def some_state(model: Ensemble) -> tuple[EnsembleState, jax.Array]:
     point_key, action_key = jax.random.split(KEY)
     point = jax.random.normal(point_key, (BATCH, model.feature_size))
     action = jax.random.uniform(action_key, (BATCH, 2), minval=-1)
-    return Arrival(point, jnp.zeros(BATCH)), action
+    return EnsembleState(point, jnp.zeros(BATCH)), action
 
 
-def who(model: Ensemble, before: Arrival, action: jax.Array, after: Arrival) -> np.ndarray:
+def who(
+    model: Ensemble, before: EnsembleState, action: jax.Array, after: EnsembleState
+) -> np.ndarray:
     """(B,) whose prediction came true, with next to no spread."""
-    predicted = model.members(before, action).location
-    apart = np.abs(predicted - model.outcomes(before, after)).max(-1)
+    predicted = model.predict_members(before, action).location
+    apart = np.abs(predicted - model.targets(before, after)).max(-1)
     assert (np.sort(apart, 0)[0] < 1e-3).all() and (np.sort(apart, 0)[1] > 1e-2).all()
     return apart.argmin(0)
 
@@ -192,11 +200,11 @@ def test_a_member_is_drawn_for_a_step_or_for_a_rollout(
 
 def test_steps_are_sampled_with_the_members_spread(subject: Callable) -> None:
     """Of one member: mean and standard deviation of many samples are those it predicts."""
-    model = subject(members=1, elites=1).model
+    model = subject(num_members=1, num_elites=1).model
     state, action = some_state(model)
     state, action = jax.tree.map(lambda x: jnp.repeat(x[:1], 20_000, 0), (state, action))
-    drawn = np.asarray(model.outcomes(state, model.step(state, action, KEY)))
-    predicted = jax.tree.map(lambda x: np.asarray(x[0, 0]), model.members(state, action))
+    drawn = np.asarray(model.targets(state, model.step(state, action, KEY)))
+    predicted = jax.tree.map(lambda x: np.asarray(x[0, 0]), model.predict_members(state, action))
     error = predicted.scale / 20_000**0.5
     assert (np.abs(drawn.mean(0) - predicted.location) < 4 * error).all()
     np.testing.assert_allclose(drawn.std(0), predicted.scale, rtol=0.03)
@@ -211,7 +219,7 @@ def test_a_rule_ends_what_is_imagined() -> None:
     model = models.build(EnsembleOptions(**SMALL | {"termination": "hopper"}), spec, KEY)
     raw = np.zeros((2, 11), np.float32)
     raw[:, 0] = 1.2, 0.6
-    state = Arrival(model.vectors.encode({"observation": jnp.asarray(raw)}), jnp.zeros(2))
+    state = EnsembleState(model.vectors.encode({"observation": jnp.asarray(raw)}), jnp.zeros(2))
     np.testing.assert_allclose(model.terminal(state).mean(), [0.0, 1.0], atol=1e-20)
 
 
@@ -242,9 +250,9 @@ def build(*words: str) -> Any:
 @pytest.mark.parametrize(
     "words, expected",
     [
-        (["model.elites=6"], "model.elites=6: .* model.members=5"),
-        (["model.ema=0.9"], "accepted: model.ema=0 or model.holdout=0"),
-        (["training.joint=true"], "accepted: model.holdout=0"),
+        (["model.num_elites=6"], "model.num_elites=6: .* model.num_members=5"),
+        (["model.ema_decay=0.9"], "accepted: model.ema_decay=0 or model.holdout_ratio=0"),
+        (["training.joint=true"], "accepted: model.holdout_ratio=0"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(words: list[str], expected: str) -> None:
@@ -254,6 +262,6 @@ def test_options_that_do_not_go_together_are_refused(words: list[str], expected:
 
 def test_the_choice_brings_its_training_settings_and_the_command_line_wins() -> None:
     stage = build("training.world_model.window=5").training.world_model
-    assert (stage.batch_size, stage.clip, stage.window) == (256, 0.0, 5)
-    assert build("model.holdout=0", "training.joint=true").training.joint
-    assert build("model.holdout=0", "model.ema=0.9").model.ema == 0.9
+    assert (stage.batch_size, stage.agc_clip, stage.window) == (256, 0.0, 5)
+    assert build("model.holdout_ratio=0", "training.joint=true").training.joint
+    assert build("model.holdout_ratio=0", "model.ema_decay=0.9").model.ema_decay == 0.9

@@ -14,13 +14,13 @@ from flax import nnx
 
 from worldmodel import models
 from worldmodel.config import Config, NoPolicy, StageOptions, TrainingOptions
-from worldmodel.data.delivery import Resident
+from worldmodel.data.loader import DeviceLoader
 from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import ConfigError
 from worldmodel.models.koopman import RATE, SPECTRA, Koopman, KoopmanOptions, Spectrum
-from worldmodel.nn.learner import divide
+from worldmodel.nn.learner import split_module
 from worldmodel.training import mesh as meshes
 from worldmodel.training.dispatch import make_dispatch, stage_keys
 from worldmodel.training.stages import build_learner, modules
@@ -34,7 +34,7 @@ KEY = jax.random.key(0)
 
 def random_spectrum(kind: str, seed: int, size: float, modes: int = 16) -> Spectrum:
     rng = np.random.default_rng(seed)
-    definition, params = divide(SPECTRA[kind](modes))
+    definition, params = split_module(SPECTRA[kind](modes))
     moved = jax.tree.map(
         lambda x: x + size * jnp.asarray(rng.normal(size=x.shape), jnp.float32), params
     )
@@ -103,7 +103,7 @@ def test_at_first_frequencies_do_not_alias(kind: str, modes: int) -> None:
 
 
 def test_without_actions_latents_are_powers_of_the_eigenvalues() -> None:
-    model = models.build(KoopmanOptions(units=8, latent=8), RAW, KEY)
+    model = models.build(KoopmanOptions(units=8, latent_dim=8), RAW, KEY)
     model.push.kernel[...] = jnp.zeros_like(model.push.kernel[...])
     state = model.initial((1,))._replace(latent=jnp.ones((1, 8)))
     latent = model.rollout(state, jnp.zeros((1, 100, 1)), KEY).latent[0, -1]
@@ -113,7 +113,7 @@ def test_without_actions_latents_are_powers_of_the_eigenvalues() -> None:
 
 
 def test_a_bilinear_action_turns_the_latent_and_keeps_its_size() -> None:
-    options = KoopmanOptions(units=8, latent=8, spectrum="unit", bilinear=True)
+    options = KoopmanOptions(units=8, latent_dim=8, spectrum="unit", bilinear=True)
     model = models.build(options, RAW, KEY)
     model.push.kernel[...] = jnp.zeros_like(model.push.kernel[...])
     model.turn.kernel[...] = jnp.ones_like(model.turn.kernel[...])
@@ -129,7 +129,7 @@ def test_a_bilinear_action_turns_the_latent_and_keeps_its_size() -> None:
 @pytest.mark.parametrize("kind", SPECTRA)
 def test_eigenvalues_are_those_of_a_step_for_the_action_0(kind: str) -> None:
     """What the layer that turns says for it counts too."""
-    options = KoopmanOptions(units=8, latent=8, spectrum=kind, bilinear=True)
+    options = KoopmanOptions(units=8, latent_dim=8, spectrum=kind, bilinear=True)
     model = models.build(options, RAW, KEY)
     model.turn.bias[...] = jnp.asarray([0.3, -0.1, 0.2, 0.0])
     jacobian = jax.jacobian(lambda x: model.advance(x, model.control(jnp.zeros(1))))(jnp.zeros(8))
@@ -142,7 +142,7 @@ def test_eigenvalues_are_those_of_a_step_for_the_action_0(kind: str) -> None:
 
 @pytest.mark.parametrize("bilinear", [False, True])
 def test_what_an_action_does_depends_on_the_state_only_if_bilinear(bilinear: bool) -> None:
-    model = models.build(KoopmanOptions(units=8, latent=8, bilinear=bilinear), RAW, KEY)
+    model = models.build(KoopmanOptions(units=8, latent_dim=8, bilinear=bilinear), RAW, KEY)
     if bilinear:
         model.turn.kernel[...] = jnp.ones_like(model.turn.kernel[...])
 
@@ -157,9 +157,9 @@ def test_what_an_action_does_depends_on_the_state_only_if_bilinear(bilinear: boo
 def test_linear_codecs_extrapolate() -> None:
     """A start a hundred times as far away ends a hundred times as far away."""
     statistics = ((1.0, 2.0), (2.0, 3.0))
-    observed = ObservationSpec((2,), "float32", *statistics, scaling="standardize")
+    observed = ObservationSpec((2,), "float32", *statistics, normalization="standardize")
     model = models.build(
-        KoopmanOptions(linear=True, units=8, latent=4), DataSpec({"x": observed}, ACTION), KEY
+        KoopmanOptions(linear=True, units=8, latent_dim=4), DataSpec({"x": observed}, ACTION), KEY
     )
 
     def end(x: jax.Array) -> jax.Array:
@@ -179,8 +179,8 @@ def test_what_linear_codecs_cannot_take_is_refused(image_spec: DataSpec) -> None
         models.build(options, image_spec, KEY)
     with pytest.raises(ConfigError, match="symlog.*data.normalize"):
         models.build(options, RAW, KEY)
-    with pytest.raises(ConfigError, match="latent=7: accepts even"):
-        models.build(KoopmanOptions(latent=7), RAW, KEY)
+    with pytest.raises(ConfigError, match="latent_dim=7: accepts even"):
+        models.build(KoopmanOptions(latent_dim=7), RAW, KEY)
 
 
 # ------------------------------------------------------------------------------- affine systems
@@ -236,16 +236,21 @@ def trained(system: Affine, spectrum: str, steps: int, learning_rate: float) -> 
     training, held_out = logs(system, 200, 0), logs(system, 20, 1)
     spec = training.spec({"x": "standardize"})
     stage = StageOptions(
-        steps=steps, batch_size=32, window=51, learning_rate=learning_rate, warmup=50, decay=0.9
+        steps=steps,
+        batch_size=32,
+        window=51,
+        learning_rate=learning_rate,
+        warmup_steps=50,
+        lr_decay_fraction=0.9,
     )
     config = Config(
         data=GymnasiumData(),
-        model=KoopmanOptions(linear=True, spectrum=spectrum, latent=4, units=8, burn_in=0),
+        model=KoopmanOptions(linear=True, spectrum=spectrum, latent_dim=4, units=8, burn_in=0),
         policy=NoPolicy(),
         training=TrainingOptions(world_model=stage),
     )
     learner = build_learner(config, spec, "world_model")
-    batches, keys = Resident.build(training, 32, 51, 0), stage_keys(0, "world_model")
+    batches, keys = DeviceLoader.build(training, 32, 51, 0), stage_keys(0, "world_model")
     dispatch = make_dispatch(learner, batches, meshes.all_devices(), steps)
     state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.cursor(0), keys.steps)
     model = modules(learner, state)["model"]

@@ -19,8 +19,8 @@ from worldmodel import models
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.errors import ConfigError
 from worldmodel.imagination import imagine
-from worldmodel.models.observed import Arrival
-from worldmodel.models.oracle import Oracle, OracleOptions, pendulum, simulated
+from worldmodel.models.observed import ObservedState
+from worldmodel.models.oracle import Oracle, OracleOptions, pendulum, simulate
 
 KEY = jax.random.key(0)
 
@@ -65,12 +65,12 @@ def played(name: str, steps: int, share: float) -> tuple[DataSpec, np.ndarray, .
     return spec, *(np.array(x, np.float32) for x in (rows, actions, rewards, ends))
 
 
-def observed(model: Oracle, rows: np.ndarray) -> Arrival:
+def observed(model: Oracle, rows: np.ndarray) -> ObservedState:
     nothing = jnp.zeros(rows.shape[:-1])
-    return Arrival(model.vectors.encode({"observation": jnp.asarray(rows)}), nothing, nothing)
+    return ObservedState(model.vectors.encode({"observation": jnp.asarray(rows)}), nothing, nothing)
 
 
-def said(model: Oracle, state: Arrival) -> tuple[jax.Array, ...]:
+def said(model: Oracle, state: ObservedState) -> tuple[jax.Array, ...]:
     seen = model.observation(state)["observation"].mean()
     return seen, model.reward(state).mean(), model.terminal(state).mean()
 
@@ -152,10 +152,10 @@ def test_mujoco_is_followed_for_twenty_steps(mujoco: None, name: str) -> None:
 def test_a_step_depends_on_nothing_but_state_and_action(mujoco: None) -> None:
     """Alone or in any batch, mapped or not, before or after others: the same bits."""
     _, rows, actions, *_ = played("Hopper-v5", 60, 1.0)
-    step = jax.jit(lambda *inputs: simulated("Hopper-v5", *inputs))
+    step = jax.jit(lambda *inputs: simulate("Hopper-v5", *inputs))
     once = step(rows[:-1], actions)
     turned = step(rows[:-1][::-1], actions[::-1])
-    mapped = jax.jit(jax.vmap(lambda *inputs: simulated("Hopper-v5", *inputs)))(rows[:-1], actions)
+    mapped = jax.jit(jax.vmap(lambda *inputs: simulate("Hopper-v5", *inputs)))(rows[:-1], actions)
     alone = [step(rows[t], actions[t]) for t in range(len(actions))]
     for a, b, c, d in zip(once, turned, mapped, zip(*alone, strict=True), strict=True):
         np.testing.assert_array_equal(a, b[::-1])
@@ -165,8 +165,8 @@ def test_a_step_depends_on_nothing_but_state_and_action(mujoco: None) -> None:
 
 def test_a_gradient_through_a_simulator_is_refused(mujoco: None) -> None:
     _, rows, actions, *_ = played("Hopper-v5", 60, 1.0)
-    with pytest.raises(ConfigError, match="accepted: policy.gradient=reinforce"):
-        jax.grad(lambda action: simulated("Hopper-v5", rows[0], action)[1])(jnp.asarray(actions[0]))
+    with pytest.raises(ConfigError, match="accepted: policy.actor_grad=reinforce"):
+        jax.grad(lambda action: simulate("Hopper-v5", rows[0], action)[1])(jnp.asarray(actions[0]))
 
 
 @pytest.mark.parametrize("name", ["Ant-v5", "Reacher-v5", "InvertedDoublePendulum-v5"])
@@ -204,4 +204,4 @@ def test_a_policy_is_trained_in_the_oracle_and_the_run_is_judged(
     results = json.loads((loaded.directory.evaluation / "results.json").read_text())
     assert results["prediction"]["observation"]["1"]["error"]["value"] < 1e-5
     assert results["prediction"]["observation"]["15"]["skill"]["value"] > 0.999
-    assert {"policy", "logs", "random"} <= results["returns"].keys()
+    assert {"policy", "dataset", "random"} <= results["returns"].keys()

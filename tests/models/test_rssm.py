@@ -15,10 +15,10 @@ from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
 from worldmodel.models.rssm import RSSMOptions
 from worldmodel.nn.distributions import Categorical
-from worldmodel.nn.learner import divide
+from worldmodel.nn.learner import split_module
 from worldmodel.policies.actor_critic import ActorCriticOptions, build_heads
 
-SMALL = RSSMOptions(deter=32, hidden=16, classes=4, latents=4, depth=2, blocks=2)
+SMALL = RSSMOptions(deter=32, hidden=16, classes=4, stoch=4, depth=2, blocks=2)
 SPEC = DataSpec(
     {"observation": ObservationSpec((3,), "float32")}, ActionSpec(False, 2, (-1.0,) * 2, (1.0,) * 2)
 )
@@ -55,7 +55,11 @@ def test_parameter_counts_match_dreamer_v3(
     def build(key: jax.Array) -> dict:
         model = models.build(RSSMOptions(preset=preset), spec, key)
         actor, critic = build_heads(ActorCriticOptions(), model, spec.action, key, jnp.float32)
-        return {"model": divide(model)[1], "policy": divide(actor)[1], "value": divide(critic)[1]}
+        return {
+            "model": split_module(model)[1],
+            "policy": split_module(actor)[1],
+            "value": split_module(critic)[1],
+        }
 
     shapes = jax.eval_shape(build, jax.random.key(0))  # counts need no memory
     model = shapes["model"]
@@ -137,7 +141,7 @@ def test_a_reset_inside_a_window_starts_afresh(
 
 def confident(model: models.WorldModel) -> models.WorldModel:
     """The model with posterior and prior so sure that sampling does not depend on the key."""
-    definition, params = divide(model)
+    definition, params = split_module(model)
     for name in ("posterior_output", "prior_output"):
         params["dynamics"][name] = jax.tree.map(lambda x: x * 1e4, params["dynamics"][name])
         params["dynamics"][name]["bias"] = params["dynamics"][name]["bias"] + 1e3 * jnp.asarray(
@@ -248,7 +252,7 @@ def test_losses_norms_and_latents_are_float32_under_bfloat16(rng: np.random.Gene
     }
     assert states.deter.dtype == jnp.bfloat16
     assert model.dynamics.prior(states.deter).log_probabilities.dtype == jnp.float32
-    assert {x.dtype for x in jax.tree.leaves(divide(model)[1])} == {jnp.dtype("float32")}
+    assert {x.dtype for x in jax.tree.leaves(split_module(model)[1])} == {jnp.dtype("float32")}
     assert bool(jnp.isfinite(total))
 
 
@@ -269,7 +273,7 @@ def test_images_and_discrete_actions_train(rng: np.random.Generator, image_spec:
         reward=jnp.zeros((2, 3)),
         is_first=no.at[:, 0].set(True), is_last=no, is_terminal=no, mask=~no,
     )  # fmt: skip
-    definition, params = divide(model)
+    definition, params = split_module(model)
 
     @jax.jit
     def gradient(params: dict) -> tuple:

@@ -12,19 +12,19 @@ import pytest
 
 from worldmodel import models
 from worldmodel.config import Config, LoggingOptions, NoPolicy, StageOptions, TrainingOptions
-from worldmodel.config.rules import check
+from worldmodel.config.rules import validate_config
 from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
 from worldmodel.imagination import imagine
 from worldmodel.models.trajectory_diffusion import (
-    Row,
     TrajectoryDiffusion,
     TrajectoryDiffusionOptions,
+    TrajectoryStep,
 )
 from worldmodel.nn.distributions import Categorical, Normal
 
-KEY, SMALL = jax.random.key(0), TrajectoryDiffusionOptions(rows=5, sampler_steps=4)
+KEY, SMALL = jax.random.key(0), TrajectoryDiffusionOptions(segment_length=5, sampler_steps=4)
 CONTINUOUS, CLASSES = ActionSpec(False, 2, (-1.0,) * 2, (1.0,) * 2), ActionSpec(True, 3)
 
 
@@ -32,17 +32,17 @@ def new(
     options: TrajectoryDiffusionOptions = SMALL, action: ActionSpec = CONTINUOUS
 ) -> TrajectoryDiffusion:
     """A model whose network says something (it starts by saying 0)."""
-    spec = DataSpec({"x": ObservationSpec((3,), "float32")}, action, reward=(-2.0, 3.0))
+    spec = DataSpec({"x": ObservationSpec((3,), "float32")}, action, reward_mean_std=(-2.0, 3.0))
     model = models.build(options, spec, KEY)
     kernel = model.network.output.kernel
     kernel[...] = 0.1 * jax.random.normal(KEY, kernel[...].shape)
     return model
 
 
-def start_of(model: TrajectoryDiffusion, count: int) -> Row:
+def start_of(model: TrajectoryDiffusion, count: int) -> TrajectoryStep:
     keys = jax.random.split(jax.random.key(1), 2)
     point = jax.random.normal(keys[0], (count, 3))
-    return Row(point, jax.random.normal(keys[1], (count,)), -jnp.ones(count))
+    return TrajectoryStep(point, jax.random.normal(keys[1], (count,)), -jnp.ones(count))
 
 
 def leaning(features: jax.Array) -> Normal:
@@ -53,18 +53,18 @@ def leaning(features: jax.Array) -> Normal:
 # --------------------------------------------------------------------------------------- guidance
 
 
-@pytest.mark.parametrize("schedule, normalize", [("posterior", True), ("published", False)])
+@pytest.mark.parametrize("schedule, normalize", [("posterior", True), ("pgd", False)])
 def test_guidance_makes_actions_likelier(schedule: str, normalize: bool) -> None:
     """Fails if guidance has no effect: more strength, more likelihood; by default there is some."""
     options = replace(
         SMALL, guidance_schedule=schedule, normalize_guidance=normalize, sampler_steps=8
     )
-    assert options.guidance > 0
+    assert options.guidance_scale > 0
     model = new(options)
     start = start_of(model, 256)
 
     def likelihood(strength: float) -> float:
-        model.options = replace(options, guidance=strength)
+        model.options = replace(options, guidance_scale=strength)
         rollout = jax.jit(lambda start: imagine(model, start, leaning, 4, KEY))(start)
         return float(leaning(rollout.features[:, :-1]).log_prob(rollout.actions).mean())
 
@@ -80,7 +80,7 @@ def test_guidance_leads_classes_too() -> None:
         return Categorical.from_logits(jnp.broadcast_to(jnp.asarray([0.0, 4.0, 0.0]), (256, 5, 3)))
 
     def share(strength: float) -> float:
-        model.options = replace(SMALL, sampler_steps=8, guidance=strength)
+        model.options = replace(SMALL, sampler_steps=8, guidance_scale=strength)
         actions = jax.jit(lambda start: imagine(model, start, second, 4, KEY))(start).actions
         assert actions.dtype == jnp.int32 and set(np.unique(actions)) <= {0, 1, 2}
         return float((actions == 1).mean())
@@ -117,8 +117,8 @@ def test_a_score_of_zero_is_divided_by_no_zero() -> None:
 
 def test_schedules_fall_to_nothing_at_the_end() -> None:
     """As published: (1 - k / N) + 0.3 sin(pi k / N), with k / N the share of the steps done."""
-    options = replace(SMALL, noise_low=0.002, noise_high=80.0, rho=7.0)
-    model = new(replace(options, guidance_schedule="published"))
+    options = replace(SMALL, sigma_min=0.002, sigma_max=80.0, rho=7.0)
+    model = new(replace(options, guidance_schedule="pgd"))
     share = np.linspace(0, 1, 9)
     levels = (80 ** (1 / 7) + share * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
     found = model._guidance_schedule(jnp.asarray(levels, jnp.float32))
@@ -132,7 +132,7 @@ def test_schedules_fall_to_nothing_at_the_end() -> None:
 
 
 def test_a_start_is_held_if_asked() -> None:
-    held, free = new(), new(replace(SMALL, hold_start=False))
+    held, free = new(), new(replace(SMALL, condition_on_start=False))
     start = start_of(held, 6)
     states = [
         jax.jit(lambda start, m=model: imagine(m, start, leaning, 4, KEY))(start).states
@@ -170,16 +170,16 @@ def test_pieces_longer_than_those_trained_are_refused() -> None:
     stage = StageOptions(steps=1, window=8)
     config = Config(
         name="x", data=GymnasiumData(environment="Pendulum-v1"), policy=NoPolicy(),
-        model=TrajectoryDiffusionOptions(rows=9), logging=LoggingOptions(),
+        model=TrajectoryDiffusionOptions(segment_length=9), logging=LoggingOptions(),
         training=TrainingOptions(world_model=stage, policy=stage),
     )  # fmt: skip
-    assert check(config) == [
-        "model.rows=9: pieces are cut from training.world_model.window=8 rows, and can be no longer"
+    assert validate_config(config) == [
+        "model.segment_length=9: pieces are cut from training.world_model.window=8 rows, and can be no longer"
     ]
-    config.model = TrajectoryDiffusionOptions(rows=8, noise_low=5.0, noise_high=2.0)
-    assert check(config) == ["model.noise_low=5 must be below model.noise_high=2"]
-    config.model = TrajectoryDiffusionOptions(rows=8, churn=1.0, churn_low=2.0, churn_high=1.0)
-    assert len(check(config)) == 1 and "churn_low=2 is above" in check(config)[0]
+    config.model = TrajectoryDiffusionOptions(segment_length=8, sigma_min=5.0, sigma_max=2.0)
+    assert validate_config(config) == ["model.sigma_min=5 must be below model.sigma_max=2"]
+    config.model = TrajectoryDiffusionOptions(segment_length=8, s_churn=1.0, s_tmin=2.0, s_tmax=1.0)
+    assert len(validate_config(config)) == 1 and "s_tmin=2 is above" in validate_config(config)[0]
 
 
 def test_rollouts_are_differentiated_truly() -> None:

@@ -14,21 +14,21 @@ from worldmodel.nn.denoising import (
     denoiser,
     denoising_loss,
     preconditioning,
-    training_levels,
+    sample_training_sigmas,
 )
-from worldmodel.nn.samplers import Sampler, sample, start
+from worldmodel.nn.samplers import Sampler, initial_noise, sample
 
 KEY = jax.random.key(0)
 MEAN, VARIANCE = jnp.array([1.5, -0.5]), jnp.array([0.6, 2.0])
 HIGH = 20.0  # a denoiser's start; 80 says nothing more, and costs precision of float32
-BAND = {"churn_low": 0.05, "churn_high": 15.0}
+BAND = {"s_tmin": 0.05, "s_tmax": 15.0}
 # Steps enough that the error of the steps themselves, of first and second order in their size, is
 # below 1 % of the variance.
 SAMPLERS = {
-    "euler": Sampler(512, "euler", high=HIGH),
-    "heun": Sampler(64, "heun", high=HIGH),
-    "euler-churn": Sampler(768, "euler", high=HIGH, churn=10.0, **BAND),
-    "heun-churn": Sampler(160, "heun", high=HIGH, churn=40.0, **BAND),
+    "euler": Sampler(512, "euler", sigma_max=HIGH),
+    "heun": Sampler(64, "heun", sigma_max=HIGH),
+    "euler-churn": Sampler(768, "euler", sigma_max=HIGH, s_churn=10.0, **BAND),
+    "heun-churn": Sampler(160, "heun", sigma_max=HIGH, s_churn=40.0, **BAND),
 }
 every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 
@@ -57,9 +57,9 @@ def test_what_goes_in_and_what_the_network_gives_have_variance_one(spread: float
     for level in (0.01, 0.3, 1.0, 20.0):
         c = preconditioning(jnp.float32(level), spread)
         noised = x + level * e
-        assert float(jnp.std(c.inward * noised)) == pytest.approx(1.0, rel=0.02)
-        assert float(jnp.std((x - c.skip * noised) / c.out)) == pytest.approx(1.0, rel=0.02)
-        assert float(c.noise) == pytest.approx(math.log(level) / 4, abs=1e-6)
+        assert float(jnp.std(c.c_in * noised)) == pytest.approx(1.0, rel=0.02)
+        assert float(jnp.std((x - c.c_skip * noised) / c.c_out)) == pytest.approx(1.0, rel=0.02)
+        assert float(c.c_noise) == pytest.approx(math.log(level) / 4, abs=1e-6)
 
 
 def test_the_loss_is_the_weighted_error_of_the_denoiser() -> None:
@@ -67,7 +67,7 @@ def test_the_loss_is_the_weighted_error_of_the_denoiser() -> None:
         return jnp.sin(2 * x) + noise[..., None]
 
     x = 0.7 * jax.random.normal(jax.random.key(1), (50, 3))
-    level = training_levels(jax.random.key(2), (50,), -1.2, 1.2)
+    level = sample_training_sigmas(jax.random.key(2), (50,), -1.2, 1.2)
     noised = x + level[:, None] * jax.random.normal(KEY, x.shape)
     error = jnp.square(denoiser(network, 0.7)(noised, level) - x).sum(-1)
     expected = preconditioning(level, 0.7).weight * error
@@ -76,7 +76,7 @@ def test_the_loss_is_the_weighted_error_of_the_denoiser() -> None:
 
 
 def test_training_levels_are_log_normal() -> None:
-    logs = jnp.log(training_levels(KEY, (40_000,), -1.2, 0.8))
+    logs = jnp.log(sample_training_sigmas(KEY, (40_000,), -1.2, 0.8))
     assert float(logs.mean()) == pytest.approx(-1.2, abs=0.02)
     assert float(logs.std()) == pytest.approx(0.8, rel=0.02)
 
@@ -85,12 +85,12 @@ def test_training_levels_are_log_normal() -> None:
 
 
 def test_levels_fall_from_high_to_low_as_published() -> None:
-    levels = Sampler(18, low=0.002, high=80.0, rho=7.0).levels()
+    levels = Sampler(18, sigma_min=0.002, sigma_max=80.0, rho=7.0).sigmas()
     assert levels[0] == pytest.approx(80.0) and levels[-1] == pytest.approx(0.002)
     assert (np.diff(levels) < 0).all()
     steps = np.diff(levels ** (1 / 7))
     np.testing.assert_allclose(steps, steps[0])
-    assert Sampler(1).levels() == pytest.approx([80.0])
+    assert Sampler(1).sigmas() == pytest.approx([80.0])
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"low": 0.0}, {"high": 0.001}, {"method": "x"}])
@@ -112,7 +112,7 @@ def test_a_gaussian_is_sampled_with_its_mean_and_variance(sampler: Sampler) -> N
 
 def test_a_deterministic_path_ends_where_it_must() -> None:
     """Along the exact path, every point keeps its place in units of the standard deviation."""
-    sampler = Sampler(200, "heun", high=5.0)
+    sampler = Sampler(200, "heun", sigma_max=5.0)
     x = at_highest_level(100, 5.0)
     found = jax.jit(lambda x: sample(of_gaussian, x, sampler, KEY))(x)
     before_last = MEAN + (x - MEAN) * jnp.sqrt((VARIANCE + 0.002**2) / (VARIANCE + 5.0**2))
@@ -146,7 +146,7 @@ def test_a_mixture_is_sampled_with_the_shares_of_its_modes(sampler: Sampler) -> 
 @pytest.mark.parametrize("method", ["euler", "heun"])
 def test_after_churn_point_and_level_are_the_raised_ones(method: str) -> None:
     """Two steps by hand. A predictor that starts from the point before churn loses its noise."""
-    sampler = Sampler(2, method, low=1.0, high=4.0, rho=1.0, churn=0.4, churn_noise=1.1)
+    sampler = Sampler(2, method, sigma_min=1.0, sigma_max=4.0, rho=1.0, s_churn=0.4, s_noise=1.1)
     x = at_highest_level(5, 4.0)
     points, levels = [], (4.0, 1.0)
     for key, level in zip(jax.random.split(KEY, 2), levels, strict=True):
@@ -180,10 +180,10 @@ def test_churn_is_added_between_its_levels_alone_and_never_doubles_the_noise() -
         jax.effects_barrier()
         return seen
 
-    sampler = Sampler(6, "euler", high=HIGH, churn=1e9, churn_low=0.05, churn_high=5.0)
-    expected = [s * (math.sqrt(2) if 0.05 <= s <= 5.0 else 1.0) for s in sampler.levels()]
+    sampler = Sampler(6, "euler", sigma_max=HIGH, s_churn=1e9, s_tmin=0.05, s_tmax=5.0)
+    expected = [s * (math.sqrt(2) if 0.05 <= s <= 5.0 else 1.0) for s in sampler.sigmas()]
     assert levels_seen(sampler) == pytest.approx(expected, rel=1e-5)
-    assert levels_seen(replace(sampler, churn=0.0)) == pytest.approx(sampler.levels().tolist())
+    assert levels_seen(replace(sampler, s_churn=0.0)) == pytest.approx(sampler.sigmas().tolist())
 
 
 @pytest.mark.parametrize("method, calls", [("euler", 5), ("heun", 9)])
@@ -194,7 +194,7 @@ def test_the_denoiser_is_called_once_a_step_and_by_heun_once_more(method: str, c
         jax.debug.callback(lambda level: counted.append(float(level)), level, ordered=True)
         return of_gaussian(x, level)
 
-    sampler = Sampler(5, method, high=HIGH)
+    sampler = Sampler(5, method, sigma_max=HIGH)
     jax.jit(lambda x: sample(denoise, x, sampler, KEY))(at_highest_level(2))
     jax.effects_barrier()
     assert len(counted) == calls
@@ -217,12 +217,12 @@ def test_gradients_through_a_sampler_are_finite(sampler: Sampler) -> None:
 def test_few_steps_find_what_is_certain(steps: int) -> None:
     """Where the denoiser's answer does not depend on the point, one call is enough."""
     aim = jnp.array([0.3, -2.0])
-    x = start(KEY, (7, 2), Sampler(steps, "euler"))
+    x = initial_noise(KEY, (7, 2), Sampler(steps, "euler"))
     found = sample(lambda x, level: jnp.broadcast_to(aim, x.shape), x, Sampler(steps, "euler"), KEY)
     np.testing.assert_allclose(found, jnp.broadcast_to(aim, (7, 2)), rtol=1e-5)
 
 
 def test_sampling_starts_at_the_highest_level() -> None:
-    assert float(start(KEY, (20_000, 2), Sampler(3, high=80.0)).std()) == pytest.approx(
-        80, rel=0.02
-    )
+    assert float(
+        initial_noise(KEY, (20_000, 2), Sampler(3, sigma_max=80.0)).std()
+    ) == pytest.approx(80, rel=0.02)

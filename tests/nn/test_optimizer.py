@@ -28,7 +28,7 @@ def reference(params: dict, grads: list[dict], o: StageOptions) -> dict:
 
 
 def test_agc_then_laprop_equals_numpy(rng: np.random.Generator) -> None:
-    options = StageOptions(steps=6, learning_rate=0.01, warmup=3, decay=0.5)
+    options = StageOptions(steps=6, learning_rate=0.01, warmup_steps=3, lr_decay_fraction=0.5)
     params = {
         "kernel": rng.normal(size=(4, 3)).astype(np.float32),
         "bias": np.zeros(3, np.float32),  # its norm is below the floor of the clipping

@@ -12,13 +12,15 @@ from worldmodel import planning
 from worldmodel.config import PlannerOptions
 from worldmodel.data import ActionSpec
 from worldmodel.errors import ConfigError
-from worldmodel.evaluation.returns import model_policy, play
+from worldmodel.evaluation.returns import model_policy, run_episodes
 from worldmodel.nn.distributions import Normal
-from worldmodel.planning.elites import best, finite
+from worldmodel.planning.elites import replace_nonfinite, select_elites
 
 STARTS = np.array([[0.4, 0.0], [-0.3, 0.4], [0.2, 0.2]])  # the best actions keep to [-1, 1]
 LONG = 300  # steps, after which no more of the cost changes
-FEW = PlannerOptions(kind="cem", horizon=15, samples=16, elites=4, iterations=2, discount=0.99)
+FEW = PlannerOptions(
+    kind="cem", horizon=15, num_samples=16, num_elites=4, iterations=2, discount=0.99
+)
 
 
 class Gain(nnx.Module):
@@ -52,7 +54,7 @@ def solved(known, options, actor=None, value=None, model=None):
 
     @jax.jit
     def solve(key):
-        plan = planner.plan(model, state, planner.memory(len(STARTS)), key)
+        plan = planner.plan(model, state, planner.init_carry(len(STARTS)), key)
         return plan, planner.returns(model, state, plan[:, None], key)[:, 0]
 
     plans, earned = zip(*(solve(jax.random.key(seed)) for seed in range(4)), strict=True)
@@ -73,7 +75,7 @@ def test_a_linear_quadratic_problem_is_solved_to_within_two_per_cent(known, kind
 
 @pytest.mark.parametrize("kind", ["cem", "mppi"])
 def test_the_best_policys_proposals_make_up_for_few_samples(known, kind):
-    options = replace(FEW, kind=kind, proposals=8)
+    options = replace(FEW, kind=kind, num_policy_samples=8)
     alone, led = (
         -solved(known, options, actor)[1] / least(known, 15) - 1
         for actor in (None, Gain(known.riccati(LONG)[1]))
@@ -84,7 +86,7 @@ def test_the_best_policys_proposals_make_up_for_few_samples(known, kind):
 def test_a_value_at_the_horizon_makes_a_short_plan_act_as_the_longest(known):
     """A single step with the right value is already the best action; without it, it is not."""
     cost, gain = known.riccati(LONG)
-    options = replace(FEW, horizon=1, samples=256, elites=16, iterations=8, min_std=0.0)
+    options = replace(FEW, horizon=1, num_samples=256, num_elites=16, iterations=8, min_std=0.0)
     sighted, blind = (
         solved(known, options, value=value)[0][:, :, 0] for value in (Quadratic(cost), None)
     )
@@ -95,12 +97,12 @@ def test_a_value_at_the_horizon_makes_a_short_plan_act_as_the_longest(known):
 
 def test_plans_keep_to_the_range_of_actions_and_make_the_most_of_it(known):
     """From far away full force is best; what lies beyond it, drawn or proposed, is not imagined."""
-    options = replace(FEW, iterations=8, initial_std=3.0, samples=64)
+    options = replace(FEW, iterations=8, initial_std=3.0, num_samples=64)
     far, twice_as_much = np.array([[40.0, 0.0], [-40.0, 0.0]]), np.array([[0.05, 0.0]])
     for actor in (None, Gain(twice_as_much)):
-        planner = planning.build(replace(options, proposals=8), known.spec(2, 1.0), actor)
+        planner = planning.build(replace(options, num_policy_samples=8), known.spec(2, 1.0), actor)
         model = known.LinearQuadratic()
-        search = jax.jit(lambda key, p=planner, m=model: p.plan(m, m.at(far), p.memory(2), key))
+        search = jax.jit(lambda key, p=planner, m=model: p.plan(m, m.at(far), p.init_carry(2), key))
         plan = np.asarray(search(jax.random.key(0)))
         np.testing.assert_allclose(plan[:, :3, 0], [[-1] * 3, [1] * 3], atol=0.02)
         assert np.abs(plan).max() <= 1 + 1e-6
@@ -109,7 +111,7 @@ def test_plans_keep_to_the_range_of_actions_and_make_the_most_of_it(known):
 def test_deviations_are_those_of_the_elites(known):
     """One elite has none: later rounds draw nothing but it."""
     once, often = (
-        solved(known, replace(FEW, elites=1, min_std=0.0, iterations=rounds))[0]
+        solved(known, replace(FEW, num_elites=1, min_std=0.0, iterations=rounds))[0]
         for rounds in (1, 3)
     )
     np.testing.assert_allclose(once, often, atol=1e-6)
@@ -131,7 +133,12 @@ def test_acting_step_by_step_costs_no_more_than_the_best_controller(known):
     cost, _ = known.riccati(LONG)
     model = known.LinearQuadratic()
     options = PlannerOptions(
-        kind="mppi", horizon=3, samples=128, elites=16, min_std=0.01, discount=known.discount
+        kind="mppi",
+        horizon=3,
+        num_samples=128,
+        num_elites=16,
+        min_std=0.01,
+        discount=known.discount,
     )
     planner = planning.build(options, known.spec(2, 1.0), value=Quadratic(cost))
 
@@ -141,7 +148,7 @@ def test_acting_step_by_step_costs_no_more_than_the_best_controller(known):
         state = model.step(state, action, key)
         return (state, plan), state.earned
 
-    start = (model.at(STARTS), planner.memory(len(STARTS)))
+    start = (model.at(STARTS), planner.init_carry(len(STARTS)))
     keys = jax.random.split(jax.random.key(0), 40)
     (last, _), earned = jax.jit(lambda c, k: jax.lax.scan(advance, c, k))(start, keys)
     discounts = known.discount ** np.arange(40)[:, None]
@@ -175,7 +182,7 @@ def test_a_return_is_the_discounted_sum_up_to_where_the_episode_ends(known):
 
 def test_weights_are_those_of_the_formulae(rng):
     returns = rng.normal(size=(3, 20)).astype(np.float32)
-    options = PlannerOptions(elites=5, temperature=0.7)
+    options = PlannerOptions(num_elites=5, temperature=0.7)
     cem, mppi = (np.asarray(planning.PLANNERS[k](returns, options)) for k in ("cem", "mppi"))
     for row in range(3):
         elites = np.argsort(returns[row])[-5:]
@@ -188,7 +195,7 @@ def test_weights_are_those_of_the_formulae(rng):
 
 @pytest.mark.parametrize("kind", ["cem", "mppi"])
 def test_units_of_the_reward_change_no_weight_and_equal_returns_have_equal_weights(kind, rng):
-    weigh, options = planning.PLANNERS[kind], PlannerOptions(elites=5)
+    weigh, options = planning.PLANNERS[kind], PlannerOptions(num_elites=5)
     returns = rng.normal(size=(1, 20)).astype(np.float32)
     np.testing.assert_allclose(
         weigh(returns, options), weigh(1000 * returns - 7, options), atol=1e-3
@@ -205,9 +212,9 @@ def test_a_candidate_on_which_the_model_diverges_never_wins(known):
 
     np.testing.assert_array_equal(plans(jnp.nan), plans(-1e6))
     returns = jnp.array([[1.0, jnp.nan, 3.0, jnp.inf, 2.0], [jnp.nan] * 5])
-    cleaned = finite(returns)
+    cleaned = replace_nonfinite(returns)
     np.testing.assert_array_equal(cleaned, [[1, 1, 3, 1, 2], [0, 0, 0, 0, 0]])
-    assert best(cleaned, 2)[0].tolist() == [False, False, True, False, True]
+    assert select_elites(cleaned, 2)[0].tolist() == [False, False, True, False, True]
 
 
 def test_every_option_changes_the_plan(known):
@@ -217,7 +224,7 @@ def test_every_option_changes_the_plan(known):
     def first_actions(**changes):
         options = replace(FEW, **{"proposals": 1, **changes})
         planner = planning.build(options, known.spec(2, 1.0), actor, value)
-        state, plan = model.at(STARTS), planner.memory(len(STARTS))
+        state, plan = model.at(STARTS), planner.init_carry(len(STARTS))
         return np.asarray(jax.jit(planner.plan)(model, state, plan, jax.random.key(0))[:, 0])
 
     cem, mppi = first_actions(), first_actions(kind="mppi")
@@ -236,18 +243,19 @@ def test_what_cannot_be_planned_for_is_refused(known):
     spec = known.spec(2, 1.0)
     discrete = replace(spec, action=ActionSpec(True, 3))
     with pytest.raises(ConfigError, match=r"planner.kind=cem: needs continuous.*have 3 classes"):
-        planning.check(FEW, discrete)
+        planning.validate(FEW, discrete)
     with pytest.raises(ConfigError, match="needs rewards"):
-        planning.check(FEW, replace(spec, has_reward=False))
+        planning.validate(FEW, replace(spec, has_reward=False))
     assert planning.build(PlannerOptions(), discrete) is None
 
 
 def test_in_the_real_world_an_episode_is_its_seed_alone(known):
     spec = known.spec(3, 2.0)
-    options = replace(FEW, samples=8, horizon=2)
+    options = replace(FEW, num_samples=8, horizon=2)
     act = model_policy(known.Pendulum(3), planning.build(options, spec), spec)
     together, apart = (
-        play("Pendulum-v1", spec, act, 3, 5, parallel, lanes=2).returns for parallel in (2, 1)
+        run_episodes("Pendulum-v1", spec, act, 3, 5, parallel, lanes=2).returns
+        for parallel in (2, 1)
     )
     np.testing.assert_array_equal(together, apart)
 
@@ -257,4 +265,4 @@ def test_in_the_real_world_an_episode_is_its_seed_alone(known):
 def test_the_real_pendulum_is_swung_up_with_its_true_dynamics(known, kind):
     spec = known.spec(3, 2.0)
     act = model_policy(known.Pendulum(3), planning.build(PlannerOptions(kind=kind), spec), spec)
-    assert play("Pendulum-v1", spec, act, 8, 0, lanes=8).returns.mean() > -300
+    assert run_episodes("Pendulum-v1", spec, act, 8, 0, lanes=8).returns.mean() > -300

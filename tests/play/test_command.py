@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worldmodel.config.values import walk
+from worldmodel.config.values import iter_options
 from worldmodel.data.spec import ActionSpec
 from worldmodel.errors import ConfigError, UserError
 from worldmodel.loading import LoadedRun
-from worldmodel.play.actors import accepted, understood
+from worldmodel.play.action_sources import action_format, parse_action
 from worldmodel.play.command import parse, run
 from worldmodel.play.options import PlayOptions
 from worldmodel.play.video import CAPTION, GAP
@@ -48,7 +48,7 @@ def test_help_names_every_option_and_imports_no_jax() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    for option, _ in walk(PlayOptions()):
+    for option, _ in iter_options(PlayOptions()):
         assert f"  {option.key} = " in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
 
@@ -60,12 +60,12 @@ def test_help_names_every_option_and_imports_no_jax() -> None:
         (["run=nowhere"], "run=nowhere: not a run directory"),
         (["run=x", "acton=zeros"], "did you mean 'actions'"),
         (["run=x", "actions=polcy"], "did you mean 'policy'|accepts list"),
-        (["run=x", "actions=[zeros,random]"], "beside the real environment one acts"),
+        (["run=x", "actions=[zero,random]"], "beside the real environment one acts"),
         (["run=x", "actions=logged"], "beside the real environment one acts"),
-        (["run=x", "row=3"], "row=3: belongs to a logged start"),
-        (["run=x", "picture=a.png"], "belongs to a logged start"),
+        (["run=x", "start_step=3"], "start_step=3: belongs to a logged start"),
+        (["run=x", "figure=a.png"], "belongs to a logged start"),
         (["run=x", "episode=1", "actions=[keys]"], "keys are typed beside the real environment"),
-        (["run=x", "episode=1", "actions=[zeros,zeros]"], "accepts each once"),
+        (["run=x", "episode=1", "actions=[zeros,zero]"], "accepts each once"),
         (["run=x", "episode=1", "video=a.gif"], "video=a.gif: is for play beside"),
         (["run=x", "episode=1", "environment=E-v1"], "environment=E-v1: is for play beside"),
         (["run=x", "video=a.mp4"], "ends in .gif"),
@@ -79,8 +79,8 @@ def test_mistakes_are_told(given: list[str], said: str) -> None:
 
 
 def test_actions_are_one_word_or_a_list(words: list[str]) -> None:
-    assert parse([*words, "actions=zeros"]).actions == ["zeros"]
-    assert parse([*words, "episode=1", "actions=[zeros,random]"]).actions == ["zeros", "random"]
+    assert parse([*words, "actions=zero"]).actions == ["zero"]
+    assert parse([*words, "episode=1", "actions=[zero,random]"]).actions == ["zero", "random"]
 
 
 def test_a_run_without_environment_or_policy_is_told(
@@ -131,7 +131,7 @@ def test_actions_are_typed_through_a_pipe(
     os.close(writer)
     with os.fdopen(reader) as pipe:
         monkeypatch.setattr(sys, "stdin", pipe)
-        assert run([*words, "actions=keys", "steps=50"]) == 0
+        assert run([*words, "actions=keyboard", "steps=50"]) == 0
     printed = capsys.readouterr()
     assert [row[1] for row in steps_of(printed.out)] == [1.5, 1.5, -2.0, -2.0]
     assert printed.err.count("accepted: 1 number in [-2, 2]") == 2
@@ -149,7 +149,7 @@ def test_the_end_of_a_pipe_leaves_even_before_a_dream(
     loaded(oracle)
     with open(os.devnull) as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
-        assert run([*words, "actions=keys", f"video={tmp_path / 'v.gif'}"]) == 0
+        assert run([*words, "actions=keyboard", f"video={tmp_path / 'v.gif'}"]) == 0
     assert "Nothing was dreamed" in capsys.readouterr().out
     assert not (tmp_path / "v.gif").exists()
 
@@ -157,15 +157,15 @@ def test_the_end_of_a_pipe_leaves_even_before_a_dream(
 def test_what_is_typed_is_understood() -> None:
     two = ActionSpec(False, 2, (-1.0, 0.0), (1.0, 3.0))
     last = np.zeros(2)
-    np.testing.assert_array_equal(understood("0.5, 9", two, last), [0.5, 3.0])
-    assert understood("", two, last) is last
+    np.testing.assert_array_equal(parse_action("0.5, 9", two, last), [0.5, 3.0])
+    assert parse_action("", two, last) is last
     for line in ("1", "1 2 3", "a b", "nan 1", "inf 1"):
-        assert understood(line, two, last) is None
+        assert parse_action(line, two, last) is None
     three = ActionSpec(True, 3)
-    assert understood("2", three, np.int32(0)) == 2
+    assert parse_action("2", three, np.int32(0)) == 2
     for line in ("3", "-1", "1.5", "0 1"):
-        assert understood(line, three, np.int32(0)) is None
-    assert accepted(two) == "2 numbers" and accepted(three) == "a class from 0 to 2"
+        assert parse_action(line, three, np.int32(0)) is None
+    assert action_format(two) == "2 numbers" and action_format(three) == "a class from 0 to 2"
 
 
 # ------------------------------------------------------------------------------------------- video
@@ -213,7 +213,7 @@ def test_curves_are_drawn_where_there_is_no_camera(
     loaded(oracle)
     monkeypatch.setitem(sys.modules, "pygame", None)  # as where it is not installed
     file = tmp_path / "v.gif"
-    assert run([*words, "steps=5", "actions=zeros", f"video={file}"]) == 0
+    assert run([*words, "steps=5", "actions=zero", f"video={file}"]) == 0
     assert "pygame is not installed" in capsys.readouterr().err
     frames = frames_of(file)
     assert len(frames) == 5 and np.abs(frames[-1] - frames[0]).max() > 100
@@ -231,7 +231,7 @@ def test_choices_are_shown_beside_the_truth(
     with pytest.raises(UserError) as told:
         run([*words, "episode=999"])
     number = re.search(r"held out: (\d+)", str(told.value))[1]
-    assert run([*words, f"episode={number}", "row=5", "steps=7", f"picture={picture}"]) == 0
+    assert run([*words, f"episode={number}", "start_step=5", "steps=7", f"figure={picture}"]) == 0
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 100
     assert [row[0] for row in re.findall(r"^ +(\d+)  (\w+)", printed, re.M)] == ["1", "2", "5", "7"]
@@ -239,7 +239,7 @@ def test_choices_are_shown_beside_the_truth(
     by_name = {}
     for name, cells in rows:
         by_name.setdefault(name.strip(), []).append(cells.split())
-    kinds = {"logged", "truth", "random", "zeros"}
+    kinds = {"logged", "truth", "random", "zero"}
     assert kinds <= by_name.keys() and all(len(by_name[kind]) == 4 for kind in kinds)
     for imagined, truth in zip(by_name["logged"], by_name["truth"], strict=True):
         assert [imagined[4], truth[3], truth[5]] == ["-", "-", "-"]  # rewards are never mixed

@@ -11,17 +11,19 @@ from PIL import Image
 
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.environments.real import RealEnvironment
-from worldmodel.play.moments import Imagined, Moment
-from worldmodel.play.scenes import pose_of
+from worldmodel.play.live_comparison import ComparedStep, DreamStep
+from worldmodel.play.scenes import pose_setter
 from worldmodel.play.video import CAPTION, GAP, HEIGHT, Video
 
 
-def moment(step: int, real: np.ndarray, dreamed: np.ndarray | None, name: str = "seen") -> Moment:
+def moment(
+    step: int, real: np.ndarray, dreamed: np.ndarray | None, name: str = "seen"
+) -> ComparedStep:
     """With nothing but what is observed."""
     said = None
     if dreamed is not None:
-        said = Imagined({name: dreamed}, 0.0, False, 0.0)
-    return Moment(step, np.zeros(1), {name: real}, 0.0, False, said)
+        said = DreamStep({name: dreamed}, 0.0, False, 0.0)
+    return ComparedStep(step, np.zeros(1), {name: real}, 0.0, False, said)
 
 
 def opened(name: str) -> RealEnvironment:
@@ -41,7 +43,7 @@ def test_the_copy_of_a_robot_goes_as_far_as_its_dreamed_speed_says() -> None:
     pytest.importorskip("mujoco", reason="MuJoCo is not installed: worldmodel[mujoco]")
     original, copy = opened("HalfCheetah-v5"), opened("HalfCheetah-v5")
     original.reset(0)
-    pose = pose_of(copy, original)
+    pose = pose_setter(copy, original)
     mine, theirs = (e.environment.unwrapped.data for e in (copy, original))
     rng = np.random.default_rng(0)
     for step in range(1, 41):
@@ -59,7 +61,7 @@ def test_the_copy_of_a_robot_goes_as_far_as_its_dreamed_speed_says() -> None:
 def test_small_environments_are_set_to_what_is_dreamed(name: str) -> None:
     original, copy = opened(name), opened(name)
     real, dreamed = (original.reset(seed)["seen"] for seed in (0, 1))
-    pose = pose_of(copy, original)
+    pose = pose_setter(copy, original)
     pose(moment(1, real, dreamed))
     np.testing.assert_allclose(
         copy.environment.unwrapped.state, original.environment.unwrapped.state
@@ -67,7 +69,7 @@ def test_small_environments_are_set_to_what_is_dreamed(name: str) -> None:
 
 
 def test_an_environment_that_does_not_observe_its_state_has_no_copy() -> None:
-    assert pose_of(opened("Acrobot-v1"), opened("Acrobot-v1")) is None
+    assert pose_setter(opened("Acrobot-v1"), opened("Acrobot-v1")) is None
 
 
 def test_images_are_shown_as_they_are(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from worldmodel.models import WorldModel
 from worldmodel.models.rssm import RSSMOptions
 from worldmodel.nn import optimizer
 from worldmodel.nn.distributions import Bernoulli, Normal
-from worldmodel.nn.learner import divide
+from worldmodel.nn.learner import split_module
 from worldmodel.policies.actor_critic import (
     ActorCriticLearner,
     ActorCriticOptions,
@@ -29,11 +29,11 @@ from worldmodel.policies.actor_critic import (
     imagination_loss,
 )
 
-SMALL = RSSMOptions(deter=32, hidden=16, classes=4, latents=4, depth=2, blocks=2)
+SMALL = RSSMOptions(deter=32, hidden=16, classes=4, stoch=4, depth=2, blocks=2)
 SPEC = DataSpec(
     {"observation": ObservationSpec((3,), "float32")}, ActionSpec(False, 2, (-1.0,) * 2, (1.0,) * 2)
 )
-STATISTICS = {"return_spread": jnp.zeros(())}
+STATISTICS = {"return_range": jnp.zeros(())}
 
 
 def random_window(
@@ -54,13 +54,13 @@ def random_window(
 
 @pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
 def test_imagination_losses_do_not_move_the_model(gradient: str) -> None:
-    options = ActorCriticOptions(gradient=gradient, horizon=4)
+    options = ActorCriticOptions(actor_grad=gradient, horizon=4)
     model = models.build(SMALL, SPEC, jax.random.key(0))
     actor, critic = build_heads(options, model, SPEC.action, jax.random.key(1), jnp.float32)
     critic.output.bias[...] = jnp.linspace(-1, 1, 255)  # a critic that predicts something
     modules = {"model": model, "actor": actor, "critic": critic}
-    definitions = {name: divide(m)[0] for name, m in modules.items()}
-    params = {name: divide(m)[1] for name, m in modules.items()}
+    definitions = {name: split_module(m)[0] for name, m in modules.items()}
+    params = {name: split_module(m)[1] for name, m in modules.items()}
 
     def loss(params: dict) -> jax.Array:
         fixed = params | {"model": jax.lax.stop_gradient(params["model"])}
@@ -84,7 +84,7 @@ def test_joint_training_reaches_every_parameter(rng: np.random.Generator, discre
         ActorCriticOptions(horizon=3),
         lambda key: models.build(SMALL, spec, key),
         spec,
-        optimizer.build(StageOptions(steps=1, warmup=1, learning_rate=1e-2)),
+        optimizer.build(StageOptions(steps=1, warmup_steps=1, learning_rate=1e-2)),
         jnp.float32,
     )
     state = jax.jit(learner.init)(jax.random.key(0))
@@ -120,7 +120,7 @@ def test_gradients_through_the_model_need_continuous_actions() -> None:
     model = models.build(SMALL, DataSpec(SPEC.observations, ActionSpec(True, 3)), jax.random.key(0))
     with pytest.raises(ConfigError, match="reinforce"):
         build_heads(
-            ActorCriticOptions(gradient="dynamics"),
+            ActorCriticOptions(actor_grad="dynamics"),
             model,
             ActionSpec(True, 3),
             jax.random.key(0),
@@ -168,13 +168,13 @@ def test_the_actor_learns_to_go_where_reward_is(gradient: str) -> None:
     """On the point the best action from x is towards 0, and the critic knows that 0 is the best
     place.
     """
-    options = ActorCriticOptions(gradient=gradient, horizon=5, layers=2, discount=0.9)
+    options = ActorCriticOptions(actor_grad=gradient, horizon=5, layers=2, discount=0.9)
     model = Point()
     actor, critic = build_heads(
         options, model, ActionSpec(False, 1, (-1.0,), (1.0,)), jax.random.key(0), jnp.float32
     )
-    (actor_def, a), (critic_def, c) = divide(actor), divide(critic)
-    tx = optimizer.build(StageOptions(steps=1, learning_rate=2e-3, warmup=1))
+    (actor_def, a), (critic_def, c) = split_module(actor), split_module(critic)
+    tx = optimizer.build(StageOptions(steps=1, learning_rate=2e-3, warmup_steps=1))
     params = {"actor": a, "critic": c}
 
     @jax.jit

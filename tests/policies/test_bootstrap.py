@@ -12,10 +12,10 @@ from flax import nnx
 
 from worldmodel.config import StageOptions
 from worldmodel.data import Episode, Trajectories, stack_episodes
-from worldmodel.data.delivery import whole_episodes
+from worldmodel.data.loader import pad_episodes
 from worldmodel.nn import optimizer
 from worldmodel.nn.heads import ScalarHead
-from worldmodel.nn.learner import divide
+from worldmodel.nn.learner import split_module
 from worldmodel.policies.actor_critic import ActorCriticOptions, replay_loss
 
 DISCOUNT = 0.8
@@ -38,10 +38,10 @@ def logs(terminated: bool) -> Trajectories:
 
 def learned_value(terminated: bool) -> float:
     """What a critic that learns from logged rewards alone thinks the state is worth."""
-    window = jax.tree.map(jnp.asarray, whole_episodes(logs(terminated)))
+    window = jax.tree.map(jnp.asarray, pad_episodes(logs(terminated)))
     options = ActorCriticOptions(discount=DISCOUNT)
-    definition, params = divide(ScalarHead(1, 8, 1, rngs=nnx.Rngs(params=0)))
-    tx = optimizer.build(StageOptions(steps=1, learning_rate=1e-2, warmup=1))
+    definition, params = split_module(ScalarHead(1, 8, 1, rngs=nnx.Rngs(params=0)))
+    tx = optimizer.build(StageOptions(steps=1, learning_rate=1e-2, warmup_steps=1))
     features = window.observation["x"]
 
     def update(carry: tuple, _: None) -> tuple:

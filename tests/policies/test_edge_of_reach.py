@@ -23,7 +23,9 @@ SPEC = DataSpec(
     ActionSpec(False, 1, (-2.0,), (2.0,)),
     reward=(0.0, 3.0),
 )
-STAGE = StageOptions(steps=2000, batch_size=128, window=2, learning_rate=3e-3, warmup=0, clip=0.0)
+STAGE = StageOptions(
+    steps=2000, batch_size=128, window=2, learning_rate=3e-3, warmup_steps=0, agc_clip=0.0
+)
 SPREAD = 0.1  # logged states are so near to upright and at rest, in rad and rad/s
 INTERVAL, STARTS = 250, 1000
 
@@ -37,18 +39,18 @@ def upright(count: int, key: jax.Array) -> Window:
     return Window(rows, jnp.zeros((count, 2, 1)), jnp.zeros((count, 2)), no, no, no, ~no)
 
 
-def values(critics: int, diversity: float) -> np.ndarray:
+def values(num_critics: int, eta: float) -> np.ndarray:
     """Mean values over training on single imagined steps of the true pendulum."""
     options = SACOptions(
-        critics=critics, diversity=diversity, entropy_bonus=False, units=48, real_share=0.0,
-        starts=STARTS, horizon=1, refresh_every=INTERVAL, slow_rate=0.1,
+        num_critics=num_critics, eta=eta, backup_entropy=False, units=48, real_ratio=0.0,
+        rollout_batch_size=STARTS, horizon=1, rollout_every=INTERVAL, tau=0.1,
     )  # fmt: skip
     oracle = models.build(OracleOptions(environment="Pendulum-v1"), SPEC, jax.random.key(0))
     learner = policies.build(options, oracle, SPEC, optimizer.build(STAGE), jnp.float32)
 
     def updates(state: TrainState, key: jax.Array) -> tuple[TrainState, Metrics]:
         start_key, key = jax.random.split(key)
-        state = learner.refresh(state, upright(STARTS, start_key), start_key)
+        state = learner.collect_rollouts(state, upright(STARTS, start_key), start_key)
         batch = upright(STAGE.batch_size, start_key)
         return jax.lax.scan(
             lambda s, k: learner.update(s, batch, k), state, jax.random.split(key, INTERVAL)
@@ -66,7 +68,7 @@ def test_on_the_true_dynamics_two_critics_diverge_and_ravl_does_not() -> None:
     """No reward of the pendulum is above 0, so no true value is: MOPO with an exact model, whose
     penalty is 0, comes to believe in thousands.
     """
-    mopo, ravl = values(critics=2, diversity=0.0), values(critics=10, diversity=1.0)
+    mopo, ravl = values(num_critics=2, eta=0.0), values(num_critics=10, eta=1.0)
     print(f"last values: two critics {mopo[-1]:.4g}, RAVL {ravl[-1]:.4g}")
     assert mopo[-1] > 1000
     assert np.abs(ravl).max() < 20

@@ -20,7 +20,7 @@ from worldmodel.imagination.transitions import Transition
 from worldmodel.models.ensemble import Ensemble, EnsembleOptions
 from worldmodel.nn import optimizer
 from worldmodel.nn.distributions import Normal
-from worldmodel.nn.learner import TrainState, divide
+from worldmodel.nn.learner import TrainState, split_module
 from worldmodel.policies.mobile import MOBILEOptions
 from worldmodel.policies.offline import OfflineLearner
 from worldmodel.policies.offline_options import OfflineOptions
@@ -44,14 +44,16 @@ SPEC = DataSpec(
     ActionSpec(False, 2, (-1.0, -1.0), (1.0, 1.0)),
     reward=(REWARD_MEAN, REWARD_STD),
 )  # fmt: skip
-STAGE = StageOptions(steps=10, batch_size=8, window=2, learning_rate=1e-2, warmup=0, clip=0.0)
+STAGE = StageOptions(
+    steps=10, batch_size=8, window=2, learning_rate=1e-2, warmup_steps=0, agc_clip=0.0
+)
 
 
 @pytest.fixture(scope="module")
 def model() -> Ensemble:
     """Members that disagree; of three, `ELITES` are imagined with."""
-    options = EnsembleOptions(members=3, elites=2, units=8, layers=1, termination="hopper")
-    definition, params = divide(models.build(options, SPEC, KEY))
+    options = EnsembleOptions(num_members=3, num_elites=2, units=8, layers=1, termination="hopper")
+    definition, params = split_module(models.build(options, SPEC, KEY))
     params = moved(params) | {"errors": jnp.array([0.3, 0.9, 0.1])}
     return nnx.merge(definition, params)
 
@@ -74,8 +76,10 @@ def started(options: OfflineOptions, model: Ensemble) -> tuple[OfflineLearner, T
     learner = learner_of(options, model)
     state = jax.jit(learner.init)(KEY)
     own = {name: value for name, value in state.params.items() if name != "model"}
-    both = moved({"params": own, "slow": state.slow})
-    return learner, replace(state, params=state.params | both["params"], slow=both["slow"])
+    both = moved({"params": own, "target_params": state.target_params})
+    return learner, replace(
+        state, params=state.params | both["params"], target_params=both["target_params"]
+    )
 
 
 @pytest.fixture
@@ -116,7 +120,7 @@ def regularization(networks: Any) -> float:
 
 @nnx.jit
 def _members(model: Ensemble, features: jax.Array, action: jax.Array) -> Normal:
-    return model.members(model.recalled(features), action)
+    return model.predict_members(model.state_from_features(features), action)
 
 
 def log_normal(x: np.ndarray, location: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -140,7 +144,7 @@ def naive_inconsistency(model: Ensemble, nets: Any, rows: Transition, key: jax.A
     @jax.jit
     def value(after: jax.Array, noise: jax.Array) -> jax.Array:
         policy = nets["actor"](after)
-        return nets["slow_critic"](after, jnp.tanh(policy.location + policy.scale * noise))
+        return nets["target_critic"](after, jnp.tanh(policy.location + policy.scale * noise))
 
     location, scale = outcomes_of(model, rows.features, rows.action)
     means = []
@@ -161,7 +165,7 @@ def naive_inconsistency(model: Ensemble, nets: Any, rows: Transition, key: jax.A
 def test_mobile_lowers_the_target_of_imagined_rows_by_what_elites_disagree_on(
     model: Ensemble, rows: Transition, positive: bool
 ) -> None:
-    options = MOBILEOptions(outcomes=3, inconsistency_scale=1.5, positive_returns=positive)
+    options = MOBILEOptions(num_samples=3, inconsistency_scale=1.5, nonnegative_targets=positive)
     learner, state = started(options, model)
     nets = learner._nets(state)
     sac_key, draw_key = jax.random.split(KEY)
@@ -252,9 +256,9 @@ def test_rambo_begins_with_cloning_and_then_trains_model_and_policy(
     model: Ensemble, rng: np.random.Generator
 ) -> None:
     """Cloning asks no critic: another one changes nothing in the actor until cloning has ended."""
-    options = RAMBOOptions(cloning_steps=2, real_share=0.5, starts=6, horizon=2)
+    options = RAMBOOptions(bc_steps=2, real_ratio=0.5, rollout_batch_size=6, horizon=2)
     learner, first = started(options, model)
-    first = jax.jit(learner.refresh)(first, window_of(rng, 6), KEY)
+    first = jax.jit(learner.collect_rollouts)(first, window_of(rng, 6), KEY)
     other = replace(first, params=first.params | {"critic": moved(first.params["critic"])})
     update, batch = jax.jit(learner.update), window_of(rng, 8)
     states, others = [first], [other]
@@ -262,12 +266,12 @@ def test_rambo_begins_with_cloning_and_then_trains_model_and_policy(
         state, metrics = update(states[-1], batch, jax.random.key(k))
         states.append(state)
         others.append(update(others[-1], batch, jax.random.key(k))[0])
-        assert (metrics["loss/cloning"] != 0) == (k < 2)
+        assert (metrics["loss/bc"] != 0) == (k < 2)
         assert (metrics["loss/model"] != 0) == (k >= 2)
     for k, (before, after) in enumerate(zip(states, states[1:], strict=False)):
         for name in ("model", "temperature"):
             assert same(before.params[name], after.params[name]) == (k < 2)
-            assert same(before.optimizer[name], after.optimizer[name]) == (k < 2)
+            assert same(before.opt_state[name], after.opt_state[name]) == (k < 2)
         assert not same(before.params["actor"], after.params["actor"])
         assert not same(before.params["critic"], after.params["critic"])
         assert same(after.params["actor"], others[k + 1].params["actor"]) == (k < 2)

@@ -29,10 +29,10 @@ from worldmodel.policies.offline import OfflineLearner
 from worldmodel.policies.offline_options import OfflineOptions
 from worldmodel.policies.rambo import RAMBOOptions
 from worldmodel.policies.rebrac import ReBRACOptions
-from worldmodel.policies.sac_n import SACOptions, likeness
+from worldmodel.policies.sac_n import SACOptions, gradient_similarity
 from worldmodel.policies.td3_bc import TD3BCOptions
-from worldmodel.training.seeds import AXES, Seeds
-from worldmodel.training.stages import build_learner, check
+from worldmodel.training.seeds import AXES, VmappedLearner
+from worldmodel.training.stages import build_learner, validate_stages
 
 KEY, ROWS = jax.random.key(0), 12
 SPEC = DataSpec(
@@ -40,8 +40,10 @@ SPEC = DataSpec(
     ActionSpec(False, 2, (-1.0, -1.0), (1.0, 1.0)),
     reward=(0.0, 2.0),
 )
-MODEL = models.build(MLPOptions(units=4, latent=5), SPEC, KEY)
-STAGE = StageOptions(steps=10, batch_size=8, window=2, learning_rate=1e-2, warmup=0, clip=0.0)
+MODEL = models.build(MLPOptions(units=4, latent_dim=5), SPEC, KEY)
+STAGE = StageOptions(
+    steps=10, batch_size=8, window=2, learning_rate=1e-2, warmup_steps=0, agc_clip=0.0
+)
 
 
 def learner_of(options: OfflineOptions) -> OfflineLearner:
@@ -54,16 +56,16 @@ def started(options: OfflineOptions) -> tuple[OfflineLearner, dict, dict, TrainS
     learner = learner_of(options)
     state = jax.jit(learner.init)(KEY)
     rng = np.random.default_rng(1)
-    moved = {"params": state.params, "slow": state.slow}
+    moved = {"params": state.params, "target_params": state.target_params}
     moved = jax.tree.map(
         lambda x: x + 0.3 * rng.normal(size=x.shape).astype(np.float32), jax.device_get(moved)
     )
     state = replace(state, **moved)
-    params = state.params | {f"slow_{name}": value for name, value in state.slow.items()}
+    params = state.params | {f"target_{name}": value for name, value in state.target_params.items()}
     return learner, learner._nets(state), jax.device_get(params), state
 
 
-def rows_of(rng: np.random.Generator) -> Transition:
+def step_arrays(rng: np.random.Generator) -> Transition:
     """Random rows; some ended, some padding, some imagined, some of an unknown next action."""
     size = MODEL.feature_size
 
@@ -80,7 +82,7 @@ def rows_of(rng: np.random.Generator) -> Transition:
 
 @pytest.fixture
 def rows() -> Transition:
-    return rows_of(np.random.default_rng(0))
+    return step_arrays(np.random.default_rng(0))
 
 
 def network(params: Any, x: np.ndarray) -> np.ndarray:
@@ -118,10 +120,10 @@ def close(a: Any, b: Any) -> None:
 
 def test_td3_bc_learns_towards_the_smaller_slow_critic(rows: Transition) -> None:
     """And an episode's end is not bootstrapped, while a time-out is like any other row."""
-    learner, nets, params, _ = started(TD3BCOptions(target_noise=0.0))
-    action = np.tanh(network(params["slow_actor"], rows.next_features))
-    following = critic(params["slow_critic"], rows.next_features, action).min(0)
-    target = np.asarray(rows.reward) + 0.99 * np.where(rows.ended > 0, 0, following)
+    learner, nets, params, _ = started(TD3BCOptions(policy_noise=0.0))
+    action = np.tanh(network(params["target_actor"], rows.next_features))
+    following = critic(params["target_critic"], rows.next_features, action).min(0)
+    target = np.asarray(rows.reward) + 0.99 * np.where(rows.terminal > 0, 0, following)
     close(jax.jit(learner.target)(nets, rows, KEY), target)
     values = critic(params["critic"], rows.features, rows.action)
     loss, _ = jax.jit(learner.critic_loss)(nets, rows, KEY)
@@ -131,8 +133,8 @@ def test_td3_bc_learns_towards_the_smaller_slow_critic(rows: Transition) -> None
 def test_td3_bc_smooths_its_target_by_noise_that_is_cut(rows: Transition) -> None:
     """Cut to nothing, it is as if there were none."""
     _, nets, _, _ = started(TD3BCOptions())
-    learner = learner_of(TD3BCOptions(target_noise=5.0, target_clip=0.0))
-    quiet = learner_of(TD3BCOptions(target_noise=0.0))
+    learner = learner_of(TD3BCOptions(policy_noise=5.0, noise_clip=0.0))
+    quiet = learner_of(TD3BCOptions(policy_noise=0.0))
     close(jax.jit(learner.target)(nets, rows, KEY), jax.jit(quiet.target)(nets, rows, KEY))
     noisy = learner_of(TD3BCOptions())
     moved = jax.jit(noisy.target)(nets, rows, KEY) - jax.jit(quiet.target)(nets, rows, KEY)
@@ -140,7 +142,7 @@ def test_td3_bc_smooths_its_target_by_noise_that_is_cut(rows: Transition) -> Non
 
 
 def test_td3_bc_weighs_value_by_its_mean_size(rows: Transition) -> None:
-    learner, nets, params, _ = started(TD3BCOptions(value_scale=1.7))
+    learner, nets, params, _ = started(TD3BCOptions(alpha=1.7))
     action = np.tanh(network(params["actor"], rows.features))
     value = critic(params["critic"], rows.features, action)[0]
     clone = np.square(action - np.asarray(rows.action)).mean(-1)
@@ -156,12 +158,14 @@ def test_behaviour_cloning_is_the_squared_error(rows: Transition) -> None:
 
 
 def test_rebrac_clones_in_actor_and_target(rows: Transition) -> None:
-    options = ReBRACOptions(actor_cloning=0.3, critic_cloning=0.7, target_noise=0.0, layers=2)
+    options = ReBRACOptions(actor_bc_coef=0.3, critic_bc_coef=0.7, policy_noise=0.0, layers=2)
     learner, nets, params, _ = started(options)
-    action = np.tanh(network(params["slow_actor"], rows.next_features))
-    following = critic(params["slow_critic"], rows.next_features, action).min(0)
-    away = np.square(action - np.asarray(rows.next_action)).sum(-1) * np.asarray(rows.next_known)
-    going_on = 1 - np.asarray(rows.ended)
+    action = np.tanh(network(params["target_actor"], rows.next_features))
+    following = critic(params["target_critic"], rows.next_features, action).min(0)
+    away = np.square(action - np.asarray(rows.next_action)).sum(-1) * np.asarray(
+        rows.next_action_valid
+    )
+    going_on = 1 - np.asarray(rows.terminal)
     target = np.asarray(rows.reward) + 0.99 * going_on * (following - 0.7 * away)
     close(jax.jit(learner.target)(nets, rows, KEY), target)
     here = np.tanh(network(params["actor"], rows.features))
@@ -176,15 +180,15 @@ def test_rebrac_clones_in_actor_and_target(rows: Transition) -> None:
 
 def test_iql_takes_the_expectile_and_weighs_by_advantage(rows: Transition) -> None:
     learner, nets, params, _ = started(
-        IQLOptions(expectile=0.8, inverse_temperature=2.0, most_weight=1.5)
+        IQLOptions(expectile=0.8, inverse_temperature=2.0, max_weight=1.5)
     )
-    best = critic(params["slow_critic"], rows.features, rows.action).min(0)
+    best = critic(params["target_critic"], rows.features, rows.action).min(0)
     advantage = best - network(params["value"], rows.features)[:, 0]
     weight = np.abs(0.8 - (advantage < 0))
     close(jax.jit(learner.value_loss)(nets, rows, KEY)[0], real_mean(weight * advantage**2))
 
     following = network(params["value"], rows.next_features)[:, 0]
-    target = np.asarray(rows.reward) + 0.99 * (1 - np.asarray(rows.ended)) * following
+    target = np.asarray(rows.reward) + 0.99 * (1 - np.asarray(rows.terminal)) * following
     values = critic(params["critic"], rows.features, rows.action)
     close(
         jax.jit(learner.critic_loss)(nets, rows, KEY)[0], 2 * real_mean(np.square(values - target))
@@ -213,13 +217,13 @@ def acted(params: Any, features: np.ndarray, noise: np.ndarray) -> tuple[np.ndar
 
 @pytest.mark.parametrize("entropy", [True, False])
 def test_sac_learns_towards_the_least_critic_and_entropy(rows: Transition, entropy: bool) -> None:
-    learner, nets, params, _ = started(SACOptions(critics=4, entropy_bonus=entropy))
+    learner, nets, params, _ = started(SACOptions(num_critics=4, backup_entropy=entropy))
     noise = np.asarray(jax.random.normal(KEY, (ROWS, 2)))
     alpha = np.exp(params["temperature"]["log"])
     action, log_prob = acted(params, rows.next_features, noise)
-    following = critic(params["slow_critic"], rows.next_features, action).min(0)
+    following = critic(params["target_critic"], rows.next_features, action).min(0)
     following = following - alpha * log_prob * entropy
-    target = np.asarray(rows.reward) + 0.99 * (1 - np.asarray(rows.ended)) * following
+    target = np.asarray(rows.reward) + 0.99 * (1 - np.asarray(rows.terminal)) * following
     close(jax.jit(learner.target)(nets, rows, KEY), target)
 
     action, log_prob = acted(params, rows.features, noise)
@@ -230,7 +234,7 @@ def test_sac_learns_towards_the_least_critic_and_entropy(rows: Transition, entro
 
 
 def test_likeness_is_the_mean_cosine_of_slopes(rows: Transition) -> None:
-    _, nets, params, _ = started(SACOptions(critics=3))
+    _, nets, params, _ = started(SACOptions(num_critics=3))
     small = 1e-3
 
     def slope(axis: int) -> np.ndarray:
@@ -245,23 +249,25 @@ def test_likeness_is_the_mean_cosine_of_slopes(rows: Transition) -> None:
     direction = slopes / (np.linalg.norm(slopes, axis=-1, keepdims=True) + 1e-10)
     cosines = np.einsum("ina,jna->ijn", direction, direction)
     expected = (cosines.sum((0, 1)) - np.einsum("iin->n", cosines)) / 2
-    np.testing.assert_allclose(jax.jit(likeness)(nets["critic"], rows), expected, atol=0.02)
+    np.testing.assert_allclose(
+        jax.jit(gradient_similarity)(nets["critic"], rows), expected, atol=0.02
+    )
 
 
 def test_edac_adds_the_likeness_to_the_critics_loss(rows: Transition) -> None:
-    learner, nets, _, _ = started(SACOptions(critics=3, diversity=0.5))
-    plain = learner_of(SACOptions(critics=3))
+    learner, nets, _, _ = started(SACOptions(num_critics=3, eta=0.5))
+    plain = learner_of(SACOptions(num_critics=3))
     added = (
         jax.jit(learner.critic_loss)(nets, rows, KEY)[0]
         - jax.jit(plain.critic_loss)(nets, rows, KEY)[0]
     )
-    close(added, 0.5 * real_mean(np.asarray(jax.jit(likeness)(nets["critic"], rows))))
+    close(added, 0.5 * real_mean(np.asarray(jax.jit(gradient_similarity)(nets["critic"], rows))))
 
 
 def test_combo_pushes_down_the_soft_maximum_and_up_what_was_logged(rows: Transition) -> None:
-    options = COMBOOptions(conservative_scale=0.3, sampled_actions=4, layers=2)
+    options = COMBOOptions(cql_weight=0.3, cql_n_actions=4, layers=2)
     learner, nets, params, _ = started(options)
-    sac = learner_of(SACOptions(critics=2))
+    sac = learner_of(SACOptions(num_critics=2))
     key, push_key = jax.random.split(KEY)
     uniform_key, here_key, next_key = jax.random.split(push_key, 3)
     uniform = np.asarray(jax.random.uniform(uniform_key, (4, ROWS, 2), minval=-1, maxval=1))
@@ -299,9 +305,9 @@ def learned_options() -> dict[str, OfflineOptions]:
 
 @pytest.mark.parametrize("name", learned_options())
 def test_an_update_moves_every_parameter_and_the_slow_copies_follow(name: str) -> None:
-    options = replace(learned_options()[name], slow_rate=0.25)
+    options = replace(learned_options()[name], tau=0.25)
     learner = learner_of(options)
-    every = max(step.every for step in learner.steps())
+    every = max(step.every for step in learner.update_steps())
     state = jax.jit(learner.init)(KEY)
     update = jax.jit(learner.update)
     batch = window_of(np.random.default_rng(0), 8)
@@ -314,20 +320,20 @@ def test_an_update_moves_every_parameter_and_the_slow_copies_follow(name: str) -
     assert int(after.step) == 2 * every
     assert all(np.isfinite(float(x)) for x in metrics.values())
     before, after = jax.device_get((before, after))
-    for part, slow in after.slow.items():
+    for part, slow in after.target_params.items():
         expected = jax.tree.map(
-            lambda s, p: s + 0.25 * (p - s), before.slow[part], after.params[part]
+            lambda s, p: s + 0.25 * (p - s), before.target_params[part], after.params[part]
         )
         jax.tree.map(close, slow, expected)
 
 
 def test_an_actor_that_learns_every_other_time_stands_still_between() -> None:
-    learner = learner_of(TD3BCOptions(actor_every=2))
+    learner = learner_of(TD3BCOptions(policy_delay=2))
     batch, update = window_of(np.random.default_rng(0), 8), jax.jit(learner.update)
     first = jax.jit(learner.init)(KEY)
     second, metrics = update(first, batch, KEY)
     jax.tree.map(np.testing.assert_array_equal, first.params["actor"], second.params["actor"])
-    jax.tree.map(np.testing.assert_array_equal, first.optimizer["actor"], second.optimizer["actor"])
+    jax.tree.map(np.testing.assert_array_equal, first.opt_state["actor"], second.opt_state["actor"])
     assert metrics["loss/actor"] == 0
     third, metrics = update(second, batch, KEY)
     assert metrics["loss/actor"] != 0
@@ -342,15 +348,19 @@ def test_an_actor_that_learns_every_other_time_stands_still_between() -> None:
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.25, 0.75])
 def test_a_batch_holds_the_real_share_that_was_asked_for(share: float) -> None:
     """Imagined rows are the model's, from where the logs are, under the policy as it is."""
-    learner = learner_of(SACOptions(real_share=share, starts=6, horizon=2, retention=2))
+    learner = learner_of(
+        SACOptions(real_ratio=share, rollout_batch_size=6, horizon=2, rollout_retain=2)
+    )
     rng = np.random.default_rng(0)
-    state = jax.jit(learner.refresh)(jax.jit(learner.init)(KEY), window_of(rng, 6), KEY)
-    assert 0 < int(state.memory.counts[0]) <= 12 and int(state.memory.counts[1]) == 0
+    state = jax.jit(learner.collect_rollouts)(jax.jit(learner.init)(KEY), window_of(rng, 6), KEY)
+    assert 0 < int(state.replay_buffer.counts[0]) <= 12 and int(state.replay_buffer.counts[1]) == 0
     rows, _ = jax.jit(learner._rows)(state, window_of(rng, 40), KEY)
     assert int((~rows.imagined).sum()) == round(share * 40)
     assert (np.asarray(rows.weight) == 1).all()
     # rewards are learned in standard deviations (2.0 here)
-    raw = learner_of(SACOptions(real_share=share, starts=6, horizon=2, normalize_reward=False))
+    raw = learner_of(
+        SACOptions(real_ratio=share, rollout_batch_size=6, horizon=2, normalize_reward=False)
+    )
     unscaled, _ = jax.jit(raw._rows)(state, window_of(np.random.default_rng(3), 40), KEY)
     scaled, _ = jax.jit(learner._rows)(state, window_of(np.random.default_rng(3), 40), KEY)
     close(2 * scaled.reward, unscaled.reward)
@@ -358,28 +368,30 @@ def test_a_batch_holds_the_real_share_that_was_asked_for(share: float) -> None:
 
 def config_of(policy: OfflineOptions) -> Config:
     training = TrainingOptions(world_model=STAGE, policy=STAGE)
-    model = MLPOptions(units=4, latent=5)
+    model = MLPOptions(units=4, latent_dim=5)
     return Config("any", data=NPZData(), model=model, policy=policy, training=training)
 
 
 def test_cloning_alone_needs_no_reward() -> None:
     spec = replace(SPEC, has_reward=False)
     build_learner(config_of(BCOptions()), spec, "policy")
-    for policy in (TD3BCOptions(), BCOptions(real_share=0.5)):
+    for policy in (TD3BCOptions(), BCOptions(real_ratio=0.5)):
         with pytest.raises(ConfigError, match="learns from rewards.*accepted: policy=bc"):
             build_learner(config_of(policy), spec, "policy")
 
 
 def test_what_a_refresh_imagines_from_is_split_over_the_devices() -> None:
     mesh = jax.sharding.AbstractMesh((4,), ("data",))
-    check(config_of(BCOptions(real_share=0.5, starts=52)), SPEC, mesh)
-    with pytest.raises(ConfigError, match="policy.starts=50 does not divide over 4 devices"):
-        check(config_of(BCOptions(real_share=0.5, starts=50)), SPEC, mesh)
+    validate_stages(config_of(BCOptions(real_ratio=0.5, rollout_batch_size=52)), SPEC, mesh)
+    with pytest.raises(
+        ConfigError, match="policy.rollout_batch_size=50 does not divide over 4 devices"
+    ):
+        validate_stages(config_of(BCOptions(real_ratio=0.5, rollout_batch_size=50)), SPEC, mesh)
 
 
 def test_discrete_actions_are_refused() -> None:
     spec = replace(SPEC, action=ActionSpec(True, 3))
-    model = models.build(MLPOptions(units=4, latent=4), spec, KEY)
+    model = models.build(MLPOptions(units=4, latent_dim=4), spec, KEY)
     with pytest.raises(ConfigError, match="continuous"):
         policies.build(TD3BCOptions(), model, spec, optimizer.build(STAGE), jnp.float32)
 
@@ -387,10 +399,10 @@ def test_discrete_actions_are_refused() -> None:
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        (SACOptions(real_share=0.5, penalty="ensemble_std"), "policy.penalty=ensemble_std"),
-        (SACOptions(real_share=0.5, truncate=0.9), "policy.truncate=0.9"),
-        (MOBILEOptions(real_share=0.5), "policy=mobile"),
-        (RAMBOOptions(real_share=0.5), "policy=rambo"),
+        (SACOptions(real_ratio=0.5, penalty="ensemble_std"), "policy.penalty=ensemble_std"),
+        (SACOptions(real_ratio=0.5, truncation_quantile=0.9), "policy.truncation_quantile=0.9"),
+        (MOBILEOptions(real_ratio=0.5), "policy=mobile"),
+        (RAMBOOptions(real_ratio=0.5), "policy=rambo"),
     ],
 )
 def test_what_asks_the_members_refuses_a_model_without(options: OfflineOptions, named: str) -> None:
@@ -399,15 +411,15 @@ def test_what_asks_the_members_refuses_a_model_without(options: OfflineOptions, 
 
 
 @pytest.mark.parametrize(
-    "options", [TD3BCOptions(), SACOptions(real_share=0.5, starts=4, horizon=2)]
+    "options", [TD3BCOptions(), SACOptions(real_ratio=0.5, rollout_batch_size=4, horizon=2)]
 )
 def test_several_seeds_learn_as_each_would_alone(options: OfflineOptions) -> None:
     learner = learner_of(options)
-    several = Seeds(learner, 3, {})
+    several = VmappedLearner(learner, 3, {})
     state = jax.jit(several.init)(KEY)
     batch, windows = (window_of(np.random.default_rng(k), 24 if k == 0 else 12) for k in range(2))
-    if learner.refresh_every:
-        state = jax.jit(several.refresh)(state, windows, KEY)
+    if learner.rollout_every:
+        state = jax.jit(several.collect_rollouts)(state, windows, KEY)
     after, _ = jax.jit(several.update)(state, batch, KEY)
     alone = jax.tree.map(
         lambda axis, x: x if axis is None else jax.tree.map(lambda y: y[1], x),

@@ -27,36 +27,39 @@ from worldmodel.policies.sac_n import SACOptions
 from worldmodel.policies.td3_bc import TD3BCOptions
 
 SPEC = DataSpec(
-    {"x": ObservationSpec((3,), "float32", (0.0,) * 3, (1.0,) * 3, change=(0.3,) * 3)},
+    {"x": ObservationSpec((3,), "float32", (0.0,) * 3, (1.0,) * 3, delta_rms=(0.3,) * 3)},
     ActionSpec(False, 2, (-1.0, -1.0), (1.0, 1.0)),
-    reward=(0.5, 2.0),
+    reward_mean_std=(0.5, 2.0),
 )
-STAGE = StageOptions(steps=10, batch_size=16, window=2, learning_rate=1e-2, warmup=0, clip=0.0)
+STAGE = StageOptions(
+    steps=10, batch_size=16, window=2, learning_rate=1e-2, warmup_steps=0, agc_clip=0.0
+)
 MIXED = {
-    "units": 5, "layers": 1, "real_share": 0.5, "starts": 12, "horizon": 2, "retention": 2,
-    "penalty": "max_aleatoric", "truncate": 0.8, "refresh_every": 1,
+    "units": 5, "layers": 1, "real_ratio": 0.5, "rollout_batch_size": 12, "horizon": 2, "rollout_retain": 2,
+    "penalty": "max_aleatoric", "truncation_quantile": 0.8, "rollout_every": 1,
 }  # fmt: skip
 # Another value for every option.
 SHARED = {
-    "units": 6, "layers": 2, "actor_rate": 0.5, "discount": 0.9, "slow_rate": 0.5,
-    "normalize_reward": False, "real_share": 0.25, "starts": 9, "horizon": 3, "refresh_every": 2,
-    "retention": 1, "penalty": "max_pairwise", "penalty_scale": 2.0, "truncate": 0.2,
-    "truncate_by": "max_pairwise",
+    "units": 6, "layers": 2, "actor_lr_scale": 0.5, "discount": 0.9, "tau": 0.5,
+    "normalize_reward": False, "real_ratio": 0.25, "rollout_batch_size": 9, "horizon": 3, "rollout_every": 2,
+    "rollout_retain": 1, "penalty": "max_pairwise", "penalty_scale": 2.0, "truncation_quantile": 0.2,
+    "truncation_measure": "max_pairwise",
 }  # fmt: skip
-SMOOTHED = {"target_noise": 0.6, "target_clip": 0.1, "actor_every": 1}
-SAC = {"critics": 3, "layer_norm": True, "entropy_bonus": False, "diversity": 1.0}
+SMOOTHED = {"policy_noise": 0.6, "noise_clip": 0.1, "policy_delay": 1}
+SAC = {"num_critics": 3, "layer_norm": True, "backup_entropy": False, "eta": 1.0}
 ALGORITHMS: dict[type[OfflineOptions], dict[str, Any]] = {
-    TD3BCOptions: {"value_scale": 1.0} | SMOOTHED,
-    ReBRACOptions: {"layer_norm": False, "actor_cloning": 1.0, "critic_cloning": 1.0} | SMOOTHED,
-    IQLOptions: {"expectile": 0.9, "inverse_temperature": 1.0, "most_weight": 1.0},
+    TD3BCOptions: {"alpha": 1.0} | SMOOTHED,
+    ReBRACOptions: {"layer_norm": False, "actor_bc_coef": 1.0, "critic_bc_coef": 1.0} | SMOOTHED,
+    IQLOptions: {"expectile": 0.9, "inverse_temperature": 1.0, "max_weight": 1.0},
     SACOptions: SAC,
-    COMBOOptions: SAC | {"conservative_scale": 2.0, "sampled_actions": 3},
-    RAMBOOptions: SAC | {"adversarial_scale": 1.0, "cloning_steps": 2},
-    MOBILEOptions: SAC | {"inconsistency_scale": 2.0, "outcomes": 3, "positive_returns": True},
+    COMBOOptions: SAC | {"cql_weight": 2.0, "cql_n_actions": 3},
+    RAMBOOptions: SAC | {"adversarial_scale": 1.0, "bc_steps": 2},
+    MOBILEOptions: SAC
+    | {"inconsistency_scale": 2.0, "num_samples": 3, "nonnegative_targets": True},
 }
-START = {RAMBOOptions: {"cloning_steps": 1}}  # after which its model learns too
+START = {RAMBOOptions: {"bc_steps": 1}}  # after which its model learns too
 # Cloning looks at no reward, and nothing is worth anything to it.
-UNUSED_BY_CLONING = ("discount", "slow_rate", "normalize_reward", "penalty", "penalty_scale")
+UNUSED_BY_CLONING = ("discount", "tau", "normalize_reward", "penalty", "penalty_scale")
 OWN = [(kind, name) for kind, changes in ALGORITHMS.items() for name in changes]
 
 pytestmark = pytest.mark.slow
@@ -64,7 +67,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def model() -> Ensemble:
-    options = EnsembleOptions(members=3, elites=2, units=4, layers=1, termination="never")
+    options = EnsembleOptions(num_members=3, num_elites=2, units=4, layers=1, termination="never")
     return models.build(options, SPEC, jax.random.key(0))
 
 
@@ -88,11 +91,11 @@ def learned(model: Ensemble, window: Window) -> Any:
         """Parameters after three updates, with a refresh where one is due; each run only once."""
         if (key := repr(options)) not in known:
             learner = policies.build(options, model, SPEC, optimizer.build(STAGE), jnp.float32)
-            update, renew = jax.jit(learner.update), jax.jit(learner.refresh)
+            update, renew = jax.jit(learner.update), jax.jit(learner.collect_rollouts)
             state = learner.init(jax.random.key(0))
             for step in range(3):
-                if step % learner.refresh_every == 0:
-                    taken = jax.tree.map(lambda x: x[: learner.refresh_windows], window)
+                if step % learner.rollout_every == 0:
+                    taken = jax.tree.map(lambda x: x[: learner.rollout_windows], window)
                     state = renew(state, taken, jax.random.key(step))
                 state, _ = update(state, window, jax.random.key(step))
             known[key] = jax.tree.map(np.asarray, state.params)

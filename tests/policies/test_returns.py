@@ -46,9 +46,9 @@ def test_nothing_after_an_end_counts() -> None:
 
 
 def test_the_scale_follows_the_spread_and_is_at_least_one() -> None:
-    statistics = {"return_spread": jnp.zeros(())}
+    statistics = {"return_range": jnp.zeros(())}
     statistics, scale = update_scale(statistics, jnp.linspace(0, 100, 1001), 0.01)
-    assert float(statistics["return_spread"]) == pytest.approx(0.9, rel=1e-4)
+    assert float(statistics["return_range"]) == pytest.approx(0.9, rel=1e-4)
     assert float(scale) == 1.0
     for _ in range(2000):
         statistics, scale = update_scale(statistics, jnp.linspace(0, 100, 1001), 0.01)

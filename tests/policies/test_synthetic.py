@@ -17,15 +17,15 @@ from worldmodel.models.ensemble import EnsembleOptions
 from worldmodel.nn.distributions import Normal
 from worldmodel.policies.networks import DeterministicActor, NormalActor
 from worldmodel.policies.offline_options import OfflineOptions
-from worldmodel.policies.synthetic import Imagined, imagine_rows
+from worldmodel.policies.synthetic import ImaginedTransitions, generate_transitions
 
 KEY, COUNT, HORIZON = jax.random.key(0), 40, 3
 SPEC = DataSpec(
     {"x": ObservationSpec((3,), "float32", (0.0,) * 3, (1.0,) * 3, (-1.0,) * 3, (1.0,) * 3)},
     ActionSpec(False, 2, (-1.0, -1.0), (1.0, 1.0)),
-    reward=(0.0, 2.0),
+    reward_mean_std=(0.0, 2.0),
 )
-MODEL = models.build(EnsembleOptions(members=3, elites=2, units=8, layers=1), SPEC, KEY)
+MODEL = models.build(EnsembleOptions(num_members=3, num_elites=2, units=8, layers=1), SPEC, KEY)
 ACTOR = NormalActor(3, 2, 8, 1, rngs=nnx.Rngs(params=1))
 
 
@@ -43,15 +43,15 @@ def windows() -> Window:
     )  # fmt: skip
 
 
-def made(**changes: object) -> Imagined:
+def made(**changes: object) -> ImaginedTransitions:
     options = replace(OfflineOptions(name="any", horizon=HORIZON), **changes)
-    run = jax.jit(lambda key: imagine_rows(options, SPEC, MODEL, ACTOR, windows(), key))
+    run = jax.jit(lambda key: generate_transitions(options, SPEC, MODEL, ACTOR, windows(), key))
     return run(KEY)
 
 
 @jax.jit
 def members(features: jax.Array, action: jax.Array) -> Normal:
-    return MODEL.members(MODEL.recalled(features), action)
+    return MODEL.predict_members(MODEL.state_from_features(features), action)
 
 
 def spread(features: jax.Array, action: jax.Array) -> np.ndarray:
@@ -83,11 +83,11 @@ def going_on(ended: np.ndarray) -> np.ndarray:
 
 def test_a_rollout_counts_up_to_the_end_that_the_model_gives_it() -> None:
     free = made()
-    end = jax.jit(lambda features: MODEL.terminal(MODEL.recalled(features)).mean())
+    end = jax.jit(lambda features: MODEL.terminal(MODEL.state_from_features(features)).mean())
     chance = np.asarray(end(free.rows.next_features)).reshape(COUNT, HORIZON)
     ended = np.asarray(jax.random.uniform(jax.random.split(KEY, 3)[2], chance.shape)) >= 1 - chance
     valid = np.asarray(free.valid).reshape(COUNT, HORIZON)
-    np.testing.assert_array_equal(np.asarray(free.rows.ended).reshape(ended.shape), ended)
+    np.testing.assert_array_equal(np.asarray(free.rows.terminal).reshape(ended.shape), ended)
     np.testing.assert_array_equal(valid, going_on(ended))
     assert (valid & ended).any() and not valid[-5:].any()
     np.testing.assert_allclose(free.statistics["imagined/valid"], valid.mean(), rtol=1e-5)
@@ -103,17 +103,17 @@ def farthest(features: jax.Array, action: jax.Array) -> np.ndarray:
 
 def test_a_rollout_is_cut_where_uncertainty_first_exceeds_its_quantile_on_logs() -> None:
     """What comes after is left out too, and a cut is no end."""
-    free, cut = made(), made(truncate=0.9, truncate_by="max_pairwise")
+    free, cut = made(), made(truncation_quantile=0.9, truncation_measure="max_pairwise")
     given = windows()
     limit = np.quantile(farthest(given.observation["x"][:-5, 0], given.action[:-5, 0]), 0.9)
     beyond = (farthest(free.rows.features, free.rows.action) > limit).reshape(COUNT, HORIZON)
-    known, ended = np.cumsum(beyond, 1) == 0, np.asarray(free.rows.ended).reshape(COUNT, HORIZON)
+    known, ended = np.cumsum(beyond, 1) == 0, np.asarray(free.rows.terminal).reshape(COUNT, HORIZON)
     valid = np.asarray(cut.valid).reshape(COUNT, HORIZON)
     np.testing.assert_array_equal(valid, going_on(ended) & known)
     assert 0 < valid.sum() < np.asarray(free.valid).sum()
     assert (going_on(ended) & ~beyond & ~known).any()  # less uncertain again, after a cut
-    np.testing.assert_array_equal(cut.rows.ended, free.rows.ended)
-    np.testing.assert_allclose(cut.statistics["imagined/cut"], 1 - known.mean(), rtol=1e-5)
+    np.testing.assert_array_equal(cut.rows.terminal, free.rows.terminal)
+    np.testing.assert_allclose(cut.statistics["imagined/truncated"], 1 - known.mean(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", [DeterministicActor, NormalActor])

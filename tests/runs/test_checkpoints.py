@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from worldmodel.errors import CheckpointError
-from worldmodel.runs.checkpoints import Checkpoints, digest, named
+from worldmodel.runs.checkpoints import Checkpoints, digest, named_leaves
 
 
 def state(scale: float = 1.0) -> dict:
@@ -30,7 +30,7 @@ def test_a_state_comes_back_to_the_bit(tmp_path: Path) -> None:
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
-    checkpoints = Checkpoints(tmp_path / "stage", keep=2)
+    checkpoints = Checkpoints(tmp_path / "stage", max_to_keep=2)
     for step in (1, 2, 3):
         checkpoints.save(step, state(step), {})
     checkpoints.wait()
@@ -43,7 +43,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     [
         ({"params": {"kernel": jnp.zeros((2, 4)), "bias": jnp.ones(3)}}, r"kernel: \(2, 3\)"),
         ({"params": {"kernel": jnp.zeros((2, 3))}}, "params.bias: only in"),
-        ({**state(), "slow": jnp.zeros(2)}, "slow: missing"),
+        ({**state(), "target_params": jnp.zeros(2)}, "target_params: missing"),
     ],
 )  # fmt: skip
 def test_a_checkpoint_of_another_model_is_refused_and_left_alone(
@@ -75,4 +75,4 @@ def test_the_digest_sees_every_bit_name_and_type() -> None:
     assert digest(changed) != base
     assert digest({"a": jnp.zeros(2)}) != digest({"b": jnp.zeros(2)})
     assert digest({"a": jnp.zeros(2)}) != digest({"a": jnp.zeros(2, jnp.int32)})
-    assert sorted(named(state())) == ["params.bias", "params.kernel", "step"]
+    assert sorted(named_leaves(state())) == ["params.bias", "params.kernel", "step"]

@@ -19,8 +19,8 @@ import worldmodel
 from worldmodel.cli.train import run_training
 from worldmodel.errors import CheckpointError
 from worldmodel.cli.eval import run_evaluation
-from worldmodel.runs.directory import RunDirectory, claimed, whole_rows
-from worldmodel.runs.integrity import VERSION, sealed
+from worldmodel.runs.directory import RunDirectory, run_lock, read_metrics
+from worldmodel.runs.integrity import VERSION, with_checksum
 
 ROOT = Path(__file__).parent.parent
 Damage = Callable[[Path], Any]
@@ -101,7 +101,7 @@ def line(number: int, content: str) -> Damage:
 def newer(meta: Path) -> None:
     value = json.loads(meta.read_text()) | {"version": VERSION + 1}
     value.pop("crc32")
-    meta.write_text(json.dumps(sealed(value)))
+    meta.write_text(json.dumps(with_checksum(value)))
 
 
 POLICY, MODEL = "checkpoints/policy", "checkpoints/world_model"
@@ -121,9 +121,9 @@ BOTH: dict[str, tuple[Damage, str]] = {
     ),
     "config of an unknown reference": (replaced(CONFIG, "seed: 0", "seed: ${no}"), CONFIG),
     "unknown option": (replaced(CONFIG, "keep:", "keeep:"), "keeep"),
-    "option of a wrong type": (replaced(CONFIG, "keep: 2", "keep: two"), "training.keep"),
-    "option out of range": (replaced(CONFIG, "keep: 2", "keep: 0"), "training.keep"),
-    "option that is null": (replaced(CONFIG, "keep: 2", "keep: null"), "training.keep"),
+    "option of a wrong type": (replaced(CONFIG, "max_to_keep: 2", "max_to_keep: two"), "training.max_to_keep"),
+    "option out of range": (replaced(CONFIG, "max_to_keep: 2", "max_to_keep: 0"), "training.max_to_keep"),
+    "option that is null": (replaced(CONFIG, "max_to_keep: 2", "max_to_keep: null"), "training.max_to_keep"),
     "group a number": (replaced(CONFIG, "logging:", "logging: 3\nloging:"), "loging"),
     "unknown schema": (replaced(CONFIG, "policy: actor_critic", "policy: actor"), "policy=actor"),
     "schema of another family": (replaced(CONFIG, "model: rssm", "model: gru"), "model."),
@@ -216,7 +216,7 @@ def train(run: Path, launch: Callable[..., list[str]], monkeypatch: pytest.Monke
 
 
 def evaluate(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
-    from worldmodel.evaluation.evaluator import evaluate_run
+    from worldmodel.loading import evaluate_run
 
     monkeypatch.setattr(sys, "argv", ["eval.py", *words])
     return run_evaluation(
@@ -270,7 +270,7 @@ def test_a_folder_that_another_process_trains_in_is_left_alone(
     """With fresh=true the run of the other would be moved away beneath it."""
     before = contents(copy.parent)
     words = ["fresh=true"] if fresh else []
-    with claimed(RunDirectory(copy)):
+    with run_lock(RunDirectory(copy)):
         status = train(copy, lambda *given: launch(*given, *words), monkeypatch)
     assert_refused(status, copy, "is being trained in by another process", capsys)
     assert contents(copy.parent) == before
@@ -303,7 +303,7 @@ def test_a_run_goes_on_from_the_newest_whole_checkpoint_to_the_same_bits(
         json.loads((run / SUMMARY).read_text())["stages"]["policy"] for run in (copy, smoke_run)
     ]
     assert ends[0]["state_sha256"] == ends[1]["state_sha256"]
-    rows = [[row[:2] for row in whole_rows(run / "metrics.jsonl")] for run in (copy, smoke_run)]
+    rows = [[row[:2] for row in read_metrics(run / "metrics.jsonl")] for run in (copy, smoke_run)]
     assert rows[0] == rows[1]
 
 

@@ -21,7 +21,7 @@ import pytest
 from worldmodel.config import StageOptions
 from worldmodel.errors import CheckpointError, ConfigError, StorageError
 from worldmodel.runs import integrity
-from worldmodel.runs.best import Best, check_metric
+from worldmodel.runs.best import BestMetric, check_metric
 from worldmodel.runs.checkpoints import Checkpoints, digest
 
 
@@ -73,7 +73,7 @@ def replaced_by_a_file(path: Path) -> None:
     path.write_text("?")
 
 
-META, SUMS = "meta/metadata", "state/sums.json"
+META, CHECKSUMS = "meta/metadata", "state/sums.json"
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "a bit of an array": lambda c: flip(largest(c)),
     "the last bit of an array": lambda c: flip(largest(c), 0.9999),
@@ -86,10 +86,10 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "names of arrays cut": lambda c: cut(c / "state/_METADATA"),
     "no arrays": lambda c: shutil.rmtree(c / "state"),
     "arrays emptied": lambda c: (shutil.rmtree(c / "state"), (c / "state").mkdir()),
-    "no sums": lambda c: (c / SUMS).unlink(),
-    "sums cut": lambda c: cut(c / SUMS),
-    "sums that are a list": lambda c: (c / SUMS).write_text("[1, 2]"),
-    "sums of nothing": lambda c: (c / SUMS).write_text('{"files": {}, "crc32": 0}'),
+    "no sums": lambda c: (c / CHECKSUMS).unlink(),
+    "sums cut": lambda c: cut(c / CHECKSUMS),
+    "sums that are a list": lambda c: (c / CHECKSUMS).write_text("[1, 2]"),
+    "sums of nothing": lambda c: (c / CHECKSUMS).write_text('{"files": {}, "crc32": 0}'),
     "no meta": lambda c: shutil.rmtree(c / "meta"),
     "meta empty": lambda c: (c / META).write_text(""),
     "meta cut": lambda c: cut(c / META),
@@ -170,8 +170,8 @@ def test_what_a_killed_writer_left_is_no_checkpoint(copy: Path) -> None:
 
 def test_a_checkpoint_of_a_newer_version_is_refused_and_left_alone(copy: Path) -> None:
     meta = {"version": integrity.VERSION + 1}
-    sealed = meta | {"crc32": integrity.sealed(meta)["crc32"]}
-    (copy / "20" / META).write_text(json.dumps(sealed))
+    with_checksum = meta | {"crc32": integrity.with_checksum(meta)["crc32"]}
+    (copy / "20" / META).write_text(json.dumps(with_checksum))
     before = contents(copy.parent)
     with pytest.raises(CheckpointError, match="newer version of this project \\(format 3, this"):
         Checkpoints(copy)
@@ -180,7 +180,7 @@ def test_a_checkpoint_of_a_newer_version_is_refused_and_left_alone(copy: Path) -
 
 def test_checkpoints_from_before_there_were_sums_can_be_gone_on_from(copy: Path) -> None:
     (copy / "20" / META).write_text('{"version": 1, "pending": null}')
-    (copy / "20" / SUMS).unlink()
+    (copy / "20" / CHECKSUMS).unlink()
     checkpoints = Checkpoints(copy)
     assert digest(checkpoints.restore(20, state(0))[0]) == digest(state(20))
     checkpoints.close()
@@ -214,14 +214,14 @@ def test_nothing_in_a_checkpoint_is_imported_or_unpickled(copy: Path) -> None:
 # --------------------------------------------------------------------------------------- the best
 
 
-def losses(folder: Path, best: Best, values: dict[int, float]) -> list[int]:
-    checkpoints = Checkpoints(folder, keep=2, best=best)
+def losses(folder: Path, best: BestMetric, values: dict[int, float]) -> list[int]:
+    checkpoints = Checkpoints(folder, max_to_keep=2, best=best)
     for step, value in values.items():
         checkpoints.save(step, {"x": jnp.zeros(2)}, {"metrics": {"loss": value}})
     checkpoints.wait()
     steps = checkpoints.steps()
     checkpoints.close()
-    assert integrity.steps_in(folder) == steps
+    assert integrity.checkpoint_steps(folder) == steps
     return steps
 
 
@@ -229,25 +229,25 @@ def losses(folder: Path, best: Best, values: dict[int, float]) -> list[int]:
 def test_the_best_checkpoint_outlives_the_newest_and_a_restart(
     tmp_path: Path, mode: str, best: int
 ) -> None:
-    how = Best("loss", mode)
+    how = BestMetric("loss", mode)
     folder = tmp_path / "stage"
     first = losses(folder, how, {10: 9.0, 20: 1.0, 30: 5.0, 40: float("nan")})
     assert first == sorted({best, 30, 40})
     assert losses(folder, how, {50: 2.0, 60: 3.0, 70: 4.0}) == [best, 60, 70]
-    assert how.among(how.values(folder)) == best
+    assert how.best_step(how.values(folder)) == best
     better = {"min": 0.5, "max": 99.0}[mode]
     assert losses(folder, how, {80: better, 90: 3.0, 100: 3.0}) == [80, 90, 100]
 
 
 def test_of_equally_good_checkpoints_the_newest_is_the_best() -> None:
-    assert Best("loss").among({1: 2.0, 2: 1.0, 3: 1.0, 4: None}) == 3
-    assert Best("loss").among({1: None}) is None
+    assert BestMetric("loss").best_step({1: 2.0, 2: 1.0, 3: 1.0, 4: None}) == 3
+    assert BestMetric("loss").best_step({1: None}) is None
 
 
 def test_a_metric_that_a_stage_lacks_is_refused() -> None:
-    check_metric(Best("loss/total"), "training.policy", {"loss/total"})
+    check_metric(BestMetric("loss/total"), "training.policy", {"loss/total"})
     with pytest.raises(ConfigError, match=r"best_metric=loss/totl: accepts .*mean 'loss/total'"):
-        check_metric(Best("loss/totl"), "training.policy", {"loss/total", "loss/other"})
+        check_metric(BestMetric("loss/totl"), "training.policy", {"loss/total", "loss/other"})
     assert StageOptions(steps=1).best_metric is None
 
 
@@ -262,7 +262,7 @@ def test_a_disk_that_refuses_leaves_the_last_checkpoint_intact(
     small_disk: Path, remount: Callable[[str], None], refuse: str, allow: str, words: str
 ) -> None:
     folder = small_disk / "checkpoints" / "stage"
-    checkpoints = Checkpoints(folder, keep=1)
+    checkpoints = Checkpoints(folder, max_to_keep=1)
     checkpoints.save(1, state(1), {})
     checkpoints.wait()
     if refuse == "size=1m":
@@ -274,10 +274,10 @@ def test_a_disk_that_refuses_leaves_the_last_checkpoint_intact(
         checkpoints.save(2, state(2), {})
         checkpoints.save(3, state(3), {})  # what the background could not do is raised here
     checkpoints.close()
-    assert integrity.steps_in(folder) == [1] and contents(folder / "1") == before
+    assert integrity.checkpoint_steps(folder) == [1] and contents(folder / "1") == before
 
     remount(allow)
-    checkpoints = Checkpoints(folder, keep=1)
+    checkpoints = Checkpoints(folder, max_to_keep=1)
     assert digest(checkpoints.restore(1, state(0))[0]) == digest(state(1))
     checkpoints.save(2, state(2), {})
     checkpoints.wait()
@@ -286,8 +286,8 @@ def test_a_disk_that_refuses_leaves_the_last_checkpoint_intact(
 
 
 def test_a_failure_in_the_background_is_raised_at_the_end(tmp_path: Path) -> None:
-    folder = saved(tmp_path / "stage", 1, keep=1)
-    checkpoints = Checkpoints(folder, keep=1)
+    folder = saved(tmp_path / "stage", 1, max_to_keep=1)
+    checkpoints = Checkpoints(folder, max_to_keep=1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
@@ -296,7 +296,7 @@ def test_a_failure_in_the_background_is_raised_at_the_end(tmp_path: Path) -> Non
             checkpoints.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert integrity.steps_in(folder) == [1]
+    assert integrity.checkpoint_steps(folder) == [1]
     integrity.verify(folder / "1")
 
 

@@ -19,7 +19,7 @@ from worldmodel.status.report import row_of
 BEAT = {
     "state": "running", "phase": "training", "stage": "policy", "step": 40, "total": 60,
     "rate": 12.34, "pid": os.getpid(), "host": socket.gethostname(), "every_seconds": 5.0,
-    "time": 1000.0, "moved": 990.0,
+    "time": 1000.0, "last_progress": 990.0,
     "checkpoint": {"stage": "policy", "step": 30, "time": 900.0},
 }  # fmt: skip
 
@@ -60,7 +60,7 @@ def test_garbage_is_a_row_like_any_other(tmp_path: Path, content: str) -> None:
 @pytest.mark.parametrize(
     "change",
     [{"pid": -1}, {"pid": "x"}, {"pid": 1e300}, {"host": None}, {"checkpoint": [3]}, {"step": {}},
-     {"rate": True}, {"total": 0}, {"every_seconds": None}, {"moved": "now"}],
+     {"rate": True}, {"total": 0}, {"every_seconds": None}, {"last_progress": "now"}],
 )  # fmt: skip
 def test_a_damaged_entry_is_left_out(tmp_path: Path, change: dict) -> None:
     assert state(tmp_path, **change)[0] == "alive"

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from worldmodel.data.store import new_folder
+from worldmodel.data.cache import atomic_folder
 from worldmodel.errors import StorageError
-from worldmodel.runs.directory import RunDirectory, whole_rows
-from worldmodel.system.compilation import use_cache
-from worldmodel.system.exit_status import guarded
-from worldmodel.system.storage import free_space, write_text
+from worldmodel.runs.directory import RunDirectory, read_metrics
+from worldmodel.system.compilation import enable_compilation_cache
+from worldmodel.system.exit_status import run_cli
+from worldmodel.system.storage import free_space, write_text_atomic
 from worldmodel.training.metrics import MetricsFile
 
 ROOT = Path(__file__).parent.parent
@@ -45,12 +45,12 @@ def fill(disk: Path) -> None:
 def test_a_file_that_does_not_fit_is_told_and_the_old_one_stays(
     disk: Path, remount: Remount
 ) -> None:
-    write_text(disk / "a" / "old.json", "old")
+    write_text_atomic(disk / "a" / "old.json", "old")
     fill(disk)
     with pytest.raises(
         StorageError, match=r"old.json cannot be written: No space left.*\(0 B free"
     ):
-        write_text(disk / "a" / "old.json", "new" * 9999)
+        write_text_atomic(disk / "a" / "old.json", "new" * 9999)
     assert [(p.name, p.read_text()) for p in (disk / "a").iterdir()] == [("old.json", "old")]
     remount("ro")
     with pytest.raises(StorageError, match="Read-only file system"):
@@ -64,19 +64,19 @@ def test_no_row_of_metrics_is_lost_or_doubled_by_a_full_disk(disk: Path, remount
         for step in range(1, 9999):
             file.write({"stage": "policy", "step": step, "loss": 1 / 3})
     remount("size=999k")
-    written = [at for _, at, _ in whole_rows(file.path)]
+    written = [at for _, at, _ in read_metrics(file.path)]
     assert written == list(range(1, step)) and step > 100  # and at most a half row after them
     file.rewind("policy", step - 1)
     file.write({"stage": "policy", "step": step})
-    assert [at for _, at, _ in whole_rows(file.path)] == list(range(1, step + 1))
+    assert [at for _, at, _ in read_metrics(file.path)] == list(range(1, step + 1))
 
 
 def test_wherever_a_full_disk_comes_to_light_it_is_no_traceback(
     disk: Path, remount: Remount, capsys: pytest.CaptureFixture[str]
 ) -> None:
     remount("ro")
-    assert guarded(lambda: (disk / "cache").mkdir()) == 74
-    assert guarded(lambda: Path("/dev/full").write_text("x")) == 74
+    assert run_cli(lambda: (disk / "cache").mkdir()) == 74
+    assert run_cli(lambda: Path("/dev/full").write_text("x")) == 74
     told = capsys.readouterr().err.splitlines()
     assert told == [
         f"error: {disk / 'cache'}: Read-only file system",
@@ -84,14 +84,14 @@ def test_wherever_a_full_disk_comes_to_light_it_is_no_traceback(
     ]
     for folder in (disk / "cache", Path("/proc/nowhere")):
         with pytest.raises(StorageError, match=f"{folder} cannot be written"):
-            use_cache(str(folder))
+            enable_compilation_cache(str(folder))
         with (
             pytest.raises(StorageError, match=f"{folder} cannot be written"),
-            new_folder(folder / "x"),
+            atomic_folder(folder / "x"),
         ):
             pass
     with pytest.raises(FileNotFoundError):  # a mistake of the program is not hidden
-        guarded(lambda: int((disk / "nothing").read_text()))
+        run_cli(lambda: int((disk / "nothing").read_text()))
 
 
 @pytest.mark.slow

@@ -17,31 +17,31 @@ def ready(): print("ready", flush=True)
 """
 FREE = """
 def action():
-    with signals.listening() as stop:
-        stop.unwinds = "unwinds" in sys.argv
+    with signals.handle_stop_signals() as stop:
+        stop.needs_cleanup = "needs_cleanup" in sys.argv
     ready()
     time.sleep(60)
-sys.exit(signals.stoppable(action))
+sys.exit(signals.run_stoppable(action))
 """
 HELD = """
 def action():
-    with signals.listening() as stop, stop.held():
+    with signals.handle_stop_signals() as stop, stop.deferred():
         ready()
-        while not stop.asked:
+        while not stop.stop_requested:
             time.sleep(0.01)
         time.sleep(0.5)  # saves; more signals come
         print("saved", flush=True)
-sys.exit(signals.stoppable(action))
+sys.exit(signals.run_stoppable(action))
 """
 BUSY = """
 import hashlib
 signals.GRACE_SECONDS = 0.3
 def action():
-    with signals.listening() as stop:
-        stop.unwinds, stop.last_words = True, lambda: print("last words", flush=True)
+    with signals.handle_stop_signals() as stop:
+        stop.needs_cleanup, stop.on_exit = True, lambda: print("last words", flush=True)
         ready()
         hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)  # as a compiler: away from Python for long
-sys.exit(signals.stoppable(action))
+sys.exit(signals.run_stoppable(action))
 """
 CALLED_BACK = """
 class Garbage:
@@ -49,11 +49,11 @@ class Garbage:
         ready()
         time.sleep(60)
 def action():
-    with signals.listening() as stop:
-        stop.unwinds = True
+    with signals.handle_stop_signals() as stop:
+        stop.needs_cleanup = True
     Garbage()
     time.sleep(60)
-sys.exit(signals.stoppable(action))
+sys.exit(signals.run_stoppable(action))
 """
 WORKER = """
 def work(pipe):
@@ -64,9 +64,9 @@ def work(pipe):
 def action():
     ours, theirs = multiprocessing.Pipe()
     multiprocessing.get_context("fork").Process(target=work, args=(theirs,)).start()
-    with signals.listening() as stop, stop.held():
+    with signals.handle_stop_signals() as stop, stop.deferred():
         print(ours.recv(), flush=True)
-sys.exit(signals.stoppable(action))
+sys.exit(signals.run_stoppable(action))
 """
 
 
@@ -87,7 +87,7 @@ def stopped(script: str, *numbers: signal.Signals, word: str = "") -> tuple[int,
 
 
 @pytest.mark.parametrize(
-    ("name", "word"), [("SIGTERM", "unwinds"), ("SIGUSR1", ""), ("SIGUSR2", "unwinds")]
+    ("name", "word"), [("SIGTERM", "needs_cleanup"), ("SIGUSR1", ""), ("SIGUSR2", "needs_cleanup")]
 )
 def test_a_warning_ends_a_run_that_has_nothing_to_save(name: str, word: str) -> None:
     status, output, seconds = stopped(FREE, signal.Signals[name], word=word)

@@ -14,18 +14,18 @@ from flax import nnx
 from worldmodel import models
 from worldmodel.config import Config, NoPolicy, TrainingOptions
 from worldmodel.config.rules.devices import DEVICE_RULES
-from worldmodel.data.delivery import deliver
+from worldmodel.data.loader import make_loader
 from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
 from worldmodel.models.mlp import MLPOptions
-from worldmodel.nn.learner import divide
+from worldmodel.nn.learner import split_module
 from worldmodel.training.accumulation import Loss, gradients
 from worldmodel.training.mesh import AXES, SHARDS, all_devices, state_shardings
 
 # Without the one term that divides by what the batch holds.
-OPTIONS = MLPOptions(units=16, latent=8, consistency_scale=0.0)
+OPTIONS = MLPOptions(units=16, latent_dim=8, consistency_scale=0.0)
 KEY = jax.random.key(1)
 
 
@@ -33,13 +33,13 @@ KEY = jax.random.key(1)
 def problem(pendulum: Trajectories) -> tuple[Loss, dict, Window]:
     """The loss of a model without noise, its parameters, and a batch of eight windows."""
     model = models.build(OPTIONS, pendulum.spec(), jax.random.key(0))
-    definition, params = divide(model)
+    definition, params = split_module(model)
 
     def loss(params: dict, batch: Window, key: jax.Array) -> tuple[jax.Array, dict]:
         total, (metrics, _) = nnx.merge(definition, params).loss(batch, key)
         return total, metrics
 
-    batches = deliver(pendulum, 8, 6, 0)
+    batches = make_loader(pendulum, 8, 6, 0)
     batch = jax.jit(lambda arrays, feed: batches.batch(arrays, feed, 0))
     return loss, params, jax.device_get(batch(batches.arrays(), batches.feed(0, 1)))
 
@@ -61,7 +61,7 @@ def test_pieces_give_the_gradients_and_metrics_of_the_whole(
 ) -> None:
     loss, params, batch = problem
     whole, metrics = plain(params, batch, KEY)
-    taken, means = jax.jit(partial(gradients, loss, pieces=4))(params, batch, KEY)
+    taken, means = jax.jit(partial(gradients, loss, microbatches=4))(params, batch, KEY)
     close(taken, whole)
     assert float(means["loss/total"]) == pytest.approx(float(metrics["loss/total"]), rel=1e-5)
     half = jax.tree.map(lambda x: np.repeat(x[::2], 2, 0), batch)  # a piece is not the whole
@@ -97,12 +97,12 @@ def test_large_arrays_are_split_along_their_longest_axis_that_divides() -> None:
 
 
 def test_devices_that_do_not_form_groups_are_refused() -> None:
-    with pytest.raises(ConfigError, match="shard_parameters=3 does not divide the 1 devices; .* 1"):
+    with pytest.raises(ConfigError, match="fsdp_shards=3 does not divide the 1 devices; .* 1"):
         all_devices(3)
 
 
 def test_pieces_are_for_batches_of_world_models() -> None:
-    training = TrainingOptions(accumulate=2, remat=True)
+    training = TrainingOptions(gradient_accumulation_steps=2, remat=True)
     data = GymnasiumData(name="pendulum", environment="Pendulum-v1")
     config = Config("x", data=data, model=OPTIONS, policy=NoPolicy(), training=training)
 
@@ -111,5 +111,5 @@ def test_pieces_are_for_batches_of_world_models() -> None:
         return [fault for rule in DEVICE_RULES for fault in rule(changed)]
 
     assert not faults()
-    assert len(faults(joint=True)) == len(faults(model_from="runs/other")) == 2
+    assert len(faults(joint=True)) == len(faults(pretrained_model="runs/other")) == 2
     assert len(faults(joint=True, remat=False)) == 1

@@ -14,9 +14,9 @@ from worldmodel.config import Config, StageOptions, TrainingOptions
 from worldmodel.config.registry import schemas
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.nn.layers import Linear
-from worldmodel.nn.learner import TrainState, definitions_of, divide
+from worldmodel.nn.learner import TrainState, graphdefs_of, split_module
 from worldmodel.policies.actor_critic import ActorCriticOptions
-from worldmodel.training.averaging import AveragedModel
+from worldmodel.training.averaging import EMALearner
 from worldmodel.training.stages import build_learner, modules
 
 KEY = jax.random.key(0)
@@ -26,13 +26,13 @@ class Counting:
     """A learner whose every parameter is the number of updates made."""
 
     def __init__(self) -> None:
-        self.definitions = definitions_of(lambda key: {"model": self.build(key)})
+        self.graphdefs = graphdefs_of(lambda key: {"model": self.build(key)})
 
     def build(self, key: jax.Array) -> nnx.Module:
         return Linear(2, 3, rngs=nnx.Rngs(params=key))
 
     def init(self, key: jax.Array) -> TrainState:
-        params = {"model": divide(self.build(key))[1]}
+        params = {"model": split_module(self.build(key))[1]}
         return TrainState(params, {}, (), {}, {}, jnp.zeros((), jnp.int32))
 
     def update(self, state: TrainState, batch: None, key: jax.Array) -> tuple[TrainState, dict]:
@@ -42,7 +42,7 @@ class Counting:
 
 
 def averages(decay: float, steps: int) -> list[float]:
-    learner, found = AveragedModel(Counting(), decay), []
+    learner, found = EMALearner(Counting(), decay), []
     state, update = learner.init(KEY), jax.jit(learner.update)
     for _ in range(steps):
         state, _ = update(state, None, KEY)
@@ -64,10 +64,10 @@ def test_the_average_is_a_plain_mean_until_the_decay_reaches_as_far() -> None:
 
 def test_the_average_starts_as_the_parameters_in_buffers_of_its_own() -> None:
     """The loop donates the state: the same buffer twice would be an error."""
-    state = AveragedModel(Counting(), 0.9).init(KEY)
+    state = EMALearner(Counting(), 0.9).init(KEY)
     donate = jax.jit(lambda state: state, donate_argnums=0)
     parameters, average = (
-        jax.tree.leaves(x["model"]) for x in (state.params, state.slow["average"])
+        jax.tree.leaves(x["model"]) for x in (state.params, state.target_params["ema"])
     )
     assert all(bool((a == b).all()) for a, b in zip(parameters, average, strict=True))
     jax.block_until_ready(donate(state))
@@ -75,7 +75,7 @@ def test_the_average_starts_as_the_parameters_in_buffers_of_its_own() -> None:
 
 @pytest.mark.parametrize("decay", [0.0, 0.9])
 def test_training_is_not_touched(decay: float) -> None:
-    learner = AveragedModel(Counting(), decay)
+    learner = EMALearner(Counting(), decay)
     state, _ = learner.update(learner.init(KEY), None, KEY)
     assert float(state.params["model"]["kernel"][0, 0]) == 1.0
 
@@ -89,11 +89,11 @@ def test_diffusion_is_averaged_and_policies_imagine_with_the_average(family: str
         training=TrainingOptions(world_model=stage, policy=stage),
     )  # fmt: skip
     learner = build_learner(config, spec, "world_model")
-    assert isinstance(learner, AveragedModel) and config.model.ema > 0.9
+    assert isinstance(learner, EMALearner) and config.model.ema_decay > 0.9
     state = jax.device_get(jax.jit(learner.init)(KEY))
     # As if training had moved the parameters away from their average.
     params = jax.tree.map(lambda x: x + 1, state.params)
     trained = modules(learner, replace(state, params=params))
     policy = jax.jit(build_learner(config, spec, "policy", trained).init)(KEY)
-    average = state.slow["average"]["model"]
+    average = state.target_params["ema"]["model"]
     jax.tree.map(np.testing.assert_array_equal, policy.frozen["model"], average)

@@ -24,17 +24,17 @@ from worldmodel.config import (
     StageOptions,
     TrainingOptions,
 )
-from worldmodel.config.rules import check
-from worldmodel.data.delivery import deliver
+from worldmodel.config.rules import validate_config
+from worldmodel.data.loader import make_loader
 from worldmodel.data.readers.gymnasium import GymnasiumData, collect
 from worldmodel.errors import ConfigError
 from worldmodel.models.mlp import MLPOptions
 from worldmodel.runs.directory import RunDirectory
-from worldmodel.system.signals import Preempted, StopRequest, listening
+from worldmodel.system.signals import Preempted, StopRequest, handle_stop_signals
 from worldmodel.training import distributed
 from worldmodel.training.dispatch import Stage
 from worldmodel.training.loop import Run, run_stage
-from worldmodel.training.mesh import check_divides
+from worldmodel.training.mesh import check_divisible
 from worldmodel.training.metrics import WandB
 from worldmodel.training.stages import build_learner
 
@@ -45,13 +45,13 @@ module = importlib.util.module_from_spec(specification)
 specification.loader.exec_module(module)
 module.part(**json.loads(sys.argv[2]))
 """
-OPTIONS = StageOptions(steps=20, batch_size=8, window=6, learning_rate=1e-3, warmup=5)
+OPTIONS = StageOptions(steps=20, batch_size=8, window=6, learning_rate=1e-3, warmup_steps=5)
 
 
 def part(join: dict, asked: bool, **work: Any) -> None:
     """What one process does; prints how it ended. With `asked`, it is told to stop at once."""
-    with listening() as stop:  # before JAX takes SIGTERM, as train.py does
-        distributed.join(DistributedOptions(**join))
+    with handle_stop_signals() as stop:  # before JAX takes SIGTERM, as train.py does
+        distributed.initialize(DistributedOptions(**join))
         if asked:
             os.kill(os.getpid(), signal.SIGTERM)
         try:
@@ -59,21 +59,21 @@ def part(join: dict, asked: bool, **work: Any) -> None:
             print("finished")
         except Preempted as stopped:
             print(stopped)
-    distributed.leave()
+    distributed.shutdown()
 
 
-def _train_stage(stop: StopRequest, folder: str, delivery: str, steps: int, training: dict) -> None:
+def _train_stage(stop: StopRequest, folder: str, loader: str, steps: int, training: dict) -> None:
     shared = TrainingOptions(
         world_model=OPTIONS, steps_per_dispatch=5, log_every=10, checkpoint_every=10, **training
     )
     data = GymnasiumData(name="pendulum", environment="Pendulum-v1", episodes=4)
-    model = MLPOptions(units=16, latent=8)
+    model = MLPOptions(units=16, latent_dim=8)
     config = Config("test", data=data, model=model, policy=NoPolicy(), training=shared)
     logs = collect(data)
     options = replace(OPTIONS, steps=steps)
     learner = build_learner(config, logs.spec(), "world_model")
-    batches = deliver(logs, options.batch_size, options.window, 0, delivery)
-    directory = RunDirectory(Path(folder), distributed.is_first())
+    batches = make_loader(logs, options.batch_size, options.window, 0, loader)
+    directory = RunDirectory(Path(folder), distributed.is_process_zero())
     wandb = WandB(LoggingOptions(wandb="disabled"), directory.path, {})
     run = Run(directory, shared, 0, wandb, stop, "none")
     run_stage(Stage("world_model", learner, batches, options), run)
@@ -88,7 +88,7 @@ def free_address() -> str:
 def train(
     folder: Path,
     processes: int = 1,
-    delivery: str = "streamed",
+    loader: str = "host",
     asked: int | None = None,
     devices: int = 1,
     steps: int = 20,
@@ -99,7 +99,7 @@ def train(
     """
     folder.mkdir(exist_ok=True)
     common = {
-        "folder": str(folder), "delivery": delivery, "steps": steps, "training": training,
+        "folder": str(folder), "delivery": loader, "steps": steps, "training": training,
     }  # fmt: skip
     if processes == devices == 1:
         part(join={}, asked=False, **common)
@@ -140,13 +140,13 @@ def test_fifty_steps_are_the_same_on_any_number_of_devices_and_processes(tmp_pat
     train(tmp_path / "1", steps=50)
     expected = pytest.approx(losses(tmp_path / "1"), rel=1e-5)
     for devices in (2, 4, 8):
-        train(tmp_path / str(devices), devices=devices, delivery="resident", steps=50)
+        train(tmp_path / str(devices), devices=devices, loader="device", steps=50)
         assert losses(tmp_path / str(devices)) == expected
-    for delivery in ("resident", "streamed"):
-        train(tmp_path / delivery, processes=2, devices=2, delivery=delivery, steps=50)
-        assert losses(tmp_path / delivery) == expected
+    for loader in ("device", "host"):
+        train(tmp_path / loader, processes=2, devices=2, loader=loader, steps=50)
+        assert losses(tmp_path / loader) == expected
     # Split or not, written by eight devices, continued by two processes, and by one device.
-    train(tmp_path / "moved", devices=8, steps=20, shard_parameters=4)
+    train(tmp_path / "moved", devices=8, steps=20, fsdp_shards=4)
     train(tmp_path / "moved", devices=2, processes=2, steps=40)
     train(tmp_path / "moved", devices=1, steps=50)
     assert losses(tmp_path / "moved") == expected
@@ -156,8 +156,11 @@ def test_fifty_steps_are_the_same_on_any_number_of_devices_and_processes(tmp_pat
 def test_the_whole_job_in_two_processes(launch: Callable[..., list[str]], tmp_path: Path) -> None:
     """A signal to the second ends both; started again, both end well and the first reports."""
     words = ["model=mlp", "policy=none", f"runs_dir={tmp_path}", "training.world_model.steps=1000"]
-    words += [f"training.distributed.address={free_address()}", "training.distributed.timeout=60"]
-    commands = [launch(*words, f"training.distributed.process={number}") for number in (0, 1)]
+    words += [
+        f"training.distributed.coordinator_address={free_address()}",
+        "training.distributed.initialization_timeout=60",
+    ]
+    commands = [launch(*words, f"training.distributed.process_id={number}") for number in (0, 1)]
 
     def start() -> list[subprocess.Popen[str]]:
         return [subprocess.Popen(c, stdout=subprocess.PIPE, text=True) for c in commands]
@@ -182,12 +185,12 @@ def test_the_whole_job_in_two_processes(launch: Callable[..., list[str]], tmp_pa
 
 def test_a_launcher_with_several_processes_is_recognised() -> None:
     task = {"SLURM_STEP_NODELIST": "node[1-2]", "SLURM_NTASKS": "2"}
-    assert distributed.started_together(task)
-    assert not distributed.started_together(task | {"SLURM_NTASKS": "1"})
-    assert not distributed.started_together({"SLURM_NTASKS": "2"})  # the batch script itself
-    assert distributed.started_together({"TPU_WORKER_HOSTNAMES": "a,b"})
-    assert not distributed.started_together({"TPU_WORKER_HOSTNAMES": "a"})
-    assert not distributed.started_together({})
+    assert distributed.launched_as_cluster(task)
+    assert not distributed.launched_as_cluster(task | {"SLURM_NTASKS": "1"})
+    assert not distributed.launched_as_cluster({"SLURM_NTASKS": "2"})  # the batch script itself
+    assert distributed.launched_as_cluster({"TPU_WORKER_HOSTNAMES": "a,b"})
+    assert not distributed.launched_as_cluster({"TPU_WORKER_HOSTNAMES": "a"})
+    assert not distributed.launched_as_cluster({})
 
 
 def test_processes_that_cannot_meet_are_refused() -> None:
@@ -196,29 +199,36 @@ def test_processes_that_cannot_meet_are_refused() -> None:
         training.world_model.steps = training.policy.steps = 10
         data = GymnasiumData(name="pendulum", environment="Pendulum-v1")
         config = Config("x", data=data, model=MLPOptions(), policy=NoPolicy(), training=training)
-        return check(config)
+        return validate_config(config)
 
-    assert not faults(address="node1:1234", processes=2, process=1)
-    assert "numbers go from 0 to 1" in faults(address="node1:1234", processes=2, process=2)[0]
-    assert "accepts host:port" in faults(address="node1")[0]
+    assert not faults(coordinator_address="node1:1234", num_processes=2, process_id=1)
+    assert (
+        "numbers go from 0 to 1"
+        in faults(coordinator_address="node1:1234", num_processes=2, process_id=2)[0]
+    )
+    assert "accepts host:port" in faults(coordinator_address="node1")[0]
 
 
 def test_an_address_that_is_no_good_is_named() -> None:
-    nobody = DistributedOptions(address=free_address(), process=1, timeout=1)
+    nobody = DistributedOptions(
+        coordinator_address=free_address(), process_id=1, initialization_timeout=1
+    )
     with pytest.raises(ConfigError, match="2 processes did not come together at localhost"):
-        distributed.join(nobody)
+        distributed.initialize(nobody)
     with socket.socket() as other:
         other.bind(("", 0))
         other.listen()
-        taken = DistributedOptions(address=f"localhost:{other.getsockname()[1]}", process=0)
+        taken = DistributedOptions(
+            coordinator_address=f"localhost:{other.getsockname()[1]}", process_id=0
+        )
         with pytest.raises(ConfigError, match="in use"):
-            distributed.join(taken)
+            distributed.initialize(taken)
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:
     class FourDevices:
         size = 4
 
-    check_divides("batch_size", 8, FourDevices(), pieces=2)
+    check_divisible("batch_size", 8, FourDevices(), pieces=2)
     with pytest.raises(ConfigError, match="accepted are multiples of 12"):
-        check_divides("batch_size", 8, FourDevices(), pieces=3)
+        check_divisible("batch_size", 8, FourDevices(), pieces=3)

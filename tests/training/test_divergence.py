@@ -13,12 +13,12 @@ import optax
 import pytest
 
 from worldmodel.config import LoggingOptions, StageOptions, TrainingOptions
-from worldmodel.data.delivery import deliver
+from worldmodel.data.loader import make_loader
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.data.windows import Window
 from worldmodel.errors import DivergenceError
-from worldmodel.nn.learner import Metrics, TrainState, apply_gradients, start
+from worldmodel.nn.learner import Metrics, TrainState, apply_gradients, create_train_state
 from worldmodel.runs.checkpoints import digest
 from worldmodel.runs.directory import RunDirectory
 from worldmodel.system.signals import Preempted, StopRequest
@@ -52,7 +52,7 @@ class Line:
     optimizer = optax.sgd(1e-2)
 
     def init(self, key: jax.Array) -> TrainState:
-        return start({"line": {"slope": jax.random.normal(key)}}, self.optimizer)
+        return create_train_state({"line": {"slope": jax.random.normal(key)}}, self.optimizer)
 
     def update(
         self, state: TrainState, batch: Window, key: jax.Array
@@ -71,9 +71,9 @@ def train(
 ) -> TrainState | None:
     """Runs the stage; with `stop`, only to the end of its first call to the device."""
     folder.mkdir(exist_ok=True)
-    batches = deliver(trajectories or logs(), BATCH, ROWS, 0)
+    batches = make_loader(trajectories or logs(), BATCH, ROWS, 0)
     request = StopRequest()
-    request.asked = stop
+    request.stop_requested = stop
     wandb = WandB(LoggingOptions(wandb="disabled"), folder, {})
     training = replace(TRAINING, on_divergence=how)
     run = Run(RunDirectory(folder), training, 0, wandb, request, "none")

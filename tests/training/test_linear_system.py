@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from worldmodel.config import Config, EvaluationOptions, NoPolicy, StageOptions, TrainingOptions
-from worldmodel.data.delivery import Resident
+from worldmodel.data.loader import DeviceLoader
 from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.evaluation.prediction import open_loop
+from worldmodel.evaluation.prediction import evaluate_open_loop
 from worldmodel.models.rssm import RSSMOptions
 from worldmodel.training import mesh as meshes
 from worldmodel.training.dispatch import make_dispatch, stage_keys
@@ -48,26 +48,31 @@ def test_the_error_approaches_that_of_the_true_system() -> None:
     training, held_out = logs(300, 50, 0), logs(20, 50, 1)
     spec = training.spec({"x": "standardize"})
     options = StageOptions(
-        steps=2000, batch_size=32, window=12, learning_rate=2e-3, warmup=50, decay=0.5
+        steps=2000,
+        batch_size=32,
+        window=12,
+        learning_rate=2e-3,
+        warmup_steps=50,
+        lr_decay_fraction=0.5,
     )
     config = Config(
         data=GymnasiumData(),
         # A weaker pull towards the prior: at 0.1, finer codes of x cost more than they gain.
         model=RSSMOptions(
-            deter=64, hidden=32, latents=8, classes=8, blocks=1, representation_scale=0.02
+            deter=64, hidden=32, stoch=8, classes=8, blocks=1, representation_scale=0.02
         ),
         policy=NoPolicy(),
         training=TrainingOptions(world_model=options),
     )
     learner = build_learner(config, spec, "world_model")
-    batches = Resident.build(training, options.batch_size, options.window, 0)
+    batches = DeviceLoader.build(training, options.batch_size, options.window, 0)
     keys = stage_keys(0, "world_model")
     dispatch = make_dispatch(learner, batches, meshes.all_devices(), options.steps)
     state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.cursor(0), keys.steps)
     model = modules(learner, state)["model"]
 
-    judged = EvaluationOptions(horizons=[1], context=8, starts=20, samples=32)
-    result = open_loop(model, spec, held_out, judged, jax.random.key(0)).keys["x"]
+    judged = EvaluationOptions(horizons=[1], context=8, starts_per_episode=20, num_samples=32)
+    result = evaluate_open_loop(model, spec, held_out, judged, jax.random.key(0)).observations["x"]
     scale = np.mean(np.square(NOISE / np.asarray(spec.observations["x"].std)))
     # The median over starts of the norm of two independent normals, each of the noise's size.
     best = np.sqrt(scale) * np.sqrt(np.log(2))

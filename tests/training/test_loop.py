@@ -17,7 +17,7 @@ import jax
 import pytest
 
 from worldmodel.config import Config, NoPolicy, StageOptions, TrainingOptions
-from worldmodel.data.delivery import deliver
+from worldmodel.data.loader import make_loader
 from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import DivergenceError
@@ -29,11 +29,11 @@ from worldmodel.training.loop import Run, StopRequest, run_stage
 from worldmodel.training.metrics import WandB
 from worldmodel.training.stages import build_learner
 
-OPTIONS = StageOptions(steps=20, batch_size=8, window=6, learning_rate=1e-3, warmup=5)
+OPTIONS = StageOptions(steps=20, batch_size=8, window=6, learning_rate=1e-3, warmup_steps=5)
 CONFIG = Config(
     name="test",
     data=GymnasiumData(),
-    model=RSSMOptions(deter=32, hidden=16, classes=4, latents=4, blocks=2),
+    model=RSSMOptions(deter=32, hidden=16, classes=4, stoch=4, blocks=2),
     policy=NoPolicy(),
     training=TrainingOptions(
         world_model=OPTIONS, steps_per_dispatch=5, log_every=10, checkpoint_every=10
@@ -45,7 +45,7 @@ def train(
     folder: Path,
     pendulum: Trajectories,
     options: StageOptions = OPTIONS,
-    delivery: str = "resident",
+    loader: str = "device",
 ) -> dict:
     """Runs the world-model stage; returns its summary."""
     config = replace(CONFIG, training=replace(CONFIG.training, world_model=options))
@@ -53,7 +53,7 @@ def train(
     folder.mkdir(exist_ok=True)
     learner = build_learner(config, pendulum.spec(), "world_model")
     sizes = (options.batch_size, options.window)
-    batches = deliver(pendulum, *sizes, config.seed, delivery)
+    batches = make_loader(pendulum, *sizes, config.seed, loader)
     directory = RunDirectory(folder)
     wandb = WandB(config.logging, folder, {})
     run = Run(directory, config.training, config.seed, wandb, StopRequest(), "none")
@@ -111,12 +111,12 @@ def test_a_run_in_two_parts_ends_in_the_same_bits(
 def test_streamed_batches_train_the_same_model_and_resume_in_the_same_bits(
     tmp_path: Path, pendulum: Trajectories
 ) -> None:
-    train(tmp_path / "resident", pendulum)
-    whole = train(tmp_path / "streamed", pendulum, delivery="streamed")
-    train(tmp_path / "parts", pendulum, replace(OPTIONS, steps=10), delivery="streamed")
-    parts = train(tmp_path / "parts", pendulum, delivery="streamed")
+    train(tmp_path / "device", pendulum)
+    whole = train(tmp_path / "host", pendulum, loader="host")
+    train(tmp_path / "parts", pendulum, replace(OPTIONS, steps=10), loader="host")
+    parts = train(tmp_path / "parts", pendulum, loader="host")
     assert parts["state_sha256"] == whole["state_sha256"]
-    for a, b in zip(rows(tmp_path / "resident"), rows(tmp_path / "streamed"), strict=True):
+    for a, b in zip(rows(tmp_path / "device"), rows(tmp_path / "host"), strict=True):
         assert b["loss/total"] == pytest.approx(a["loss/total"], rel=1e-5)
 
 
@@ -125,7 +125,7 @@ def test_a_lost_loss_stops_with_the_step_named_and_the_checkpoint_kept(
 ) -> None:
     run = shutil.copytree(half, tmp_path / "run")
     with pytest.raises(DivergenceError, match=r"at step 1[1-9].*\n?.*last good checkpoint is 10"):
-        train(run, pendulum, replace(OPTIONS, learning_rate=1e30, clip=0.0))
+        train(run, pendulum, replace(OPTIONS, learning_rate=1e30, agc_clip=0.0))
     assert (run / "checkpoints" / "world_model" / "10").is_dir()
     assert train(run, pendulum)["last_step"] == 20  # goes on from the good one
 
@@ -156,7 +156,7 @@ sys.path.insert(0, sys.argv[1])
 import test_loop
 options = {"name": "pendulum", "environment": "Pendulum-v1", "episodes": 12}
 logs = collect(GymnasiumData(**options, cache_dir=sys.argv[2]))
-test_loop.train(Path(sys.argv[3]), logs, delivery="streamed")
+test_loop.train(Path(sys.argv[3]), logs, loader="host")
 import jax
 print(json.dumps({"devices": len(jax.devices()), "data": logs.fingerprint()}))
 """

@@ -24,12 +24,20 @@ STEPS, INTERVAL, CALL = 8, 4, 2  # updates: of the stage, between refreshes, in 
 CONFIG = Config(
     name="test",
     data=GymnasiumData(),
-    model=EnsembleOptions(members=3, elites=2, units=8, layers=1, termination="never"),
+    model=EnsembleOptions(num_members=3, num_elites=2, units=8, layers=1, termination="never"),
     policy=SACOptions(
-        units=8, layers=1, real_share=0.5, starts=6, horizon=2, refresh_every=INTERVAL, retention=2
+        units=8,
+        layers=1,
+        real_ratio=0.5,
+        rollout_batch_size=6,
+        horizon=2,
+        rollout_every=INTERVAL,
+        rollout_retain=2,
     ),
     training=TrainingOptions(
-        policy=StageOptions(steps=STEPS, batch_size=4, window=2, learning_rate=1e-3, warmup=0),
+        policy=StageOptions(
+            steps=STEPS, batch_size=4, window=2, learning_rate=1e-3, warmup_steps=0
+        ),
         steps_per_dispatch=CALL,
         log_every=STEPS,
         checkpoint_every=STEPS,
@@ -43,7 +51,7 @@ def train(folder: Path, logs: Trajectories, stop: bool = False) -> TrainState | 
     folder.mkdir(exist_ok=True)
     stage = build_stage(CONFIG, logs, "policy", build_learner(CONFIG, logs.spec(), "policy"))
     request = StopRequest()
-    request.asked = stop
+    request.stop_requested = stop
     run = Run(
         RunDirectory(folder), CONFIG.training, CONFIG.seed, WandB(CONFIG.logging, folder, {}),
         request, "none",
@@ -71,7 +79,7 @@ def test_a_stage_stopped_between_refreshes_and_where_one_is_due_ends_in_the_same
         assert (stopped / "checkpoints" / "policy" / str(step)).is_dir()
     parts = train(stopped, pendulum)
     assert digest(parts) == digest(whole)
-    assert int(whole.memory.refreshes) == STEPS // INTERVAL
-    first, second = np.asarray(whole.memory.rows.features)[:, :: CONFIG.policy.horizon]
+    assert int(whole.replay_buffer.refreshes) == STEPS // INTERVAL
+    first, second = np.asarray(whole.replay_buffer.rows.features)[:, :: CONFIG.policy.horizon]
     assert not np.array_equal(first, second)  # each from logged states of its own
     assert last_row(stopped) == last_row(tmp_path / "whole")

@@ -24,10 +24,10 @@ from worldmodel.data.readers.npz import NPZData
 from worldmodel.errors import ConfigError
 from worldmodel.loading import LoadedRun
 from worldmodel.models.ensemble import EnsembleOptions
-from worldmodel.nn.learner import divide
+from worldmodel.nn.learner import split_module
 from worldmodel.policies.td3_bc import TD3BCOptions
 from worldmodel.runs.checkpoints import digest
-from worldmodel.training.restore import model_of
+from worldmodel.training.restore import load_world_model
 from worldmodel.training.run import train
 
 MODEL_STEPS, POLICY_STEPS = 4, 2
@@ -61,7 +61,9 @@ pytestmark = pytest.mark.slow  # three whole runs
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp("runs")
-    stage = StageOptions(batch_size=4, window=2, learning_rate=1e-2, warmup=0, steps=MODEL_STEPS)
+    stage = StageOptions(
+        batch_size=4, window=2, learning_rate=1e-2, warmup_steps=0, steps=MODEL_STEPS
+    )
     training = TrainingOptions(
         world_model=stage, policy=replace(stage, steps=POLICY_STEPS), num_seeds=2,
         steps_per_dispatch=2, log_every=2, compilation_cache=None,
@@ -70,11 +72,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         name="models",
         runs_dir=str(folder),
         data=NPZData(path=logs(folder / "logs.npz"), holdout=0.34),
-        model=EnsembleOptions(members=3, elites=2, units=8, layers=1, termination="never"),
+        model=EnsembleOptions(num_members=3, num_elites=2, units=8, layers=1, termination="never"),
         policy=NoPolicy(),
         training=training,
         evaluation=EvaluationOptions(
-            horizons=[1], context=2, starts=2, samples=2, episodes=3, resamples=100
+            horizons=[1], context=2, starts_per_episode=2, num_samples=2, episodes=3, resamples=100
         ),
         logging=LoggingOptions(wandb="disabled", progress="none"),
     )
@@ -83,8 +85,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         config,
         name="policies",
         data=replace(config.data, environment="Pendulum-v1"),
-        policy=TD3BCOptions(units=8, layers=1, actor_every=1),
-        training=replace(training, model_from=str(folder / "models")),
+        policy=TD3BCOptions(units=8, layers=1, policy_delay=1),
+        training=replace(training, pretrained_model=str(folder / "models")),
     )
     assert train(later) == 0
     return Runs(folder / "models", folder / "policies")
@@ -92,8 +94,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
 def digests(run: LoadedRun, part: str = "model") -> list[str]:
     """Of each seed's parameters."""
-    modules = [getattr(run, part), *(getattr(twin, part) for twin in run.twins)]
-    return [digest(divide(module)[1]) for module in modules]
+    modules = [getattr(run, part), *(getattr(twin, part) for twin in run.other_seeds)]
+    return [digest(split_module(module)[1]) for module in modules]
 
 
 def test_a_policy_is_trained_on_the_model_of_another_run_bit_for_bit(runs: Runs) -> None:
@@ -123,13 +125,13 @@ def test_a_run_whose_model_does_not_fit_is_refused_with_what_differs(
 ) -> None:
     used = worldmodel.load(runs.policies)
     config, spec = used.config, used.spec
-    model_of(str(runs.models), config, spec)
+    load_world_model(str(runs.models), config, spec)
     if group is None:
         spec = replace(spec, **change)
     else:
         config = replace(config, **{group: replace(getattr(config, group), **change)})
     with pytest.raises(ConfigError, match=named):
-        model_of(str(runs.models), config, spec)
+        load_world_model(str(runs.models), config, spec)
 
 
 def test_returns_of_several_seeds_are_counted_by_training_seed(runs: Runs) -> None:

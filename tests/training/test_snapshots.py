@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from worldmodel.nn.learner import TrainState, definitions_of, divide
-from worldmodel.training.snapshots import ENOUGH, SnapshotModel
+from worldmodel.nn.learner import TrainState, graphdefs_of, split_module
+from worldmodel.training.snapshots import MIN_HELD_OUT_STEPS, BestMembersLearner
 from worldmodel.training.stages import modules
 
 KEY = jax.random.key(0)
 TURNS = np.array([3, 5, 8])  # the comparison at which each member is best
-BATCH = ENOUGH // 2  # held-out rows: a comparison every second update
+BATCH = MIN_HELD_OUT_STEPS // 2  # held-out rows: a comparison every second update
 
 
 class Weights(nnx.Module):
@@ -38,10 +38,12 @@ class Turning:
     """A learner whose members come closer to zero until their turn and then move away."""
 
     def __init__(self) -> None:
-        self.definitions = definitions_of(lambda key: {"model": Members()})
+        self.graphdefs = graphdefs_of(lambda key: {"model": Members()})
 
     def init(self, key: jax.Array) -> TrainState:
-        return TrainState({"model": divide(Members())[1]}, {}, (), {}, {}, jnp.zeros((), jnp.int32))
+        return TrainState(
+            {"model": split_module(Members())[1]}, {}, (), {}, {}, jnp.zeros((), jnp.int32)
+        )
 
     def update(self, state: TrainState, batch: jax.Array, key: jax.Array) -> tuple:
         step = state.step + 1
@@ -52,7 +54,7 @@ class Turning:
 
 
 def run(updates: int, hardness: list[float]) -> nnx.Module:
-    learner = SnapshotModel(Turning())
+    learner = BestMembersLearner(Turning())
     state, update = learner.init(KEY), jax.jit(learner.update)
     for step in range(updates):
         state, _ = update(state, jnp.float32(hardness[step % len(hardness)]), KEY)
@@ -89,5 +91,5 @@ def test_before_the_first_comparison_the_model_is_as_it_is():
 
 def test_the_snapshot_has_buffers_of_its_own():
     """The loop donates the state: the same buffer twice would be an error."""
-    state = SnapshotModel(Turning()).init(KEY)
+    state = BestMembersLearner(Turning()).init(KEY)
     jax.block_until_ready(jax.jit(lambda state: state, donate_argnums=0)(state))

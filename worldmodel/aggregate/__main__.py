@@ -3,7 +3,7 @@
 import sys
 
 from worldmodel.aggregate.command import run
-from worldmodel.system.exit_status import guarded
+from worldmodel.system.exit_status import run_cli
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: run(sys.argv[1:])))
+    sys.exit(run_cli(lambda: run(sys.argv[1:])))

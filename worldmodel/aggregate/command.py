@@ -14,18 +14,18 @@ from pathlib import Path
 from worldmodel.aggregate.methods import score_table
 from worldmodel.aggregate.options import AggregateOptions
 from worldmodel.aggregate.results import (
-    Aggregated,
-    aggregated,
-    aggregated_sheets,
+    AggregateResults,
+    aggregate_methods,
+    aggregate_tables,
     how,
-    verdict,
+    summarize,
 )
 from worldmodel.aggregate.runs import find_runs, read_runs
 from worldmodel.config.arguments import HELP_FLAGS, Arguments, parse_overrides, read_values
 from worldmodel.config.io import assign
-from worldmodel.config.values import refuse, walk
+from worldmodel.config.values import iter_options, raise_if_invalid
 from worldmodel.errors import CheckpointError
-from worldmodel.evaluation.publishing import Publication, publish
+from worldmodel.evaluation.report_files import Report, write_report
 
 DESCRIPTION = """
 Puts the scores of finished runs together, over tasks and training seeds: interquartile mean, mean,
@@ -37,7 +37,7 @@ the seeds of one run (training.num_seeds). Nothing is trained or played: every r
 """
 USAGES = (
     "python -m worldmodel.aggregate runs=runs [OPTION=VALUE ...]",
-    "python -m worldmodel.aggregate runs=[runs/A,runs/B,...] by=[policy.name]",
+    "python -m worldmodel.aggregate runs=[runs/A,runs/B,...] group_by=[policy.name]",
 )
 UNLISTED = re.compile(r"^(runs|by)=(?!\[|null$)([^'\"]+)$")  # lists may be written without brackets
 
@@ -57,17 +57,19 @@ def run(words: Sequence[str]) -> int:
 def parse(words: Sequence[str]) -> AggregateOptions:
     """Reads OPTION=VALUE words. Raises ConfigError."""
     options = AggregateOptions()
-    known = {option.key: option for option, _ in walk(options)}
+    known = {option.key: option for option, _ in iter_options(options)}
     given, faults = read_values(parse_overrides(list(map(_listed, words))), known)
     for key, value in given.items():
         assign(options, key, value)
-    faults += [fault for option, value in walk(options) if (fault := option.fault(value))]
-    refuse(faults)
+    faults += [
+        fault for option, value in iter_options(options) if (fault := option.error_in(value))
+    ]
+    raise_if_invalid(faults)
     return options
 
 
 def _listed(word: str) -> str:
-    """`by=a,b` as `by=['a','b']`: so a pattern may hold what has a meaning elsewhere."""
+    """`group_by=a,b` as `group_group_by=['a','b']`: so a pattern may hold what has a meaning elsewhere."""
     if not (found := UNLISTED.match(word)):
         return word
     return f"{found[1]}=[{','.join(map(repr, found[2].split(',')))}]"
@@ -78,28 +80,28 @@ def aggregate(options: AggregateOptions) -> None:
     judged, and for scores that cannot be put together.
     """
     paths = find_runs(options.runs)
-    runs, others = read_runs(paths, options.who)
+    runs, others = read_runs(paths, options.agent)
     if not runs:
         raise CheckpointError(
             f"runs={','.join(options.runs)}: nobody acts in any of these {len(paths)}; accepted: "
             "runs with a policy or a planner, judged in a real environment"
         )
-    table = score_table(runs, options.by, options.score)
+    table = score_table(runs, options.group_by, options.score)
     if others:
         left_out = f"Left out, since nobody acts there: {', '.join(map(str, others))}."
         table = replace(table, notes=[*table.notes, left_out])
-    folder = Path(options.folder) if options.folder else paths[0].parent / ".aggregated"
-    _publish(aggregated(table), folder)
+    folder = Path(options.output_dir) if options.output_dir else paths[0].parent / ".aggregated"
+    _publish(aggregate_methods(table), folder)
 
 
-def _publish(found: Aggregated, folder: Path) -> None:
+def _publish(found: AggregateResults, folder: Path) -> None:
     from worldmodel.aggregate.page import aggregated_page  # the page's parts need JAX
 
-    publish(
-        Publication(
+    write_report(
+        Report(
             ", ".join(found.methods),
-            verdict(found),
-            aggregated_sheets(found),
+            summarize(found),
+            aggregate_tables(found),
             [how(found), *found.table.notes],
             found.to_json(),
             aggregated_page(found),

@@ -11,18 +11,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from worldmodel.aggregate.runs import FinishedRun
-from worldmodel.config.io import FREE, FREE_GROUPS
-from worldmodel.config.values import refuse, unknown_key
-from worldmodel.errors import ConfigError, listed
+from worldmodel.aggregate.runs import EvaluatedRun
+from worldmodel.config.io import RUNTIME_OPTION_PREFIXES, RUNTIME_OPTIONS
+from worldmodel.config.values import raise_if_invalid, unknown_key
+from worldmodel.errors import ConfigError, bullet_list
 
 # Options that say nothing of the method.
-APART = (*FREE, "seed", "training.num_seeds", "training.model_from")
-APART_GROUPS = (*FREE_GROUPS, "data.")
+APART = (*RUNTIME_OPTIONS, "seed", "training.num_seeds", "training.pretrained_model")
+APART_GROUPS = (*RUNTIME_OPTION_PREFIXES, "data.")
 NAMES = ("policy.name", "model.name", "data.environment", "data.name", "data.path")  # told alone
 MOST_NAMED = 5  # options or runs in one sentence
 
-Cells = dict[tuple[str, str], list[FinishedRun]]  # (method, task) -> runs by their seed
+Cells = dict[tuple[str, str], list[EvaluatedRun]]  # (method, task) -> runs by their seed
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class ScoreTable:
     tasks: list[str]
     scores: dict[str, np.ndarray]
     normalized: bool
-    by: list[str] = field(default_factory=list)
+    group_by: list[str] = field(default_factory=list)
     runs: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
 def score_table(
-    runs: Sequence[FinishedRun], by: Sequence[str] | None = None, score: str | None = None
+    runs: Sequence[EvaluatedRun], by: Sequence[str] | None = None, score: str | None = None
 ) -> ScoreTable:
     """Puts runs into methods, by the options `by` (None: what differs), and tasks. `score` is
     normalized or return (None: normalized where all runs are).
@@ -58,7 +58,7 @@ def score_table(
         cells.setdefault((method, tasks[run.task]), []).append(run)
     methods = list(dict.fromkeys(method for method, _ in cells))
     names = list(tasks.values())
-    refuse(_repeated(cells))
+    raise_if_invalid(_repeated(cells))
     _refuse_gaps(cells, methods, names, by)
     scores, notes = {}, []
     for method in methods:
@@ -99,14 +99,14 @@ def telling(options: Sequence[Mapping[str, str]], keys: Sequence[str]) -> list[s
     return chosen
 
 
-def _telling_methods(runs: Sequence[FinishedRun]) -> list[str]:
+def _telling_methods(runs: Sequence[EvaluatedRun]) -> list[str]:
     return telling([run.options for run in runs], _own_options(runs))
 
 
-def _own_options(runs: Sequence[FinishedRun]) -> list[str]:
+def _own_options(runs: Sequence[EvaluatedRun]) -> list[str]:
     """The options of the method, names first. The planner's are among them where it acts."""
     groups = [group for group in APART_GROUPS if group != "evaluation."]
-    planned = any(run.who == "planner" for run in runs)
+    planned = any(run.agent == "planner" for run in runs)
     keys = dict.fromkeys(key for run in runs for key in run.options)
     own = [
         key
@@ -118,28 +118,28 @@ def _own_options(runs: Sequence[FinishedRun]) -> list[str]:
     return sorted(own, key=lambda key: NAMES.index(key) if key in NAMES else len(NAMES))
 
 
-def _known(runs: Sequence[FinishedRun], by: Sequence[str]) -> list[str]:
+def _known(runs: Sequence[EvaluatedRun], by: Sequence[str]) -> list[str]:
     known = dict.fromkeys(key for run in runs for key in run.options)
 
     def faults() -> Iterator[str]:
         for key in by:
             if f"{key}.name" in known:
-                yield f"by={key}: holds several options; accepted: one of them, such as {key}.name"
+                yield f"group_by={key}: holds several options; accepted: one of them, such as {key}.name"
             elif key not in known:
-                yield f"by={unknown_key(key, known)}"
+                yield f"group_by={unknown_key(key, known)}"
 
-    refuse(faults())
+    raise_if_invalid(faults())
     return list(by)
 
 
-def _task_names(runs: Sequence[FinishedRun]) -> dict[tuple[str, str], str]:
+def _task_names(runs: Sequence[EvaluatedRun]) -> dict[tuple[str, str], str]:
     """What tasks are called: by the options of the data that tell them apart, or by the
     fingerprints of their logs where none does.
     """
     first = {run.task: run.options for run in reversed(runs)}
     tasks = sorted(first, key=[run.task for run in runs].index)
     keys = [*NAMES[2:], *(k for o in first.values() for k in o if k.startswith("data."))]
-    keys = [key for key in dict.fromkeys(keys) if key not in FREE]
+    keys = [key for key in dict.fromkeys(keys) if key not in RUNTIME_OPTIONS]
     by = telling([first[task] for task in tasks], keys) or ["data.environment"]
     names = {task: label(first[task], by) for task in tasks}
     if len(set(names.values())) < len(names):
@@ -148,7 +148,7 @@ def _task_names(runs: Sequence[FinishedRun]) -> dict[tuple[str, str], str]:
 
 
 def _is_normalized(
-    runs: Sequence[FinishedRun], tasks: Mapping[tuple[str, str], str], score: str | None
+    runs: Sequence[EvaluatedRun], tasks: Mapping[tuple[str, str], str], score: str | None
 ) -> bool:
     """Whether normalised scores are taken. Raises ConfigError for what cannot be put together."""
     bare = [str(run.path) for run in runs if run.reference is None]
@@ -166,21 +166,23 @@ def _is_normalized(
         own = {(r.reference.low, r.reference.high): r for r in runs if r.task == task}
         if len(own) > 1:
             pairs = [f"{r.path}: 0 is {low:g}, 100 is {high:g}" for (low, high), r in own.items()]
-            raise ConfigError(listed(f"{name}: scores are counted by different returns", pairs))
+            raise ConfigError(
+                bullet_list(f"{name}: scores are counted by different returns", pairs)
+            )
     return normalized
 
 
 def _repeated(cells: Cells) -> Iterator[str]:
     """Runs that no seed tells apart: they would count as two."""
     for (method, task), runs in cells.items():
-        seeds: dict[str, FinishedRun] = {}
+        seeds: dict[str, EvaluatedRun] = {}
         for run in runs:
             seed = run.options["seed"]
             if (twin := seeds.setdefault(seed, run)) is run:
                 continue
             other = _different([twin, run])
             yield f"{twin.path} and {run.path}: both are {method} on {task} with seed={seed}" + (
-                f"; they differ by {_some(other)}: add that to by=[...]"
+                f"; they differ by {_some(other)}: add that to group_by=[...]"
                 if other
                 else "; leave one out"
             )
@@ -193,17 +195,17 @@ def _refuse_gaps(
     if missing:
         told = f" (by {', '.join(by)})" if by else ""
         raise ConfigError(
-            listed(f"every method{told} needs runs on every task; missing are", missing)
+            bullet_list(f"every method{told} needs runs on every task; missing are", missing)
             + "\nTrain and judge these, or leave runs out"
             + (
                 ""
                 if list(by) == [NAMES[0]]
-                else f"; or tell methods apart by less, as by=[{NAMES[0]}]"
+                else f"; or tell methods apart by less, as group_by=[{NAMES[0]}]"
             )
         )
 
 
-def _different(runs: Sequence[FinishedRun]) -> list[str]:
+def _different(runs: Sequence[EvaluatedRun]) -> list[str]:
     """The options of the method that are not the same in all runs."""
     return [k for k in _own_options(runs) if len({run.options.get(k) for run in runs}) > 1]
 
@@ -217,15 +219,15 @@ def _uneven(method: str, tasks: Sequence[str], seeds: Sequence[int]) -> Iterator
         )
 
 
-def _differing(method: str, runs: Sequence[FinishedRun], by: Sequence[str]) -> Iterator[str]:
+def _differing(method: str, runs: Sequence[EvaluatedRun], by: Sequence[str]) -> Iterator[str]:
     if more := [key for key in _different(runs) if key not in by]:
         yield f"Runs of {method} also differ by {_some(more)}."
 
 
-def _judged(runs: Sequence[FinishedRun], cells: Cells) -> Iterator[str]:
+def _judged(runs: Sequence[EvaluatedRun], cells: Cells) -> Iterator[str]:
     """Where seeds are not all that differs, or runs were not judged alike."""
     for (method, task), own in cells.items():
-        models = [run.options.get("training.model_from", "null") for run in own]
+        models = [run.options.get("training.pretrained_model", "null") for run in own]
         if shared := {model for model in models if model != "null" and models.count(model) > 1}:
             yield (
                 f"Runs of {method} on {task} share a world model ({_some(sorted(shared))}): "

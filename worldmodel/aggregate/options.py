@@ -18,7 +18,7 @@ class AggregateOptions:
     runs: list[str] = option(
         MISSING, "run directories, folders that hold some, or patterns such as runs/td3_bc-*"
     )
-    by: list[str] | None = option(
+    group_by: list[str] | None = option(
         None,
         "options that tell methods apart, such as [policy.name] (none: all that differ between "
         "runs, but for names, seeds, data, where a model is taken from, and what is written)",
@@ -29,11 +29,11 @@ class AggregateOptions:
         "return, which has to be of a single task)",
         choices=SCORES,
     )
-    who: str | None = option(
+    agent: str | None = option(
         None,
         "whose returns (none: each run's policy, or its planner if alone)",
         choices=("policy", "planner"),
     )
-    folder: str | None = option(
+    output_dir: str | None = option(
         None, "where aggregate.{md,json,html} go (none: .aggregated/ beside the first run)"
     )

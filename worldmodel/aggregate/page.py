@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldmodel.aggregate.results import Aggregated, aggregated_sheets, how, verdict
-from worldmodel.config import MOST_COMPARED
+from worldmodel.aggregate.results import AggregateResults, aggregate_tables, how, summarize
+from worldmodel.config import MAX_COMPARED_RUNS
 from worldmodel.evaluation.figures import figure, interval_bars
 from worldmodel.evaluation.report import document, header, section, table, words
 from worldmodel.evaluation.svg import Panel
 
 
-def aggregated_page(found: Aggregated) -> str:
+def aggregated_page(found: AggregateResults) -> str:
     """The whole HTML page."""
     title = ", ".join(found.methods)
     # The best ones: more than these no colours tell apart.
-    colors = {method: f"run-{i}" for i, method in enumerate(found.methods[:MOST_COMPARED])}
+    colors = {method: f"run-{i}" for i, method in enumerate(found.methods[:MAX_COMPARED_RUNS])}
     body = [
-        header(title, f"{found.score} on {', '.join(found.table.tasks)}", verdict(found)),
+        header(title, f"{found.score} on {', '.join(found.table.tasks)}", summarize(found)),
         section("Scores", _figures(found, colors)),
-        section("In numbers", "".join(map(table, aggregated_sheets(found)))),
+        section("In numbers", "".join(map(table, aggregate_tables(found)))),
         "".join(f"<p class=note>{words(note)}</p>" for note in (how(found), *found.table.notes)),
         _methods(found),
     ]
     return document(title, "".join(body))
 
 
-def _figures(found: Aggregated, colors: dict[str, str]) -> str:
+def _figures(found: AggregateResults, colors: dict[str, str]) -> str:
     of = {method: found.numbers[method]["iqm"] for method in colors}
     left_out = len(found.methods) - len(colors)
     return figure(
@@ -42,7 +42,7 @@ def _figures(found: Aggregated, colors: dict[str, str]) -> str:
     )
 
 
-def _profiles(found: Aggregated, colors: dict[str, str]) -> str:
+def _profiles(found: AggregateResults, colors: dict[str, str]) -> str:
     panel = Panel(
         (found.thresholds[0], found.thresholds[-1]),
         (0, 1),
@@ -53,7 +53,7 @@ def _profiles(found: Aggregated, colors: dict[str, str]) -> str:
         height=250,
     )
     for method, color in colors.items():
-        numbers = found.profiles[method]
+        numbers = found.performance_profiles[method]
         low, value, high = (
             np.array([getattr(number, end) for number in numbers])
             for end in ("low", "value", "high")
@@ -63,7 +63,7 @@ def _profiles(found: Aggregated, colors: dict[str, str]) -> str:
     return panel.svg()
 
 
-def _methods(found: Aggregated) -> str:
+def _methods(found: AggregateResults) -> str:
     """Which runs each method is made of."""
     runs = "".join(
         f"<dt>{words(method)}</dt><dd>{words(', '.join(found.table.runs.get(method, [])))}</dd>"

@@ -17,8 +17,8 @@ from worldmodel.evaluation.aggregates import (
     performance_profile,
     probability_of_improvement,
 )
-from worldmodel.evaluation.sheets import Sheet, listed
-from worldmodel.evaluation.statistics import SEEDS, Bootstrap, Number, finite
+from worldmodel.evaluation.result_table import ResultTable, listed
+from worldmodel.evaluation.statistics import SEEDS, Bootstrap, Estimate, finite_or_none
 
 TARGET = 100.0  # of normalised scores: what the better return of the reference scores
 THRESHOLDS = 51  # of a performance profile
@@ -32,7 +32,7 @@ AGGREGATES = {
 
 
 @dataclass(frozen=True)
-class Aggregated:
+class AggregateResults:
     """What the scores of several methods come to; methods are in the order of their IQM.
 
     numbers: method -> iqm, mean, median and, of normalised scores, optimality_gap
@@ -42,11 +42,11 @@ class Aggregated:
     """
 
     table: ScoreTable
-    numbers: dict[str, dict[str, Number]]
-    by_task: dict[str, dict[str, Number]]
-    improvement: dict[str, dict[str, Number]]
+    numbers: dict[str, dict[str, Estimate]]
+    by_task: dict[str, dict[str, Estimate]]
+    improvement: dict[str, dict[str, Estimate]]
     thresholds: np.ndarray
-    profiles: dict[str, list[Number]]
+    performance_profiles: dict[str, list[Estimate]]
     confidence: float
 
     @property
@@ -62,18 +62,18 @@ class Aggregated:
         tasks = self.table.tasks
         return tasks[0] if len(tasks) == 1 else f"{len(tasks)} tasks"
 
-    def beaten(self, method: str) -> dict[str, Number]:
+    def beaten(self, method: str) -> dict[str, Estimate]:
         """Those over which its probability of improvement is above one half, with the interval."""
         return {other: n for other, n in self.improvement[method].items() if n.low > EVEN}
 
     def to_json(self) -> dict[str, Any]:
         """`methods.METHOD.{iqm, mean, median, optimality_gap, tasks, scores, seeds, runs}`, scores
-        (seeds, tasks); `probability_of_improvement.OURS.THEIRS`; `profiles.{thresholds, METHOD}`.
+        (seeds, tasks); `probability_of_improvement.OURS.THEIRS`; `performance_profiles.{thresholds, METHOD}`.
         """
         return {
-            "verdict": verdict(self),
+            "summary": summarize(self),
             "score": "normalized" if self.table.normalized else "return",
-            "by": self.table.by,
+            "group_by": self.table.group_by,
             "tasks": self.table.tasks,
             "confidence": self.confidence,
             "methods": {method: self._of(method) for method in self.methods},
@@ -81,8 +81,8 @@ class Aggregated:
                 ours: {theirs: number.to_json() for theirs, number in others.items()}
                 for ours, others in self.improvement.items()
             },
-            "profiles": {"thresholds": self.thresholds.tolist()}
-            | {method: _columns(numbers) for method, numbers in self.profiles.items()},
+            "performance_profiles": {"thresholds": self.thresholds.tolist()}
+            | {method: _columns(numbers) for method, numbers in self.performance_profiles.items()},
             "notes": self.table.notes,
         }
 
@@ -96,7 +96,7 @@ class Aggregated:
         }
 
 
-def aggregated(table: ScoreTable, bootstrap: Bootstrap | None = None) -> Aggregated:
+def aggregate_methods(table: ScoreTable, bootstrap: Bootstrap | None = None) -> AggregateResults:
     """All numbers of a table of scores, with intervals over training seeds within tasks."""
     bootstrap = bootstrap or Bootstrap()
     numbers = {m: aggregate(scores, bootstrap, TARGET) for m, scores in table.scores.items()}
@@ -107,7 +107,7 @@ def aggregated(table: ScoreTable, bootstrap: Bootstrap | None = None) -> Aggrega
     scores = {method: table.scores[method] for method in methods}
     every = np.concatenate([s.ravel() for s in scores.values()])
     thresholds = np.linspace(every.min(), every.max(), THRESHOLDS)
-    return Aggregated(
+    return AggregateResults(
         table=table,
         numbers={method: numbers[method] for method in methods},
         by_task={
@@ -118,16 +118,18 @@ def aggregated(table: ScoreTable, bootstrap: Bootstrap | None = None) -> Aggrega
         },
         improvement=_improvement(scores, bootstrap),
         thresholds=thresholds,
-        profiles={m: performance_profile(own, thresholds, bootstrap) for m, own in scores.items()},
+        performance_profiles={
+            m: performance_profile(own, thresholds, bootstrap) for m, own in scores.items()
+        },
         confidence=bootstrap.confidence,
     )
 
 
 def _improvement(
     scores: dict[str, np.ndarray], bootstrap: Bootstrap
-) -> dict[str, dict[str, Number]]:
+) -> dict[str, dict[str, Estimate]]:
     """Of every method over every other; of a pair one is what the other leaves of 1, ends too."""
-    found: dict[str, dict[str, Number]] = {method: {} for method in scores}
+    found: dict[str, dict[str, Estimate]] = {method: {} for method in scores}
     for ours, theirs in itertools.combinations(scores, 2):
         n = probability_of_improvement(scores[ours], scores[theirs], bootstrap)
         found[ours][theirs] = n
@@ -135,7 +137,7 @@ def _improvement(
     return found
 
 
-def verdict(found: Aggregated) -> list[str]:
+def summarize(found: AggregateResults) -> list[str]:
     """Who is ahead, in plain sentences, the interquartile means, and that seeds are few."""
     beaten = {method: found.beaten(method) for method in found.methods}
     others = len(found.methods) - 1
@@ -158,32 +160,32 @@ def verdict(found: Aggregated) -> list[str]:
     return [*said, few] if few else said
 
 
-def _over(beaten: dict[str, Number]) -> str:
+def _over(beaten: dict[str, Estimate]) -> str:
     return listed(
         [f"{other} (probability of improvement {n.brief})" for other, n in beaten.items()]
     )
 
 
-def aggregated_sheets(found: Aggregated) -> list[Sheet]:
+def aggregate_tables(found: AggregateResults) -> list[ResultTable]:
     """The aggregates, every method over every other, and the means by task."""
     tasks, first = found.table.tasks, next(iter(found.numbers.values()))
     rows = [[method, *numbers.values()] for method, numbers in found.numbers.items()]
     header = ["method", *(AGGREGATES[name] for name in first)]
-    made = [Sheet(f"{found.score.capitalize()} on {found.where}", header, rows)]
+    made = [ResultTable(f"{found.score.capitalize()} on {found.where}", header, rows)]
     if len(found.methods) > 1:
         rows = [
             [ours, *(found.improvement[ours].get(theirs, "") for theirs in found.methods)]
             for ours in found.methods
         ]
         title = "Probability of improvement: a run of the row beats one of the column"
-        made.append(Sheet(title, ["method", *found.methods], rows))
+        made.append(ResultTable(title, ["method", *found.methods], rows))
     if len(tasks) > 1:
         rows = [[task, *(m[task] for m in found.by_task.values())] for task in tasks]
-        made.append(Sheet(f"Mean {found.score} by task", ["task", *found.methods], rows))
+        made.append(ResultTable(f"Mean {found.score} by task", ["task", *found.methods], rows))
     return made
 
 
-def how(found: Aggregated) -> str:
+def how(found: AggregateResults) -> str:
     """What the numbers are, and when a method is said to be ahead."""
     said = ["IQM: the mean of the middle half of all scores."]
     if found.table.normalized:
@@ -201,6 +203,6 @@ def how(found: Aggregated) -> str:
     return " ".join(said)
 
 
-def _columns(numbers: list[Number]) -> dict[str, list[float | None]]:
+def _columns(numbers: list[Estimate]) -> dict[str, list[float | None]]:
     ends = ("value", "low", "high")
-    return {end: [finite(getattr(number, end)) for number in numbers] for end in ends}
+    return {end: [finite_or_none(getattr(number, end)) for number in numbers] for end in ends}

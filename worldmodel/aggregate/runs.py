@@ -15,7 +15,7 @@ import numpy as np
 
 from worldmodel.config.io import flatten
 from worldmodel.config.references import Reference
-from worldmodel.config.values import refuse, shown
+from worldmodel.config.values import format_value, raise_if_invalid
 from worldmodel.errors import CheckpointError
 from worldmodel.runs.directory import RunDirectory
 from worldmodel.status.report import runs_in
@@ -24,7 +24,7 @@ KINDS = {"policy": "policy.name", "planner": "evaluation.planner.kind"}  # "none
 
 
 @dataclass(frozen=True)
-class FinishedRun:
+class EvaluatedRun:
     """A run that was judged.
 
     options: its whole config, as words, by dotted keys
@@ -40,7 +40,7 @@ class FinishedRun:
     options: dict[str, str]
     logs: str
     environment: str
-    who: str
+    agent: str
     returns: np.ndarray
     reference: Reference | None
     step: int
@@ -75,7 +75,7 @@ def _matching(word: str) -> list[Path]:
     return found
 
 
-def read_runs(paths: Sequence[Path], who: str | None) -> tuple[list[FinishedRun], list[Path]]:
+def read_runs(paths: Sequence[Path], who: str | None) -> tuple[list[EvaluatedRun], list[Path]]:
     """The runs with one who acts, and those without. Raises ConfigError that names all which cannot
     be read.
     """
@@ -90,11 +90,11 @@ def read_runs(paths: Sequence[Path], who: str | None) -> tuple[list[FinishedRun]
             others.append(path)
         else:
             acting.append(run)
-    refuse(faults)
+    raise_if_invalid(faults)
     return acting, others
 
 
-def read_run(path: Path, who: str | None = None) -> FinishedRun | None:
+def read_run(path: Path, who: str | None = None) -> EvaluatedRun | None:
     """The run in a folder, with the returns of `who` (None: its policy, or its planner if alone);
     None where nobody acts. Raises CheckpointError.
     """
@@ -113,7 +113,7 @@ def _need(directory: RunDirectory, name: str) -> None:
 
 def _finished(
     directory: RunDirectory, found: dict[str, Any], who: str | None
-) -> FinishedRun | None:
+) -> EvaluatedRun | None:
     options = {key: _told(value) for key, value in flatten(found["config"])}
     asked = [*KINDS] if who is None else [who]
     acts = next((name for name in asked if name in found["returns"]), None)
@@ -129,7 +129,7 @@ def _finished(
             )
         )
     stage, last = found["stage"], found.get("last")
-    return FinishedRun(
+    return EvaluatedRun(
         directory.path,
         options,
         directory.fingerprint(),
@@ -144,7 +144,7 @@ def _finished(
 
 
 def _told(value: Any) -> str:
-    return repr(value) if isinstance(value, float) else shown(value)
+    return repr(value) if isinstance(value, float) else format_value(value)
 
 
 def _means_of_seeds(directory: RunDirectory, who: str, mean: float) -> np.ndarray:
@@ -152,7 +152,7 @@ def _means_of_seeds(directory: RunDirectory, who: str, mean: float) -> np.ndarra
     _need(directory, "episodes.jsonl")
     earned: dict[int, list[float]] = {}
     for row in directory.episodes():
-        if row["who"] == who:
+        if row["agent"] == who:
             earned.setdefault(row["training_seed"], []).append(_or_worst(row["return"]))
     means = np.array([np.mean(earned[seed]) for seed in sorted(earned)])
     if not earned or not np.isclose(means.mean(), mean):

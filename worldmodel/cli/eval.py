@@ -12,23 +12,22 @@ from typing import Any, NamedTuple
 
 from hydra.core.override_parser.types import Override
 
-from worldmodel.config import MOST_COMPARED, EvalConfig
+from worldmodel.config import MAX_COMPARED_RUNS, EvalConfig
 from worldmodel.config.arguments import (
     HELP_FLAGS,
     Arguments,
-    form_fault,
-    need_checkpoint,
+    override_error,
     parse_overrides,
     read_values,
+    validate_checkpoint,
 )
-from worldmodel.config.evaluation_data import KIND
-from worldmodel.config.evaluation_data import faults as data_faults
+from worldmodel.config.evaluation_data import FORMAT, data_errors
 from worldmodel.config.io import assign, flatten, load_config
-from worldmodel.config.values import refuse, walk
-from worldmodel.system.exit_status import guarded
+from worldmodel.config.values import iter_options, raise_if_invalid
+from worldmodel.system.exit_status import run_cli
 
 
-class Asked(NamedTuple):
+class EvalRequest(NamedTuple):
     """What eval.py is asked for. `evaluation` holds the options that were given: all others come
     from the run's own config. Several runs are compared, and that goes to `folder`.
     """
@@ -39,12 +38,12 @@ class Asked(NamedTuple):
     folder: str | None = None
 
 
-def run_evaluation(job: Callable[[Asked], int | None], description: str) -> int:
+def run_evaluation(job: Callable[[EvalRequest], int | None], description: str) -> int:
     """Calls `job` with what the command line asks for; returns the exit status."""
-    return guarded(lambda: _evaluate(job, description))
+    return run_cli(lambda: _evaluate(job, description))
 
 
-def _evaluate(job: Callable[[Asked], int | None], description: str) -> int:
+def _evaluate(job: Callable[[EvalRequest], int | None], description: str) -> int:
     arguments = Arguments.parse(sys.argv[1:], flags=HELP_FLAGS)
     if arguments.has(HELP_FLAGS):
         from worldmodel.config import help as help_text
@@ -54,30 +53,30 @@ def _evaluate(job: Callable[[Asked], int | None], description: str) -> int:
     return job(parse_eval(arguments.words)) or 0
 
 
-def parse_eval(words: Sequence[str]) -> Asked:
+def parse_eval(words: Sequence[str]) -> EvalRequest:
     """Reads `run=... checkpoint=... evaluation.KEY=... data.KEY=...`, or `runs=[...]`; raises
     ConfigError. `data=KIND` and `data.KEY` are those of `evaluation.data`.
     """
     config = EvalConfig()
-    known = {option.key: option for option, _ in walk(config)}
+    known = {option.key: option for option, _ in iter_options(config)}
     overrides = parse_overrides(words)
     data, faults = _read_data([o for o in overrides if _is_data(o)])
     given, more = read_values([o for o in overrides if not _is_data(o)], known)
     faults += more
     for key, value in given.items():
         assign(config, key, value)
-    faults += [fault for option, value in walk(config) if (fault := option.fault(value))]
-    refuse(faults)
-    refuse(_runs_faults(config))
+    faults += [fault for option, value in iter_options(config) if (fault := option.error_in(value))]
+    raise_if_invalid(faults)
+    raise_if_invalid(_runs_faults(config))
     runs = config.runs or [config.run]
-    need_checkpoint(runs, config.checkpoint)
+    validate_checkpoint(runs, config.checkpoint)
     prefix = "evaluation."
     evaluation = {k.removeprefix(prefix): v for k, v in given.items() if k.startswith(prefix)}
     if data:
         for run in runs:
-            refuse(data_faults(load_config(Path(run) / "config.yaml").data, data, DATA))
+            raise_if_invalid(data_errors(load_config(Path(run) / "config.yaml").data, data, DATA))
         evaluation["data"] = data
-    return Asked(runs, config.checkpoint, evaluation, config.folder)
+    return EvalRequest(runs, config.checkpoint, evaluation, config.folder)
 
 
 def _runs_faults(config: EvalConfig) -> list[str]:
@@ -85,8 +84,8 @@ def _runs_faults(config: EvalConfig) -> list[str]:
         return ["run needs a value, such as run=runs/NAME; or runs=[runs/A,runs/B] to compare"]
     if config.run is not None and config.runs:
         return ["run, runs: give one run to judge it, or runs=[A,B] to compare several"]
-    if config.runs and not 2 <= len(config.runs) <= MOST_COMPARED:
-        return [f"runs={config.runs}: accepts 2 to {MOST_COMPARED} runs"]
+    if config.runs and not 2 <= len(config.runs) <= MAX_COMPARED_RUNS:
+        return [f"runs={config.runs}: accepts 2 to {MAX_COMPARED_RUNS} runs"]
     if config.folder is not None and not config.runs:
         return [f"folder={config.folder}: only a comparison (runs=[A,B]) has one"]
     return []
@@ -104,10 +103,10 @@ def _read_data(overrides: Sequence[Override]) -> tuple[dict[str, Any], list[str]
     given: dict[str, Any] = {}
     faults = []
     for override in overrides:
-        if fault := form_fault(override):
+        if fault := override_error(override):
             faults.append(fault)
         elif override.key_or_group == "data" and not isinstance(override.value(), dict):
-            given[KIND] = override.value()
+            given[FORMAT] = override.value()
         else:
             values = flatten({override.key_or_group: override.value()})
             given |= {key.removeprefix(DATA): value for key, value in values}

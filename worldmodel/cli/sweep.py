@@ -21,7 +21,7 @@ from hydra.core.override_parser.types import Glob, IntervalSweep, Override
 from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
-from worldmodel.cli.sweep_summary import Finished, forget, note, summarize
+from worldmodel.cli.sweep_summary import JobResult, append_result, clear_results, summarize
 from worldmodel.config import Config
 from worldmodel.config.arguments import parse_overrides
 from worldmodel.config.compose import (
@@ -30,15 +30,15 @@ from worldmodel.config.compose import (
     choices_of,
     compose_files,
     register,
-    typed,
+    to_config,
 )
-from worldmodel.config.values import refuse
+from worldmodel.config.values import raise_if_invalid
 from worldmodel.errors import ConfigError
-from worldmodel.system.exit_status import USER_ERROR, guarded
+from worldmodel.system.exit_status import USER_ERROR, run_cli
 from worldmodel.system.signals import PREEMPTED
 
-MOST_JOBS_CHECKED = 100  # before the first one starts; each is checked again when it starts
-LISTING = "basic"  # Hydra's own sweeper: it goes through all values, and looks for nothing
+MAX_JOBS_CHECKED = 100  # before the first one starts; each is checked again when it starts
+BASIC_SWEEPER = "basic"  # Hydra's own sweeper: it goes through all values, and looks for nothing
 
 
 class JobFailed(CompactHydraException):
@@ -52,14 +52,14 @@ class JobFailed(CompactHydraException):
         return self.args[0]
 
 
-class Plan(NamedTuple):
+class SweepPlan(NamedTuple):
     """words: what Hydra is told, with what the files sweep over; first: the config of a job."""
 
     words: list[str]
     first: Config
 
 
-def check_sweep(configs: Path, words: Sequence[str]) -> Plan:
+def check_sweep(configs: Path, words: Sequence[str]) -> SweepPlan:
     """Raises ConfigError for the faults of a sweep's jobs. Values given as `words` take the place
     of those that the files sweep over.
     """
@@ -68,27 +68,30 @@ def check_sweep(configs: Path, words: Sequence[str]) -> Plan:
     hydra = [o for o in single if o.is_hydra_override()]
     files = compose_files(configs, [o for o in single if o not in hydra], hydra)
     keys = {o.key_or_group for o in given}
-    words = [*words, *(f"{k}={values}" for k, values in files.swept.items() if k not in keys)]
+    words = [
+        *words,
+        *(f"{k}={values}" for k, values in files.sweep_params.items() if k not in keys),
+    ]
 
     overrides = [o for o in parse_overrides(words) if not o.is_hydra_override()]
     # Intervals have no list of values: only an optimising sweeper plugin can choose from them.
-    if files.sweeper == LISTING and any(o.is_interval_sweep() for o in overrides):
+    if files.sweeper == BASIC_SWEEPER and any(o.is_interval_sweep() for o in overrides):
         raise ConfigError("interval(...) needs a sweeper plugin: hydra/sweeper=NAME")
     first = _checked(configs, overrides)
-    if files.sweeper != LISTING and not _is_judged(first):
+    if files.sweeper != BASIC_SWEEPER and not _is_judged(first):
         raise ConfigError(
             f"hydra/sweeper={files.sweeper} looks for the highest return of a policy in the real "
             "environment: it needs policy=NAME, and logs with data.environment=ID"
         )
     # They are among the words now; Hydra would go through them once more.
-    return Plan([*words, *["hydra.sweeper.params=null"] * bool(files.swept)], first)
+    return SweepPlan([*words, *["hydra.sweeper.params=null"] * bool(files.sweep_params)], first)
 
 
 def _checked(configs: Path, overrides: list[Override]) -> Config:
     """Checks the jobs that go through all values of `overrides`; returns the first one's config."""
     configurations, faults, names = [], [], {}
     jobs = itertools.product(*(_elements(configs, o) for o in overrides))
-    for job in itertools.islice(jobs, MOST_JOBS_CHECKED):
+    for job in itertools.islice(jobs, MAX_JOBS_CHECKED):
         try:
             config = build_config(configs, parse_overrides(job))
         except ConfigError as error:
@@ -100,7 +103,7 @@ def _checked(configs: Path, overrides: list[Override]) -> Config:
                 f"name={name}: shared by jobs {' '.join(names[name])} and {' '.join(job)}"
             )
         names[name] = job
-    refuse(faults)
+    raise_if_invalid(faults)
     return configurations[0]
 
 
@@ -130,8 +133,8 @@ def run_sweep(job: Callable[[Config], int | None], configs: Path, words: Sequenc
     folder = Path(plan.first.runs_dir) / ".multirun"  # Hydra's, too: configs/config.yaml
 
     def task(tree: DictConfig) -> float | None:
-        config = typed(tree)
-        status = guarded(lambda: job(config))
+        config = to_config(tree)
+        status = run_cli(lambda: job(config))
         if status == PREEMPTED:  # the machine goes away: start no further job
             _queue_again()
             sys.exit(status)
@@ -141,10 +144,10 @@ def run_sweep(job: Callable[[Config], int | None], configs: Path, words: Sequenc
         if earned is None:
             return None
         settings = list(HydraConfig.get().overrides.task)
-        note(folder, Finished(config.name, settings, earned))
+        append_result(folder, JobResult(config.name, settings, earned))
         return earned["value"]
 
-    forget(folder)
+    clear_results(folder)
     status = _run(task, configs, plan.words)
     if table := summarize(folder, plan.first.evaluation):
         print(table)

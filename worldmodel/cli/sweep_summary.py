@@ -11,33 +11,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from worldmodel.config import EvaluationOptions
-from worldmodel.system.storage import make_folder, write_text, writing
+from worldmodel.system.storage import make_directory, raise_storage_errors, write_text_atomic
 
 if TYPE_CHECKING:
-    from worldmodel.evaluation.statistics import Number
+    from worldmodel.evaluation.statistics import Estimate
 
 NOTES, TABLE = "jobs.jsonl", "summary.md"
 
 
 @dataclass(frozen=True)
-class Finished:
+class JobResult:
     """A job that left a result: its run, its overrides, and its return as results.json has it."""
 
     run: str
     settings: list[str]
-    earned: dict[str, Any]
+    policy_return: dict[str, Any]
 
 
-def forget(folder: Path) -> None:
+def clear_results(folder: Path) -> None:
     """Takes away what an earlier sweep left."""
     for name in (NOTES, TABLE):
         (folder / name).unlink(missing_ok=True)
 
 
-def note(folder: Path, job: Finished) -> None:
+def append_result(folder: Path, job: JobResult) -> None:
     """Adds a job to those of the sweep."""
-    make_folder(folder)
-    with writing(folder / NOTES), (folder / NOTES).open("a") as file:
+    make_directory(folder)
+    with raise_storage_errors(folder / NOTES), (folder / NOTES).open("a") as file:
         file.write(json.dumps(asdict(job)) + "\n")
 
 
@@ -45,57 +45,57 @@ def summarize(folder: Path, options: EvaluationOptions) -> str:
     """Writes and returns the table, best return first; empty if no job has left a result."""
     if not (folder / NOTES).exists():
         return ""
-    jobs = [Finished(**json.loads(line)) for line in (folder / NOTES).read_text().splitlines()]
+    jobs = [JobResult(**json.loads(line)) for line in (folder / NOTES).read_text().splitlines()]
     text = table(jobs, options)
-    write_text(folder / TABLE, text)
+    write_text_atomic(folder / TABLE, text)
     return text
 
 
-def table(jobs: list[Finished], options: EvaluationOptions) -> str:
+def table(jobs: list[JobResult], options: EvaluationOptions) -> str:
     """Markdown. Jobs that differ by their seed alone are one row; few seeds are said to be few."""
     from worldmodel.evaluation.aggregates import note_on_seeds
 
     common = set.intersection(*(set(_told(job)) for job in jobs))
-    groups: dict[str, list[Finished]] = {}
+    groups: dict[str, list[JobResult]] = {}
     for job in jobs:
         own = [s for s in _told(job) if s not in common and not s.startswith("seed=")]
         groups.setdefault(" ".join(own), []).append(job)
     rows = [(name, group, _over_seeds(group, options)) for name, group in groups.items()]
     rows.sort(key=lambda row: row[2].value, reverse=True)
     lines = ["| settings | runs | return | n | method |", "|---|---|---:|---:|---|"]
-    for name, group, earned in rows:
+    for name, group, policy_return in rows:
         runs = ", ".join(dict.fromkeys(job.run for job in group))
         lines.append(
-            f"| {name or '-'} | {runs} | {earned.brief} | {earned.amount} | {earned.method} |"
+            f"| {name or '-'} | {runs} | {policy_return.brief} | {policy_return.amount} | {policy_return.method} |"
         )
-    note = note_on_seeds(min(_seeds(group, earned) for _, group, earned in rows))
+    note = note_on_seeds(min(_seeds(group, policy_return) for _, group, policy_return in rows))
     lines += ["", note] if note else []
     title = " ".join(s for s in _told(jobs[0]) if s in common)
     return "\n".join([f"# Return of the policy: {title}".rstrip(": "), "", *lines, ""])
 
 
-def _told(job: Finished) -> list[str]:
+def _told(job: JobResult) -> list[str]:
     """Settings but for the name, which is made of the others and stands beside them."""
     return [setting for setting in job.settings if not setting.startswith("name=")]
 
 
-def _seeds(jobs: list[Finished], earned: Number) -> int:
+def _seeds(jobs: list[JobResult], policy_return: Estimate) -> int:
     """How many were trained: of a single run, those that its interval is over."""
     from worldmodel.evaluation.statistics import SEEDS
 
     runs = {job.run for job in jobs}
-    return earned.n if len(runs) > 1 or earned.of == SEEDS else 1
+    return policy_return.n if len(runs) > 1 or policy_return.sample_unit == SEEDS else 1
 
 
-def _over_seeds(jobs: list[Finished], options: EvaluationOptions) -> Number:
+def _over_seeds(jobs: list[JobResult], options: EvaluationOptions) -> Estimate:
     """The return of a single run with its interval; of several, their mean over seeds."""
     import numpy as np
 
-    from worldmodel.evaluation.statistics import Bootstrap, Number
+    from worldmodel.evaluation.statistics import Bootstrap, Estimate
 
-    runs = {job.run: job.earned for job in jobs}  # a search may come to the same run twice
+    runs = {job.run: job.policy_return for job in jobs}  # a search may come to the same run twice
     if len(runs) == 1:
-        (earned,) = runs.values()  # of a single episode there is no interval: null in JSON
-        return Number.from_json(earned)
-    values = np.array([earned["value"] for earned in runs.values()])
+        (policy_return,) = runs.values()  # of a single episode there is no interval: null in JSON
+        return Estimate.from_json(policy_return)
+    values = np.array([policy_return["value"] for policy_return in runs.values()])
     return Bootstrap(options.resamples, options.confidence, options.seed).mean(values, "seeds")

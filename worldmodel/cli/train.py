@@ -14,7 +14,7 @@ from worldmodel.config import help as help_text
 from worldmodel.config.arguments import HELP_FLAGS, SWEEP_FLAGS, Arguments, parse_overrides
 from worldmodel.config.compose import GROUPS, blank, build_config, choices_of, compose_files
 from worldmodel.errors import ConfigError
-from worldmodel.system.exit_status import guarded
+from worldmodel.system.exit_status import run_cli
 
 
 def run_training(job: Callable[[Config], int | None], script: str, description: str) -> int:
@@ -22,7 +22,7 @@ def run_training(job: Callable[[Config], int | None], script: str, description: 
 
     `configs/` lies beside `script`; `description` opens the help.
     """
-    return guarded(lambda: _train(job, Path(script).resolve().parent / "configs", description))
+    return run_cli(lambda: _train(job, Path(script).resolve().parent / "configs", description))
 
 
 def _train(job: Callable[[Config], int | None], configs: Path, description: str) -> int | None:
@@ -34,8 +34,8 @@ def _train(job: Callable[[Config], int | None], configs: Path, description: str)
         return run_sweep(job, configs, arguments.words)
     overrides = parse_overrides(arguments.words)
     config = build_config(configs, overrides)
-    if swept := compose_files(configs, overrides).swept:
-        raise ConfigError(f"these files sweep over {', '.join(swept)}: add --multirun")
+    if sweep_params := compose_files(configs, overrides).sweep_params:
+        raise ConfigError(f"these files sweep over {', '.join(sweep_params)}: add --multirun")
     return job(config)
 
 

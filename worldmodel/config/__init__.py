@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from worldmodel.config.decision import DecisionOptions
+from worldmodel.config.decision import PolicyRankingOptions
 from worldmodel.config.groups import (
     NORMALIZATIONS,
     DataOptions,
     ModelOptions,
     NoPolicy,
     PolicyOptions,
-    averaging,
+    ema_decay_option,
     feedthrough,
 )
 from worldmodel.config.option import option
@@ -34,12 +34,12 @@ from worldmodel.config.training import (
 __all__ = [
     "Config",
     "DataOptions",
-    "DecisionOptions",
+    "PolicyRankingOptions",
     "DistributedOptions",
     "EvalConfig",
     "EvaluationOptions",
     "LoggingOptions",
-    "MOST_COMPARED",
+    "MAX_COMPARED_RUNS",
     "ModelOptions",
     "NORMALIZATIONS",
     "NoPolicy",
@@ -47,12 +47,12 @@ __all__ = [
     "PolicyOptions",
     "StageOptions",
     "TrainingOptions",
-    "averaging",
+    "ema_decay_option",
     "feedthrough",
     "option",
 ]
 
-MOST_COMPARED = 6  # runs that colours tell apart
+MAX_COMPARED_RUNS = 6  # runs that colours tell apart
 
 
 @dataclass

@@ -15,7 +15,7 @@ from hydra.errors import OverrideParseException
 
 from worldmodel.config.io import flatten
 from worldmodel.config.values import Option, unknown_key
-from worldmodel.errors import ConfigError, nearest
+from worldmodel.errors import ConfigError, did_you_mean
 
 HELP_FLAGS = ("-h", "--help")
 SWEEP_FLAGS = ("-m", "--multirun")
@@ -32,7 +32,7 @@ class Arguments:
         if strangers := [a for a in given if a not in flags]:
             word = strangers[0]
             bare = word.lstrip("-")
-            hint = f"; options have no dashes: {bare}" if "=" in bare else nearest(word, flags)
+            hint = f"; options have no dashes: {bare}" if "=" in bare else did_you_mean(word, flags)
             raise ConfigError(f"{word}: no such flag; accepts {', '.join(flags)}{hint}")
         return cls([a for a in arguments if not a.startswith("-")], given)
 
@@ -59,7 +59,7 @@ def read_values(
     given: dict[str, Any] = {}
     faults = []
     for override in overrides:
-        if fault := form_fault(override, known.get(override.key_or_group)):
+        if fault := override_error(override, known.get(override.key_or_group)):
             faults.append(fault)
             continue
         for key, value in flatten({override.key_or_group: override.value()}, known):
@@ -70,7 +70,7 @@ def read_values(
                 faults.append(_key_fault(key, known, groups))
                 continue
             given[key] = known[key].convert(value)
-            fault = None if _is_interpolation(value) else known[key].fault(given[key])
+            fault = None if _is_interpolation(value) else known[key].error_in(given[key])
             faults += [fault] if fault else []
     return given, faults
 
@@ -81,7 +81,7 @@ def _mapping_above(key: str, known: dict[str, Option]) -> str | None:
     return level if level in known and known[level].type is dict else None
 
 
-def form_fault(override: Override, option: Option | None = None) -> str | None:
+def override_error(override: Override, option: Option | None = None) -> str | None:
     word = override.input_line
     if override.is_hydra_override():
         return f"{word}: Hydra's own options are for sweeps (--multirun)"
@@ -108,14 +108,16 @@ def _is_interpolation(value: Any) -> bool:
     return isinstance(value, str) and "${" in value
 
 
-def need_checkpoint(runs: Sequence[str], checkpoint: str) -> None:
+def validate_checkpoint(runs: Sequence[str], checkpoint: str) -> None:
     """Raises ConfigError for what names no checkpoint, and for a folder that is no run's."""
     is_step = checkpoint.isascii() and checkpoint.isdigit()
     if checkpoint not in ("last", "best") and not is_step:
-        hint = nearest(checkpoint, ["last", "best"])
+        hint = did_you_mean(checkpoint, ["last", "best"])
         raise ConfigError(f"checkpoint={checkpoint}: accepts last, best or a step{hint}")
     for run in map(Path, runs):
         if not (run / "config.yaml").is_file():
             there = [str(path.parent) for path in sorted(run.parent.glob("*/config.yaml"))]
             known = f"\n  {run.parent} holds: {', '.join(there[:10])}" if there else ""
-            raise ConfigError(f"run={run}: not a run directory{nearest(str(run), there)}{known}")
+            raise ConfigError(
+                f"run={run}: not a run directory{did_you_mean(str(run), there)}{known}"
+            )

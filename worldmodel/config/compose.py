@@ -22,13 +22,13 @@ from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
 from worldmodel.config import Config
-from worldmodel.config.arguments import form_fault, read_values
-from worldmodel.config.registry import CHOSEN, FIXED, every_schema, schemas
-from worldmodel.config.rules import check
-from worldmodel.config.values import Option, refuse, unknown_key, walk
-from worldmodel.errors import ConfigError, first_line, nearest
+from worldmodel.config.arguments import override_error, read_values
+from worldmodel.config.registry import FIXED, SCHEMA_GROUPS, every_schema, schemas
+from worldmodel.config.rules import validate_config
+from worldmodel.config.values import Option, iter_options, raise_if_invalid, unknown_key
+from worldmodel.errors import ConfigError, did_you_mean, first_line
 
-GROUPS = (*CHOSEN, *FIXED, "experiment")
+GROUPS = (*SCHEMA_GROUPS, *FIXED, "experiment")
 HYDRA_VERSION = "1.3"
 # Hydra's plugins that an extra of this package brings.
 PLUGINS = {"optuna": "sweep", "submitit_slurm": "slurm", "submitit_local": "slurm"}
@@ -38,19 +38,19 @@ def build_config(configs: Path, overrides: Sequence[Override]) -> Config:
     """Composes, types and checks the config of one job; raises ConfigError."""
     tree = compose_files(configs, overrides).tree
     _override(tree, _sort(overrides)[1])
-    return typed(tree)
+    return to_config(tree)
 
 
-def typed(tree: DictConfig) -> Config:
+def to_config(tree: DictConfig) -> Config:
     """Turns a composed tree into the dataclasses; raises ConfigError for every fault."""
     known = _options(tree)
     try:
         missing = OmegaConf.missing_keys(tree)
-        refuse([known[key].fault(MISSING) for key in sorted(missing) if key in known])
+        raise_if_invalid([known[key].error_in(MISSING) for key in sorted(missing) if key in known])
         config = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {first_line(error)}") from None
-    refuse(check(config))
+    raise_if_invalid(validate_config(config))
     return config
 
 
@@ -72,34 +72,34 @@ def register(configs: Path) -> None:
             store.store(group=group, name=name, node=schema, package=group)
 
 
-class Files(NamedTuple):
+class ComposedConfig(NamedTuple):
     """What the YAML files say, for the choices made.
 
     tree: the options, with the schema of each group; chosen: the choice of every group, experiments
-    included; sweeper: Hydra's, by name; swept: values by option that a sweep goes through
+    included; sweeper: Hydra's, by name; sweep_params: values by option that a sweep goes through
     """
 
     tree: DictConfig
     chosen: dict[str, str | None]
     sweeper: str
-    swept: dict[str, str]
+    sweep_params: dict[str, str]
 
 
 def compose_files(
     configs: Path, overrides: Sequence[Override], hydra: Sequence[Override] = ()
-) -> Files:
+) -> ComposedConfig:
     """Composes the files for the groups chosen among `overrides`; raises ConfigError.
 
     `hydra` are overrides of Hydra's own options: only sweeps have some.
     """
     choices, _ = _sort(overrides)
-    refuse([fault for choice in choices if (fault := _choice_fault(configs, choice))])
+    raise_if_invalid([fault for choice in choices if (fault := _choice_fault(configs, choice))])
     files = _composed(configs, tuple(o.input_line or "" for o in (*choices, *hydra)))
     return files._replace(tree=files.tree.copy())
 
 
 @functools.lru_cache
-def _composed(configs: Path, words: tuple[str, ...]) -> Files:
+def _composed(configs: Path, words: tuple[str, ...]) -> ComposedConfig:
     if not (configs / "config.yaml").is_file():
         raise ConfigError(f"{configs / 'config.yaml'}: not found; it belongs beside train.py")
     register(configs)
@@ -110,26 +110,28 @@ def _composed(configs: Path, words: tuple[str, ...]) -> Files:
         raise ConfigError(_explain(error)) from None
     every = OmegaConf.to_container(tree.hydra.runtime.choices)
     chosen = {group: every.get(group) for group in GROUPS}
-    swept = {key: str(values) for key, values in (tree.hydra.sweeper.get("params") or {}).items()}
+    sweep_params = {
+        key: str(values) for key, values in (tree.hydra.sweeper.get("params") or {}).items()
+    }
     with open_dict(tree):
         del tree["hydra"]
-    return Files(tree, chosen, every["hydra/sweeper"], swept)
+    return ComposedConfig(tree, chosen, every["hydra/sweeper"], sweep_params)
 
 
 def _choice_fault(configs: Path, choice: Override) -> str | None:
-    if fault := form_fault(choice):
+    if fault := override_error(choice):
         return fault
     known = choices_of(configs, choice.key_or_group)
     if choice.value() in known or (choice.key_or_group == "experiment" and choice.value() is None):
         return None
-    hint = nearest(str(choice.value()), known)
+    hint = did_you_mean(str(choice.value()), known)
     return f"{choice.input_line}: accepts one of {', '.join(known)}{hint}"
 
 
 def choices_of(configs: Path, group: str) -> list[str]:
     """What a group may be: what registered, and files that set options of it."""
     files = {path.stem for path in (configs / group).glob("*.yaml")}
-    registered = schemas(group) if group in CHOSEN else ["default"] if group in FIXED else []
+    registered = schemas(group) if group in SCHEMA_GROUPS else ["default"] if group in FIXED else []
     return sorted(files | set(registered))
 
 
@@ -156,16 +158,16 @@ def _explain(error: Exception) -> str:
 
 def _every_option() -> dict[str, Option]:
     """The options of all schemas of all groups."""
-    entries = list(walk(Config()))
+    entries = list(iter_options(Config()))
     for group, _, schema in every_schema():
-        entries += walk(schema(), f"{group}.")
+        entries += iter_options(schema(), f"{group}.")
     return {option.key: option for option, _ in entries}
 
 
 def _override(tree: DictConfig, settings: Sequence[Override]) -> None:
     """Sets options in a composed tree; raises ConfigError that names every fault."""
     given, faults = read_values(settings, _options(tree), GROUPS)
-    refuse(faults)
+    raise_if_invalid(faults)
     for key, value in given.items():
         try:
             OmegaConf.update(tree, key, value, merge=False)
@@ -174,12 +176,12 @@ def _override(tree: DictConfig, settings: Sequence[Override]) -> None:
 
 
 def _options(tree: DictConfig) -> dict[str, Option]:
-    return {option.key: option for option, _ in walk(blank(tree))}
+    return {option.key: option for option, _ in iter_options(blank(tree))}
 
 
 def blank(tree: DictConfig) -> Config:
     """The dataclasses of a composed tree with their own defaults: its options, without values."""
     config = Config()
-    for group in (*CHOSEN, *FIXED):
+    for group in (*SCHEMA_GROUPS, *FIXED):
         setattr(config, group, OmegaConf.get_type(tree, group)())
     return config

@@ -1,7 +1,7 @@
 """What a checkpoint is judged on where that is not its run's own logs: `evaluation.data`, options
 of a data source by name.
 
-They stand on top of the run's own data options; `kind` names another format, whose options then
+They stand on top of the run's own data options; `format` names another format, whose options then
 start from their defaults. Nothing here imports JAX.
 """
 
@@ -13,34 +13,34 @@ from typing import Any
 
 from worldmodel.config import Config, DataOptions
 from worldmodel.config.registry import schemas
-from worldmodel.config.values import refuse, unknown_key, walk
-from worldmodel.errors import nearest
+from worldmodel.config.values import iter_options, raise_if_invalid, unknown_key
+from worldmodel.errors import did_you_mean
 
-KIND = "kind"
-KEPT = ("environment", "cache", "cache_dir")  # of the run, whatever the format is
+FORMAT = "format"
+INHERITED_OPTIONS = ("environment", "cache", "cache_dir")  # of the run, whatever the format is
 PREFIX = "evaluation.data."
 
 
-def judged_data(config: Config) -> DataOptions:
+def evaluation_data_options(config: Config) -> DataOptions:
     """The options of the data that a checkpoint is judged on. Raises ConfigError."""
     given = config.evaluation.data or {}
-    refuse(faults(config.data, given))
+    raise_if_invalid(data_errors(config.data, given))
     return _made(config.data, given)
 
 
-def faults(own: DataOptions, given: Mapping[str, Any], prefix: str = PREFIX) -> Iterator[str]:
+def data_errors(own: DataOptions, given: Mapping[str, Any], prefix: str = PREFIX) -> Iterator[str]:
     """What is wrong with the options `given` on top of a run's `own`; `prefix` is what messages put
     before their names.
     """
     kinds = schemas("data")
-    if (kind := given.get(KIND)) is not None and kind not in kinds:
-        yield f"{prefix}{KIND}={kind}: accepts one of {', '.join(kinds)}{nearest(str(kind), kinds)}"
+    if (kind := given.get(FORMAT)) is not None and kind not in kinds:
+        yield f"{prefix}{FORMAT}={kind}: accepts one of {', '.join(kinds)}{did_you_mean(str(kind), kinds)}"
         return
-    known = {option.key: option for option, _ in walk(_base(own, kind), prefix)}
+    known = {option.key: option for option, _ in iter_options(_base(own, kind), prefix)}
     known.pop(f"{prefix}name")  # only what a run's folder is called by
-    values = {prefix + key: value for key, value in given.items() if key != KIND}
+    values = {prefix + key: value for key, value in given.items() if key != FORMAT}
     found = [
-        known[key].fault(known[key].convert(value)) if key in known else unknown_key(key, known)
+        known[key].error_in(known[key].convert(value)) if key in known else unknown_key(key, known)
         for key, value in values.items()
     ]
     found = [fault for fault in found if fault]
@@ -55,11 +55,11 @@ def _base(own: DataOptions, kind: str | None) -> DataOptions:
     schema = schemas("data").get(kind, type(own))
     if schema is type(own):
         return own
-    return schema(**{key: getattr(own, key) for key in KEPT})
+    return schema(**{key: getattr(own, key) for key in INHERITED_OPTIONS})
 
 
 def _made(own: DataOptions, given: Mapping[str, Any]) -> DataOptions:
-    base = _base(own, given.get(KIND))
-    known = {option.key: option for option, _ in walk(base)}
-    values = {key: known[key].convert(value) for key, value in given.items() if key != KIND}
+    base = _base(own, given.get(FORMAT))
+    known = {option.key: option for option, _ in iter_options(base)}
+    values = {key: known[key].convert(value) for key, value in given.items() if key != FORMAT}
     return dataclasses.replace(base, **values)

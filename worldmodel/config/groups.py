@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import MISSING
 
 from worldmodel.config.option import option
-from worldmodel.errors import nearest
+from worldmodel.errors import did_you_mean
 
 if TYPE_CHECKING:
     from worldmodel.config import Config
@@ -46,10 +46,10 @@ class DataOptions:
     action_high: list[float] | None = option(
         None, "upper bounds of the actions, one a dimension (none: declared there, or the greatest)"
     )
-    longest_episode: int | None = option(
+    max_episode_steps: int | None = option(
         None, "longer episodes are cut after so many transitions, as by time-outs", low=1
     )
-    on_bad_episode: str = option(
+    on_invalid_episode: str = option(
         "error", "an episode with faults stops the run, or is left out", choices=("error", "skip")
     )
     cache: str = option(
@@ -58,12 +58,12 @@ class DataOptions:
         choices=("auto", "always", "never"),
     )
     cache_dir: str = option("datasets", "folder that keeps collected and decoded logs")
-    delivery: str = option(
+    loader: str = option(
         "auto",
         "where batches come from: rows on the device, or streamed from the host; auto: by size",
-        choices=("auto", "resident", "streamed"),
+        choices=("auto", "device", "host"),
     )
-    workers: int = option(
+    num_workers: int = option(
         0, "processes that make streamed batches (0: threads of this one)", low=0, high=256
     )
 
@@ -79,14 +79,14 @@ class DataOptions:
         for entry in self.normalize:
             kind = entry.rpartition(":")[2]
             if kind not in NORMALIZATIONS:
-                hint = nearest(kind, NORMALIZATIONS)
+                hint = did_you_mean(kind, NORMALIZATIONS)
                 yield (
                     f"data.normalize={entry}: accepts {', '.join(NORMALIZATIONS)}, or KEY:KIND "
                     f"for one observation{hint}"
                 )
 
 
-def averaging(default: float) -> Any:
+def ema_decay_option(default: float) -> Any:
     """The option that every family has, each with its own default."""
     help = "decay of the average of the parameters that is judged and imagined with (0: the last)"
     return option(default, help, low=0.0, high=0.99999)
@@ -97,7 +97,7 @@ class ModelOptions:
     """What every family of world models has."""
 
     name: str = option(MISSING, "family of the world model")
-    ema: float = averaging(0.0)
+    ema_decay: float = ema_decay_option(0.0)
 
     def check(self, config: Config) -> Iterator[str]:
         """What does not go together in these options and the whole `config`, a line each."""

@@ -9,8 +9,8 @@ from typing import Any
 from omegaconf import MISSING
 
 from worldmodel.config import Config, EvalConfig
-from worldmodel.config.registry import CHOSEN, FIXED, schemas
-from worldmodel.config.values import Option, shown, walk
+from worldmodel.config.registry import FIXED, SCHEMA_GROUPS, schemas
+from worldmodel.config.values import Option, format_value, iter_options
 
 WIDTH = 100
 HELP_COLUMN = 58
@@ -43,16 +43,16 @@ def training(
         "",
         "Options",
     ]
-    entries = list(walk(options))
+    entries = list(iter_options(options))
     lines += _entries((o, _select(defaults, o.key)) for o, _ in entries if "." not in o.key)
-    for group in (*CHOSEN, *FIXED):
+    for group in (*SCHEMA_GROUPS, *FIXED):
         chosen_schema = type(getattr(options, group))
         lines += ["", f"{group}={chosen.get(group)}: {_summary(chosen_schema)}"]
         of_group = [o for o, _ in entries if o.key.startswith(group + ".")]
         lines += _entries((o, _select(defaults, o.key)) for o in of_group)
         seen = {o.key for o in of_group}
         for name, schema in _schemas(group).items():
-            others = [(o, v) for o, v in walk(schema(), group + ".") if o.key not in seen]
+            others = [(o, v) for o, v in iter_options(schema(), group + ".") if o.key not in seen]
             if others:
                 lines += ["", f"{group}, schema {name}: {_summary(schema)}", *_entries(others)]
     return "\n".join([*lines, "", EXIT_STATUS])
@@ -60,7 +60,7 @@ def training(
 
 def evaluation(description: str) -> str:
     """The help of eval.py."""
-    options = list(walk(EvalConfig()))
+    options = list(iter_options(EvalConfig()))
     lines = [
         *_paragraphs(description),
         "Usage: python eval.py run=runs/NAME [checkpoint=last|STEP] [OPTION=VALUE ...]",
@@ -85,7 +85,7 @@ def command(description: str, usages: Sequence[str], options: Any) -> str:
         *(f"       {usage}" for usage in others),
         "",
         "Options",
-        *_entries(walk(options)),
+        *_entries(iter_options(options)),
     ]
     return "\n".join([*lines, "", EXIT_STATUS])
 
@@ -104,7 +104,7 @@ def _group(group: str, choices: Sequence[str], chosen: str | None) -> str:
 
 def _entries(options: Iterable[tuple[Option, Any]]) -> Iterator[str]:
     for option, value in options:
-        left = f"  {option.key} = {'(required)' if value == MISSING else shown(value)}"
+        left = f"  {option.key} = {'(required)' if value == MISSING else format_value(value)}"
         if len(left) >= HELP_COLUMN:
             yield left
             left = ""
@@ -126,4 +126,4 @@ def _summary(schema: type) -> str:
 
 
 def _schemas(group: str) -> Mapping[str, type]:
-    return schemas(group) if group in CHOSEN else {"default": FIXED[group]}
+    return schemas(group) if group in SCHEMA_GROUPS else {"default": FIXED[group]}

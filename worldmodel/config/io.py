@@ -12,33 +12,35 @@ from typing import Any, TypeVar
 import yaml
 
 from worldmodel.config import Config
-from worldmodel.config.registry import CHOSEN, entry_of, schemas
-from worldmodel.config.rules import check
-from worldmodel.config.values import refuse, shown, unknown_key, walk
+from worldmodel.config.registry import SCHEMA_GROUPS, entry_of, schemas
+from worldmodel.config.rules import validate_config
+from worldmodel.config.values import format_value, iter_options, raise_if_invalid, unknown_key
 from worldmodel.errors import ConfigError
-from worldmodel.system.storage import write_text
+from worldmodel.system.storage import write_text_atomic
 
 Options = TypeVar("Options")
 
 # Options that do not change what is computed: a run may go on with other values of these.
-FREE = (
-    *("name", "runs_dir", "fresh", "training.keep", "training.compilation_cache"),
-    *("training.on_divergence", "training.dry_run", "training.shard_parameters"),
-    *("data.cache", "data.cache_dir", "data.delivery", "data.workers"),
+RUNTIME_OPTIONS = (
+    *("name", "runs_dir", "fresh", "training.max_to_keep", "training.compilation_cache"),
+    *("training.on_divergence", "training.dry_run", "training.fsdp_shards"),
+    *("data.cache", "data.cache_dir", "data.loader", "data.num_workers"),
     *(
         f"training.{stage}.{key}"
         for stage in ("autoencoder", "world_model", "policy")
         for key in ("best_metric", "best_mode")
     ),
 )
-FREE_GROUPS = ("logging.", "evaluation.", "training.distributed.")
+RUNTIME_OPTION_PREFIXES = ("logging.", "evaluation.", "training.distributed.")
 
 
 def save_config(config: Config, path: str | os.PathLike) -> None:
     """Writes a resolved config as YAML, whole or not at all."""
     values = dataclasses.asdict(config)
-    values["schema"] = {group: schema_name(group, getattr(config, group)) for group in CHOSEN}
-    write_text(Path(path), yaml.safe_dump(values, sort_keys=False))
+    values["schema"] = {
+        group: schema_name(group, getattr(config, group)) for group in SCHEMA_GROUPS
+    }
+    write_text_atomic(Path(path), yaml.safe_dump(values, sort_keys=False))
 
 
 def schema_name(group: str, options: Any) -> str:
@@ -66,34 +68,36 @@ def _build(values: Any) -> Config:
     values = dict(values)
     named = values.pop("schema", None)
     config = Config()
-    for group in CHOSEN:
+    for group in SCHEMA_GROUPS:
         setattr(config, group, _schema(group, values.get(group), named)())
-    return changed(config, values)
+    return with_overrides(config, values)
 
 
-def changed(config: Config, values: dict[str, Any]) -> Config:
+def with_overrides(config: Config, values: dict[str, Any]) -> Config:
     """A copy of `config` with some options set, by dotted keys or nested dicts. Raises ConfigError
     for unknown options and values that are not accepted.
     """
     config = copy.deepcopy(config)
-    known = {option.key: option for option, _ in walk(config)}
+    known = {option.key: option for option, _ in iter_options(config)}
     given = dict(flatten(values, known))
-    refuse([unknown_key(key, known) for key in given if key not in known])
+    raise_if_invalid([unknown_key(key, known) for key in given if key not in known])
     for key, value in given.items():
         assign(config, key, known[key].convert(value))
-    refuse(check(config))
+    raise_if_invalid(validate_config(config))
     return config
 
 
-def made(schema: type[Options], values: dict[str, Any], name: str) -> Options:
+def build_options(schema: type[Options], values: dict[str, Any], name: str) -> Options:
     """Options of `schema`, which messages call `name`, with some of them set. Raises ConfigError
     for unknown options and values that are not accepted.
     """
-    known = {option.key: option for option, _ in walk(schema(), f"{name}.")}
+    known = {option.key: option for option, _ in iter_options(schema(), f"{name}.")}
     given = {f"{name}.{key}": value for key, value in values.items()}
-    refuse([unknown_key(key, known) for key in given if key not in known])
+    raise_if_invalid([unknown_key(key, known) for key in given if key not in known])
     given = {key: known[key].convert(value) for key, value in given.items()}
-    refuse([fault for key, value in given.items() if (fault := known[key].fault(value))])
+    raise_if_invalid(
+        [fault for key, value in given.items() if (fault := known[key].error_in(value))]
+    )
     return schema(**{key.removeprefix(f"{name}."): value for key, value in given.items()})
 
 
@@ -143,7 +147,7 @@ def differences(old: Config, new: Config) -> list[str]:
 
 def _computed(config: Config) -> dict[str, str]:
     return {
-        option.key: repr(value) if isinstance(value, float) else shown(value)
-        for option, value in walk(config)
-        if option.key not in FREE and not option.key.startswith(FREE_GROUPS)
+        option.key: repr(value) if isinstance(value, float) else format_value(value)
+        for option, value in iter_options(config)
+        if option.key not in RUNTIME_OPTIONS and not option.key.startswith(RUNTIME_OPTION_PREFIXES)
     }

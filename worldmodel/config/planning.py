@@ -17,13 +17,13 @@ class PlannerOptions:
         choices=("none", "cem", "mppi"),
     )
     horizon: int = option(15, "imagined steps of a candidate", low=1)
-    samples: int = option(512, "candidates drawn around the plan in every iteration", low=1)
-    elites: int = option(64, "best candidates, which the next plan is made of", low=1)
+    num_samples: int = option(512, "candidates drawn around the plan in every iteration", low=1)
+    num_elites: int = option(64, "best candidates, which the next plan is made of", low=1)
     iterations: int = option(6, "rounds of drawing, judging and re-fitting", low=1)
-    proposals: int = option(
+    num_policy_samples: int = option(
         24, "further candidates from the policy, where the run has one (0: none)", low=0
     )
-    value: bool = option(True, "count the critic's value at the horizon, where the run has one")
+    use_value: bool = option(True, "count the critic's value at the horizon, where the run has one")
     discount: float | None = option(
         None, "discount per step (none: the counted value's, else 1 - 1/333)", low=0.0, high=1.0
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worldmodel.config import EvaluationOptions
-from worldmodel.errors import ConfigError, nearest
+from worldmodel.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ REFERENCES = {
 }
 
 # What a name begins with -> why there is no pair for it.
-CONTESTED = {
+UNSUPPORTED_REFERENCES = {
     "minari/mujoco": "Minari has none for these sets, which are new policies on v5 environments "
     "(Farama-Foundation/Minari#323)",
     "minari/pen": "Minari doubled the episodes to 200 steps and kept D4RL's pair for 100, so that "
@@ -99,16 +99,16 @@ CONTESTED = {
 }
 
 
-def reference_of(options: EvaluationOptions) -> Reference | None:
+def resolve_reference(options: EvaluationOptions) -> Reference | None:
     """The pair that the options name or give, if any. Raises ConfigError for what `fault` tells."""
-    if wrong := fault(options):
+    if wrong := reference_error(options):
         raise ConfigError(wrong)
     if options.reference_range is not None:
         return Reference("evaluation.reference_range", *options.reference_range, "a pair given")
     return None if options.reference is None else REFERENCES[options.reference]
 
 
-def fault(options: EvaluationOptions) -> str | None:
+def reference_error(options: EvaluationOptions) -> str | None:
     """What is wrong with the pair that is asked for, as one line, or None."""
     name, own = options.reference, options.reference_range
     if name is not None and own is not None:
@@ -118,10 +118,10 @@ def fault(options: EvaluationOptions) -> str | None:
     if name is None or name in REFERENCES:
         return None
     yours = "a pair of your own, evaluation.reference_range=[MIN,MAX]"
-    for family, why in CONTESTED.items():
+    for family, why in UNSUPPORTED_REFERENCES.items():
         if name.startswith(family):
             return f"evaluation.reference={name}: refused, since {why}; accepted: {yours}"
     return (
-        f"evaluation.reference={name}: no such pair{nearest(name, REFERENCES)}; accepted: "
+        f"evaluation.reference={name}: no such pair{did_you_mean(name, REFERENCES)}; accepted: "
         f"{', '.join(REFERENCES)}; or {yours}"
     )

@@ -20,7 +20,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from worldmodel.config.training import EvaluationOptions, LoggingOptions, TrainingOptions
-from worldmodel.errors import ConfigError, nearest
+from worldmodel.errors import ConfigError, did_you_mean
 
 Registered = TypeVar("Registered")
 
@@ -31,7 +31,7 @@ PACKAGES = {
     "joint": "worldmodel.policies",  # learners of model and policy together
 }
 # Groups whose options depend on the choice, and those with one set of options.
-CHOSEN = ("data", "model", "policy")
+SCHEMA_GROUPS = ("data", "model", "policy")
 FIXED = {"training": TrainingOptions, "logging": LoggingOptions, "evaluation": EvaluationOptions}
 PLUGINS = "worldmodel.plugins"  # the group of entry points
 
@@ -96,7 +96,7 @@ def schemas(group: str) -> dict[str, type]:
 
 def every_schema() -> Iterator[tuple[str, str, type]]:
     """Group, choice and dataclass of options, of all there are."""
-    for group in CHOSEN:
+    for group in SCHEMA_GROUPS:
         yield from ((group, name, schema) for name, schema in schemas(group).items())
     yield from ((group, "default", schema) for group, schema in FIXED.items())
 
@@ -109,7 +109,7 @@ def entry_of(group: str, options: Any) -> Entry:
     name = getattr(options, "name", type(options).__name__)
     raise ConfigError(
         f"{group}={name}: {type(options).__name__} is not registered; accepts one of "
-        f"{', '.join(entries(group))}{nearest(str(name), entries(group))}"
+        f"{', '.join(entries(group))}{did_you_mean(str(name), entries(group))}"
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from worldmodel.config.decision import DecisionOptions
+from worldmodel.config.decision import PolicyRankingOptions
 from worldmodel.config.option import option
 from worldmodel.config.planning import PlannerOptions
 
@@ -21,11 +21,11 @@ class StageOptions:
     batch_size: int = option(16, "windows in a batch", low=1)
     window: int = option(64, "rows in a window", low=2)
     learning_rate: float = option(4e-5, "peak learning rate", low=0.0)
-    warmup: int = option(1000, "updates over which the learning rate rises from 0", low=0)
-    decay: float = option(
+    warmup_steps: int = option(1000, "updates over which the learning rate rises from 0", low=0)
+    lr_decay_fraction: float = option(
         0.0, "last share of the updates, over which the learning rate falls to 0", low=0.0, high=1.0
     )
-    clip: float = option(0.3, "adaptive gradient clipping, per tensor (0: none)", low=0.0)
+    agc_clip: float = option(0.3, "adaptive gradient clipping, per tensor (0: none)", low=0.0)
     beta1: float = option(0.9, "momentum", low=0.0, high=1.0)
     beta2: float = option(0.999, "decay of the squared gradients", low=0.0, high=1.0)
     epsilon: float = option(1e-20, "added to the root of the squared gradients", low=0.0)
@@ -41,15 +41,17 @@ class StageOptions:
 class DistributedOptions:
     """Several processes that train one model, each with its own devices."""
 
-    detect: str = option(
+    cluster_detection: str = option(
         "auto",
         "whether JAX finds out who takes part; auto: under srun, mpirun and on TPU hosts",
         choices=("auto", "always", "never"),
     )
-    address: str | None = option(None, "host:port of process 0, for processes started by hand")
-    processes: int = option(2, "how many there are, with an address", low=1)
-    process: int = option(0, "which of them this one is, with an address", low=0)
-    timeout: int = option(300, "seconds to wait for the others at the start", low=1)
+    coordinator_address: str | None = option(
+        None, "host:port of process 0, for processes started by hand"
+    )
+    num_processes: int = option(2, "how many there are, with an address", low=1)
+    process_id: int = option(0, "which of them this one is, with an address", low=0)
+    initialization_timeout: int = option(300, "seconds to wait for the others at the start", low=1)
 
 
 @dataclass
@@ -58,7 +60,7 @@ class TrainingOptions:
 
     autoencoder: StageOptions = dataclasses.field(
         default_factory=lambda: StageOptions(
-            steps=2000, window=16, learning_rate=1e-3, warmup=100, decay=0.5
+            steps=2000, window=16, learning_rate=1e-3, warmup_steps=100, lr_decay_fraction=0.5
         )
     )
     world_model: StageOptions = dataclasses.field(default_factory=StageOptions)
@@ -66,18 +68,20 @@ class TrainingOptions:
     joint: bool = option(
         False, "model and policy together, in one stage with the world model's settings"
     )
-    model_from: str | None = option(
+    pretrained_model: str | None = option(
         None, "run whose world model is taken, in place of training one"
     )
     num_seeds: int = option(1, "seeds trained at once, each with its own batches", low=1)
     precision: str = option(
         "float32", "compute type; parameters stay float32", choices=("float32", "bfloat16")
     )
-    accumulate: int = option(1, "pieces in which a world model's batch is taken, one by one", low=1)
+    gradient_accumulation_steps: int = option(
+        1, "pieces in which a world model's batch is taken, one by one", low=1
+    )
     remat: bool = option(
         False, "world model: less kept for the gradient, all but products computed twice"
     )
-    shard_parameters: int = option(
+    fsdp_shards: int = option(
         1, "devices over which large parameters and their optimiser state are split", low=1
     )
     steps_per_dispatch: int = option(25, "most updates per call to the device", low=1)
@@ -91,7 +95,7 @@ class TrainingOptions:
     dry_run: bool = option(
         False, "compile every stage, show parameters, memory and steps, and leave"
     )
-    keep: int = option(2, "newest checkpoints kept per stage", low=1)
+    max_to_keep: int = option(2, "newest checkpoints kept per stage", low=1)
     compilation_cache: str | None = option(
         "~/.cache/worldmodel/xla", "folder of compiled programs (none: no cache)"
     )
@@ -126,8 +130,8 @@ class EvaluationOptions:
         low=1,
     )
     context: int = option(10, "logged rows the model sees before it predicts", low=1)
-    starts: int = option(5, "starts per held-out episode", low=1)
-    samples: int = option(
+    starts_per_episode: int = option(5, "starts per held-out episode", low=1)
+    num_samples: int = option(
         39, "sampled futures: their mean is the prediction, their spread is judged", low=1
     )
     episodes: int = option(50, "episodes in the real environment", low=1)
@@ -137,14 +141,14 @@ class EvaluationOptions:
     first_start: int | None = option(
         None, "row of the first start (none: the first one with the whole context before it)", low=0
     )
-    spacing: int | None = option(
+    start_stride: int | None = option(
         None,
-        "rows between starts, of which there are as many as fit (none: `starts` of them)",
+        "rows between starts, of which there are as many as fit (none: `starts_per_episode` of them)",
         low=1,
     )
     data: dict[str, Any] | None = option(
         None,
-        "logs to judge on, whole: options on top of the run's data options, `kind` for another "
+        "logs to judge on, whole: options on top of the run's data options, `format` for another "
         "format (none: the run's own held-out episodes)",
     )
     free_run: bool = option(
@@ -157,4 +161,4 @@ class EvaluationOptions:
     reference_range: list[float] | None = option(
         None, "a pair of your own, [MIN,MAX]: the returns that score 0 and 100"
     )
-    decision: DecisionOptions = dataclasses.field(default_factory=DecisionOptions)
+    policy_ranking: PolicyRankingOptions = dataclasses.field(default_factory=PolicyRankingOptions)

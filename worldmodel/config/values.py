@@ -15,10 +15,10 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from worldmodel.config.registry import CHOSEN, schemas
-from worldmodel.errors import ConfigError, nearest
+from worldmodel.config.registry import SCHEMA_GROUPS, schemas
+from worldmodel.errors import ConfigError, did_you_mean
 
-MOST_FAULTS = 10  # a longer list hides the first mistake, which often caused the others
+MAX_ERRORS_SHOWN = 10  # a longer list hides the first mistake, which often caused the others
 TYPE_NAMES = {
     int: "integer",
     float: "number",
@@ -88,7 +88,7 @@ class Option:
             return str(value)
         return value
 
-    def fault(self, value: Any) -> str | None:
+    def error_in(self, value: Any) -> str | None:
         """Returns what is wrong with `value` as one line, or None."""
         if isinstance(value, str) and value == MISSING:
             return f"{self.key} needs a value: {self.accepts}"
@@ -98,8 +98,8 @@ class Option:
             elements = value if self.is_list else [value]
             if elements and all(self._takes(element) for element in elements):
                 return None
-        hint = nearest(str(value), self.choices) if self.choices else ""
-        return f"{self.key}={shown(value)}: accepts {self.accepts}{hint}"
+        hint = did_you_mean(str(value), self.choices) if self.choices else ""
+        return f"{self.key}={format_value(value)}: accepts {self.accepts}{hint}"
 
     def _takes(self, value: Any) -> bool:
         if type(value) is not self.type:
@@ -113,26 +113,26 @@ class Option:
         return True
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value as a user would write it on the command line."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
         return f"{value:.6g}"
     if isinstance(value, list):
-        return "[" + ",".join(shown(v) for v in value) + "]"
+        return "[" + ",".join(format_value(v) for v in value) + "]"
     if isinstance(value, dict):
-        return "{" + ",".join(f"{key}: {shown(v)}" for key, v in value.items()) + "}"
+        return "{" + ",".join(f"{key}: {format_value(v)}" for key, v in value.items()) + "}"
     return str(value)
 
 
-def walk(options: Any, prefix: str = "") -> Iterator[tuple[Option, Any]]:
+def iter_options(options: Any, prefix: str = "") -> Iterator[tuple[Option, Any]]:
     """Yields every option below a dataclass instance, with its value."""
     hints = typing.get_type_hints(type(options))
     for field in dataclasses.fields(options):
         key, value = prefix + field.name, getattr(options, field.name)
         if dataclasses.is_dataclass(value):
-            yield from walk(value, key + ".")
+            yield from iter_options(value, key + ".")
         elif dataclasses.is_dataclass(hints[field.name]):  # a group that was not chosen
             yield Option(key, str), value
         else:
@@ -161,16 +161,16 @@ def _other_schemas(key: str) -> list[str]:
     group, _, rest = key.partition(".")
     return [
         f"{group}={name}"
-        for name, schema in (schemas(group) if group in CHOSEN else {}).items()
-        if any(option.key == rest for option, _ in walk(schema()))
+        for name, schema in (schemas(group) if group in SCHEMA_GROUPS else {}).items()
+        if any(option.key == rest for option, _ in iter_options(schema()))
     ]
 
 
-def refuse(faults: Iterable[str]) -> None:
+def raise_if_invalid(faults: Iterable[str]) -> None:
     """Raises ConfigError if there are faults, with the first few of them, a line each."""
     faults = list(dict.fromkeys(faults))
     if not faults:
         return
-    left_out = len(faults) - MOST_FAULTS
+    left_out = len(faults) - MAX_ERRORS_SHOWN
     more = [f"... and {left_out} more"] if left_out > 0 else []
-    raise ConfigError("\n".join(faults[:MOST_FAULTS] + more))
+    raise ConfigError("\n".join(faults[:MAX_ERRORS_SHOWN] + more))

@@ -1,6 +1,6 @@
 """Logs in: any format becomes `Trajectories`, checked and described. Nothing here needs JAX."""
 
-from worldmodel.data.card import card, render
+from worldmodel.data.card import build_card, render
 from worldmodel.data.episodes import Episode, stack_episodes
 from worldmodel.data.readers import load
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
@@ -13,7 +13,7 @@ __all__ = [
     "Episode",
     "ObservationSpec",
     "Trajectories",
-    "card",
+    "build_card",
     "load",
     "render",
     "split",

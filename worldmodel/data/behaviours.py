@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from worldmodel.data.spec import ActionSpec
-from worldmodel.errors import UserError, nearest
+from worldmodel.errors import UserError, did_you_mean
 
 Action = np.ndarray | int
 Behaviour = Callable[[ActionSpec, np.random.Generator], Iterator[Action]]
@@ -65,8 +65,8 @@ def behaviour(name: str) -> Behaviour:
     """The behaviour of this name. Raises UserError with the nearest name."""
     if name not in BEHAVIOURS:
         raise UserError(
-            f"unknown behaviour policy {name!r}{nearest(name, BEHAVIOURS)}; "
-            f"accepted in data.behaviours: {', '.join(BEHAVIOURS)}"
+            f"unknown behaviour policy {name!r}{did_you_mean(name, BEHAVIOURS)}; "
+            f"accepted in data.behaviour_policies: {', '.join(BEHAVIOURS)}"
         )
     return BEHAVIOURS[name]
 

@@ -26,7 +26,7 @@ MOST_COLUMNS = 16  # that a table shows one by one
 AT_BOUND = 1e-3  # an action this near to a bound is at it, as a share of their distance
 
 
-def card(
+def build_card(
     trajectories: Trajectories,
     windows: Sequence[int] = WINDOWS,
     columns: Mapping[str, Sequence[str]] | None = None,
@@ -55,7 +55,7 @@ def card(
             "terminals": int(t.terminated[longest].sum()),
         },
         "windows": [_window(t.lengths, rows) for rows in windows],
-        "repeated_rows": _repeated(t),
+        "repeated_observations": _repeated(t),
         "repeated_episodes": t.num_episodes - len({_content(t, e) for e in range(t.num_episodes)}),
         "returns": None if t.rewards is None else _range(t.returns()),
         "rewards": _rewards(t),
@@ -70,9 +70,9 @@ def _window(lengths: np.ndarray, rows: int) -> dict[str, Any]:
     """What windows of `rows` rows can use: an episode shorter than that gives a padded one."""
     usable = lengths >= rows
     return {
-        "rows": rows,
-        "episodes": float(usable.mean()),
-        "share": float(lengths[usable].sum() / lengths.sum()),
+        "length": rows,
+        "episode_fraction": float(usable.mean()),
+        "step_fraction": float(lengths[usable].sum() / lengths.sum()),
         "count": int((lengths[usable] - rows + 1).sum()),
     }
 
@@ -82,13 +82,13 @@ def _observation(
 ) -> dict[str, Any]:
     description = {"shape": list(value.shape[1:]), "dtype": str(value.dtype)}
     if value.ndim == 4:
-        rows = trajectories.rows()
+        rows = trajectories.step_indices()
         return description | _pixels(value, rows[:: max(1, len(rows) // MOST_IMAGES)])
     return (
         description
         | _named(columns, value.shape[1])
-        | _vectors(moments(trajectories.pieces(value)))
-        | {"rising": _rising(trajectories, value).tolist()}
+        | _vectors(moments(trajectories.chunks(value)))
+        | {"monotonic": _rising(trajectories, value).tolist()}
     )
 
 
@@ -119,7 +119,7 @@ def _pixels(value: np.ndarray, rows: np.ndarray) -> dict[str, float]:
 def _rising(trajectories: Trajectories, value: np.ndarray) -> np.ndarray:
     """(D,) whether a column never falls within an episode and rises in each, as a clock does."""
     rising = np.ones(value.shape[1], bool)
-    for first, last in zip(trajectories.offsets, trajectories.last_rows, strict=True):
+    for first, last in zip(trajectories.offsets, trajectories.last_steps, strict=True):
         if not rising.any():
             break
         rows = value[first : last + 1]
@@ -131,7 +131,7 @@ def _action(trajectories: Trajectories, columns: Sequence[str] | None) -> dict[s
     spec, actions = trajectories.action_spec, trajectories.actions
 
     def taken() -> Any:
-        return trajectories.pieces(actions, padding=False)
+        return trajectories.chunks(actions, padding=False)
 
     if spec.discrete:
         counts = sum(np.bincount(part, minlength=spec.size) for part in taken())
@@ -145,7 +145,7 @@ def _action(trajectories: Trajectories, columns: Sequence[str] | None) -> dict[s
         | _vectors(moments(taken()))
         | {
             "at_bounds": (at_bounds / trajectories.num_transitions).tolist(),
-            "whole_numbers": all(np.array_equal(part, np.round(part)) for part in taken()),
+            "integer_valued": all(np.array_equal(part, np.round(part)) for part in taken()),
         }
     )
 
@@ -158,13 +158,13 @@ def _named(columns: Sequence[str] | None, size: int) -> dict[str, list[str]]:
 def _rewards(trajectories: Trajectories) -> dict[str, float] | None:
     if trajectories.rewards is None:
         return None
-    found = moments(trajectories.pieces(trajectories.rewards[:, None], padding=False))
+    found = moments(trajectories.chunks(trajectories.rewards[:, None], padding=False))
     return {key: value[0] for key, value in _vectors(found).items()}
 
 
 def _repeated(trajectories: Trajectories) -> float:
     """Share of the transitions that lead from an observation to the very same one."""
-    rows = np.setdiff1d(trajectories.rows(), trajectories.last_rows, assume_unique=True)
+    rows = np.setdiff1d(trajectories.step_indices(), trajectories.last_steps, assume_unique=True)
     if len(rows) > MOST_PAIRS:  # at random: a log may repeat every row twice
         rows = np.sort(np.random.default_rng(0).choice(rows, MOST_PAIRS, replace=False))
     values = trajectories.observations.values()
@@ -174,7 +174,7 @@ def _repeated(trajectories: Trajectories) -> float:
 
 def _content(trajectories: Trajectories, episode: int) -> bytes:
     """A digest of an episode; of its images, the first and the last one count."""
-    first, last = trajectories.offsets[episode], trajectories.last_rows[episode]
+    first, last = trajectories.offsets[episode], trajectories.last_steps[episode]
     digest = hashlib.blake2b(digest_size=16)
     for value in trajectories.fields().values():
         step = max(1, last - first) if value.ndim == 4 else 1
@@ -210,7 +210,7 @@ def _overview(card: dict[str, Any]) -> Table:
     table.add_row("  transitions", f"{card['transitions']:,}")
     table.add_row("  length", _length_words(**card["lengths"]))
     for window in card["windows"]:
-        table.add_row(f"  windows of {window['rows']:,} rows", _window_words(window))
+        table.add_row(f"  windows of {window['length']:,} rows", _window_words(window))
     table.add_row("  return", _extent(card["returns"]))
     table.add_row("  reward", _extent(card["rewards"]))
     return table
@@ -225,11 +225,9 @@ def _length_words(min: int, median: float, max: int) -> str:
 def _window_words(window: dict[str, Any]) -> str:
     if not window["count"]:
         return "none, all episodes have fewer rows"
-    if window["episodes"] == 1:
+    if window["episode_fraction"] == 1:
         return f"{window['count']:,}, in all episodes"
-    where = (
-        f"{_percent(window['episodes'])} of the episodes, {_percent(window['share'])} of the rows"
-    )
+    where = f"{_percent(window['episode_fraction'])} of the episodes, {_percent(window['step_fraction'])} of the rows"
     return f"{window['count']:,}, in {where}"
 
 

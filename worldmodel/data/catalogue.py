@@ -12,23 +12,23 @@ from omegaconf import MISSING
 
 from worldmodel.config import DataOptions
 from worldmodel.config.registry import schemas
-from worldmodel.config.values import shown, walk
+from worldmodel.config.values import format_value, iter_options
 from worldmodel.data.behaviours import BEHAVIOURS
-from worldmodel.data.native import CARD
 from worldmodel.data.readers.tfds import read_metadata
+from worldmodel.data.rlds_writer import CARD
 from worldmodel.data.sources import PREFIX, PREPARED
 from worldmodel.errors import UserError
 
 
 def catalogue(folder: Path) -> Iterator[str]:
     """Lines that name the formats, the behaviours, and the data sets in `folder` and of Minari."""
-    common = {option.key for option, _ in walk(DataOptions())}
+    common = {option.key for option, _ in iter_options(DataOptions())}
     yield "Formats (data=NAME), and the options that only they have"
     for name, schema in schemas("data").items():
         yield f"  {name:10s} {schema.__doc__}"
-        yield from (f"      {line}" for line in described(schema(), leave_out=common))
+        yield from (f"      {line}" for line in describe_options(schema(), leave_out=common))
     yield "\nOptions of all formats"
-    yield from (f"      {line}" for line in described(DataOptions(), leave_out={"name"}))
+    yield from (f"      {line}" for line in describe_options(DataOptions(), leave_out={"name"}))
     yield "\nBehaviour policies of data=gymnasium"
     yield from (f"  {name:20s} {_first_sentence(b)}" for name, b in BEHAVIOURS.items())
     yield f"\nData sets in {folder}"
@@ -38,11 +38,13 @@ def catalogue(folder: Path) -> Iterator[str]:
         yield from [f"  {line}" for line in _minari_sets()] or ["  none"]
 
 
-def described(options: Any, prefix: str = PREFIX, leave_out: Container[str] = ()) -> Iterator[str]:
+def describe_options(
+    options: Any, prefix: str = PREFIX, leave_out: Container[str] = ()
+) -> Iterator[str]:
     """A line for each option: its value, what it does and what it accepts."""
-    for option, value in walk(options):
+    for option, value in iter_options(options):
         if option.key not in leave_out:
-            default = "(required)" if value == MISSING else shown(value)
+            default = "(required)" if value == MISSING else format_value(value)
             yield f"{prefix}{option.key} = {default}: {option.help} ({option.accepts})"
 
 

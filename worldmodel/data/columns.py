@@ -13,7 +13,7 @@ GROWTH = 1.25  # a full array in memory grows to so many times its size
 FIRST_ROWS = 1024
 
 
-class Columns:
+class ColumnWriter:
     """Named columns of rows. With a folder, column i is the file `i.bin` there, rows end to end.
 
     The first piece of a column decides its type and the shape of its rows.
@@ -48,7 +48,9 @@ class Columns:
             file.flush()
             file.close()
         return {
-            name: mapped(self.folder / f"{i}.bin", self.types[name], (rows, *self.shapes[name]))
+            name: open_memmap(
+                self.folder / f"{i}.bin", self.types[name], (rows, *self.shapes[name])
+            )
             for i, (name, rows) in enumerate(self.rows.items())
         }
 
@@ -69,6 +71,6 @@ class Columns:
         array[self.rows[name] : end] = piece
 
 
-def mapped(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+def open_memmap(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
     """The rows of a file as a read-only array."""
     return np.memmap(path, dtype, "r", shape=shape)

@@ -16,17 +16,17 @@ from rich.text import Text
 
 from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import schemas
-from worldmodel.config.values import shown
+from worldmodel.config.values import format_value
 from worldmodel.data import sources
-from worldmodel.data.card import WINDOWS, card, render
-from worldmodel.data.catalogue import catalogue, described
-from worldmodel.data.findings import findings
-from worldmodel.data.native import CARD, write
-from worldmodel.data.normalization import scalings
+from worldmodel.data.card import WINDOWS, build_card, render
+from worldmodel.data.catalogue import catalogue, describe_options
+from worldmodel.data.normalization import resolve_normalization
+from worldmodel.data.quality import quality_warnings
 from worldmodel.data.readers import load
 from worldmodel.data.readers.tfds import TFDSData
+from worldmodel.data.rlds_writer import CARD, write_rlds
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.errors import ConfigError, DataError, nearest
+from worldmodel.errors import ConfigError, DataError, did_you_mean
 
 HELP = ("-h", "--help")
 WIDTH = 100  # of the help
@@ -72,10 +72,10 @@ def run(arguments: Sequence[str]) -> int:
     name, *rest = words
     if name not in COMMANDS:
         raise ConfigError(
-            f"{name}: no such command{nearest(name, COMMANDS)}; accepted: {', '.join(COMMANDS)}"
+            f"{name}: no such command{did_you_mean(name, COMMANDS)}; accepted: {', '.join(COMMANDS)}"
         )
     if helped:
-        print(help_of(name, rest))
+        print(command_help(name, rest))
         return 0
     return COMMANDS[name].action(rest)
 
@@ -85,7 +85,7 @@ def _take(words: Sequence[str], names: Sequence[str], command: str) -> tuple[lis
     or an option.
     """
     first = list(words[: len(names)])
-    given = [sources.is_place(word) for word in first] + [False]
+    given = [sources.is_source(word) for word in first] + [False]
     missing = given.index(False)
     if missing < len(names):
         usage = COMMANDS[command].usage(command)
@@ -107,19 +107,19 @@ def usage() -> str:
     )
 
 
-def help_of(name: str, words: Sequence[str]) -> str:
+def command_help(name: str, words: Sequence[str]) -> str:
     """What one command does and accepts; if SOURCE is among the words, also its options."""
     command = COMMANDS[name]
     lines = [f"Usage: {command.usage(name)}", "", f"{name} {command.summary}."]
     if command.options is None:
         return "\n".join(lines)
     lines += ["", SOURCES]
-    if own := list(described(command.options(), prefix="")):
+    if own := list(describe_options(command.options(), prefix="")):
         lines += ["", f"Options of {name}", *_wrapped(own)]
     if words:
-        where = sources.source(words[0])
+        where = sources.parse_source(words[0])
         schema = schemas("data")[where.format]
-        theirs = described(schema(), leave_out=("name", where.option))
+        theirs = describe_options(schema(), leave_out=("name", where.option))
         lines += ["", f"Options of data={where.format}", *_wrapped(theirs)]
     return "\n".join(lines)
 
@@ -139,14 +139,14 @@ def inspect(words: Sequence[str]) -> int:
 
     (word,), rest = _take(words, ["SOURCE"], "inspect")
     own = InspectOptions()
-    where, data = sources.options(word, rest, own)
+    where, data = sources.parse_options(word, rest, own)
     folder = Path(own.out).expanduser() if own.out else Path("inspect") / where.name
     _make(folder)  # before the logs are read, which may take long
     logs = load(data)
-    columns = sources.columns(data)
+    columns = sources.column_names(data)
     windows = sorted({*WINDOWS, own.window} - {None})
-    made = card(logs, windows, columns)
-    odd = findings(made, scalings(data, logs))
+    made = build_card(logs, windows, columns)
+    odd = quality_warnings(made, resolve_normalization(data, logs))
     console = Console()
     console.print(render(made))
     _tell(console, odd)
@@ -179,23 +179,23 @@ def _tell(console: Console, found: Sequence[str]) -> None:
 def convert(words: Sequence[str]) -> int:
     """Writes a source in the native form, whole or not at all, and says how to train on it."""
     (word, target), rest = _take(words, ["SOURCE", "DEST"], "convert")
-    where, data = sources.options(word, rest, ConvertOptions())
+    where, data = sources.parse_options(word, rest, ConvertOptions())
     folder = Path(target).expanduser()
     refusal = DataError(f"{folder} is not empty; accepted: a DEST that does not exist yet")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise refusal
     _make(folder.parent)
     logs = load(data)
-    scaling = scalings(data, logs)
-    data.environment = data.environment or sources.environment(data)
+    scaling = resolve_normalization(data, logs)
+    data.environment = data.environment or sources.recorded_environment(data)
     known = {"environment": data.environment} if data.environment else {}
     try:
-        write(logs, folder, where.name, known)
+        write_rlds(logs, folder, where.name, known)
     except FileExistsError:
         raise refusal from None
     except OSError as error:
         raise DataError(f"{folder} cannot be written: {error.strerror}") from error
-    _tell(Console(), findings(json.loads((folder / CARD).read_text()), scaling))
+    _tell(Console(), quality_warnings(json.loads((folder / CARD).read_text()), scaling))
     print(f"{folder}: {logs.num_episodes:,} episodes, {logs.num_transitions:,} transitions")
     print(shlex.join(_training(where, data, target, logs)))
     return 0
@@ -209,7 +209,7 @@ def _training(
     if data.environment:
         yield f"data.environment={data.environment}"
     if data.normalize != TFDSData().normalize:
-        yield f"data.normalize={shown(data.normalize)}"
+        yield f"data.normalize={format_value(data.normalize)}"
     if logs.rewards is None:
         yield "policy=none"
     yield f"name={where.name}"
@@ -218,7 +218,7 @@ def _training(
 # -------------------------------------------------------------------------------------------- list
 
 
-def list_known(words: Sequence[str]) -> int:
+def list_datasets(words: Sequence[str]) -> int:
     """Prints formats with their options, behaviours, and the data sets in a folder."""
     if len(words) > 1:
         raise ConfigError(f"list takes one FOLDER, not {len(words)}")
@@ -244,7 +244,7 @@ COMMANDS = {
         ConvertOptions,
     ),
     "list": Command(
-        list_known,
+        list_datasets,
         "[FOLDER]",
         "names the formats with their options, and the data sets in FOLDER (datasets)",
     ),

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from worldmodel.data.columns import Columns
+from worldmodel.data.columns import ColumnWriter
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.errors import DataError, listed
+from worldmodel.errors import DataError, bullet_list
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,15 @@ class Episode:
 
 
 @dataclass(frozen=True)
-class Unreadable:
+class UnreadableEpisode:
     """What a reader yields in place of an episode that it cannot read, and goes on."""
 
     name: str
-    fault: str
+    error: str
 
 
 @dataclass(frozen=True)
-class Log:
+class EpisodeStream:
     """What a reader gives: logs that are read once, episode by episode.
 
     source: where they come from, for messages
@@ -55,14 +55,14 @@ class Log:
     """
 
     source: str
-    episodes: Iterable[Episode | Unreadable]
+    episodes: Iterable[Episode | UnreadableEpisode]
     action_spec: ActionSpec | None = None
     files: tuple[Path, ...] = ()
     count: int | None = None
 
 
 def stack_episodes(
-    episodes: Iterable[Episode | Unreadable],
+    episodes: Iterable[Episode | UnreadableEpisode],
     source: str,
     action_spec: ActionSpec | None = None,
     *,
@@ -75,12 +75,12 @@ def stack_episodes(
     or number of rows does not fit; with `skipped`, such episodes are left out and their faults go
     into that list. With `folder`, the rows go to files there and come back memory-mapped.
     """
-    columns, lengths, terminated, names, faults = Columns(folder), [], [], [], []
+    columns, lengths, terminated, names, faults = ColumnWriter(folder), [], [], [], []
     first: tuple[str, dict[str, np.ndarray]] | None = None
     for index, episode in enumerate(episodes):
         name = episode.name or f"episode {index}"
-        if isinstance(episode, Unreadable):
-            faults.append(f"{name}: {episode.fault}")
+        if isinstance(episode, UnreadableEpisode):
+            faults.append(f"{name}: {episode.error}")
             continue
         fields = _columns(episode, action_spec)
         first = first or (name, {field: value[:0] for field, value in fields.items()})
@@ -96,17 +96,17 @@ def stack_episodes(
         elif len(names) == 0:
             first = None  # no pattern for the others
     if skipped is None:
-        raise_faults(faults, source)
+        raise_data_errors(faults, source)
     else:
         skipped += faults
     if not names:
-        raise_faults(faults, source)
+        raise_data_errors(faults, source)
         raise DataError(f"{source}: no episodes; accepted: at least one")
     return _trajectories(columns, lengths, terminated, names, source, action_spec)
 
 
 def _trajectories(
-    columns: Columns,
+    columns: ColumnWriter,
     lengths: list[int],
     terminated: list[bool],
     names: list[str],
@@ -127,11 +127,11 @@ def _trajectories(
     )
 
 
-def raise_faults(faults: list[str], source: str) -> None:
+def raise_data_errors(faults: list[str], source: str) -> None:
     """Raises DataError that lists the faults, the first few of them, if there are any."""
     if faults:
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise DataError(listed(f"{source}: {count} in the logs", faults))
+        raise DataError(bullet_list(f"{source}: {count} in the logs", faults))
 
 
 def infer_action_spec(actions: np.ndarray, lengths: np.ndarray) -> ActionSpec:
@@ -277,15 +277,15 @@ def _padded(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return columns
 
 
-def cut(
-    episodes: Iterable[Episode | Unreadable], longest: int | None
-) -> Iterator[Episode | Unreadable]:
+def split_long_episodes(
+    episodes: Iterable[Episode | UnreadableEpisode], longest: int | None
+) -> Iterator[Episode | UnreadableEpisode]:
     """Episodes of at most `longest` transitions: a longer one is cut, as by time-outs.
 
     The last observation of a piece is the first of the next one.
     """
     for index, episode in enumerate(episodes):
-        whole = isinstance(episode, Unreadable) or longest is None
+        whole = isinstance(episode, UnreadableEpisode) or longest is None
         rows = 0 if whole else len(next(iter(episode.observations.values()), ()))
         if whole or rows <= longest + 1:
             yield episode

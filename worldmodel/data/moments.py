@@ -17,7 +17,7 @@ class Moments(NamedTuple):
     high: np.ndarray
 
     @property
-    def spread(self) -> np.ndarray:
+    def rms(self) -> np.ndarray:
         """Root mean square, (D,)."""
         return np.sqrt(np.square(self.mean) + np.square(self.std))
 

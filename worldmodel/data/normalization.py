@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from worldmodel.config import DataOptions
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.errors import ConfigError, nearest
+from worldmodel.errors import ConfigError, did_you_mean
 
 
-def scalings(options: DataOptions, trajectories: Trajectories) -> dict[str, str]:
+def resolve_normalization(options: DataOptions, trajectories: Trajectories) -> dict[str, str]:
     """Name of each vector -> its kind of scaling. Raises ConfigError for a name that is none.
 
     An entry KIND is for all, KEY:KIND for one; later entries win.
@@ -19,7 +19,7 @@ def scalings(options: DataOptions, trajectories: Trajectories) -> dict[str, str]
         if key and key not in vectors:
             raise ConfigError(
                 f"data.normalize={entry}: these logs have no vector {key!r}"
-                f"{nearest(key, vectors)}; accepted: {', '.join(vectors) or 'none, only images'}"
+                f"{did_you_mean(key, vectors)}; accepted: {', '.join(vectors) or 'none, only images'}"
             )
         chosen |= {key: kind} if key else dict.fromkeys(vectors, kind)
     return chosen

@@ -25,7 +25,7 @@ FRAMES = 10  # in a strip
 MOST_LETTERS = 40  # of an episode's name over its column
 
 
-class Shown(NamedTuple):
+class PlottedEpisode(NamedTuple):
     """An episode that is drawn, with the words that tell it from the others."""
 
     episode: int
@@ -42,7 +42,7 @@ def draw(
 
     `columns` names the columns of vectors, by observation, and of `action`.
     """
-    shown = chosen(trajectories)
+    shown = representative_episodes(trajectories)
     figures = {
         "episodes": episodes(trajectories, title),
         "over-time": over_time(trajectories, shown, title, columns or {}),
@@ -57,7 +57,7 @@ def draw(
     return paths
 
 
-def chosen(trajectories: Trajectories) -> list[Shown]:
+def representative_episodes(trajectories: Trajectories) -> list[PlottedEpisode]:
     """The worst, the median and the best episode by return; without rewards, by length."""
     if trajectories.rewards is None:
         order, values = trajectories.lengths - 1, "{:,.0f} transitions"
@@ -70,7 +70,7 @@ def chosen(trajectories: Trajectories) -> list[Shown]:
     if len(ranked) == 1:
         places = {0: "the only one"}
     return [
-        Shown(int(e), f"{_short(trajectories.name(e))}\n{word}, {values.format(order[e])}")
+        PlottedEpisode(int(e), f"{_short(trajectories.name(e))}\n{word}, {values.format(order[e])}")
         for place, word in places.items()
         for e in [ranked[place]]
     ]
@@ -137,7 +137,7 @@ def _histogram(axes: Axes, values: np.ndarray, ended: np.ndarray, whole: bool = 
 # --------------------------------------------------------------------------------------- over time
 
 
-class Track(NamedTuple):
+class TimeSeries(NamedTuple):
     """One number of every row (N,), to be drawn over time, with its `bounds`, if there are any.
 
     Those of the rows' actions, such as the reward, hold until the next row and have padding at the
@@ -153,7 +153,7 @@ class Track(NamedTuple):
 
 def over_time(
     trajectories: Trajectories,
-    shown: Sequence[Shown],
+    shown: Sequence[PlottedEpisode],
     title: str,
     columns: Mapping[str, Sequence[str]],
 ) -> Figure:
@@ -175,7 +175,7 @@ def over_time(
     return figure
 
 
-def _left_out(trajectories: Trajectories, shown: Sequence[Shown]) -> Iterator[str]:
+def _left_out(trajectories: Trajectories, shown: Sequence[PlottedEpisode]) -> Iterator[str]:
     """How much is drawn of fields and episodes that are drawn in part."""
     fields = {**trajectories.observations, "action": trajectories.actions}
     for key, value in fields.items():
@@ -185,20 +185,22 @@ def _left_out(trajectories: Trajectories, shown: Sequence[Shown]) -> Iterator[st
         yield f"first {MOST_STEPS:,} steps"
 
 
-def _tracks(trajectories: Trajectories, columns: Mapping[str, Sequence[str]]) -> Iterator[Track]:
+def _tracks(
+    trajectories: Trajectories, columns: Mapping[str, Sequence[str]]
+) -> Iterator[TimeSeries]:
     for key, value in trajectories.observations.items():
         if value.ndim == 2:
             for i, name in _some(key, value.shape[1], columns.get(key)):
-                yield Track(name, value[:, i], OBSERVED)
+                yield TimeSeries(name, value[:, i], OBSERVED)
     spec, actions = trajectories.action_spec, trajectories.actions
     if spec.discrete:
-        yield Track("action\n(class)", actions, ACTED, of_action=True)
+        yield TimeSeries("action\n(class)", actions, ACTED, of_action=True)
     else:
         for i, name in _some("action", spec.size, columns.get("action")):
             bounds = (spec.low[i], spec.high[i])
-            yield Track(name, actions[:, i], ACTED, of_action=True, bounds=bounds)
+            yield TimeSeries(name, actions[:, i], ACTED, of_action=True, bounds=bounds)
     if trajectories.rewards is not None:
-        yield Track("reward", trajectories.rewards, EARNED, of_action=True)
+        yield TimeSeries("reward", trajectories.rewards, EARNED, of_action=True)
 
 
 def _some(key: str, size: int, names: Sequence[str] | None) -> Iterator[tuple[int, str]]:
@@ -210,7 +212,7 @@ def _some(key: str, size: int, names: Sequence[str] | None) -> Iterator[tuple[in
             yield i, key if size == 1 else f"{key} [{i}]"
 
 
-def _line(axes: Axes, trajectories: Trajectories, episode: int, track: Track) -> None:
+def _line(axes: Axes, trajectories: Trajectories, episode: int, track: TimeSeries) -> None:
     first = trajectories.offsets[episode]
     rows = min(int(trajectories.lengths[episode]) - track.of_action, MOST_STEPS)
     style = "steps-post" if track.of_action else "default"
@@ -231,7 +233,9 @@ def _plain(axes: Axes) -> None:
 # ------------------------------------------------------------------------------------------ images
 
 
-def frames(trajectories: Trajectories, key: str, shown: Sequence[Shown], title: str) -> Figure:
+def frames(
+    trajectories: Trajectories, key: str, shown: Sequence[PlottedEpisode], title: str
+) -> Figure:
     """Evenly spaced images of each episode, from the first to the last, a strip each."""
     images = trajectories.observations[key]
     height, width = images.shape[1:3]

@@ -14,7 +14,7 @@ Item = TypeVar("Item")
 TOLD_AFTER_SECONDS = 5.0
 
 
-def shown(items: Iterable[Item], count: int | None, task: str) -> Iterator[Item]:
+def progress_bar(items: Iterable[Item], count: int | None, task: str) -> Iterator[Item]:
     """The same items; `count` is their number where it is known."""
     if sys.stderr.isatty():
         yield from track(items, task, total=count, console=Console(stderr=True), transient=True)

@@ -12,10 +12,10 @@ from worldmodel.config import DataOptions
 from worldmodel.config.arguments import parse_overrides, read_values
 from worldmodel.config.io import assign
 from worldmodel.config.registry import entries, schemas
-from worldmodel.config.values import Option, refuse, unknown_key, walk
+from worldmodel.config.values import Option, iter_options, raise_if_invalid, unknown_key
 from worldmodel.data.readers.table import TableData
 from worldmodel.data.readers.tfds import TFDSData, read_metadata
-from worldmodel.errors import DataError, nearest
+from worldmodel.errors import DataError, did_you_mean
 
 PREPARED = "dataset_info.json"  # marks a folder that TFDS prepared
 PREFIX = "data."  # of the options of a data source, which may be left out here
@@ -60,7 +60,7 @@ class Source(NamedTuple):
         return re.sub(r"[^\w.+-]+", "-", value).strip("-.") or "logs"
 
 
-def source(word: str) -> Source:
+def parse_source(word: str) -> Source:
     """Reads a SOURCE word. Raises DataError, which says what is accepted."""
     prefix, colon, what = word.partition(":")
     if colon and prefix in prefixes():
@@ -73,7 +73,7 @@ def source(word: str) -> Source:
     return Source(_format(path), "path", word)
 
 
-def is_place(word: str) -> bool:
+def is_source(word: str) -> bool:
     """Whether a word names logs or a folder, and is no OPTION=VALUE."""
     return bool(word) and not re.match(r"[a-z_.]+=", word)
 
@@ -81,12 +81,12 @@ def is_place(word: str) -> bool:
 def _hint(word: str) -> str:
     """What may have been meant by a word that names no file."""
     prefix, colon, what = word.partition(":")
-    if colon and (close := nearest(prefix, prefixes())):
+    if colon and (close := did_you_mean(prefix, prefixes())):
         return close
     if re.fullmatch(r"[\w./-]+-v\d+", word):
         return f" (did you mean 'gymnasium:{word}' or 'minari:{word}'?)"
     folder = Path(word).expanduser().parent
-    return nearest(word, map(str, folder.iterdir())) if folder.is_dir() else ""
+    return did_you_mean(word, map(str, folder.iterdir())) if folder.is_dir() else ""
 
 
 def _format(path: Path) -> str:
@@ -126,25 +126,25 @@ def _is_pattern(path: Path) -> bool:
 # ----------------------------------------------------------------------------------------- options
 
 
-def options(word: str, words: Sequence[str], own: Any) -> tuple[Source, DataOptions]:
+def parse_options(word: str, words: Sequence[str], own: Any) -> tuple[Source, DataOptions]:
     """The options of the format of SOURCE `word`, with the values that `words` give, checked.
 
     `own` is a dataclass of the options that the command itself has; they are set in place. Raises
     ConfigError that names every fault.
     """
-    where = source(word)
+    where = parse_source(word)
     data = schemas("data")[where.format]()
-    mine = {option.key: option for option, _ in walk(own, PREFIX)}
-    theirs = {option.key: option for option, _ in walk(data, PREFIX)}
+    mine = {option.key: option for option, _ in iter_options(own, PREFIX)}
+    theirs = {option.key: option for option, _ in iter_options(data, PREFIX)}
     theirs.pop(PREFIX + "name")  # it is that of the format
     given, faults = given_values(words, theirs | mine)
     if (key := PREFIX + where.option) in given:
         faults.append(f"{where.option}={given.pop(key)}: SOURCE has said that: {word}")
-    refuse(faults)
+    raise_if_invalid(faults)
     setattr(data, where.option, where.value)
     for key, value in given.items():
         assign(own if key in mine else data, key.removeprefix(PREFIX), value)
-    refuse(data_faults(data))
+    raise_if_invalid(validate_data_options(data))
     return where, data
 
 
@@ -172,20 +172,20 @@ def _prefixed(word: str) -> str:
     return word if whole else PREFIX + word
 
 
-def data_faults(data: DataOptions) -> Iterator[str]:
+def validate_data_options(data: DataOptions) -> Iterator[str]:
     """What train.py would refuse in these options."""
-    faults = [f for option, value in walk(data, PREFIX) if (f := option.fault(value))]
+    faults = [f for option, value in iter_options(data, PREFIX) if (f := option.error_in(value))]
     yield from faults or data.check()
 
 
-def environment(data: DataOptions) -> str | None:
+def recorded_environment(data: DataOptions) -> str | None:
     """The environment that a native set says it was logged in; None for all other logs."""
     if not isinstance(data, TFDSData) or not data.path:
         return None
     return read_metadata(Path(data.path).expanduser()).get("environment")
 
 
-def columns(data: DataOptions) -> dict[str, list[str]]:
+def column_names(data: DataOptions) -> dict[str, list[str]]:
     """The names of the columns that vectors are made of, where the options tell them."""
     if not isinstance(data, TableData):
         return {}

@@ -16,8 +16,8 @@ class ObservationSpec:
     """One named observation: a float vector of shape (D,), or a uint8 image of shape (height,
     width, channels).
 
-    `mean`, `std`, `low`, `high` and `change` (root mean square of what a step changes) are those of
-    the training split, one number a dimension (empty for images). `scaling` says how models see a
+    `mean`, `std`, `low`, `high` and `delta_rms` (root mean square of what a step changes) are those of
+    the training split, one number a dimension (empty for images). `normalization` says how models see a
     vector: `standardize` by mean and standard deviation, `min_max` from [low, high] to [-1, 1], or
     `none`: as it is, through symlog.
     """
@@ -28,8 +28,8 @@ class ObservationSpec:
     std: tuple[float, ...] = ()
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
-    change: tuple[float, ...] = ()
-    scaling: str = "none"
+    delta_rms: tuple[float, ...] = ()
+    normalization: str = "none"
 
     @property
     def is_image(self) -> bool:
@@ -37,9 +37,9 @@ class ObservationSpec:
 
     def shift_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
         """(D,) float32 each: a model sees (x - shift) / scale. A constant column has scale 1."""
-        if self.scaling == "none":
+        if self.normalization == "none":
             return np.zeros(self.shape, np.float32), np.ones(self.shape, np.float32)
-        if self.scaling == "standardize":
+        if self.normalization == "standardize":
             shift, scale = np.asarray(self.mean), np.asarray(self.std)
         else:
             low, high = np.asarray(self.low), np.asarray(self.high)
@@ -83,14 +83,14 @@ class ActionSpec:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """All that a model needs to know of its data. `reward`: mean and standard deviation of the
+    """All that a model needs to know of its data. `reward_mean_std`: mean and standard deviation of the
     training split.
     """
 
     observations: dict[str, ObservationSpec]
     action: ActionSpec
     has_reward: bool = True
-    reward: tuple[float, float] = (0.0, 1.0)
+    reward_mean_std: tuple[float, float] = (0.0, 1.0)
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -104,4 +104,6 @@ class DataSpec:
         if not all(isinstance(size, int) for o in observations.values() for size in o.shape):
             raise ValueError("a shape holds something else than whole numbers")
         action = ActionSpec.from_json(raw["action"])
-        return cls(observations, action, raw["has_reward"], tuple(raw.get("reward", (0.0, 1.0))))
+        return cls(
+            observations, action, raw["has_reward"], tuple(raw.get("reward_mean_std", (0.0, 1.0)))
+        )

@@ -31,7 +31,7 @@ class Trajectories:
     of the log
     action_spec: kind and bounds of the actions
     source: where the logs come from, for messages
-    starts: (episodes,) first row of each episode, or None where they lie end to end
+    episode_starts: (episodes,) first row of each episode, or None where they lie end to end
     names: what messages call the episodes; none: 'episode 7'
     digest: what `fingerprint` would compute, where that is known
     """
@@ -43,7 +43,7 @@ class Trajectories:
     terminated: np.ndarray
     action_spec: ActionSpec
     source: str
-    starts: np.ndarray | None = None
+    episode_starts: np.ndarray | None = None
     names: tuple[str, ...] = ()
     digest: str | None = None
 
@@ -52,29 +52,29 @@ class Trajectories:
         return len(self.lengths)
 
     @property
-    def num_rows(self) -> int:
+    def num_steps(self) -> int:
         return int(self.lengths.sum())
 
     @property
     def num_transitions(self) -> int:
-        return self.num_rows - self.num_episodes
+        return self.num_steps - self.num_episodes
 
     @property
     def offsets(self) -> np.ndarray:
         """(episodes,) first row of each episode."""
-        if self.starts is not None:
-            return self.starts
+        if self.episode_starts is not None:
+            return self.episode_starts
         return np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
 
     @property
-    def last_rows(self) -> np.ndarray:
+    def last_steps(self) -> np.ndarray:
         """(episodes,) last row of each episode, where action and reward are padding."""
         return self.offsets + self.lengths - 1
 
     @property
     def num_bytes(self) -> int:
         """Bytes of the rows held, in all fields."""
-        return self.num_rows * sum(v.dtype.itemsize * v[0].size for v in self.fields().values())
+        return self.num_steps * sum(v.dtype.itemsize * v[0].size for v in self.fields().values())
 
     def fields(self) -> dict[str, np.ndarray]:
         """Every array of rows, by its name in messages and files."""
@@ -85,36 +85,36 @@ class Trajectories:
     def name(self, episode: int) -> str:
         return self.names[episode] if self.names else f"episode {episode}"
 
-    def runs(self) -> Iterator[slice]:
+    def contiguous_slices(self) -> Iterator[slice]:
         """The rows held, in order, as few slices as possible: what memory-mapped files like."""
         begins, ends = self.offsets, self.offsets + self.lengths
         breaks = np.flatnonzero(begins[1:] != ends[:-1])
         for first, last in zip([0, *(breaks + 1)], [*breaks, len(begins) - 1], strict=True):
             yield slice(int(begins[first]), int(ends[last]))
 
-    def rows(self) -> np.ndarray:
-        """(num_rows,) where in the arrays the rows of these episodes are, in order."""
-        return np.concatenate([np.arange(run.start, run.stop) for run in self.runs()])
+    def step_indices(self) -> np.ndarray:
+        """(num_steps,) where in the arrays the rows of these episodes are, in order."""
+        return np.concatenate([np.arange(run.start, run.stop) for run in self.contiguous_slices()])
 
-    def pieces(self, values: np.ndarray, padding: bool = True) -> Iterator[np.ndarray]:
+    def chunks(self, values: np.ndarray, padding: bool = True) -> Iterator[np.ndarray]:
         """The rows of `values` (N, ...) that these episodes hold, in order, a few at a time.
 
         Without `padding`, the last row of every episode is left out.
         """
         inside = np.ones(len(values), bool)
-        inside[self.last_rows] = padding
+        inside[self.last_steps] = padding
         at_once = max(1, NUMBERS_AT_ONCE // max(1, values[:1].size))
-        for run in self.runs():
+        for run in self.contiguous_slices():
             for begin in range(run.start, run.stop, at_once):
                 part = slice(begin, min(begin + at_once, run.stop))
                 yield values[part] if inside[part].all() else values[part][inside[part]]
 
-    def changes(self, values: np.ndarray) -> Iterator[np.ndarray]:
+    def step_differences(self, values: np.ndarray) -> Iterator[np.ndarray]:
         """Differences (n, D) of neighbouring rows of each episode, a few at a time."""
         last = np.zeros(len(values), bool)
-        last[self.last_rows] = True
+        last[self.last_steps] = True
         at_once = max(1, NUMBERS_AT_ONCE // max(1, values[:1].size))
-        for run in self.runs():
+        for run in self.contiguous_slices():
             for begin in range(run.start, run.stop - 1, at_once):
                 end = min(begin + at_once, run.stop - 1)
                 yield np.diff(values[begin : end + 1], axis=0)[~last[begin:end]]
@@ -124,17 +124,17 @@ class Trajectories:
         if self.rewards is None:
             raise ValueError("these logs have no reward")
         offsets = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
-        return np.add.reduceat(self.rewards[self.rows()].astype(np.float64), offsets)
+        return np.add.reduceat(self.rewards[self.step_indices()].astype(np.float64), offsets)
 
     def fingerprint(self) -> str:
         """SHA-256 of everything in here: does a run go on with the logs it began with?"""
         if self.digest is not None:
             return self.digest
         total = hashlib.sha256(repr(self.action_spec).encode())
-        rows = (self.num_rows,)
+        rows = (self.num_steps,)
         for name, array in sorted(self.fields().items()):
             total.update(f"{name} {array.dtype} {rows + array.shape[1:]}".encode())
-            for run in self.runs():
+            for run in self.contiguous_slices():
                 total.update(np.ascontiguousarray(array[run]))
         for array in (self.lengths.astype(np.int64), self.terminated):
             total.update(np.ascontiguousarray(array))
@@ -146,22 +146,22 @@ class Trajectories:
             self,
             lengths=self.lengths[episodes],
             terminated=self.terminated[episodes],
-            starts=self.offsets[episodes],
+            episode_starts=self.offsets[episodes],
             names=tuple(self.name(int(e)) for e in episodes),
             digest=None,
         )
 
     def compact(self) -> Trajectories:
         """The same episodes end to end in arrays of their own."""
-        if self.starts is None:
+        if self.episode_starts is None:
             return self
-        rows = self.rows()
+        rows = self.step_indices()
         return replace(
             self,
             observations={key: value[rows] for key, value in self.observations.items()},
             actions=self.actions[rows],
             rewards=None if self.rewards is None else self.rewards[rows],
-            starts=None,
+            episode_starts=None,
         )
 
     def spec(self, scaling: Mapping[str, str] | None = None) -> DataSpec:
@@ -176,17 +176,17 @@ class Trajectories:
             if value.ndim == 4:
                 observations[key] = ObservationSpec(shape, dtype)
                 continue
-            mean, std, low, high = moments(self.pieces(value))
+            mean, std, low, high = moments(self.chunks(value))
             # A constant column carries no scale of its own; rounding may leave it a tiny one.
             std = np.where(std <= np.maximum(1e-6, 1e-7 * np.abs(mean)), 1.0, std)
-            change = moments(self.changes(value)).spread
+            change = moments(self.step_differences(value)).rms
             numbers = (tuple(x.tolist()) for x in (mean, std, low, high, change))
-            observations[key] = ObservationSpec(shape, dtype, *numbers, scaling=kind)
+            observations[key] = ObservationSpec(shape, dtype, *numbers, normalization=kind)
         if self.rewards is None:
             return DataSpec(observations, self.action_spec, has_reward=False)
-        earned = moments(self.pieces(self.rewards[:, None], padding=False))
+        earned = moments(self.chunks(self.rewards[:, None], padding=False))
         reward = (float(earned.mean[0]), float(earned.std[0]) or 1.0)
-        return DataSpec(observations, self.action_spec, reward=reward)
+        return DataSpec(observations, self.action_spec, reward_mean_std=reward)
 
 
 def split(

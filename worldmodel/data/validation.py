@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from worldmodel.data.episodes import observation_field, raise_faults
+from worldmodel.data.episodes import observation_field, raise_data_errors
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 
@@ -15,7 +15,7 @@ MOST_ROWS = 3  # rows named in one line
 BOUND_TOLERANCE = 1e-4  # how far outside its bounds an action may lie, as a share of their width
 
 
-class Fault(NamedTuple):
+class InvalidEpisodes(NamedTuple):
     """One kind of fault: its line in a message, and the episodes that have it."""
 
     line: str
@@ -26,21 +26,21 @@ def validate(trajectories: Trajectories) -> None:
     """Raises DataError with every fault in the logs; values are looked at if the layout fits."""
     faults = list(_layout_faults(trajectories))
     faults = faults or [fault.line for fault in _value_faults(trajectories)]
-    raise_faults(faults, trajectories.source)
+    raise_data_errors(faults, trajectories.source)
 
 
-def without_faults(trajectories: Trajectories) -> tuple[Trajectories, list[str]]:
+def drop_invalid_episodes(trajectories: Trajectories) -> tuple[Trajectories, list[str]]:
     """The episodes whose values have no fault, and the faults of the others.
 
     Raises DataError where the layout does not fit, or where no episode is left.
     """
-    raise_faults(list(_layout_faults(trajectories)), trajectories.source)
+    raise_data_errors(list(_layout_faults(trajectories)), trajectories.source)
     faults = list(_value_faults(trajectories))
     lines = [fault.line for fault in faults]
     bad = np.unique(np.concatenate([fault.episodes for fault in faults])) if faults else []
     good = np.setdiff1d(np.arange(trajectories.num_episodes), bad)
     if len(good) == 0:
-        raise_faults(lines, trajectories.source)
+        raise_data_errors(lines, trajectories.source)
     return (trajectories.select(good) if faults else trajectories), lines
 
 
@@ -55,8 +55,8 @@ def _layout_faults(trajectories: Trajectories) -> Iterator[str]:
         yield f"episode {episode} has {t.lengths[episode]} row(s); accepted: at least 2"
     if not t.observations:
         yield "no observations; accepted: at least one named observation"
-    rows, why = t.num_rows, "the sum of lengths"
-    if t.starts is not None:  # a selection: its arrays are those of the whole
+    rows, why = t.num_steps, "the sum of lengths"
+    if t.episode_starts is not None:  # a selection: its arrays are those of the whole
         rows, why = len(t.actions), "those of action"
     for field, value in _fields(t):
         if len(value) != rows:
@@ -89,14 +89,14 @@ def _action_layout_faults(actions: np.ndarray, spec: ActionSpec) -> Iterator[str
             yield f"action {dimension} has low {low} and high {high}; accepted: finite, low < high"
 
 
-def _value_faults(trajectories: Trajectories) -> Iterator[Fault]:
+def _value_faults(trajectories: Trajectories) -> Iterator[InvalidEpisodes]:
     t, spec = trajectories, trajectories.action_spec
     for field, value in _fields(t):
         if value.dtype.kind == "f":
             finite = np.isfinite(value.reshape(len(value), -1)).all(axis=1)
             yield from _row_faults(t, ~finite, f"{field} is not finite", "finite numbers")
     last = np.zeros(len(t.actions), bool)
-    last[t.last_rows] = True
+    last[t.last_steps] = True
     if t.rewards is not None:
         yield from _row_faults(
             t, last & (t.rewards != 0), "reward after the last transition", "0, it is padding"
@@ -116,7 +116,7 @@ def _value_faults(trajectories: Trajectories) -> Iterator[Fault]:
 
 def _row_faults(
     trajectories: Trajectories, bad: np.ndarray, fault: str, accepted: str
-) -> Iterator[Fault]:
+) -> Iterator[InvalidEpisodes]:
     """One line for all rows where `bad` (N,) holds, with the first few of them."""
     if not bad.any():
         return
@@ -126,11 +126,11 @@ def _row_faults(
         if len(rows):
             found.append(episode)
             named += [f"{t.name(episode)} row {row}" for row in rows[: MOST_ROWS - len(named)]]
-    more = int(sum(bad[run].sum() for run in t.runs())) - len(named)
+    more = int(sum(bad[run].sum() for run in t.contiguous_slices())) - len(named)
     rest = f", and {more} more rows" if more > 0 else ""
     if found:
         line = f"{fault}: {', '.join(named)}{rest}; accepted: {accepted}"
-        yield Fault(line, np.array(found))
+        yield InvalidEpisodes(line, np.array(found))
 
 
 def _fields(trajectories: Trajectories) -> Iterator[tuple[str, np.ndarray]]:

@@ -59,7 +59,7 @@ class Window:
         return replace(self, action=action)
 
 
-class Rows(NamedTuple):
+class StepArrays(NamedTuple):
     """All rows of a set of episodes laid end to end, as `Window` names them, without the mask."""
 
     observation: dict[str, Any]
@@ -70,22 +70,22 @@ class Rows(NamedTuple):
     is_terminal: Any
 
 
-def rows_of(trajectories: Trajectories, raw_actions: bool = False) -> Rows:
+def step_arrays(trajectories: Trajectories, raw_actions: bool = False) -> StepArrays:
     """The arrays of `trajectories` as numpy rows, with continuous actions brought to [-1, 1].
 
     Rows of other episodes that a selection's arrays hold are there too, unmarked. With
-    `raw_actions` nothing but the marks is computed, and `brought_to_range` is left to do.
+    `raw_actions` nothing but the marks is computed, and `normalize_actions` is left to do.
     """
     t, count = trajectories, len(trajectories.actions)
     is_first, is_last, is_terminal = (np.zeros(count, bool) for _ in range(3))
-    is_first[t.offsets], is_last[t.last_rows] = True, True
-    is_terminal[t.last_rows] = t.terminated
+    is_first[t.offsets], is_last[t.last_steps] = True, True
+    is_terminal[t.last_steps] = t.terminated
     reward = np.zeros(count, np.float32) if t.rewards is None else t.rewards
-    action = t.actions if raw_actions else brought_to_range(t.actions, is_last, t.action_spec)
-    return Rows(t.observations, action, reward, is_first, is_last, is_terminal)
+    action = t.actions if raw_actions else normalize_actions(t.actions, is_last, t.action_spec)
+    return StepArrays(t.observations, action, reward, is_first, is_last, is_terminal)
 
 
-def brought_to_range(action: np.ndarray, padding: np.ndarray, spec: ActionSpec) -> np.ndarray:
+def normalize_actions(action: np.ndarray, padding: np.ndarray, spec: ActionSpec) -> np.ndarray:
     """Raw actions (..., A) or classes (...) as models see them, zero where `padding` (...)."""
     action = spec.normalize(action)
     return np.where(padding if spec.discrete else padding[..., None], action.dtype.type(0), action)
@@ -95,12 +95,12 @@ def brought_to_range(action: np.ndarray, padding: np.ndarray, spec: ActionSpec) 
 class WindowIndex:
     """Where every window of `length` rows starts.
 
-    starts: (W,) first row; rows: (W,) rows of the window inside its episode: `length`, or fewer for
+    starts: (W,) first row; valid_lengths: (W,) rows of the window inside its episode: `length`, or fewer for
     an episode that is shorter and gives one padded window.
     """
 
     starts: np.ndarray
-    rows: np.ndarray
+    valid_lengths: np.ndarray
     length: int
 
     @property
@@ -108,7 +108,7 @@ class WindowIndex:
         return len(self.starts)
 
 
-def window_index(trajectories: Trajectories, length: int) -> WindowIndex:
+def build_window_index(trajectories: Trajectories, length: int) -> WindowIndex:
     """Every window of `length` rows of the episodes."""
     lengths, offsets = trajectories.lengths, trajectories.offsets
     counts = np.maximum(lengths - length + 1, 1)
@@ -119,7 +119,9 @@ def window_index(trajectories: Trajectories, length: int) -> WindowIndex:
     return WindowIndex(starts.astype(place), rows.astype(np.int32), length)
 
 
-def origins(trajectories: Trajectories, starts: np.ndarray, counts: np.ndarray) -> list[str]:
+def describe_windows(
+    trajectories: Trajectories, starts: np.ndarray, counts: np.ndarray
+) -> list[str]:
     """Where the windows of `counts` rows that begin at `starts` were taken from, for messages:
     the episode's name, and its rows.
     """
@@ -147,7 +149,7 @@ def cursor(step: int, batch_size: int, count: int, seed: int) -> Cursor:
     return Cursor(np.uint32(seed), np.uint32(epoch & 0xFFFFFFFF), np.uint32(offset))
 
 
-def batch_windows(at: Cursor, batch: Any, batch_size: int, count: int) -> jax.Array:
+def batch_indices(at: Cursor, batch: Any, batch_size: int, count: int) -> jax.Array:
     """(batch_size,) indices of the windows of the batch that lies `batch` batches after `at`."""
     position = (
         jnp.uint32(at.offset)
@@ -155,17 +157,17 @@ def batch_windows(at: Cursor, batch: Any, batch_size: int, count: int) -> jax.Ar
         + jnp.arange(batch_size, dtype=jnp.uint32)
     )
     epoch = jnp.uint32(at.epoch) + position // jnp.uint32(count)
-    return permuted(position % jnp.uint32(count), at.seed, epoch, count)
+    return permute_index(position % jnp.uint32(count), at.seed, epoch, count)
 
 
-def batch_windows_on_host(step: int, batch_size: int, count: int, seed: int) -> np.ndarray:
-    """What `batch_windows` gives for the batch of `step`, in numpy: for processes without JAX."""
+def batch_indices_on_host(step: int, batch_size: int, count: int, seed: int) -> np.ndarray:
+    """What `batch_indices` gives for the batch of `step`, in numpy: for processes without JAX."""
     epoch, position = np.divmod(step * batch_size + np.arange(batch_size, dtype=np.int64), count)
     seed, epoch = np.full(batch_size, seed, np.uint32), epoch.astype(np.uint32)
-    return permuted(position.astype(np.uint32), seed, epoch, count)
+    return permute_index(position.astype(np.uint32), seed, epoch, count)
 
 
-def permuted(position: jax.Array, seed: Any, epoch: Any, count: int) -> jax.Array:
+def permute_index(position: jax.Array, seed: Any, epoch: Any, count: int) -> jax.Array:
     """Entry `position` of the permutation of range(count) that belongs to (seed, epoch).
 
     A balanced Feistel network permutes [0, 4^k), the smallest such range that holds `count`;
@@ -212,7 +214,7 @@ def mix(x: jax.Array) -> jax.Array:
     return x ^ (x >> np.uint32(16))
 
 
-def gather(rows: Rows, starts: jax.Array, counts: jax.Array, length: int) -> Window:
+def gather_windows(rows: StepArrays, starts: jax.Array, counts: jax.Array, length: int) -> Window:
     """The windows that begin at `starts` (B,) with `counts` (B,) real rows each, as (B, length,
     ...): numpy arrays of numpy rows, else JAX's.
 

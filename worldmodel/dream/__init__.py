@@ -6,15 +6,23 @@ imports this package first; so does `gymnasium.make_vec`.
 
 import gymnasium
 
-from worldmodel.dream.bank import Bank
-from worldmodel.dream.dream import Dream, DreamState, build
+from worldmodel.dream.dream import Dream, DreamState, build_dream
 from worldmodel.dream.environment import DreamEnv
+from worldmodel.dream.initial_states import InitialStates
 from worldmodel.dream.vector import DreamVectorEnv
 
-__all__ = ["ID", "Bank", "Dream", "DreamEnv", "DreamState", "DreamVectorEnv", "build"]
+__all__ = [
+    "ENV_ID",
+    "InitialStates",
+    "Dream",
+    "DreamEnv",
+    "DreamState",
+    "DreamVectorEnv",
+    "build_dream",
+]
 
-ID = "worldmodel/Dream-v0"
-MADE_BY = "worldmodel.loading:dreamed"  # of one and of many: `num_envs` tells
+ENV_ID = "worldmodel/Dream-v0"
+ENTRY_POINT = "worldmodel.loading:make_dream"  # of one and of many: `num_envs` tells
 
-if ID not in gymnasium.registry:
-    gymnasium.register(ID, entry_point=MADE_BY, vector_entry_point=MADE_BY)
+if ENV_ID not in gymnasium.registry:
+    gymnasium.register(ENV_ID, entry_point=ENTRY_POINT, vector_entry_point=ENTRY_POINT)

@@ -16,8 +16,8 @@ from worldmodel.dream.dream import Dream, DreamState, Step
 class DreamEnv(gymnasium.Env):
     """A dream, one call to the device a step. Observations and actions are in raw units.
 
-    `reset(options={"episode": 3, "row": 17})` begins where that logged row was; with `episode`
-    alone, at any start in it. A reset's info says `start_episode` and `start_row`.
+    `reset(options={"episode": 3, "step": 17})` begins where that logged row was; with `episode`
+    alone, at any start in it. A reset's info says `start_episode` and `start_step`.
     """
 
     metadata = {"render_modes": []}
@@ -33,21 +33,25 @@ class DreamEnv(gymnasium.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
-        options = spaces.check_options(options, ("episode", "row"))
-        start = np.int32(self.np_random.choice(spaces.places(self.dream.bank, options)))
+        options = spaces.validate_reset_options(options, ("episode", "step"))
+        start = np.int32(
+            self.np_random.choice(spaces.matching_starts(self.dream.initial_states, options))
+        )
         seed = np.uint32(self.np_random.integers(2**31))
         self.state, observation, self.key = _begin(self.dream, start, seed)
-        info = {name: int(x) for name, x in spaces.where_from(self.dream.bank, start).items()}
-        return spaces.as_observed(spaces.on_host(observation)), info
+        info = {
+            name: int(x) for name, x in spaces.start_info(self.dream.initial_states, start).items()
+        }
+        return spaces.to_space(spaces.on_host(observation)), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         if self.state is None:
             raise gymnasium.error.ResetNeeded("Call reset before step")
-        action = spaces.as_taken(self.action_space, action)
+        action = spaces.validate_action(self.action_space, action)
         (self.state, *given), self.key = _advance(self.dream, self.state, action, self.key)
         observation, reward, terminated, truncated, info = spaces.on_host(given)
         return (
-            spaces.as_observed(observation),
+            spaces.to_space(observation),
             float(reward),
             bool(terminated),
             bool(truncated),

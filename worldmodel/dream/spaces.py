@@ -10,8 +10,8 @@ from gymnasium import spaces
 from gymnasium.error import InvalidAction
 
 from worldmodel.data.spec import ActionSpec, ObservationSpec
-from worldmodel.dream.bank import Bank
-from worldmodel.errors import UserError, nearest
+from worldmodel.dream.initial_states import InitialStates
+from worldmodel.errors import UserError, did_you_mean
 
 
 def observation_space(observations: dict[str, ObservationSpec]) -> spaces.Space:
@@ -33,12 +33,12 @@ def on_host(tree: Any) -> Any:
     return jax.tree.map(np.array, jax.device_get(tree))
 
 
-def as_observed(observation: dict[str, np.ndarray]) -> Any:
+def to_space(observation: dict[str, np.ndarray]) -> Any:
     """As `observation_space` has it."""
     return observation if len(observation) > 1 else next(iter(observation.values()))
 
 
-def as_taken(space: spaces.Space, action: Any) -> np.ndarray:
+def validate_action(space: spaces.Space, action: Any) -> np.ndarray:
     """An action, or a batch of them, in the space's shape and type.
 
     Raises InvalidAction where it has another shape, or is no class that there is.
@@ -51,24 +51,24 @@ def as_taken(space: spaces.Space, action: Any) -> np.ndarray:
     return action
 
 
-def where_from(bank: Bank, start: np.ndarray) -> dict[str, np.ndarray]:
+def start_info(initial_states: InitialStates, start: np.ndarray) -> dict[str, np.ndarray]:
     """Where in the logs the places `start` of the bank are."""
     return {
-        "start_episode": np.asarray(bank.episode)[start],
-        "start_row": np.asarray(bank.row)[start],
+        "start_episode": np.asarray(initial_states.episode)[start],
+        "start_step": np.asarray(initial_states.step)[start],
     }
 
 
-def places(bank: Bank, options: dict[str, Any]) -> np.ndarray:
+def matching_starts(initial_states: InitialStates, options: dict[str, Any]) -> np.ndarray:
     """Where dreams may begin: the places in the bank of `episode`, and there of `row`, where
     `options` give them.
 
     Raises UserError where no dream begins there, and says where one does.
     """
     if "episode" not in options:
-        return np.arange(bank.size)
-    episodes, rows = np.asarray(bank.episode), np.asarray(bank.row)
-    episode, row = options["episode"], options.get("row")
+        return np.arange(initial_states.size)
+    episodes, rows = np.asarray(initial_states.episode), np.asarray(initial_states.step)
+    episode, row = options["episode"], options.get("step")
     there = episodes == episode
     if not there.any():
         raise UserError(
@@ -86,16 +86,16 @@ def places(bank: Bank, options: dict[str, Any]) -> np.ndarray:
     return found
 
 
-def check_options(given: dict[str, Any] | None, known: tuple[str, ...]) -> dict[str, Any]:
+def validate_reset_options(given: dict[str, Any] | None, known: tuple[str, ...]) -> dict[str, Any]:
     """The options of a reset. Raises UserError for what is none of them."""
     given = given or {}
     for name in given:
         if name not in known:
-            hint = nearest(name, known)
+            hint = did_you_mean(name, known)
             raise UserError(
                 f"options: no such option of reset as {name!r}{hint}; accepted: {', '.join(known)}"
             )
-    if "row" in given and "episode" not in given:
+    if "step" in given and "episode" not in given:
         raise UserError("options: row is that of an episode; accepted with episode")
     return given
 

@@ -14,8 +14,8 @@ from gymnasium.vector.utils import batch_space
 
 from worldmodel.data.spec import DataSpec
 from worldmodel.dream import spaces
-from worldmodel.dream.bank import Observation, observed
 from worldmodel.dream.dream import Dream, DreamState
+from worldmodel.dream.initial_states import Observation, decode_observation
 from worldmodel.errors import UserError
 
 
@@ -25,11 +25,11 @@ class Carry(NamedTuple):
     """
 
     state: DreamState
-    over: jax.Array
+    done: jax.Array
     key: jax.Array
 
 
-class Outcome(NamedTuple):
+class VectorStep(NamedTuple):
     """What a step of B dreams gives. Where a dream was `reset`, `observation` is that of its new
     start, and `final`, if the mode has it, what was observed before.
     """
@@ -50,7 +50,7 @@ class DreamVectorEnv(VectorEnv):
 
     `reset(options=...)` takes `episode` and `row`, as numbers for all, to begin where that logged
     row was, and `reset_mask` (num_envs,) bool, to reset these alone. Where dreams begin, infos say
-    `start_episode` and `start_row`.
+    `start_episode` and `start_step`.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class DreamVectorEnv(VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.carry: Carry | None = None
-        self.over = np.zeros(num_envs, bool)
+        self.done = np.zeros(num_envs, bool)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
-        options = spaces.check_options(options, ("episode", "row", "reset_mask"))
-        among = spaces.places(self.dream.bank, options)
+        options = spaces.validate_reset_options(options, ("episode", "step", "reset_mask"))
+        among = spaces.matching_starts(self.dream.initial_states, options)
         starts = self.np_random.choice(among, self.num_envs).astype(np.int32)
         seed = np.uint32(self.np_random.integers(2**31))
         if "reset_mask" in options:
@@ -84,25 +84,25 @@ class DreamVectorEnv(VectorEnv):
         else:
             mask = np.ones(self.num_envs, bool)
             self.carry, observation = _begin(self.dream, starts, seed)
-        self.over = self.over & ~mask
-        return spaces.as_observed(spaces.on_host(observation)), self._begun(mask, starts)
+        self.done = self.done & ~mask
+        return spaces.to_space(spaces.on_host(observation)), self._begun(mask, starts)
 
     def step(
         self, actions: np.ndarray
     ) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         if self.carry is None:
             raise gymnasium.error.ResetNeeded("Call reset before step")
-        if self.autoreset_mode is AutoresetMode.DISABLED and self.over.any():
+        if self.autoreset_mode is AutoresetMode.DISABLED and self.done.any():
             raise gymnasium.error.ResetNeeded(
-                f"Dreams {np.flatnonzero(self.over).tolist()} are over; reset them, with "
+                f"Dreams {np.flatnonzero(self.done).tolist()} are over; reset them, with "
                 "options={'reset_mask': ...}"
             )
-        actions = spaces.as_taken(self.action_space, actions)
+        actions = spaces.validate_action(self.action_space, actions)
         self.carry, outcome = _advance(self.dream, self.carry, actions, self.autoreset_mode)
         outcome = spaces.on_host(outcome)
-        self.over = outcome.terminated | outcome.truncated
+        self.done = outcome.terminated | outcome.truncated
         return (
-            spaces.as_observed(outcome.observation),
+            spaces.to_space(outcome.observation),
             outcome.reward,
             outcome.terminated,
             outcome.truncated,
@@ -120,7 +120,7 @@ class DreamVectorEnv(VectorEnv):
             )
         return mask
 
-    def _infos(self, outcome: Outcome) -> dict[str, Any]:
+    def _infos(self, outcome: VectorStep) -> dict[str, Any]:
         """As Gymnasium lays them out: beside every key, under `_key`, whose it is."""
         reset = outcome.reset
         infos = _of_some(outcome.info, ~reset)
@@ -131,13 +131,13 @@ class DreamVectorEnv(VectorEnv):
             final = np.full(self.num_envs, None, object)
             for i in np.flatnonzero(reset):
                 seen = {name: value[i].copy() for name, value in outcome.final.items()}
-                final[i] = spaces.as_observed(seen)
+                final[i] = spaces.to_space(seen)
             infos |= {"final_obs": final, "_final_obs": reset.copy()}
             infos |= {"final_info": _of_some(outcome.info, reset), "_final_info": reset.copy()}
         return infos
 
     def _begun(self, mask: np.ndarray, starts: np.ndarray) -> dict[str, np.ndarray]:
-        return _of_some(spaces.where_from(self.dream.bank, starts), mask)
+        return _of_some(spaces.start_info(self.dream.initial_states, starts), mask)
 
 
 def _checked_mode(num_envs: int, mode: AutoresetMode | str) -> AutoresetMode:
@@ -170,22 +170,22 @@ def _begin_some(
     dream: Dream, carry: Carry, starts: jax.Array, seed: jax.Array, mask: jax.Array
 ) -> tuple[Carry, Observation]:
     begun, observation = _begin(dream, starts, seed)
-    going_on = carry.state, observed(dream.model, carry.state.model)
+    going_on = carry.state, decode_observation(dream.model, carry.state.model)
     state, observation = _chosen(mask, (begun.state, observation), going_on)
-    return Carry(state, carry.over & ~mask, begun.key), observation
+    return Carry(state, carry.done & ~mask, begun.key), observation
 
 
 @partial(jax.jit, static_argnames="mode", donate_argnames="carry")
 def _advance(
     dream: Dream, carry: Carry, actions: jax.Array, mode: AutoresetMode
-) -> tuple[Carry, Outcome]:
+) -> tuple[Carry, VectorStep]:
     key, step_key, reset_key = jax.random.split(carry.key, 3)
     state, observation, reward, terminated, truncated, info = dream.step(
         carry.state, actions, step_key
     )
-    final, reset = None, jnp.zeros_like(carry.over)
+    final, reset = None, jnp.zeros_like(carry.done)
     if mode is AutoresetMode.NEXT_STEP:  # dreams that were over are not stepped but reset
-        reset = carry.over
+        reset = carry.done
         reward = jnp.where(reset, 0.0, reward)
         terminated, truncated = terminated & ~reset, truncated & ~reset
     elif mode is AutoresetMode.SAME_STEP:
@@ -196,7 +196,9 @@ def _advance(
         return _chosen(reset, dream.reset(reset_key, len(reset)), going_on)
 
     state, observation = jax.lax.cond(reset.any(), begun, lambda x: x, (state, observation))
-    outcome = Outcome(observation, reward, terminated, truncated, info, reset, state.start, final)
+    outcome = VectorStep(
+        observation, reward, terminated, truncated, info, reset, state.start, final
+    )
     return Carry(state, over, key), outcome
 
 

@@ -2,11 +2,18 @@
 
 from worldmodel.environments.real import (
     Observation,
-    Outcome,
     RealEnvironment,
-    check,
+    StepResult,
+    check_environment,
+    compatibility_error,
     episode_limit,
-    fault,
 )
 
-__all__ = ["Observation", "Outcome", "RealEnvironment", "check", "episode_limit", "fault"]
+__all__ = [
+    "Observation",
+    "StepResult",
+    "RealEnvironment",
+    "check_environment",
+    "episode_limit",
+    "compatibility_error",
+]

@@ -9,13 +9,13 @@ import numpy as np
 from gymnasium import spaces
 
 from worldmodel.data.spec import ActionSpec, DataSpec
-from worldmodel.errors import UserError, nearest
+from worldmodel.errors import UserError, did_you_mean
 
 Observation = dict[str, np.ndarray]
 SUCCESS = ("success", "is_success")  # names under which environments' `info` tells it
 
 
-class Outcome(NamedTuple):
+class StepResult(NamedTuple):
     """What an action led to. `success`: as the environment tells it, None where it does not."""
 
     observation: Observation
@@ -31,11 +31,11 @@ class RealEnvironment:
     A single array is observed under the logs' only name; a Dict under its own names.
     """
 
-    def __init__(self, name: str, spec: DataSpec, drawn: bool = False):
-        """`drawn`: `render` will be asked for. Raises UserError where there is no such environment,
+    def __init__(self, name: str, spec: DataSpec, rendered: bool = False):
+        """`rendered`: `render` will be asked for. Raises UserError where there is no such environment,
         or where it does not fit the logs.
         """
-        self.environment = _make(name, drawn)
+        self.environment = _make(name, rendered)
         self.spec, self.name = spec, name
         space = self.environment.observation_space
         self.only = None if isinstance(space, spaces.Dict) else next(iter(spec.observations))
@@ -49,13 +49,13 @@ class RealEnvironment:
     def reset(self, seed: int) -> Observation:
         return self._observe(self.environment.reset(seed=seed)[0])
 
-    def step(self, action: np.ndarray) -> Outcome:
+    def step(self, action: np.ndarray) -> StepResult:
         """Takes a raw action."""
         taken = _acted(self.environment.action_space, action)
         observation, reward, terminated, truncated, info = self.environment.step(taken)
         success = next((bool(info[name]) for name in SUCCESS if name in info), None)
         seen = self._observe(observation)
-        return Outcome(seen, float(reward), bool(terminated), bool(truncated), success)
+        return StepResult(seen, float(reward), bool(terminated), bool(truncated), success)
 
     def render(self) -> np.ndarray:
         """(height, width, 3) uint8, what a camera sees. Whatever the environment's own library
@@ -92,29 +92,29 @@ def episode_limit(name: str) -> int | None:
     return None if limit is None or limit < 0 else limit
 
 
-def check(name: str, spec: DataSpec) -> None:
+def check_environment(name: str, spec: DataSpec) -> None:
     """Raises UserError if there is no such environment, or if it does not fit the logs."""
     RealEnvironment(name, spec).close()
 
 
-def fault(name: str, spec: DataSpec) -> str | None:
+def compatibility_error(name: str, spec: DataSpec) -> str | None:
     """Why the environment cannot be made or does not fit the logs, in a line; None if it does."""
     try:
-        check(name, spec)
+        check_environment(name, spec)
     except UserError as error:
         return str(error).partition("\n")[0]
     return None
 
 
-def _make(name: str, drawn: bool) -> gymnasium.Env:
+def _make(name: str, rendered: bool) -> gymnasium.Env:
     rendering = (
-        {"render_mode": "rgb_array"} if drawn else {}
+        {"render_mode": "rgb_array"} if rendered else {}
     )  # some environments take no word of it
     try:
         return gymnasium.make(name, disable_env_checker=True, **rendering)
     except (gymnasium.error.Error, ImportError) as error:
         known = name in gymnasium.registry
-        hint = "" if known else nearest(name, gymnasium.registry)
+        hint = "" if known else did_you_mean(name, gymnasium.registry)
         raise UserError(
             f"data.environment={name}: cannot be made{hint}.\n  {error}\n"
             "Accepted: the id of an installed Gymnasium environment (`package:id` imports the "

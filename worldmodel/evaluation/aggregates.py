@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldmodel.evaluation.statistics import FEW_SEEDS, Bootstrap, Number, Statistic, means
+from worldmodel.evaluation.statistics import FEW_SEEDS, Bootstrap, Estimate, Statistic, means
 
 RECOMMENDED_SEEDS = 10
 
 
-def aggregate(scores: np.ndarray, bootstrap: Bootstrap, target: float = 1.0) -> dict[str, Number]:
+def aggregate(scores: np.ndarray, bootstrap: Bootstrap, target: float = 1.0) -> dict[str, Estimate]:
     """Interquartile mean, mean, median of the tasks' means, and optimality gap of scores (runs,
     tasks), by name.
     """
@@ -65,7 +65,7 @@ def optimality_gap(scores: np.ndarray, target: float) -> Statistic:
 
 def performance_profile(
     scores: np.ndarray, thresholds: np.ndarray, bootstrap: Bootstrap
-) -> list[Number]:
+) -> list[Estimate]:
     """The share of scores (runs, tasks) above each threshold: a curve that shows all of them."""
     scores = _table(scores)
     return [
@@ -80,7 +80,7 @@ def performance_profile(
 
 def probability_of_improvement(
     ours: np.ndarray, theirs: np.ndarray, bootstrap: Bootstrap
-) -> Number:
+) -> Estimate:
     """How probable it is that a run of ours (runs, tasks) beats one of theirs (runs, tasks) on a
     task drawn at random, ties counted half: Mann and Whitney's statistic, averaged over tasks.
     """

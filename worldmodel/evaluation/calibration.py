@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from worldmodel.evaluation import scores
+from worldmodel.evaluation.result_table import ResultTable
 from worldmodel.evaluation.scores import LEVELS
-from worldmodel.evaluation.sheets import Sheet
-from worldmodel.evaluation.starts import Starts
-from worldmodel.evaluation.statistics import Bootstrap, Number, Statistic, means
+from worldmodel.evaluation.starts import PredictionStarts
+from worldmodel.evaluation.statistics import Bootstrap, Estimate, Statistic, means
 
 FEWEST_SAMPLES = 4  # with fewer, the log score has no expectation
 
@@ -30,9 +30,9 @@ class Scores(NamedTuple):
 
     crps: np.ndarray
     log_score: np.ndarray
-    energy: np.ndarray
+    energy_score: np.ndarray
     spread: np.ndarray
-    square: np.ndarray
+    squared_error: np.ndarray
     rank: np.ndarray
 
 
@@ -50,9 +50,9 @@ def scores_of(samples: np.ndarray, truth: np.ndarray, each: bool) -> Scores | No
         found = Scores(
             crps=kept(scores.fair_crps(samples, truth)),
             log_score=kept(scores.log_score(samples, truth)),
-            energy=scores.fair_energy(samples, truth) / np.sqrt(truth.shape[-1]),
+            energy_score=scores.fair_energy(samples, truth) / np.sqrt(truth.shape[-1]),
             spread=kept(scores.spread(samples)),
-            square=kept(np.square(samples.mean(0) - truth)),
+            squared_error=kept(np.square(samples.mean(0) - truth)),
             rank=scores.rank(samples, truth).astype(np.int32),
         )
     worst = {name: np.where(np.isnan(x), np.inf, x) for name, x in found._asdict().items()}
@@ -69,23 +69,23 @@ class Calibration:
     dimensions: the same by number of a vector
     """
 
-    crps: Number
-    energy: Number
-    log_score: Number
-    spread_skill: Number
-    coverage: dict[int, Number]
+    crps: Estimate
+    energy_score: Estimate
+    log_score: Estimate
+    spread_skill_ratio: Estimate
+    coverage: dict[int, Estimate]
     nominal: dict[int, float]
-    ranks: list[Number]
-    dimensions: dict[str, list[Number]]
+    rank_histogram: list[Estimate]
+    dimensions: dict[str, list[Estimate]]
 
     def to_json(self) -> dict[str, Any]:
-        single = ("crps", "energy", "log_score", "spread_skill")
+        single = ("crps", "energy_score", "log_score", "spread_skill_ratio")
         return {name: getattr(self, name).to_json() for name in single} | {
             "coverage": {
                 str(level): number.to_json() | {"nominal": self.nominal[level]}
                 for level, number in self.coverage.items()
             },
-            "ranks": [number.to_json() for number in self.ranks],
+            "rank_histogram": [number.to_json() for number in self.rank_histogram],
             "dimensions": {
                 name: [number.to_json() for number in numbers]
                 for name, numbers in self.dimensions.items()
@@ -96,7 +96,7 @@ class Calibration:
 def calibration_at(
     found: Scores,
     place: int,
-    starts: Starts,
+    starts: PredictionStarts,
     horizon: int,
     samples: int,
     each: bool,
@@ -105,15 +105,15 @@ def calibration_at(
     """At the horizon that is in place `place` of the scores, over the starts that reach it; with
     `each`, every number's own too.
     """
-    there = starts.left >= horizon
+    there = starts.remaining_steps >= horizon
     crps, log_score, energy, spread, square, rank = (x[there, place] for x in found)
     episodes = starts.episodes[there]
     over = f"{samples} samples from {len(episodes)} starts in {len(np.unique(episodes))} episodes"
 
-    def numbers(statistic: Statistic, what: str) -> list[Number]:
-        return bootstrap.several(statistic, episodes, f"{what}, {over}")
+    def numbers(statistic: Statistic, what: str) -> list[Estimate]:
+        return bootstrap.clustered_many(statistic, episodes, f"{what}, {over}")
 
-    def mean(values: np.ndarray, what: str) -> list[Number]:
+    def mean(values: np.ndarray, what: str) -> list[Estimate]:
         """Over all numbers first, then each."""
         of_all = values.mean(-1, keepdims=True)
         return numbers(means(np.concatenate([of_all, values], 1) if each else of_all), what)
@@ -130,14 +130,16 @@ def calibration_at(
     of_dimensions = {
         "crps": mean(crps, "mean fair CRPS"),
         "log_score": mean(log_score, "mean fair log score of a normal"),
-        "spread_skill": numbers(_spread_skill(spread, square, each), "spread / skill"),
+        "spread_skill_ratio": numbers(_spread_skill(spread, square, each), "spread / skill"),
     }
     shares = np.stack([(rank == r).mean(-1) for r in range(samples + 1)], 1)
     return Calibration(
-        energy=numbers(lambda counts: means(energy)(counts)[:, None], "mean fair energy score")[0],
+        energy_score=numbers(
+            lambda counts: means(energy)(counts)[:, None], "mean fair energy score"
+        )[0],
         coverage={level: found[0] for level, found in inside.items()},
         nominal={level: nominal for level, (_, nominal) in intervals.items()},
-        ranks=numbers(means(shares), "share of each rank"),
+        rank_histogram=numbers(means(shares), "share of each rank"),
         dimensions={
             name: found[1:]
             for name, found in (
@@ -149,7 +151,7 @@ def calibration_at(
     )
 
 
-def spread_skill(spread: np.ndarray, square: np.ndarray) -> Statistic:
+def spread_skill_ratio(spread: np.ndarray, square: np.ndarray) -> Statistic:
     """Root mean square spread (N, D) / that of the error of the samples' mean."""
     of_all = _spread_skill(spread, square, each=False)
     return lambda counts: of_all(counts)[:, 0]
@@ -167,7 +169,7 @@ def _spread_skill(spread: np.ndarray, square: np.ndarray, each: bool) -> Statist
     return statistic
 
 
-def calibration_sheet(key: str, unit: str, found: dict[int, Calibration]) -> Sheet:
+def calibration_sheet(key: str, unit: str, found: dict[int, Calibration]) -> ResultTable:
     """A row a horizon. Of the intervals, a terminal shows that of 90 %, or the widest there is."""
     levels = list(next(iter(found.values())).nominal)
     main = 90 if 90 in levels else max(levels, default=None)
@@ -177,10 +179,16 @@ def calibration_sheet(key: str, unit: str, found: dict[int, Calibration]) -> She
     rows = [
         [
             str(h),
-            *(n.crps, n.energy, n.log_score, n.spread_skill),
+            *(n.crps, n.energy_score, n.log_score, n.spread_skill_ratio),
             *(n.coverage[level] for level in levels),
         ]
         for h, n in found.items()
     ]
-    spared = ["energy", "log score", *(name for lv, name in columns.items() if lv != main)]
-    return Sheet(f"Calibration of sampled {key}, CRPS in {unit}", header, rows, tuple(spared))
+    hidden_in_terminal = [
+        "energy",
+        "log score",
+        *(name for lv, name in columns.items() if lv != main),
+    ]
+    return ResultTable(
+        f"Calibration of sampled {key}, CRPS in {unit}", header, rows, tuple(hidden_in_terminal)
+    )

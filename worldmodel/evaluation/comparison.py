@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from worldmodel.evaluation.sheets import Cell
-from worldmodel.evaluation.statistics import Bootstrap, Number, Statistic, smaller_by
+from worldmodel.evaluation.result_table import Cell
+from worldmodel.evaluation.statistics import Bootstrap, Estimate, Statistic, relative_reduction
 
 LESS, MORE = "less", "more"  # what is better
 
@@ -19,25 +19,25 @@ class Lead(NamedTuple):
     """
 
     best: str
-    second: str
-    by: Number
+    runner_up: str
+    margin: Estimate
 
     @property
     def is_clear(self) -> bool:
-        return self.by.low > 0
+        return self.margin.low > 0
 
     def cells(self) -> list[Cell]:
         """Of a table: the best one, if there is one, and by how much."""
-        return [self.best if self.is_clear else "not clear", self.by]
+        return [self.best if self.is_clear else "not clear", self.margin]
 
     def to_json(self) -> dict[str, Any]:
-        return {"best": self.best, "second": self.second, "by": self.by.to_json()}
+        return {"best": self.best, "runner_up": self.runner_up, "margin": self.margin.to_json()}
 
 
-class Compared(NamedTuple):
+class MeasureComparison(NamedTuple):
     """One number of all runs, by name, and who leads where they can be told apart in pairs."""
 
-    numbers: dict[str, Number]
+    numbers: dict[str, Estimate]
     lead: Lead | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -59,8 +59,8 @@ class Measure:
     title: str
     of: str
     unit: str
-    rows: dict[str, Compared]
-    baseline: dict[str, Number] = field(default_factory=dict)
+    rows: dict[str, MeasureComparison]
+    baseline: dict[str, Estimate] = field(default_factory=dict)
 
     @property
     def by_horizon(self) -> bool:
@@ -72,7 +72,7 @@ class Comparison:
     """`last` is the same of the last checkpoints, where these are the best ones."""
 
     runs: list[str]
-    split: str
+    held_out_sha256: str
     environment: str | None
     confidence: float
     measures: list[Measure] = field(default_factory=list)
@@ -83,7 +83,7 @@ class Comparison:
         """Each measure in its place: `prediction.KEY.HORIZON.{runs.RUN, lead}`, `returns.WHO...`"""
         found: dict[str, Any] = {
             "runs": self.runs,
-            "held_out_sha256": self.split,
+            "held_out_sha256": self.held_out_sha256,
             "environment": self.environment,
             "confidence": self.confidence,
             "notes": self.notes,
@@ -96,30 +96,32 @@ class Comparison:
         return found
 
 
-def compared(
+def compare(
     statistics: dict[str, Statistic],
     clusters: np.ndarray,
     what: str,
     bootstrap: Bootstrap,
     better: str | None = LESS,
-) -> Compared:
+) -> MeasureComparison:
     """A statistic of every run over the same values: what is drawn is drawn for all runs, so that
     what makes a start hard for all of them does not widen the difference. There is a lead among two
     or more runs where it is known what is `better`.
     """
     numbers = {run: bootstrap.clustered(s, clusters, what) for run, s in statistics.items()}
     if better is None or len(numbers) < 2:
-        return Compared(numbers)
+        return MeasureComparison(numbers)
     best, second = ranked(numbers, better)[:2]
     ours, theirs = statistics[best], statistics[second]
     if better == LESS:
-        ahead, said = smaller_by(ours, theirs), f"1 - {what} by that of the next run"
+        ahead, said = relative_reduction(ours, theirs), f"1 - {what} by that of the next run"
     else:
         ahead, said = lambda counts: ours(counts) - theirs(counts), f"{what} less the next run's"
-    return Compared(numbers, Lead(best, second, bootstrap.clustered(ahead, clusters, said)))
+    return MeasureComparison(
+        numbers, Lead(best, second, bootstrap.clustered(ahead, clusters, said))
+    )
 
 
-def ranked(numbers: dict[str, Number], better: str) -> list[str]:
+def ranked(numbers: dict[str, Estimate], better: str) -> list[str]:
     """Best first; what is not a number comes last."""
     sign = 1 if better == LESS else -1
     return sorted(numbers, key=lambda run: np.nan_to_num(sign * numbers[run].value, nan=np.inf))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from worldmodel.evaluation.comparison import Comparison, Measure
-from worldmodel.evaluation.comparison_sheets import comparison_sheets, how, verdict
+from worldmodel.evaluation.comparison_tables import comparison_tables, how, summarize
 from worldmodel.evaluation.figures import figure, interval_bars
 from worldmodel.evaluation.report import document, header, section, table, words
-from worldmodel.evaluation.statistics import Number
+from worldmodel.evaluation.statistics import Estimate
 from worldmodel.evaluation.svg import Panel, extent
 
 BY_HORIZON = "By steps ahead, with intervals. Dashed is persistence, which repeats what was seen."
@@ -32,10 +32,10 @@ def comparison_page(comparison: Comparison) -> str:
     ]
     notes = [how(comparison), *comparison.notes]
     body = [
-        header(", ".join(comparison.runs), "", verdict(comparison)),
+        header(", ".join(comparison.runs), "", summarize(comparison)),
         section("By horizon", figure(BY_HORIZON, panels, legend) if panels else ""),
         section("In one number", figure(BY_ROW, bars, legend) if bars else ""),
-        section("In numbers", "".join(map(table, comparison_sheets(comparison)))),
+        section("In numbers", "".join(map(table, comparison_tables(comparison)))),
         "".join(f"<p class=note>{words(note)}</p>" for note in notes),
     ]
     return document(" and ".join(comparison.runs), "".join(body))
@@ -65,6 +65,6 @@ def _curves(measure: Measure, colors: dict[str, str]) -> str:
     return panel.svg()
 
 
-def _along(numbers: list[Number]) -> np.ndarray:
+def _along(numbers: list[Estimate]) -> np.ndarray:
     """(3, H) values and both ends."""
     return np.array([(n.value, n.low, n.high) for n in numbers], np.float64).reshape(-1, 3).T

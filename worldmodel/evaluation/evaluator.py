@@ -20,24 +20,31 @@ from rich.console import Console
 
 from worldmodel import data, planning
 from worldmodel.config import EvaluationOptions
-from worldmodel.config.references import Reference, reference_of
-from worldmodel.data.fitting import notes_on_actions
+from worldmodel.config.references import Reference, resolve_reference
+from worldmodel.data.compatibility import out_of_bounds_notes
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.environments import real as environments
-from worldmodel.evaluation.acting import Agent, played_by, who_act, with_own_horizons
-from worldmodel.evaluation.decision import decide, decides
-from worldmodel.evaluation.free_run import free_run
-from worldmodel.evaluation.prediction import Prediction, open_loop
+from worldmodel.evaluation.agents import Agent, add_training_horizons, build_agents, run_agent
+from worldmodel.evaluation.free_run import evaluate_free_run
+from worldmodel.evaluation.policy_ranking import can_rank_policies, rank_policies
+from worldmodel.evaluation.prediction import Prediction, evaluate_open_loop
 from worldmodel.evaluation.report import page
-from worldmodel.evaluation.results import Provenance, Results, Return, Scale, episodes, to_json
-from worldmodel.evaluation.returns import Episodes
+from worldmodel.evaluation.results import (
+    AgentReturns,
+    Provenance,
+    Results,
+    Scale,
+    episodes,
+    to_json,
+)
+from worldmodel.evaluation.returns import EvaluationEpisodes
 from worldmodel.evaluation.spectrum import spectrum_of
-from worldmodel.evaluation.statistics import SEEDS, Bootstrap, Number, wilson
+from worldmodel.evaluation.statistics import SEEDS, Bootstrap, Estimate, wilson
 from worldmodel.evaluation.tables import markdown, render
-from worldmodel.evaluation.uncertainty import has_members, uncertainty_beside_error
+from worldmodel.evaluation.uncertainty import evaluate_uncertainty, is_ensemble
 from worldmodel.models.interface import WorldModel
-from worldmodel.system.storage import write_json, write_text
+from worldmodel.system.storage import write_json, write_text_atomic
 from worldmodel.training.restore import Restored
 
 __all__ = ["evaluate", "evaluate_loaded", "render", "write"]
@@ -56,64 +63,75 @@ def evaluate(
     options: EvaluationOptions,
     provenance: Provenance | None = None,
     value: planning.Value | None = None,
-    twins: Sequence[Agent] = (),
-    earlier: Mapping[str, nnx.Module] | None = None,
+    other_seeds: Sequence[Agent] = (),
+    earlier_policies: Mapping[str, nnx.Module] | None = None,
 ) -> Results:
     """Judges a model on `held_out` episodes, and a policy, a planner or both, who act with it, in
     the real environment.
 
     Returns are measured where there are both one who acts and an environment, and stand beside
     those of `all_logs` (training and held out) and of a random policy on the same seeds. `value`,
-    a critic's, is for the planner. With `twins`, of other training seeds, a return is the mean over
+    a critic's, is for the planner. With `other_seeds`, of other training seeds, a return is the mean over
     all seeds and its interval is over them. `earlier` policies, by name, act on the same features:
     the model is judged by how it ranks them too; where nobody acts, by policies made from the logs.
     `provenance` says whose model it is; split, times and versions are added to it.
     """
     seconds: dict[str, float] = {}
-    reference = reference_of(options)
-    agents = [Agent(model, policy, value), *twins]
-    acting = who_act(agents, spec, options.planner) if environment is not None else {}
-    ranks, unfit = environment is not None and decides(model, spec, options), None
+    reference = resolve_reference(options)
+    agents = [Agent(model, policy, value), *other_seeds]
+    acting = build_agents(agents, spec, options.planner) if environment is not None else {}
+    ranks, unfit = environment is not None and can_rank_policies(model, spec, options), None
     if acting:
-        environments.check(environment, spec)  # a mistake is found before anything slow starts
+        environments.check_environment(
+            environment, spec
+        )  # a mistake is found before anything slow starts
     elif ranks:
-        unfit = environments.fault(environment, spec)
+        unfit = environments.compatibility_error(environment, spec)
     with _timed(seconds, "prediction"):
         prediction = (
-            open_loop(model, spec, held_out, options, jax.random.key(options.seed))
-            if model.imagines
+            evaluate_open_loop(model, spec, held_out, options, jax.random.key(options.seed))
+            if model.has_dynamics
             else Prediction({}, [NO_PREDICTION])
         )
     free = {}
-    if options.free_run and model.imagines:
+    if options.free_run and model.has_dynamics:
         with _timed(seconds, "free_run"):
-            free = free_run(model, spec, held_out, options, jax.random.key(options.seed))
-    prediction.notes.extend(notes_on_actions(held_out))
+            free = evaluate_free_run(model, spec, held_out, options, jax.random.key(options.seed))
+    prediction.notes.extend(out_of_bounds_notes(held_out))
     prediction.notes.extend([f"Policies are not ranked: {unfit}"] if unfit else [])
     uncertainty = None
-    if has_members(model, spec):
+    if is_ensemble(model, spec):
         with _timed(seconds, "uncertainty"):
             judged = (model, spec, held_out, options, jax.random.key(options.seed))
-            uncertainty = uncertainty_beside_error(*judged)
+            uncertainty = evaluate_uncertainty(*judged)
     bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
     returns = {}
     for name, acts in acting.items():
         with _timed(seconds, f"returns.{name}"):
-            played = played_by(name, acts, environment, spec, options)
+            played = run_agent(name, acts, environment, spec, options)
         returns[name] = _mean_return(played, bootstrap, reference)
     decision = None
     if ranks and not unfit:
-        with _timed(seconds, "decision"):
-            judged = (model, policy, earlier or {}, spec, all_logs, environment, options, value)
-            decision = decide(*judged)
+        with _timed(seconds, "policy_ranking"):
+            judged = (
+                model,
+                policy,
+                earlier_policies or {},
+                spec,
+                all_logs,
+                environment,
+                options,
+                value,
+            )
+            decision = rank_policies(*judged)
     if all_logs.rewards is not None:
         logged = all_logs.returns()
         mean = bootstrap.mean(logged, "episodes")
-        returns["logs"] = Return(mean, logged, normalized=_normalized(mean, reference))
-    order = [name for name in ("policy", "planner", "logs", "random") if name in returns]
+        returns["dataset"] = AgentReturns(mean, logged, normalized=_normalized(mean, reference))
+    order = [name for name in ("policy", "planner", "dataset", "random") if name in returns]
     provenance = dataclasses.replace(
         provenance or Provenance(),
-        split=held_out.fingerprint(),
+        held_out_sha256=held_out.fingerprint(),
         environment=environment,
         seconds=seconds,
         software=_software(),
@@ -129,8 +147,8 @@ def evaluate(
 
 
 def _mean_return(
-    played: list[Episodes], bootstrap: Bootstrap, reference: Reference | None
-) -> Return:
+    played: list[EvaluationEpisodes], bootstrap: Bootstrap, reference: Reference | None
+) -> AgentReturns:
     """Of one agent's episodes, or the mean over training seeds."""
     earned = [episodes.returns for episodes in played]
     told = [p.success for p in played if p.success is not None]
@@ -141,15 +159,15 @@ def _mean_return(
         mean = bootstrap.mean(np.mean(earned, 1), SEEDS)
         rate = bootstrap.mean(np.mean(told, 1), SEEDS) if told else None
     normalized = _normalized(mean, reference)
-    return Return(mean, np.concatenate(earned), played, rate, normalized)
+    return AgentReturns(mean, np.concatenate(earned), played, rate, normalized)
 
 
-def _normalized(mean: Number, reference: Reference | None) -> Number | None:
+def _normalized(mean: Estimate, reference: Reference | None) -> Estimate | None:
     if reference is None:
         return None
     value, low, high = (reference.score(x) for x in (mean.value, mean.low, mean.high))
     method = f"{mean.method}; 0 is {reference.low:g}, 100 is {reference.high:g}"
-    return Number(value, low, high, mean.n, f"{method} ({reference.source})", mean.of)
+    return Estimate(value, low, high, mean.n, f"{method} ({reference.source})", mean.sample_unit)
 
 
 def write(
@@ -164,10 +182,12 @@ def write(
     The page also shows the training curves of `metrics` (metrics.jsonl) and a data card, if given.
     """
     write_json(folder / "results.json", to_json(results))
-    write_text(folder / "results.md", markdown(results))
-    write_text(folder / "episodes.jsonl", "".join(f"{json.dumps(r)}\n" for r in episodes(results)))
+    write_text_atomic(folder / "results.md", markdown(results))
+    write_text_atomic(
+        folder / "episodes.jsonl", "".join(f"{json.dumps(r)}\n" for r in episodes(results))
+    )
     rows = _rows(metrics) if metrics is not None and metrics.exists() else []
-    write_text(folder / "report.html", page(results, rows, card))
+    write_text_atomic(folder / "report.html", page(results, rows, card))
 
 
 def evaluate_loaded(
@@ -179,7 +199,7 @@ def evaluate_loaded(
     """
     own = options.data is None
     held_out = split(trajectories, run.config.data.holdout)[1] if own else trajectories
-    options = with_own_horizons(options, [run.config])
+    options = add_training_horizons(options, [run.config])
 
     def judged(run: Restored, options: EvaluationOptions) -> Results:
         provenance = Provenance(
@@ -200,8 +220,8 @@ def evaluate_loaded(
             options,
             provenance,
             run.value,
-            run.twins,
-            run.earlier_policies() if options.decision.rollouts else {},
+            run.other_seeds,
+            run.checkpoint_policies() if options.policy_ranking.rollouts_per_policy else {},
         )
 
     results = judged(run, options)
@@ -209,7 +229,7 @@ def evaluate_loaded(
         same = (run.last.stage, run.last.step) == (run.stage, run.step)
         results = dataclasses.replace(results, last=results if same else judged(run.last, options))
     folder = run.directory.evaluation
-    write(results, folder, run.directory.metrics, data.card(trajectories))
+    write(results, folder, run.directory.metrics, data.build_card(trajectories))
     shown = Console()
     console = Console(width=min(shown.width, 100) if shown.is_terminal else 100)
     console.print(render(results))

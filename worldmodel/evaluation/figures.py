@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from worldmodel.evaluation.calibration import Calibration
-from worldmodel.evaluation.decision import Decision
-from worldmodel.evaluation.moving import gif, side_by_side
-from worldmodel.evaluation.prediction import Example, KeyPrediction
-from worldmodel.evaluation.results import Return
+from worldmodel.evaluation.gif import concatenate_frames, gif
+from worldmodel.evaluation.policy_ranking import PolicyRanking
+from worldmodel.evaluation.prediction import ExampleRollout, ObservationPrediction
+from worldmodel.evaluation.results import AgentReturns
 from worldmodel.evaluation.spectrum import KEPT_AFTER, Spectrum
-from worldmodel.evaluation.statistics import Number
+from worldmodel.evaluation.statistics import Estimate
 from worldmodel.evaluation.svg import Panel, extent, png
 
 MOST_DIMENSIONS = 4  # of a vector drawn over time
@@ -38,7 +38,7 @@ CALIBRATION = (
     "too wide. Coverage: how often an interval of the samples holds the truth; on the line if it "
     "is right, below where it is too sure. Bands are intervals of these shares."
 )
-COLORS = {"policy": "model", "planner": "model", "logs": "logs", "random": "baseline"}
+COLORS = {"policy": "model", "planner": "model", "dataset": "logs", "random": "baseline"}
 
 
 def figure(caption: str, panels: Iterable[tuple[str, str]], legend: Sequence[tuple[str, str]] = ()):
@@ -55,7 +55,7 @@ def figure(caption: str, panels: Iterable[tuple[str, str]], legend: Sequence[tup
 
 
 def interval_bars(
-    numbers: dict[str, Number], colors: dict[str, str], label: str, x_title: str
+    numbers: dict[str, Estimate], colors: dict[str, str], label: str, x_title: str
 ) -> str:
     """A row a run or method: its value, and its interval if it has one."""
     ends = {
@@ -76,7 +76,7 @@ def interval_bars(
     return panel.svg()
 
 
-def horizon_curves(predictions: dict[str, KeyPrediction]) -> str:
+def horizon_curves(predictions: dict[str, ObservationPrediction]) -> str:
     """Error by horizon: model against persistence and climatology."""
     panels = [(key, _horizon_panel(key, judged)) for key, judged in predictions.items()]
     legend = [("model", "model"), ("baseline", "persistence")]
@@ -90,7 +90,7 @@ def horizon_curves(predictions: dict[str, KeyPrediction]) -> str:
     )
 
 
-def _horizon_panel(key: str, judged: KeyPrediction) -> str:
+def _horizon_panel(key: str, judged: ObservationPrediction) -> str:
     curve = judged.curve
     steps = np.arange(1, curve.model.shape[1] + 1)
     _, top = extent(curve.model, curve.persistence)
@@ -113,7 +113,7 @@ def _horizon_panel(key: str, judged: KeyPrediction) -> str:
     return panel.svg()
 
 
-def calibration(predictions: dict[str, KeyPrediction]) -> str:
+def calibration(predictions: dict[str, ObservationPrediction]) -> str:
     """Of each observation with sampled futures, at the shortest, a middle and the longest horizon:
     where the truth ranks among the samples, and how often it is inside an interval.
     """
@@ -131,9 +131,9 @@ def calibration(predictions: dict[str, KeyPrediction]) -> str:
 
 def _rank_panel(name: str, found: Calibration) -> str:
     """Shares times their number: 1 where samples and truth are alike."""
-    count = len(found.ranks)
+    count = len(found.rank_histogram)
     low, value, high = (
-        np.array([getattr(rank, end) for rank in found.ranks]) * count
+        np.array([getattr(rank, end) for rank in found.rank_histogram]) * count
         for end in ("low", "value", "high")
     )
     panel = Panel(
@@ -173,7 +173,7 @@ def _coverage_panel(name: str, found: Calibration) -> str:
     return panel.svg()
 
 
-def imagined_beside_real(predictions: dict[str, KeyPrediction]) -> str:
+def example_rollouts(predictions: dict[str, ObservationPrediction]) -> str:
     """A few starts: vectors over time with sampled futures, images moving and as strips."""
     figures = []
     for key, judged in predictions.items():
@@ -184,7 +184,7 @@ def imagined_beside_real(predictions: dict[str, KeyPrediction]) -> str:
     return "".join(figures)
 
 
-def _lines(key: str, examples: list[Example]) -> str:
+def _lines(key: str, examples: list[ExampleRollout]) -> str:
     size = examples[0].real.shape[1]
     spread = np.concatenate([e.real for e in examples]).std(0)
     dimensions = np.sort(np.argsort(-spread, kind="stable")[:MOST_DIMENSIONS])
@@ -202,9 +202,9 @@ def _lines(key: str, examples: list[Example]) -> str:
     )
 
 
-def _line_panel(key: str, d: int, example: Example, examples: list[Example]) -> str:
+def _line_panel(key: str, d: int, example: ExampleRollout, examples: list[ExampleRollout]) -> str:
     real, imagined = example.real[:, d], example.imagined[:, :, d]
-    ahead = np.arange(len(real)) - example.seen + 1
+    ahead = np.arange(len(real)) - example.context_length + 1
     panel = Panel(
         (ahead[0], ahead[-1]),
         extent(*(e.real[:, d] for e in examples), *(e.imagined[..., d] for e in examples)),
@@ -213,7 +213,7 @@ def _line_panel(key: str, d: int, example: Example, examples: list[Example]) -> 
         height=180,
     )
     panel.rule(0)
-    future = ahead[example.seen :]
+    future = ahead[example.context_length :]
     for sample in imagined:
         panel.line(future, sample, "model thin")
     panel.line(ahead, real, "real")
@@ -221,7 +221,7 @@ def _line_panel(key: str, d: int, example: Example, examples: list[Example]) -> 
     return panel.svg()
 
 
-def _strips(key: str, examples: list[Example]) -> str:
+def _strips(key: str, examples: list[ExampleRollout]) -> str:
     panels = [(f"{e.name} start", _strip(e)) for e in examples]
     return figure(
         f"Imagined against real: {key}. {_which(examples)} Moving: left real, right the mean "
@@ -231,13 +231,13 @@ def _strips(key: str, examples: list[Example]) -> str:
     )
 
 
-def _strip(example: Example) -> str:
+def _strip(example: ExampleRollout) -> str:
     horizon = example.imagined.shape[1]
     steps = np.unique(np.geomspace(1, horizon, MOST_FRAMES).round().astype(int))
-    real = example.real[example.seen :]
+    real = example.real[example.context_length :]
     imagined = example.imagined.astype(np.float32).mean(0)
     imagined = np.clip(np.nan_to_num(imagined), 0, 255).round().astype(np.uint8)
-    video = gif(side_by_side(real, imagined))
+    video = gif(concatenate_frames(real, imagined))
     moving = f'<img class="moving" alt="real and imagined, {horizon} steps" src="{video}">'
     heads = "".join(f"<span>+{step}</span>" for step in steps)
     frames = "".join(
@@ -248,7 +248,7 @@ def _strip(example: Example) -> str:
     return f'{moving}<div class="strip" style="--frames:{len(steps)}">{heads}{frames}</div>'
 
 
-def _which(examples: list[Example]) -> str:
+def _which(examples: list[ExampleRollout]) -> str:
     if len(examples) < 3:
         return f"{len(examples)} held-out start(s)."
     return (
@@ -257,7 +257,7 @@ def _which(examples: list[Example]) -> str:
     )
 
 
-def returns_by_who(returns: dict[str, Return]) -> str:
+def returns_by_agent(returns: dict[str, AgentReturns]) -> str:
     """A dot an episode; a diamond and a bar for the mean and its interval."""
     values = {name: _spread(r.episodes) for name, r in returns.items()}
     names = list(returns)
@@ -288,7 +288,7 @@ def returns_by_who(returns: dict[str, Return]) -> str:
     )
 
 
-def policies_in_both_worlds(decision: Decision) -> str:
+def imagined_and_real_returns(decision: PolicyRanking) -> str:
     """A cross a policy: its imagined return over its real one, with both intervals."""
     pairs = list(decision.policies.values())
     ends = [[(x.value, x.low, x.high) for x in (both.real, both.imagined)] for both in pairs]
@@ -327,7 +327,7 @@ def _spread(values: np.ndarray) -> np.ndarray:
 
 def unit_disc(spectrum: Spectrum) -> str:
     """Eigenvalues of a step, and their conjugates, in the complex plane."""
-    edge = 1.08 * max(1.0, spectrum.size.max())
+    edge = 1.08 * max(1.0, spectrum.magnitude.max())
     panel = Panel(
         (-edge, edge),
         (-edge, edge),

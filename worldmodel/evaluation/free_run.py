@@ -19,9 +19,9 @@ from flax import nnx
 from worldmodel.config import EvaluationOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.data.windows import Rows, Window, gather, rows_of
+from worldmodel.data.windows import StepArrays, Window, gather_windows, step_arrays
 from worldmodel.errors import DataError
-from worldmodel.evaluation.statistics import Bootstrap, Number
+from worldmodel.evaluation.statistics import Bootstrap, Estimate
 from worldmodel.models.interface import State, WorldModel
 
 CHUNK = 1024  # steps of a record in one call: what is held on the device does not grow with it
@@ -30,14 +30,14 @@ SHOWN_ROWS = 400  # of the first record, in the figure
 
 
 @dataclass(frozen=True)
-class ErrorNumbers:
+class FreeRunErrors:
     """Means over records. rmse: in raw units; nrmse: RMSE / standard deviation of what is judged of
     the record; fit: 100 (1 - |y - y'| / |y - mean y|), in %.
     """
 
-    rmse: Number
-    nrmse: Number
-    fit: Number
+    rmse: Estimate
+    nrmse: Estimate
+    fit: Estimate
 
     def to_json(self) -> dict[str, Any]:
         return {name: number.to_json() for name, number in vars(self).items()}
@@ -56,8 +56,8 @@ class FreeRun:
     names: list[str]
     rows: list[int]
     rmse: np.ndarray
-    channels: list[ErrorNumbers]
-    mean: ErrorNumbers
+    channels: list[FreeRunErrors]
+    mean: FreeRunErrors
     real: np.ndarray
     simulated: np.ndarray
 
@@ -71,7 +71,7 @@ class FreeRun:
         }
 
 
-def free_run(
+def evaluate_free_run(
     model: WorldModel,
     spec: DataSpec,
     records: Trajectories,
@@ -79,7 +79,7 @@ def free_run(
     key: jax.Array,
 ) -> dict[str, FreeRun]:
     """Judges `model` on whole records, by observation; images are left out. What is said of a row
-    is the mean over `options.samples` futures.
+    is the mean over `options.num_samples` futures.
 
     Raises DataError where no record is longer than the context, or all observations are images.
     """
@@ -95,7 +95,7 @@ def free_run(
             f"more than evaluation.context={options.context}"
         )
     records = records.select(able)
-    rows = rows_of(records)
+    rows = step_arrays(records)
     simulated = list(_simulated(model, rows, records, options, key))
     bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
     names = [records.name(i) for i in range(records.num_episodes)]
@@ -124,12 +124,12 @@ def _numbers(
     with np.errstate(divide="ignore", invalid="ignore"):
         nrmse = np.where(rmse == 0, 0.0, rmse / spread)
 
-    def over_records(rmse: np.ndarray, nrmse: np.ndarray) -> ErrorNumbers:
+    def over_records(rmse: np.ndarray, nrmse: np.ndarray) -> FreeRunErrors:
         error, relative = (bootstrap.mean(values, "records") for values in (rmse, nrmse))
         # A fit is what is left of 100 %: its interval is that of the error, turned round.
         ends = (100 * (1 - end) for end in (relative.value, relative.high, relative.low))
-        return ErrorNumbers(
-            error, relative, Number(*ends, relative.n, relative.method, relative.of)
+        return FreeRunErrors(
+            error, relative, Estimate(*ends, relative.n, relative.method, relative.sample_unit)
         )
 
     return FreeRun(
@@ -155,13 +155,13 @@ def _rmse(real: np.ndarray, said: np.ndarray) -> np.ndarray:
 
 def _simulated(
     model: WorldModel,
-    rows: Rows,
+    rows: StepArrays,
     records: Trajectories,
     options: EvaluationOptions,
     key: jax.Array,
 ) -> Iterator[dict[str, np.ndarray]]:
     """What is said of every record after its context, name -> (rows, D), a group at a time."""
-    group = max(1, MOST_LANES // options.samples)
+    group = max(1, MOST_LANES // options.num_samples)
     for first in range(0, records.num_episodes, group):
         offsets = records.offsets[first : first + group]
         lengths = records.lengths[first : first + group]
@@ -172,7 +172,7 @@ def _simulated(
 
 def _followed(
     model: WorldModel,
-    rows: Rows,
+    rows: StepArrays,
     offsets: np.ndarray,
     lengths: np.ndarray,
     options: EvaluationOptions,
@@ -183,8 +183,8 @@ def _followed(
     """
     context, longest = options.context, int(lengths.max()) - options.context
     chunk = min(CHUNK, longest)
-    window = gather(rows, offsets, np.full(len(offsets), context), context)
-    state = _start(model, window, options.samples, jax.random.fold_in(key, 0))
+    window = gather_windows(rows, offsets, np.full(len(offsets), context), context)
+    state = _start(model, window, options.num_samples, jax.random.fold_in(key, 0))
     said = []
     for begin in range(0, longest, chunk):
         steps = context - 1 + begin + np.arange(chunk)

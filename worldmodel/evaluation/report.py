@@ -15,13 +15,13 @@ import yaml
 
 from worldmodel.evaluation import figures, ranking
 from worldmodel.evaluation.free_run_figure import free_runs
-from worldmodel.evaluation.free_run_sheets import free_run_sheets
-from worldmodel.evaluation.headline import headline
-from worldmodel.evaluation.prediction_sheets import prediction_sheets
+from worldmodel.evaluation.free_run_tables import free_run_tables
+from worldmodel.evaluation.prediction_tables import prediction_tables
+from worldmodel.evaluation.result_table import ResultTable
 from worldmodel.evaluation.results import Provenance, Results, checkpoint
-from worldmodel.evaluation.sheets import Sheet
-from worldmodel.evaluation.statistics import shown
+from worldmodel.evaluation.statistics import format_number
 from worldmodel.evaluation.style import STYLE
+from worldmodel.evaluation.summary import summarize
 from worldmodel.evaluation.tables import (
     UNCERTAINTY_NOTE,
     interval_note,
@@ -40,9 +40,11 @@ def page(
     title = source.run or "world model"
     body = "".join(
         [
-            header(title, checkpoint(source), headline(results)),
+            header(title, checkpoint(source), summarize(results)),
             section("Open-loop prediction", _prediction(results)),
-            section("Imagined beside real", figures.imagined_beside_real(results.prediction.keys)),
+            section(
+                "Imagined beside real", figures.example_rollouts(results.prediction.observations)
+            ),
             section("Free run", _free_run(results)),
             section("Returns", _returns(results)),
             section("Ranking of policies and plans", _decision(results)),
@@ -81,8 +83,8 @@ def section(title: str, content: str) -> str:
 
 
 def _prediction(results: Results) -> str:
-    keys = results.prediction.keys
-    tables = "".join(map(table, prediction_sheets(results.prediction)))
+    keys = results.prediction.observations
+    tables = "".join(map(table, prediction_tables(results.prediction)))
     notes = "".join(f"<p class=note>{words(n)}</p>" for n in results.notes)
     note = f"<p class=note>{words(interval_note(results))}</p>"
     curves = figures.horizon_curves(keys) + figures.calibration(keys) if keys else ""
@@ -90,7 +92,7 @@ def _prediction(results: Results) -> str:
 
 
 def _free_run(results: Results) -> str:
-    sheets = [s for key, run in results.free_run.items() for s in free_run_sheets(key, run)]
+    sheets = [s for key, run in results.free_run.items() for s in free_run_tables(key, run)]
     return free_runs(results.free_run) + "".join(map(table, sheets))
 
 
@@ -98,15 +100,15 @@ def _returns(results: Results) -> str:
     if not results.returns:
         return ""
     scale = "" if results.scale is None else f"<p class=note>{words(results.scale.note)}</p>"
-    return figures.returns_by_who(results.returns) + table(returns_sheet(results)) + scale
+    return figures.returns_by_agent(results.returns) + table(returns_sheet(results)) + scale
 
 
 def _decision(results: Results) -> str:
     if results.decision is None:
         return ""
-    tables = [*ranking.sheets(results.decision), ranking.policies_sheet(results.decision)]
+    tables = [*ranking.tables(results.decision), ranking.policies_sheet(results.decision)]
     noted = "".join(f"<p class=note>{words(n)}</p>" for n in ranking.notes(results.decision))
-    return figures.policies_in_both_worlds(results.decision) + "".join(map(table, tables)) + noted
+    return figures.imagined_and_real_returns(results.decision) + "".join(map(table, tables)) + noted
 
 
 def _uncertainty(results: Results) -> str:
@@ -126,7 +128,7 @@ def _methods(results: Results) -> str:
     """How the intervals were made, each wording once."""
     numbers = [
         number
-        for judged in results.prediction.keys.values()
+        for judged in results.prediction.observations.values()
         for n in judged.horizons.values()
         for number in (n.error, n.skill, n.skill_climatology)
         if number is not None
@@ -135,8 +137,8 @@ def _methods(results: Results) -> str:
     return f"<details><summary>How the intervals were made</summary><ul>{items}</ul></details>"
 
 
-def table(sheet: Sheet) -> str:
-    title, header, cells = sheet.written()
+def table(sheet: ResultTable) -> str:
+    title, header, cells = sheet.formatted()
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
     rows = "".join(
         f"<tr>{''.join(f'<td>{_cell(cell)}</td>' for cell in row)}</tr>" for row in cells
@@ -163,7 +165,7 @@ def _card(card: dict[str, Any] | None) -> str:
         "length": f"{lengths['min']:,} to {lengths['max']:,} steps, median {lengths['median']:,g}",
         "return": "not logged"
         if returns is None
-        else f"{shown(returns['min'])} to {shown(returns['max'])}, mean {shown(returns['mean'])}",
+        else f"{format_number(returns['min'])} to {format_number(returns['max'])}, mean {format_number(returns['mean'])}",
     }
     for key, o in card["observations"].items():
         facts[f"observation {key}"] = f"{o['dtype']} {tuple(o['shape'])}"
@@ -177,7 +179,7 @@ def _made(source: Provenance) -> str:
         "run": source.run,
         "checkpoint": checkpoint(source),
         "judged on": source.data,
-        "held-out split": source.split[:16],
+        "held-out split": source.held_out_sha256[:16],
         "seconds": ", ".join(f"{name} {s:g}" for name, s in source.seconds.items()),
         "software": ", ".join(f"{name} {v}" for name, v in source.software.items()),
     }

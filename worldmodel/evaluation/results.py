@@ -11,19 +11,19 @@ import numpy as np
 from worldmodel.config.references import Reference
 from worldmodel.evaluation import ranking
 from worldmodel.evaluation.aggregates import note_on_seeds
-from worldmodel.evaluation.decision import Decision
 from worldmodel.evaluation.free_run import FreeRun
-from worldmodel.evaluation.prediction import HorizonNumbers, KeyPrediction, Prediction
-from worldmodel.evaluation.returns import Episodes
+from worldmodel.evaluation.policy_ranking import PolicyRanking
+from worldmodel.evaluation.prediction import HorizonMetrics, ObservationPrediction, Prediction
+from worldmodel.evaluation.returns import EvaluationEpisodes
 from worldmodel.evaluation.spectrum import Spectrum
-from worldmodel.evaluation.statistics import SEEDS, Number, finite
+from worldmodel.evaluation.statistics import SEEDS, Estimate, finite_or_none
 from worldmodel.evaluation.uncertainty import Uncertainty
 
-ACTING = ("policy", "planner")  # with the model, in the real environment
+AGENTS = ("policy", "planner")  # with the model, in the real environment
 
 
 @dataclass(frozen=True)
-class Return:
+class AgentReturns:
     """Mean return of one who acts, over episodes or training seeds, and all returns (episodes,).
 
     played: the episodes in full, those of each training seed; none of the logs
@@ -31,11 +31,11 @@ class Return:
     normalized: the mean on a scale where a reference's pair is 0 and 100
     """
 
-    mean: Number
+    mean: Estimate
     episodes: np.ndarray
-    played: Sequence[Episodes] = ()
-    success: Number | None = None
-    normalized: Number | None = None
+    rollouts: Sequence[EvaluationEpisodes] = ()
+    success: Estimate | None = None
+    normalized: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Provenance:
     run: str = ""
     stage: str = ""
     step: int = 0
-    split: str = ""
+    held_out_sha256: str = ""
     command: str = ""
     environment: str | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -74,12 +74,12 @@ class Results:
     """
 
     prediction: Prediction
-    returns: dict[str, Return]
+    returns: dict[str, AgentReturns]
     confidence: float
     provenance: Provenance
     spectrum: Spectrum | None = None
     uncertainty: Uncertainty | None = None
-    decision: Decision | None = None
+    decision: PolicyRanking | None = None
     scale: Scale | None = None
     last: Results | None = None
     free_run: dict[str, FreeRun] = field(default_factory=dict)
@@ -100,7 +100,9 @@ class Results:
 
 def _seeds(results: Results) -> int:
     """How many were trained."""
-    return max((r.mean.n for r in results.returns.values() if r.mean.of == SEEDS), default=1)
+    return max(
+        (r.mean.n for r in results.returns.values() if r.mean.sample_unit == SEEDS), default=1
+    )
 
 
 def checkpoint(source: Provenance) -> str:
@@ -125,39 +127,39 @@ def to_json(results: Results) -> dict[str, Any]:
         "step": source.step,
         "prediction": {
             key: {str(h): _numbers(n) for h, n in judged.horizons.items()}
-            for key, judged in results.prediction.keys.items()
+            for key, judged in results.prediction.observations.items()
         },
         "calibration": {
             key: {str(h): c.to_json() for h, c in judged.calibration.items()}
-            for key, judged in results.prediction.keys.items()
+            for key, judged in results.prediction.observations.items()
         },
         "usable_horizon": {
             key: judged.usable.to_json()
-            for key, judged in results.prediction.keys.items()
+            for key, judged in results.prediction.observations.items()
             if judged.usable is not None
         },
         "reward": {str(h): r.to_json() for h, r in results.prediction.rewards.items()},
-        "terminal": {str(h): e.to_json() for h, e in results.prediction.ends.items()},
+        "terminal": {str(h): e.to_json() for h, e in results.prediction.terminations.items()},
         "returns": {name: r.mean.to_json() for name, r in results.returns.items()},
         "success": where_told(results, "success"),
         "normalized": where_told(results, "normalized"),
         "reference": None if results.scale is None else results.scale.reference.to_json(),
-        "decision": None if results.decision is None else results.decision.to_json(),
+        "policy_ranking": None if results.decision is None else results.decision.to_json(),
         "last": None if results.last is None else _of_last(results.last),
-        "units": {key: judged.unit for key, judged in results.prediction.keys.items()},
+        "units": {key: judged.unit for key, judged in results.prediction.observations.items()},
         "notes": results.notes,
-        "curves": {key: _curves(judged) for key, judged in results.prediction.keys.items()},
+        "curves": {key: _curves(judged) for key, judged in results.prediction.observations.items()},
         "episodes": {
-            name: [finite(x) for x in r.episodes]
+            name: [finite_or_none(x) for x in r.episodes]
             for name, r in results.returns.items()
-            if name != "logs"
+            if name != "dataset"
         },
         "spectrum": None if results.spectrum is None else results.spectrum.to_json(),
         "uncertainty": None if results.uncertainty is None else results.uncertainty.to_json(),
         "free_run": {key: run.to_json() for key, run in results.free_run.items()} or None,
         "environment": source.environment,
         "data": source.data,
-        "held_out_sha256": source.split,
+        "held_out_sha256": source.held_out_sha256,
         "command": source.command,
         "seconds": source.seconds,
         "software": source.software,
@@ -176,14 +178,14 @@ def episodes(results: Results) -> list[dict[str, Any]]:
     the episode's seed, return, length, how it ended, and success where the environment tells.
     """
     return [
-        {"who": who, "training_seed": seed} | row
+        {"agent": who, "training_seed": seed} | row
         for who, earned in results.returns.items()
-        for seed, played in enumerate(earned.played)
+        for seed, played in enumerate(earned.rollouts)
         for row in played.rows()
     ]
 
 
-def _numbers(numbers: HorizonNumbers) -> dict[str, Any]:
+def _numbers(numbers: HorizonMetrics) -> dict[str, Any]:
     lower, upper = numbers.quartiles or (None, None)
     found = {
         "error": numbers.error,
@@ -202,10 +204,12 @@ def _numbers(numbers: HorizonNumbers) -> dict[str, Any]:
 
 def _of_last(last: Results) -> dict[str, Any]:
     whole = to_json(last)
-    return {name: whole[name] for name in ("stage", "step", "prediction", "returns", "decision")}
+    return {
+        name: whole[name] for name in ("stage", "step", "prediction", "returns", "policy_ranking")
+    }
 
 
-def _curves(judged: KeyPrediction) -> dict[str, Any]:
+def _curves(judged: ObservationPrediction) -> dict[str, Any]:
     curve = judged.curve
     medians = {
         "error": curve.model,
@@ -213,7 +217,7 @@ def _curves(judged: KeyPrediction) -> dict[str, Any]:
         "climatology": curve.climatology,
     }
     return {
-        name: [finite(x) for x in quartiles[1]]
+        name: [finite_or_none(x) for x in quartiles[1]]
         for name, quartiles in medians.items()
         if quartiles is not None
     } | {"n": curve.starts.tolist()}

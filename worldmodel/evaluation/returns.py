@@ -22,19 +22,19 @@ from worldmodel.data.readers.gymnasium import LONGEST_EPISODE_STEPS
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.environments.real import Observation, RealEnvironment
-from worldmodel.evaluation.statistics import finite
+from worldmodel.evaluation.statistics import finite_or_none
 from worldmodel.models.interface import State, WorldModel
-from worldmodel.nn.learner import divide
+from worldmodel.nn.learner import split_module
 
 MOST_LANES = 64  # episodes in one call of the policy
 PLANNED_LANES = 8  # each of them holds hundreds of imagined rollouts
 
 # (what it remembers, None at first; observations (E, ...); seeds of the episodes (E,); step)
 # -> (what it remembers, raw actions (E, ...))
-Act = Callable[[Any, Observation, np.ndarray, int], tuple[Any, np.ndarray]]
+ActFunction = Callable[[Any, Observation, np.ndarray, int], tuple[Any, np.ndarray]]
 
 
-class Memory(NamedTuple):
+class ActorState(NamedTuple):
     """What one who acts with a model carries from row to row."""
 
     state: State
@@ -43,7 +43,7 @@ class Memory(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Episodes:
+class EvaluationEpisodes:
     """E episodes in the real environment, one row each.
 
     seeds: (E,); rewards: (E, T), zeros after an episode's end; lengths: (E,) steps
@@ -72,7 +72,7 @@ class Episodes:
         success = [None] * len(self.seeds) if self.success is None else self.success.tolist()
         columns = {
             "seed": self.seeds.tolist(),
-            "return": [finite(x) for x in self.returns],
+            "return": [finite_or_none(x) for x in self.returns],
             "length": self.lengths.tolist(),
             "terminated": self.terminated.tolist(),
             "truncated": self.truncated.tolist(),
@@ -81,15 +81,15 @@ class Episodes:
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def play(
+def run_episodes(
     environment: str,
     spec: DataSpec,
-    act: Act,
+    act: ActFunction,
     episodes: int,
     seed: int,
     parallel: int | None = None,
     lanes: int = MOST_LANES,
-) -> Episodes:
+) -> EvaluationEpisodes:
     """Plays a fixed set of episodes, all to their end; episode j has seed + j.
 
     A call of `act` serves `lanes` episodes. `parallel` environments run at once (none: as many as
@@ -98,18 +98,18 @@ def play(
     """
     parallel = min(parallel or lanes, lanes, episodes)
     with environments_of(environment, spec, parallel) as environments:
-        return play_in(environments, spec, act, episodes, seed, min(episodes, lanes))
+        return run_episodes_in(environments, spec, act, episodes, seed, min(episodes, lanes))
 
 
-def play_in(
+def run_episodes_in(
     environments: Sequence[RealEnvironment],
     spec: DataSpec,
-    act: Act,
+    act: ActFunction,
     episodes: int,
     seed: int,
     lanes: int = MOST_LANES,
     steps: int = LONGEST_EPISODE_STEPS,
-) -> Episodes:
+) -> EvaluationEpisodes:
     """`play` in environments that are there already; episodes are cut after `steps`."""
     parts = []
     for block in range(0, episodes, lanes):
@@ -121,7 +121,7 @@ def play_in(
     return _joined(parts)
 
 
-def random_policy(spec: DataSpec) -> Act:
+def random_policy(spec: DataSpec) -> ActFunction:
     """Uniform over the actions; every episode draws from a generator of its own seed."""
     action = spec.action
 
@@ -140,23 +140,23 @@ def random_policy(spec: DataSpec) -> Act:
     return act
 
 
-class Chooser(Protocol):
-    """Chooses an action (B, ...) in a state (B, ...); what it remembers starts as `memory(B)`."""
+class StatePolicy(Protocol):
+    """Chooses an action (B, ...) in a state (B, ...); what it remembers starts as `init_carry(B)`."""
 
-    def memory(self, batch: int) -> Any: ...
+    def init_carry(self, batch: int) -> Any: ...
 
     def __call__(
         self, model: WorldModel, state: State, memory: Any, key: jax.Array
     ) -> tuple[Any, jax.Array]: ...
 
 
-class Reactive(nnx.Module):
+class FeaturePolicy(nnx.Module):
     """Acts on the features: the mode of a policy's distribution, or a draw with `sample`."""
 
     def __init__(self, policy: nnx.Module, sample: bool = False):
         self.policy, self.sample = policy, sample
 
-    def memory(self, batch: int) -> tuple[()]:
+    def init_carry(self, batch: int) -> tuple[()]:
         return ()
 
     def __call__(
@@ -166,30 +166,32 @@ class Reactive(nnx.Module):
         return memory, chosen.sample(key) if self.sample else chosen.mode()
 
 
-def model_policy(model: WorldModel, chooser: Chooser, spec: DataSpec) -> Act:
+def model_policy(model: WorldModel, chooser: StatePolicy, spec: DataSpec) -> ActFunction:
     """Filters what it sees with `model.observe`, row by row, and acts as `chooser`, a module, would
     in the state. All randomness belongs to the episode's seed.
     """
     return model_policies(model, [chooser], spec)[0]
 
 
-def model_policies(model: WorldModel, choosers: Sequence[Chooser], spec: DataSpec) -> list[Act]:
+def model_policies(
+    model: WorldModel, choosers: Sequence[StatePolicy], spec: DataSpec
+) -> list[ActFunction]:
     """`model_policy` of several choosers that differ in parameters alone: one compiled program."""
-    definition, _ = divide((model, choosers[0]))
+    definition, _ = split_module((model, choosers[0]))
 
     # Compiled, so that its arrays lie where the parameters do, as those of every later step will:
     # else the first step would be a program of its own.
     @partial(jax.jit, static_argnames="lanes", keep_unused=True)
-    def begin(params: Any, lanes: int) -> Memory:
+    def begin(params: Any, lanes: int) -> ActorState:
         return _nothing(*nnx.merge(definition, params), spec, lanes)
 
     @jax.jit
     def advance(
-        params: Any, memory: Memory, observation: Observation, seeds: jax.Array, step: jax.Array
-    ) -> tuple[Memory, jax.Array]:
+        params: Any, memory: ActorState, observation: Observation, seeds: jax.Array, step: jax.Array
+    ) -> tuple[ActorState, jax.Array]:
         model, chooser = nnx.merge(definition, params)
 
-        def one(memory: Memory, observation: Observation, seed: jax.Array) -> Any:
+        def one(memory: ActorState, observation: Observation, seed: jax.Array) -> Any:
             filter_key, act_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
             window = _row(observation, memory.action, step == 0)
             state = model.observe(window, filter_key, memory.state, memory.action)
@@ -197,12 +199,12 @@ def model_policies(model: WorldModel, choosers: Sequence[Chooser], spec: DataSpe
             own, action = chooser(model, state, memory.own, act_key)
             if not spec.action.discrete:
                 action = jnp.clip(action, -1, 1)  # what the environment will be told
-            return Memory(state, action.astype(memory.action.dtype), own), action[0]
+            return ActorState(state, action.astype(memory.action.dtype), own), action[0]
 
         return jax.vmap(one)(memory, observation, seeds)
 
-    def acting(chooser: Chooser) -> Act:
-        _, params = divide((model, chooser))
+    def acting(chooser: StatePolicy) -> ActFunction:
+        _, params = split_module((model, chooser))
 
         def act(
             memory: Any, observation: Observation, seeds: np.ndarray, step: int
@@ -221,10 +223,10 @@ def _play(
     environments: Sequence[RealEnvironment],
     group: np.ndarray,
     seeds: np.ndarray,
-    act: Act,
+    act: ActFunction,
     spec: DataSpec,
     steps: int,
-) -> Episodes:
+) -> EvaluationEpisodes:
     """The episodes in the lanes `group`; the other lanes hold zeros and go unread."""
     count = len(group)
     running, terminated, truncated, success, told = np.zeros((5, count), bool)
@@ -248,7 +250,7 @@ def _play(
             lengths[i] += 1
             running[i] = not (outcome.terminated or outcome.truncated)
         step += 1
-    return Episodes(
+    return EvaluationEpisodes(
         seeds[group],
         np.stack(rewards, 1),
         lengths,
@@ -258,11 +260,11 @@ def _play(
     )
 
 
-def _joined(parts: Sequence[Episodes]) -> Episodes:
+def _joined(parts: Sequence[EvaluationEpisodes]) -> EvaluationEpisodes:
     longest = max(part.rewards.shape[1] for part in parts)
     never = all(part.success is None for part in parts)
     success = [np.zeros(len(p.seeds), bool) if p.success is None else p.success for p in parts]
-    return Episodes(
+    return EvaluationEpisodes(
         np.concatenate([part.seeds for part in parts]),
         np.concatenate(
             [np.pad(p.rewards, ((0, 0), (0, longest - p.rewards.shape[1]))) for p in parts]
@@ -290,11 +292,11 @@ def _put(seen: Observation, lane: int, observation: Observation) -> None:
         seen[key][lane] = value
 
 
-def _nothing(model: WorldModel, chooser: Chooser, spec: DataSpec, lanes: int) -> Memory:
+def _nothing(model: WorldModel, chooser: StatePolicy, spec: DataSpec, lanes: int) -> ActorState:
     """What is remembered before the first row, one batch of size 1 a lane: (E, 1, ...)."""
     size = () if spec.action.discrete else (spec.action.size,)
     action = jnp.zeros((1, *size), jnp.int32 if spec.action.discrete else jnp.float32)
-    memory = Memory(model.initial((1,)), action, chooser.memory(1))
+    memory = ActorState(model.initial((1,)), action, chooser.init_carry(1))
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (lanes, *x.shape)), memory)
 
 

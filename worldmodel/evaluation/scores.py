@@ -62,7 +62,7 @@ def spread(samples: np.ndarray) -> np.ndarray:
     return samples.var(0, ddof=1) * (count + 1) / count
 
 
-def spread_over_skill(samples: np.ndarray, truth: np.ndarray) -> float:
+def ensemble_spread_skill_ratio(samples: np.ndarray, truth: np.ndarray) -> float:
     """Spread of samples (S, ...) over the error of their mean, root mean squares over all else.
 
     1 where samples and truth are alike, less where the model is too sure.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.evaluation.statistics import finite, shown
+from worldmodel.evaluation.statistics import finite_or_none, format_number
 from worldmodel.models.interface import WorldModel
 
 ROUNDING = 1e-6  # closer to 1 than this, in float32, a size is not told from 1
@@ -22,7 +22,7 @@ class Spectrum:
     imaginary: np.ndarray
 
     @property
-    def size(self) -> np.ndarray:
+    def magnitude(self) -> np.ndarray:
         """The factor that is left after a step."""
         return np.hypot(self.real, self.imaginary)
 
@@ -35,8 +35,8 @@ class Spectrum:
     def half_life(self) -> np.ndarray:
         """Steps until half is left; infinite where nothing decays."""
         with np.errstate(divide="ignore"):
-            steps = np.log(0.5) / np.log(self.size)
-        return np.where(self.size < 1 - ROUNDING, steps, np.inf)
+            steps = np.log(0.5) / np.log(self.magnitude)
+        return np.where(self.magnitude < 1 - ROUNDING, steps, np.inf)
 
     @property
     def period(self) -> np.ndarray:
@@ -47,23 +47,27 @@ class Spectrum:
     def to_json(self) -> list[dict[str, Any]]:
         """Plain JSON, a mode after the other; what is infinite becomes null."""
         columns = {
-            "size": self.size,
+            "magnitude": self.magnitude,
             "angle": self.angle,
             "half_life_steps": self.half_life,
             "period_steps": self.period,
         }
         rows = zip(*columns.values(), strict=True)
-        return [dict(zip(columns, map(finite, row), strict=True)) for row in rows]
+        return [dict(zip(columns, map(finite_or_none, row), strict=True)) for row in rows]
 
     def __str__(self) -> str:
         """In two sentences: how much is kept, and the slowest and the fastest there is."""
         early, late = KEPT_AFTER
         kept = [int((self.half_life > steps).sum()) for steps in KEPT_AFTER]
         slowest, fastest = self.half_life.max(), self.period.min()
-        decay = f"halves in {shown(slowest)} steps" if np.isfinite(slowest) else "does not decay"
-        turn = f"the fastest turns once in {shown(fastest)} steps"
+        decay = (
+            f"halves in {format_number(slowest)} steps"
+            if np.isfinite(slowest)
+            else "does not decay"
+        )
+        turn = f"the fastest turns once in {format_number(fastest)} steps"
         return (
-            f"{kept[0]} of {len(self.size)} modes keep more than half after {early} steps, "
+            f"{kept[0]} of {len(self.magnitude)} modes keep more than half after {early} steps, "
             f"{kept[1]} after {late}. "
             f"The slowest {decay}; {turn if np.isfinite(fastest) else 'none turns'}."
         )

@@ -10,7 +10,7 @@ import numpy as np
 
 from worldmodel.config import EvaluationOptions
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.data.windows import Rows, Window, gather
+from worldmodel.data.windows import StepArrays, Window, gather_windows
 from worldmodel.errors import DataError
 
 MOST_EPISODES = 400  # judged; evenly spaced over the held-out ones
@@ -18,7 +18,7 @@ MOST_ENDS = 100  # terminated episodes whose ends are judged
 
 
 @dataclass(frozen=True)
-class Starts:
+class PredictionStarts:
     """N places from which to predict.
 
     rows: (N,) last seen row; seen: (N,) rows seen up to it; left: (N,) rows of the episode after
@@ -26,20 +26,25 @@ class Starts:
     """
 
     rows: np.ndarray
-    seen: np.ndarray
-    left: np.ndarray
+    context_lengths: np.ndarray
+    remaining_steps: np.ndarray
     episodes: np.ndarray
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, index: np.ndarray) -> Starts:
-        return Starts(self.rows[index], self.seen[index], self.left[index], self.episodes[index])
+    def take(self, index: np.ndarray) -> PredictionStarts:
+        return PredictionStarts(
+            self.rows[index],
+            self.context_lengths[index],
+            self.remaining_steps[index],
+            self.episodes[index],
+        )
 
 
-def places(
+def prediction_starts(
     held_out: Trajectories, options: EvaluationOptions
-) -> tuple[list[int], Starts, list[str]]:
+) -> tuple[list[int], PredictionStarts, list[str]]:
     """Horizons, starts, and notes on what is left out."""
     chosen, taken = np.arange(held_out.num_episodes), []
     if len(chosen) > MOST_EPISODES:
@@ -86,9 +91,9 @@ def choose_starts(
     episodes: np.ndarray,
     options: EvaluationOptions,
     horizons: Sequence[int],
-) -> Starts:
-    """The starts in each of `episodes`, from its earliest one on: up to `options.starts`, evenly
-    spaced, or one every `options.spacing` rows.
+) -> PredictionStarts:
+    """The starts in each of `episodes`, from its earliest one on: up to `options.starts_per_episode`, evenly
+    spaced, or one every `options.start_stride` rows.
 
     They leave room for the longest horizon that the episode has room for at all. An episode no
     longer than the context gives one start, before its last row.
@@ -99,18 +104,20 @@ def choose_starts(
         longest = max((h for h in horizons if first + h <= last), default=None)
         if longest is None:
             continue
-        if options.spacing is not None:
-            rows = np.arange(first, last - longest + 1, options.spacing)
+        if options.start_stride is not None:
+            rows = np.arange(first, last - longest + 1, options.start_stride)
         else:
-            rows = np.linspace(first, last - longest, options.starts).round().astype(int)
+            rows = (
+                np.linspace(first, last - longest, options.starts_per_episode).round().astype(int)
+            )
         for row in np.unique(rows):
             found.append((offsets[episode] + row, min(context, row + 1), last - row, episode))
-    return Starts(*np.array(found, np.int64).T)
+    return PredictionStarts(*np.array(found, np.int64).T)
 
 
-def starts_before_ends(
+def starts_before_termination(
     held_out: Trajectories, context: int, horizons: Sequence[int]
-) -> Starts | None:
+) -> PredictionStarts | None:
     """A start each of `horizons` before the end of terminated episodes; None where there is none.
 
     Evenly spaced starts meet few ends; these meet one within every horizon.
@@ -125,13 +132,15 @@ def starts_before_ends(
             row = last - left
             seen = min(context, row + 1)
             found.append((held_out.offsets[episode] + row, seen, left, episode))
-    return Starts(*np.array(found, np.int64).T) if found else None
+    return PredictionStarts(*np.array(found, np.int64).T) if found else None
 
 
-def context_of(rows: Rows, starts: Starts, context: int) -> Window:
+def context_of(rows: StepArrays, starts: PredictionStarts, context: int) -> Window:
     """The rows seen before each start, (B, context, ...); padding comes after the last one."""
-    return gather(rows, starts.rows - starts.seen + 1, starts.seen, context)
+    return gather_windows(
+        rows, starts.rows - starts.context_lengths + 1, starts.context_lengths, context
+    )
 
 
-def take(rows: Rows, index: np.ndarray) -> Rows:
+def take(rows: StepArrays, index: np.ndarray) -> StepArrays:
     return jax.tree.map(lambda x: x[index], rows)

@@ -28,7 +28,7 @@ FEW_SEEDS = 5  # with fewer, intervals over seeds are too narrow
 
 
 @dataclass(frozen=True)
-class Number:
+class Estimate:
     """A value, the interval [low, high], how many values it is made of, `of` what, and how.
 
     The ends are NaN where no interval exists (a single value). `episodes` is how many episodes
@@ -41,26 +41,28 @@ class Number:
     high: float
     n: int
     method: str
-    of: str = "values"
+    sample_unit: str = "values"
     episodes: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; what is not finite becomes null."""
-        ends = {name: finite(getattr(self, name)) for name in ("value", "low", "high")}
-        counts = {"n": self.n, "of": self.of}
+        ends = {name: finite_or_none(getattr(self, name)) for name in ("value", "low", "high")}
+        counts = {"n": self.n, "sample_unit": self.sample_unit}
         counts |= {} if self.episodes is None else {"episodes": self.episodes}
         return ends | counts | {"method": self.method}
 
     @classmethod
-    def from_json(cls, read: dict[str, Any]) -> Number:
+    def from_json(cls, read: dict[str, Any]) -> Estimate:
         """The reverse, but that what was not finite is NaN."""
         return cls(**{key: math.nan if x is None else x for key, x in read.items()})
 
     @property
     def brief(self) -> str:
         if math.isnan(self.low):
-            return shown(self.value)
-        return f"{shown(self.value)} [{shown(self.low)}, {shown(self.high)}]"
+            return format_number(self.value)
+        return (
+            f"{format_number(self.value)} [{format_number(self.low)}, {format_number(self.high)}]"
+        )
 
     @property
     def amount(self) -> str:
@@ -70,7 +72,7 @@ class Number:
     @property
     def counted(self) -> str:
         """n in words."""
-        unit = self.of.removesuffix("s") if self.n == 1 else self.of
+        unit = self.sample_unit.removesuffix("s") if self.n == 1 else self.sample_unit
         within = "" if self.episodes is None else f" in {_episodes(self.episodes)}"
         return f"{self.n:,} {unit}{within}"
 
@@ -86,7 +88,7 @@ class Bootstrap:
     confidence: float = 0.95
     seed: int = 0
 
-    def mean(self, values: np.ndarray, of: str = "values", what: str = "mean") -> Number:
+    def mean(self, values: np.ndarray, of: str = "values", what: str = "mean") -> Estimate:
         """The mean of independent values (N,)."""
         values = np.asarray(values, np.float64)
         n, what = len(values), f"{what} over {len(values)} {of}"
@@ -94,10 +96,10 @@ class Bootstrap:
             z = NormalDist().inv_cdf((1 + self.confidence) / 2)
             value, half = values.mean(), z * values.std(ddof=1) / math.sqrt(n)
             method = f"{what}; {self._percent} normal interval"
-            return Number(float(value), float(value - half), float(value + half), n, method, of)
+            return Estimate(float(value), float(value - half), float(value + half), n, method, of)
         return self.clustered(means(values), np.arange(n), what, of)
 
-    def paired(self, ours: np.ndarray, theirs: np.ndarray, of: str = "episodes") -> Number:
+    def paired(self, ours: np.ndarray, theirs: np.ndarray, of: str = "episodes") -> Estimate:
         """The mean difference of values (N,) that were had under the same conditions, such as the
         seeds of episodes: what makes one hard for both does not widen the interval. Two that are
         infinite alike do not differ.
@@ -111,16 +113,18 @@ class Bootstrap:
 
     def clustered(
         self, statistic: Statistic, clusters: np.ndarray, what: str, unit: str = "episodes"
-    ) -> Number:
+    ) -> Estimate:
         """A statistic of N values that belong to `clusters` (N,), with whole clusters resampled.
 
         With a single cluster its values are resampled instead, and the method says so.
         """
-        return self.several(lambda counts: statistic(counts)[:, None], clusters, what, unit)[0]
+        return self.clustered_many(lambda counts: statistic(counts)[:, None], clusters, what, unit)[
+            0
+        ]
 
-    def several(
+    def clustered_many(
         self, statistic: Statistic, clusters: np.ndarray, what: str, unit: str = "episodes"
-    ) -> list[Number]:
+    ) -> list[Estimate]:
         """J statistics (R, J) of the same values, as `clustered` gives one."""
         n = len(clusters)
         labels, member = np.unique(clusters, return_inverse=True)
@@ -132,12 +136,12 @@ class Bootstrap:
         values = statistic(np.ones((1, n), np.int64))[0].tolist()
         if n == 1:
             alone = f"{what}; a single value has no interval"
-            return [Number(value, math.nan, math.nan, n, alone, *counted) for value in values]
+            return [Estimate(value, math.nan, math.nan, n, alone, *counted) for value in values]
         drawn = [statistic(counts[:, member]) for counts in self._counts(member.max() + 1, n)]
         made = zip(values, np.concatenate(drawn).T, strict=True)
         return [self._number(value, found, n, method, *counted) for value, found in made]
 
-    def stratified(self, statistic: Stratified, shapes: Sequence[Shape], what: str) -> Number:
+    def stratified(self, statistic: Stratified, shapes: Sequence[Shape], what: str) -> Estimate:
         """A statistic of scores (runs, tasks) laid end to end, with runs resampled within each task
         (Agarwal et al., NeurIPS 2021): of one set of scores, or of several of the given `shapes`.
 
@@ -149,7 +153,7 @@ class Bootstrap:
         value = float(statistic(*(np.ones((1, math.prod(shape)), np.int64) for shape in shapes))[0])
         if least == 1:
             alone = f"{method}; a single run has no interval"
-            return Number(value, math.nan, math.nan, least, alone, SEEDS)
+            return Estimate(value, math.nan, math.nan, least, alone, SEEDS)
         generator = np.random.default_rng(self.seed)
         rows = max(1, CHUNK // max(map(math.prod, shapes)))
         pieces = [min(rows, self.resamples - begin) for begin in range(0, self.resamples, rows)]
@@ -159,7 +163,7 @@ class Bootstrap:
 
     def _number(
         self, value: float, drawn: np.ndarray, n: int, method: str, *counted: Any
-    ) -> Number:
+    ) -> Estimate:
         """With the central interval of what was drawn (R,): values of it, since infinite ones do
         not mix. Draws for which a statistic is not defined, such as those without a single end
         among the starts, are left out and counted; where they are the most, there is no interval.
@@ -169,10 +173,10 @@ class Bootstrap:
         if missing := len(drawn) - len(defined):
             method = f"{method}, of which {missing} do not define it"
         if math.isnan(value) or 2 * missing > len(drawn):
-            return Number(value, math.nan, math.nan, n, f"{method}: no interval", *counted)
+            return Estimate(value, math.nan, math.nan, n, f"{method}: no interval", *counted)
         tail = (1 - self.confidence) / 2
         low, high = np.quantile(defined, [tail, 1 - tail], method="inverted_cdf")
-        return Number(value, float(low), float(high), n, method, *counted)
+        return Estimate(value, float(low), float(high), n, method, *counted)
 
     @property
     def _percent(self) -> str:
@@ -208,7 +212,7 @@ def _stratified(generator: np.random.Generator, count: int, runs: int, tasks: in
     return np.bincount(places.ravel(), minlength=count * size).reshape(count, size)
 
 
-def wilson(successes: int, n: int, confidence: float = 0.95, of: str = "episodes") -> Number:
+def wilson(successes: int, n: int, confidence: float = 0.95, of: str = "episodes") -> Estimate:
     """The share of successes and Wilson's interval, which stays inside [0, 1] and holds with few
     trials, or none that failed (Wilson, JASA 1927).
     """
@@ -218,7 +222,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95, of: str = "episodes
     middle, whole = share + z * z / (2 * n), 1 + z * z / n
     half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     method = f"share of {n} {of}; {100 * confidence:g} % Wilson interval"
-    return Number(share, (middle - half) / whole, (middle + half) / whole, n, method, of)
+    return Estimate(share, (middle - half) / whole, (middle + half) / whole, n, method, of)
 
 
 def means(values: np.ndarray) -> Statistic:
@@ -283,10 +287,10 @@ def quotient(ours: Statistic, theirs: Statistic) -> Statistic:
 
 def skill(error: np.ndarray, reference: np.ndarray) -> Statistic:
     """1 - median error / median error of a reference; 0 where both are 0."""
-    return smaller_by(median(error), median(reference))
+    return relative_reduction(median(error), median(reference))
 
 
-def smaller_by(ours: Statistic, theirs: Statistic) -> Statistic:
+def relative_reduction(ours: Statistic, theirs: Statistic) -> Statistic:
     """1 - one statistic / another; 0 where both are 0."""
     relative = quotient(ours, theirs)
     return lambda counts: 1 - relative(counts)
@@ -296,12 +300,12 @@ def _episodes(count: int) -> str:
     return f"{count:,} episode{'' if count == 1 else 's'}"
 
 
-def finite(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
     """The number, or None where JSON has no word for it."""
     return float(value) if math.isfinite(value) else None
 
 
-def shown(value: float) -> str:
+def format_number(value: float) -> str:
     """Three significant digits, without exponents where they would not help."""
     size = abs(value)
     if not math.isfinite(value):

@@ -8,11 +8,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from worldmodel.evaluation import ranking
-from worldmodel.evaluation.free_run_sheets import free_run_sheets
-from worldmodel.evaluation.headline import headline
-from worldmodel.evaluation.prediction_sheets import prediction_sheets
-from worldmodel.evaluation.results import ACTING, Results, checkpoint, where_told
-from worldmodel.evaluation.sheets import Sheet, in_steps
+from worldmodel.evaluation.free_run_tables import free_run_tables
+from worldmodel.evaluation.prediction_tables import prediction_tables
+from worldmodel.evaluation.result_table import ResultTable, in_steps
+from worldmodel.evaluation.results import AGENTS, Results, checkpoint, where_told
+from worldmodel.evaluation.summary import summarize
 from worldmodel.evaluation.uncertainty import Uncertainty
 
 ERRORS_NOTE = (
@@ -37,44 +37,44 @@ USABLE_NOTE = (
 )
 
 
-def sheets(results: Results) -> list[Sheet]:
+def tables(results: Results) -> list[ResultTable]:
     """The numbers with n and interval: of prediction, free runs, returns, and an ensemble's
     uncertainty.
     """
-    made = prediction_sheets(results.prediction)
-    made += [s for key, run in results.free_run.items() for s in free_run_sheets(key, run)]
+    made = prediction_tables(results.prediction)
+    made += [s for key, run in results.free_run.items() for s in free_run_tables(key, run)]
     made += [returns_sheet(results)] if results.returns else []
-    made += [] if results.decision is None else ranking.sheets(results.decision)
+    made += [] if results.decision is None else ranking.tables(results.decision)
     if results.last is not None and results.last.decision is not results.decision:
-        of_last = ranking.sheets(results.last.decision)
+        of_last = ranking.tables(results.last.decision)
         made += [replace(sheet, title=f"{sheet.title}, last checkpoint") for sheet in of_last]
     return made + ([] if results.uncertainty is None else uncertainty_sheets(results.uncertainty))
 
 
-def returns_sheet(results: Results) -> Sheet:
+def returns_sheet(results: Results) -> ResultTable:
     environment = results.provenance.environment
     where = f" in the real {environment}" if environment else ""
     named = dict(results.returns)
     if results.last is not None:
-        mine = {f"{n}, last checkpoint": r for n, r in results.last.returns.items() if n in ACTING}
+        mine = {f"{n}, last checkpoint": r for n, r in results.last.returns.items() if n in AGENTS}
         named = mine | named
     more = {"success": "success", "normalized": "normalised"}
     told = {n: title for n, title in more.items() if where_told(results, n)}
     rows = [[name, r.mean, *(getattr(r, n) or "" for n in told)] for name, r in named.items()]
-    header = ["who", "return", *told.values()]
-    return Sheet(f"Mean return of an episode{where}", header, rows)
+    header = ["agent", "return", *told.values()]
+    return ResultTable(f"Mean return of an episode{where}", header, rows)
 
 
-def uncertainty_sheets(uncertainty: Uncertainty) -> list[Sheet]:
+def uncertainty_sheets(uncertainty: Uncertainty) -> list[ResultTable]:
     """A table a horizon: what each measure of uncertainty says of the error there."""
     header = ["measure", "rank correlation", "linear correlation", "sparsification"]
 
-    def sheet(steps: int) -> Sheet:
+    def sheet(steps: int) -> ResultTable:
         found = {name: by_steps[steps] for name, by_steps in uncertainty.measures.items()}
         rows = [
             [name.replace("_", " "), a.spearman, a.pearson, a.ause] for name, a in found.items()
         ]
-        return Sheet(f"Uncertainty beside the error after {in_steps([steps])}", header, rows)
+        return ResultTable(f"Uncertainty beside the error after {in_steps([steps])}", header, rows)
 
     return [sheet(steps) for steps in uncertainty.steps]
 
@@ -82,8 +82,8 @@ def uncertainty_sheets(uncertainty: Uncertainty) -> list[Sheet]:
 def markdown(results: Results) -> str:
     """results.md."""
     source = results.provenance
-    lines = [f"# {source.run or 'world model'}: {checkpoint(source)}", "", *headline(results), ""]
-    for sheet in sheets(results):
+    lines = [f"# {source.run or 'world model'}: {checkpoint(source)}", "", *summarize(results), ""]
+    for sheet in tables(results):
         lines += [sheet.markdown(), ""]
     lines += [ranking.policies_sheet(results.decision).markdown(), ""] if results.decision else []
     lines += [interval_note(results), *results.notes, ""]
@@ -96,12 +96,12 @@ def markdown(results: Results) -> str:
 
 def render(results: Results) -> RenderableType:
     """For a terminal, 100 columns wide or less: the verdict and the tables, narrow ones."""
-    tables = [sheet.for_terminal() for sheet in sheets(results)]
-    return Group(*map(Text, headline(results)), *tables, *map(Text, results.notes))
+    shown = [sheet.to_rich() for sheet in tables(results)]
+    return Group(*map(Text, summarize(results)), *shown, *map(Text, results.notes))
 
 
 def interval_note(results: Results) -> str:
-    keys = results.prediction.keys.values()
+    keys = results.prediction.observations.values()
     parts = [
         ERRORS_NOTE if keys else "",
         USABLE_NOTE if any(judged.usable for judged in keys) else "",

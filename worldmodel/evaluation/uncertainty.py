@@ -18,11 +18,11 @@ from flax import nnx
 from worldmodel.config import EvaluationOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.data.windows import Rows, Window, rows_of
+from worldmodel.data.windows import StepArrays, Window, step_arrays
 from worldmodel.evaluation.correlation import pearson, sparsification, spearman
-from worldmodel.evaluation.starts import Starts, context_of, places, take
-from worldmodel.evaluation.statistics import Bootstrap, Number
-from worldmodel.imagination.uncertainty import UNCERTAINTIES, measured
+from worldmodel.evaluation.starts import PredictionStarts, context_of, prediction_starts, take
+from worldmodel.evaluation.statistics import Bootstrap, Estimate
+from worldmodel.imagination.uncertainty import UNCERTAINTIES, measure_uncertainty
 from worldmodel.models.interface import WorldModel
 
 STEPS = (1, 5)
@@ -30,19 +30,19 @@ MOST_STARTS = 1000
 
 
 @dataclass(frozen=True)
-class Agreement:
+class UncertaintyQuality:
     """Of one measure with the error: rank and linear correlation, higher is better; and area under
     the sparsification error, from 0 (as good as the error itself) to 1 (chance) and more.
     """
 
-    spearman: Number
-    pearson: Number
-    ause: Number
+    spearman: Estimate
+    pearson: Estimate
+    ause: Estimate
 
     @classmethod
     def of(
         cls, uncertainty: np.ndarray, error: np.ndarray, episodes: np.ndarray, bootstrap: Bootstrap
-    ) -> Agreement:
+    ) -> UncertaintyQuality:
         """From N starts (N,) in `episodes` (N,)."""
         statistics = {
             "spearman": ("rank correlation", spearman),
@@ -65,7 +65,7 @@ class Agreement:
 class Uncertainty:
     """Every measure's agreement with the error: `measures[name][steps]`."""
 
-    measures: dict[str, dict[int, Agreement]]
+    measures: dict[str, dict[int, UncertaintyQuality]]
 
     @property
     def steps(self) -> list[int]:
@@ -78,31 +78,31 @@ class Uncertainty:
         }
 
 
-def uncertainty_beside_error(
+def evaluate_uncertainty(
     model: WorldModel,
     spec: DataSpec,
     held_out: Trajectories,
     options: EvaluationOptions,
     key: jax.Array,
 ) -> Uncertainty:
-    """Judges a model that `has_members`."""
+    """Judges a model that `is_ensemble`."""
     starts, found, error = uncertainties_and_errors(model, spec, held_out, options, key)
     bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
-    steps = [h for h in STEPS if (starts.left >= h).any()]
+    steps = [h for h in STEPS if (starts.remaining_steps >= h).any()]
 
-    def agreement(values: np.ndarray, h: int) -> Agreement:
-        there = starts.left >= h
+    def agreement(values: np.ndarray, h: int) -> UncertaintyQuality:
+        there = starts.remaining_steps >= h
         at = values[there, h - 1], error[there, h - 1]
-        return Agreement.of(*at, starts.episodes[there], bootstrap)
+        return UncertaintyQuality.of(*at, starts.episodes[there], bootstrap)
 
     return Uncertainty({name: {h: agreement(x, h) for h in steps} for name, x in found.items()})
 
 
-def has_members(model: WorldModel, spec: DataSpec) -> bool:
+def is_ensemble(model: WorldModel, spec: DataSpec) -> bool:
     """Whether two members or more could disagree. Nothing is computed."""
     discrete, size = spec.action.discrete, spec.action.size
     action = jnp.zeros(1, jnp.int32) if discrete else jnp.zeros((1, size))
-    members = jax.eval_shape(lambda: model.members(model.initial((1,)), action))
+    members = jax.eval_shape(lambda: model.predict_members(model.initial((1,)), action))
     return members is not None and len(members.location) > 1
 
 
@@ -112,22 +112,22 @@ def uncertainties_and_errors(
     held_out: Trajectories,
     options: EvaluationOptions,
     key: jax.Array,
-) -> tuple[Starts, dict[str, np.ndarray], np.ndarray]:
-    """Starts, evenly spaced over held-out episodes; every measure, summed over steps 1 to H, name
+) -> tuple[PredictionStarts, dict[str, np.ndarray], np.ndarray]:
+    """PredictionStarts, evenly spaced over held-out episodes; every measure, summed over steps 1 to H, name
     -> (N, H), and the error after each of them (N, H), in training standard deviations: the norm
     over all dimensions and the reward. Past an episode's end they mean nothing.
     """
     per_episode = -(-MOST_STARTS // held_out.num_episodes)
-    places_of = replace(options, horizons=list(STEPS), starts=per_episode)
-    horizons, starts, _ = places(held_out, places_of)
-    rows, steps = rows_of(held_out), np.arange(horizons[-1] + 1)
-    future = take(rows, starts.rows[:, None] + np.minimum(steps, starts.left[:, None]))
+    places_of = replace(options, horizons=list(STEPS), starts_per_episode=per_episode)
+    horizons, starts, _ = prediction_starts(held_out, places_of)
+    rows, steps = step_arrays(held_out), np.arange(horizons[-1] + 1)
+    future = take(rows, starts.rows[:, None] + np.minimum(steps, starts.remaining_steps[:, None]))
     scales = {name: np.asarray(o.std, np.float32) for name, o in spec.observations.items()}
     if spec.has_reward and held_out.rewards is not None:
-        scales["reward"] = np.float32(spec.reward[1])
+        scales["reward"] = np.float32(spec.reward_mean_std[1])
     window = context_of(rows, starts, options.context)
-    keys = jax.random.split(key, options.samples)
-    found, error = _judge(model, window, starts.seen - 1, future, scales, keys)
+    keys = jax.random.split(key, options.num_samples)
+    found, error = _judge(model, window, starts.context_lengths - 1, future, scales, keys)
     error = np.where(np.isnan(error), np.inf, error)  # infinitely wrong, not missing
     return starts, {name: np.asarray(found[name]) for name in UNCERTAINTIES}, error
 
@@ -137,7 +137,7 @@ def _judge(
     model: WorldModel,
     window: Window,
     last: jax.Array,
-    future: Rows,
+    future: StepArrays,
     scales: dict[str, jax.Array],
     keys: jax.Array,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
@@ -159,7 +159,7 @@ def _judge(
         means = {name: p.mean() for name, p in model.observation(arrived).items()}
         if "reward" in scales:  # without one in the logs there is none to tell, or to compare
             means["reward"] = model.reward(arrived).mean()
-        return measured(model, UNCERTAINTIES, before, actions), means
+        return measure_uncertainty(model, UNCERTAINTIES, before, actions), means
 
     found, predicted = jax.tree.map(lambda x: x.mean(0), jax.lax.map(imagine, keys))
     truth = {name: x[:, 1:] for name, x in future.observation.items()}

@@ -1,10 +1,10 @@
 """Imagined experience."""
 
-from worldmodel.imagination.rollout import Actor, Rollout, imagine, time_first
+from worldmodel.imagination.rollout import Actor, Rollout, imagine, time_major
 from worldmodel.imagination.uncertainty import (
     UNCERTAINTIES,
-    penalized,
-    truncated,
+    penalize,
+    truncate,
     with_uncertainty,
 )
 
@@ -13,8 +13,8 @@ __all__ = [
     "Actor",
     "Rollout",
     "imagine",
-    "penalized",
-    "time_first",
-    "truncated",
+    "penalize",
+    "time_major",
+    "truncate",
     "with_uncertainty",
 ]

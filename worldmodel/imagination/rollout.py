@@ -56,7 +56,7 @@ def imagine(
         actions, rest = actor, model.rollout(start, actor, key)
         states = jax.tree.map(lambda x, y: jnp.concatenate([x[:, None], y], 1), start, rest)
     else:
-        states, actions = model.follow(start, actor, horizon, key)
+        states, actions = model.rollout_policy(start, actor, horizon, key)
     states, actions = _swapped((states, actions))  # each step's heads while it is in the caches
     arrived = jax.tree.map(lambda x: x[1:], states)
     rewards, ended = over_time(
@@ -65,7 +65,7 @@ def imagine(
     return _swapped(Rollout(states, model.features(states), actions, rewards, 1.0 - ended))
 
 
-def time_first(rollout: Rollout) -> Rollout:
+def time_major(rollout: Rollout) -> Rollout:
     """The same rollout with time before batch, as it was made: inside jit this costs nothing, the
     copies cancel.
     """

@@ -17,8 +17,8 @@ class Transition(NamedTuple):
 
     features, next_features: (N, F), what policies see before and after
     action: (N, A) in [-1, 1]; reward: (N,) raw
-    ended: (N,) 1.0 where the episode really ended there; a time-out is 0.0
-    next_action: (N, A), what was done after it, where `next_known` (N,) says that this is known
+    terminal: (N,) 1.0 where the episode really ended there; a time-out is 0.0
+    next_action: (N, A), what was done after it, where `next_action_valid` (N,) says that this is known
     weight: (N,) 1.0, or 0.0 for padding
     imagined: (N,) bool, where they come from
     """
@@ -26,15 +26,15 @@ class Transition(NamedTuple):
     features: jax.Array
     action: jax.Array
     reward: jax.Array
-    ended: jax.Array
+    terminal: jax.Array
     next_features: jax.Array
     next_action: jax.Array
-    next_known: jax.Array
+    next_action_valid: jax.Array
     weight: jax.Array
     imagined: jax.Array
 
 
-def row_shapes(features: int, actions: int) -> Transition:
+def transition_shapes(features: int, actions: int) -> Transition:
     """Shapes and types of a single transition."""
     seen = jax.ShapeDtypeStruct((features,), jnp.float32)
     done = jax.ShapeDtypeStruct((actions,), jnp.float32)
@@ -42,7 +42,7 @@ def row_shapes(features: int, actions: int) -> Transition:
     return Transition(seen, done, number, number, seen, done, yes, number, yes)
 
 
-def logged(model: WorldModel, window: Window, key: jax.Array) -> Transition:
+def transitions_from_window(model: WorldModel, window: Window, key: jax.Array) -> Transition:
     """The B (T - 1) transitions of a batch of windows (B, T), as `model` filters them."""
     features = model.features(model.observe(window, key))
     real = window.mask[:, 1:] & ~window.is_last[:, :-1]
@@ -50,17 +50,20 @@ def logged(model: WorldModel, window: Window, key: jax.Array) -> Transition:
         features=features[:, :-1],
         action=window.action[:, :-1],
         reward=window.reward[:, :-1],
-        ended=window.is_terminal[:, 1:].astype(jnp.float32),
+        terminal=window.is_terminal[:, 1:].astype(jnp.float32),
         next_features=features[:, 1:],
         next_action=window.action[:, 1:],
-        next_known=window.mask[:, 1:] & ~window.is_last[:, 1:],  # a last row's action is padding
+        next_action_valid=window.mask[:, 1:]
+        & ~window.is_last[:, 1:],  # a last row's action is padding
         weight=real.astype(jnp.float32),
         imagined=jnp.zeros_like(real),
     )
     return _flat(transition)
 
 
-def imagined(rollout: Rollout, alive: jax.Array, key: jax.Array) -> tuple[Transition, jax.Array]:
+def transitions_from_rollout(
+    rollout: Rollout, alive: jax.Array, key: jax.Array
+) -> tuple[Transition, jax.Array]:
     """The B H transitions of a rollout, and which of them are to be learned from, (B H,) bool: the
     start was `alive` (B,), and nothing ended or was cut before.
 
@@ -75,10 +78,10 @@ def imagined(rollout: Rollout, alive: jax.Array, key: jax.Array) -> tuple[Transi
         features=rollout.features[:, :-1],
         action=rollout.actions,
         reward=rollout.rewards,
-        ended=ended.astype(jnp.float32),
+        terminal=ended.astype(jnp.float32),
         next_features=rollout.features[:, 1:],
         next_action=acted,
-        next_known=known,
+        next_action_valid=known,
         weight=jnp.ones(valid.shape),
         imagined=jnp.ones(valid.shape, bool),
     )

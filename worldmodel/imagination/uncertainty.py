@@ -124,7 +124,7 @@ def _kl(one: Normal, other: Normal) -> jax.Array:
 # ------------------------------------------------------------------------------------- of rollouts
 
 
-def measured(
+def measure_uncertainty(
     model: WorldModel, names: Collection[str], states: State, actions: jax.Array
 ) -> dict[str, jax.Array]:
     """Measures, name -> (B, H), of actions (B, H, ...) at states (B, H, ...).
@@ -138,7 +138,7 @@ def measured(
         raise ConfigError(f"uncertainty {unknown[0]!r}; accepted: {', '.join(UNCERTAINTIES)}")
 
     def step(inputs: tuple[State, jax.Array]) -> dict[str, jax.Array]:
-        members = model.members(*inputs)
+        members = model.predict_members(*inputs)
         if members is None:
             raise ConfigError(
                 f"uncertainty: {type(model).__name__} has no members that could disagree; "
@@ -158,18 +158,18 @@ def with_uncertainty(model: WorldModel, name: str) -> Callable[[Rollout], Rollou
 
     def transform(rollout: Rollout) -> Rollout:
         before = jax.tree.map(lambda x: x[:, :-1], rollout.states)
-        found = measured(model, [name], before, rollout.actions)
+        found = measure_uncertainty(model, [name], before, rollout.actions)
         return replace(rollout, uncertainty=found[name])
 
     return transform
 
 
-def penalized(rollout: Rollout, coefficient: jax.Array | float) -> Rollout:
+def penalize(rollout: Rollout, coefficient: jax.Array | float) -> Rollout:
     """reward - coefficient x uncertainty (MOPO)."""
     return replace(rollout, rewards=rollout.rewards - coefficient * rollout.uncertainty)
 
 
-def truncated(rollout: Rollout, limit: jax.Array | float) -> Rollout:
+def truncate(rollout: Rollout, limit: jax.Array | float) -> Rollout:
     """Leaves out the first step whose uncertainty exceeds `limit`, and all after it.
 
     Where a rollout is cut no episode ends: `continues` stays, and the last step bootstraps. What is

@@ -1,5 +1,5 @@
 """A finished or running run, loaded from its folder."""
 
-from worldmodel.loading.run import LoadedRun, dreamed, evaluate_run, load
+from worldmodel.loading.run import LoadedRun, evaluate_run, load, make_dream
 
-__all__ = ["LoadedRun", "dreamed", "evaluate_run", "load"]
+__all__ = ["LoadedRun", "make_dream", "evaluate_run", "load"]

@@ -14,9 +14,9 @@ import numpy as np
 from flax import nnx
 
 from worldmodel import data
-from worldmodel.config.evaluation_data import judged_data
-from worldmodel.config.io import changed, made
-from worldmodel.data.fitting import fitted
+from worldmodel.config.evaluation_data import evaluation_data_options
+from worldmodel.config.io import build_options, with_overrides
+from worldmodel.data.compatibility import conform_to_spec
 from worldmodel.data.trajectories import split_episodes
 from worldmodel.data.windows import Window
 from worldmodel.dream import DreamEnv, DreamVectorEnv
@@ -24,7 +24,7 @@ from worldmodel.dream import dream as dreams
 from worldmodel.dream.options import DreamOptions
 from worldmodel.evaluation.evaluator import Results, evaluate_loaded
 from worldmodel.models import WorldModel
-from worldmodel.system.compilation import use_cache
+from worldmodel.system.compilation import enable_compilation_cache
 from worldmodel.training.restore import Restored, restore
 
 
@@ -57,12 +57,12 @@ class LoadedRun(Restored):
 
         Raises ConfigError, or DataError for logs of `data` that are not like the run's.
         """
-        config = changed(self.config, {"evaluation": overrides})
+        config = with_overrides(self.config, {"evaluation": overrides})
         if config.evaluation.data is not None:
-            trajectories = fitted(data.load(judged_data(config)), self.spec)
+            trajectories = conform_to_spec(data.load(evaluation_data_options(config)), self.spec)
         else:
             trajectories = data.load(config.data)
-            self.directory.bind_data(self.spec, trajectories.fingerprint())
+            self.directory.check_dataset(self.spec, trajectories.fingerprint())
         return evaluate_loaded(self, trajectories, config.evaluation)
 
     def dream(
@@ -72,19 +72,21 @@ class LoadedRun(Restored):
         begins anew by `autoreset_mode`: NextStep, SameStep or Disabled.
 
         `options` are those of `DreamOptions`: where dreams begin and end, and what uncertainty
-        costs. Raises ConfigError for others, and for a model that cannot be dreamed.
+        costs. Raises ConfigError for others, and for a model that cannot be make_dream.
         """
-        chosen = made(DreamOptions, options, "dream")
-        dreams.check(self.model, self.spec, chosen)
+        chosen = build_options(DreamOptions, options, "dream")
+        dreams.check_model(self.model, self.spec, chosen)
         logs = data.load(self.config.data)
-        self.directory.bind_data(self.spec, logs.fingerprint())
+        self.directory.check_dataset(self.spec, logs.fingerprint())
         count = logs.num_episodes
         training, held_out = split_episodes(count, self.config.data.holdout)
-        numbers = {"training": training, "held_out": held_out, "all": np.arange(count)}[chosen.logs]
+        numbers = {"training": training, "held_out": held_out, "all": np.arange(count)}[
+            chosen.split
+        ]
         context = chosen.context or self.config.evaluation.context
         limit = chosen.time_limit or int(logs.lengths.max()) - 1
         chosen = replace(chosen, context=context, time_limit=limit)
-        dream = dreams.build(self.model, self.spec, logs.select(numbers), numbers, chosen)
+        dream = dreams.build_dream(self.model, self.spec, logs.select(numbers), numbers, chosen)
         if num_envs is None:
             return DreamEnv(dream, self.spec)
         return DreamVectorEnv(dream, self.spec, num_envs, autoreset_mode)
@@ -135,7 +137,7 @@ def _predict(
 def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
     """Loads a run: its last stage that has a checkpoint, at `last` (the newest that is whole), at
     `best` (by `best_metric` of the stage's options) or at a step. Where it trained several seeds,
-    model and policy are the first one's, and `twins` those of the others. The best one comes with
+    model and policy are the first one's, and `other_seeds` those of the others. The best one comes with
     the `last`: it was chosen among several, in part for its luck.
 
     Raises CheckpointError if there is no such run or checkpoint, or if it holds another model.
@@ -151,12 +153,12 @@ def evaluate_run(run: str | Path, checkpoint: str = "last", **overrides: Any) ->
     longer those the run was trained on: other episodes would be held out.
     """
     loaded = load(run, checkpoint)
-    use_cache(loaded.config.training.compilation_cache)
+    enable_compilation_cache(loaded.config.training.compilation_cache)
     loaded.evaluate(**overrides)
     return 0
 
 
-def dreamed(
+def make_dream(
     run: str | Path, checkpoint: str = "last", num_envs: int | None = None, **options: Any
 ) -> DreamEnv | DreamVectorEnv:
     """What Gymnasium makes of `worldmodel/Dream-v0`: `load(run, checkpoint).dream(...)`."""

@@ -17,7 +17,7 @@ from flax import nnx
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.models.interface import Metrics
-from worldmodel.models.latent import arrived, masked_mean, total_loss
+from worldmodel.models.latent import has_predecessor, masked_mean, total_loss
 from worldmodel.nn.codecs import Decoder, Encoder
 from worldmodel.nn.distributions import Distribution
 from worldmodel.nn.layers import Linear
@@ -70,13 +70,13 @@ class Autoencoder(nnx.Module):
         total, metrics = total_loss(terms, {}, window.shape)
         mean, variance = _moments(latent, window.mask)
         moments = (jnp.square(mean) + jnp.square(jnp.log(variance))).mean()
-        off, spread = _moments(jnp.diff(latent, axis=1), arrived(window)[:, 1:])
+        off, spread = _moments(jnp.diff(latent, axis=1), has_predecessor(window)[:, 1:])
         change = jax.lax.stop_gradient(jnp.log(jnp.square(off) + spread) / 2)
         apart = jnp.square(self.log_change[...] - change).mean()
         total = total + MOMENTS_SCALE * moments + apart
         size = masked_mean(jnp.square(latent).mean(-1), window.mask)
         metrics |= {"loss/moments": moments, "loss/change": apart, "loss/total": total}
-        metrics["latent/size"] = size
+        metrics["latent/mean_square"] = size
         return total, (metrics, None)
 
 

@@ -24,13 +24,18 @@ from worldmodel.config import option
 from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
-from worldmodel.models.denoised import DENOISED_PRESETS, DenoisedModel, DenoisedOptions, sampler_of
+from worldmodel.models.diffusion_base import (
+    DIFFUSION_PRESETS,
+    BaseDiffusionModel,
+    BaseDiffusionOptions,
+    build_sampler,
+)
 from worldmodel.models.interface import Metrics
-from worldmodel.models.latent import arrived, masked_mean, total_loss
+from worldmodel.models.latent import has_predecessor, masked_mean, total_loss
 from worldmodel.nn.denoisers import PointDenoiser
-from worldmodel.nn.denoising import denoiser, denoising_loss, training_levels
+from worldmodel.nn.denoising import denoiser, denoising_loss, sample_training_sigmas
 from worldmodel.nn.learner import detached
-from worldmodel.nn.samplers import sample, start
+from worldmodel.nn.samplers import initial_noise, sample
 
 
 class History(NamedTuple):
@@ -41,7 +46,7 @@ class History(NamedTuple):
 
 
 @dataclass
-class DiffusionOptions(DenoisedOptions):
+class DiffusionOptions(BaseDiffusionOptions):
     """The next observation is denoised, given a short history and the action."""
 
     name: str = option("diffusion", "family of the world model")
@@ -51,14 +56,16 @@ class DiffusionOptions(DenoisedOptions):
         low=1,
         high=64,
     )
-    self_fed: int = option(
+    autoregressive_steps: int = option(
         2, "most rows of a training history that are the model's own samples", low=0
     )
-    self_fed_scale: float = option(0.5, "weight of the loss that follows each of them", low=0.0)
+    autoregressive_scale: float = option(
+        0.5, "weight of the loss that follows each of them", low=0.0
+    )
 
 
 @register("model", "diffusion", DiffusionOptions)
-class Diffusion(DenoisedModel):
+class Diffusion(BaseDiffusionModel):
     """p(next point | history, action) by a denoiser; reward and end by heads."""
 
     def __init__(
@@ -69,7 +76,7 @@ class Diffusion(DenoisedModel):
         rngs: nnx.Rngs,
         dtype: jnp.dtype = jnp.float32,
     ):
-        units, blocks, hidden, _ = DENOISED_PRESETS[options.preset]
+        units, blocks, hidden, _ = DIFFUSION_PRESETS[options.preset]
         self.add_points(options, spec, rngs=rngs, dtype=dtype)
         rows, actions = options.history, spec.action.size
         self.feature_size = rows * self.point_size + (rows - 1) * actions
@@ -93,12 +100,12 @@ class Diffusion(DenoisedModel):
 
     def step(self, state: History, action: jax.Array, key: jax.Array) -> History:
         start_key, churn_key = jax.random.split(key)
-        actions, sampler = self.action_points(action), sampler_of(self.options)
+        actions, sampler = self.action_points(action), build_sampler(self.options)
         given = self._given(state, actions)
         denoise = denoiser(lambda x, noise: self.network(x, noise, given))
         now = self.point(state)
-        change = sample(denoise, start(start_key, now.shape, sampler), sampler, churn_key)
-        return moved(state, actions, now + self.change() * change)
+        change = sample(denoise, initial_noise(start_key, now.shape, sampler), sampler, churn_key)
+        return append_step(state, actions, now + self.change() * change)
 
     def observe(
         self,
@@ -112,29 +119,29 @@ class Diffusion(DenoisedModel):
         if state is None:
             state, begins = self.initial(window.shape[:1]), begins.at[:, 0].set(True)
         last = jnp.zeros_like(actions[:, 0]) if action is None else self.action_points(action)
-        return histories(state, last, points, actions, begins)
+        return build_histories(state, last, points, actions, begins)
 
     def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, History]]:
         """Denoising of every next point, given the logged history and given histories that end in
         the model's own samples; and what the heads say of the logged ones.
         """
         states = self.observe(window, key)
-        terms, scales = self.arrival_terms(states, window), {}
+        terms, scales = self.outcome_losses(states, window), {}
         points, rows = self.point(states), window.shape[1]
         # reached: rows that follow a history of which the last `number` rows are sampled.
-        reached = arrived(window)
+        reached = has_predecessor(window)
         fed = states  # at row `number` and after
-        keys = jax.random.split(key, min(self.options.self_fed, rows - 2) + 1)
+        keys = jax.random.split(key, min(self.options.autoregressive_steps, rows - 2) + 1)
         for number, (noise_key, step_key) in enumerate(map(jax.random.split, keys)):
             here, taken = jax.tree.map(lambda x: x[:, :-1], fed), window.action[:, number:-1]
             losses = self._denoising(here, taken, points[:, number + 1 :], noise_key)
             name = f"denoising/{number}" if number else "denoising"
             terms[name] = (jnp.pad(losses, ((0, 0), (number + 1, 0))), reached)
-            scales[name] = self.options.self_fed_scale if number else 1.0
+            scales[name] = self.options.autoregressive_scale if number else 1.0
             reached = reached & jnp.pad(reached[:, :-1], ((0, 0), (1, 0)))
             fed = jax.lax.stop_gradient(detached(self).step(here, taken, step_key))
         total, metrics = total_loss(terms, scales, window.shape)
-        metrics["latent/size"] = masked_mean(jnp.square(points).mean(-1), window.mask)
+        metrics["latent/mean_square"] = masked_mean(jnp.square(points).mean(-1), window.mask)
         return total, (metrics, states)
 
     # --------------------------------------------------------------------------------------- parts
@@ -149,15 +156,15 @@ class Diffusion(DenoisedModel):
         """The loss (...) of denoising the points `aim` (..., D), each at a level of its own."""
         level_key, noise_key = jax.random.split(key)
         change = (aim - self.point(state)) / self.change()
-        spread = (self.options.log_noise_mean, self.options.log_noise_std)
-        level = training_levels(level_key, change.shape[:-1], *spread)
+        spread = (self.options.p_mean, self.options.p_std)
+        level = sample_training_sigmas(level_key, change.shape[:-1], *spread)
         given = self._given(state, self.action_points(action))
         return denoising_loss(
             lambda x, noise: self.network(x, noise, given), change, level, noise_key
         )
 
 
-def moved(state: History, actions: jax.Array, points: jax.Array) -> History:
+def append_step(state: History, actions: jax.Array, points: jax.Array) -> History:
     """The history one row on, after actions (..., A) that led to points (..., D)."""
 
     def append(rows: jax.Array, new: jax.Array) -> jax.Array:
@@ -166,7 +173,7 @@ def moved(state: History, actions: jax.Array, points: jax.Array) -> History:
     return History(append(state.points, points), append(state.actions, actions))
 
 
-def histories(
+def build_histories(
     state: History, last: jax.Array, points: jax.Array, actions: jax.Array, begins: jax.Array
 ) -> History:
     """The history that ends at each row of points (B, T, D), with actions (B, T, A) taken there.

@@ -24,7 +24,7 @@ from worldmodel.models.interface import Metrics
 from worldmodel.models.latent import LatentModel, masked_mean, total_loss
 from worldmodel.nn.codecs import Encoder
 from worldmodel.nn.layers import Linear
-from worldmodel.nn.layout import scan_rows
+from worldmodel.nn.layout import scan_time
 
 # Units of every hidden layer, base channels of images. Koopman, gru and mlp have the same number of
 # parameters at a preset; from `1m` on, that of the RSSM's preset of this name.
@@ -46,7 +46,7 @@ class EncodedOptions(ModelOptions):
     )
     units: int | None = option(None, "units of every hidden layer", low=1)
     depth: int | None = option(None, "base channels of the image encoder and decoder", low=1)
-    latent: int | None = option(None, "numbers of the latent", low=2)
+    latent_dim: int | None = option(None, "numbers of the latent", low=2)
     burn_in: int = option(
         3, "rows of a window that lead up to the one that predictions start from", low=0
     )
@@ -59,7 +59,7 @@ class EncodedOptions(ModelOptions):
     gain: float = option(
         2.0, "gain of the filter at first, before the sigmoid (2: 0.88 of what is seen, -4: 0.02)"
     )
-    reencode: int = option(
+    reencode_every: int = option(
         0, "decode and encode again after so many steps without observations (0: never)", low=0
     )
 
@@ -83,7 +83,7 @@ def sizes(options: EncodedOptions, latent_per_unit: float) -> Sizes:
     """The preset's numbers, with single ones overridden by options that are not None."""
     units, depth = ENCODED_PRESETS[options.preset]
     units, depth = options.units or units, options.depth or depth
-    return Sizes(units, depth, options.latent or 2 * round(latent_per_unit * units / 2))
+    return Sizes(units, depth, options.latent_dim or 2 * round(latent_per_unit * units / 2))
 
 
 class EncodedModel(LatentModel):
@@ -126,7 +126,7 @@ class EncodedModel(LatentModel):
             latent = model.advance(latent, control)
             return latent, latent
 
-        return scan_rows(advance, self, latent, controls)[1]
+        return scan_time(advance, self, latent, controls)[1]
 
     def filter(
         self, latent: jax.Array, controls: jax.Array, seen: jax.Array, afresh: jax.Array
@@ -144,7 +144,7 @@ class EncodedModel(LatentModel):
             latent = predicted + jnp.where(afresh[:, None], 1.0, gain) * (seen - predicted)
             return latent, latent
 
-        return scan_rows(correct, self, latent, (controls, seen, afresh))[1]
+        return scan_time(correct, self, latent, (controls, seen, afresh))[1]
 
     # -------------------------------------------------------------------------------- the interface
 
@@ -159,7 +159,7 @@ class EncodedModel(LatentModel):
         return self._read_again(EncodedState(latent, state.age + 1))
 
     def rollout(self, state: EncodedState, actions: jax.Array, key: jax.Array) -> EncodedState:
-        if self.options.reencode:
+        if self.options.reencode_every:
             return super().rollout(state, actions, key)
         latents = self._unrolled(state.latent, actions)
         return EncodedState(latents, state.age[:, None] + 1 + jnp.arange(latents.shape[1]))
@@ -203,10 +203,10 @@ class EncodedModel(LatentModel):
         ahead = later.mask & unbroken & (jnp.arange(later.shape[1]) > 0)
         terms = {
             f"rollout/{name}": (values, mask & ahead)
-            for name, (values, mask) in self.prediction_terms(_read(predicted), later).items()
+            for name, (values, mask) in self.prediction_losses(_read(predicted), later).items()
         }
         terms["consistency"] = (unexplained(predicted, states.latent[:, first:], ahead), ahead)
-        filtered, metrics = total_loss(self.prediction_terms(states, window), {}, window.shape)
+        filtered, metrics = total_loss(self.prediction_losses(states, window), {}, window.shape)
         scales = {"consistency": self.options.consistency_scale}
         rolled, rolled_metrics = total_loss(terms, scales, later.shape)
         total = self.options.filtered_scale * filtered + rolled
@@ -230,12 +230,12 @@ class EncodedModel(LatentModel):
         return action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
 
     def _read_again(self, state: EncodedState) -> EncodedState:
-        """Every `reencode` steps: decode, and encode what is said (Fathi et al., "Course Correcting
+        """Every `reencode_every` steps: decode, and encode what is said (Fathi et al., "Course Correcting
         Koopman Representations", ICLR 2024). Predictions so return to where the encoder leads.
         """
-        if not self.options.reencode:
+        if not self.options.reencode_every:
             return state
-        due = state.age >= self.options.reencode
+        due = state.age >= self.options.reencode_every
 
         def read_again(latent: jax.Array) -> jax.Array:
             said = {key: prediction.mean() for key, prediction in self.observation(state).items()}
@@ -265,7 +265,7 @@ def latent_metrics(latents: jax.Array, mask: jax.Array) -> Metrics:
     covariance = (weight * centred).T @ centred
     rank = jnp.square(jnp.trace(covariance)) / jnp.maximum(jnp.square(covariance).sum(), 1e-12)
     size = masked_mean(jnp.square(latents).mean(-1), mask.reshape(-1))
-    return {"latent/size": size, "latent/rank": rank}
+    return {"latent/mean_square": size, "latent/rank": rank}
 
 
 def _read(latent: jax.Array) -> EncodedState:

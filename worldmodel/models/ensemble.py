@@ -24,13 +24,13 @@ from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError, UserError
 from worldmodel.models import termination
 from worldmodel.models.interface import Metrics, Step, WorldModel
-from worldmodel.models.latent import NO_REWARD, arrived, masked_mean, previous
-from worldmodel.models.points import Vectors
-from worldmodel.nn.bootstrap import hashed, held_out, poisson_weights
+from worldmodel.models.latent import NO_REWARD, has_predecessor, masked_mean, shift_right
+from worldmodel.models.normalizer import VectorNormalizer
+from worldmodel.nn.bootstrap import hash_rows, held_out, poisson_weights
 from worldmodel.nn.codecs import image_keys
 from worldmodel.nn.distributions import Bernoulli, Distribution, Normal, ScalarMSE
+from worldmodel.nn.ensemble_layers import GaussianEnsemble, select_members
 from worldmodel.nn.heads import BinaryHead
-from worldmodel.nn.members import GaussianNetworks, some_of
 
 BOUNDS_SCALE = 0.01  # weight of the width between the bounds of the variance
 CERTAIN = 50.0  # the logit of what a rule says: 1e-22 away from 0 or 1
@@ -38,33 +38,33 @@ CERTAIN = 50.0  # the logit of what a rule says: 1e-22 away from 0 or 1
 ONCE = 2**31
 
 
-class Arrival(NamedTuple):
+class EnsembleState(NamedTuple):
     """point: (..., D); reward: (...), what the action that led there earned, 0 where unknown."""
 
     point: jax.Array
     reward: jax.Array
 
 
-class Rows(NamedTuple):
+class EnsembleBatch(NamedTuple):
     """The N = B (T - 1) transitions of a batch of windows (B, T).
 
-    inputs: (N, I); outcomes: (N, D + 1)
+    inputs: (N, I); targets: (N, D + 1)
     learned: (N,) bool, those to learn from; weights: (M, N), how often each member does
     held_out: (N,) bool, those on which members are judged
     """
 
     inputs: jax.Array
-    outcomes: jax.Array
+    targets: jax.Array
     learned: jax.Array
     weights: jax.Array
     held_out: jax.Array
 
 
-# preset -> members, elites, units and hidden layers of each. `published` is that of MOPO.
+# preset -> members, elites, units and hidden layers of each. `mopo` is that of MOPO.
 ENSEMBLE_PRESETS: dict[str, tuple[int, int, int, int]] = {
     "tiny": (5, 3, 64, 2),
     "small": (5, 3, 128, 3),
-    "published": (7, 5, 200, 4),
+    "mopo": (7, 5, 200, 4),
 }
 
 
@@ -76,8 +76,8 @@ class EnsembleOptions(ModelOptions):
     preset: str = option(
         "tiny", "size; the options below override single numbers", choices=tuple(ENSEMBLE_PRESETS)
     )
-    members: int | None = option(None, "networks", low=1)
-    elites: int | None = option(
+    num_members: int | None = option(None, "networks", low=1)
+    num_elites: int | None = option(
         None, "members that are imagined with: the best on held-out rows", low=1
     )
     units: int | None = option(None, "units of every hidden layer", low=1)
@@ -87,7 +87,7 @@ class EnsembleOptions(ModelOptions):
         True, "predict in units of what a step typically changes, not in raw units"
     )
     bootstrap: bool = option(True, "every member learns from a resampling of the rows of its own")
-    holdout: float = option(
+    holdout_ratio: float = option(
         0.05,
         "share of rows kept from training, to find each member's best parameters (0: last)",
         low=0.0,
@@ -101,7 +101,7 @@ class EnsembleOptions(ModelOptions):
         "what ends an episode: a learned head, the rule of a MuJoCo environment, or nothing",
         choices=("learned", "halfcheetah", "hopper", "walker2d", "never"),
     )
-    member: str = option(
+    member_sampling: str = option(
         "step",
         "a random elite is drawn for every step, or for a whole rollout",
         choices=("step", "rollout"),
@@ -109,25 +109,25 @@ class EnsembleOptions(ModelOptions):
 
     def sizes(self) -> tuple[int, int, int, int]:
         """Members, elites, units and layers."""
-        own = (self.members, self.elites, self.units, self.layers)
+        own = (self.num_members, self.num_elites, self.units, self.layers)
         preset = ENSEMBLE_PRESETS[self.preset]
         return tuple(p if o is None else o for o, p in zip(own, preset, strict=True))
 
     def check(self, config: Config) -> Iterator[str]:
         members, elites, _, _ = self.sizes()
         if elites > members:
-            yield f"model.elites={elites}: the elites are some of model.members={members}"
-        if not self.holdout:
+            yield f"model.num_elites={elites}: the elites are some of model.num_members={members}"
+        if not self.holdout_ratio:
             return
-        if self.ema:
+        if self.ema_decay:
             yield (
-                f"model.ema={self.ema:g}: with model.holdout={self.holdout:g} each member's best "
-                "parameters are used, not an average; accepted: model.ema=0 or model.holdout=0"
+                f"model.ema_decay={self.ema_decay:g}: with model.holdout_ratio={self.holdout_ratio:g} each member's best "
+                "parameters are used, not an average; accepted: model.ema_decay=0 or model.holdout_ratio=0"
             )
         if config.training.joint:
             yield (
-                f"model.holdout={self.holdout:g}: with training.joint=true the policy learns on "
-                "the last parameters, not on each member's best; accepted: model.holdout=0"
+                f"model.holdout_ratio={self.holdout_ratio:g}: with training.joint=true the policy learns on "
+                "the last parameters, not on each member's best; accepted: model.holdout_ratio=0"
             )
 
 
@@ -140,8 +140,8 @@ class Ensemble(WorldModel):
     """
 
     @classmethod
-    def keeps_best(cls, options: EnsembleOptions) -> bool:
-        return options.holdout > 0
+    def uses_best_snapshot(cls, options: EnsembleOptions) -> bool:
+        return options.holdout_ratio > 0
 
     def __init__(
         self,
@@ -151,14 +151,14 @@ class Ensemble(WorldModel):
         rngs: nnx.Rngs,
         dtype: jnp.dtype = jnp.float32,
     ):
-        check(options, spec)
-        self.size, self.elite_size, units, layers = options.sizes()
-        self.options, self.action, self.reward_spec = options, spec.action, spec.reward
-        self.vectors, self.has_reward = Vectors.of(spec), spec.has_reward
+        validate(options, spec)
+        self.size, self.num_elites, units, layers = options.sizes()
+        self.options, self.action, self.reward_spec = options, spec.action, spec.reward_mean_std
+        self.vectors, self.has_reward = VectorNormalizer.of(spec), spec.has_reward
         self.feature_size, self.hidden_size = self.vectors.size, units
         inputs = self.feature_size + spec.action.size
         outputs = self.feature_size + int(spec.has_reward)
-        self.networks = GaussianNetworks(
+        self.networks = GaussianEnsemble(
             self.size, inputs, outputs, units, layers, options.layer_norm, rngs=rngs, dtype=dtype
         )
         learned = options.termination == "learned"
@@ -170,21 +170,21 @@ class Ensemble(WorldModel):
 
     # -------------------------------------------------------------------------------- the interface
 
-    def initial(self, batch: tuple[int, ...]) -> Arrival:
-        return Arrival(jnp.zeros((*batch, self.feature_size)), jnp.zeros(batch))
+    def initial(self, batch: tuple[int, ...]) -> EnsembleState:
+        return EnsembleState(jnp.zeros((*batch, self.feature_size)), jnp.zeros(batch))
 
-    def features(self, state: Arrival) -> jax.Array:
+    def features(self, state: EnsembleState) -> jax.Array:
         return state.point
 
-    def observation(self, state: Arrival) -> Mapping[str, Distribution]:
+    def observation(self, state: EnsembleState) -> Mapping[str, Distribution]:
         return self.vectors.decode(state.point)
 
-    def reward(self, state: Arrival) -> ScalarMSE:
+    def reward(self, state: EnsembleState) -> ScalarMSE:
         if not self.has_reward:
             raise UserError(NO_REWARD)
         return ScalarMSE(state.reward, self.reward_spec[1])
 
-    def terminal(self, state: Arrival) -> Bernoulli:
+    def terminal(self, state: EnsembleState) -> Bernoulli:
         """Whether an episode ends is told by the point alone."""
         if self.terminal_head is not None:
             return self.terminal_head(state.point)
@@ -196,47 +196,49 @@ class Ensemble(WorldModel):
         self,
         window: Window,
         key: jax.Array,
-        state: Arrival | None = None,
+        state: EnsembleState | None = None,
         action: jax.Array | None = None,
-    ) -> Arrival:
+    ) -> EnsembleState:
         """What is observed is believed. The reward of a window's first row is not known."""
-        reward = jnp.where(arrived(window), previous(window.reward), 0.0)
-        return Arrival(self.vectors.encode(window.observation), reward)
+        reward = jnp.where(has_predecessor(window), shift_right(window.reward), 0.0)
+        return EnsembleState(self.vectors.encode(window.observation), reward)
 
-    def step(self, state: Arrival, action: jax.Array, key: jax.Array) -> Arrival:
+    def step(self, state: EnsembleState, action: jax.Array, key: jax.Array) -> EnsembleState:
         deal_key, key = jax.random.split(key)
-        return self._step(state, action, key, self._dealt(state, deal_key))
+        return self._step(state, action, key, self._assign_members(state, deal_key))
 
-    def stepper(self, state: Arrival, key: jax.Array) -> Step:
-        if self.options.member == "step":
+    def make_step(self, state: EnsembleState, key: jax.Array) -> Step:
+        if self.options.member_sampling == "step":
             return self.step
-        slots = self._dealt(state, jax.random.fold_in(key, ONCE))
+        slots = self._assign_members(state, jax.random.fold_in(key, ONCE))
         return lambda state, action, key: self._step(state, action, key, slots)
 
     def member_step(
-        self, state: Arrival, action: jax.Array, key: jax.Array, member: jax.Array
-    ) -> Arrival:
+        self, state: EnsembleState, action: jax.Array, key: jax.Array, member: jax.Array
+    ) -> EnsembleState:
         """Any row may ask for any elite, so all elites are computed for every row."""
         inputs = self._inputs(state.point, action)
-        predicted = some_of(self.networks, self.elites())(inputs)
+        predicted = select_members(self.networks, self.elites())(inputs)
         own = jax.tree.map(lambda x: x[member, jnp.arange(len(member))], predicted)
-        return self.arrival(state, own.sample(key))
+        return self.next_state(state, own.sample(key))
 
-    def members(self, state: Arrival, action: jax.Array) -> Normal:
-        """Normal (M, ..., D + 1), or D without reward, as `outcomes` has them; all members."""
+    def predict_members(self, state: EnsembleState, action: jax.Array) -> Normal:
+        """Normal (M, ..., D + 1), or D without reward, as `targets` has them; all members."""
         inputs = self._inputs(state.point, action)
         flat = self.networks(inputs.reshape(-1, inputs.shape[-1]))
         shape = (self.size, *inputs.shape[:-1], -1)
         return jax.tree.map(lambda x: x.reshape(shape), flat)
 
-    def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, Arrival]]:
+    def loss(
+        self, window: Window, key: jax.Array
+    ) -> tuple[jax.Array, tuple[Metrics, EnsembleState]]:
         """For every member, twice the negative log-likelihood (up to a constant), as a mean over
         rows and numbers; the width of the bounds, the decay of the weights, and the learned end.
         """
         states = self.observe(window, key)
-        rows = self.rows(window)
+        rows = self.training_batch(window)
         predicted = self.networks(rows.inputs)
-        error = (rows.outcomes - predicted.location) / predicted.scale
+        error = (rows.targets - predicted.location) / predicted.scale
         surprise = jnp.square(error) + 2 * jnp.log(predicted.scale)
         weights = jnp.where(rows.learned, rows.weights, 0.0) / jnp.maximum(rows.learned.sum(), 1)
         surprise = jnp.where(rows.learned[:, None], surprise, 0.0)
@@ -266,9 +268,9 @@ class Ensemble(WorldModel):
 
     def elites(self) -> jax.Array:
         """(E,) the members with the smallest errors."""
-        return jax.lax.top_k(-self.errors[...], self.elite_size)[1]
+        return jax.lax.top_k(-self.errors[...], self.num_elites)[1]
 
-    def outcomes(self, state: Arrival, after: Arrival) -> jax.Array:
+    def targets(self, state: EnsembleState, after: EnsembleState) -> jax.Array:
         """(..., D + 1): what led from one state to the other, as members are trained to say it."""
         parts = [(after.point - state.point) / self._change()]
         if self.has_reward:
@@ -276,73 +278,77 @@ class Ensemble(WorldModel):
             parts.append(((after.reward - shift) / scale)[..., None])
         return jnp.concatenate(parts, -1)
 
-    def arrival(self, state: Arrival, outcome: jax.Array) -> Arrival:
-        """Where an outcome (..., D + 1) leads to: the inverse of `outcomes`."""
+    def next_state(self, state: EnsembleState, outcome: jax.Array) -> EnsembleState:
+        """Where an outcome (..., D + 1) leads to: the inverse of `targets`."""
         point = state.point + outcome[..., : self.feature_size] * self._change()
         if not self.has_reward:
-            return Arrival(point, jnp.zeros(point.shape[:-1]))
+            return EnsembleState(point, jnp.zeros(point.shape[:-1]))
         shift, scale = self._reward_units()
-        return Arrival(point, outcome[..., -1] * scale + shift)
+        return EnsembleState(point, outcome[..., -1] * scale + shift)
 
-    def recalled(self, features: jax.Array, reward: jax.Array | None = None) -> Arrival:
+    def state_from_features(
+        self, features: jax.Array, reward: jax.Array | None = None
+    ) -> EnsembleState:
         """The state that features (..., D) were read from, and what led there earned (...)."""
-        return Arrival(features, jnp.zeros(features.shape[:-1]) if reward is None else reward)
+        return EnsembleState(features, jnp.zeros(features.shape[:-1]) if reward is None else reward)
 
-    def rows(self, window: Window) -> Rows:
+    def training_batch(self, window: Window) -> EnsembleBatch:
         """What is learned from a batch of windows (B, T), and what members are judged on."""
         states = self.observe(window, None)
         before = jax.tree.map(lambda x: x[:, :-1], states)
         after = jax.tree.map(lambda x: x[:, 1:], states)
         action = window.action[:, :-1]
-        inputs, outcomes = self._inputs(before.point, action), self.outcomes(before, after)
-        real = arrived(window)[:, 1:]
+        inputs, outcomes = self._inputs(before.point, action), self.targets(before, after)
+        real = has_predecessor(window)[:, 1:]
         seen = [window.observation[v.key][:, :-1] for v in self.vectors.vectors]
         done = action[..., None] if self.action.discrete else action
         bits = [jax.lax.bitcast_convert_type(x, jnp.int32) for x in (*seen, done)]
-        code = hashed(jnp.concatenate(bits, -1), self.salt[...].astype(jnp.uint32)).reshape(-1)
-        kept = held_out(code, self.options.holdout)
+        code = hash_rows(jnp.concatenate(bits, -1), self.salt[...].astype(jnp.uint32)).reshape(-1)
+        kept = held_out(code, self.options.holdout_ratio)
         bootstrap = poisson_weights(code, self.size)
         weights = bootstrap if self.options.bootstrap else jnp.ones_like(bootstrap)
         inputs, outcomes = (x.reshape(-1, x.shape[-1]) for x in (inputs, outcomes))
         real = real.reshape(-1)
-        return Rows(inputs, outcomes, real & ~kept, weights, real & kept)
+        return EnsembleBatch(inputs, outcomes, real & ~kept, weights, real & kept)
 
-    def held_out(self, window: Window) -> tuple[jax.Array, jax.Array]:
+    def holdout_errors(self, window: Window) -> tuple[jax.Array, jax.Array]:
         """Squared errors (M,) of the members' means, summed over held-out rows (a mean over the
         numbers of each), and how many rows these are, ().
         """
-        rows = self.rows(window)
+        rows = self.training_batch(window)
         count = rows.held_out.shape[0]
         # Few rows are held out, so few are computed. In a rare batch some are passed over.
-        most = min(count, 8 + round(2 * self.options.holdout * count))
+        most = min(count, 8 + round(2 * self.options.holdout_ratio * count))
         counts, places = jax.lax.top_k(rows.held_out.astype(jnp.int32), most)
         predicted = self.networks(rows.inputs[places]).location
-        errors = jnp.square(predicted - rows.outcomes[places]).mean(-1)
+        errors = jnp.square(predicted - rows.targets[places]).mean(-1)
         return jnp.where(counts > 0, errors, 0.0).sum(-1), counts.sum()
 
     # ------------------------------------------------------------------------------------ the parts
 
-    def _step(self, state: Arrival, action: jax.Array, key: jax.Array, slots: jax.Array) -> Arrival:
+    def _step(
+        self, state: EnsembleState, action: jax.Array, key: jax.Array, slots: jax.Array
+    ) -> EnsembleState:
         """A sample of what the elite that each row was dealt to predicts. Every elite sees its own
         rows alone, so a step costs as much as one member.
         """
         batch, inputs = state.reward.shape, self._inputs(state.point, action)
         inputs = inputs.reshape(state.reward.size, -1)
-        hands = jnp.zeros((self._places(len(inputs)), inputs.shape[-1])).at[slots].set(inputs)
-        hands = hands.reshape(self.elite_size, -1, inputs.shape[-1])
-        predicted = some_of(self.networks, self.elites())(hands)
+        hands = jnp.zeros((self._num_slots(len(inputs)), inputs.shape[-1])).at[slots].set(inputs)
+        hands = hands.reshape(self.num_elites, -1, inputs.shape[-1])
+        predicted = select_members(self.networks, self.elites())(hands)
         dealt = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[slots], predicted)
-        return self.arrival(state, dealt.sample(key).reshape(*batch, -1))
+        return self.next_state(state, dealt.sample(key).reshape(*batch, -1))
 
-    def _dealt(self, state: Arrival, key: jax.Array) -> jax.Array:
+    def _assign_members(self, state: EnsembleState, key: jax.Array) -> jax.Array:
         """(N,) a place for each row of the batch, all different: as when cards are dealt, each
         elite gets as many rows as any other, but for one.
         """
         rows = state.reward.size
-        return jax.random.permutation(key, self._places(rows))[:rows]
+        return jax.random.permutation(key, self._num_slots(rows))[:rows]
 
-    def _places(self, rows: int) -> int:
-        return -(-rows // self.elite_size) * self.elite_size
+    def _num_slots(self, rows: int) -> int:
+        return -(-rows // self.num_elites) * self.num_elites
 
     def _inputs(self, point: jax.Array, action: jax.Array) -> jax.Array:
         """(..., D + A): what a network sees."""
@@ -361,7 +367,7 @@ class Ensemble(WorldModel):
         return self.reward_spec if self.options.standardize_outputs else (0.0, 1.0)
 
 
-def check(options: EnsembleOptions, spec: DataSpec) -> None:
+def validate(options: EnsembleOptions, spec: DataSpec) -> None:
     """Raises ConfigError for what the family does not take."""
     if images := image_keys(spec):
         raise ConfigError(

@@ -27,22 +27,22 @@ class WorldModel(nnx.Module):
     that action earned and whether it ended the episode.
     """
 
-    learns: ClassVar[bool] = True  # whether there is anything to train
-    imagines: ClassVar[bool] = True  # whether it has dynamics
-    steps: ClassVar[bool] = True  # whether it is made to take single steps
-    elite_size: int = 1  # how many members a rollout can be drawn from
+    trainable: ClassVar[bool] = True  # whether there is anything to train
+    has_dynamics: ClassVar[bool] = True  # whether it has dynamics
+    autoregressive: ClassVar[bool] = True  # whether it is made to take single steps
+    num_elites: int = 1  # how many members a rollout can be drawn from
     feature_size: int
     hidden_size: int  # units of the model's hidden layers: policies' too, unless they are told
 
     @classmethod
-    def parts(cls, options: ModelOptions, spec: DataSpec) -> tuple[str, ...]:
+    def pretrained_modules(cls, options: ModelOptions, spec: DataSpec) -> tuple[str, ...]:
         """Names of the attributes that are trained first, by a `loss` of their own, and frozen."""
         return ()
 
     @classmethod
-    def keeps_best(cls, options: ModelOptions) -> bool:
+    def uses_best_snapshot(cls, options: ModelOptions) -> bool:
         """Whether each member's best parameters are judged and imagined with, not its last ones: it
-        then has `networks`, `errors` and `held_out` (see training/snapshots.py).
+        then has `networks`, `errors` and `holdout_errors` (see training/snapshots.py).
         """
         return False
 
@@ -77,7 +77,7 @@ class WorldModel(nnx.Module):
         """One imagined step: the state (B, ...) after `action` (B, A) or (B,)."""
         raise self._lacking("step")
 
-    def stepper(self, state: State, key: jax.Array) -> Step:
+    def make_step(self, state: State, key: jax.Array) -> Step:
         """The step of one rollout from `state` (B, ...). A family that draws something once a
         rollout overrides it.
         """
@@ -86,7 +86,7 @@ class WorldModel(nnx.Module):
     def member_step(
         self, state: State, action: jax.Array, key: jax.Array, member: jax.Array
     ) -> State:
-        """The step (B, ...) as one of the `elite_size` best members, `member` (B,), takes it. Where
+        """The step (B, ...) as one of the `num_elites` best members, `member` (B,), takes it. Where
         there is one alone, it is the family's step.
         """
         return self.step(state, action, key)
@@ -96,7 +96,7 @@ class WorldModel(nnx.Module):
         better override it.
         """
 
-        step = self.stepper(state, key)
+        step = self.make_step(state, key)
 
         def advance(state: State, inputs: tuple[jax.Array, jax.Array]) -> tuple[State, State]:
             action, key = inputs
@@ -107,14 +107,14 @@ class WorldModel(nnx.Module):
         _, states = jax.lax.scan(advance, state, (jnp.swapaxes(actions, 0, 1), keys))
         return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), states)
 
-    def follow(
+    def rollout_policy(
         self, state: State, actor: Actor, horizon: int, key: jax.Array
     ) -> tuple[State, jax.Array]:
         """States (B, H + 1, ...), from the given one on, and actions (B, H, ...) under an actor: it
         acts at every step, or leads a family that makes rollouts as a whole.
         """
 
-        step = self.stepper(state, key)
+        step = self.make_step(state, key)
 
         def advance(state: State, key: jax.Array) -> tuple[State, tuple[State, jax.Array]]:
             actor_key, model_key = jax.random.split(key)
@@ -149,7 +149,7 @@ class WorldModel(nnx.Module):
         """
         return None
 
-    def members(self, state: State, action: jax.Array) -> Normal | None:
+    def predict_members(self, state: State, action: jax.Array) -> Normal | None:
         """What each of M members predicts of an action's outcome, (M, ..., D + 1): the change of
         the point, and the reward last, in the units that members are trained in. None where the
         family is no ensemble.

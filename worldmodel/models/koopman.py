@@ -7,7 +7,7 @@ with given actions, and all of the filter's, come from one linear recurrence eac
 
 Control is added: it does not depend on the state. Where it should, encoder and decoder have to
 absorb that, or `bilinear` lets the action turn the state faster or slower. Neither is exact for a
-nonlinear system, so predictions leave what the encoder would say within some ten steps: `reencode`
+nonlinear system, so predictions leave what the encoder would say within some ten steps: `reencode_every`
 leads them back.
 """
 
@@ -151,7 +151,7 @@ class Koopman(EncodedModel):
         super().__init__(options, spec, rngs=rngs, dtype=dtype)
         actions, (units, _, latent) = spec.action.size, self.size
         if latent % 2:
-            raise ConfigError(f"model.latent={latent}: accepts even numbers, a pair has two")
+            raise ConfigError(f"model.latent_dim={latent}: accepts even numbers, a pair has two")
         self.spectrum = SPECTRA[options.spectrum](latent // 2)
         if options.linear:
             self.encoder = LinearEncoder(spec)

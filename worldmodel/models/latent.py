@@ -68,7 +68,7 @@ class LatentModel(WorldModel):
     def terminal(self, state: State) -> Bernoulli:
         return self.terminal_head(self.features(state))
 
-    def prediction_terms(self, states: State, window: Window) -> Terms:
+    def prediction_losses(self, states: State, window: Window) -> Terms:
         """How well states (B, T, ...) say what was logged: a loss for each observation, end and
         reward.
         """
@@ -76,14 +76,14 @@ class LatentModel(WorldModel):
             key: (prediction.loss(window.observation[key]), window.mask)
             for key, prediction in self.observation(states).items()
         }
-        return terms | self.arrival_terms(states, window)
+        return terms | self.outcome_losses(states, window)
 
-    def arrival_terms(self, states: State, window: Window) -> Terms:
+    def outcome_losses(self, states: State, window: Window) -> Terms:
         """Losses of what the arrival at each row ended and earned."""
-        there = arrived(window)
+        there = has_predecessor(window)
         terms = {"terminal": (self.terminal(states).loss(window.is_terminal), there)}
         if self.reward_head is not None:
-            terms["reward"] = (self.reward(states).loss(previous(window.reward)), there)
+            terms["reward"] = (self.reward(states).loss(shift_right(window.reward)), there)
         return terms
 
     def action_vector(self, action: jax.Array) -> jax.Array:
@@ -105,7 +105,7 @@ def total_loss(
     return total, {f"loss/{name}": value for name, value in means.items()} | {"loss/total": total}
 
 
-def arrived(window: Window) -> jax.Array:
+def has_predecessor(window: Window) -> jax.Array:
     """(B, T) rows of which it is known what led to them: not the first one of a window."""
     return window.mask & (jnp.arange(window.shape[1]) > 0) & ~window.is_first
 
@@ -114,6 +114,6 @@ def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.where(mask, x, 0).sum() / jnp.maximum(mask.sum(), 1)
 
 
-def previous(x: jax.Array) -> jax.Array:
+def shift_right(x: jax.Array) -> jax.Array:
     """(B, T) moved one row on: what belongs to the arrival at row t. Row 0 holds zeros."""
     return jnp.concatenate([jnp.zeros_like(x[:, :1]), x[:, :-1]], 1)

@@ -20,7 +20,7 @@ class MLPOptions(EncodedOptions):
     """A latent moved by a residual multilayer perceptron."""
 
     name: str = option("mlp", "family of the world model")
-    linear_path: bool = option(
+    linear_skip: bool = option(
         False, "a linear map beside the network, which then has what is not linear left to learn"
     )
 
@@ -29,7 +29,7 @@ class MLPOptions(EncodedOptions):
 class MLP(EncodedModel):
     """x' = x + W f(x, a). The action's share in f is formed outside the recurrence.
 
-    With `linear_path` x' = x + A x + B a + W f(x, a), A and B at first 0: as neural state-space
+    With `linear_skip` x' = x + A x + B a + W f(x, a), A and B at first 0: as neural state-space
     models in system identification have it (Beintema, Toth, Schoukens, PMLR 144, 2021). It suits
     systems that are almost linear, or filters around something that is not.
     """
@@ -50,7 +50,7 @@ class MLP(EncodedModel):
         self.change = Linear(2 * units, latent, rngs=rngs, dtype=dtype, scale=0.1)
         inputs = latent + spec.action.size
         path = Linear(inputs, latent, rngs=rngs, dtype=dtype, scale=0.0)
-        self.path = path if options.linear_path else None
+        self.path = path if options.linear_skip else None
 
     def control(self, action: jax.Array) -> jax.Array:
         pushed = self.from_action(self.embed(action))

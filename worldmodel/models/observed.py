@@ -20,15 +20,15 @@ from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError, UserError
 from worldmodel.models.interface import Metrics, State, WorldModel
-from worldmodel.models.latent import NO_REWARD, arrived, previous
-from worldmodel.models.points import Vectors
+from worldmodel.models.latent import NO_REWARD, has_predecessor, shift_right
+from worldmodel.models.normalizer import VectorNormalizer
 from worldmodel.nn.codecs import image_keys
 from worldmodel.nn.distributions import ScalarMSE, ScaledMSE
 
 HIDDEN_UNITS = 256  # of policies: what methods that learn from logs are published with
 
 
-class Arrival(NamedTuple):
+class ObservedState(NamedTuple):
     """point: (..., D), the standardised vectors end to end; reward: (...), what the arrival earned;
     ended: (...), 1 where it ended the episode, else 0
     """
@@ -49,8 +49,8 @@ class ObservedOptions(ModelOptions):
 class Observed(WorldModel):
     """Raises ConfigError where there are images: they are no points."""
 
-    learns = False
-    imagines = False
+    trainable = False
+    has_dynamics = False
 
     def __init__(
         self,
@@ -66,43 +66,43 @@ class Observed(WorldModel):
                 f"model={options.name} takes vectors, and these logs have images "
                 f"({', '.join(images)}); accepted for them is another family"
             )
-        self.name, self.vectors = options.name, Vectors.of(spec)
-        self.has_reward, self.reward_std = spec.has_reward, spec.reward[1]
+        self.name, self.vectors = options.name, VectorNormalizer.of(spec)
+        self.has_reward, self.reward_std = spec.has_reward, spec.reward_mean_std[1]
         self.feature_size, self.hidden_size = self.vectors.size, HIDDEN_UNITS
 
     def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, State]]:
         raise ConfigError(f"model={self.name} has nothing to train; accepted is another family")
 
-    def initial(self, batch: tuple[int, ...]) -> Arrival:
+    def initial(self, batch: tuple[int, ...]) -> ObservedState:
         nothing = jnp.zeros(batch, jnp.float32)
-        return Arrival(jnp.zeros((*batch, self.feature_size), jnp.float32), nothing, nothing)
+        return ObservedState(jnp.zeros((*batch, self.feature_size), jnp.float32), nothing, nothing)
 
     def observe(
         self,
         window: Window,
         key: jax.Array,
-        state: Arrival | None = None,
+        state: ObservedState | None = None,
         action: jax.Array | None = None,
-    ) -> Arrival:
-        earned = jnp.where(arrived(window), previous(window.reward), 0.0)
+    ) -> ObservedState:
+        earned = jnp.where(has_predecessor(window), shift_right(window.reward), 0.0)
         ended = (window.mask & window.is_terminal).astype(jnp.float32)
-        return Arrival(self.vectors.encode(window.observation), earned, ended)
+        return ObservedState(self.vectors.encode(window.observation), earned, ended)
 
-    def step(self, state: Arrival, action: jax.Array, key: jax.Array) -> Arrival:
+    def step(self, state: ObservedState, action: jax.Array, key: jax.Array) -> ObservedState:
         raise ConfigError(
-            f"model={self.name} cannot imagine: choose another family, or policy.real_share=1"
+            f"model={self.name} cannot imagine: choose another family, or policy.real_ratio=1"
         )
 
-    def features(self, state: Arrival) -> jax.Array:
+    def features(self, state: ObservedState) -> jax.Array:
         return state.point
 
-    def observation(self, state: Arrival) -> Mapping[str, ScaledMSE]:
+    def observation(self, state: ObservedState) -> Mapping[str, ScaledMSE]:
         return self.vectors.decode(state.point)
 
-    def reward(self, state: Arrival) -> ScalarMSE:
+    def reward(self, state: ObservedState) -> ScalarMSE:
         if not self.has_reward:
             raise UserError(NO_REWARD)
         return ScalarMSE(state.reward, self.reward_std)
 
-    def terminal(self, state: Arrival) -> ScalarMSE:
+    def terminal(self, state: ObservedState) -> ScalarMSE:
         return ScalarMSE(state.ended, 1.0)

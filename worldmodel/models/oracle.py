@@ -18,8 +18,8 @@ from worldmodel.config import Config, option
 from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
-from worldmodel.models.observed import Arrival, Observed, ObservedOptions
-from worldmodel.models.simulator import simulator
+from worldmodel.models.observed import Observed, ObservedOptions, ObservedState
+from worldmodel.models.simulator import get_simulator
 
 # Observations (..., D) and raw actions (..., A) -> next observations, rewards (...), ends (...).
 Outcome = tuple[jax.Array, jax.Array, jax.Array]
@@ -47,7 +47,7 @@ class Oracle(Observed):
     Policies see the standardised vector; the environment is given it in its own units.
     """
 
-    imagines = True
+    has_dynamics = True
 
     def __init__(
         self,
@@ -61,13 +61,13 @@ class Oracle(Observed):
         self.environment, self.action = options.environment, spec.action
         _check(self.environment, spec)
 
-    def step(self, state: Arrival, action: jax.Array, key: jax.Array) -> Arrival:
+    def step(self, state: ObservedState, action: jax.Array, key: jax.Array) -> ObservedState:
         ((name, seen),) = self.observation(state).items()
         low, high = jnp.asarray(self.action.low), jnp.asarray(self.action.high)
         raw = low + (jnp.clip(action, -1.0, 1.0) + 1.0) / 2.0 * (high - low)
-        dynamics = EQUATIONS.get(self.environment) or partial(simulated, self.environment)
+        dynamics = EQUATIONS.get(self.environment) or partial(simulate, self.environment)
         arrival, reward, ended = dynamics(seen.mean(), raw)
-        return Arrival(self.vectors.encode({name: arrival}), reward, ended)
+        return ObservedState(self.vectors.encode({name: arrival}), reward, ended)
 
 
 def pendulum(observation: jax.Array, action: jax.Array) -> Outcome:
@@ -89,13 +89,15 @@ SIZES = {"Pendulum-v1": (3, 1)}  # of what is observed and done
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def simulated(environment: str, observation: jax.Array, action: jax.Array) -> Outcome:
+def simulate(environment: str, observation: jax.Array, action: jax.Array) -> Outcome:
     """A step of a MuJoCo environment, on the host."""
 
     def step(observation: jax.Array, action: jax.Array) -> tuple[np.ndarray, ...]:
         batch = observation.shape[:-1]
         rows = (np.asarray(x).reshape(-1, x.shape[-1]) for x in (observation, action))
-        return tuple(x.reshape((*batch, *x.shape[1:])) for x in simulator(environment).step(*rows))
+        return tuple(
+            x.reshape((*batch, *x.shape[1:])) for x in get_simulator(environment).step(*rows)
+        )
 
     number = jax.ShapeDtypeStruct(observation.shape[:-1], jnp.float32)
     arrival = jax.ShapeDtypeStruct(observation.shape, jnp.float32)
@@ -103,17 +105,17 @@ def simulated(environment: str, observation: jax.Array, action: jax.Array) -> Ou
     return jax.pure_callback(step, shapes, observation, action, vmap_method="broadcast_all")
 
 
-@simulated.defjvp
+@simulate.defjvp
 def _no_slope(environment: str, *_: tuple) -> tuple:
     raise ConfigError(
         f"model.environment={environment}: no gradient leads through a simulator; "
-        f"accepted: policy.gradient=reinforce, or {', '.join(EQUATIONS)}, which is written in JAX"
+        f"accepted: policy.actor_grad=reinforce, or {', '.join(EQUATIONS)}, which is written in JAX"
     )
 
 
 def _check(environment: str, spec: DataSpec) -> None:
     """Raises ConfigError where the environment's observations and actions are not the logs'."""
-    there = SIZES.get(environment) or simulator(environment).sizes
+    there = SIZES.get(environment) or get_simulator(environment).sizes
     action = "classes" if spec.action.discrete else spec.action.size
     logged = (*(o.shape[0] for o in spec.observations.values()), action)
     if logged != there:

@@ -26,7 +26,7 @@ from worldmodel.models.latent import LatentModel, masked_mean, total_loss
 from worldmodel.nn.codecs import Encoder
 from worldmodel.nn.distributions import Categorical
 from worldmodel.nn.layers import MLP, BlockLinear, Dense, Linear, RMSNorm
-from worldmodel.nn.layout import map_blocks, scan_rows
+from worldmodel.nn.layout import map_blocks, scan_time
 
 
 class RSSMState(NamedTuple):
@@ -42,7 +42,7 @@ class Sizes(NamedTuple):
     deter: int
     hidden: int
     classes: int
-    latents: int
+    stoch: int
     depth: int
     blocks: int
 
@@ -67,7 +67,7 @@ class Dynamics(nnx.Module):
         rngs: nnx.Rngs,
         dtype: jnp.dtype,
     ):
-        d, flat = size.hidden, size.latents * size.classes
+        d, flat = size.hidden, size.stoch * size.classes
         dense, linear = (
             partial(Dense, rngs=rngs, dtype=dtype),
             partial(Linear, rngs=rngs, dtype=dtype),
@@ -113,7 +113,7 @@ class Dynamics(nnx.Module):
         return self._categorical(self.posterior_output(self.posterior_hidden.activate(mixed)))
 
     def _categorical(self, logits: jax.Array) -> Categorical:
-        logits = logits.reshape(*logits.shape[:-1], self.size.latents, self.size.classes)
+        logits = logits.reshape(*logits.shape[:-1], self.size.stoch, self.size.classes)
         return Categorical.from_logits(logits, self.unimix)
 
 
@@ -126,9 +126,7 @@ def _gated(y: jax.Array, h: jax.Array, kernel: jax.Array, bias: jax.Array) -> ja
 
 # DreamerV3: deter = 8 x hidden, classes = depth = hidden / 16. `tiny` is ours, for CPUs.
 RSSM_PRESETS: dict[str, dict[str, int]] = {
-    name: dict(
-        zip(("deter", "hidden", "classes", "latents", "depth", "blocks"), sizes, strict=True)
-    )
+    name: dict(zip(("deter", "hidden", "classes", "stoch", "depth", "blocks"), sizes, strict=True))
     for name, sizes in {
         "tiny": (128, 64, 8, 8, 4, 2),
         "1m": (512, 64, 4, 32, 4, 8),
@@ -153,7 +151,7 @@ class RSSMOptions(ModelOptions):
     deter: int | None = option(None, "units of the recurrent state (divisible by blocks)", low=8)
     hidden: int | None = option(None, "units of every hidden layer", low=1)
     classes: int | None = option(None, "classes of each categorical latent", low=2)
-    latents: int | None = option(None, "number of categorical latents", low=1)
+    stoch: int | None = option(None, "number of categorical latents", low=1)
     depth: int | None = option(None, "base channels of the image encoder and decoder", low=1)
     blocks: int | None = option(None, "blocks of the recurrent kernels", low=1)
     unimix: float = option(
@@ -185,7 +183,7 @@ class RSSM(LatentModel):
         dtype: jnp.dtype = jnp.float32,
     ):
         size = sizes(options)
-        rest = size.latents * size.classes
+        rest = size.stoch * size.classes
         self.encoder = Encoder(spec, size.hidden, size.depth, rngs=rngs, dtype=dtype)
         self.dynamics = Dynamics(
             size, self.encoder.size, spec.action.size, options, rngs=rngs, dtype=dtype
@@ -200,7 +198,7 @@ class RSSM(LatentModel):
         """
         states, posterior = self._filter(window, key, None, None)
         prior = self.dynamics.prior(states.deter)
-        terms = self.prediction_terms(states, window)
+        terms = self.prediction_losses(states, window)
         free = self.options.free_nats
         dynamics = posterior.detach().kl(prior).sum(-1)
         representation = posterior.kl(prior.detach()).sum(-1)
@@ -261,7 +259,7 @@ class RSSM(LatentModel):
             self.dynamics.token_input(self.encoder(window.observation)),
             window.is_first,
         )
-        time_first = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), inputs)
+        time_major = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), inputs)
 
         def advance(
             dynamics: Dynamics, state: RSSMState, inputs: tuple[jax.Array, ...]
@@ -274,12 +272,12 @@ class RSSM(LatentModel):
             return state, (state, posterior)
 
         uniform = jax.vmap(lambda key: self._uniform(key, batch))(jax.random.split(key, rows))
-        _, outputs = scan_rows(advance, self.dynamics, state, (*time_first, uniform))
+        _, outputs = scan_time(advance, self.dynamics, state, (*time_major, uniform))
         return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), outputs)
 
     def _uniform(self, key: jax.Array, batch: int) -> jax.Array:
         """(B, latents), what a draw of z is made from."""
-        return jax.random.uniform(key, (batch, self.size.latents))
+        return jax.random.uniform(key, (batch, self.size.stoch))
 
     def _sampled(self, deter: jax.Array, latent: Categorical, uniform: jax.Array) -> RSSMState:
         """The state with z drawn from `latent` (B, latents, classes)."""

@@ -15,7 +15,7 @@ from functools import cache
 import gymnasium
 import numpy as np
 
-from worldmodel.errors import ConfigError, nearest
+from worldmodel.errors import ConfigError, did_you_mean
 
 ACCEPTED = (
     "accepted: Pendulum-v1, or a MuJoCo environment of Gymnasium that observes its positions, but "
@@ -31,7 +31,7 @@ class Simulator:
         try:
             made = gymnasium.make(name, disable_env_checker=True)
         except (gymnasium.error.Error, ImportError) as error:
-            hint = "" if name in gymnasium.registry else nearest(name, gymnasium.registry)
+            hint = "" if name in gymnasium.registry else did_you_mean(name, gymnasium.registry)
             raise ConfigError(
                 f"model.environment={name}: cannot be made{hint}.\n  {error}\n{ACCEPTED}"
             ) from error
@@ -97,6 +97,6 @@ def set_state(environment: gymnasium.Env, observation: np.ndarray, unobserved: n
 
 
 @cache
-def simulator(name: str) -> Simulator:
+def get_simulator(name: str) -> Simulator:
     """The one of this process, made when first asked for."""
     return Simulator(name)

@@ -20,7 +20,7 @@ from worldmodel.data.windows import GOLDEN, mix
 POISSON = np.cumsum([math.exp(-1) / math.factorial(k) for k in range(9)]).astype(np.float32)
 
 
-def hashed(row: jax.Array, salt: jax.Array | int = 0) -> jax.Array:
+def hash_rows(row: jax.Array, salt: jax.Array | int = 0) -> jax.Array:
     """(...) uint32 of rows (..., D), float32 or int32: equal bits give equal numbers, and others
     with another `salt`, uint32.
     """

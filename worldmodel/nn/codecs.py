@@ -76,12 +76,12 @@ class Scaling:
 
     @classmethod
     def of(cls, observation: ObservationSpec) -> Scaling:
-        if observation.scaling == "none":
+        if observation.normalization == "none":
             return cls(None)
         shift, scale = observation.shift_and_scale()
         return cls((tuple(shift.tolist()), tuple(scale.tolist())))
 
-    def seen(self, x: jax.Array) -> jax.Array:
+    def normalize(self, x: jax.Array) -> jax.Array:
         """(..., D) raw, float32 as networks see it."""
         x = x.astype(jnp.float32)
         if self.statistics is None:
@@ -89,7 +89,7 @@ class Scaling:
         shift, scale = map(jnp.asarray, self.statistics)
         return (x - shift) / scale
 
-    def said(self, location: jax.Array) -> SymlogMSE | ScaledMSE:
+    def predict(self, location: jax.Array) -> SymlogMSE | ScaledMSE:
         """What a network's output (..., D) says of the raw vector."""
         if self.statistics is None:
             return SymlogMSE(location)
@@ -133,7 +133,7 @@ class Encoder(nnx.Module):
         tokens = []
         if self.vector is not None:
             pairs = zip(self.scaling, self.vectors, strict=True)
-            seen = [scaling.seen(observation[key]) for scaling, key in pairs]
+            seen = [scaling.normalize(observation[key]) for scaling, key in pairs]
             tokens.append(self.vector(jnp.concatenate(seen, -1)))
         if self.image is not None:
             x = jnp.concatenate([observation[key] for key in self.images], -1)
@@ -228,7 +228,7 @@ class Decoder(nnx.Module):
         if self.vectors:
             hidden = self.hidden(features)
             for key, scaling in zip(self.vectors, self.scaling, strict=True):
-                predictions[key] = scaling.said(self.outputs[key](hidden))
+                predictions[key] = scaling.predict(self.outputs[key](hidden))
         if self.images:
             flat = features.reshape(-1, features.shape[-1])
             pixels = self.image(flat[:, : self.deter], flat[:, self.deter :])

@@ -13,7 +13,7 @@ from worldmodel.nn.layers import Linear, RMSNorm
 FREQUENCIES = 8  # of the embedding of a noise level
 
 
-class Modulated(nnx.Module):
+class AdaptiveNorm(nnx.Module):
     """RMSNorm, then scale and shift by the noise (adaptive normalisation, Peebles and Xie, arXiv
     2212.09748).
     """
@@ -42,7 +42,7 @@ class PointBlock(nnx.Module):
     """A residual block of two layers, at one point at a time."""
 
     def __init__(self, units: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
-        self.modulated = Modulated(units, rngs=rngs, dtype=dtype)
+        self.modulated = AdaptiveNorm(units, rngs=rngs, dtype=dtype)
         self.hidden = Linear(units, units, rngs=rngs, dtype=dtype)
         self.output = Linear(units, units, rngs=rngs, dtype=dtype)
 
@@ -50,13 +50,13 @@ class PointBlock(nnx.Module):
         return x + self.output(jax.nn.silu(self.hidden(self.modulated(x, noise))))
 
 
-class RowsBlock(nnx.Module):
+class SequenceBlock(nnx.Module):
     """A residual block over rows (..., T, units): a convolution of three rows, `dilation` apart,
     then a layer at each row. Beyond the ends are zeros.
     """
 
     def __init__(self, units: int, dilation: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
-        self.modulated = Modulated(units, rngs=rngs, dtype=dtype)
+        self.modulated = AdaptiveNorm(units, rngs=rngs, dtype=dtype)
         self.hidden = Linear(3 * units, units, rngs=rngs, dtype=dtype)
         self.output = Linear(units, units, rngs=rngs, dtype=dtype)
         self.dilation = dilation
@@ -82,7 +82,7 @@ class PointDenoiser(nnx.Module):
         self.from_point = Linear(size, units, rngs=rngs, dtype=dtype)
         self.from_known = Linear(known, units, rngs=rngs, dtype=dtype)
         self.blocks = nnx.List([PointBlock(units, rngs=rngs, dtype=dtype) for _ in range(blocks)])
-        self.modulated = Modulated(units, rngs=rngs, dtype=dtype)
+        self.modulated = AdaptiveNorm(units, rngs=rngs, dtype=dtype)
         self.output = Linear(units, size, rngs=rngs, dtype=dtype, scale=0.0)
 
     def __call__(self, point: jax.Array, noise: jax.Array, given: jax.Array) -> jax.Array:
@@ -93,7 +93,7 @@ class PointDenoiser(nnx.Module):
         return self.output(jax.nn.silu(self.modulated(x, embedded))).astype(jnp.float32)
 
 
-class RowsDenoiser(nnx.Module):
+class SequenceDenoiser(nnx.Module):
     """F for rows (..., T, D) at once, given what else is known of each, (..., T, K). It takes any
     T: what it knows of time is the order of the rows.
     """
@@ -104,9 +104,9 @@ class RowsDenoiser(nnx.Module):
         self.embedding = NoiseEmbedding(units, rngs=rngs, dtype=dtype)
         self.input = Linear(size + known, units, rngs=rngs, dtype=dtype)
         self.blocks = nnx.List(
-            [RowsBlock(units, 2 ** (i % 4), rngs=rngs, dtype=dtype) for i in range(blocks)]
+            [SequenceBlock(units, 2 ** (i % 4), rngs=rngs, dtype=dtype) for i in range(blocks)]
         )
-        self.modulated = Modulated(units, rngs=rngs, dtype=dtype)
+        self.modulated = AdaptiveNorm(units, rngs=rngs, dtype=dtype)
         self.output = Linear(units, size, rngs=rngs, dtype=dtype, scale=0.0)
 
     def __call__(self, rows: jax.Array, noise: jax.Array, known: jax.Array) -> jax.Array:

@@ -25,10 +25,10 @@ class Preconditioning(NamedTuple):
     plain squared error of F.
     """
 
-    skip: jax.Array
-    out: jax.Array
-    inward: jax.Array
-    noise: jax.Array
+    c_skip: jax.Array
+    c_out: jax.Array
+    c_in: jax.Array
+    c_noise: jax.Array
     weight: jax.Array
 
 
@@ -36,10 +36,10 @@ def preconditioning(level: jax.Array, spread: float = 1.0) -> Preconditioning:
     """The coefficients at `level` (...), which must be above 0, for data of this `spread`."""
     total = jnp.square(level) + spread**2
     return Preconditioning(
-        skip=spread**2 / total,
-        out=level * spread * jax.lax.rsqrt(total),
-        inward=jax.lax.rsqrt(total),
-        noise=jnp.log(level) / 4,
+        c_skip=spread**2 / total,
+        c_out=level * spread * jax.lax.rsqrt(total),
+        c_in=jax.lax.rsqrt(total),
+        c_noise=jnp.log(level) / 4,
         weight=total / jnp.square(level * spread),
     )
 
@@ -49,12 +49,14 @@ def denoiser(network: Network, spread: float = 1.0) -> Denoise:
 
     def denoise(x: jax.Array, level: jax.Array) -> jax.Array:
         c = preconditioning(level, spread)
-        return c.skip[..., None] * x + c.out[..., None] * network(c.inward[..., None] * x, c.noise)
+        return c.c_skip[..., None] * x + c.c_out[..., None] * network(
+            c.c_in[..., None] * x, c.c_noise
+        )
 
     return denoise
 
 
-def training_levels(
+def sample_training_sigmas(
     key: jax.Array, shape: tuple[int, ...], log_mean: float, log_std: float
 ) -> jax.Array:
     """Levels (shape) whose logarithm is normal."""
@@ -71,5 +73,5 @@ def denoising_loss(
     c = preconditioning(level, spread)
     noise = jax.random.normal(key, x.shape)
     noised = x + level[..., None] * noise
-    aim = (x - c.skip[..., None] * noised) / c.out[..., None]
-    return jnp.square(network(c.inward[..., None] * noised, c.noise) - aim).sum(-1)
+    aim = (x - c.c_skip[..., None] * noised) / c.c_out[..., None]
+    return jnp.square(network(c.c_in[..., None] * noised, c.c_noise) - aim).sum(-1)

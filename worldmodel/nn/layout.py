@@ -56,7 +56,7 @@ def over_time(function: Callable[..., Any], *arrays: Any) -> Any:
 Module = TypeVar("Module", bound=nnx.Module)
 
 
-def scan_rows(
+def scan_time(
     step: Callable[[Module, Any, Any], tuple[Any, Any]], module: Module, state: Any, inputs: Any
 ) -> tuple[Any, Any]:
     """`lax.scan` over time of `step(module, state, inputs) -> (state, outputs)`: state (B, ...),
@@ -93,7 +93,7 @@ def _step_by_step() -> bool:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def total_over_time(
+def sum_over_time(
     function: Callable[..., tuple[jax.Array, Any]], params: Any, context: Any, arrays: Any
 ) -> tuple[jax.Array, Any]:
     """Sum over time of `function(params, context, *arrays) -> (loss, terms)`, differentiable in
@@ -137,4 +137,4 @@ def _total_backward(
     return jax.tree.map(lambda g: g * cotangent[0], gradient), None, None
 
 
-total_over_time.defvjp(_total_forward, _total_backward)
+sum_over_time.defvjp(_total_forward, _total_backward)

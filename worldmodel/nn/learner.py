@@ -22,7 +22,15 @@ Metrics = dict[str, jax.Array]
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=["params", "frozen", "optimizer", "slow", "statistics", "step", "memory"],
+    data_fields=[
+        "params",
+        "frozen",
+        "opt_state",
+        "target_params",
+        "statistics",
+        "step",
+        "replay_buffer",
+    ],
     meta_fields=[],
 )
 @dataclass(frozen=True)
@@ -31,25 +39,25 @@ class TrainState:
 
     params: name of a module -> its parameters, trained by the optimiser
     frozen: modules of earlier stages that this one uses
-    slow: slow copies of modules
+    target_params: target networks: lagged copies of modules
     statistics: running statistics
     step: updates made so far, int32
-    memory: imagined rows that are kept, where a stage keeps some
+    replay_buffer: imagined rows that are kept, where a stage keeps some
     """
 
     params: Params
     frozen: Params
-    optimizer: Any
-    slow: Params
+    opt_state: Any
+    target_params: Params
     statistics: dict[str, jax.Array]
     step: jax.Array
-    memory: Any = ()
+    replay_buffer: Any = ()
 
 
 class Learner(Protocol):
-    """One stage. `definitions` rebuild the modules from their parameters."""
+    """One stage. `graphdefs` rebuild the modules from their parameters."""
 
-    definitions: dict[str, nnx.GraphDef]
+    graphdefs: dict[str, nnx.GraphDef]
 
     def init(self, key: jax.Array) -> TrainState: ...
 
@@ -59,30 +67,32 @@ class Learner(Protocol):
 
 
 @runtime_checkable
-class Refreshing(Protocol):
-    """A learner whose memory is also renewed, every `refresh_every` updates (0: never), from
-    `refresh_windows` windows at once.
+class RolloutLearner(Protocol):
+    """A learner whose memory is also renewed, every `rollout_every` updates (0: never), from
+    `rollout_windows` windows at once.
     """
 
-    refresh_every: int
-    refresh_windows: int
+    rollout_every: int
+    rollout_windows: int
 
-    def refresh(self, state: TrainState, windows: Window, key: jax.Array) -> TrainState: ...
+    def collect_rollouts(
+        self, state: TrainState, windows: Window, key: jax.Array
+    ) -> TrainState: ...
 
 
-def start(
+def create_train_state(
     params: Params,
     optimizer: optax.GradientTransformation,
     *,
-    slow: Params | None = None,
+    target_params: Params | None = None,
     statistics: dict[str, jax.Array] | None = None,
 ) -> TrainState:
     """The state before the first update."""
     return TrainState(
         params=params,
         frozen={},
-        optimizer=optimizer.init(params),
-        slow=slow or {},
+        opt_state=optimizer.init(params),
+        target_params=target_params or {},
         statistics=statistics or {},
         step=jnp.zeros((), jnp.int32),
     )
@@ -92,16 +102,16 @@ def apply_gradients(
     state: TrainState, grads: Params, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, Metrics]:
     """One optimiser step, and the norms of gradient and update."""
-    updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
+    updates, optimizer_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {
         "optimizer/gradient_norm": optax.tree.norm(grads),
         "optimizer/update_norm": optax.tree.norm(updates),
     }
-    return replace(state, params=params, optimizer=optimizer_state, step=state.step + 1), metrics
+    return replace(state, params=params, opt_state=optimizer_state, step=state.step + 1), metrics
 
 
-def divide(module: nnx.Module) -> tuple[nnx.GraphDef, Params]:
+def split_module(module: nnx.Module) -> tuple[nnx.GraphDef, Params]:
     """A module as (definition, parameters as nested dicts of arrays); `nnx.merge` puts them
     together again.
     """
@@ -109,13 +119,13 @@ def divide(module: nnx.Module) -> tuple[nnx.GraphDef, Params]:
     return definition, nnx.to_pure_dict(state)
 
 
-def definitions_of(build: Callable[[jax.Array], dict[str, nnx.Module]]) -> dict[str, nnx.GraphDef]:
+def graphdefs_of(build: Callable[[jax.Array], dict[str, nnx.Module]]) -> dict[str, nnx.GraphDef]:
     """The definitions of the modules that `build(key)` would make, without their parameters."""
     modules = nnx.eval_shape(build, jax.random.key(0))
-    return {name: divide(module)[0] for name, module in modules.items()}
+    return {name: split_module(module)[0] for name, module in modules.items()}
 
 
 def detached(module: nnx.Module) -> nnx.Module:
     """The same module with parameters that take no gradient; its inputs still do."""
-    definition, params = divide(module)
+    definition, params = split_module(module)
     return nnx.merge(definition, jax.lax.stop_gradient(params))

@@ -20,7 +20,7 @@ def check_linear(spec: DataSpec) -> None:
     """Raises ConfigError where observations cannot pass a linear codec."""
     if images := image_keys(spec):
         raise ConfigError(f"model.linear=true takes vectors; images here: {', '.join(images)}")
-    unscaled = [key for key in vector_keys(spec) if spec.observations[key].scaling == "none"]
+    unscaled = [key for key in vector_keys(spec) if spec.observations[key].normalization == "none"]
     if unscaled:
         raise ConfigError(
             f"model.linear=true: {', '.join(unscaled)} would pass symlog, which is not linear; "
@@ -38,7 +38,7 @@ class LinearEncoder(nnx.Module):
 
     def __call__(self, observation: dict[str, jax.Array]) -> jax.Array:
         pairs = zip(self.scaling, self.keys, strict=True)
-        return jnp.concatenate([scaling.seen(observation[key]) for scaling, key in pairs], -1)
+        return jnp.concatenate([scaling.normalize(observation[key]) for scaling, key in pairs], -1)
 
 
 class LinearDecoder(nnx.Module):
@@ -54,4 +54,4 @@ class LinearDecoder(nnx.Module):
 
     def __call__(self, features: jax.Array) -> dict[str, ScaledMSE]:
         pairs = zip(self.scaling, self.keys, strict=True)
-        return {key: scaling.said(self.outputs[key](features)) for scaling, key in pairs}
+        return {key: scaling.predict(self.outputs[key](features)) for scaling, key in pairs}

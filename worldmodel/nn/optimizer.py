@@ -44,13 +44,13 @@ def build(options: StageOptions) -> optax.GradientTransformation:
     """
 
     def learning_rate(count: jax.Array) -> jax.Array:
-        rise = (count + 1) / max(options.warmup, 1)
-        fall = (options.steps - count) / max(options.decay * options.steps, 1)
-        share = jnp.minimum(rise, fall) if options.decay else rise
+        rise = (count + 1) / max(options.warmup_steps, 1)
+        fall = (options.steps - count) / max(options.lr_decay_fraction * options.steps, 1)
+        share = jnp.minimum(rise, fall) if options.lr_decay_fraction else rise
         return -options.learning_rate * jnp.clip(share, 0.0, 1.0)
 
     return optax.chain(
-        clip_per_tensor(options.clip) if options.clip else optax.identity(),
+        clip_per_tensor(options.agc_clip) if options.agc_clip else optax.identity(),
         optax.scale_by_rms(
             decay=options.beta2, eps=options.epsilon, eps_in_sqrt=False, bias_correction=True
         ),

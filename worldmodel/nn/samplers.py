@@ -29,30 +29,30 @@ class Sampler:
     steps: levels on the way from `high` to `low`; Euler calls the denoiser once for each, Heun
         2 steps - 1 times
     rho: how much denser levels lie near `low`
-    churn: noise added anew over all steps (S_churn), at levels in [churn_low, churn_high], scaled
-        by churn_noise (S_noise); 0: the path is deterministic
+    s_churn: noise added anew over all steps (S_churn), at levels in [s_tmin, s_tmax], scaled
+        by s_noise (S_noise); 0: the path is deterministic
     """
 
     steps: int
     method: str = "heun"
-    low: float = 0.002
-    high: float = 80.0
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
     rho: float = 7.0
-    churn: float = 0.0
-    churn_low: float = 0.0
-    churn_high: float = math.inf
-    churn_noise: float = 1.0
+    s_churn: float = 0.0
+    s_tmin: float = 0.0
+    s_tmax: float = math.inf
+    s_noise: float = 1.0
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"method {self.method!r}: accepted: {', '.join(METHODS)}")
-        if self.steps < 1 or not 0 < self.low < self.high:
+        if self.steps < 1 or not 0 < self.sigma_min < self.sigma_max:
             raise ValueError(f"{self}: needs a step, and 0 < low < high")
 
-    def levels(self) -> np.ndarray:
+    def sigmas(self) -> np.ndarray:
         """(steps,) float64, falling from `high` to `low`. After the last one comes 0."""
         share = np.arange(self.steps) / max(self.steps - 1, 1)
-        first, last = self.high ** (1 / self.rho), self.low ** (1 / self.rho)
+        first, last = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         return (first + share * (last - first)) ** self.rho
 
 
@@ -67,9 +67,9 @@ class _Step(NamedTuple):
     following: np.ndarray
 
 
-def start(key: jax.Array, shape: tuple[int, ...], sampler: Sampler) -> jax.Array:
+def initial_noise(key: jax.Array, shape: tuple[int, ...], sampler: Sampler) -> jax.Array:
     """Points at the highest level: N(0, high^2)."""
-    return sampler.high * jax.random.normal(key, shape)
+    return sampler.sigma_max * jax.random.normal(key, shape)
 
 
 def sample(denoise: Denoise, x: jax.Array, sampler: Sampler, key: jax.Array) -> jax.Array:
@@ -77,7 +77,7 @@ def sample(denoise: Denoise, x: jax.Array, sampler: Sampler, key: jax.Array) -> 
     keys = jax.random.split(key, sampler.steps)
 
     def churned(x: jax.Array, step: _Step, key: jax.Array) -> jax.Array:
-        return x + step.added * jax.random.normal(key, x.shape) if sampler.churn else x
+        return x + step.added * jax.random.normal(key, x.shape) if sampler.s_churn else x
 
     def advance(x: jax.Array, inputs: tuple[_Step, jax.Array]) -> tuple[jax.Array, None]:
         step, key = inputs
@@ -101,9 +101,9 @@ def sample(denoise: Denoise, x: jax.Array, sampler: Sampler, key: jax.Array) -> 
 
 def _steps(sampler: Sampler) -> _Step:
     """All steps, (steps,) each."""
-    levels = sampler.levels()
-    churned = (sampler.churn_low <= levels) & (levels <= sampler.churn_high)
-    share = np.where(churned, min(sampler.churn / sampler.steps, MOST_CHURN), 0.0)
+    levels = sampler.sigmas()
+    churned = (sampler.s_tmin <= levels) & (levels <= sampler.s_tmax)
+    share = np.where(churned, min(sampler.s_churn / sampler.steps, MOST_CHURN), 0.0)
     raised = (1 + share) * levels
-    added = sampler.churn_noise * np.sqrt(np.square(raised) - np.square(levels))
+    added = sampler.s_noise * np.sqrt(np.square(raised) - np.square(levels))
     return _Step(levels, raised, added, np.append(levels[1:], 0.0))

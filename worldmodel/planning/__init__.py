@@ -17,7 +17,7 @@ from worldmodel.planning.cem import cem
 from worldmodel.planning.mppi import mppi
 from worldmodel.planning.planner import Planner, Value
 
-__all__ = ["PLANNERS", "Agent", "Planner", "Value", "build", "check"]
+__all__ = ["PLANNERS", "Agent", "Planner", "Value", "build", "validate"]
 
 # Kind of the planner -> how it weighs candidates.
 PLANNERS: dict[str, Callable] = {"cem": cem, "mppi": mppi}
@@ -33,19 +33,19 @@ def build(
 
     Raises ConfigError as `check` does.
     """
-    check(options, spec)
+    validate(options, spec)
     if options.kind == "none":
         return None
     return Planner(
         options,
         PLANNERS[options.kind],
         spec.action.size,
-        actor if options.proposals else None,
-        value if options.value else None,
+        actor if options.num_policy_samples else None,
+        value if options.use_value else None,
     )
 
 
-def check(options: PlannerOptions, spec: DataSpec) -> None:
+def validate(options: PlannerOptions, spec: DataSpec) -> None:
     """Raises ConfigError for logs that nothing can be planned for."""
     if options.kind == "none":
         return

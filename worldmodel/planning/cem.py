@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 
 from worldmodel.config import PlannerOptions
-from worldmodel.planning.elites import best
+from worldmodel.planning.elites import select_elites
 
 
 def cem(returns: jax.Array, options: PlannerOptions) -> jax.Array:
     """Weights (B, N), of sum 1, of candidates with these returns: equal ones for the elites."""
-    elite = best(returns, options.elites)
+    elite = select_elites(returns, options.num_elites)
     return elite / elite.sum(-1, keepdims=True)

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 
 
-def best(returns: jax.Array, count: int) -> jax.Array:
+def select_elites(returns: jax.Array, count: int) -> jax.Array:
     """(B, N) bool: the `count` candidates of the highest returns, and those equal to the last."""
     lowest = jax.lax.top_k(returns, count)[0][..., -1:]
     return returns >= lowest
 
 
-def finite(returns: jax.Array) -> jax.Array:
+def replace_nonfinite(returns: jax.Array) -> jax.Array:
     """(B, N) returns, in which the worst finite one stands for those that are not finite (0 if
     none is): a candidate on which the model diverges must not win.
     """

@@ -11,14 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from worldmodel.config import PlannerOptions
-from worldmodel.planning.elites import best
+from worldmodel.planning.elites import select_elites
 
 
 def mppi(returns: jax.Array, options: PlannerOptions) -> jax.Array:
     """Weights (B, N), of sum 1, of candidates with these returns: w ~ exp(R / (temperature x
     deviation)) for the elites.
     """
-    elite = best(returns, options.elites)
+    elite = select_elites(returns, options.num_elites)
     below = returns - returns.max(-1, keepdims=True)
     deviation = below.std(-1, where=elite, keepdims=True)
     scale = jnp.maximum(options.temperature * deviation, jnp.finfo(returns.dtype).tiny)

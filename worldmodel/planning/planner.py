@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from worldmodel.config import PlannerOptions
-from worldmodel.imagination import Actor, imagine, time_first
+from worldmodel.imagination import Actor, imagine, time_major
 from worldmodel.models.interface import State, WorldModel
-from worldmodel.planning.elites import finite
+from worldmodel.planning.elites import replace_nonfinite
 
 DISCOUNT = 1 - 1 / 333  # where neither the options nor a value have one
 Weigh = Callable[[jax.Array, PlannerOptions], jax.Array]  # returns (B, N) -> weights of sum 1
@@ -48,7 +48,7 @@ class Planner(nnx.Module):
         if self.discount is None:
             self.discount = DISCOUNT if value is None else value.discount
 
-    def memory(self, batch: int) -> jax.Array:
+    def init_carry(self, batch: int) -> jax.Array:
         """The plan (B, H, A) before the first step: the middle of the actions' range."""
         return jnp.zeros((batch, self.options.horizon, self.action_size))
 
@@ -75,11 +75,11 @@ class Planner(nnx.Module):
         ) -> tuple[tuple[jax.Array, jax.Array], None]:
             mean, std = around
             draw_key, imagine_key = jax.random.split(key)
-            shape = (mean.shape[0], options.samples, *mean.shape[1:])
+            shape = (mean.shape[0], options.num_samples, *mean.shape[1:])
             drawn = mean[:, None] + std[:, None] * jax.random.normal(draw_key, shape)
             candidates = jnp.concatenate([proposals, jnp.clip(drawn, -1, 1)], 1)
             returns = self.returns(model, state, candidates, imagine_key)
-            weights = self.weigh(finite(returns), options)[..., None, None]
+            weights = self.weigh(replace_nonfinite(returns), options)[..., None, None]
             fitted = (weights * candidates).sum(1)
             spread = jnp.sqrt((weights * jnp.square(candidates - fitted[:, None])).sum(1))
             return (fitted, jnp.maximum(spread, options.min_std)), None
@@ -96,7 +96,7 @@ class Planner(nnx.Module):
         """
         batch, count, horizon = candidates.shape[:3]
         actions = candidates.reshape(batch * count, *candidates.shape[2:])
-        rollout = time_first(imagine(model, _repeated(state, count), actions, horizon, key))
+        rollout = time_major(imagine(model, _repeated(state, count), actions, horizon, key))
         reach = jnp.cumprod(self.discount * rollout.continues, 0)
         before = jnp.concatenate([jnp.ones_like(reach[:1]), reach[:-1]])
         total = (before * rollout.rewards).sum(0)
@@ -110,8 +110,8 @@ class Planner(nnx.Module):
         """(B, proposals, H, A): what the actor would do; none without one."""
         if self.actor is None:
             return plan[:, None][:, :0]
-        count = self.options.proposals
-        _, actions = model.follow(_repeated(state, count), self.actor, plan.shape[1], key)
+        count = self.options.num_policy_samples
+        _, actions = model.rollout_policy(_repeated(state, count), self.actor, plan.shape[1], key)
         return jnp.clip(actions, -1, 1).reshape(plan.shape[0], count, *plan.shape[1:])
 
 

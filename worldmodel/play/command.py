@@ -8,9 +8,14 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from worldmodel.config.arguments import HELP_FLAGS, need_checkpoint, parse_overrides, read_values
+from worldmodel.config.arguments import (
+    HELP_FLAGS,
+    parse_overrides,
+    read_values,
+    validate_checkpoint,
+)
 from worldmodel.config.io import assign
-from worldmodel.config.values import refuse, shown, walk
+from worldmodel.config.values import format_value, iter_options, raise_if_invalid
 from worldmodel.play.options import ACTIONS, PlayOptions
 
 MOST_FRAMES = 500  # of a video: with a textured floor, 5 MB
@@ -24,8 +29,8 @@ With episode=NUMBER, from a row of a held-out episode: what would follow under e
 choices of actions, with the same noise.
 """
 USAGES = (
-    "python -m worldmodel.play run=runs/NAME [actions=policy|random|zeros|keys] [video=FILE.gif]",
-    "python -m worldmodel.play run=runs/NAME episode=N row=T actions=[logged,random,zeros,policy]",
+    "python -m worldmodel.play run=runs/NAME [actions=policy|random|zero|keyboard] [video=FILE.gif]",
+    "python -m worldmodel.play run=runs/NAME episode=N start_step=T actions=[logged,random,zero,policy]",
 )
 
 
@@ -38,9 +43,9 @@ def run(words: Sequence[str]) -> int:
         return 0
     options = parse(words)
     if options.episode is None:
-        from worldmodel.play.beside import play
+        from worldmodel.play.compare_live import play
     else:
-        from worldmodel.play.choices import play
+        from worldmodel.play.counterfactuals import play
     play(options)
     return 0
 
@@ -48,32 +53,34 @@ def run(words: Sequence[str]) -> int:
 def parse(words: Sequence[str]) -> PlayOptions:
     """Reads OPTION=VALUE words; `actions` may be one word or a list. Raises ConfigError."""
     options = PlayOptions()
-    known = {option.key: option for option, _ in walk(options)}
+    known = {option.key: option for option, _ in iter_options(options)}
     listed = [re.sub(r"^actions=([^\[]+)$", r"actions=[\1]", word) for word in words]
     given, faults = read_values(parse_overrides(listed), known)
     for key, value in given.items():
         assign(options, key, value)
-    faults += [fault for option, value in walk(options) if (fault := option.fault(value))]
-    refuse(faults)
-    refuse(_faults(options))
-    need_checkpoint([options.run], options.checkpoint)
+    faults += [
+        fault for option, value in iter_options(options) if (fault := option.error_in(value))
+    ]
+    raise_if_invalid(faults)
+    raise_if_invalid(_faults(options))
+    validate_checkpoint([options.run], options.checkpoint)
     return options
 
 
 def _faults(options: PlayOptions) -> Iterator[str]:
     """What does not go together."""
-    actions, given = options.actions or [], f"actions={shown(options.actions)}"
+    actions, given = options.actions or [], f"actions={format_value(options.actions)}"
     if options.episode is None:
         if len(actions) > 1 or "logged" in actions:
             yield (
                 f"{given}: beside the real environment one acts; accepted: "
                 f"{', '.join(name for name in ACTIONS if name != 'logged')}; a list with episode=N"
             )
-        for key in ("row", "picture"):
+        for key in ("start_step", "figure"):
             if (value := getattr(options, key)) is not None:
                 yield f"{key}={value}: belongs to a logged start; accepted with episode=N"
     else:
-        if "keys" in actions:
+        if "keyboard" in actions:
             yield f"{given}: keys are typed beside the real environment; accepted: all others"
         if len(set(actions)) < len(actions):
             yield f"{given}: accepts each once"
@@ -82,7 +89,7 @@ def _faults(options: PlayOptions) -> Iterator[str]:
                 yield f"{key}={value}: is for play beside reality; accepted without episode"
     if options.video is not None and options.steps > MOST_FRAMES:
         yield f"steps={options.steps}: accepts up to {MOST_FRAMES} with a video, a frame a step"
-    for key, ending in (("video", ".gif"), ("picture", ".png")):
+    for key, ending in (("video", ".gif"), ("figure", ".png")):
         value = getattr(options, key)
         if value is not None and Path(value).suffix.lower() != ending:
             yield f"{key}={value}: accepts a file that ends in {ending}"

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 
 from worldmodel.data.plots import ACTED, GRID, OBSERVED
 from worldmodel.data.spec import DataSpec
-from worldmodel.play.moments import Moment
-from worldmodel.play.numbers import names, values
+from worldmodel.play.live_comparison import ComparedStep
+from worldmodel.play.observation_values import flatten_observation, value_names
 
 MOST_CURVES = 4
 SIZE, DPI = (4.0, 3.0), 80  # inches, and pixels an inch
@@ -20,7 +20,7 @@ class Curves:
 
     def __init__(self, spec: DataSpec):
         self.spec = spec
-        self.names = names(spec)[:MOST_CURVES]
+        self.names = value_names(spec)[:MOST_CURVES]
         figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
         self.canvas = FigureCanvasAgg(figure)
         self.axes = figure.subplots(len(self.names), 1, sharex=True, squeeze=False)[:, 0]
@@ -36,11 +36,11 @@ class Curves:
         self.steps: list[int] = []
         self.shown: list[np.ndarray] = []
 
-    def __call__(self, moment: Moment) -> np.ndarray:
-        real = values(moment.observation, self.spec)[: len(self.names)]
+    def __call__(self, moment: ComparedStep) -> np.ndarray:
+        real = flatten_observation(moment.observation, self.spec)[: len(self.names)]
         dreamed = np.full_like(real, np.nan)
         if moment.dreamed is not None:
-            dreamed = values(moment.dreamed.observation, self.spec)[: len(self.names)]
+            dreamed = flatten_observation(moment.dreamed.observation, self.spec)[: len(self.names)]
         self.steps.append(moment.step)
         self.shown.append(np.stack([real, dreamed]))
         over_time = np.stack(self.shown)

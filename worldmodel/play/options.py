@@ -8,7 +8,7 @@ from omegaconf import MISSING
 
 from worldmodel.config.option import option
 
-ACTIONS = ("logged", "policy", "random", "zeros", "keys")
+ACTIONS = ("logged", "policy", "random", "zero", "keyboard")
 
 
 @dataclass
@@ -41,7 +41,7 @@ class PlayOptions:
     episode: int | None = option(
         None, "number of a held-out episode: imagine from a row of it, not beside reality", low=0
     )
-    row: int | None = option(
+    start_step: int | None = option(
         None, "the row to imagine from (none: the first after the context)", low=0
     )
-    picture: str | None = option(None, "PNG of what is imagined from a logged row")
+    figure: str | None = option(None, "PNG of what is imagined from a logged row")

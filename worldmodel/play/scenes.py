@@ -19,24 +19,24 @@ from worldmodel.environments.real import RealEnvironment
 from worldmodel.errors import UserError, first_line
 from worldmodel.models.simulator import set_state, unobserved_positions
 from worldmodel.play.curves import Curves
-from worldmodel.play.moments import Moment
+from worldmodel.play.live_comparison import ComparedStep
 from worldmodel.play.options import PlayOptions
 from worldmodel.play.video import Video
 
-Scene = Callable[[Moment], np.ndarray]  # (height, width, 3) uint8
-Pose = Callable[[Moment], None]
+Scene = Callable[[ComparedStep], np.ndarray]  # (height, width, 3) uint8
+Pose = Callable[[ComparedStep], None]
 FPS = 20  # of environments that tell none
 
 
 @contextmanager
-def opened(
+def open_environment(
     name: str, spec: DataSpec, options: PlayOptions
 ) -> Iterator[tuple[RealEnvironment, Video | None]]:
     """The real environment, and a video of it where that is asked for."""
     with ExitStack() as stack:
 
-        def made(drawn: bool) -> RealEnvironment:
-            environment = RealEnvironment(name, spec, drawn)
+        def made(rendered: bool) -> RealEnvironment:
+            environment = RealEnvironment(name, spec, rendered)
             stack.callback(environment.close)
             return environment
 
@@ -52,13 +52,13 @@ def opened(
             yield environment, Video(options.video, halves, fps)
             return
         try:
-            environment, copy = _drawable(made(drawn=True)), _drawable(made(drawn=True))
+            environment, copy = _drawable(made(rendered=True)), _drawable(made(rendered=True))
         except Exception as error:  # whatever the environment's own library makes of it
             why = f"{name} cannot be drawn here ({first_line(error)})"
             print(f"video: {why}; curves are drawn instead", file=sys.stderr)
             yield environment, Video(options.video, [Curves(spec)], fps)
             return
-        pose = pose_of(copy, environment)
+        pose = pose_setter(copy, environment)
         right = Curves(spec) if pose is None else _posed(copy, pose)
         yield environment, Video(options.video, [lambda _: environment.render(), right], fps)
 
@@ -87,7 +87,7 @@ def _dreamed(image: str) -> Scene:
 
 
 def _posed(copy: RealEnvironment, pose: Pose) -> Scene:
-    def scene(moment: Moment) -> np.ndarray:
+    def scene(moment: ComparedStep) -> np.ndarray:
         pose(moment)
         return copy.render()
 
@@ -97,7 +97,7 @@ def _posed(copy: RealEnvironment, pose: Pose) -> Scene:
 # ------------------------------------------------------------------------------------------- poses
 
 
-def pose_of(copy: RealEnvironment, original: RealEnvironment) -> Pose | None:
+def pose_setter(copy: RealEnvironment, original: RealEnvironment) -> Pose | None:
     """Sets `copy` to what is dreamed, and to the real observation before the model is alone; None
     where an environment's state cannot be set from what is observed.
     """
@@ -109,14 +109,14 @@ def pose_of(copy: RealEnvironment, original: RealEnvironment) -> Pose | None:
     return _mujoco(copy.environment.unwrapped, original.environment.unwrapped, hidden)
 
 
-def _vector(moment: Moment) -> np.ndarray:
+def _vector(moment: ComparedStep) -> np.ndarray:
     """The only observation, dreamed where it is, in the precision of states."""
     (vector,) = (moment.dreamed or moment).observation.values()
     return np.asarray(vector, np.float64)
 
 
 def _pendulum(copy: Any) -> Pose:
-    def pose(moment: Moment) -> None:
+    def pose(moment: ComparedStep) -> None:
         cosine, sine, speed = _vector(moment)
         copy.state = np.array([np.arctan2(sine, cosine), speed])
         copy.last_u = float(np.clip(moment.action[0], -copy.max_torque, copy.max_torque))
@@ -127,7 +127,7 @@ def _pendulum(copy: Any) -> Pose:
 def _cart_pole(copy: Any) -> Pose:
     """It observes its state."""
 
-    def pose(moment: Moment) -> None:
+    def pose(moment: ComparedStep) -> None:
         copy.state = _vector(moment)
 
     return pose
@@ -140,7 +140,7 @@ def _mujoco(copy: Any, original: Any, hidden: int) -> Pose:
     unobserved, speed = np.zeros((2, hidden))
     moved = slice(copy.model.nq - hidden, copy.model.nq)  # their speeds in an observation
 
-    def pose(moment: Moment) -> None:
+    def pose(moment: ComparedStep) -> None:
         vector = _vector(moment)
         if moment.dreamed is None:
             unobserved[:] = original.data.qpos[:hidden]

@@ -7,8 +7,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from worldmodel.data.spec import DataSpec
-from worldmodel.play.moments import Moment
-from worldmodel.play.numbers import WIDTH, heading, names, number, values
+from worldmodel.play.live_comparison import ComparedStep
+from worldmodel.play.observation_values import (
+    WIDTH,
+    flatten_observation,
+    format_heading,
+    format_number,
+    value_names,
+)
 
 STEP_WIDTH = 6
 MOST_OBSERVED = 3  # numbers of an observation, real and dreamed
@@ -20,10 +26,10 @@ class Table:
 
     def __init__(self, spec: DataSpec):
         self.spec = spec
-        self.names = names(spec)[:MOST_OBSERVED]
+        self.names = value_names(spec)[:MOST_OBSERVED]
         size = 1 if spec.action.discrete else spec.action.size
         self.actions = min(size, MOST_NUMBERS - 2 * len(self.names))
-        self.every = len(names(spec)), size
+        self.every = len(value_names(spec)), size
 
     def header(self) -> Iterator[str]:
         observed = len(self.names)
@@ -47,9 +53,9 @@ class Table:
         yield "".join(_over(title, width) for title, width in groups).rstrip()
         acted = [str(i) for i in range(self.actions)] if self.actions > 1 else [""]
         columns = [*acted, *self.names, *self.names, "real", "dreamed", "error"]
-        yield "step".rjust(STEP_WIDTH) + "".join(map(heading, columns))
+        yield "step".rjust(STEP_WIDTH) + "".join(map(format_heading, columns))
 
-    def line(self, moment: Moment) -> str:
+    def line(self, moment: ComparedStep) -> str:
         dreamed = moment.dreamed
         action = np.atleast_1d(moment.action)[: self.actions]
         cells = [*action.tolist(), *self._observed(moment.observation)]
@@ -58,10 +64,10 @@ class Table:
         else:
             cells += self._observed(dreamed.observation)
             cells += [moment.reward, dreamed.reward, dreamed.error]
-        return str(moment.step).rjust(STEP_WIDTH) + "".join(map(number, cells))
+        return str(moment.step).rjust(STEP_WIDTH) + "".join(map(format_number, cells))
 
     def _observed(self, observation: dict[str, np.ndarray]) -> Sequence[float]:
-        return values(observation, self.spec)[: len(self.names)].tolist()
+        return flatten_observation(observation, self.spec)[: len(self.names)].tolist()
 
 
 def _over(title: str, width: int) -> str:

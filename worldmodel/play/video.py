@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from worldmodel.play.moments import Moment
-from worldmodel.system.storage import make_folder, writing
+from worldmodel.play.live_comparison import ComparedStep
+from worldmodel.system.storage import make_directory, raise_storage_errors
 
 HEIGHT = 240  # pixels of what is shown
 CAPTION = 40  # above it
@@ -24,18 +24,21 @@ class Video:
     """Collects frames, then writes them. `scenes` draw the halves, from left to right."""
 
     def __init__(
-        self, path: str, scenes: Sequence[Callable[[Moment], np.ndarray]], frames_per_second: float
+        self,
+        path: str,
+        scenes: Sequence[Callable[[ComparedStep], np.ndarray]],
+        frames_per_second: float,
     ):
         self.path, self.scenes = Path(path).expanduser(), scenes
         self.milliseconds = max(round(1000 / frames_per_second), LEAST_MILLISECONDS)
         self.images: list[Image.Image] = []
-        make_folder(self.path.absolute().parent)
+        make_directory(self.path.absolute().parent)
 
     @property
     def frames(self) -> int:
         return len(self.images)
 
-    def add(self, moment: Moment) -> None:
+    def add(self, moment: ComparedStep) -> None:
         halves = [_fitted(scene(moment)) for scene in self.scenes]
         width = sum(half.width for half in halves) + GAP * (len(halves) - 1)
         whole = Image.new("RGB", (width, CAPTION + HEIGHT), PAPER)
@@ -50,7 +53,7 @@ class Video:
     def write(self) -> None:
         """Writes the frames, at least one. Raises StorageError where the disk refuses."""
         first, *others = self.images
-        with writing(self.path):
+        with raise_storage_errors(self.path):
             first.save(
                 self.path,
                 save_all=True,
@@ -69,7 +72,7 @@ def _fitted(frame: np.ndarray) -> Image.Image:
     return image.resize(size, Image.Resampling.NEAREST if enlarged else Image.Resampling.BOX)
 
 
-def _write(whole: Image.Image, middle: int, moment: Moment) -> None:
+def _write(whole: Image.Image, middle: int, moment: ComparedStep) -> None:
     """The captions of both halves."""
     pen, font = ImageDraw.Draw(whole), ImageFont.load_default(FONT)
     pen.text((6, 4), f"step {moment.step}: real", INK, font)

@@ -15,9 +15,9 @@ from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
 from worldmodel.models import ModelBuilder, WorldModel
 from worldmodel.nn.learner import Learner
-from worldmodel.policies.value import value
+from worldmodel.policies.value import build_value
 
-__all__ = ["build", "build_joint", "needs_reward", "value"]
+__all__ = ["build", "build_joint", "needs_reward", "build_value"]
 
 register("policy", "none", NoPolicy)(None)
 

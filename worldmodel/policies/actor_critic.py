@@ -21,25 +21,25 @@ from worldmodel.config.registry import register
 from worldmodel.data.spec import ActionSpec, DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
-from worldmodel.imagination import imagine, time_first
+from worldmodel.imagination import imagine, time_major
 from worldmodel.models import ModelBuilder, State, WorldModel
 from worldmodel.nn.distributions import TwoHot
 from worldmodel.nn.heads import ActionHead, ScalarHead
-from worldmodel.nn.layout import over_time, total_over_time
+from worldmodel.nn.layout import over_time, sum_over_time
 from worldmodel.nn.learner import (
     Metrics,
     Params,
     TrainState,
     apply_gradients,
-    definitions_of,
+    create_train_state,
     detached,
-    divide,
-    start,
+    graphdefs_of,
+    split_module,
 )
 from worldmodel.policies.returns import lambda_returns, update_scale
 
 
-class Imagined(NamedTuple):
+class ImaginationAux(NamedTuple):
     """What the losses on one batch of rollouts give besides their sum.
 
     first_return: (B,) return of each start, no gradient; statistics: updated running statistics.
@@ -58,9 +58,9 @@ def build_heads(
     dtype: jnp.dtype,
 ) -> tuple[ActionHead, ScalarHead]:
     """A new actor and critic over the model's features."""
-    if options.gradient == "dynamics" and action.discrete:
+    if options.actor_grad == "dynamics" and action.discrete:
         raise ConfigError(
-            "policy.gradient=dynamics needs continuous actions, these logs have discrete ones; "
+            "policy.actor_grad=dynamics needs continuous actions, these logs have discrete ones; "
             "accepted here: reinforce"
         )
     units = options.hidden or model.hidden_size
@@ -75,19 +75,19 @@ def imagination_loss(
     model: WorldModel,
     actor: ActionHead,
     critic: ScalarHead,
-    slow_critic: ScalarHead,
+    target_critic: ScalarHead,
     start: State,
     alive: jax.Array,
     statistics: dict[str, jax.Array],
     key: jax.Array,
-) -> tuple[jax.Array, Imagined]:
+) -> tuple[jax.Array, ImaginationAux]:
     """Loss of actor and critic on rollouts from `start` (B, ...); `alive` (B,) is 0 where nothing
     can follow.
 
     Arrays inside have time first: (H, B), as the rollout is made.
     """
-    through_model = options.gradient == "dynamics"
-    rollout = time_first(
+    through_model = options.actor_grad == "dynamics"
+    rollout = time_major(
         imagine(
             model,
             jax.lax.stop_gradient(start),
@@ -106,14 +106,14 @@ def imagination_loss(
     values = over_time(lambda features: fixed_critic(features).mean(), rollout.features)
     returns = lambda_returns(rollout.rewards, discounts, values, options.lambda_)
     targets = jax.lax.stop_gradient(returns)
-    statistics, scale = update_scale(statistics, targets, options.normalizer_rate)
+    statistics, scale = update_scale(statistics, targets, options.return_norm_rate)
     advantage = jax.lax.stop_gradient((targets - values[:-1]) / scale)
     # A step weighs what is left of its start: the product of the discounts that led to it.
     reach = jnp.cumprod(jnp.concatenate([alive[None], discounts[:-1]]), 0)
     reach = jax.lax.stop_gradient(reach)
 
     (actor_definition, actor_params), (critic_definition, critic_params) = map(
-        divide, (actor, critic)
+        split_module, (actor, critic)
     )
 
     def losses(
@@ -125,19 +125,21 @@ def imagination_loss(
         value = nnx.merge(critic_definition, params["critic"])(features)
         pull = nnx.merge(critic_definition, slow)(features).mean()
         entropy = policy.entropy()
-        gain = policy.log_prob(action) * advantage + options.entropy * entropy
+        gain = policy.log_prob(action) * advantage + options.entropy_scale * entropy
         terms = {
             "loss/actor": -(reach * gain).sum(),
-            "loss/critic": (reach * value_loss(value, target, pull, options.slow_scale)).sum(),
+            "loss/critic": (
+                reach * value_loss(value, target, pull, options.target_regularization_scale)
+            ).sum(),
         }
         return sum(terms.values()), terms | {"policy/entropy": entropy.sum()}
 
     features, actions = jax.lax.stop_gradient((rollout.features[:-1], rollout.actions))
     reinforced = jnp.zeros_like(advantage) if through_model else advantage
-    total, terms = total_over_time(
+    total, terms = sum_over_time(
         losses,
         {"actor": actor_params, "critic": critic_params},
-        divide(slow_critic)[1],
+        split_module(target_critic)[1],
         (features, actions, targets, reinforced, reach),
     )
     loss = total / targets.size
@@ -150,21 +152,23 @@ def imagination_loss(
         "policy/return_scale": scale,
         "policy/value": values[:-1].mean(),
         "policy/reward": rollout.rewards.mean(),
-        "policy/advantage_size": jnp.abs(advantage).mean(),
+        "policy/advantage_abs": jnp.abs(advantage).mean(),
     }
     metrics = jax.lax.stop_gradient(metrics)
-    return loss, Imagined(targets[0], statistics, metrics)
+    return loss, ImaginationAux(targets[0], statistics, metrics)
 
 
-def value_loss(value: TwoHot, target: jax.Array, slow: jax.Array, slow_scale: float) -> jax.Array:
+def value_loss(
+    value: TwoHot, target: jax.Array, slow: jax.Array, target_regularization_scale: float
+) -> jax.Array:
     """Cross-entropy to the target plus a pull towards the slow critic."""
-    return value.loss(target) + slow_scale * value.loss(slow)
+    return value.loss(target) + target_regularization_scale * value.loss(slow)
 
 
 def replay_loss(
     options: ActorCriticOptions,
     critic: ScalarHead,
-    slow_critic: ScalarHead,
+    target_critic: ScalarHead,
     features: jax.Array,
     window: Window,
     first_return: jax.Array,
@@ -177,8 +181,8 @@ def replay_loss(
     lambda_ = options.lambda_ * (1.0 - arrived_last)
     returns = lambda_returns(window.reward[:, :-1].T, discounts.T, first_return.T, lambda_.T).T
     features = features[:, :-1]
-    slow = jax.lax.stop_gradient(slow_critic(features).mean())
-    loss = value_loss(critic(features), returns, slow, options.slow_scale)
+    slow = jax.lax.stop_gradient(target_critic(features).mean())
+    loss = value_loss(critic(features), returns, slow, options.target_regularization_scale)
     weight = window.mask[:, 1:] & ~window.is_last[:, :-1]
     return (weight * loss).mean()
 
@@ -211,17 +215,19 @@ class ActorCriticOptions(PolicyOptions):
     horizon: int = option(15, "imagined steps from every start", low=1)
     discount: float = option(1 - 1 / 333, "discount per step", low=0.0, high=1.0)
     lambda_: float = option(0.95, "lambda of the lambda-return", low=0.0, high=1.0)
-    entropy: float = option(3e-4, "weight of the policy's entropy", low=0.0)
-    gradient: str = option(
+    entropy_scale: float = option(3e-4, "weight of the policy's entropy", low=0.0)
+    actor_grad: str = option(
         "reinforce",
         "how the actor learns; dynamics: through the model, continuous actions only",
         choices=("reinforce", "dynamics"),
     )
-    normalizer_rate: float = option(
+    return_norm_rate: float = option(
         0.01, "rate of the running percentiles of the return", low=0.0, high=1.0
     )
-    slow_rate: float = option(0.02, "rate of the slow critic", low=0.0, high=1.0)
-    slow_scale: float = option(1.0, "weight of the pull towards the slow critic", low=0.0)
+    tau: float = option(0.02, "rate of the slow critic", low=0.0, high=1.0)
+    target_regularization_scale: float = option(
+        1.0, "weight of the pull towards the slow critic", low=0.0
+    )
     replay_scale: float = option(
         0.3, "weight of the critic's loss on logged rewards (joint training only)", low=0.0
     )
@@ -245,15 +251,15 @@ class ActorCriticLearner:
         optimizer: optax.GradientTransformation,
         dtype: jnp.dtype,
     ):
-        if not model.imagines:
+        if not model.has_dynamics:
             raise ConfigError(
                 f"policy={options.name} learns in imagination alone, and this family of models has "
                 "no dynamics; accepted: another family, or a policy that learns from logs"
             )
         self.options, self.optimizer = options, optimizer
         self.model, self.action, self.dtype = model, spec.action, dtype
-        model_definition, self.model_params = divide(model)
-        self.definitions = {"model": model_definition, **definitions_of(self._heads)}
+        model_definition, self.model_params = split_module(model)
+        self.graphdefs = {"model": model_definition, **graphdefs_of(self._heads)}
 
     def init(self, key: jax.Array) -> TrainState:
         # The model stays outside the compiled part, where it would be a constant; the copy can be
@@ -266,25 +272,25 @@ class ActorCriticLearner:
         return {"actor": actor, "critic": critic}
 
     def _fresh(self, key: jax.Array) -> TrainState:
-        params = {name: divide(module)[1] for name, module in self._heads(key).items()}
-        return start(
+        params = {name: split_module(module)[1] for name, module in self._heads(key).items()}
+        return create_train_state(
             params,
             self.optimizer,
-            slow={"critic": params["critic"]},
-            statistics={"return_spread": jnp.zeros(())},
+            target_params={"critic": params["critic"]},
+            statistics={"return_range": jnp.zeros(())},
         )
 
     def update(
         self, state: TrainState, batch: Window, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
         observe_key, imagine_key = jax.random.split(key)
-        model = nnx.merge(self.definitions["model"], state.frozen["model"])
+        model = nnx.merge(self.graphdefs["model"], state.frozen["model"])
         starts = _flatten(model.observe(batch, observe_key))
 
-        def loss(params: Params) -> tuple[jax.Array, Imagined]:
-            actor = nnx.merge(self.definitions["actor"], params["actor"])
-            critic = nnx.merge(self.definitions["critic"], params["critic"])
-            slow = nnx.merge(self.definitions["critic"], state.slow["critic"])
+        def loss(params: Params) -> tuple[jax.Array, ImaginationAux]:
+            actor = nnx.merge(self.graphdefs["actor"], params["actor"])
+            critic = nnx.merge(self.graphdefs["critic"], params["critic"])
+            slow = nnx.merge(self.graphdefs["critic"], state.target_params["critic"])
             return imagination_loss(
                 self.options, model, actor, critic, slow,
                 starts, _alive(batch), state.statistics, imagine_key,
@@ -292,8 +298,8 @@ class ActorCriticLearner:
 
         grads, imagined = jax.grad(loss, has_aux=True)(state.params)
         state, norms = apply_gradients(state, grads, self.optimizer)
-        slow = _track(state.slow["critic"], state.params["critic"], self.options.slow_rate)
-        state = replace(state, slow={"critic": slow}, statistics=imagined.statistics)
+        slow = _track(state.target_params["critic"], state.params["critic"], self.options.tau)
+        state = replace(state, target_params={"critic": slow}, statistics=imagined.statistics)
         return state, imagined.metrics | norms
 
 
@@ -312,18 +318,18 @@ class JointLearner:
         """`build_model(key)` makes a new world model."""
         self.options, self.optimizer, self.build_model = options, optimizer, build_model
         self.action, self.dtype = spec.action, dtype
-        self.definitions = definitions_of(self._modules)
+        self.graphdefs = graphdefs_of(self._modules)
 
     def init(self, key: jax.Array) -> TrainState:
         return jax.jit(self._fresh)(key)
 
     def _fresh(self, key: jax.Array) -> TrainState:
-        params = {name: divide(module)[1] for name, module in self._modules(key).items()}
-        return start(
+        params = {name: split_module(module)[1] for name, module in self._modules(key).items()}
+        return create_train_state(
             params,
             self.optimizer,
-            slow={"critic": params["critic"]},
-            statistics={"return_spread": jnp.zeros(())},
+            target_params={"critic": params["critic"]},
+            statistics={"return_range": jnp.zeros(())},
         )
 
     def update(
@@ -334,8 +340,10 @@ class JointLearner:
 
         grads, (statistics, metrics) = jax.grad(loss, has_aux=True)(state.params)
         state, norms = apply_gradients(state, grads, self.optimizer)
-        slow = _track(state.slow["critic"], state.params["critic"], self.options.slow_rate)
-        return replace(state, slow={"critic": slow}, statistics=statistics), metrics | norms
+        slow = _track(state.target_params["critic"], state.params["critic"], self.options.tau)
+        return replace(
+            state, target_params={"critic": slow}, statistics=statistics
+        ), metrics | norms
 
     def _modules(self, key: jax.Array) -> dict[str, nnx.Module]:
         model_key, heads_key = jax.random.split(key)
@@ -347,8 +355,8 @@ class JointLearner:
         self, params: Params, state: TrainState, batch: Window, key: jax.Array
     ) -> tuple[jax.Array, tuple[dict, Metrics]]:
         model_key, imagine_key = jax.random.split(key)
-        modules = {name: nnx.merge(self.definitions[name], p) for name, p in params.items()}
-        slow = nnx.merge(self.definitions["critic"], state.slow["critic"])
+        modules = {name: nnx.merge(self.graphdefs[name], p) for name, p in params.items()}
+        slow = nnx.merge(self.graphdefs["critic"], state.target_params["critic"])
         model_loss, (metrics, states) = modules["model"].loss(batch, model_key)
         imagined_loss, imagined = imagination_loss(
             self.options, detached(modules["model"]), modules["actor"], modules["critic"], slow,

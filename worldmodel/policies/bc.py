@@ -14,7 +14,7 @@ from worldmodel.config.registry import register
 from worldmodel.imagination.transitions import Transition
 from worldmodel.nn.learner import Metrics
 from worldmodel.policies.networks import DeterministicActor
-from worldmodel.policies.offline import Nets, OfflineLearner, Step, mean
+from worldmodel.policies.offline import Nets, OfflineLearner, UpdateStep, mean
 from worldmodel.policies.offline_options import OfflineOptions
 
 
@@ -28,19 +28,19 @@ class BCOptions(OfflineOptions):
 @register("policy", "bc", BCOptions)
 class BehaviourCloning(OfflineLearner):
     needs_reward = False
-    slow: ClassVar[tuple[str, ...]] = ()
+    targets: ClassVar[tuple[str, ...]] = ()
 
     def modules(self, key: jax.Array) -> dict[str, nnx.Module]:
         return {"actor": self.network(DeterministicActor, nnx.Rngs(params=key))}
 
-    def steps(self) -> tuple[Step, ...]:
-        return (Step(("actor",), self.actor_loss),)
+    def update_steps(self) -> tuple[UpdateStep, ...]:
+        return (UpdateStep(("actor",), self.actor_loss),)
 
     def actor_loss(self, nets: Nets, rows: Transition, key: jax.Array) -> tuple[jax.Array, Metrics]:
-        loss = mean(cloning(nets["actor"](rows.features).mode(), rows.action), rows)
+        loss = mean(bc_loss(nets["actor"](rows.features).mode(), rows.action), rows)
         return loss, {"loss/actor": loss}
 
 
-def cloning(action: jax.Array, logged: jax.Array) -> jax.Array:
+def bc_loss(action: jax.Array, logged: jax.Array) -> jax.Array:
     """(N,) squared distance of actions (N, A), the mean over their dimensions."""
     return jnp.square(action - logged).mean(-1)

@@ -24,8 +24,8 @@ class COMBOOptions(SACOptions):
     """COMBO (Yu et al., 2021): values of actions not logged are pushed down."""
 
     name: str = option("combo", "policy algorithm")
-    conservative_scale: float = option(0.5, "weight of pushing values down", low=0.0)
-    sampled_actions: int = option(10, "actions of each kind that the push looks at", low=1)
+    cql_weight: float = option(0.5, "weight of pushing values down", low=0.0)
+    cql_n_actions: int = option(10, "actions of each kind that the push looks at", low=1)
 
     def check(self, config: Config) -> Iterator[str]:
         yield from super().check(config)
@@ -42,17 +42,17 @@ class COMBO(SACN):
         """
         key, push_key = jax.random.split(key)
         loss, metrics = super().critic_loss(nets, rows, key)
-        above = mean(self.soft_maximum(nets, rows, push_key), rows)
+        above = mean(self.logsumexp_values(nets, rows, push_key), rows)
         real = rows._replace(weight=rows.weight * ~rows.imagined)
         gap = above - mean(nets["critic"](rows.features, rows.action), real)
         metrics["policy/conservative_gap"] = gap
-        return loss + self.options.conservative_scale * self.options.critics * gap, metrics
+        return loss + self.options.cql_weight * self.options.num_critics * gap, metrics
 
-    def soft_maximum(self, nets: Nets, rows: Transition, key: jax.Array) -> jax.Array:
+    def logsumexp_values(self, nets: Nets, rows: Transition, key: jax.Array) -> jax.Array:
         """(K, N) log of the mean over actions of exp Q / density: uniform ones, and those of the
         policy here and one step on.
         """
-        count = self.options.sampled_actions
+        count = self.options.cql_n_actions
         uniform_key, here_key, next_key = jax.random.split(key, 3)
         shape = (count, *rows.action.shape)
         uniform = jax.random.uniform(uniform_key, shape, minval=-1.0, maxval=1.0)

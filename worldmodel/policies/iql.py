@@ -15,7 +15,7 @@ from worldmodel.config.registry import register
 from worldmodel.imagination.transitions import Transition
 from worldmodel.nn.learner import Metrics
 from worldmodel.policies.networks import NormalActor, ReLUNetwork
-from worldmodel.policies.offline import Nets, OfflineLearner, Step, critic_loss, mean
+from worldmodel.policies.offline import Nets, OfflineLearner, UpdateStep, critic_loss, mean
 from worldmodel.policies.offline_options import OfflineOptions
 
 
@@ -28,7 +28,7 @@ class IQLOptions(OfflineOptions):
     inverse_temperature: float = option(
         3.0, "how strongly better actions are preferred in cloning", low=0.0
     )
-    most_weight: float = option(100.0, "most that an action weighs in cloning", low=1.0)
+    max_weight: float = option(100.0, "most that an action weighs in cloning", low=1.0)
 
 
 @register("policy", "iql", IQLOptions)
@@ -41,16 +41,16 @@ class IQL(OfflineLearner):
             "value": self.network(ReLUNetwork, rngs, outputs=1),
         }
 
-    def steps(self) -> tuple[Step, ...]:
+    def update_steps(self) -> tuple[UpdateStep, ...]:
         return (
-            Step(("value",), self.value_loss),
-            Step(("critic",), self.critic_loss),
-            Step(("actor",), self.actor_loss),
+            UpdateStep(("value",), self.value_loss),
+            UpdateStep(("critic",), self.critic_loss),
+            UpdateStep(("actor",), self.actor_loss),
         )
 
     def advantage(self, nets: Nets, rows: Transition) -> jax.Array:
         """(N,) min_k Q'_k(s, a) - V(s) (eq. 5)."""
-        best = nets["slow_critic"](rows.features, rows.action).min(0)
+        best = nets["target_critic"](rows.features, rows.action).min(0)
         return best - nets["value"](rows.features)[..., 0]
 
     def value_loss(self, nets: Nets, rows: Transition, key: jax.Array) -> tuple[jax.Array, Metrics]:
@@ -65,12 +65,12 @@ class IQL(OfflineLearner):
     ) -> tuple[jax.Array, Metrics]:
         """Towards r + gamma (1 - d) V(s') (eq. 6)."""
         value = nets["value"](rows.next_features)[..., 0]
-        target = rows.reward + self.options.discount * (1 - rows.ended) * value
+        target = rows.reward + self.options.discount * (1 - rows.terminal) * value
         return critic_loss(nets["critic"](rows.features, rows.action), target, rows)
 
     def actor_loss(self, nets: Nets, rows: Transition, key: jax.Array) -> tuple[jax.Array, Metrics]:
         """-min(exp(beta A), most) log pi(a | s) (eq. 7)."""
         scaled = self.options.inverse_temperature * self.advantage(nets, rows)
-        weight = jnp.minimum(jnp.exp(scaled), self.options.most_weight)
+        weight = jnp.minimum(jnp.exp(scaled), self.options.max_weight)
         loss = -mean(weight * nets["actor"](rows.features).log_prob(rows.action), rows)
         return loss, {"loss/actor": loss, "policy/weight": mean(weight, rows)}

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from worldmodel.nn.distributions import Normal, TanhNormal
+from worldmodel.nn.ensemble_layers import EnsembleLayerNorm, EnsembleLinear, select_members
 from worldmodel.nn.layers import Linear
-from worldmodel.nn.members import MemberLinear, MemberNorm, some_of
 
 EXPLORATION = 0.1  # standard deviation of a deterministic actor's samples, in units of the bounds
 LOG_SCALE_LIMITS = (-5.0, 2.0)
@@ -62,12 +62,12 @@ class Critics(nnx.Module):
         sizes = [features + actions] + [units] * layers
         self.hidden = nnx.List(
             [
-                MemberLinear(count, i, o, rngs=rngs, dtype=dtype)
+                EnsembleLinear(count, i, o, rngs=rngs, dtype=dtype)
                 for i, o in zip(sizes, sizes[1:], strict=False)
             ]
         )
-        self.norms = nnx.List([MemberNorm(count, units) for _ in range(layers * layer_norm)])
-        self.output = MemberLinear(count, sizes[-1], 1, rngs=rngs, dtype=dtype)
+        self.norms = nnx.List([EnsembleLayerNorm(count, units) for _ in range(layers * layer_norm)])
+        self.output = EnsembleLinear(count, sizes[-1], 1, rngs=rngs, dtype=dtype)
         self.count = count
 
     def __call__(self, features: jax.Array, actions: jax.Array) -> jax.Array:
@@ -77,9 +77,9 @@ class Critics(nnx.Module):
 
     def first(self, features: jax.Array, actions: jax.Array) -> jax.Array:
         """(...,) the first critic's values, at the cost of one: `critics(...)[0]` computes all."""
-        return some_of(self, slice(1))(features, actions)[0]
+        return select_members(self, slice(1))(features, actions)[0]
 
-    def slopes(self, features: jax.Array, actions: jax.Array) -> jax.Array:
+    def action_gradients(self, features: jax.Array, actions: jax.Array) -> jax.Array:
         """(N, B, A) the gradient of every critic in the actions (B, A), all in one pass."""
 
         def total(actions: jax.Array) -> jax.Array:

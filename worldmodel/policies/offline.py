@@ -2,7 +2,7 @@
 
 An update takes a share of logged rows from the batch and draws the others from a buffer of imagined
 ones; then every part learns in turn, from its own loss. An algorithm gives its modules, its losses
-and their order. Every so many updates `refresh` imagines anew, from many logged states under the
+and their order. Every so many updates `collect_rollouts` imagines anew, from many logged states under the
 policy as it is then.
 """
 
@@ -21,22 +21,26 @@ from flax import nnx
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
-from worldmodel.imagination import buffer
-from worldmodel.imagination.transitions import Transition, logged, row_shapes
+from worldmodel.imagination import replay_buffer
+from worldmodel.imagination.transitions import (
+    Transition,
+    transition_shapes,
+    transitions_from_window,
+)
 from worldmodel.models import WorldModel
-from worldmodel.nn.learner import Metrics, Params, TrainState, definitions_of, divide
+from worldmodel.nn.learner import Metrics, Params, TrainState, graphdefs_of, split_module
 from worldmodel.policies.networks import Critics
 from worldmodel.policies.offline_options import OfflineOptions
-from worldmodel.policies.synthetic import imagine_rows, statistics_of
+from worldmodel.policies.synthetic import generate_transitions, rollout_statistic_names
 
 Nets = Mapping[str, nnx.Module]
 # What a step changes of a `TrainState`: field -> name of a module -> its new value.
 Learned = dict[str, Params]
 Loss = Callable[[Nets, Transition, jax.Array], tuple[jax.Array, Metrics]]
-SLOW = "slow_"  # before the name of a module: its slow copy
+TARGET = "target_"  # before the name of a module: its slow copy
 
 
-class Step(NamedTuple):
+class UpdateStep(NamedTuple):
     """Modules that learn together from one loss: once in `every` updates, from update `begin` on,
     before `end`.
     """
@@ -62,7 +66,7 @@ class OfflineLearner:
 
     needs_reward: ClassVar[bool] = True  # from the logs
 
-    slow: ClassVar[tuple[str, ...]] = ("critic",)  # modules with slow copies
+    targets: ClassVar[tuple[str, ...]] = ("critic",)  # modules with slow copies
 
     def __init__(
         self,
@@ -78,18 +82,18 @@ class OfflineLearner:
                 "accepted here: policy=actor_critic"
             )
         self.options, self.model, self.spec, self.dtype = options, model, spec, dtype
-        self.reward_unit = spec.reward[1] if options.normalize_reward else 1.0
-        self.imagines = options.real_share < 1
-        self.refresh_every = options.refresh_every if self.imagines else 0
-        self.refresh_windows = options.starts
-        if self.imagines and options.penalty != "none":
-            need_members(model, f"policy.penalty={options.penalty}")
-        if self.imagines and options.truncate is not None:
-            need_members(model, f"policy.truncate={options.truncate:g}")
+        self.reward_unit = spec.reward_mean_std[1] if options.normalize_reward else 1.0
+        self.uses_rollouts = options.real_ratio < 1
+        self.rollout_every = options.rollout_every if self.uses_rollouts else 0
+        self.rollout_windows = options.rollout_batch_size
+        if self.uses_rollouts and options.penalty != "none":
+            require_ensemble(model, f"policy.penalty={options.penalty}")
+        if self.uses_rollouts and options.truncation_quantile is not None:
+            require_ensemble(model, f"policy.truncation_quantile={options.truncation_quantile:g}")
         self.optimizer = optimizer
-        self.actor_optimizer = optax.chain(optimizer, optax.scale(options.actor_rate))
-        model_definition, self.model_params = divide(model)
-        self.definitions = {"model": model_definition, **definitions_of(self.modules)}
+        self.actor_optimizer = optax.chain(optimizer, optax.scale(options.actor_lr_scale))
+        model_definition, self.model_params = split_module(model)
+        self.graphdefs = {"model": model_definition, **graphdefs_of(self.modules)}
 
     # ------------------------------------------------------------------- what an algorithm gives
 
@@ -97,7 +101,7 @@ class OfflineLearner:
         """New modules, `actor` among them."""
         raise NotImplementedError(f"{type(self).__name__} does not say what its modules are")
 
-    def steps(self) -> tuple[Step, ...]:
+    def update_steps(self) -> tuple[UpdateStep, ...]:
         """What an update does, in order. Slow copies follow together with the last step."""
         raise NotImplementedError(f"{type(self).__name__} does not say what an update does")
 
@@ -113,7 +117,7 @@ class OfflineLearner:
     ) -> tuple[TrainState, Metrics]:
         rows_key, key = jax.random.split(key)
         rows, metrics = self._rows(state, batch, rows_key)
-        steps = self.steps()
+        steps = self.update_steps()
         for number, step in enumerate(steps):
             learn = partial(self._learn, state, step, rows, jax.random.fold_in(key, number))
             if number == len(steps) - 1:
@@ -123,12 +127,14 @@ class OfflineLearner:
             metrics |= more
         return replace(state, step=state.step + 1), metrics | state.statistics
 
-    def refresh(self, state: TrainState, windows: Window, key: jax.Array) -> TrainState:
+    def collect_rollouts(self, state: TrainState, windows: Window, key: jax.Array) -> TrainState:
         """Imagines anew from `windows` (N, 2 or more rows), and forgets the oldest refresh."""
         nets = self._nets(state)
-        made = imagine_rows(self.options, self.spec, nets["model"], nets["actor"], windows, key)
-        memory = buffer.add(state.memory, made.rows, made.valid)
-        return replace(state, memory=memory, statistics=made.statistics)
+        made = generate_transitions(
+            self.options, self.spec, nets["model"], nets["actor"], windows, key
+        )
+        memory = replay_buffer.add(state.replay_buffer, made.rows, made.valid)
+        return replace(state, replay_buffer=memory, statistics=made.statistics)
 
     # ---------------------------------------------------------------------------------- its parts
 
@@ -145,15 +151,15 @@ class OfflineLearner:
         )  # fmt: skip
 
     def _fresh(self, key: jax.Array) -> TrainState:
-        params = {name: divide(module)[1] for name, module in self.modules(key).items()}
+        params = {name: split_module(module)[1] for name, module in self.modules(key).items()}
         optimizer = {name: self._optimizer(name).init(value) for name, value in params.items()}
-        slow = {name: params[name] for name in self.slow if name in params}
+        slow = {name: params[name] for name in self.targets if name in params}
         statistics, memory = {}, ()
-        if self.imagines:
-            statistics = {name: jnp.zeros(()) for name in statistics_of(self.options)}
-            row = row_shapes(self.model.feature_size, self.spec.action.size)
-            rows = self.options.starts * self.options.horizon
-            memory = buffer.empty(row, rows, self.options.retention)
+        if self.uses_rollouts:
+            statistics = {name: jnp.zeros(()) for name in rollout_statistic_names(self.options)}
+            row = transition_shapes(self.model.feature_size, self.spec.action.size)
+            rows = self.options.rollout_batch_size * self.options.horizon
+            memory = replay_buffer.empty(row, rows, self.options.rollout_retain)
         step = jnp.zeros((), jnp.int32)
         return TrainState(params, {}, optimizer, slow, statistics, step, memory)
 
@@ -163,26 +169,26 @@ class OfflineLearner:
     def _nets(self, state: TrainState, params: Params | None = None) -> dict[str, nnx.Module]:
         """All modules and their slow copies; `params` take the place of the state's."""
         known = state.frozen | state.params | (params or {})
-        nets = {name: nnx.merge(d, known[name]) for name, d in self.definitions.items()}
-        for name, slow in state.slow.items():
-            nets[SLOW + name] = nnx.merge(self.definitions[name], slow)
+        nets = {name: nnx.merge(d, known[name]) for name, d in self.graphdefs.items()}
+        for name, slow in state.target_params.items():
+            nets[TARGET + name] = nnx.merge(self.graphdefs[name], slow)
         return nets
 
     def _rows(self, state: TrainState, batch: Window, key: jax.Array) -> tuple[Transition, Metrics]:
         """The rows of an update, logged ones first, with rewards in their unit."""
         logged_key, imagined_key = jax.random.split(key)
-        model = nnx.merge(self.definitions["model"], (state.frozen | state.params)["model"])
-        rows = logged(model, batch, logged_key)
-        if self.imagines:
+        model = nnx.merge(self.graphdefs["model"], (state.frozen | state.params)["model"])
+        rows = transitions_from_window(model, batch, logged_key)
+        if self.uses_rollouts:
             total = rows.reward.shape[0]
-            real = round(self.options.real_share * total)
-            drawn = buffer.sample(state.memory, imagined_key, total - real)
+            real = round(self.options.real_ratio * total)
+            drawn = replay_buffer.sample(state.replay_buffer, imagined_key, total - real)
             rows = jax.tree.map(lambda x, y: jnp.concatenate([x[:real], y]), rows, drawn)
         rows = rows._replace(reward=rows.reward / self.reward_unit)
         return jax.lax.stop_gradient(rows), {"policy/reward": mean(rows.reward, rows)}
 
     def _learn(
-        self, state: TrainState, step: Step, rows: Transition, key: jax.Array
+        self, state: TrainState, step: UpdateStep, rows: Transition, key: jax.Array
     ) -> tuple[Learned, Metrics]:
         """One optimiser step of the modules of `step`."""
 
@@ -194,26 +200,26 @@ class OfflineLearner:
         kept = {}
         for name in step.modules:
             optimizer = self._optimizer(name)
-            updates, kept[name] = optimizer.update(grads[name], state.optimizer[name], params[name])
+            updates, kept[name] = optimizer.update(grads[name], state.opt_state[name], params[name])
             params[name] = optax.apply_updates(params[name], updates)
-        return {"params": params, "optimizer": kept}, metrics
+        return {"params": params, "opt_state": kept}, metrics
 
     def _followed(
         self, state: TrainState, learn: Callable[[], tuple[Learned, Metrics]]
     ) -> tuple[Learned, Metrics]:
         """What `learn` gives, and slow copies a little nearer to what they follow."""
         learned, metrics = learn()
-        params, rate = state.params | learned["params"], self.options.slow_rate
+        params, rate = state.params | learned["params"], self.options.tau
         slow = {
             name: jax.tree.map(lambda s, p: s + rate * (p - s), value, params[name])
-            for name, value in state.slow.items()
+            for name, value in state.target_params.items()
         }
-        return learned | {"slow": slow}, metrics
+        return learned | {"target_params": slow}, metrics
 
 
-def need_members(model: WorldModel, who: str) -> None:
+def require_ensemble(model: WorldModel, who: str) -> None:
     """Raises ConfigError if the model has no members that could disagree."""
-    if type(model).members is WorldModel.members:
+    if type(model).predict_members is WorldModel.predict_members:
         raise ConfigError(
             f"{who} needs a model that predicts with several members; accepted: model=ensemble"
         )
@@ -234,7 +240,7 @@ def critic_loss(
 
 
 def _when_due(
-    state: TrainState, step: Step, learn: Callable[[], tuple[Learned, Metrics]]
+    state: TrainState, step: UpdateStep, learn: Callable[[], tuple[Learned, Metrics]]
 ) -> tuple[Learned, Metrics]:
     """`learn` in some of the updates. Its metrics count `every` times there and are 0 elsewhere, so
     that their mean over a log interval is theirs.

@@ -18,8 +18,8 @@ from worldmodel.data.spec import DataSpec
 from worldmodel.imagination.transitions import Transition
 from worldmodel.models import WorldModel
 from worldmodel.nn.learner import Metrics, TrainState
-from worldmodel.policies.bc import cloning
-from worldmodel.policies.offline import Nets, Step, mean, need_members
+from worldmodel.policies.bc import bc_loss
+from worldmodel.policies.offline import Nets, UpdateStep, mean, require_ensemble
 from worldmodel.policies.sac_n import SACN, SACOptions
 
 
@@ -29,7 +29,7 @@ class RAMBOOptions(SACOptions):
 
     name: str = option("rambo", "policy algorithm")
     adversarial_scale: float = option(3e-4, "weight of the policy's loss in the model's", low=0.0)
-    cloning_steps: int = option(500, "first updates, in which the actor only clones", low=0)
+    bc_steps: int = option(500, "first updates, in which the actor only clones", low=0)
 
     def check(self, config: Config) -> Iterator[str]:
         yield from super().check(config)
@@ -47,22 +47,22 @@ class RAMBO(SACN):
         optimizer: optax.GradientTransformation,
         dtype: jnp.dtype,
     ):
-        need_members(model, "policy=rambo")
+        require_ensemble(model, "policy=rambo")
         super().__init__(options, model, spec, optimizer, dtype)
 
     def init(self, key: jax.Array) -> TrainState:
         """The model is trained here too: it is no frozen one."""
         state = super().init(key)
-        kept = state.optimizer | {"model": self.optimizer.init(state.frozen["model"])}
-        return replace(state, params=state.params | state.frozen, frozen={}, optimizer=kept)
+        kept = state.opt_state | {"model": self.optimizer.init(state.frozen["model"])}
+        return replace(state, params=state.params | state.frozen, frozen={}, opt_state=kept)
 
-    def steps(self) -> tuple[Step, ...]:
+    def update_steps(self) -> tuple[UpdateStep, ...]:
         """First the actor only clones: against an untrained one the model would learn nothing."""
-        actor, critic = super().steps()
-        start = self.options.cloning_steps
+        actor, critic = super().update_steps()
+        start = self.options.bc_steps
         return (
-            Step(("actor",), self.cloning_loss, end=start),
-            Step(("model",), self.model_loss, begin=start),
+            UpdateStep(("actor",), self.cloning_loss, end=start),
+            UpdateStep(("model",), self.model_loss, begin=start),
             actor._replace(begin=start),
             critic,
         )
@@ -71,26 +71,26 @@ class RAMBO(SACN):
         self, nets: Nets, rows: Transition, key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
         real = rows._replace(weight=rows.weight * ~rows.imagined)
-        loss = mean(cloning(nets["actor"](rows.features).mode(), rows.action), real)
-        return loss, {"loss/cloning": loss}
+        loss = mean(bc_loss(nets["actor"](rows.features).mode(), rows.action), real)
+        return loss, {"loss/bc": loss}
 
     def model_loss(self, nets: Nets, rows: Transition, key: jax.Array) -> tuple[jax.Array, Metrics]:
         """-ln p(s', r | s, a) of logged rows, + lambda E[A ln p(s', r | s, a)] of outcomes that the
         elites' mixture p draws for the policy's actions (eq. 9 and 10). A: the advantage of having
         got there, normalised over the batch.
         """
-        model, state = nets["model"], nets["model"].recalled(rows.features)
-        arrived = model.recalled(rows.next_features, rows.reward * self.reward_unit)
-        outcome = model.outcomes(state, arrived)
-        likely = model.members(state, rows.action).log_prob(outcome).mean(0)
+        model, state = nets["model"], nets["model"].state_from_features(rows.features)
+        arrived = model.state_from_features(rows.next_features, rows.reward * self.reward_unit)
+        outcome = model.targets(state, arrived)
+        likely = model.predict_members(state, rows.action).log_prob(outcome).mean(0)
         real = rows._replace(weight=rows.weight * ~rows.imagined)
         fit = -mean(likely, real)
 
         action_key, outcome_key, next_key = jax.random.split(key, 3)
         action = nets["actor"](rows.features).sample(action_key)
-        elites = jax.tree.map(lambda x: x[model.elites()], model.members(state, action))
+        elites = jax.tree.map(lambda x: x[model.elites()], model.predict_members(state, action))
         outcome = jax.lax.stop_gradient(drawn(elites.sample(outcome_key), outcome_key))
-        gained = jax.lax.stop_gradient(self.gained(nets, rows, action, outcome, next_key))
+        gained = jax.lax.stop_gradient(self.advantage(nets, rows, action, outcome, next_key))
         gained = gained - mean(gained, rows)
         gained = gained / (jnp.sqrt(mean(jnp.square(gained), rows)) + 1e-6)
         mixture = jax.nn.logsumexp(elites.log_prob(outcome), 0) - math.log(len(elites.location))
@@ -98,12 +98,12 @@ class RAMBO(SACN):
         loss = fit + self.options.adversarial_scale * against + sum(model.regularization().values())
         return loss, {"loss/model": fit, "loss/adversarial": against}
 
-    def gained(
+    def advantage(
         self, nets: Nets, rows: Transition, action: jax.Array, outcome: jax.Array, key: jax.Array
     ) -> jax.Array:
         """(N,) r + gamma (1 - d) min_k Q_k(s', pi(s')) - min_k Q_k(s, a) of an outcome."""
         model = nets["model"]
-        after = model.arrival(model.recalled(rows.features), outcome)
+        after = model.next_state(model.state_from_features(rows.features), outcome)
         ended = model.terminal(after).mean() > 0.5
         features = model.features(after)
         following = nets["critic"](features, nets["actor"](features).sample(key)).min(0)

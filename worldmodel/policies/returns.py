@@ -35,5 +35,5 @@ def update_scale(
     (DreamerV3, eq. 12).
     """
     low, high = jnp.percentile(returns, jnp.array([5.0, 95.0]))
-    spread = (1 - rate) * statistics["return_spread"] + rate * (high - low)
-    return {"return_spread": spread}, jnp.maximum(1.0, spread)
+    spread = (1 - rate) * statistics["return_range"] + rate * (high - low)
+    return {"return_range": spread}, jnp.maximum(1.0, spread)

@@ -18,28 +18,28 @@ from worldmodel.config.registry import register
 from worldmodel.imagination.transitions import Transition
 from worldmodel.nn.learner import Metrics
 from worldmodel.policies.networks import Critics, SquashedActor, Temperature
-from worldmodel.policies.offline import Nets, OfflineLearner, Step, critic_loss, mean
+from worldmodel.policies.offline import Nets, OfflineLearner, UpdateStep, critic_loss, mean
 from worldmodel.policies.offline_options import OfflineOptions
 
 
 @dataclass
 class SACOptions(OfflineOptions):
-    """SAC with N critics; with `diversity`, EDAC; on imagined rows, MOPO and RAVL."""
+    """SAC with N critics; with `eta`, EDAC; on imagined rows, MOPO and RAVL."""
 
     name: str = option("sac_n", "policy algorithm")
-    critics: int = option(2, "critics, of which the least counts", low=1)
+    num_critics: int = option(2, "critics, of which the least counts", low=1)
     layer_norm: bool = option(False, "LayerNorm in the critics")
-    entropy_bonus: bool = option(True, "targets count the entropy of what follows")
-    diversity: float = option(
+    backup_entropy: bool = option(True, "targets count the entropy of what follows")
+    eta: float = option(
         0.0, "weight of the likeness of the critics' slopes in the action (EDAC)", low=0.0
     )
 
     def check(self, config: Config) -> Iterator[str]:
         yield from super().check(config)
-        if self.diversity and self.critics < 2:
+        if self.eta and self.num_critics < 2:
             yield (
-                f"policy.diversity={self.diversity:g}: keeps the slopes of critics apart, and "
-                "policy.critics=1; accepted: 2 critics or more, or policy.diversity=0"
+                f"policy.eta={self.eta:g}: keeps the slopes of critics apart, and "
+                "policy.num_critics=1; accepted: 2 critics or more, or policy.eta=0"
             )
 
 
@@ -49,13 +49,13 @@ class SACN(OfflineLearner):
         rngs = nnx.Rngs(params=key)
         return {
             "actor": self.network(SquashedActor, rngs),
-            "critic": self.critics(self.options.critics, rngs, self.options.layer_norm),
+            "critic": self.critics(self.options.num_critics, rngs, self.options.layer_norm),
             "temperature": Temperature(),
         }
 
-    def steps(self) -> tuple[Step, ...]:
-        actor = Step(("actor", "temperature"), self.actor_loss)
-        return actor, Step(("critic",), self.critic_loss)
+    def update_steps(self) -> tuple[UpdateStep, ...]:
+        actor = UpdateStep(("actor", "temperature"), self.actor_loss)
+        return actor, UpdateStep(("critic",), self.critic_loss)
 
     def actor_loss(self, nets: Nets, rows: Transition, key: jax.Array) -> tuple[jax.Array, Metrics]:
         """alpha log pi - min_k Q_k, and alpha towards an entropy of -1 an action's dimension."""
@@ -77,23 +77,23 @@ class SACN(OfflineLearner):
         target_key, key = jax.random.split(key)
         target = jax.lax.stop_gradient(self.target(nets, rows, target_key))
         loss, metrics = critic_loss(nets["critic"](rows.features, rows.action), target, rows)
-        if self.options.diversity:
-            alike = mean(likeness(nets["critic"], rows), rows)
-            loss, metrics["policy/likeness"] = loss + self.options.diversity * alike, alike
+        if self.options.eta:
+            alike = mean(gradient_similarity(nets["critic"], rows), rows)
+            loss, metrics["policy/gradient_similarity"] = loss + self.options.eta * alike, alike
         return loss, metrics
 
     def target(self, nets: Nets, rows: Transition, key: jax.Array) -> jax.Array:
         """(N,) r + gamma (1 - d) (min_k Q'_k(s', a') - alpha log pi(a' | s'))."""
         action, log_prob = nets["actor"](rows.next_features).sample_and_log_prob(key)
-        value = nets["slow_critic"](rows.next_features, action).min(0)
-        if self.options.entropy_bonus:
+        value = nets["target_critic"](rows.next_features, action).min(0)
+        if self.options.backup_entropy:
             value = value - nets["temperature"]() * log_prob
-        return rows.reward + self.options.discount * (1 - rows.ended) * value
+        return rows.reward + self.options.discount * (1 - rows.terminal) * value
 
 
-def likeness(critic: Critics, rows: Transition) -> jax.Array:
+def gradient_similarity(critic: Critics, rows: Transition) -> jax.Array:
     """(N,) sum over i != j of cos(grad_a Q_i, grad_a Q_j), over K - 1 (An et al., eq. 6)."""
-    slope = critic.slopes(rows.features, rows.action)
+    slope = critic.action_gradients(rows.features, rows.action)
     # A critic may be flat somewhere: the root of 0 would have no gradient.
     direction = slope * jax.lax.rsqrt(jnp.square(slope).sum(-1, keepdims=True) + 1e-12)
     total = jnp.square(direction.sum(0)).sum(-1) - jnp.square(direction).sum((0, -1))

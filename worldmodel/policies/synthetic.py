@@ -12,11 +12,11 @@ import jax.numpy as jnp
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.imagination import Actor, Rollout, imagine
-from worldmodel.imagination.transitions import Transition, imagined
+from worldmodel.imagination.transitions import Transition, transitions_from_rollout
 from worldmodel.imagination.uncertainty import (
     UNCERTAINTIES,
-    penalized,
-    truncated,
+    penalize,
+    truncate,
     with_uncertainty,
 )
 from worldmodel.models.interface import State, WorldModel
@@ -24,7 +24,7 @@ from worldmodel.models.latent import masked_mean
 from worldmodel.policies.offline_options import OfflineOptions
 
 
-class Imagined(NamedTuple):
+class ImaginedTransitions(NamedTuple):
     """rows: (N H,) transitions; valid: (N H,) bool, those to learn from."""
 
     rows: Transition
@@ -32,7 +32,7 @@ class Imagined(NamedTuple):
     statistics: dict[str, jax.Array]
 
 
-class Known(NamedTuple):
+class DatasetSteps(NamedTuple):
     """Logged steps that uncertainty is compared with: states (N, ...), actions (N, A), and which of
     them are real, (N,) bool.
     """
@@ -42,61 +42,69 @@ class Known(NamedTuple):
     real: jax.Array
 
 
-def statistics_of(options: OfflineOptions) -> list[str]:
-    """Names of the statistics that `imagine_rows` gives."""
+def rollout_statistic_names(options: OfflineOptions) -> list[str]:
+    """Names of the statistics that `generate_transitions` gives."""
     names = ["valid", "reward"]
-    names += ["penalty"] * (options.penalty != "none") + ["cut"] * (options.truncate is not None)
+    names += ["penalty"] * (options.penalty != "none") + ["truncated"] * (
+        options.truncation_quantile is not None
+    )
     return [f"imagined/{name}" for name in names]
 
 
-def imagine_rows(
+def generate_transitions(
     options: OfflineOptions,
     spec: DataSpec,
     model: WorldModel,
     actor: Actor,
     windows: Window,
     key: jax.Array,
-) -> Imagined:
+) -> ImaginedTransitions:
     """Rollouts from one row of each window (N, T): the last but one, for which it is known what was
     done there.
     """
     observe_key, rollout_key, end_key = jax.random.split(key, 3)
     start = jax.tree.map(lambda x: x[:, -2], model.observe(windows, observe_key))
     real = windows.mask[:, -1] & ~windows.is_last[:, -2]
-    known = Known(start, windows.action[:, -2], real)
+    known = DatasetSteps(start, windows.action[:, -2], real)
     rollout = imagine(model, start, actor, options.horizon, rollout_key)
     statistics = {}
     if options.penalty != "none":
         rollout, cost = _priced(options, spec, model, rollout, known)
-    if options.truncate is not None:
+    if options.truncation_quantile is not None:
         rollout = _cut(options, model, rollout, known)
-        statistics["imagined/cut"] = 1.0 - rollout.valid.mean()
-    rows, valid = imagined(rollout, real, end_key)
+        statistics["imagined/truncated"] = 1.0 - rollout.valid.mean()
+    rows, valid = transitions_from_rollout(rollout, real, end_key)
     if options.penalty != "none":
         statistics["imagined/penalty"] = masked_mean(cost.reshape(-1), valid)
     statistics["imagined/valid"] = valid.mean()
     statistics["imagined/reward"] = masked_mean(rows.reward, valid)
-    return Imagined(rows, valid, statistics)
+    return ImaginedTransitions(rows, valid, statistics)
 
 
 def _priced(
-    options: OfflineOptions, spec: DataSpec, model: WorldModel, rollout: Rollout, known: Known
+    options: OfflineOptions,
+    spec: DataSpec,
+    model: WorldModel,
+    rollout: Rollout,
+    known: DatasetSteps,
 ) -> tuple[Rollout, jax.Array]:
     """Uncertainty costs reward: what it is on average on logged steps costs `penalty_scale`
     standard deviations of the reward, so that one scale suits all data. Also gives the cost (N, H).
     """
     usual = masked_mean(_on_logs(options.penalty, model, known), known.real)
-    price = options.penalty_scale * spec.reward[1] / usual
+    price = options.penalty_scale * spec.reward_mean_std[1] / usual
     rollout = with_uncertainty(model, options.penalty)(rollout)
-    return penalized(rollout, price), price * rollout.uncertainty
+    return penalize(rollout, price), price * rollout.uncertainty
 
 
-def _cut(options: OfflineOptions, model: WorldModel, rollout: Rollout, known: Known) -> Rollout:
+def _cut(
+    options: OfflineOptions, model: WorldModel, rollout: Rollout, known: DatasetSteps
+) -> Rollout:
     """Rows count only before uncertainty first exceeds its quantile on logged steps."""
-    usual = jnp.where(known.real, _on_logs(options.truncate_by, model, known), jnp.nan)
-    limit = jnp.nanquantile(usual, options.truncate)
-    return truncated(with_uncertainty(model, options.truncate_by)(rollout), limit)
+    usual = jnp.where(known.real, _on_logs(options.truncation_measure, model, known), jnp.nan)
+    limit = jnp.nanquantile(usual, options.truncation_quantile)
+    return truncate(with_uncertainty(model, options.truncation_measure)(rollout), limit)
 
 
-def _on_logs(name: str, model: WorldModel, known: Known) -> jax.Array:
-    return UNCERTAINTIES[name](model.members(known.state, known.action))
+def _on_logs(name: str, model: WorldModel, known: DatasetSteps) -> jax.Array:
+    return UNCERTAINTIES[name](model.predict_members(known.state, known.action))

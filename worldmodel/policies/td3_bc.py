@@ -13,9 +13,9 @@ from worldmodel.config import option
 from worldmodel.config.registry import register
 from worldmodel.imagination.transitions import Transition
 from worldmodel.nn.learner import Metrics
-from worldmodel.policies.bc import cloning
+from worldmodel.policies.bc import bc_loss
 from worldmodel.policies.networks import DeterministicActor
-from worldmodel.policies.offline import Nets, OfflineLearner, Step, critic_loss, mean
+from worldmodel.policies.offline import Nets, OfflineLearner, UpdateStep, critic_loss, mean
 from worldmodel.policies.offline_options import OfflineOptions
 
 
@@ -24,26 +24,28 @@ class TD3BCOptions(OfflineOptions):
     """TD3+BC (Fujimoto and Gu, 2021)."""
 
     name: str = option("td3_bc", "policy algorithm")
-    value_scale: float = option(
+    alpha: float = option(
         2.5, "weight of the value, in units of its mean size, against cloning", low=0.0
     )
-    target_noise: float = option(0.2, "noise of the action that targets look at", low=0.0)
-    target_clip: float = option(0.5, "most of that noise", low=0.0)
-    actor_every: int = option(2, "updates of the critic between those of the actor", low=1)
+    policy_noise: float = option(0.2, "noise of the action that targets look at", low=0.0)
+    noise_clip: float = option(0.5, "most of that noise", low=0.0)
+    policy_delay: int = option(2, "updates of the critic between those of the actor", low=1)
 
 
 @register("policy", "td3_bc", TD3BCOptions)
 class TD3BC(OfflineLearner):
-    slow: ClassVar[tuple[str, ...]] = ("critic", "actor")
+    targets: ClassVar[tuple[str, ...]] = ("critic", "actor")
 
     def modules(self, key: jax.Array) -> dict[str, nnx.Module]:
         rngs = nnx.Rngs(params=key)
         actor = self.network(DeterministicActor, rngs)
         return {"actor": actor, "critic": self.critics(2, rngs)}
 
-    def steps(self) -> tuple[Step, ...]:
-        every = self.options.actor_every
-        return Step(("critic",), self.critic_loss), Step(("actor",), self.actor_loss, every)
+    def update_steps(self) -> tuple[UpdateStep, ...]:
+        every = self.options.policy_delay
+        return UpdateStep(("critic",), self.critic_loss), UpdateStep(
+            ("actor",), self.actor_loss, every
+        )
 
     def critic_loss(
         self, nets: Nets, rows: Transition, key: jax.Array
@@ -53,22 +55,26 @@ class TD3BC(OfflineLearner):
 
     def target(self, nets: Nets, rows: Transition, key: jax.Array) -> jax.Array:
         """(N,) r + gamma (1 - d) min_k Q'_k(s', a'), a' the slow actor's action with cut noise."""
-        action = smoothed(nets, rows, key, self.options.target_noise, self.options.target_clip)
-        value = nets["slow_critic"](rows.next_features, action).min(0)
-        return rows.reward + self.options.discount * (1 - rows.ended) * value
+        action = smooth_target_action(
+            nets, rows, key, self.options.policy_noise, self.options.noise_clip
+        )
+        value = nets["target_critic"](rows.next_features, action).min(0)
+        return rows.reward + self.options.discount * (1 - rows.terminal) * value
 
     def actor_loss(self, nets: Nets, rows: Transition, key: jax.Array) -> tuple[jax.Array, Metrics]:
-        """-lambda Q_1(s, pi(s)) + |pi(s) - a|^2 with lambda = value_scale / mean |Q_1|."""
+        """-lambda Q_1(s, pi(s)) + |pi(s) - a|^2 with lambda = alpha / mean |Q_1|."""
         action = nets["actor"](rows.features).mode()
         value = nets["critic"].first(rows.features, action)
         size = jax.lax.stop_gradient(mean(jnp.abs(value), rows))
-        clone = mean(cloning(action, rows.action), rows)
-        loss = clone - self.options.value_scale * mean(value, rows) / size
-        return loss, {"loss/actor": loss, "loss/cloning": clone}
+        clone = mean(bc_loss(action, rows.action), rows)
+        loss = clone - self.options.alpha * mean(value, rows) / size
+        return loss, {"loss/actor": loss, "loss/bc": clone}
 
 
-def smoothed(nets: Nets, rows: Transition, key: jax.Array, noise: float, most: float) -> jax.Array:
+def smooth_target_action(
+    nets: Nets, rows: Transition, key: jax.Array, noise: float, most: float
+) -> jax.Array:
     """(N, A) what the slow actor does next, with noise of deviation `noise`, at most `most`."""
-    action = nets["slow_actor"](rows.next_features).mode()
+    action = nets["target_actor"](rows.next_features).mode()
     shift = jnp.clip(noise * jax.random.normal(key, action.shape), -most, most)
     return jnp.clip(action + shift, -1.0, 1.0)

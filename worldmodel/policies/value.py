@@ -32,7 +32,7 @@ class _OfActions(nnx.Module):
         return self.unit * self.critic(features, self.actor(features).mode()).min(0)
 
 
-def value(
+def build_value(
     options: PolicyOptions, spec: DataSpec, modules: Mapping[str, nnx.Module]
 ) -> nnx.Module | None:
     """From features (..., F) to what the policy will earn from there on (...), by the critic among
@@ -41,6 +41,6 @@ def value(
     if "critic" not in modules:
         return None
     if isinstance(options, OfflineOptions):
-        unit = spec.reward[1] if options.normalize_reward else 1.0
+        unit = spec.reward_mean_std[1] if options.normalize_reward else 1.0
         return _OfActions(modules["critic"], modules["actor"], unit, options.discount)
     return _Expected(modules["critic"], options.discount)

@@ -11,14 +11,14 @@ from typing import Any
 from orbax.checkpoint.checkpoint_managers import PolicyCheckpointInfo, PreservationContext
 
 from worldmodel.config import StageOptions
-from worldmodel.errors import ConfigError, nearest
+from worldmodel.errors import ConfigError, did_you_mean
 from worldmodel.runs import integrity
 
 Values = dict[int, float | None]  # by step; None where it is not known
 
 
 @dataclasses.dataclass(frozen=True)
-class Best:
+class BestMetric:
     """How checkpoints are compared: by the last complete row of metrics.jsonl at each."""
 
     metric: str
@@ -28,7 +28,7 @@ class Best:
         value = metrics.get(self.metric)
         return value if value is not None and math.isfinite(value) else None
 
-    def among(self, values: Values) -> int | None:
+    def best_step(self, values: Values) -> int | None:
         """The step of the best, the newest of equals; None if no value is known."""
         sign = -1 if self.mode == "max" else 1
         known = {step: sign * value for step, value in values.items() if value is not None}
@@ -37,37 +37,37 @@ class Best:
     def values(self, folder: Path) -> Values:
         """Of the checkpoints in `folder`."""
         return {
-            step: self.value(_metrics(folder / str(step))) for step in integrity.steps_in(folder)
+            step: self.value(_metrics(folder / str(step))) for step in integrity.checkpoint_steps(folder)
         }
 
 
-def best_of(options: StageOptions) -> Best | None:
+def best_metric_from(options: StageOptions) -> BestMetric | None:
     """What a stage's options ask for, if anything."""
-    return Best(options.best_metric, options.best_mode) if options.best_metric else None
+    return BestMetric(options.best_metric, options.best_mode) if options.best_metric else None
 
 
-def check_metric(best: Best | None, group: str, names: Collection[str]) -> None:
+def check_metric(best: BestMetric | None, group: str, names: Collection[str]) -> None:
     """Raises ConfigError if the stage whose options are `group` has no such metric."""
     if best and best.metric not in names:
         raise ConfigError(
             f"{group}.best_metric={best.metric}: accepts one of {', '.join(sorted(names))}"
-            f"{nearest(best.metric, names)}"
+            f"{did_you_mean(best.metric, names)}"
         )
 
 
 def _metrics(checkpoint: Path) -> dict[str, float]:
     try:
-        return integrity.meta_of(checkpoint).get("metrics", {})
-    except integrity.Damaged:
+        return integrity.read_metadata(checkpoint).get("metrics", {})
+    except integrity.CorruptCheckpoint:
         return {}
 
 
 @dataclasses.dataclass
-class Preserved:
-    """Orbax's policy: the newest `keep` stay, and the best by `values`."""
+class KeepLatestAndBest:
+    """Orbax's policy: the newest `max_to_keep` stay, and the best by `values`."""
 
-    keep: int
-    best: Best | None
+    max_to_keep: int
+    best: BestMetric | None
     values: Values
 
     def add(self, step: int, metrics: dict[str, Any]) -> None:
@@ -78,5 +78,5 @@ class Preserved:
         self, checkpoints: Sequence[PolicyCheckpointInfo], *, context: PreservationContext
     ) -> Sequence[bool]:
         steps = [int(info.step) for info in checkpoints]
-        best = self.best and self.best.among({step: self.values.get(step) for step in steps})
-        return [step in (*sorted(steps)[-self.keep :], best) for step in steps]
+        best = self.best and self.best.best_step({step: self.values.get(step) for step in steps})
+        return [step in (*sorted(steps)[-self.max_to_keep :], best) for step in steps]

@@ -21,12 +21,12 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from worldmodel.errors import CheckpointError, first_line
-from worldmodel.system.storage import writing
+from worldmodel.system.storage import raise_storage_errors
 from worldmodel.runs import integrity
-from worldmodel.runs.best import Best, Preserved
+from worldmodel.runs.best import BestMetric, KeepLatestAndBest
 
 
-def named(tree: Any) -> dict[str, Any]:
+def named_leaves(tree: Any) -> dict[str, Any]:
     """The leaves of a pytree by their path, `params.actor.hidden...`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
@@ -35,7 +35,7 @@ def named(tree: Any) -> dict[str, Any]:
 def digest(tree: Any) -> str:
     """SHA-256 of all arrays of a pytree with their names, types and shapes."""
     total = hashlib.sha256()
-    for name, leaf in sorted(named(tree).items()):
+    for name, leaf in sorted(named_leaves(tree).items()):
         array = np.asarray(leaf)
         total.update(f"{name} {array.dtype} {array.shape}".encode())
         total.update(np.ascontiguousarray(array).tobytes())
@@ -52,7 +52,7 @@ class _Handler(ocp.PyTreeCheckpointHandler):
     def finalize(self, directory: Any) -> None:
         super().finalize(directory)
         if jax.process_index() == 0:
-            integrity.write_sums(Path(directory))
+            integrity.write_checksums(Path(directory))
 
 
 @ocp.args.register_with_handler(_Handler, for_save=True)
@@ -90,14 +90,14 @@ def _alone() -> ocp.options.MultiprocessingOptions:
 
 
 class Checkpoints:
-    """The checkpoints in `folder`/STEP/, of which the newest `keep` stay, and the `best`.
+    """The checkpoints in `folder`/STEP/, of which the newest `max_to_keep` stay, and the `best`.
 
     Those that are damaged are set aside first, unless `read_only`.
     Raises CheckpointError if all are.
     """
 
     def __init__(
-        self, folder: Path, keep: int = 2, best: Best | None = None, read_only: bool = False
+        self, folder: Path, max_to_keep: int = 2, best: BestMetric | None = None, read_only: bool = False
     ):
         # Orbax tells every step of its work, and failures twice.
         for library in ("absl", "asyncio"):
@@ -107,8 +107,8 @@ class Checkpoints:
             raise CheckpointError(f"{folder} holds no checkpoints")
         if not read_only:
             _tell_failures_once()
-            self._clear_way()
-        self.preserved = Preserved(keep, best, best.values(self.folder) if best else {})
+            self._quarantine_corrupt()
+        self.preserved = KeepLatestAndBest(max_to_keep, best, best.values(self.folder) if best else {})
         options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else self.preserved,
             create=not read_only,
@@ -117,23 +117,23 @@ class Checkpoints:
             # Where folders cannot be made in the background, its threads wait ten minutes for them.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
-        with writing(self.folder):
+        with raise_storage_errors(self.folder):
             self.manager = ocp.CheckpointManager(
                 self.folder,
                 options=options,
                 item_handlers={"state": _Handler(), "meta": ocp.JsonCheckpointHandler()},
             )
 
-    def _clear_way(self) -> None:
+    def _quarantine_corrupt(self) -> None:
         """All processes look, and refuse alike; the first one moves, once all have looked."""
-        whole, faults = integrity.newest_whole(self.folder)
-        self._meet("looked at")
+        whole, faults = integrity.latest_valid(self.folder)
+        self._barrier("looked at")
         if jax.process_index() == 0:
-            integrity.set_damaged_aside(self.folder, whole, faults)
+            integrity.quarantine_corrupt(self.folder, whole, faults)
             integrity.remove_unfinished(self.folder)
-        self._meet("in order")
+        self._barrier("in order")
 
-    def _meet(self, what: str) -> None:
+    def _barrier(self, what: str) -> None:
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices(f"{self.folder} {what}")
 
@@ -150,7 +150,7 @@ class Checkpoints:
             return
         self.preserved.add(step, meta.get("metrics", {}))
         arguments = ocp.args.Composite(
-            state=_Save(named(state)), meta=ocp.args.JsonSave(integrity.sealed(meta))
+            state=_Save(named_leaves(state)), meta=ocp.args.JsonSave(integrity.with_checksum(meta))
         )
         with self._writing():
             self.manager.save(step, args=arguments, force=True)
@@ -168,9 +168,9 @@ class Checkpoints:
             self.manager.close()
 
     def _writing(self) -> Any:
-        kept = integrity.steps_in(self.folder)
+        kept = integrity.checkpoint_steps(self.folder)
         last = f"the last checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
-        return writing(self.folder, f"Stopped; {last}. The same command goes on from there.")
+        return raise_storage_errors(self.folder, f"Stopped; {last}. The same command goes on from there.")
 
     def restore(self, step: int, like: Any, partial: bool = False) -> tuple[Any, dict[str, Any]]:
         """The state of `step` in the structure and on the devices of `like` (arrays or
@@ -182,9 +182,9 @@ class Checkpoints:
             raise CheckpointError(
                 f"{self.folder} has no checkpoint {step}; there are {self.steps() or 'none'}"
             )
-        target = named(like)
+        target = named_leaves(like)
         try:
-            meta = integrity.meta_of(self.folder / str(step))
+            meta = integrity.read_metadata(self.folder / str(step))
             self._check(step, target, partial)
             arguments = _Restore(
                 target,
@@ -192,7 +192,7 @@ class Checkpoints:
                 partial_restore=partial,
             )
             restored = self.manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
-        except (OSError, ValueError, KeyError, TypeError, integrity.Damaged) as error:
+        except (OSError, ValueError, KeyError, TypeError, integrity.CorruptCheckpoint) as error:
             where = self.folder / str(step)
             raise CheckpointError(f"{where} is damaged: {first_line(error)}") from None
         structure = jax.tree.structure(like)

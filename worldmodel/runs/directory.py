@@ -19,17 +19,17 @@ from worldmodel.config import Config
 from worldmodel.config.io import differences, load_config, save_config
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import CheckpointError, ConfigError, first_line
-from worldmodel.system.storage import write_json, writing
+from worldmodel.system.storage import write_json, raise_storage_errors
 
 
 @dataclass(frozen=True)
 class RunDirectory:
     """Paths inside one run, and its small files. Of several processes that train together, one
-    `writes`.
+    `is_writer`.
     """
 
     path: Path
-    writes: bool = True
+    is_writer: bool = True
 
     @property
     def metrics(self) -> Path:
@@ -42,7 +42,7 @@ class RunDirectory:
     def checkpoints(self, stage: str) -> Path:
         return self.path / "checkpoints" / stage
 
-    def newest(self) -> dict[str, Any] | None:
+    def latest_checkpoint(self) -> dict[str, Any] | None:
         """Stage, step and time of the last checkpoint that was committed."""
         steps = [p for p in self.path.glob("checkpoints/*/*") if p.name.isdigit()]
         times = {path: _modified(path) for path in steps}
@@ -76,13 +76,13 @@ class RunDirectory:
         return self._read("evaluation/episodes.jsonl", lambda rows: rows, _lines)
 
     def write_summary(self, stage: str, entry: dict[str, Any]) -> None:
-        if not self.writes:
+        if not self.is_writer:
             return
         summary = self.summary()
         summary.setdefault("stages", {})[stage] = entry
         write_json(self.path / "summary.json", summary)
 
-    def check(self) -> None:
+    def validate(self) -> None:
         """Raises CheckpointError for what is there and not readable: told at the start, not after
         hours of training.
         """
@@ -90,13 +90,13 @@ class RunDirectory:
             self.spec()
             self.fingerprint()
         self.summary()
-        whole_rows(self.metrics)
+        read_metrics(self.metrics)
         folder = self.path / "checkpoints"
         for path in (folder, *(folder.iterdir() if folder.is_dir() else ())):
             if path.exists() and not path.is_dir():
                 raise CheckpointError(f"{path} is no folder; move that file away")
 
-    def bind_data(
+    def check_dataset(
         self, spec: DataSpec, fingerprint: str, held_out: list[int] | None = None
     ) -> None:
         """Notes what the run is trained on, or refuses other data than it began with.
@@ -137,7 +137,7 @@ def _whole_summary(summary: Any) -> dict[str, Any]:
     return summary
 
 
-def whole_rows(path: Path) -> list[tuple[str, int, str]]:
+def read_metrics(path: Path) -> list[tuple[str, int, str]]:
     """Stage, step and line of every row of a metrics.jsonl, without a half-written last one, which
     a killed run leaves.
 
@@ -161,7 +161,7 @@ def whole_rows(path: Path) -> list[tuple[str, int, str]]:
     return rows
 
 
-def check_run(config: Config) -> None:
+def check_resumable(config: Config) -> None:
     """Raises ConfigError if a run's folder holds anything but a run of this config."""
     path = Path(config.runs_dir) / config.name
     if config.fresh or not path.exists():
@@ -175,50 +175,50 @@ def check_run(config: Config) -> None:
                 + "\n  ".join(changed)
                 + "\nGive this one another name (name=...), or start over with fresh=true."
             )
-        directory.check()
+        directory.validate()
     elif not path.is_dir():
         raise ConfigError(f"{path} is no folder; give another name with name=...")
     elif any(path.iterdir()):
         raise ConfigError(f"{path} is not empty and holds no run; give another name with name=...")
 
 
-def open_run(config: Config, writes: bool = True) -> RunDirectory:
-    """The folder of a training run: new, or one whose config is the same (see `check_run`).
+def open_run(config: Config, is_writer: bool = True) -> RunDirectory:
+    """The folder of a training run: new, or one whose config is the same (see `check_resumable`).
 
     With `fresh` an older run is moved aside, never deleted. A process that does not write finds
     what the one that does has opened.
     """
     path = Path(config.runs_dir) / config.name
-    if not writes:
+    if not is_writer:
         if not (path / "config.yaml").exists():
             raise ConfigError(
                 f"{path}: not seen by every process; runs_dir has to lie on a file system that all "
                 "of them share"
             )
-        check_run(replace(config, fresh=False))
-        return RunDirectory(path, writes=False)
-    check_run(config)
+        check_resumable(replace(config, fresh=False))
+        return RunDirectory(path, is_writer=False)
+    check_resumable(config)
     if path.exists():
-        with claimed(RunDirectory(path)):
+        with run_lock(RunDirectory(path)):
             pass
     if config.fresh and path.exists():
         number = 1
         while (aside := path.with_name(f"{path.name}.{number}")).exists():
             number += 1
-        with writing(aside):
+        with raise_storage_errors(aside):
             path.rename(aside)
     save_config(config, path / "config.yaml")
     return RunDirectory(path)
 
 
 @contextmanager
-def claimed(directory: RunDirectory) -> Iterator[None]:
+def run_lock(directory: RunDirectory) -> Iterator[None]:
     """Inside, no other process trains in this folder. A lock ends with the process that has it,
     however that ends; where the file system has no locks, nobody is kept out.
 
     Raises ConfigError if another process is at it: each would remove what the other is writing.
     """
-    if not directory.writes:
+    if not directory.is_writer:
         yield
         return
     lock = os.open(directory.path, os.O_RDONLY)

@@ -15,58 +15,58 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from worldmodel.errors import CheckpointError, listed
-from worldmodel.system.storage import writing
+from worldmodel.errors import CheckpointError, bullet_list
+from worldmodel.system.storage import raise_storage_errors
 
 VERSION = 2  # of the format; 1 had no sums
-SUMS = "sums.json"  # beside the arrays: name of a file -> its size in bytes and CRC-32
+CHECKSUMS = "sums.json"  # beside the arrays: name of a file -> its size in bytes and CRC-32
 CHUNK_BYTES = 1 << 22
 
 
-class Damaged(Exception):
+class CorruptCheckpoint(Exception):
     """What is wrong with a checkpoint."""
 
 
-def steps_in(folder: Path) -> list[int]:
+def checkpoint_steps(folder: Path) -> list[int]:
     """The steps that have a checkpoint, whole or not, oldest first."""
     if not folder.is_dir():
         return []
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.name.isascii())
 
 
-def write_sums(folder: Path) -> None:
+def write_checksums(folder: Path) -> None:
     """Notes size and CRC-32 of every file in `folder`, in `sums.json` there."""
-    files = {name: _sum(folder / name) for name in _files(folder) if name != SUMS}
-    with (folder / SUMS).open("w") as file:
-        json.dump(sealed({"files": files}), file)
+    files = {name: _sum(folder / name) for name in _files(folder) if name != CHECKSUMS}
+    with (folder / CHECKSUMS).open("w") as file:
+        json.dump(with_checksum({"files": files}), file)
         file.flush()
         os.fsync(file.fileno())
 
 
-def sealed(meta: dict[str, Any]) -> dict[str, Any]:
+def with_checksum(meta: dict[str, Any]) -> dict[str, Any]:
     """`meta` with the format's version and a CRC-32 of all the rest."""
     meta = {"version": VERSION, **meta}
     return meta | {"crc32": _seal(meta)}
 
 
 def _unsealed(checkpoint: Path, name: str) -> dict[str, Any]:
-    """What was `sealed` in file `name`. Raises Damaged."""
+    """What was `with_checksum` in file `name`. Raises CorruptCheckpoint."""
     try:
         value = json.loads((checkpoint / name).read_bytes())
         version, crc32 = value["version"], value.pop("crc32", None)
     except OSError as error:
-        raise Damaged(f"{name}: {error.strerror}") from None
+        raise CorruptCheckpoint(f"{name}: {error.strerror}") from None
     except (ValueError, LookupError, TypeError, AttributeError):
-        raise Damaged(f"{name} cannot be read") from None
+        raise CorruptCheckpoint(f"{name} cannot be read") from None
     if crc32 != (None if version == 1 else _seal(value)):
-        raise Damaged(f"{name} is not what was written")
+        raise CorruptCheckpoint(f"{name} is not what was written")
     return value
 
 
-def meta_of(checkpoint: Path) -> dict[str, Any]:
+def read_metadata(checkpoint: Path) -> dict[str, Any]:
     """The small JSON of a checkpoint.
 
-    Raises Damaged, and CheckpointError if a newer version of this project wrote it.
+    Raises CorruptCheckpoint, and CheckpointError if a newer version of this project wrote it.
     """
     meta = _unsealed(checkpoint, "meta/metadata")
     if meta["version"] > VERSION:
@@ -78,19 +78,19 @@ def meta_of(checkpoint: Path) -> dict[str, Any]:
 
 
 def verify(checkpoint: Path) -> None:
-    """Reads every byte of a checkpoint. Raises Damaged, and CheckpointError as `meta_of`."""
-    if meta_of(checkpoint)["version"] == 1:
+    """Reads every byte of a checkpoint. Raises CorruptCheckpoint, and CheckpointError as `read_metadata`."""
+    if read_metadata(checkpoint)["version"] == 1:
         return
-    for name, noted in _unsealed(checkpoint, f"state/{SUMS}")["files"].items():
+    for name, noted in _unsealed(checkpoint, f"state/{CHECKSUMS}")["files"].items():
         try:
             found = _sum(checkpoint / "state" / name)
         except OSError as error:
-            raise Damaged(f"state/{name}: {error.strerror}") from None
+            raise CorruptCheckpoint(f"state/{name}: {error.strerror}") from None
         if found != noted:
-            raise Damaged(f"state/{name} is not what was written")
+            raise CorruptCheckpoint(f"state/{name} is not what was written")
 
 
-def newest_whole(folder: Path) -> tuple[int | None, dict[int, str]]:
+def latest_valid(folder: Path) -> tuple[int | None, dict[int, str]]:
     """The newest step whose checkpoint is whole, None if there is no checkpoint, and what is wrong
     with each newer one.
 
@@ -98,29 +98,29 @@ def newest_whole(folder: Path) -> tuple[int | None, dict[int, str]]:
     seed would throw away work that a backup may still hold, so that has to be asked for.
     """
     faults: dict[int, str] = {}
-    for step in reversed(steps_in(folder)):
+    for step in reversed(checkpoint_steps(folder)):
         try:
             verify(folder / str(step))
-        except Damaged as fault:
+        except CorruptCheckpoint as fault:
             faults[step] = str(fault)
             continue
         return step, faults
     if faults:
         told = [f"{step}: {fault}" for step, fault in faults.items()]
         raise CheckpointError(
-            listed(f"{folder}: no checkpoint is whole; nothing was changed", told)
+            bullet_list(f"{folder}: no checkpoint is whole; nothing was changed", told)
             + "\nPut back a copy of one, or start over with fresh=true, which moves this run aside."
         )
     return None, {}
 
 
-def set_damaged_aside(folder: Path, whole: int | None, faults: dict[int, str]) -> None:
-    """Moves what `newest_whole` found damaged to FOLDER.damaged/, so that these steps can be
+def quarantine_corrupt(folder: Path, whole: int | None, faults: dict[int, str]) -> None:
+    """Moves what `latest_valid` found damaged to FOLDER.damaged/, so that these steps can be
     written again, and tells of it.
     """
     for step, fault in faults.items():
         aside = _free_name(folder.with_name(f"{folder.name}.damaged") / str(step))
-        with writing(aside):
+        with raise_storage_errors(aside):
             aside.parent.mkdir(exist_ok=True)
             (folder / str(step)).rename(aside)
         print(
@@ -133,7 +133,7 @@ def set_damaged_aside(folder: Path, whole: int | None, faults: dict[int, str]) -
 def remove_unfinished(folder: Path) -> None:
     """Frees the space of what a killed run was writing, which never became a checkpoint."""
     for part in folder.glob("*.orbax-checkpoint-tmp*"):
-        with writing(part):
+        with raise_storage_errors(part):
             shutil.rmtree(part)
 
 

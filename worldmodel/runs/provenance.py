@@ -43,7 +43,7 @@ def note_environment(directory: RunDirectory) -> None:
     entries, now = _entries(path), environment()
     if entries and {key: entries[-1].get(key) for key in now} == now:
         return
-    write_json(path, [*entries, {"time": time.time(), "checkpoint": directory.newest()} | now])
+    write_json(path, [*entries, {"time": time.time(), "checkpoint": directory.latest_checkpoint()} | now])
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:

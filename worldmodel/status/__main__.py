@@ -3,7 +3,7 @@
 import sys
 
 from worldmodel.status.report import main
-from worldmodel.system.exit_status import guarded
+from worldmodel.system.exit_status import run_cli
 
 if __name__ == "__main__":
-    sys.exit(guarded(lambda: main(sys.argv[1:])))
+    sys.exit(run_cli(lambda: main(sys.argv[1:])))

@@ -38,12 +38,12 @@ class Heartbeat:
 
     def enter(self, phase: str, **facts: Any) -> None:
         """Begins a phase, which is written at once."""
-        self.tell(phase=phase, **facts)
+        self.update(phase=phase, **facts)
         self.due.set()
 
-    def tell(self, **facts: Any) -> None:
+    def update(self, **facts: Any) -> None:
         """Notes what the next beat says."""
-        self.facts = self.facts | facts | {"moved": time.time()}
+        self.facts = self.facts | facts | {"last_progress": time.time()}
 
     def end(self, state: str, error: str | None = None) -> None:
         """The last beat; later calls change nothing."""
@@ -63,9 +63,9 @@ class Heartbeat:
             self.due.wait(self.every)
 
     def _write(self) -> None:
-        facts = self.facts | {"time": time.time(), "checkpoint": self.directory.newest()}
+        facts = self.facts | {"time": time.time(), "checkpoint": self.directory.latest_checkpoint()}
         with contextlib.suppress(StorageError):  # told by the writing of what is worth more
             write_json(self.directory.path / "heartbeat.json", facts)
 
 
-UNWATCHED = Heartbeat(None)
+NO_HEARTBEAT = Heartbeat(None)

@@ -47,12 +47,12 @@ def _runs(path: Path) -> Iterator[Path]:
 
 def row_of(run: Path, now: float) -> tuple[str, ...]:
     """The cells of one run. Whatever its files hold, there is a row."""
-    beat = read_beat(run)
-    state, note = state_of(beat, now)
+    beat = read_heartbeat(run)
+    state, note = run_state(beat, now)
     checkpoint = _dict(beat.get("checkpoint"))
     step, total, rate = (_number(beat.get(key)) for key in ("step", "total", "rate"))
     saved = _number(checkpoint.get("step"))
-    moved = _number(beat.get("moved")) or _number(beat.get("time"))
+    moved = _number(beat.get("last_progress")) or _number(beat.get("time"))
     return (
         str(run),
         state,
@@ -65,7 +65,7 @@ def row_of(run: Path, now: float) -> tuple[str, ...]:
     )
 
 
-def read_beat(run: Path) -> dict[str, Any]:
+def read_heartbeat(run: Path) -> dict[str, Any]:
     """What heartbeat.json holds; nothing, where it is no such file."""
     try:
         return _dict(json.loads((run / "heartbeat.json").read_text(encoding="utf-8")))
@@ -73,7 +73,7 @@ def read_beat(run: Path) -> dict[str, Any]:
         return {}
 
 
-def state_of(beat: dict[str, Any], now: float) -> tuple[str, str]:
+def run_state(beat: dict[str, Any], now: float) -> tuple[str, str]:
     """alive, stopped, finished, failed, dead or unknown, and what is to be said about it."""
     state, written = beat.get("state"), _number(beat.get("time"))
     if state in ("finished", "stopped", "failed"):

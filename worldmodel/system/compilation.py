@@ -6,15 +6,15 @@ from pathlib import Path
 
 import jax
 
-from worldmodel.system.storage import make_folder
+from worldmodel.system.storage import make_directory
 
 
-def use_cache(folder: str | None) -> None:
+def enable_compilation_cache(folder: str | None) -> None:
     """Keeps what takes half a second or more to compile in `folder`; None keeps nothing."""
     if folder is None:
         return
     path = Path(folder).expanduser()
-    make_folder(path)
+    make_directory(path)
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -25,7 +25,7 @@ PREEMPTED = 75  # EX_TEMPFAIL: schedulers take it as a request to run the job ag
 INTERRUPTED = 130  # what shells show after Ctrl-C
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 GRACE_SECONDS = 5.0  # in which the main thread may leave by itself
-ONE_WISH_SECONDS = 1.0  # a terminal and a launcher may both pass on a single Ctrl-C
+REPEAT_SIGNAL_SECONDS = 1.0  # a terminal and a launcher may both pass on a single Ctrl-C
 
 
 class Preempted(BaseException):
@@ -39,15 +39,15 @@ class StopRequest:
     """Notes the first signal of this process; later ones are ignored, but for a second Ctrl-C,
     which leaves at once.
 
-    asked: whether to stop; holding: whether there is a state to be saved first
-    unwinds: whether there is anything to be closed or noted on the way out
-    last_words: called before the process is ended from outside its main thread
+    stop_requested: whether to stop; deferring: whether there is a state to be saved first
+    needs_cleanup: whether there is anything to be closed or noted on the way out
+    on_exit: called before the process is ended from outside its main thread
     """
 
     def __init__(self) -> None:
-        self.asked, self.number = False, int(signal.SIGTERM)
-        self.holding = self.relays = self.again = self.unwinds = False
-        self.last_words: Callable[[], None] = lambda: None
+        self.stop_requested, self.number = False, int(signal.SIGTERM)
+        self.deferring = self.forward_to_jax = self.again = self.needs_cleanup = False
+        self.on_exit: Callable[[], None] = lambda: None
         self.since = 0.0
         self.ended = threading.Event()
         self.earlier: dict[int, object] = {}
@@ -83,36 +83,36 @@ class StopRequest:
         return INTERRUPTED if self.number == signal.SIGINT else PREEMPTED
 
     @contextlib.contextmanager
-    def held(self, relays: bool = False) -> Iterator[None]:
-        """Inside, signals are only noted; whoever holds them has to look at `asked`.
+    def deferred(self, forward_to_jax: bool = False) -> Iterator[None]:
+        """Inside, signals are only noted; whoever holds them has to look at `stop_requested`.
 
-        With `relays`, of several processes that train together, every signal is passed on as
+        With `forward_to_jax`, of several processes that train together, every signal is passed on as
         SIGTERM: JAX has taken that one, to tell all of them.
         """
-        self.holding, self.relays = True, relays
+        self.deferring, self.forward_to_jax = True, forward_to_jax
         try:
             yield
         finally:
-            self.holding = self.relays = False
-        if self.asked:
+            self.deferring = self.forward_to_jax = False
+        if self.stop_requested:
             raise Preempted(f"stopped by {signal.Signals(self.number).name}")
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.again and not self.holding:
+        if self.again and not self.deferring:
             self.again = False
             raise Preempted(f"stopped by {signal.Signals(self.number).name}")
-        if self.asked:
-            if number == signal.SIGINT and time.monotonic() - self.since > ONE_WISH_SECONDS:
+        if self.stop_requested:
+            if number == signal.SIGINT and time.monotonic() - self.since > REPEAT_SIGNAL_SECONDS:
                 raise KeyboardInterrupt
             return
         self.since = time.monotonic()
-        if self.relays:
+        if self.forward_to_jax:
             signal.raise_signal(signal.SIGTERM)
             return
-        self.asked, self.number = True, number
-        if not self.unwinds and not self.holding:
+        self.stop_requested, self.number = True, number
+        if not self.needs_cleanup and not self.deferring:
             self._end()
-        if not self.holding:
+        if not self.deferring:
             raise Preempted(f"stopped by {signal.Signals(number).name}")
         if number == signal.SIGINT:  # print() could be interrupted by itself
             os.write(sys.__stderr__.fileno(), b"\nsaving; Ctrl-C again leaves at once\n")
@@ -131,30 +131,30 @@ class StopRequest:
     def _watch(self) -> None:
         """Ends the process where the main thread does not come to `_note`, or to an end."""
         while received := self.reading.recv(1):
-            if received[0] in SIGNALS and not self.relays:
+            if received[0] in SIGNALS and not self.forward_to_jax:
                 if self.ended.wait(GRACE_SECONDS):
                     break
-                if not self.holding:
-                    self.number = self.number if self.asked else received[0]
+                if not self.deferring:
+                    self.number = self.number if self.stop_requested else received[0]
                     self._end()
         self.reading.close()
 
     def _end(self) -> None:
         with contextlib.suppress(OSError):
-            self.last_words()
+            self.on_exit()
             name = signal.Signals(self.number).name
-            os.write(sys.__stdout__.fileno(), f"stopped by {name}; {GOES_ON}\n".encode())
+            os.write(sys.__stdout__.fileno(), f"stopped by {name}; {RESUME_HINT}\n".encode())
         for child in multiprocessing.active_children():
             child.kill()
         os._exit(self.status)
 
 
-GOES_ON = "the same command goes on from there"
+RESUME_HINT = "the same command goes on from there"
 _current: list[StopRequest] = []
 
 
 @contextlib.contextmanager
-def listening() -> Iterator[StopRequest]:
+def handle_stop_signals() -> Iterator[StopRequest]:
     """The stop request of this process, made by the outermost such block."""
     if _current:
         yield _current[0]
@@ -166,13 +166,13 @@ def listening() -> Iterator[StopRequest]:
         _current.pop().close()
 
 
-def stoppable(action: Callable[[], int]) -> int:
+def run_stoppable(action: Callable[[], int]) -> int:
     """Returns the exit status of `action`: 75 where it was stopped, 130 by Ctrl-C."""
-    with listening() as stop:
+    with handle_stop_signals() as stop:
         try:
             return action()
         except Preempted as stopped:
-            print(f"{stopped}; {GOES_ON}", flush=True)
+            print(f"{stopped}; {RESUME_HINT}", flush=True)
             return stop.status
         except KeyboardInterrupt:
             return INTERRUPTED

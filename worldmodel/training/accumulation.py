@@ -1,4 +1,4 @@
-"""Gradients of a batch that does not fit: taken in pieces, or with less kept for the way back."""
+"""Gradients of a batch that does not fit: taken in microbatches, or with less kept for the way back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worldmodel.nn.learner import Metrics, Params
 Loss = Callable[[Params, Window, jax.Array], tuple[jax.Array, Metrics]]
 
 
-def products_kept(loss: Loss) -> Loss:
+def remat_loss(loss: Loss) -> Loss:
     """The same loss; for its gradient only products are kept, what lies between them is computed
     anew.
     """
@@ -22,26 +22,33 @@ def products_kept(loss: Loss) -> Loss:
 
 
 def gradients(
-    loss: Loss, params: Params, batch: Window, key: jax.Array, pieces: int = 1, remat: bool = False
+    loss: Loss,
+    params: Params,
+    batch: Window,
+    key: jax.Array,
+    microbatches: int = 1,
+    remat: bool = False,
 ) -> tuple[Params, Metrics]:
-    """Mean gradients and metrics of `loss` over `pieces` equal parts of the batch (B, T), one after
+    """Mean gradients and metrics of `loss` over `microbatches` equal parts of the batch (B, T), one after
     the other, each with noise of its own.
 
     They are those of the whole batch where the loss is a mean over windows and has no noise. They
     differ where it divides by what the batch holds: real rows, if windows are padded, or the
-    latents' variance. remat: see `products_kept`.
+    latents' variance. remat: see `remat_loss`.
     """
-    slope = jax.grad(products_kept(loss) if remat else loss, has_aux=True)
-    if pieces == 1:
+    slope = jax.grad(remat_loss(loss) if remat else loss, has_aux=True)
+    if microbatches == 1:
         return slope(params, batch, key)
 
     def part(total: Any, piece: tuple[Window, jax.Array]) -> tuple[Any, None]:
         return jax.tree.map(jnp.add, total, slope(params, *piece)), None
 
-    # Windows that are `pieces` apart: neighbours lie on one device, and stay there.
-    parts = jax.tree.map(lambda x: jnp.swapaxes(x.reshape(-1, pieces, *x.shape[1:]), 0, 1), batch)
-    keys = jax.random.split(key, pieces)
+    # Windows that are `microbatches` apart: neighbours lie on one device, and stay there.
+    parts = jax.tree.map(
+        lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1), batch
+    )
+    keys = jax.random.split(key, microbatches)
     shapes = jax.eval_shape(slope, params, jax.tree.map(lambda x: x[0], parts), keys[0])
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     total, _ = jax.lax.scan(part, zero, (parts, keys))
-    return jax.tree.map(lambda x: x / pieces, total)
+    return jax.tree.map(lambda x: x / microbatches, total)

@@ -14,17 +14,17 @@ import jax.numpy as jnp
 from worldmodel.data.windows import Window
 from worldmodel.nn.learner import Learner, Metrics, Params, TrainState
 
-AVERAGE = "average"  # its place among a state's slow copies
+EMA = "ema"  # its place among a state's slow copies
 
 
-class AveragedModel:
+class EMALearner:
     """The learner it is given, with an average of `params["model"]` kept in
-    `slow["average"]["model"]`.
+    `slow["ema"]["model"]`.
     """
 
     def __init__(self, learner: Learner, decay: float):
         self.learner, self.decay = learner, decay
-        self.definitions = learner.definitions
+        self.graphdefs = learner.graphdefs
 
     def init(self, key: jax.Array) -> TrainState:
         state = self.learner.init(key)
@@ -34,7 +34,7 @@ class AveragedModel:
     def update(
         self, state: TrainState, batch: Window, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        average = state.slow[AVERAGE]["model"]
+        average = state.target_params[EMA]["model"]
         state, metrics = self.learner.update(state, batch, key)
         # The plain mean of all so far, until that is longer than the decay reaches: the parameters
         # that training began with leave no trace.
@@ -44,4 +44,4 @@ class AveragedModel:
 
 
 def _with_average(state: TrainState, model: Params) -> TrainState:
-    return replace(state, slow=state.slow | {AVERAGE: {"model": model}})
+    return replace(state, target_params=state.target_params | {EMA: {"model": model}})

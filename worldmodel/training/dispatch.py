@@ -15,19 +15,19 @@ import jax
 import jax.numpy as jnp
 
 from worldmodel.config import StageOptions, TrainingOptions
-from worldmodel.data.delivery import Batches
+from worldmodel.data.loader import Loader
 from worldmodel.data.windows import Window
 from worldmodel.nn.learner import Learner, TrainState
 from worldmodel.training import mesh as meshes
 
 
 @dataclass(frozen=True)
-class Refresh:
+class RolloutUpdate:
     """What renews a learner's memory: every so many updates, from a batch of its own."""
 
     every: int
     apply: Callable[[TrainState, Window, jax.Array], TrainState]
-    batches: Batches
+    batches: Loader
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Stage:
 
     name: str
     learner: Learner
-    batches: Batches
+    batches: Loader
     options: StageOptions
-    refresh: Refresh | None = None
+    refresh: RolloutUpdate | None = None
 
     @property
     def group(self) -> str:
@@ -71,69 +71,69 @@ def stage_keys(seed: int, stage: str) -> Keys:
 
 
 def steps_per_dispatch(
-    training: TrainingOptions, steps: int, most: int = 2**31, refresh_every: int = 0
+    training: TrainingOptions, steps: int, most: int = 2**31, rollout_every: int = 0
 ) -> int:
     """The most updates per call, up to `most`, that divide the stage and the intervals of log,
     checkpoint and refresh alike.
 
     So one compiled program serves the whole stage.
     """
-    common = math.gcd(steps, training.log_every, training.checkpoint_every, refresh_every)
+    common = math.gcd(steps, training.log_every, training.checkpoint_every, rollout_every)
     most = min(common, training.steps_per_dispatch, most)
     return max(n for n in range(1, most + 1) if common % n == 0)
 
 
 def make_dispatch(
-    learner: Learner, batches: Batches, mesh: jax.sharding.Mesh, updates: int, places: Any = None
+    learner: Learner, batches: Loader, mesh: jax.sharding.Mesh, updates: int, shardings: Any = None
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """A jitted function (state, arrays, feed, key) -> (state, metrics (updates,)) that donates the
-    state; `places` says where its arrays lie: on every device, unless they are given.
+    state; `shardings` says where its arrays lie: on every device, unless they are given.
     """
     whole = meshes.replicated(mesh)
 
-    @meshes.known_to_layers(mesh)
+    @meshes.with_abstract_mesh(mesh)
     def dispatch(state: TrainState, arrays: Any, feed: Any, key: jax.Array) -> Any:
         def one(state: TrainState, k: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
             batch = meshes.shard_batch(batches.batch(arrays, feed, k), mesh)
             key_of_step = jax.random.fold_in(key, state.step)
-            state, metrics = learner.update(_whole(state, places, mesh), batch, key_of_step)
-            return jax.lax.with_sharding_constraint(state, places or whole), metrics
+            state, metrics = learner.update(_whole(state, shardings, mesh), batch, key_of_step)
+            return jax.lax.with_sharding_constraint(state, shardings or whole), metrics
 
         return jax.lax.scan(one, state, jnp.arange(updates, dtype=jnp.uint32))
 
-    return jax.jit(dispatch, donate_argnums=0, out_shardings=(places or whole, whole))
+    return jax.jit(dispatch, donate_argnums=0, out_shardings=(shardings or whole, whole))
 
 
-def _whole(state: TrainState, places: Any, mesh: jax.sharding.Mesh) -> TrainState:
+def _whole(state: TrainState, shardings: Any, mesh: jax.sharding.Mesh) -> TrainState:
     """The state with all modules whole on every device, for one update; what only the optimiser
     sees stays split. Left to itself, the compiler would split activations as parameters are.
     """
-    if places is None or all(place.is_fully_replicated for place in jax.tree.leaves(places)):
+    if shardings is None or all(place.is_fully_replicated for place in jax.tree.leaves(shardings)):
         return state
-    modules = (state.params, state.frozen, state.slow)
+    modules = (state.params, state.frozen, state.target_params)
     params, frozen, slow = jax.lax.with_sharding_constraint(modules, meshes.replicated(mesh))
-    return replace(state, params=params, frozen=frozen, slow=slow)
+    return replace(state, params=params, frozen=frozen, target_params=slow)
 
 
-def make_refresh(
-    refresh: Refresh, mesh: jax.sharding.Mesh, places: Any = None
+def make_rollout_update(
+    refresh: RolloutUpdate, mesh: jax.sharding.Mesh, shardings: Any = None
 ) -> Callable[..., TrainState]:
     """A jitted function (state, arrays, feed, key) -> state that donates the state."""
 
-    @meshes.known_to_layers(mesh)
+    @meshes.with_abstract_mesh(mesh)
     def apply(state: TrainState, arrays: Any, feed: Any, key: jax.Array) -> TrainState:
         windows = meshes.shard_batch(refresh.batches.batch(arrays, feed, jnp.uint32(0)), mesh)
-        state = _whole(state, places, mesh)
+        state = _whole(state, shardings, mesh)
         return refresh.apply(state, windows, jax.random.fold_in(key, state.step))
 
-    places = places or meshes.replicated(mesh)
-    return jax.jit(apply, donate_argnums=0, out_shardings=places)
+    shardings = shardings or meshes.replicated(mesh)
+    return jax.jit(apply, donate_argnums=0, out_shardings=shardings)
 
 
 class Programs(NamedTuple):
     """What a stage runs on the devices: `updates` a call, and the renewal of its memory."""
 
     dispatch: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
-    renew: Callable[..., TrainState] | None
+    rollout_update: Callable[..., TrainState] | None
     arrays: Any
     updates: int

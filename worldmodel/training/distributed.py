@@ -2,7 +2,7 @@
 
 All read the logs, make their part of every batch and take part in checkpoints; only the first
 writes files and speaks. Where srun, mpirun, TPU hosts or Kubernetes started them, JAX finds out who
-takes part; elsewhere `training.distributed.address` says it.
+takes part; elsewhere `training.distributed.coordinator_address` says it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class OtherProcessError(UserError):
     """Another of the processes could not go on; its own message says why."""
 
 
-def started_together(environment: Mapping[str, str]) -> bool:
+def launched_as_cluster(environment: Mapping[str, str]) -> bool:
     """Whether a launcher has started this process as one of several.
 
     Kubernetes isn't among them: there JAX has to ask the cluster, which needs rights and a package.
@@ -45,24 +45,28 @@ def started_together(environment: Mapping[str, str]) -> bool:
     return max([*counts, len(hosts)]) > 1 or "MEGASCALE_COORDINATOR_ADDRESS" in environment
 
 
-def join(options: DistributedOptions) -> None:
+def initialize(options: DistributedOptions) -> None:
     """Waits until all processes are there. Nothing happens where there is only one.
 
     To be called before anything touches a device. Raises ConfigError if the others do not come.
     """
-    found = options.detect == "always" or options.detect == "auto" and started_together(os.environ)
-    if jax.distributed.is_initialized() or not (options.address or found):
+    found = (
+        options.cluster_detection == "always"
+        or options.cluster_detection == "auto"
+        and launched_as_cluster(os.environ)
+    )
+    if jax.distributed.is_initialized() or not (options.coordinator_address or found):
         return
     given = {}
-    if options.address:
-        _meet(options)
+    if options.coordinator_address:
+        _check_coordinator(options)
         given = {
-            "coordinator_address": options.address,
-            "num_processes": options.processes,
-            "process_id": options.process,
+            "coordinator_address": options.coordinator_address,
+            "num_processes": options.num_processes,
+            "process_id": options.process_id,
         }
     try:
-        jax.distributed.initialize(initialization_timeout=options.timeout, **given)
+        jax.distributed.initialize(initialization_timeout=options.initialization_timeout, **given)
     except (RuntimeError, ValueError) as error:  # XLA's errors are RuntimeErrors
         raise ConfigError(_not_joined(options, first_line(error))) from None
     counts = multihost_utils.process_allgather(np.int32(jax.local_device_count())).tolist()
@@ -74,38 +78,38 @@ def join(options: DistributedOptions) -> None:
 
 
 def _not_joined(options: DistributedOptions, reason: str) -> str:
-    if not options.address:
+    if not options.coordinator_address:
         return (
-            f"training.distributed.detect={options.detect}: JAX could not bring the processes of "
+            f"training.distributed.cluster_detection={options.cluster_detection}: JAX could not bring the processes of "
             f"this job together: {reason}\n"
-            "Accepted instead: training.distributed.address=HOST:PORT with .processes and .process"
+            "Accepted instead: training.distributed.coordinator_address=HOST:PORT with .num_processes and .process_id"
         )
     return (
-        f"training.distributed: {options.processes} processes did not come together at "
-        f"{options.address} within {options.timeout} s: {reason}\n"
+        f"training.distributed: {options.num_processes} processes did not come together at "
+        f"{options.coordinator_address} within {options.initialization_timeout} s: {reason}\n"
         "All need the same address and processes, each a process number of its own from 0 on; "
         "process 0 runs where the address points, and its port is free."
     )
 
 
-def _meet(options: DistributedOptions) -> None:
+def _check_coordinator(options: DistributedOptions) -> None:
     """Says who is waited for, and looks whether the address is good: JAX's runtime ends the process
     with a stack of its own where it's not, or where somebody stays away.
     """
     print(
-        f"process {options.process} waits for all {options.processes} at {options.address}, "
-        f"{options.timeout} s at most",
+        f"process {options.process_id} waits for all {options.num_processes} at {options.coordinator_address}, "
+        f"{options.initialization_timeout} s at most",
         file=sys.stderr,
         flush=True,
     )
-    host, _, port = options.address.rpartition(":")
+    host, _, port = options.coordinator_address.rpartition(":")
     try:
-        if options.process == 0:
+        if options.process_id == 0:
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind(("", int(port)))
         else:
-            _connect(host.strip("[]"), int(port), time.monotonic() + options.timeout)
+            _connect(host.strip("[]"), int(port), time.monotonic() + options.initialization_timeout)
     except (OSError, OverflowError) as error:
         raise ConfigError(_not_joined(options, str(error))) from None
 
@@ -120,25 +124,25 @@ def _connect(host: str, port: int, deadline: float) -> None:
         time.sleep(0.2)
 
 
-def leave() -> None:
+def shutdown() -> None:
     """Waits for the others and ends the connection; what follows, each process does alone."""
     if jax.distributed.is_initialized():
         jax.distributed.shutdown()
 
 
-def is_first() -> bool:
+def is_process_zero() -> bool:
     """Whether this is the process that writes files and speaks."""
     return jax.process_index() == 0
 
 
-def together(action: Callable[[], T]) -> T:
+def all_or_none(action: Callable[[], T]) -> T:
     """What `action` gives. If it raises a UserError at any process, all of them end."""
     return _all(action, [True])
 
 
-def in_turn(action: Callable[[], T]) -> T:
+def process_zero_first(action: Callable[[], T]) -> T:
     """The same, but first at the first process: what it leaves on disk is there for the others."""
-    return _all(action, [is_first(), not is_first()])
+    return _all(action, [is_process_zero(), not is_process_zero()])
 
 
 def _all(action: Callable[[], T], turns: list[bool]) -> T:

@@ -18,25 +18,25 @@ from worldmodel.training import mesh as meshes
 from worldmodel.training.dispatch import (
     Stage,
     make_dispatch,
-    make_refresh,
+    make_rollout_update,
     stage_keys,
     steps_per_dispatch,
 )
 
 
-def dry_run(config: Config, stages: Iterable[Stage], speaks: bool = True) -> int:
+def dry_run(config: Config, stages: Iterable[Stage], verbose: bool = True) -> int:
     """Prints steps, parameters, memory, operations and compile time of every stage; returns 0. Of
-    several processes all compile, and one `speaks`.
+    several processes all compile, and one `verbose`.
 
     The compiled programs go to the cache of programs: the run itself finds them there.
     """
-    mesh = meshes.all_devices(config.training.shard_parameters)
-    if speaks:
+    mesh = meshes.all_devices(config.training.fsdp_shards)
+    if verbose:
         print(f"devices      {mesh.size} x {jax.devices()[0].device_kind}")
     for stage in stages:
         try:
             facts = _facts(config, stage, mesh)
-            for label, value in facts.items() if speaks else ():
+            for label, value in facts.items() if verbose else ():
                 print(f"{stage.name:12s} {label:12s} {value}", flush=True)
         finally:
             stage.close()
@@ -47,19 +47,23 @@ def _facts(config: Config, stage: Stage, mesh: jax.sharding.Mesh) -> dict[str, s
     """What is told of a stage, by what it is."""
     batches, keys = stage.batches, stage_keys(config.seed, stage.name)
     state = jax.eval_shape(stage.learner.init, keys.init)
-    places = meshes.state_shardings(state, mesh)
-    state = meshes.placed(state, places)
+    shardings = meshes.state_shardings(state, mesh)
+    state = meshes.with_shardings(state, shardings)
     arrays = _placed(jax.eval_shape(lambda x: x, batches.arrays()), mesh)
     steps = stage.options.steps
-    updates = steps_per_dispatch(config.training, steps, batches.most_updates, stage.interval)
+    updates = steps_per_dispatch(
+        config.training, steps, batches.max_updates_per_call, stage.interval
+    )
 
     began = time.perf_counter()
-    feed = meshes.place_feed(batches.feed(0, updates), batches.axis, mesh)
-    dispatch = make_dispatch(stage.learner, batches, mesh, updates, places)
+    feed = meshes.put_feed(batches.feed(0, updates), batches.axis, mesh)
+    dispatch = make_dispatch(stage.learner, batches, mesh, updates, shardings)
     compiled = dispatch.lower(state, arrays, feed, keys.steps).compile()
     if refresh := stage.refresh:
-        feed = meshes.place_feed(refresh.batches.feed(0, 1), refresh.batches.axis, mesh)
-        make_refresh(refresh, mesh, places).lower(state, arrays, feed, keys.init).compile()
+        feed = meshes.put_feed(refresh.batches.feed(0, 1), refresh.batches.axis, mesh)
+        make_rollout_update(refresh, mesh, shardings).lower(
+            state, arrays, feed, keys.init
+        ).compile()
     seconds = time.perf_counter() - began
 
     windows, rows = stage.options.batch_size * config.training.num_seeds, stage.options.window
@@ -68,7 +72,7 @@ def _facts(config: Config, stage: Stage, mesh: jax.sharding.Mesh) -> dict[str, s
         "steps": f"{steps}, {updates} a call to the device",
         "batch": f"{windows} windows of {rows} rows; {batches.count} windows in an epoch",
         "parameters": _parameters(state),
-        "state": f"{_size(_nbytes(state))}, {_size(_nbytes(state.optimizer))} the optimiser's",
+        "state": f"{_size(_nbytes(state))}, {_size(_nbytes(state.opt_state))} the optimiser's",
         "data": data,
         "memory": _memory(compiled),
         "operations": _operations(compiled),

@@ -16,22 +16,22 @@ from jax.experimental import multihost_utils
 
 from worldmodel.config import TrainingOptions
 from worldmodel.nn.learner import TrainState
-from worldmodel.runs.best import best_of, check_metric
+from worldmodel.runs.best import best_metric_from, check_metric
 from worldmodel.runs.checkpoints import Checkpoints, digest
 from worldmodel.runs.directory import RunDirectory
-from worldmodel.status.heartbeat import UNWATCHED, Heartbeat
+from worldmodel.status.heartbeat import NO_HEARTBEAT, Heartbeat
 from worldmodel.system.signals import Preempted, StopRequest
 from worldmodel.training import mesh as meshes
 from worldmodel.training.dispatch import (
     Programs,
-    Refresh,
+    RolloutUpdate,
     Stage,
     make_dispatch,
-    make_refresh,
+    make_rollout_update,
     stage_keys,
     steps_per_dispatch,
 )
-from worldmodel.training.divergence import MOST_ROLLBACKS, Diverged, Event, check_finite
+from worldmodel.training.divergence import MAX_ROLLBACKS, Diverged, DivergenceEvent, check_finite
 from worldmodel.training.metrics import IntervalMean, MetricsFile, WandB
 from worldmodel.training.progress import StageProgress
 
@@ -45,7 +45,7 @@ class Run(NamedTuple):
     wandb: WandB
     stop: StopRequest
     progress: str
-    heartbeat: Heartbeat = UNWATCHED
+    heartbeat: Heartbeat = NO_HEARTBEAT
 
 
 def run_stage(stage: Stage, run: Run) -> TrainState:
@@ -54,9 +54,9 @@ def run_stage(stage: Stage, run: Run) -> TrainState:
     Raises Preempted after saving when asked to stop, DivergenceError when a loss is no longer
     finite and going back to a checkpoint was not asked for, or did not help.
     """
-    mesh = meshes.all_devices(run.training.shard_parameters)
+    mesh = meshes.all_devices(run.training.fsdp_shards)
     folder = run.directory.checkpoints(stage.name)
-    checkpoints = Checkpoints(folder, run.training.keep, best_of(stage.options))
+    checkpoints = Checkpoints(folder, run.training.max_to_keep, best_metric_from(stage.options))
     try:
         return _Loop(stage, run, mesh, checkpoints).run()
     finally:
@@ -70,7 +70,7 @@ class _Loop:
     def __init__(self, stage: Stage, run: Run, mesh: jax.sharding.Mesh, checkpoints: Checkpoints):
         self.stage, self.context, self.mesh, self.checkpoints = stage, run, mesh, checkpoints
         self.keys = stage_keys(run.seed, stage.name)
-        self.file = MetricsFile(run.directory.metrics, run.directory.writes)
+        self.file = MetricsFile(run.directory.metrics, run.directory.is_writer)
         self.heartbeat, self.rollbacks = run.heartbeat, 0
         self.heartbeat.enter("start", stage=stage.name, total=stage.options.steps)
         self.earlier_seconds = self._go_on_from_checkpoint().get("seconds", 0.0)
@@ -105,14 +105,14 @@ class _Loop:
         return self.state
 
     def _train(self, total: int) -> None:
-        most = self.stage.batches.most_updates
+        most = self.stage.batches.max_updates_per_call
         updates = steps_per_dispatch(self.context.training, total, most, self.stage.interval)
         if self.step:
             self.progress.note(f"goes on from step {self.step}")
         programs = self._compile(updates)
         self.started = self.row_started = time.perf_counter()
         self.heartbeat.enter("training", step=self.step)
-        with self.context.stop.held(relays=jax.process_count() > 1):
+        with self.context.stop.deferred(forward_to_jax=jax.process_count() > 1):
             while self.step < total:
                 try:
                     self._update(total, programs)
@@ -125,13 +125,13 @@ class _Loop:
         batches, refresh = self.stage.batches, self.stage.refresh
         self.heartbeat.enter("loading data", step=self.step)
         began = time.perf_counter()
-        arrays = meshes.place_feed(batches.arrays(), None, self.mesh)
-        dispatch = make_dispatch(self.stage.learner, batches, self.mesh, updates, self.places)
+        arrays = meshes.put_feed(batches.arrays(), None, self.mesh)
+        dispatch = make_dispatch(self.stage.learner, batches, self.mesh, updates, self.shardings)
         self.feed = self._feed(updates)
-        renew = make_refresh(refresh, self.mesh, self.places) if refresh else None
+        renew = make_rollout_update(refresh, self.mesh, self.shardings) if refresh else None
         self.heartbeat.enter("compiling")
         lowered = dispatch.lower(self.state, arrays, self.feed, self.key)
-        check_metric(best_of(self.stage.options), self.stage.group, lowered.out_info[1])
+        check_metric(best_metric_from(self.stage.options), self.stage.group, lowered.out_info[1])
         compiled = lowered.compile()
         self.progress.note(f"compiled in {time.perf_counter() - began:.1f} s")
         return Programs(compiled, renew, arrays, updates)
@@ -172,7 +172,7 @@ class _Loop:
         JAX finds out; it wants the number of the call.
         """
         if jax.process_count() == 1:
-            return self.context.stop.asked
+            return self.context.stop.stop_requested
         return multihost_utils.reached_preemption_sync_point(self.step // updates)
 
     def _roll_back(self, seen: Diverged) -> None:
@@ -181,15 +181,15 @@ class _Loop:
         """
         self.checkpoints.wait()
         at, batches = self._regular_before(seen.step), self.stage.batches
-        windows = batches.origins(seen.step - 1 + self.skipped)
-        event = Event(self.stage.name, seen, windows, batches.trajectories.source, at)
+        windows = batches.describe_windows(seen.step - 1 + self.skipped)
+        event = DivergenceEvent(self.stage.name, seen, windows, batches.trajectories.source, at)
         wanted = self.context.training.on_divergence == "rollback"
-        if not wanted or self.rollbacks == MOST_ROLLBACKS:
+        if not wanted or self.rollbacks == MAX_ROLLBACKS:
             event.note(self.context.directory, "stopped")
             raise event.error(self.stage.group, wanted)
         event.note(self.context.directory, "rolled back")
         self.rollbacks += 1
-        position = seen.call_end + self.skipped
+        position = seen.dispatch_end + self.skipped
         for step in self.checkpoints.steps():
             if step > at:
                 self.checkpoints.delete(step)
@@ -197,7 +197,7 @@ class _Loop:
         self._skip(position - self.step)
         self.progress.note(
             f"{seen}: goes on from step {self.step} with other batches "
-            f"(rollback {self.rollbacks} of {MOST_ROLLBACKS} in a row)"
+            f"(rollback {self.rollbacks} of {MAX_ROLLBACKS} in a row)"
         )
 
     def _regular_before(self, step: int) -> int:
@@ -209,20 +209,20 @@ class _Loop:
         regular = (step - 1) // every * every
         return regular if regular == 0 or regular in steps else max(steps, default=0)
 
-    def _refresh(self, refresh: Refresh, programs: Programs) -> None:
+    def _refresh(self, refresh: RolloutUpdate, programs: Programs) -> None:
         """Renews the memory. It is due at a step, not after it: a run that goes on from there has
         not had it yet.
         """
         feed = refresh.batches.feed(self.step // refresh.every + self.skipped, 1)
-        feed = meshes.place_feed(feed, refresh.batches.axis, self.mesh)
+        feed = meshes.put_feed(feed, refresh.batches.axis, self.mesh)
         # Keys of steps are folded into the other one.
         key = jax.random.fold_in(self.keys.init, self.skipped) if self.skipped else self.keys.init
-        self.state = programs.renew(self.state, programs.arrays, feed, key)
+        self.state = programs.rollout_update(self.state, programs.arrays, feed, key)
 
     def _feed(self, updates: int) -> Any:
         """What the next call needs, on the devices."""
         feed = self.stage.batches.feed(self.step + self.skipped, updates)
-        return meshes.place_feed(feed, self.stage.batches.axis, self.mesh)
+        return meshes.put_feed(feed, self.stage.batches.axis, self.mesh)
 
     def _record(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Reads the metrics of the call that ended at `step`; writes a row where a log interval
@@ -232,7 +232,7 @@ class _Loop:
         check_finite(step, values)
         self.interval.add(values)
         self.progress.advance(step)
-        self.heartbeat.tell(step=step)
+        self.heartbeat.update(step=step)
         if step % self.context.training.log_every and step != self.stage.options.steps:
             return
         now = time.perf_counter()
@@ -240,14 +240,14 @@ class _Loop:
         waiting = self.waited / (now - self.row_started)
         means = self.interval.take()
         row = {"stage": self.stage.name, "step": step, "time": time.time(), **means}
-        row |= {"updates_per_second": rate, "waiting_for_data": waiting}
+        row |= {"updates_per_second": rate, "data_wait_fraction": waiting}
         self.file.write(row)
         self.context.wandb.write(row)
         loss = sum(
             v for name, v in means.items() if name in ("loss/total", "loss/actor", "loss/critic")
         )
         self.progress.row(step, loss, rate, waiting)
-        self.heartbeat.tell(rate=rate)
+        self.heartbeat.update(rate=rate)
         self.row_started, self.row_step, self.waited = now, step, 0.0
 
     def _save(self) -> None:
@@ -259,11 +259,11 @@ class _Loop:
 
     def _restore_or_init(self) -> tuple[TrainState, int, dict[str, Any]]:
         shapes = jax.eval_shape(self.stage.learner.init, self.keys.init)
-        self.places = meshes.state_shardings(shapes, self.mesh)
+        self.shardings = meshes.state_shardings(shapes, self.mesh)
         steps = self.checkpoints.steps()
         if not steps:
-            return jax.device_put(self.stage.learner.init(self.keys.init), self.places), 0, {}
-        like = meshes.placed(shapes, self.places)
+            return jax.device_put(self.stage.learner.init(self.keys.init), self.shardings), 0, {}
+        like = meshes.with_shardings(shapes, self.shardings)
         state, meta = self.checkpoints.restore(steps[-1], like)
         return state, steps[-1], meta
 
@@ -277,6 +277,6 @@ class _Loop:
             "wall_seconds": seconds,
             "updates_per_second": self.step / seconds,
             "parameters": sum(x.size for x in jax.tree.leaves(self.state.params)),
-            "state_sha256": digest(meshes.gathered(self.state, self.mesh)),
+            "state_sha256": digest(meshes.replicate(self.state, self.mesh)),
         }
         self.context.directory.write_summary(self.stage.name, entry)

@@ -31,7 +31,7 @@ def all_devices(shards: int = 1) -> Mesh:
     if len(devices) % shards:
         accepted = [n for n in range(1, len(devices) + 1) if len(devices) % n == 0]
         raise ConfigError(
-            f"training.shard_parameters={shards} does not divide the {len(devices)} devices; "
+            f"training.fsdp_shards={shards} does not divide the {len(devices)} devices; "
             f"accepted are {', '.join(map(str, accepted))}"
         )
     return Mesh(np.asarray(devices).reshape(-1, shards), AXES)
@@ -46,7 +46,7 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
     return jax.lax.with_sharding_constraint(batch, NamedSharding(mesh, PartitionSpec(AXES)))
 
 
-def known_to_layers(mesh: Mesh) -> Callable[[Callable], Callable]:
+def with_abstract_mesh(mesh: Mesh) -> Callable[[Callable], Callable]:
     """A decorator: while the function is traced, `jax.sharding.get_abstract_mesh()` tells of the
     mesh; `worldmodel.nn.layout` asks for it.
     """
@@ -62,7 +62,7 @@ def known_to_layers(mesh: Mesh) -> Callable[[Callable], Callable]:
     return decorate
 
 
-def place_feed(feed: Any, axis: int | None, mesh: Mesh) -> Any:
+def put_feed(feed: Any, axis: int | None, mesh: Mesh) -> Any:
     """Host arrays on the devices, split over them along `axis`; every device has all of it if None.
 
     Each process brings its own part.
@@ -93,26 +93,26 @@ def state_shardings(shapes: Any, mesh: Mesh, smallest: int = 2**14) -> Any:
     return jax.tree.map(place, shapes)
 
 
-def placed(shapes: Any, places: Any) -> Any:
+def with_shardings(shapes: Any, shardings: Any) -> Any:
     """Shapes of arrays that lie there."""
     return jax.tree.map(
-        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
+        lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, shardings
     )
 
 
-def gathered(tree: Any, mesh: Mesh) -> Any:
+def replicate(tree: Any, mesh: Mesh) -> Any:
     """The same arrays, each where any process can read it."""
     if all(x.is_fully_replicated or x.is_fully_addressable for x in jax.tree.leaves(tree)):
         return tree
     return jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
 
 
-def check_divides(key: str, count: int, mesh: Mesh, pieces: int = 1) -> None:
+def check_divisible(key: str, count: int, mesh: Mesh, pieces: int = 1) -> None:
     """Raises ConfigError unless so many windows, option `key`, can be split over the devices, in
     each of the pieces that a batch is taken in.
     """
     if count % (mesh.size * pieces):
-        taken = f", in training.accumulate={pieces} pieces" if pieces > 1 else ""
+        taken = f", in training.gradient_accumulation_steps={pieces} pieces" if pieces > 1 else ""
         raise ConfigError(
             f"{key}={count} does not divide over {mesh.size} devices{taken}; "
             f"accepted are multiples of {mesh.size * pieces}"

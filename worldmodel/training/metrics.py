@@ -20,9 +20,9 @@ import numpy as np
 
 from worldmodel.config import LoggingOptions
 from worldmodel.errors import first_line
-from worldmodel.runs.directory import whole_rows
+from worldmodel.runs.directory import read_metrics
 from worldmodel.system import signals
-from worldmodel.system.storage import write_text, writing
+from worldmodel.system.storage import raise_storage_errors, write_text_atomic
 
 
 class IntervalMean:
@@ -53,27 +53,27 @@ class IntervalMean:
 
 
 class MetricsFile:
-    """metrics.jsonl: one row a log interval, whole rows only; nothing, unless it `writes`."""
+    """metrics.jsonl: one row a log interval, whole rows only; nothing, unless it `is_writer`."""
 
-    def __init__(self, path: Path, writes: bool = True):
-        self.path, self.writes = path, writes
+    def __init__(self, path: Path, is_writer: bool = True):
+        self.path, self.is_writer = path, is_writer
 
     def write(self, row: dict[str, Any]) -> None:
-        if not self.writes:
+        if not self.is_writer:
             return
-        with writing(self.path), self.path.open("a") as file:
+        with raise_storage_errors(self.path), self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
 
     def rewind(self, stage: str, step: int) -> None:
         """Drops what a killed run wrote of `stage` after the checkpoint of `step`, and a half-
         written last row.
         """
-        if not self.writes or not self.path.exists():
+        if not self.is_writer or not self.path.exists():
             return
-        rows = whole_rows(self.path)
+        rows = read_metrics(self.path)
         kept = "".join(line for name, at, line in rows if name != stage or at <= step)
         if kept != self.path.read_text(encoding="utf-8"):
-            write_text(self.path, kept)
+            write_text_atomic(self.path, kept)
 
 
 class WandB:

@@ -16,20 +16,20 @@ from worldmodel.config import Config
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import CheckpointError, ConfigError
 from worldmodel.models import WorldModel, family
-from worldmodel.nn.learner import divide
+from worldmodel.nn.learner import split_module
 from worldmodel.planning import Agent, Value
 from worldmodel.runs import integrity
-from worldmodel.runs.best import best_of
+from worldmodel.runs.best import best_metric_from
 from worldmodel.runs.checkpoints import Checkpoints
 from worldmodel.runs.directory import RunDirectory, find_run
-from worldmodel.training.seeds import of_seed
+from worldmodel.training.seeds import select_seed
 from worldmodel.training.stages import build_learner, modules, stage_names, stage_options
 
 # Options of models that change how they imagine, not what they learned.
-OF_IMAGINATION = frozenset(
+SAMPLING_OPTIONS = frozenset(
     {
-        "churn", "churn_high", "churn_low", "churn_noise", "guidance", "guidance_schedule",
-        "hold_start", "member", "noise_high", "noise_low", "normalize_guidance", "reencode", "rho",
+        "s_churn", "s_tmax", "s_tmin", "s_noise", "guidance_scale", "guidance_schedule",
+        "condition_on_start", "member", "sigma_max", "sigma_min", "normalize_guidance", "reencode_every", "rho",
         "sampler", "sampler_steps",
     }
 )  # fmt: skip
@@ -47,21 +47,21 @@ class Restored:
     model: WorldModel
     policy: nnx.Module | None
     value: Value | None  # what the critic expects, where the run has one
-    twins: tuple[Agent, ...] = ()  # of the run's other seeds
+    other_seeds: tuple[Agent, ...] = ()  # of the run's other seeds
     last: Restored | None = None  # the run's last checkpoint, where this is its best one
 
     @property
     def agents(self) -> list[Agent]:
         """Of all training seeds."""
-        return [Agent(self.model, self.policy, self.value), *self.twins]
+        return [Agent(self.model, self.policy, self.value), *self.other_seeds]
 
-    def earlier_policies(self) -> dict[str, nnx.Module]:
+    def checkpoint_policies(self) -> dict[str, nnx.Module]:
         """The policies of other checkpoints on disk that act on the same model's features, by name.
 
         There are none where the stage trains the model too: their features are another model's.
         """
         found = {}
-        for step in integrity.steps_in(self.directory.checkpoints(self.stage)):
+        for step in integrity.checkpoint_steps(self.directory.checkpoints(self.stage)):
             if self.policy is None or step == self.step:
                 continue
             with contextlib.suppress(CheckpointError):  # damaged: there is nothing to judge by it
@@ -74,7 +74,7 @@ class Restored:
 def restore(path: str | Path, checkpoint: str = "last") -> Restored:
     """Loads a run: its last stage that has a checkpoint, at `last` (the newest that is whole), at
     `best` (by `best_metric` of the stage's options) or at a step. Where it trained several seeds,
-    model and policy are the first one's, and `twins` those of the others. The best one comes with
+    model and policy are the first one's, and `other_seeds` those of the others. The best one comes with
     the `last`: it was chosen among several, in part for its luck.
 
     Raises CheckpointError if there is no such run or checkpoint, or if it holds another model.
@@ -86,14 +86,15 @@ def restore(path: str | Path, checkpoint: str = "last") -> Restored:
     )
     count = config.training.num_seeds
     of_seeds = [made] if count == 1 else [_of_seed(made, number) for number in range(count)]
-    first, *twins = (
-        Agent(m["model"], m.get("actor"), policies.value(config.policy, spec, m)) for m in of_seeds
+    first, *other_seeds = (
+        Agent(m["model"], m.get("actor"), policies.build_value(config.policy, spec, m))
+        for m in of_seeds
     )
     last = restore(path) if checkpoint == "best" else None
-    return Restored(directory, config, spec, stage, step, *first, tuple(twins), last)
+    return Restored(directory, config, spec, stage, step, *first, tuple(other_seeds), last)
 
 
-def model_of(path: str, config: Config, spec: DataSpec) -> WorldModel:
+def load_world_model(path: str, config: Config, spec: DataSpec) -> WorldModel:
     """The model of another run, of all its seeds, for the policy of a run of `config` on data like
     `spec`. Options of how it imagines, such as a sampler's, are `config`'s.
 
@@ -105,28 +106,30 @@ def model_of(path: str, config: Config, spec: DataSpec) -> WorldModel:
     theirs = directory.config()
     mine, other = asdict(config.model), asdict(theirs.model)
     wrong = ["model"] if config.model.name != theirs.model.name else []
-    wrong = wrong or [f"model.{k}" for k in mine if mine[k] != other[k] and k not in OF_IMAGINATION]
+    wrong = wrong or [
+        f"model.{k}" for k in mine if mine[k] != other[k] and k not in SAMPLING_OPTIONS
+    ]
     wrong += ["training.num_seeds"] * (config.training.num_seeds != theirs.training.num_seeds)
     wrong += ["data"] * (spec != directory.spec())
     if wrong:
         raise ConfigError(
-            f"training.model_from={path}: that run has other {' and '.join(wrong)}; accepted: a "
+            f"training.pretrained_model={path}: that run has other {' and '.join(wrong)}; accepted: a "
             "run with the same model, logs and number of seeds"
         )
     first = _stages_of_models(theirs, spec)[:1]
     stage, step, made = _restored(directory, theirs, spec, first, "last")
     if step < (steps := stage_options(theirs, stage).steps):
         raise ConfigError(
-            f"training.model_from={path}: its stage {stage} is at step {step} of {steps}; "
+            f"training.pretrained_model={path}: its stage {stage} is at step {step} of {steps}; "
             "accepted: a run that has completed it"
         )
-    definition = build_learner(config, spec, "policy").definitions["model"]
-    return nnx.merge(definition, divide(made["model"])[1])
+    definition = build_learner(config, spec, "policy").graphdefs["model"]
+    return nnx.merge(definition, split_module(made["model"])[1])
 
 
 def _stages_of_models(config: Config, spec: DataSpec) -> list[str]:
     """Stages before the world model's have no model yet."""
-    parts = family(config.model).parts(config.model, spec)
+    parts = family(config.model).pretrained_modules(config.model, spec)
     return [name for name in stage_names(config, spec) if name not in parts]
 
 
@@ -139,7 +142,9 @@ def _restored(
     stage, step = _choose(directory, config, stages, checkpoint)
     learner = build_learner(config, spec, stage)
     shapes = jax.eval_shape(learner.init, jax.random.key(0))
-    shapes = replace(shapes, optimizer=(), statistics={}, memory=())  # which only training needs
+    shapes = replace(
+        shapes, opt_state=(), statistics={}, replay_buffer=()
+    )  # which only training needs
     sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding), shapes)
     checkpoints = Checkpoints(directory.checkpoints(stage), read_only=True)
@@ -149,12 +154,12 @@ def _restored(
 
 
 def _of_seed(modules: Mapping[str, nnx.Module], number: int) -> dict[str, nnx.Module]:
-    return {name: of_seed(module, number) for name, module in modules.items()}
+    return {name: select_seed(module, number) for name, module in modules.items()}
 
 
 def _same(model: WorldModel, other: WorldModel) -> bool:
     """Whether all parameters are, bit for bit."""
-    mine, theirs = (jax.tree.leaves(divide(m)[1]) for m in (model, other))
+    mine, theirs = (jax.tree.leaves(split_module(m)[1]) for m in (model, other))
     return all(np.array_equal(a, b) for a, b in zip(mine, theirs, strict=True))
 
 
@@ -165,7 +170,7 @@ def _choose(
 
     Raises CheckpointError if there is none, or if it is damaged: only for `last` is there another.
     """
-    found = {stage: integrity.steps_in(directory.checkpoints(stage)) for stage in stages}
+    found = {stage: integrity.checkpoint_steps(directory.checkpoints(stage)) for stage in stages}
     found = {stage: steps for stage, steps in found.items() if steps}
     for stage in reversed(found):
         folder = directory.checkpoints(stage)
@@ -183,7 +188,7 @@ def _choose(
 
 
 def _newest_whole(folder: Path) -> int:
-    whole, faults = integrity.newest_whole(folder)
+    whole, faults = integrity.latest_valid(folder)
     for step, fault in faults.items():
         print(f"warning: {folder / str(step)} is damaged ({fault}); {folder / str(whole)} is taken")
     return whole
@@ -191,20 +196,20 @@ def _newest_whole(folder: Path) -> int:
 
 def _best(config: Config, stage: str, folder: Path) -> int | None:
     options = stage_options(config, stage)
-    best = best_of(options)
+    best = best_metric_from(options)
     if best is None:
         group = "world_model" if stage == "joint" else stage
         raise CheckpointError(
             f"checkpoint=best: {folder.parent.parent} has no training.{group}.best_metric; "
             "accepted are last and the number of a step"
         )
-    return best.among(best.values(folder))
+    return best.best_step(best.values(folder))
 
 
 def _refuse_damaged(checkpoint: Path) -> None:
     try:
         integrity.verify(checkpoint)
-    except integrity.Damaged as fault:
+    except integrity.CorruptCheckpoint as fault:
         raise CheckpointError(
             f"{checkpoint} is damaged ({fault}); accepted: last, the newest that is whole"
         ) from None

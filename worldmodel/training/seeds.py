@@ -15,13 +15,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from worldmodel.data.windows import Window
-from worldmodel.nn.learner import Learner, Metrics, Refreshing, TrainState, divide
+from worldmodel.nn.learner import Learner, Metrics, RolloutLearner, TrainState, split_module
 
 # The axis of the seeds in a state: the first of every array but the step.
 AXES = TrainState(0, 0, 0, 0, 0, None, 0)
 
 
-class Seeds:
+class VmappedLearner:
     """`count` copies of the learner it is given, with a batch for each laid end to end.
 
     trained: what earlier stages trained, for all seeds (count, ...); the learner was built with the
@@ -30,11 +30,11 @@ class Seeds:
 
     def __init__(self, learner: Learner, count: int, trained: Mapping[str, nnx.Module]):
         self.learner, self.count = learner, count
-        self.definitions = learner.definitions
-        self.trained = {name: divide(module)[1] for name, module in trained.items()}
-        refreshing = isinstance(learner, Refreshing)
-        self.refresh_every = learner.refresh_every if refreshing else 0
-        self.refresh_windows = learner.refresh_windows * count if refreshing else 0
+        self.graphdefs = learner.graphdefs
+        self.trained = {name: split_module(module)[1] for name, module in trained.items()}
+        refreshing = isinstance(learner, RolloutLearner)
+        self.rollout_every = learner.rollout_every if refreshing else 0
+        self.rollout_windows = learner.rollout_windows * count if refreshing else 0
 
     def init(self, key: jax.Array) -> TrainState:
         fresh = jax.vmap(self.learner.init, out_axes=AXES)(jax.random.split(key, self.count))
@@ -48,8 +48,8 @@ class Seeds:
         state, metrics = mapped(state, self._split(batch), jax.random.split(key, self.count))
         return state, jax.tree.map(lambda x: x.mean(0), metrics)
 
-    def refresh(self, state: TrainState, windows: Window, key: jax.Array) -> TrainState:
-        mapped = jax.vmap(self.learner.refresh, in_axes=(AXES, 0, 0), out_axes=AXES)
+    def collect_rollouts(self, state: TrainState, windows: Window, key: jax.Array) -> TrainState:
+        mapped = jax.vmap(self.learner.collect_rollouts, in_axes=(AXES, 0, 0), out_axes=AXES)
         return mapped(state, self._split(windows), jax.random.split(key, self.count))
 
     def _split(self, batch: Window) -> Window:
@@ -61,7 +61,7 @@ class Seeds:
         return params | jax.tree.map(jnp.copy, known)
 
 
-def of_seed(module: nnx.Module, number: int) -> nnx.Module:
+def select_seed(module: nnx.Module, number: int) -> nnx.Module:
     """One seed's module out of one with the parameters of all."""
-    definition, params = divide(module)
+    definition, params = split_module(module)
     return nnx.merge(definition, jax.tree.map(lambda x: x[number], params))

@@ -18,18 +18,18 @@ from worldmodel.data.windows import Window
 from worldmodel.nn.learner import Learner, Metrics, Params, TrainState
 
 SNAPSHOT = "snapshot"  # its place among a state's slow copies
-ENOUGH = 1000  # held-out rows behind a comparison
-GAIN = 0.01  # by how much the error has to fall
+MIN_HELD_OUT_STEPS = 1000  # held-out rows behind a comparison
+MIN_IMPROVEMENT = 0.01  # by how much the error has to fall
 
 
-class SnapshotModel:
+class BestMembersLearner:
     """The learner it is given, with the best of each member of `params["model"]["networks"]` kept
-    in `slow["snapshot"]["model"]`, and their errors there in `errors`. Until the first comparison,
+    in `target_params["snapshot"]["model"]`, and their errors there in `errors`. Until the first comparison,
     and in whatever no member owns, the snapshot is the model as it is.
     """
 
     def __init__(self, learner: Learner):
-        self.learner, self.definitions = learner, learner.definitions
+        self.learner, self.graphdefs = learner, learner.graphdefs
 
     def init(self, key: jax.Array) -> TrainState:
         state = self.learner.init(key)
@@ -45,7 +45,7 @@ class SnapshotModel:
     def update(
         self, state: TrainState, batch: Window, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        kept = state.slow[SNAPSHOT]["model"]
+        kept = state.target_params[SNAPSHOT]["model"]
         state, metrics = self.learner.update(state, batch, key)
         now, before = state.params["model"], state.statistics
         (errors_now, rows), (errors_kept, _) = (self._held_out(p, batch) for p in (now, kept))
@@ -53,8 +53,8 @@ class SnapshotModel:
         errors = before["held_out_errors"] + jnp.stack([errors_now, errors_kept])
 
         present, best = errors / jnp.maximum(rows, 1)
-        due = rows >= ENOUGH
-        better = due & (present < (1 - GAIN) * best)
+        due = rows >= MIN_HELD_OUT_STEPS
+        better = due & (present < (1 - MIN_IMPROVEMENT) * best)
         taken = better | ~before["compared"]
         networks = jax.tree.map(
             lambda n, k: jnp.where(taken.reshape(-1, *[1] * (n.ndim - 1)), n, k),
@@ -67,12 +67,12 @@ class SnapshotModel:
             "held_out_rows": jnp.where(due, 0, rows),
             "compared": before["compared"] | due,
         }
-        metrics |= {"held_out/present": present.mean(), "held_out/best": best.mean()}
+        metrics |= {"held_out/current": present.mean(), "held_out/best": best.mean()}
         model = now | {"networks": networks, "errors": error}
         return _with_snapshot(state, model, statistics), metrics
 
     def _held_out(self, params: Params, batch: Window) -> tuple[jax.Array, jax.Array]:
-        return nnx.merge(self.definitions["model"], params).held_out(batch)
+        return nnx.merge(self.graphdefs["model"], params).holdout_errors(batch)
 
 
 def _with_snapshot(
@@ -80,6 +80,6 @@ def _with_snapshot(
 ) -> TrainState:
     return replace(
         state,
-        slow=state.slow | {SNAPSHOT: {"model": model}},
+        target_params=state.target_params | {SNAPSHOT: {"model": model}},
         statistics=state.statistics | statistics,
     )

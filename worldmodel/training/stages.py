@@ -19,9 +19,9 @@ from worldmodel.nn import optimizer
 from worldmodel.nn.learner import Learner, TrainState
 from worldmodel.policies.offline_options import OfflineOptions
 from worldmodel.training import mesh as meshes
-from worldmodel.training.averaging import AVERAGE, AveragedModel
-from worldmodel.training.seeds import Seeds, of_seed
-from worldmodel.training.snapshots import SNAPSHOT, SnapshotModel
+from worldmodel.training.averaging import EMA, EMALearner
+from worldmodel.training.seeds import VmappedLearner, select_seed
+from worldmodel.training.snapshots import SNAPSHOT, BestMembersLearner
 from worldmodel.training.world_model import WorldModelLearner
 
 Modules = Mapping[str, nnx.Module]  # by name, as earlier stages trained them
@@ -29,7 +29,7 @@ Modules = Mapping[str, nnx.Module]  # by name, as earlier stages trained them
 
 def stage_names(config: Config, spec: DataSpec) -> list[str]:
     """The stages of a run, in order."""
-    parts = list(models.family(config.model).parts(config.model, spec))
+    parts = list(models.family(config.model).pretrained_modules(config.model, spec))
     if config.training.joint:
         if parts:
             raise ConfigError(
@@ -38,9 +38,9 @@ def stage_names(config: Config, spec: DataSpec) -> list[str]:
             )
         return ["joint"]
     policy = [] if config.policy.name == "none" else ["policy"]
-    if config.training.model_from:
+    if config.training.pretrained_model:
         return policy
-    return parts + (["world_model"] if models.family(config.model).learns else []) + policy
+    return parts + (["world_model"] if models.family(config.model).trainable else []) + policy
 
 
 def stage_options(config: Config, stage: str) -> StageOptions:
@@ -61,16 +61,19 @@ def build_learner(
     count, trained = config.training.num_seeds, trained or {}
     if count == 1:
         return _build(config, spec, stage, trained)
-    first = {name: of_seed(module, 0) for name, module in trained.items()}
-    return Seeds(_build(config, spec, stage, first), count, trained)
+    first = {name: select_seed(module, 0) for name, module in trained.items()}
+    return VmappedLearner(_build(config, spec, stage, first), count, trained)
 
 
 def _build(config: Config, spec: DataSpec, stage: str, trained: Modules) -> Learner:
     dtype = compute_type(config)
     optimize = optimizer.build(stage_options(config, stage))
     build_model = partial(models.build, config.model, spec, dtype=dtype)
-    parts = models.family(config.model).parts(config.model, spec)
-    how = {"pieces": config.training.accumulate, "remat": config.training.remat}
+    parts = models.family(config.model).pretrained_modules(config.model, spec)
+    how = {
+        "microbatches": config.training.gradient_accumulation_steps,
+        "remat": config.training.remat,
+    }
     if stage in parts:
         return WorldModelLearner(
             lambda key: getattr(build_model(key), stage), optimize, name=stage, **how
@@ -93,36 +96,36 @@ def _build(config: Config, spec: DataSpec, stage: str, trained: Modules) -> Lear
 
 def _kept(config: Config, learner: Learner) -> Learner:
     """The learner, with the copy of the model that is judged in place of its last parameters."""
-    if models.family(config.model).keeps_best(config.model):
-        return SnapshotModel(learner)
-    return AveragedModel(learner, config.model.ema) if config.model.ema else learner
+    if models.family(config.model).uses_best_snapshot(config.model):
+        return BestMembersLearner(learner)
+    return EMALearner(learner, config.model.ema_decay) if config.model.ema_decay else learner
 
 
-def check(config: Config, spec: DataSpec, mesh: jax.sharding.Mesh) -> None:
+def validate_stages(config: Config, spec: DataSpec, mesh: jax.sharding.Mesh) -> None:
     """Raises ConfigError for what any stage would refuse, so that it is known before the first."""
     for name in stage_names(config, spec):
         group = "world_model" if name == "joint" else name  # whose settings a joint stage has
         windows = stage_options(config, name).batch_size
-        pieces = 1 if name == "policy" else config.training.accumulate
-        meshes.check_divides(f"training.{group}.batch_size", windows, mesh, pieces)
+        pieces = 1 if name == "policy" else config.training.gradient_accumulation_steps
+        meshes.check_divisible(f"training.{group}.batch_size", windows, mesh, pieces)
 
         def init(key: jax.Array, stage: str = name) -> TrainState:
             return build_learner(config, spec, stage).init(key)
 
         jax.eval_shape(init, jax.random.key(0))
-    if isinstance(config.policy, OfflineOptions) and config.policy.real_share < 1:
-        meshes.check_divides("policy.starts", config.policy.starts, mesh)
+    if isinstance(config.policy, OfflineOptions) and config.policy.real_ratio < 1:
+        meshes.check_divisible("policy.rollout_batch_size", config.policy.rollout_batch_size, mesh)
 
 
 def modules(learner: Learner, state: TrainState) -> dict[str, nnx.Module]:
     """What a stage has made or used, by name, with parameters from its state: where their
     average or their best is kept, that.
     """
-    copies = [state.slow.get(name, {}) for name in (AVERAGE, SNAPSHOT)]
+    copies = [state.target_params.get(name, {}) for name in (EMA, SNAPSHOT)]
     places = (state.frozen, state.params, *copies)
     known = {name: params for place in places for name, params in place.items()}
-    parts = {name: p for name, p in state.frozen.items() if name not in learner.definitions}
+    parts = {name: p for name, p in state.frozen.items() if name not in learner.graphdefs}
     return {
         name: nnx.merge(definition, known[name] | (parts if name == "model" else {}))
-        for name, definition in learner.definitions.items()
+        for name, definition in learner.graphdefs.items()
     }

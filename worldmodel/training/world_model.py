@@ -15,9 +15,9 @@ from worldmodel.nn.learner import (
     Params,
     TrainState,
     apply_gradients,
-    definitions_of,
-    divide,
-    start,
+    create_train_state,
+    graphdefs_of,
+    split_module,
 )
 from worldmodel.training.accumulation import Loss, gradients
 
@@ -32,16 +32,16 @@ class WorldModelLearner:
         *,
         name: str = "model",
         parts: Mapping[str, nnx.Module] | None = None,
-        pieces: int = 1,
+        microbatches: int = 1,
         remat: bool = False,
     ):
         """name: of the module; parts: attributes of it that were trained before and stay as they
-        are; pieces, remat: see `gradients`.
+        are; microbatches, remat: see `gradients`.
         """
-        self.pieces, self.remat = pieces, remat
+        self.microbatches, self.remat = microbatches, remat
         self.build, self.optimizer, self.name = build, optimizer, name
-        self.definitions = definitions_of(lambda key: {name: build(key)})
-        self.parts = {part: divide(module)[1] for part, module in (parts or {}).items()}
+        self.graphdefs = graphdefs_of(lambda key: {name: build(key)})
+        self.parts = {part: split_module(module)[1] for part, module in (parts or {}).items()}
 
     def init(self, key: jax.Array) -> TrainState:
         # Copies, since the state is donated; outside the compiled part, where they would be
@@ -50,15 +50,15 @@ class WorldModelLearner:
         return replace(jax.jit(self._fresh)(key), frozen=frozen)
 
     def _fresh(self, key: jax.Array) -> TrainState:
-        params = divide(self.build(key))[1]
+        params = split_module(self.build(key))[1]
         trained = {name: value for name, value in params.items() if name not in self.parts}
-        return start({self.name: trained}, self.optimizer)
+        return create_train_state({self.name: trained}, self.optimizer)
 
     def loss(self, frozen: Params) -> Loss:
         """Of what is trained, beside what is frozen."""
 
         def loss(params: Params, batch: Window, key: jax.Array) -> tuple[jax.Array, Metrics]:
-            module = nnx.merge(self.definitions[self.name], params[self.name] | frozen)
+            module = nnx.merge(self.graphdefs[self.name], params[self.name] | frozen)
             total, (metrics, _) = module.loss(batch, key)
             return total, metrics
 
@@ -67,7 +67,7 @@ class WorldModelLearner:
     def update(
         self, state: TrainState, batch: Window, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        how = (self.pieces, self.remat)
+        how = (self.microbatches, self.remat)
         grads, metrics = gradients(self.loss(state.frozen), state.params, batch, key, *how)
         state, norms = apply_gradients(state, grads, self.optimizer)
         return state, metrics | norms

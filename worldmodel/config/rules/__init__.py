@@ -12,15 +12,15 @@ from worldmodel.config import Config
 from worldmodel.config.rules.devices import DEVICE_RULES
 from worldmodel.config.rules.evaluation import EVALUATION_RULES
 from worldmodel.config.rules.training import TRAINING_RULES
-from worldmodel.config.values import walk
+from worldmodel.config.values import iter_options
 
 DIRECTORY_NAME = re.compile(r"\w[\w.,+=@-]{0,199}")
 RULES = (*EVALUATION_RULES, *TRAINING_RULES, *DEVICE_RULES)
 
 
-def check(config: Config) -> list[str]:
+def validate_config(config: Config) -> list[str]:
     """Returns every fault of a configuration, one line each; none means it can run."""
-    faults = [fault for option, value in walk(config) if (fault := option.fault(value))]
+    faults = [fault for option, value in iter_options(config) if (fault := option.error_in(value))]
     return faults or list(_joint_faults(config))
 
 

@@ -10,26 +10,29 @@ from worldmodel.config.registry import entry_of
 
 def _batches_are_taken_in_pieces(config: Config) -> Iterator[str]:
     training = config.training
-    given = {"accumulate": training.accumulate > 1, "remat": training.remat}
+    given = {
+        "gradient_accumulation_steps": training.gradient_accumulation_steps > 1,
+        "remat": training.remat,
+    }
     for key in (key for key, is_set in given.items() if is_set):
         if training.joint:
             yield f"training.{key}: not with training.joint=true; accepted: training.joint=false"
-        elif training.model_from or not entry_of("model", config.model).target.learns:
+        elif training.pretrained_model or not entry_of("model", config.model).target.trainable:
             yield f"training.{key}: no world model is trained here, whose batches it is for"
 
 
 def _processes_can_meet(config: Config) -> Iterator[str]:
     given = config.training.distributed
-    if given.address is None:
+    if given.coordinator_address is None:
         return
-    if given.process >= given.processes:
+    if given.process_id >= given.num_processes:
         yield (
-            f"training.distributed.process={given.process}: numbers go from 0 to "
-            f"{given.processes - 1}, since training.distributed.processes={given.processes}"
+            f"training.distributed.process_id={given.process_id}: numbers go from 0 to "
+            f"{given.num_processes - 1}, since training.distributed.num_processes={given.num_processes}"
         )
-    host, _, port = given.address.rpartition(":")
+    host, _, port = given.coordinator_address.rpartition(":")
     if not host or not port.isdigit():
-        yield f"training.distributed.address={given.address}: accepts host:port"
+        yield f"training.distributed.coordinator_address={given.coordinator_address}: accepts host:port"
 
 
 DEVICE_RULES: tuple[Callable[[Config], Iterator[str]], ...] = (

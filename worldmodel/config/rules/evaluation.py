@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from worldmodel.config import Config, references
-from worldmodel.config.evaluation_data import faults
+from worldmodel.config.evaluation_data import data_errors
 from worldmodel.config.registry import entry_of
 
 
 def _judged_data_can_be_read(config: Config) -> Iterator[str]:
     if config.evaluation.data is not None:
-        yield from faults(config.data, config.evaluation.data)
+        yield from data_errors(config.data, config.evaluation.data)
 
 
 def _scores_have_their_reference(config: Config) -> Iterator[str]:
-    if wrong := references.fault(config.evaluation):
+    if wrong := references.reference_error(config.evaluation):
         yield wrong
 
 
@@ -28,15 +28,15 @@ def _planners_have_what_they_need(config: Config) -> Iterator[str]:
             f"evaluation.planner.kind={planner.kind}: acts in the real environment, and "
             "data.environment names none"
         )
-    if not entry_of("model", config.model).target.imagines:
+    if not entry_of("model", config.model).target.has_dynamics:
         yield (
             f"evaluation.planner.kind={planner.kind}: plans in imagination, and "
             f"model={config.model.name} has no dynamics; accepted: none, or another model"
         )
-    if planner.elites > planner.samples:
+    if planner.num_elites > planner.num_samples:
         yield (
-            f"evaluation.planner.elites={planner.elites}: they are chosen from "
-            f"evaluation.planner.samples={planner.samples}, and can be no more"
+            f"evaluation.planner.num_elites={planner.num_elites}: they are chosen from "
+            f"evaluation.planner.num_samples={planner.num_samples}, and can be no more"
         )
 
 

@@ -1,4 +1,4 @@
-"""One file a format. A reader turns its options into a `Log`; `load` stacks and checks it."""
+"""One file a format. A reader turns its options into a EpisodeStream; `load` stacks and checks it."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from pathlib import Path
 
 from worldmodel.config import DataOptions
 from worldmodel.config.registry import entry_of
-from worldmodel.data import store
-from worldmodel.data.episodes import Log, cut, raise_faults, stack_episodes
-from worldmodel.data.progress import shown
+from worldmodel.data import cache
+from worldmodel.data.episodes import (
+    EpisodeStream,
+    raise_data_errors,
+    split_long_episodes,
+    stack_episodes,
+)
+from worldmodel.data.progress import progress_bar
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.data.validation import without_faults
-from worldmodel.errors import ConfigError, DataError, listed
+from worldmodel.data.validation import drop_invalid_episodes
+from worldmodel.errors import ConfigError, DataError, bullet_list
 
 logger = logging.getLogger(__name__)
 
 # Options that do not shape what is read.
-USE = {"name", "environment", "holdout", "normalize", "cache", "cache_dir", "delivery", "workers"}
+USE = {"name", "environment", "holdout", "normalize", "cache", "cache_dir", "loader", "num_workers"}
 KEPT_BYTES = 32 * 2**20  # files from this size on are kept decoded
 
 
@@ -34,19 +39,21 @@ def load(options: DataOptions) -> Trajectories:
     if not _keeps(options, log):
         return _read(options, log, None)
     recipe = {k: v for k, v in dataclasses.asdict(options).items() if k not in USE}
-    key = store.key_of(recipe | {"kind": type(options).__name__}, log.files)
+    key = cache.cache_key(recipe | {"kind": type(options).__name__}, log.files)
     folder = Path(options.cache_dir).expanduser() / "decoded" / key
-    if not (folder / store.META).exists():
-        with store.new_folder(folder) as part:
-            store.describe(_read(options, log, part), part)
-    return store.open_store(folder)
+    if not (folder / cache.META).exists():
+        with cache.atomic_folder(folder) as part:
+            cache.write_metadata(_read(options, log, part), part)
+    return cache.open_cache(folder)
 
 
-def _read(options: DataOptions, log: Log, folder: Path | None) -> Trajectories:
+def _read(options: DataOptions, log: EpisodeStream, folder: Path | None) -> Trajectories:
     """Stacks and checks the episodes; what is skipped is told."""
-    skip = options.on_bad_episode == "skip"
+    skip = options.on_invalid_episode == "skip"
     skipped: list[str] = []
-    episodes = shown(cut(log.episodes, options.longest_episode), log.count, log.source)
+    episodes = progress_bar(
+        split_long_episodes(log.episodes, options.max_episode_steps), log.count, log.source
+    )
     trajectories = stack_episodes(
         episodes,
         log.source,
@@ -56,13 +63,14 @@ def _read(options: DataOptions, log: Log, folder: Path | None) -> Trajectories:
     )
     _check_declared(options, trajectories)
     before = trajectories.num_episodes
-    trajectories, faults = without_faults(trajectories)
+    trajectories, faults = drop_invalid_episodes(trajectories)
     if not skip:
-        raise_faults(faults, log.source)
+        raise_data_errors(faults, log.source)
     left_out = len(skipped) + before - trajectories.num_episodes
     if left_out:
         logger.warning(
-            "%s", listed(f"{log.source}: {left_out} faulty episodes left out", skipped + faults)
+            "%s",
+            bullet_list(f"{log.source}: {left_out} faulty episodes left out", skipped + faults),
         )
     return trajectories
 
@@ -76,11 +84,11 @@ def _check_declared(options: DataOptions, trajectories: Trajectories) -> None:
     raise ConfigError(f"data.action_low has {len(low)} numbers, but these actions {there}")
 
 
-def _keeps(options: DataOptions, log: Log) -> bool:
+def _keeps(options: DataOptions, log: EpisodeStream) -> bool:
     """Whether the logs are kept decoded: large files are, and all where that is asked for."""
     if not log.files or options.cache == "never":
         return False
-    if options.cache == "always" or options.delivery == "streamed":
+    if options.cache == "always" or options.loader == "host":
         return True
     return sum(file.stat().st_size for file in log.files) >= KEPT_BYTES
 

@@ -24,14 +24,14 @@ Arrays = Mapping[str, Any]  # name -> (N, ...), whatever can be sliced: in memor
 
 
 @dataclass(frozen=True)
-class FlatRows:
+class FlatDataset:
     """N rows of episodes, and what follows the last row of each.
 
     observations: name -> (N, ...); actions: (N, ...); rewards: (N,) or None
     last: (episodes,) last row of each episode, ascending; the final one is N - 1
     terminated: (episodes,) whether the environment really ended after it
-    following: name -> (N, ...) the observation after each row, where that was logged
-    aside: name -> (episodes, ...) the observation after each last row, likewise
+    next_observations: name -> (N, ...) the observation after each row, where that was logged
+    final_observations: name -> (episodes, ...) the observation after each last row, likewise
     names: (episodes,) what messages call the episodes
     last_is_observation_only: the last row of an episode is its final observation, without action
     """
@@ -42,12 +42,12 @@ class FlatRows:
     last: np.ndarray
     terminated: np.ndarray
     names: Sequence[str]
-    following: Arrays | None = None
-    aside: Arrays | None = None
+    next_observations: Arrays | None = None
+    final_observations: Arrays | None = None
     last_is_observation_only: bool = False
 
 
-def episodes(rows: FlatRows, source: str) -> Iterator[Episode]:
+def episodes(rows: FlatDataset, source: str) -> Iterator[Episode]:
     """The episodes, one after the other; what was left out is told at the end."""
     begins = np.concatenate([[0], rows.last[:-1] + 1])
     lost_terminals = short = 0
@@ -79,12 +79,17 @@ def episodes(rows: FlatRows, source: str) -> Iterator[Episode]:
         logger.warning("%s: %d episodes without a whole transition left out", source, short)
 
 
-def _final(rows: FlatRows, index: int, last: int) -> dict[str, np.ndarray] | None:
+def _final(rows: FlatDataset, index: int, last: int) -> dict[str, np.ndarray] | None:
     """The observation after the last row of an episode, (1, ...) each, if it was logged."""
-    if rows.following is not None:
-        return {key: np.asarray(value[last : last + 1]) for key, value in rows.following.items()}
-    if rows.aside is not None:
-        return {key: np.asarray(value[index : index + 1]) for key, value in rows.aside.items()}
+    if rows.next_observations is not None:
+        return {
+            key: np.asarray(value[last : last + 1]) for key, value in rows.next_observations.items()
+        }
+    if rows.final_observations is not None:
+        return {
+            key: np.asarray(value[index : index + 1])
+            for key, value in rows.final_observations.items()
+        }
     return None
 
 
@@ -94,7 +99,7 @@ def _classes(actions: np.ndarray) -> np.ndarray:
     return actions[:, 0] if single else actions
 
 
-def last_rows(count: int, *marks: Any) -> np.ndarray:
+def episode_ends(count: int, *marks: Any) -> np.ndarray:
     """Where any of `marks` (N,) is set, and the last row of all: (episodes,) ascending."""
     ends = np.zeros(count, bool)
     for mark in marks:
@@ -103,14 +108,16 @@ def last_rows(count: int, *marks: Any) -> np.ndarray:
     return np.flatnonzero(ends)
 
 
-def jumps(observations: Arrays, following: Arrays, rows_at_once: int = 65_536) -> np.ndarray:
+def find_discontinuities(
+    observations: Arrays, next_observations: Arrays, rows_at_once: int = 65_536
+) -> np.ndarray:
     """(N,) bool: rows whose logged successor is not the next row, so an episode ends there."""
     count = len(next(iter(observations.values())))
     found = np.zeros(count, bool)
     for key, value in observations.items():
         for begin in range(0, count - 1, rows_at_once):
             end = min(begin + rows_at_once, count - 1)
-            after = np.asarray(following[key][begin:end]).reshape(end - begin, -1)
+            after = np.asarray(next_observations[key][begin:end]).reshape(end - begin, -1)
             there = np.asarray(value[begin + 1 : end + 1]).reshape(end - begin, -1)
             same = (after == there) | ((after != after) & (there != there))  # NaN equals NaN here
             found[begin:end] |= ~same.all(1)

@@ -21,13 +21,13 @@ from rich.progress import track
 from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.behaviours import Action, behaviour
-from worldmodel.data.episodes import Episode, Log, stack_episodes
+from worldmodel.data.episodes import Episode, EpisodeStream, stack_episodes
 from worldmodel.data.readers import tfds
 from worldmodel.data.readers.tfds import TFDSData
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.validation import validate
-from worldmodel.errors import DataError, nearest
+from worldmodel.errors import DataError, did_you_mean
 
 FORMAT = 1  # of what is collected: raise it and cached logs are collected anew
 LONGEST_EPISODE_STEPS = (
@@ -35,7 +35,7 @@ LONGEST_EPISODE_STEPS = (
 )
 
 Observe = Callable[[Any], dict[str, np.ndarray]]
-Act = Callable[[Action], Any]
+ActFunction = Callable[[Action], Any]
 
 
 @dataclass
@@ -46,11 +46,11 @@ class GymnasiumData(DataOptions):
     environment: str | None = option(
         None, "Gymnasium id of the environment to log and to judge policies in"
     )
-    behaviours: list[str] = option(
+    behaviour_policies: list[str] = option(
         ["uniform", "sticky", "ornstein_uhlenbeck"], "behaviour policies, in turn by episode"
     )
     episodes: int = option(200, "episodes to log", low=1)
-    collect_seed: int = option(
+    collection_seed: int = option(
         0, "seed of the collection (apart from `seed`: all runs share the logs)", low=0
     )
 
@@ -61,7 +61,7 @@ class GymnasiumData(DataOptions):
 
 
 @register("data", "gymnasium", GymnasiumData, source="environment")
-def read(options: GymnasiumData) -> Log:
+def read(options: GymnasiumData) -> EpisodeStream:
     """The logs that `options` describe, from `cache_dir`; if they are not there, collects them.
 
     Two processes may do so at once: both collect the same logs, and the first to finish keeps its
@@ -72,32 +72,30 @@ def read(options: GymnasiumData) -> Log:
         trajectories = collect(options)
         validate(trajectories)
         with contextlib.suppress(FileExistsError):
-            tfds.write(trajectories, folder, str(options.environment), _recipe(options))
+            tfds.write_rlds(trajectories, folder, str(options.environment), _recipe(options))
     return tfds.read(
         TFDSData(path=str(folder), environment=options.environment, holdout=options.holdout)
     )
 
 
 def collect(options: GymnasiumData) -> Trajectories:
-    """Logs `options.episodes` episodes; episode j has seed collect_seed + j and behaviour j % n.
+    """Logs `options.episodes` episodes; episode j has seed collection_seed + j and behaviour j % n.
 
     The true final observation is the last row of its episode; `terminated` is what the environment
     said. Raises DataError for an environment that does not exist or whose spaces cannot be logged.
     """
-    if not options.behaviours:
-        raise DataError("data.behaviours is empty; accepted: at least one behaviour policy")
-    behaviours = [behaviour(name) for name in options.behaviours]
-    source = (
-        f"{options.environment}, {options.episodes} episodes of {', '.join(options.behaviours)}"
-    )
+    if not options.behaviour_policies:
+        raise DataError("data.behaviour_policies is empty; accepted: at least one behaviour policy")
+    behaviours = [behaviour(name) for name in options.behaviour_policies]
+    source = f"{options.environment}, {options.episodes} episodes of {', '.join(options.behaviour_policies)}"
     with contextlib.closing(_make(options.environment)) as environment:
         observe = _observer(environment.observation_space, options.environment)
         spec, act = _actor(environment.action_space, options.environment)
 
         def log(j: int) -> Episode:
-            generator = np.random.default_rng([options.collect_seed, j])
+            generator = np.random.default_rng([options.collection_seed, j])
             actions = behaviours[j % len(behaviours)](spec, generator)
-            return _episode(environment, options.collect_seed + j, actions, observe, act)
+            return _episode(environment, options.collection_seed + j, actions, observe, act)
 
         episodes = map(log, _progress(options.episodes, f"collecting {source}"))
         return stack_episodes(episodes, source, spec)
@@ -116,15 +114,19 @@ def cache_folder(options: GymnasiumData) -> Path:
 def _recipe(options: GymnasiumData) -> dict[str, Any]:
     return {
         "environment": options.environment,
-        "behaviours": list(options.behaviours),
+        "behaviours": list(options.behaviour_policies),
         "episodes": options.episodes,
-        "collect_seed": options.collect_seed,
+        "collection_seed": options.collection_seed,
         "format": FORMAT,
     }
 
 
 def _episode(
-    environment: gymnasium.Env, seed: int, actions: Iterator[Action], observe: Observe, act: Act
+    environment: gymnasium.Env,
+    seed: int,
+    actions: Iterator[Action],
+    observe: Observe,
+    act: ActFunction,
 ) -> Episode:
     """One episode, from a reset to the environment's own end."""
     observation, _ = environment.reset(seed=seed)
@@ -154,7 +156,7 @@ def _make(name: str | None) -> gymnasium.Env:
         return gymnasium.make(name, disable_env_checker=True)
     except (gymnasium.error.Error, ImportError) as error:
         raise DataError(
-            f"cannot make environment {name!r}{nearest(name, gymnasium.registry)}: {error}"
+            f"cannot make environment {name!r}{did_you_mean(name, gymnasium.registry)}: {error}"
         ) from error
 
 
@@ -188,7 +190,7 @@ def _copy(value: Any) -> np.ndarray:
     )
 
 
-def _actor(space: spaces.Space, name: str) -> tuple[ActionSpec, Act]:
+def _actor(space: spaces.Space, name: str) -> tuple[ActionSpec, ActFunction]:
     """The actions as logged, and how one becomes what `step` takes."""
     if isinstance(space, spaces.Discrete):
         return ActionSpec(True, int(space.n)), lambda action: int(action + space.start)

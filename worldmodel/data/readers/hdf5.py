@@ -17,10 +17,16 @@ import numpy as np
 
 from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
-from worldmodel.data.episodes import Episode, Log, Unreadable
+from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
 from worldmodel.data.readers import existing_files, needs_path
-from worldmodel.data.readers.flat import FlatRows, check_lengths, episodes, jumps, last_rows
-from worldmodel.errors import DataError, first_line, nearest
+from worldmodel.data.readers.flat import (
+    FlatDataset,
+    check_lengths,
+    episode_ends,
+    episodes,
+    find_discontinuities,
+)
+from worldmodel.errors import DataError, did_you_mean, first_line
 
 ENDINGS = (".hdf5", ".h5")
 ACCEPTED = "D4RL's HDF5 layout: a file, a folder of files or a pattern such as logs/*.hdf5"
@@ -40,15 +46,15 @@ class HDF5Data(DataOptions):
 
 
 @register("data", "hdf5", HDF5Data, source="path", endings=(".hdf5", ".h5"))
-def read(options: HDF5Data) -> Log:
+def read(options: HDF5Data) -> EpisodeStream:
     """The episodes of all files, read as they are asked for. A file that cannot be read is
-    Unreadable. Raises DataError if there is no file.
+    UnreadableEpisode. Raises DataError if there is no file.
     """
     files = existing_files(options, ACCEPTED, *ENDINGS)
-    return Log(str(options.path), _episodes(files), files=tuple(files))
+    return EpisodeStream(str(options.path), _episodes(files), files=tuple(files))
 
 
-def _episodes(files: Sequence[Path]) -> Iterator[Episode | Unreadable]:
+def _episodes(files: Sequence[Path]) -> Iterator[Episode | UnreadableEpisode]:
     import h5py
 
     for path in files:
@@ -57,45 +63,45 @@ def _episodes(files: Sequence[Path]) -> Iterator[Episode | Unreadable]:
             with h5py.File(path, "r") as file:
                 yield from episodes(_rows(file, prefix), str(path))
         except DataError as error:
-            yield Unreadable(str(path), str(error))
+            yield UnreadableEpisode(str(path), str(error))
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
             # h5py raises these for files that are cut off, damaged or no HDF5 at all.
-            yield Unreadable(
+            yield UnreadableEpisode(
                 str(path), f"cannot be read ({first_line(error)}); accepted: {ACCEPTED}"
             )
 
 
-def _rows(file: Any, prefix: str) -> FlatRows:
+def _rows(file: Any, prefix: str) -> FlatDataset:
     missing = [key for key in NEEDED if key not in file]
     if missing:
-        hint = nearest(missing[0], file)
+        hint = did_you_mean(missing[0], file)
         raise DataError(
             f"has no {' and no '.join(missing)}{hint}; keys there: {', '.join(file) or 'none'}; "
             f"accepted: {ACCEPTED}"
         )
     observations = _named(file["observations"])
-    following = _named(file["next_observations"]) if "next_observations" in file else None
-    if following is not None and following.keys() != observations.keys():
+    next_observations = _named(file["next_observations"]) if "next_observations" in file else None
+    if next_observations is not None and next_observations.keys() != observations.keys():
         raise DataError(
-            f"next_observations holds {', '.join(following)}; accepted: {', '.join(observations)}"
+            f"next_observations holds {', '.join(next_observations)}; accepted: {', '.join(observations)}"
         )
     count = len(file["actions"])
     if count == 0:
         raise DataError("actions has no rows; accepted: at least one transition")
     rewards = file.get("rewards")
     fields = {"observations": observations, "terminals": file["terminals"], "rewards": rewards}
-    fields |= {"next_observations": following or {}, "timeouts": file.get("timeouts")}
+    fields |= {"next_observations": next_observations or {}, "timeouts": file.get("timeouts")}
     check_lengths(count, "actions", **fields)
     terminals = np.asarray(file["terminals"]).reshape(-1).astype(bool)
     marks = [terminals]
     if "timeouts" in file:
         marks.append(file["timeouts"])
-    elif following is not None:
-        marks.append(jumps(observations, following))
-    last = last_rows(count, *marks)
-    return FlatRows(
+    elif next_observations is not None:
+        marks.append(find_discontinuities(observations, next_observations))
+    last = episode_ends(count, *marks)
+    return FlatDataset(
         observations, file["actions"], rewards, last, terminals[last],
-        [f"{prefix}episode {i}" for i in range(len(last))], following,
+        [f"{prefix}episode {i}" for i in range(len(last))], next_observations,
     )  # fmt: skip
 
 

@@ -18,9 +18,9 @@ from gymnasium import spaces
 
 from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
-from worldmodel.data.episodes import Episode, Log, Unreadable
+from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
 from worldmodel.data.spec import ActionSpec
-from worldmodel.errors import DataError, first_line, nearest
+from worldmodel.errors import DataError, did_you_mean, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class MinariData(DataOptions):
 
 
 @register("data", "minari", MinariData, source="dataset")
-def read(options: MinariData) -> Log:
+def read(options: MinariData) -> EpisodeStream:
     """The local set `options.dataset`, under `options.path` or in Minari's own folder.
 
     Observations are boxes, discrete ones (as one-hot vectors), binary ones, and dicts and tuples of
@@ -67,7 +67,7 @@ def read(options: MinariData) -> Log:
     parts = _parts(dataset.observation_space, source)
     spec, act = _actions(dataset.action_space, source)
     files = tuple(sorted(path for path in folder.rglob("*") if path.is_file()))
-    return Log(source, _episodes(dataset, parts, act), spec, files, len(dataset))
+    return EpisodeStream(source, _episodes(dataset, parts, act), spec, files, len(dataset))
 
 
 def _open(name: str, root: Path, folder: Path) -> Any:
@@ -92,7 +92,7 @@ def _not_there(name: str, root: Path) -> str:
     )
     more = f" and {len(there) - MOST_SETS} more" if len(there) > MOST_SETS else ""
     return (
-        f"{root} has no Minari data set {name!r}{nearest(name, there)}; "
+        f"{root} has no Minari data set {name!r}{did_you_mean(name, there)}; "
         f"there: {', '.join(there[:MOST_SETS]) or 'none'}{more}; "
         f"to download it: MINARI_DATASETS_PATH={root} minari download {name}"
     )
@@ -101,16 +101,18 @@ def _not_there(name: str, root: Path) -> str:
 # ---------------------------------------------------------------------------------------- episodes
 
 
-def _episodes(dataset: Any, parts: dict[str, Part], act: Convert) -> Iterator[Episode | Unreadable]:
+def _episodes(
+    dataset: Any, parts: dict[str, Part], act: Convert
+) -> Iterator[Episode | UnreadableEpisode]:
     for index in range(len(dataset)):
         name = f"episode {index}"
         try:
             # One by one: an iterator of Minari's ends at the first one that is damaged.
             yield _episode(dataset[index], _steps_logged(dataset, index), parts, act, name)
         except DataError as fault:
-            yield Unreadable(name, str(fault))
+            yield UnreadableEpisode(name, str(fault))
         except Exception as error:  # HDF5, Arrow and image decoders raise whatever they met
-            yield Unreadable(name, f"Minari cannot read it ({first_line(error)})")
+            yield UnreadableEpisode(name, f"Minari cannot read it ({first_line(error)})")
 
 
 def _steps_logged(dataset: Any, index: int) -> int | None:

@@ -26,10 +26,16 @@ import numpy as np
 
 from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
-from worldmodel.data.episodes import Episode, Log, Unreadable
+from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
 from worldmodel.data.readers import existing_files, needs_path
-from worldmodel.data.readers.flat import FlatRows, check_lengths, episodes, jumps, last_rows
-from worldmodel.errors import DataError, first_line, nearest
+from worldmodel.data.readers.flat import (
+    FlatDataset,
+    check_lengths,
+    episode_ends,
+    episodes,
+    find_discontinuities,
+)
+from worldmodel.errors import DataError, did_you_mean, first_line
 
 ACCEPTED = "NumPy archives (.npz) with observations and actions: a file, a folder or a pattern"
 KEYS = (
@@ -55,15 +61,15 @@ class NPZData(DataOptions):
 
 
 @register("data", "npz", NPZData, source="path", endings=(".npz",))
-def read(options: NPZData) -> Log:
+def read(options: NPZData) -> EpisodeStream:
     """The episodes of all archives, read file by file. An archive that cannot be read is
-    Unreadable. Raises DataError if there is no file.
+    UnreadableEpisode. Raises DataError if there is no file.
     """
     files = existing_files(options, ACCEPTED, ".npz")
-    return Log(str(options.path), _episodes(files), files=tuple(files))
+    return EpisodeStream(str(options.path), _episodes(files), files=tuple(files))
 
 
-def _episodes(files: Sequence[Path]) -> Iterator[Episode | Unreadable]:
+def _episodes(files: Sequence[Path]) -> Iterator[Episode | UnreadableEpisode]:
     for path in files:
         prefix = f"{path} " if len(files) > 1 else ""  # messages name a single source anyway
         try:
@@ -71,7 +77,7 @@ def _episodes(files: Sequence[Path]) -> Iterator[Episode | Unreadable]:
             whole = _whole_episodes(archive, prefix)
             yield from whole or episodes(_rows(archive, prefix), str(path))
         except DataError as error:
-            yield Unreadable(str(path), str(error))
+            yield UnreadableEpisode(str(path), str(error))
 
 
 def _load(path: Path) -> Archive:
@@ -90,7 +96,7 @@ def _load(path: Path) -> Archive:
         there = {name.partition("/")[0] for name in arrays}
         if key not in there and not (key == "observations" and "obs" in there):
             raise DataError(
-                f"has no {key!r}{nearest(key, names)}; keys there: {', '.join(names) or 'none'}"
+                f"has no {key!r}{did_you_mean(key, names)}; keys there: {', '.join(names) or 'none'}"
             )
     if scalars := [key for key, value in arrays.items() if value.ndim == 0]:
         raise DataError(f"{', '.join(scalars)} is a single number; accepted: arrays of rows")
@@ -182,42 +188,56 @@ def _is_column_of_classes(actions: np.ndarray) -> bool:
 # ------------------------------------------------------------------------------------------- T rows
 
 
-def _rows(archive: Archive, prefix: str) -> FlatRows:
+def _rows(archive: Archive, prefix: str) -> FlatDataset:
     observations, actions = _observations(archive), archive["actions"]
-    following, aside = _named(archive, "next_observations"), _named(archive, "last_next")
+    next_observations, final_observations = (
+        _named(archive, "next_observations"),
+        _named(archive, "last_next"),
+    )
     count, rewards = len(actions), archive.get("rewards")
     marks = {key: archive.get(key) for key in ("terminals", "timeouts", "episode_starts")}
-    per_row = {"observations": observations, "next_observations": following or {}}
+    per_row = {"observations": observations, "next_observations": next_observations or {}}
     check_lengths(count, "actions", rewards=rewards, **per_row, **marks)
-    for name, given in (("next_observations", following), ("last_next", aside)):
+    for name, given in (
+        ("next_observations", next_observations),
+        ("last_next", final_observations),
+    ):
         if given is not None and given.keys() != observations.keys():
             raise DataError(f"{name} holds {', '.join(given)}; accepted: {', '.join(observations)}")
-    last = _last_rows(archive, observations, following, count)
-    check_lengths(len(last), "the marks' episodes", last_next=aside or {})
+    last = _last_rows(archive, observations, next_observations, count)
+    check_lengths(len(last), "the marks' episodes", last_next=final_observations or {})
     # OGBench calls the ends of its records terminals.
     records = rewards is None and marks["timeouts"] is None and marks["terminals"] is not None
     ended = marks["terminals"] if not records else None
     terminated = np.zeros(len(last), bool) if ended is None else ended.reshape(-1)[last] != 0
     names = _names(archive, prefix, len(last))
-    whole = records and following is None and aside is None
-    return FlatRows(
-        observations, actions, rewards, last, terminated, names, following, aside, whole
+    whole = records and next_observations is None and final_observations is None
+    return FlatDataset(
+        observations,
+        actions,
+        rewards,
+        last,
+        terminated,
+        names,
+        next_observations,
+        final_observations,
+        whole,
     )
 
 
 def _last_rows(
-    archive: Archive, observations: Dict, following: Dict | None, count: int
+    archive: Archive, observations: Dict, next_observations: Dict | None, count: int
 ) -> np.ndarray:
     """(episodes,) last rows, by whatever tells them."""
     lengths = _lengths(archive)
     if lengths is not None:
         return np.cumsum(lengths) - 1
     if "episode_starts" in archive:
-        return last_rows(count, np.roll(archive["episode_starts"].reshape(-1), -1))
+        return episode_ends(count, np.roll(archive["episode_starts"].reshape(-1), -1))
     marks = [archive[key] for key in ("terminals", "timeouts") if key in archive]
-    if following is not None and "timeouts" not in archive:
-        marks.append(jumps(observations, following))
-    return last_rows(count, *marks)
+    if next_observations is not None and "timeouts" not in archive:
+        marks.append(find_discontinuities(observations, next_observations))
+    return episode_ends(count, *marks)
 
 
 def _names(archive: Archive, prefix: str, count: int) -> list[str]:

@@ -19,9 +19,9 @@ import numpy as np
 
 from worldmodel.config import DataOptions, feedthrough, option
 from worldmodel.config.registry import register
-from worldmodel.data.episodes import Episode, Log, Unreadable
+from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
 from worldmodel.data.readers import existing_path
-from worldmodel.errors import DataError, first_line, listed
+from worldmodel.errors import DataError, bullet_list, first_line
 
 ACCEPTED = "a folder of inputs and outputs, u_*.npy and y_*.npy"
 SHAPES = "(samples,), then channels, realisations and periods, as far as there are any"
@@ -47,14 +47,14 @@ class RecordsData(DataOptions):
 
 
 @register("data", "records", RecordsData, source="path", endings=(".npy",))
-def read(options: RecordsData) -> Log:
-    """The records of all pairs of files, read pair by pair. One that cannot be read is Unreadable.
+def read(options: RecordsData) -> EpisodeStream:
+    """The records of all pairs of files, read pair by pair. One that cannot be read is UnreadableEpisode.
 
     Raises DataError if there is no folder, or not as many files of inputs as of outputs.
     """
     pairs = _pairs(options)
     files = tuple(file for pair in pairs for file in pair)
-    return Log(str(options.path), _episodes(options, pairs), files=files)
+    return EpisodeStream(str(options.path), _episodes(options, pairs), files=files)
 
 
 def _pairs(options: RecordsData) -> list[Pair]:
@@ -70,11 +70,11 @@ def _pairs(options: RecordsData) -> list[Pair]:
                 ("outputs", options.outputs, found[1]),
             )
         ]
-        raise DataError(listed(f"{folder}: accepted are as many inputs as outputs", lines))
+        raise DataError(bullet_list(f"{folder}: accepted are as many inputs as outputs", lines))
     return list(zip(*found, strict=True))
 
 
-def _episodes(options: RecordsData, pairs: Sequence[Pair]) -> Iterator[Episode | Unreadable]:
+def _episodes(options: RecordsData, pairs: Sequence[Pair]) -> Iterator[Episode | UnreadableEpisode]:
     for inputs, outputs in pairs:
         try:
             u, y = _records(inputs), _records(outputs)
@@ -84,7 +84,7 @@ def _episodes(options: RecordsData, pairs: Sequence[Pair]) -> Iterator[Episode |
                     f"{inputs.name} {u.shape[2]} of {u.shape[0]}; accepted: the same of both"
                 )
         except DataError as error:
-            yield Unreadable(str(outputs), str(error))
+            yield UnreadableEpisode(str(outputs), str(error))
             continue
         for index in range(y.shape[2]):
             yield Episode(

@@ -29,7 +29,7 @@ from omegaconf import MISSING
 
 from worldmodel.config import DataOptions, feedthrough, option
 from worldmodel.config.registry import register
-from worldmodel.data.episodes import Episode, Log, Unreadable
+from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
 from worldmodel.data.readers import existing_files, needs_path
 from worldmodel.data.readers.table_columns import (
     classes,
@@ -41,7 +41,7 @@ from worldmodel.data.readers.table_columns import (
     truths,
     vectors,
 )
-from worldmodel.errors import DataError, listed, nearest
+from worldmodel.errors import DataError, bullet_list, did_you_mean
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -73,7 +73,7 @@ class TableData(DataOptions):
         None, "column that is true where the episode really ended (none: they never do)"
     )
     discrete: bool = option(False, "the single column of actions holds classes 0, 1, ...")
-    rows: list[int] | None = option(
+    row_range: list[int] | None = option(
         None, "[FIRST,LAST] rows of every file that are read, counted from 0 (none: all)", low=0
     )
     feedthrough: bool = feedthrough()
@@ -83,24 +83,26 @@ class TableData(DataOptions):
             yield needs_path(self)
         if self.discrete and len(self.actions) > 1:
             yield f"data.discrete=true: takes one column of classes, not {len(self.actions)}"
-        if self.rows is not None and not (len(self.rows) == 2 and self.rows[0] < self.rows[1]):
-            given = ",".join(map(str, self.rows))
-            yield f"data.rows=[{given}]: accepts [FIRST,LAST], the first below the last"
+        if self.row_range is not None and not (
+            len(self.row_range) == 2 and self.row_range[0] < self.row_range[1]
+        ):
+            given = ",".join(map(str, self.row_range))
+            yield f"data.row_range=[{given}]: accepts [FIRST,LAST], the first below the last"
         yield from super().check()
 
 
 @register("data", "table", TableData, source="path", endings=(".csv", ".tsv", ".parquet", ".pq"))
-def read(options: TableData) -> Log:
+def read(options: TableData) -> EpisodeStream:
     """The episodes of all tables, read file by file as they are asked for.
 
     Raises DataError if no file has the wanted columns. One file among others that cannot be read,
-    or lacks some, is Unreadable.
+    or lacks some, is UnreadableEpisode.
     """
     ending = Path(options.path or "").suffix.lower()
     files = existing_files(options, ACCEPTED, *ENDINGS, *({ending} - {"", *ENDINGS}))
     _check_options(options, files[0])
     _check_headers(options, files)
-    return Log(
+    return EpisodeStream(
         source=str(options.path),
         episodes=_episodes(options, files),
         files=tuple(files),
@@ -154,7 +156,7 @@ def _check_headers(options: TableData, files: Sequence[Path]) -> None:
         more = f" (and {len(those) - 1} more)" if len(those) > 1 else ""
         lines.append(f"{those[0]}{more}: {fault}")
     head = f"{options.path}: no file has the columns that are asked for"
-    raise DataError(lines[0] if len(lines) == 1 else listed(head, lines))
+    raise DataError(lines[0] if len(lines) == 1 else bullet_list(head, lines))
 
 
 def _listing(names: Sequence[str]) -> str:
@@ -222,7 +224,7 @@ def _open(file: Path, wanted: Sequence[str]) -> _CSV | _Parquet:
     with _faults_of_pyarrow():
         table = _open_parquet(file) if _is_parquet(file) else _open_csv(file, wanted)
     if missing := [name for name in wanted if name not in table.names]:
-        hints = ", ".join(quoted(name) + nearest(name, table.names) for name in missing)
+        hints = ", ".join(quoted(name) + did_you_mean(name, table.names) for name in missing)
         raise DataError(f"no column {hints}; columns there: {_listing(table.names)}")
     if twice := [name for name in wanted if table.names.count(name) > 1]:
         raise DataError(f"two columns are named {_listing(twice)}; accepted: names of their own")
@@ -306,7 +308,7 @@ class _Rows:
         return _Rows(*(None if rows is None else rows[which] for rows in vars(self).values()))
 
 
-def _episodes(options: TableData, files: Sequence[Path]) -> Iterator[Episode | Unreadable]:
+def _episodes(options: TableData, files: Sequence[Path]) -> Iterator[Episode | UnreadableEpisode]:
     """The episodes of all files; what looks odd of them all together is told at the end."""
     count = 0
     uneven: list[str] = []
@@ -316,14 +318,14 @@ def _episodes(options: TableData, files: Sequence[Path]) -> Iterator[Episode | U
         try:
             rows, parts = _load(options, file)
         except DataError as error:
-            yield Unreadable(str(file), str(error))
+            yield UnreadableEpisode(str(file), str(error))
             continue
         for value, which in parts:
             name = f"{file} episode {value}" if options.episode else str(file)
             try:
                 episode = _episode(options, name, rows.select(which))
             except DataError as error:
-                yield Unreadable(name, str(error))
+                yield UnreadableEpisode(name, str(error))
                 continue
             count += 1
             uneven += _long_steps(episode)
@@ -344,7 +346,7 @@ def _episodes(options: TableData, files: Sequence[Path]) -> Iterator[Episode | U
 
 def _warn(head: str, lines: list[str]) -> None:
     if lines:
-        logger.warning("%s", listed(head, lines))
+        logger.warning("%s", bullet_list(head, lines))
 
 
 def _load(options: TableData, file: Path) -> tuple[_Rows, list[tuple[str, Which]]]:
@@ -379,12 +381,12 @@ def _among(options: TableData, table: pa.Table) -> pa.Table:
     """The rows of a file that are asked for. Raises DataError, without its name, where they are
     not there.
     """
-    if options.rows is None:
+    if options.row_range is None:
         return table
-    first, last = options.rows
+    first, last = options.row_range
     if last >= table.num_rows:
         raise DataError(
-            f"data.rows=[{first},{last}]: has {table.num_rows:,} rows; accepted: up to "
+            f"data.row_range=[{first},{last}]: has {table.num_rows:,} rows; accepted: up to "
             f"{table.num_rows - 1}"
         )
     return table.slice(first, last - first + 1)

@@ -1,7 +1,7 @@
 """TFDS in the RLDS layout, stored as ArrayRecord or TFRecord, read without TensorFlow.
 
 One record is one episode, `steps` with `observation`, `action`, `reward`, `is_first`, `is_last`,
-`is_terminal` and `discount`. `worldmodel/data/native.py` writes it. tensorflow_datasets is imported
+`is_terminal` and `discount`. `worldmodel/data/rlds_writer.py` writes it. tensorflow_datasets is imported
 inside the functions, since that takes a second.
 """
 
@@ -19,14 +19,14 @@ import numpy as np
 
 from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
-from worldmodel.data.episodes import Episode, Log, Unreadable
-from worldmodel.data.native import CARD, METADATA_KEY, write
+from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
 from worldmodel.data.readers import existing_path
 from worldmodel.data.readers.tfds_builder import INSTALL_TENSORFLOW, prepared
+from worldmodel.data.rlds_writer import CARD, METADATA_KEY, write_rlds
 from worldmodel.data.spec import ActionSpec
-from worldmodel.errors import DataError, first_line, listed
+from worldmodel.errors import DataError, bullet_list, first_line
 
-__all__ = ["read", "read_metadata", "write"]
+__all__ = ["read", "read_metadata", "write_rlds"]
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ LAST_REWARD = "have a reward in their last row, where RLDS has padding"
 NO_LAST_OBSERVATION = "end in zeros, which D4RL's builder puts for what was not observed"
 
 Keys = tuple[str, ...]  # where a leaf is in nested dicts
-Record = Mapping[str, Any] | Unreadable
+Record = Mapping[str, Any] | UnreadableEpisode
 
 
 @dataclass
@@ -59,7 +59,7 @@ class TFDSData(DataOptions):
 
 
 @register("data", "tfds", TFDSData, source="builder")
-def read(options: TFDSData) -> Log:
+def read(options: TFDSData) -> EpisodeStream:
     """Reads a prepared TFDS directory, ours or any other in the RLDS layout.
 
     `observation` is a tensor or a dict of tensors; `action` a vector of floats or one integer. Its
@@ -83,7 +83,7 @@ def read(options: TFDSData) -> Log:
     made_up_ends = builder.name.startswith("d4rl_")
     episodes = _episodes(records, steps, observations, source, made_up_ends)
     total = sum(shard.take for shard in shards)
-    return Log(source, episodes, _action_spec(builder, steps), files, total)
+    return EpisodeStream(source, episodes, _action_spec(builder, steps), files, total)
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
@@ -190,7 +190,7 @@ def _shards(builder: Any, split: str, folder: Path) -> Sequence[Any]:
     if not shards:
         raise DataError(f"{folder}: split {split!r} holds no episodes")
     if missing := [shard.basename() for shard in shards if not Path(shard.filename).is_file()]:
-        raise DataError(listed(f"{folder}: files are missing", missing))
+        raise DataError(bullet_list(f"{folder}: files are missing", missing))
     return shards
 
 
@@ -244,8 +244,8 @@ def _as_columns() -> dict[str, Any]:
     return {"steps": tfds.decode.SkipDecoding()}
 
 
-def _unreadable(episode: int, shard: Any, position: int, error: Exception) -> Unreadable:
-    return Unreadable(
+def _unreadable(episode: int, shard: Any, position: int, error: Exception) -> UnreadableEpisode:
+    return UnreadableEpisode(
         f"episode {episode}",
         f"record {position} of {shard.basename()} cannot be read ({first_line(error)})",
     )
@@ -273,17 +273,17 @@ def _episodes(
     observations: Mapping[str, tuple[Keys, Any]],
     source: str,
     made_up_ends: bool,
-) -> Iterator[Episode | Unreadable]:
+) -> Iterator[Episode | UnreadableEpisode]:
     notes: Counter[str] = Counter()
     for index, record in enumerate(records):
         name = f"episode {index}"
-        if isinstance(record, Unreadable):
+        if isinstance(record, UnreadableEpisode):
             yield record
             continue
         try:
             episode = _episode(record["steps"], features, observations, name)
         except DataError as fault:
-            yield Unreadable(name, str(fault))
+            yield UnreadableEpisode(name, str(fault))
             continue
         if len(episode.actions) < 2:
             notes[SINGLE_ROW] += 1

@@ -10,7 +10,7 @@ import os
 import re
 from pathlib import Path
 
-from worldmodel.errors import DataError, first_line, nearest
+from worldmodel.errors import DataError, did_you_mean, first_line
 
 NAME = re.compile(r"\w+(/[^/:]+)?(:[\d.*]+)?")
 INSTALL_TENSORFLOW = 'pip install "worldmodel[tensorflow]"'
@@ -46,7 +46,7 @@ def _version(folder: Path) -> list[int]:
 
 def _prepare(name: str, root: Path) -> Path:
     """Downloads and prepares the data set, with TFDS and TensorFlow."""
-    absent = f"{name} is not prepared under {root}{nearest(name, _names(root))}"
+    absent = f"{name} is not prepared under {root}{did_you_mean(name, _names(root))}"
     if unknown := _unknown(name):
         raise DataError(f"{absent}, and {unknown}")
     if importlib.util.find_spec("tensorflow") is None:
@@ -84,11 +84,13 @@ def _unknown(name: str) -> str | None:
     builder, _, config = name.partition(":")[0].partition("/")
     known = tfds.list_builders(with_community_datasets=False)
     if builder not in known:
-        return f"TFDS has no builder {builder!r}{nearest(builder, known)}"
+        return f"TFDS has no builder {builder!r}{did_you_mean(builder, known)}"
     configs = list(tfds.builder_cls(builder).builder_configs)
     if config in configs or not (config or configs):
         return None
     accepted = ", ".join(configs[:MOST_CONFIGS]) or "the name alone"
     more = f" and {len(configs) - MOST_CONFIGS} more" if len(configs) > MOST_CONFIGS else ""
-    wrong = f"has no config {config!r}{nearest(config, configs)}" if config else "needs a config"
+    wrong = (
+        f"has no config {config!r}{did_you_mean(config, configs)}" if config else "needs a config"
+    )
     return f"{builder} {wrong}; accepted: {accepted}{more}"

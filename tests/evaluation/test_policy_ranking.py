@@ -1,0 +1,289 @@
+"""The true dynamics rank policies and plans as the world does; a liar ranks them the other way."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import gymnasium
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from worldmodel import models
+from worldmodel.config import EvaluationOptions, PlannerOptions, PolicyRankingOptions
+from worldmodel.data import ActionSpec
+from worldmodel.data.readers.gymnasium import GymnasiumData, collect
+from worldmodel.data.windows import Window
+from worldmodel.environments.real import RealEnvironment
+from worldmodel.evaluation import cloning, ranking
+from worldmodel.evaluation.action_sequences import candidates, rank_action_sequences, starts_of
+from worldmodel.evaluation.behavior_cloning import clone_policy
+from worldmodel.evaluation.candidate_policies import (
+    EpsilonPolicy,
+    candidate_policies,
+    imagined_returns,
+)
+from worldmodel.evaluation.evaluator import evaluate
+from worldmodel.evaluation.figures import imagined_and_real_returns
+from worldmodel.evaluation.policy_ranking import (
+    first_observations,
+    rank_policies,
+    ranking_horizons,
+    real_returns,
+)
+from worldmodel.evaluation.rank_metrics import ImaginedReturn, RealReturn
+from worldmodel.evaluation.returns import environments_of, model_policy, random_policy
+from worldmodel.evaluation.statistics import Bootstrap
+from worldmodel.models.mlp import MLPOptions
+from worldmodel.models.oracle import Oracle, OracleOptions
+from worldmodel.models.rssm import RSSMOptions
+from worldmodel.nn.distributions import ScalarMSE
+from worldmodel.nn.heads import ActionHead
+
+OPTIONS = EvaluationOptions(
+    resamples=200,
+    policy_ranking=PolicyRankingOptions(
+        rollouts_per_policy=12,
+        horizons=[5, 60],
+        num_start_states=3,
+        num_action_sequences=16,
+        sequence_length=10,
+    ),
+    planner=PlannerOptions(kind="cem", horizon=10, num_samples=64, num_elites=8, iterations=2),
+)
+
+
+class Liar(Oracle):
+    """Knows what happens, and tells the opposite of what it is worth."""
+
+    def reward(self, state):
+        return ScalarMSE(-super().reward(state).mean(), 1.0)
+
+
+class Noisy(gymnasium.Wrapper):
+    """Pendulum that is pushed by chance, and not by its seed."""
+
+    def step(self, action):
+        return self.env.step(action + np.random.default_rng().normal(0, 0.5, 1).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def world(pendulum):
+    """Models that know the dynamics, and a policy with a will of its own."""
+    spec = pendulum.spec()
+    options = OracleOptions(environment="Pendulum-v1")
+    made = {kind: kind(options, spec, rngs=nnx.Rngs(0)) for kind in (Oracle, Liar)}
+    actor = ActionHead(made[Oracle].feature_size, spec.action, 16, 1, rngs=nnx.Rngs(2))
+    actor.location.kernel[...] = 40 * actor.location.kernel[...]  # acts strongly
+    return SimpleNamespace(spec=spec, oracle=made[Oracle], liar=made[Liar], actor=actor)
+
+
+@pytest.fixture(scope="module")
+def found(world, pendulum):
+    earlier = {"step 7": ActionHead(3, world.spec.action, 16, 1, rngs=nnx.Rngs(5))}
+    given = (world.actor, earlier, world.spec, pendulum, "Pendulum-v1", OPTIONS)
+    return {
+        name: rank_policies(model, *given)
+        for name, model in (("oracle", world.oracle), ("liar", world.liar))
+    }
+
+
+def test_without_chance_imagined_and_real_returns_are_the_same(world):
+    everyone = candidate_policies(world.actor, {}, world.spec.action)
+    sure = {n: c for n, c in everyone.items() if n != "random" and "%" not in n}
+    assert len(everyone) >= 8 and len(sure) >= 6
+    with environments_of("Pendulum-v1", world.spec, 4) as environments:
+        first = first_observations(environments, 3)
+        for chooser in sure.values():
+            act = model_policy(world.oracle, chooser, world.spec)
+            real = real_returns(environments, world.spec, act, 3, [1, 30])
+            imagined = imagined_returns(
+                world.oracle, chooser, world.spec, first, [1, 30], jax.random.key(0)
+            )
+            assert type(real) is RealReturn and type(imagined) is ImaginedReturn
+            assert real.values.shape == (4, 2)
+            # Chaos: float32 and float64 part a little within 30 steps.
+            np.testing.assert_allclose(imagined.values, real.values, rtol=2e-2, atol=0.5)
+
+
+def test_true_dynamics_rank_policies_as_the_world_does(found):
+    decision = found["oracle"]
+    assert list(decision.horizons) == [5, 60] and decision.steps == 60
+    assert {"policy", "step 7", "random", "50 % random actions"} <= decision.policies.keys()
+    assert {"cloned from the logs", "planner"} <= decision.policies.keys()
+    planned = decision.policies["planner"]
+    assert planned.real.n == planned.imagined.n == 8 and decision.policies["policy"].real.n == 12
+    # It plans with the true dynamics and rewards, and is better than a will of one's own.
+    assert planned.real.low > decision.policies["policy"].real.high
+    assert decision.agreement.spearman.value > 0.9
+    assert decision.agreement.spearman.n == len(decision.policies) >= 8
+    assert decision.agreement.regret.value < 0.05
+    assert decision.sequences.spearman.median.value > 0.99
+    assert decision.sequences.regret.median.value < 0.01
+    assert decision.sequences.unreproducible_starts == 0
+
+
+def test_without_a_policy_the_clone_takes_its_place(world, pendulum):
+    few = PolicyRankingOptions(rollouts_per_policy=12, horizons=[60], num_start_states=0)
+    options = dataclasses.replace(OPTIONS, policy_ranking=few, planner=PlannerOptions())
+    decision = rank_policies(world.oracle, None, {}, world.spec, pendulum, "Pendulum-v1", options)
+    assert {"cloned from the logs", "random", "50 % random actions"} <= decision.policies.keys()
+    assert decision.policies.keys().isdisjoint({"policy", "planner"})
+    assert decision.agreement.spearman.low > 0 and decision.sequences is None
+
+
+def test_a_model_without_a_policy_is_judged_where_its_environment_can_be_made(world, pendulum):
+    few = PolicyRankingOptions(rollouts_per_policy=2, horizons=[3], num_start_states=0)
+    options = EvaluationOptions([1], 4, 1, 2, resamples=100, policy_ranking=few)
+    judged = (world.oracle, None, world.spec, pendulum, pendulum)
+    made = evaluate(*judged, "Pendulum-v1", options)
+    assert "policy" not in made.returns and made.decision.agreement.spearman.n == 12
+    missing = evaluate(*judged, "Pendulum-v9", options)
+    (note,) = (n for n in missing.notes if n.startswith("Policies are not ranked"))
+    assert missing.decision is None and "data.environment=Pendulum-v9: cannot be made" in note
+
+
+def test_a_liar_ranks_the_other_way(found):
+    decision = found["liar"]
+    assert decision.agreement.spearman.high < 0
+    assert decision.agreement.regret.value > 0.9
+    assert decision.sequences.spearman.quartiles[1].value < -0.99
+    assert decision.sequences.regret.median.value == 1
+    assert decision.agreement.bias.low > 0  # all that it promises is more than is paid
+
+
+def test_tables_figure_and_json_hold_the_same_numbers(found):
+    decision = found["oracle"]
+    saved = decision.to_json()
+    assert (
+        saved["spearman"]
+        == decision.agreement.spearman.to_json()
+        == saved["horizons"]["60"]["spearman"]
+    )
+    assert saved["policies"]["random"].keys() == {"imagined", "real"}
+    assert saved["sequences"]["spearman"].keys() >= {"value", "low", "high", "quartiles"}
+    tables = [*ranking.tables(decision), ranking.policies_sheet(decision)]
+    assert decision.agreement.mmrv.brief in tables[0].markdown()
+    assert "Ranking of policies, 12 starts each (8 of the planner)" in tables[0].markdown()
+    assert "linear corr." not in tables[0].narrow().markdown()
+    real = [both.real.value for both in decision.policies.values()]
+    assert tables[-1].rows[0][2] == decision.policies[tables[-1].rows[0][0]].real
+    assert max(real) == decision.policies[tables[-1].rows[0][0]].real.value
+    assert imagined_and_real_returns(decision).count("<circle") == len(real)
+    assert decision.agreement.spearman.brief in ranking.sentence(decision)
+
+
+def test_a_mixture_acts_as_its_policy_or_by_chance(world):
+    state = world.oracle.initial((2000,))
+    policy = world.actor(world.oracle.features(state)).mode()
+
+    def actions(**mixture):
+        chooser = EpsilonPolicy(world.actor, world.spec.action, **mixture)
+        return np.asarray(chooser(world.oracle, state, (), jax.random.key(0))[1])
+
+    np.testing.assert_array_equal(actions(), policy)
+    np.testing.assert_array_equal(actions(share=1.0, low=-1, high=-1), -1)
+    kept = (actions(share=0.25) == policy).mean()
+    assert kept == pytest.approx(0.75, abs=0.05)
+    uniform = actions(share=1.0)
+    assert uniform.min() < -0.99 and uniform.max() > 0.99 and abs(uniform.mean()) < 0.05
+
+
+@pytest.mark.parametrize("action", [ActionSpec(True, 3), ActionSpec(False, 2, (-2, 0), (2, 1))])
+def test_candidates_are_raw_actions_some_of_them_held(action):
+    plans = candidates(np.random.default_rng(0), action, 8, 15)
+    assert plans.shape == ((8, 15) if action.discrete else (8, 15, 2))
+    changes = (np.diff(plans.reshape(8, 15, -1), axis=1) != 0).any(-1).sum(1)
+    assert changes[3] == changes[7] == 0 and (changes[[2, 6]] <= 2).all() and changes[0] > 4
+    if not action.discrete:
+        assert plans[..., 0].min() < -1 and plans[..., 1].min() >= 0
+
+
+def test_a_start_is_reached_again_or_it_is_told(world):
+    act = random_policy(world.spec)
+    arguments = (act, OPTIONS.policy_ranking, Bootstrap(100), jax.random.key(0))
+    gymnasium.register("NoisyPendulum-v0", lambda: Noisy(gymnasium.make("Pendulum-v1")))
+    try:
+        noisy = [RealEnvironment("NoisyPendulum-v0", world.spec) for _ in range(3)]
+    finally:
+        gymnasium.registry.pop("NoisyPendulum-v0")
+    agreement = rank_action_sequences(world.oracle, world.spec, noisy, *arguments)
+    assert agreement.unreproducible_starts == 2  # the first start takes no step
+    with environments_of("Pendulum-v1", world.spec, 3) as environments:
+        starts = starts_of(environments, world.spec, act, 3, 0, 15)
+        assert starts.after.tolist() == [0, 25, 50] and starts.seeds.tolist() == [0, 1, 2]
+        late = starts_of(environments, world.spec, act, 3, 0, 180)  # of the 200 there are
+        assert late.after.tolist() == [0, 20, 20]
+        assert (
+            rank_action_sequences(
+                world.oracle, world.spec, environments, *arguments
+            ).unreproducible_starts
+            == 0
+        )
+
+
+def test_lengths_stay_within_an_episode():
+    assert ranking_horizons(PolicyRankingOptions(horizons=[15, 50, 900]), "Pendulum-v1") == [
+        15,
+        50,
+        200,
+    ]
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_a_clone_does_what_was_logged(worlds, discrete):
+    """Who acted in the logs pushed against the position; features are the position."""
+    logs = worlds.linear_logs([30, 25, 40, 30])
+    position = logs.observations["position"]
+    taken = np.clip(-position, -2, 2)
+    if discrete:
+        taken = (position[:, 0] > 0).astype(np.int32)
+        logs = dataclasses.replace(logs, action_spec=ActionSpec(True, 2))
+    taken[logs.last_steps] = 0  # nothing is done there, which is no example
+    logs = dataclasses.replace(logs, actions=taken)
+    head = clone_policy(worlds.Repeat(), logs.spec(), logs, jax.random.key(0))
+    seen = np.random.default_rng(1).uniform(-1, 1, (200, 2)).astype(np.float32)
+    action = np.asarray(head(seen).mode())
+    if discrete:
+        assert (action == (seen[:, 0] > 0)).mean() > 0.97
+    else:
+        assert np.abs(action - -seen / 2).mean() < 0.03  # in [-1, 1], of the range [-2, 2]
+
+
+def test_a_clone_of_images_sees_a_few_windows_at_once(image_spec):
+    """All of them at full size, with the encoder's channels, would be half a gigabyte here."""
+    options = MLPOptions(burn_in=1, units=8, latent_dim=8, depth=2)
+    model = nnx.jit(lambda key: models.build(options, image_spec, key))(jax.random.key(0))
+    head = ActionHead(model.feature_size, image_spec.action, 8, 1, rngs=nnx.Rngs(0))
+    rows = (cloning.WINDOWS, cloning.ROWS)
+
+    def column(kind, *shape):
+        return jax.ShapeDtypeStruct((*rows, *shape), kind)
+
+    image, marks = {"image": column(np.uint8, 64, 64, 3)}, [column(bool)] * 4
+    window = Window(image, column(np.int32), column(np.float32), *marks)
+    lowered = cloning._trained.lower(model, head, window, jax.random.key(0))
+    assert lowered.compile().compiled.memory_analysis().temp_size_in_bytes < 100e6
+
+
+def test_discrete_actions_and_episodes_that_end(tmp_path):
+    logs = collect(
+        GymnasiumData("poles", environment="CartPole-v1", episodes=4, cache_dir=str(tmp_path))
+    )
+    spec = logs.spec()
+    options = RSSMOptions(deter=32, hidden=16, blocks=2)
+    model = nnx.jit(lambda key: models.build(options, spec, key))(jax.random.key(0))
+    actor = ActionHead(model.feature_size, spec.action, 16, 1, rngs=nnx.Rngs(1))
+    few = PolicyRankingOptions(
+        rollouts_per_policy=8,
+        horizons=[60],
+        num_start_states=2,
+        num_action_sequences=8,
+        sequence_length=5,
+    )
+    options = EvaluationOptions(resamples=200, policy_ranking=few)
+    decision = rank_policies(model, actor, {}, spec, logs, "CartPole-v1", options)
+    # A new reward head says 0 of everything: the model ranks nothing, and says so.
+    assert decision.agreement.spearman.value == 0
+    assert decision.policies["highest action"].real.value < 12
+    assert decision.policies["random"].real.value > 15

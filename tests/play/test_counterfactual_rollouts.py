@@ -1,0 +1,121 @@
+"""Choices of actions from a logged row, with the same state and the same noise."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from worldmodel import data, models
+from worldmodel.data.trajectories import split_episodes
+from worldmodel.errors import ConfigError, DataError
+from worldmodel.loading import LoadedRun
+from worldmodel.models.trajectory_diffusion import TrajectoryDiffusionOptions
+from worldmodel.play.counterfactual_rollouts import (
+    LoggedStart,
+    counterfactual_rollouts,
+    imagine,
+    load_start,
+    logged_rollout,
+)
+
+CONTEXT, STEPS = 4, 6
+
+
+@pytest.fixture(scope="module")
+def start(smoke: LoadedRun) -> LoggedStart:
+    logs = data.load(smoke.config.data)
+    _, held_out = split_episodes(logs.num_episodes, smoke.config.data.holdout)
+    return load_start(smoke, int(held_out[0]), 9, CONTEXT)
+
+
+def test_a_start_is_the_row_of_the_logs(smoke: LoadedRun, start: LoggedStart) -> None:
+    logs = data.load(smoke.config.data)
+    row = logs.offsets[start.number] + 9
+    truth = logged_rollout(start, 3)
+    np.testing.assert_array_equal(
+        truth.observation["observation"], logs.observations["observation"][row + 1 : row + 4]
+    )
+    np.testing.assert_array_equal(truth.reward, logs.rewards[row : row + 3])
+    assert start.steps_left == logs.lengths[start.number] - 1 - 9
+
+
+def test_the_true_dynamics_imagine_what_was_logged(oracle: LoadedRun, start: LoggedStart) -> None:
+    (future,) = counterfactual_rollouts(oracle, start, ["logged"], STEPS, seed=0).values()
+    truth = logged_rollout(start, STEPS)
+    np.testing.assert_allclose(
+        future.observation["observation"], truth.observation["observation"], atol=1e-4
+    )
+    np.testing.assert_allclose(future.reward, truth.reward, atol=1e-3)
+    np.testing.assert_array_equal(future.survival, np.ones(STEPS))
+
+
+def test_the_same_actions_twice_give_the_same_bits(smoke: LoadedRun, start: LoggedStart) -> None:
+    names = ["random", "logged"]
+    first = counterfactual_rollouts(smoke, start, names, STEPS, seed=0)
+    again = counterfactual_rollouts(smoke, start, [*reversed(names), "zero"], STEPS, seed=0)
+    for name in names:
+        jax.tree.map(np.testing.assert_array_equal, first[name], again[name])
+    other = counterfactual_rollouts(smoke, start, ["logged"], STEPS, seed=1)["logged"]
+    assert not np.allclose(other.reward, first["logged"].reward)  # the noise is the seed's
+
+
+def test_choices_are_equal_as_long_as_their_actions_are(smoke: LoadedRun) -> None:
+    """Noise belongs to the step: the model is stochastic, and differs from the first action on that
+    does.
+    """
+    state = smoke.model.initial((1,))
+    rng, size = np.random.default_rng(0), smoke.spec.action.size
+    actions = jnp.asarray(rng.uniform(-1, 1, (STEPS, size)), jnp.float32)
+    changed = actions.at[3].set(-actions[3])
+
+    def follow(given: jax.Array, key: int = 0) -> np.ndarray:
+        asked = (smoke.model, smoke.policy, state, given, jnp.asarray(False), jax.random.key(key))
+        return np.asarray(imagine(*asked, has_reward=True).observation["observation"])
+
+    one, other = follow(actions), follow(changed)
+    np.testing.assert_array_equal(one[:3], other[:3])
+    assert not np.allclose(one[3], other[3])
+    assert not np.allclose(one[:3], follow(actions, key=1)[:3])  # there is noise
+
+
+def test_the_policy_does_what_it_would_if_told_its_own_actions(smoke: LoadedRun) -> None:
+    """What it chooses, given as an action, leads to the same future."""
+    state, key = smoke.model.initial((1,)), jax.random.key(0)
+    actions = jnp.zeros((1, smoke.spec.action.size))
+    asked = (smoke.model, smoke.policy, state)
+    led = imagine(*asked, actions, jnp.asarray(True), key, has_reward=True)
+    mode = smoke.policy(smoke.model.features(state)).mode()
+    told = imagine(*asked, mode, jnp.asarray(False), key, has_reward=True)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), led, told)
+    assert np.abs(mode).max() > 1e-3
+
+
+# ----------------------------------------------------------------------------------------- mistakes
+
+
+def test_unknown_episodes_and_rows_are_told(smoke: LoadedRun, start: LoggedStart) -> None:
+    logs = data.load(smoke.config.data)
+    training, held_out = split_episodes(logs.num_episodes, smoke.config.data.holdout)
+    accepted = f"accepted, held out: {', '.join(map(str, held_out))}"
+    with pytest.raises(DataError, match=f"episode=999: the logs have .*{accepted}"):
+        load_start(smoke, 999, None, CONTEXT)
+    with pytest.raises(DataError, match=f"it is of the training split; {accepted}"):
+        load_start(smoke, int(training[0]), None, CONTEXT)
+    steps = int(logs.lengths[start.number]) - 1
+    assert load_start(smoke, start.number, steps - 1, CONTEXT).steps_left == 1
+    with pytest.raises(DataError, match=f"start_step={steps}: .* accepted: rows 0 to {steps - 1}"):
+        load_start(smoke, start.number, steps, CONTEXT)
+
+
+def test_a_run_without_policy_or_steps_is_told(smoke: LoadedRun, start: LoggedStart) -> None:
+    with pytest.raises(ConfigError, match="actions=policy: .* has no policy"):
+        counterfactual_rollouts(
+            replace(smoke, policy=None), start, ["logged", "policy"], STEPS, seed=0
+        )
+    whole = models.build(TrajectoryDiffusionOptions(), smoke.spec, jax.random.key(0))
+    with pytest.raises(ConfigError, match="makes trajectories as a whole"):
+        counterfactual_rollouts(replace(smoke, model=whole), start, ["logged"], STEPS, seed=0)

@@ -1,0 +1,129 @@
+"""A dream beside the real environment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from worldmodel import models
+from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
+from worldmodel.environments.real import RealEnvironment
+from worldmodel.errors import ConfigError
+from worldmodel.loading import LoadedRun
+from worldmodel.models.trajectory_diffusion import TrajectoryDiffusionOptions
+from worldmodel.play import observation_values
+from worldmodel.play.action_sources import make_action_source
+from worldmodel.play.live_comparison import compare_live
+
+
+@pytest.fixture
+def real(smoke: LoadedRun) -> Iterator[RealEnvironment]:
+    environment = RealEnvironment("Pendulum-v1", smoke.spec)
+    yield environment
+    environment.close()
+
+
+def test_the_true_dynamics_dream_what_happens(oracle: LoadedRun, real: RealEnvironment) -> None:
+    moments = list(
+        compare_live(
+            oracle, real, make_action_source("random", oracle), context=4, steps=50, seed=3
+        )
+    )
+    assert [m.step for m in moments] == list(range(1, 51))
+    assert [m.dreamed is None for m in moments] == [True] * 3 + [False] * 47
+    for moment in moments[3:]:
+        (seen,), (dreamed,) = (x.observation.values() for x in (moment, moment.dreamed))
+        np.testing.assert_allclose(dreamed, seen, atol=1e-4)
+        assert moment.dreamed.reward == pytest.approx(moment.reward, abs=1e-3)
+        assert moment.dreamed.error < 1e-4
+
+
+def test_what_is_real_is_gymnasiums_own_episode(smoke: LoadedRun, real: RealEnvironment) -> None:
+    moments = list(
+        compare_live(smoke, real, make_action_source("policy", smoke), context=2, steps=5, seed=7)
+    )
+    real.reset(7)
+    for moment in moments:
+        observation, reward, *_ = real.step(moment.action)
+        np.testing.assert_array_equal(moment.observation["observation"], observation["observation"])
+        assert moment.reward == reward
+
+
+def test_a_seed_is_a_dream_and_other_actions_are_another(
+    smoke: LoadedRun, real: RealEnvironment
+) -> None:
+    first, again = (
+        list(
+            compare_live(smoke, real, make_action_source("zero", smoke), context=3, steps=6, seed=1)
+        )
+        for _ in range(2)
+    )
+    for one, other in zip(first[2:], again[2:], strict=True):
+        np.testing.assert_array_equal(
+            one.dreamed.observation["observation"], other.dreamed.observation["observation"]
+        )
+    random = list(
+        compare_live(smoke, real, make_action_source("random", smoke), context=3, steps=6, seed=1)
+    )
+    assert not np.allclose(
+        random[-1].dreamed.observation["observation"], first[-1].dreamed.observation["observation"]
+    )
+
+
+def test_it_ends_with_the_real_episode(oracle: LoadedRun, real: RealEnvironment) -> None:
+    moments = list(
+        compare_live(
+            oracle, real, make_action_source("zero", oracle), context=199, steps=300, seed=0
+        )
+    )
+    assert len(moments) == 200 and moments[-1].ended and moments[-1].done
+    assert [m.dreamed is not None for m in moments[-3:]] == [False, True, True]
+
+
+def test_steps_that_leave_nothing_to_dream_are_refused(
+    oracle: LoadedRun, real: RealEnvironment
+) -> None:
+    with pytest.raises(ConfigError, match="steps=3: the model is shown context=4 rows"):
+        list(
+            compare_live(
+                oracle, real, make_action_source("zero", oracle), context=4, steps=3, seed=0
+            )
+        )
+
+
+def test_a_family_without_steps_is_told_before_anything_is_done(
+    smoke: LoadedRun, real: RealEnvironment
+) -> None:
+    whole = models.build(TrajectoryDiffusionOptions(), smoke.spec, jax.random.key(0))
+    run = replace(smoke, model=whole)
+    with pytest.raises(ConfigError, match="makes trajectories as a whole"):
+        next(compare_live(run, real, make_action_source("zero", run), context=4, steps=9, seed=0))
+
+
+# ----------------------------------------------------------------------------------------- numbers
+
+
+def test_errors_count_in_standard_deviations_and_images_as_one_number() -> None:
+    vector = ObservationSpec((2,), "float32", std=(2.0, 0.5))
+    image = ObservationSpec((4, 4, 3), "uint8")
+    spec = DataSpec({"state": vector, "image": image}, ActionSpec(True, 2))
+    real = {"state": np.zeros(2), "image": np.full((4, 4, 3), 10, np.uint8)}
+    dreamed = {"state": np.array([2.0, -0.5]), "image": np.full((4, 4, 3), 0, np.uint8)}
+    assert observation_values.normalized_rmse(dreamed, real, spec) == 1.0
+    assert observation_values.value_names(spec) == ["state.0", "state.1", "image"]
+    np.testing.assert_array_equal(observation_values.flatten_observation(real, spec), [0, 0, 10])
+    only = DataSpec({"image": image}, ActionSpec(True, 2))
+    assert observation_values.normalized_rmse(dreamed, real, only) == pytest.approx(10 / 255)
+
+
+@pytest.mark.parametrize(
+    "value", [0.0, 1.0, -1.0, 3.14159, -1e-4, 12345.6, -99999.4, 1e7, -1e-30, 999.9, float("nan")]
+)
+def test_numbers_fit_their_column_and_keep_their_size(value: float) -> None:
+    text = observation_values.number(value)
+    assert len(text) == observation_values.WIDTH and text.startswith(" ")
+    assert float(text) == pytest.approx(value, rel=0.05, nan_ok=True)

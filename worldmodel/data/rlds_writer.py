@@ -1,0 +1,133 @@
+"""The native format on disk: TFDS in the RLDS layout, stored as ArrayRecord, written without
+TensorFlow.
+
+One record is one episode, `steps` with `observation`, `action`, `reward`, `is_first`, `is_last`,
+`is_terminal` and `discount`. `readers/tfds.py` reads it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldmodel.data.card import build_card
+from worldmodel.data.progress import progress_bar
+from worldmodel.data.trajectories import Trajectories
+from worldmodel.system.storage import make_directory
+
+CARD = "card.json"
+METADATA_KEY = "worldmodel"  # our part of TFDS's metadata.json
+
+
+def write_rlds(
+    trajectories: Trajectories, folder: Path, name: str, metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Writes `folder`, a prepared TFDS directory with a `card.json`: whole, or not at all.
+
+    `metadata` is kept beside the action spec; `environment` is its one key with a meaning. Raises
+    FileExistsError if something is in `folder`, also when another process finished it meanwhile.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise FileExistsError(folder)
+    make_directory(folder.parent)
+    extra = {
+        METADATA_KEY: {**(metadata or {}), "action": dataclasses.asdict(trajectories.action_spec)}
+    }
+    # A sibling, because a rename is atomic only within one file system.
+    with tempfile.TemporaryDirectory(
+        prefix=f".{folder.name}.incomplete-", dir=folder.parent
+    ) as root:
+        prepared = _prepare(trajectories, root, name, extra)
+        (prepared / CARD).write_text(json.dumps(build_card(trajectories), indent=2) + "\n")
+        try:
+            os.rename(prepared, folder)
+        except OSError as error:
+            if folder.exists():
+                raise FileExistsError(folder) from error
+            raise
+
+
+def _prepare(trajectories: Trajectories, root: str, name: str, metadata: dict[str, Any]) -> Path:
+    """Has TFDS write the records and their description under `root`; returns where."""
+    import tensorflow_datasets as tfds
+
+    class RLDS(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("1.0.0")
+        # TFDS would look for checksums of downloads next to the code, with importlib_resources,
+        # which it does not install.
+        code_path = None
+
+        def _info(self) -> tfds.core.DatasetInfo:
+            return tfds.core.DatasetInfo(
+                builder=self,
+                description=f"Trajectories in the RLDS layout, from {trajectories.source}.",
+                features=_features(trajectories),
+                metadata=tfds.core.MetadataDict(metadata),
+                disable_shuffling=True,  # episodes stay in their order
+            )
+
+        def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self) -> Iterator[tuple[int, dict[str, Any]]]:
+            count = trajectories.num_episodes
+            for episode in progress_bar(range(count), count, f"writing {name}"):
+                yield episode, {"steps": _steps(trajectories, episode)}
+
+    RLDS.name = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "logs"
+    builder = RLDS(data_dir=root, file_format="array_record")
+    tfds.disable_progress_bar()
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download
+        builder.download_and_prepare()
+    return Path(builder.data_dir)
+
+
+def _features(trajectories: Trajectories) -> Any:
+    import tensorflow_datasets as tfds
+
+    def tensor(rows: np.ndarray) -> Any:
+        # Images are compressed without loss; TFDS's own Image feature needs TensorFlow to write.
+        encoding = "zlib" if rows.dtype == np.uint8 else "none"
+        return tfds.features.Tensor(shape=rows.shape[1:], dtype=rows.dtype, encoding=encoding)
+
+    observation = {key: tensor(value) for key, value in trajectories.observations.items()}
+    steps = {
+        "observation": tfds.features.FeaturesDict(observation),
+        "action": tensor(trajectories.actions),
+        "discount": np.float32,
+        "is_first": np.bool_,
+        "is_last": np.bool_,
+        "is_terminal": np.bool_,
+    }
+    if trajectories.rewards is not None:
+        steps["reward"] = np.float32
+    return tfds.features.FeaturesDict({"steps": tfds.features.Dataset(steps)})
+
+
+def _steps(trajectories: Trajectories, episode: int) -> dict[str, Any]:
+    """The columns of one episode. `discount[t]`, like `reward[t]`, belongs to the step from t."""
+    start, length = trajectories.offsets[episode], trajectories.lengths[episode]
+    rows, row = slice(start, start + length), np.arange(length)
+    terminated = bool(trajectories.terminated[episode])
+    steps = {
+        "observation": {key: value[rows] for key, value in trajectories.observations.items()},
+        "action": trajectories.actions[rows],
+        "discount": (row < length - 1 - terminated).astype(np.float32),
+        "is_first": row == 0,
+        "is_last": row == length - 1,
+        "is_terminal": (row == length - 1) & terminated,
+    }
+    if trajectories.rewards is not None:
+        steps["reward"] = trajectories.rewards[rows]
+    return steps

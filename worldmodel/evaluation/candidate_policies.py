@@ -1,0 +1,157 @@
+"""Policies of different quality, made from a run's own, that act alike in a model and in the world.
+
+Where to start is the same in both: the model is shown the first observation of every episode.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from worldmodel.data.spec import ActionSpec, DataSpec
+from worldmodel.data.windows import Window
+from worldmodel.environments.real import Observation
+from worldmodel.evaluation.rank_metrics import ImaginedReturn
+from worldmodel.evaluation.returns import StatePolicy
+from worldmodel.models.interface import State, WorldModel
+
+NOISE = (0.1, 0.25, 0.5, 0.75)  # shares of actions that are drawn at random
+WEIGHTS = (0.5, 1.0, 2.0)  # noise on parameters, in standard deviations of each array
+
+
+class EpsilonPolicy(nnx.Module):
+    """Acts as the policy would, by its mode; a `share` of its actions is uniform on [low, high]
+    instead. Classes, where actions are discrete, are those from `low` to `high` of [-1, 1].
+    """
+
+    def __init__(
+        self,
+        policy: nnx.Module,
+        action: ActionSpec,
+        share: float = 0.0,
+        low: float = -1.0,
+        high: float = 1.0,
+    ):
+        self.policy, self.discrete, self.size = policy, action.discrete, action.size
+        self.mixture = nnx.Variable(jnp.array([share, low, high], jnp.float32))
+
+    def init_carry(self, batch: int) -> tuple[()]:
+        return ()
+
+    def __call__(
+        self, model: WorldModel, state: State, memory: tuple[()], key: jax.Array
+    ) -> tuple[tuple[()], jax.Array]:
+        share, low, high = self.mixture[...]
+        action = self.policy(model.features(state)).mode()
+        which_key, other_key = jax.random.split(key)
+        other = low + (high - low) * jax.random.uniform(other_key, action.shape)
+        if self.discrete:
+            other = jnp.clip(jnp.floor((other + 1) / 2 * self.size), 0, self.size - 1)
+        which = jax.random.uniform(which_key, action.shape[:1]) < share
+        which = which.reshape(-1, *[1] * (action.ndim - 1))
+        return memory, jnp.where(which, other.astype(action.dtype), action)
+
+
+def candidate_policies(
+    policy: nnx.Module,
+    earlier_policies: Mapping[str, nnx.Module],
+    action: ActionSpec,
+    name: str = "policy",
+) -> dict[str, EpsilonPolicy]:
+    """By name: the policy, called `name`; `earlier` ones that act on the same features, the policy
+    with noise on its actions or on its parameters, constant actions, and chance. All are one
+    program with other numbers.
+    """
+    mixed = partial(EpsilonPolicy, action=action)
+    made = {name: mixed(policy)}
+    made |= {name: mixed(other) for name, other in earlier_policies.items()}
+    made |= {noisy(share): mixed(policy, share=share) for share in NOISE}
+    made |= {f"parameters, noise {s:g}": mixed(_disturbed(policy, s)) for s in WEIGHTS}
+    constant = {"lowest action": -1.0, "middle action": 0.0, "highest action": 1.0}
+    if action.discrete and action.size == 2:
+        del constant["middle action"]  # is the highest one
+    made |= {name: mixed(policy, share=1.0, low=a, high=a) for name, a in constant.items()}
+    return made | {"random": mixed(policy, share=1.0)}
+
+
+def noisy(share: float) -> str:
+    """The name of the policy with a share of random actions."""
+    return f"{100 * share:g} % random actions"
+
+
+def imagined_returns(
+    model: WorldModel,
+    chooser: StatePolicy,
+    spec: DataSpec,
+    first: Observation,
+    lengths: Sequence[int],
+    key: jax.Array,
+) -> ImaginedReturn:
+    """What the model says that a chooser earns from the first observations {name: (E, ...)} up to
+    each of the lengths, (E, lengths): undiscounted, each reward times the probability of getting
+    there.
+
+    Choosers that differ in parameters alone share one compiled program.
+    """
+    size = () if spec.action.discrete else (spec.action.size,)
+    dtype = np.int32 if spec.action.discrete else np.float32
+    count = len(next(iter(first.values())))
+    seen = {name: value[:, None] for name, value in first.items()}
+    window = initial_window(seen, np.zeros((count, 1, *size), dtype))
+    rewards = np.asarray(_rewards(model, chooser, window, key, max(lengths)))
+    earned = rewards.cumsum(1)[:, np.asarray(lengths) - 1]
+    return ImaginedReturn(np.where(np.isnan(earned), -np.inf, earned))
+
+
+@partial(nnx.jit, static_argnames="steps")
+def _rewards(
+    model: WorldModel, chooser: StatePolicy, window: Window, key: jax.Array, steps: int
+) -> jax.Array:
+    """(B, steps) from the state after a window (B, 1)."""
+    observe_key, stepper_key, key = jax.random.split(key, 3)
+    start = jax.tree.map(lambda x: x[:, 0], model.observe(window, observe_key))
+    batch = window.mask.shape[0]
+    step = model.make_step(start, stepper_key)
+
+    def advance(carry: tuple[State, Any, jax.Array], key: jax.Array) -> tuple[Any, jax.Array]:
+        state, memory, reach = carry
+        act_key, model_key = jax.random.split(key)
+        memory, action = chooser(model, state, memory, act_key)
+        if not jnp.issubdtype(action.dtype, jnp.integer):
+            action = jnp.clip(action, -1, 1)  # as the environment would
+        state = step(state, action, model_key)
+        earned = reach * model.reward(state).mean()
+        return (state, memory, reach * (1 - model.terminal(state).mean())), earned
+
+    begun = (start, chooser.init_carry(batch), jnp.ones(batch))
+    return jax.lax.scan(advance, begun, jax.random.split(key, steps))[1].T
+
+
+def initial_window(observation: Observation, action: np.ndarray) -> Window:
+    """The first T rows of B episodes, (B, T, ...), without their rewards."""
+    no = np.zeros(action.shape[:2], bool)
+    is_first = no.copy()
+    is_first[:, 0] = True
+    return Window(observation, action, np.zeros(no.shape, np.float32), is_first, no, no, ~no)
+
+
+def _disturbed(policy: nnx.Module, scale: float) -> nnx.Module:
+    """The policy with noise on every array of parameters, a fixed draw for each scale."""
+    definition, params = nnx.split(policy)
+    generator = np.random.default_rng(zlib.crc32(f"{scale:g}".encode()))
+
+    def moved(x: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        values = np.asarray(x)
+        noise = generator.standard_normal(x.shape).astype(x.dtype)
+        return jax.device_put(values + scale * values.std() * noise, x.sharding)
+
+    return nnx.merge(definition, jax.tree.map(moved, params))

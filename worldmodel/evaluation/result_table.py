@@ -1,0 +1,97 @@
+"""A table of words and numbers, for any kind of page. It says itself of how many values each
+number is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from worldmodel.evaluation.statistics import Estimate
+
+Cell = str | Estimate
+
+
+class Written(NamedTuple):
+    """A table in words alone."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """`hidden_in_terminal` are columns that a terminal has no room for."""
+
+    title: str
+    header: list[str]
+    rows: list[list[Cell]]
+    hidden_in_terminal: tuple[str, ...] = ()
+
+    def formatted(self) -> Written:
+        """How many values numbers are of stands in the title where all are of as many, in a last
+        column where those of a row are, and else in each cell.
+        """
+        numbers = [[cell for cell in row if isinstance(cell, Estimate)] for row in self.rows]
+        by_row = [list(dict.fromkeys(n.counted for n in row)) for row in numbers]
+        flat = [n for row in numbers for n in row]
+        if not flat:
+            return Written(self.title, self.header, [list(map(str, row)) for row in self.rows])
+        if len({n.counted for n in flat}) == 1:
+            return Written(f"{self.title}, over {flat[0].counted}", self.header, self._brief())
+        if any(len(counts) > 1 for counts in by_row):
+            return Written(self.title, self.header, [list(map(str, row)) for row in self.rows])
+        units = {n.sample_unit for n in flat}
+        header, of_each = "n", [counts[0] if counts else "" for counts in by_row]
+        if len(units) == 1:
+            within = " (ep.)" if any(n.episodes is not None for n in flat) else ""
+            header = f"{units.pop()}{within}"
+            of_each = [row[0].amount if row else "" for row in numbers]
+        rows = [[*cells, count] for cells, count in zip(self._brief(), of_each, strict=True)]
+        return Written(self.title, [*self.header, header], rows)
+
+    def _brief(self) -> list[list[str]]:
+        return [[c.brief if isinstance(c, Estimate) else c for c in row] for row in self.rows]
+
+    def markdown(self) -> str:
+        title, header, rows = self.formatted()
+        lines = [header, ["---:"] * len(header), *rows]
+        return "\n".join([f"## {title}", "", *(f"| {' | '.join(cells)} |" for cells in lines)])
+
+    def to_rich(self) -> RenderableType:
+        """Without the columns that are hidden_in_terminal."""
+        title, header, rows = self.narrow().formatted()
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+        for name in header:
+            table.add_column(name, justify="right")
+        for row in rows:
+            table.add_row(*map(Text, row))
+        return Group(Text(f"\n{title}", "bold"), table)
+
+    def narrow(self) -> ResultTable:
+        """Without the columns that are hidden_in_terminal."""
+        kept = [i for i, name in enumerate(self.header) if name not in self.hidden_in_terminal]
+        rows = [[row[i] for i in kept] for row in self.rows]
+        return ResultTable(self.title, [self.header[i] for i in kept], rows)
+
+
+def in_steps(horizons: list[int]) -> str:
+    return f"{listed([str(h) for h in horizons])} {'step' if horizons == [1] else 'steps'}"
+
+
+def span(group: list[int], horizons: list[int]) -> str:
+    """Some of the horizons in words: three or more neighbours are told by their ends."""
+    first = horizons.index(group[0])
+    if len(group) > 2 and group == horizons[first : first + len(group)]:
+        return f"{group[0]} to {in_steps(group[-1:])}"
+    return in_steps(group)
+
+
+def listed(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

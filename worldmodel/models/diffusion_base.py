@@ -1,0 +1,131 @@
+"""What the diffusion families share: the points that are noised, and how they are denoised.
+
+A point is what one observation says: its vectors, standardised by training statistics, end to end;
+or, where there are images, the latent of an autoencoder that was trained first and is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from worldmodel.config import Config, ModelOptions, ema_decay_option, option
+from worldmodel.data.spec import DataSpec
+from worldmodel.models.autoencoder import Autoencoder
+from worldmodel.models.interface import State
+from worldmodel.models.latent import LatentModel
+from worldmodel.models.normalizer import VectorNormalizer
+from worldmodel.nn.codecs import image_keys
+from worldmodel.nn.distributions import Distribution
+from worldmodel.nn.learner import detached
+from worldmodel.nn.samplers import Sampler
+
+# preset -> units and blocks of the denoiser, units of heads and autoencoder, base channels.
+DIFFUSION_PRESETS: dict[str, tuple[int, int, int, int]] = {
+    "tiny": (96, 2, 64, 4),
+    "1m": (256, 4, 128, 4),
+    "12m": (1024, 4, 256, 16),
+}
+
+
+@dataclass
+class BaseDiffusionOptions(ModelOptions):
+    """What diffusion families have."""
+
+    ema_decay: float = ema_decay_option(0.998)
+    preset: str = option("tiny", "size", choices=tuple(DIFFUSION_PRESETS))
+    latent_dim: int = option(
+        32, "numbers of the autoencoder's latent, which images are denoised in", low=2
+    )
+    p_mean: float = option(-1.2, "mean of the logarithm of noise levels in training")
+    p_std: float = option(1.2, "standard deviation of that logarithm", low=0.0)
+    sampler: str = option("euler", "how samples are drawn", choices=("euler", "heun"))
+    sampler_steps: int = option(3, "noise levels of a sample (heun: twice the calls)", low=1)
+    sigma_min: float = option(0.002, "lowest noise level of the sampler", low=1e-6)
+    sigma_max: float = option(5.0, "highest noise level, from which it starts", low=1e-6)
+    rho: float = option(7.0, "how much denser levels lie near the lowest", low=1.0)
+    s_churn: float = option(0.0, "noise added anew on the way of a sample (0: none)", low=0.0)
+    s_tmin: float = option(0.0, "lowest level at which it is added", low=0.0)
+    s_tmax: float = option(100.0, "highest level at which it is added", low=0.0)
+    s_noise: float = option(1.0, "scale of the noise added", low=0.0)
+
+    def check(self, config: Config) -> Iterator[str]:
+        if self.sigma_min >= self.sigma_max:
+            yield (
+                f"model.sigma_min={self.sigma_min:g} must be below model.sigma_max="
+                f"{self.sigma_max:g}"
+            )
+        if self.s_churn and self.s_tmin > self.s_tmax:
+            yield (
+                f"model.s_tmin={self.s_tmin:g} is above model.s_tmax={self.s_tmax:g}"
+                ": no noise would be added anew"
+            )
+
+
+class BaseDiffusionModel(LatentModel):
+    """Families give the rest of the interface, and `point`."""
+
+    autoencoder: Autoencoder | None
+
+    @classmethod
+    def pretrained_modules(cls, options: ModelOptions, spec: DataSpec) -> tuple[str, ...]:
+        return ("autoencoder",) if image_keys(spec) else ()
+
+    def add_points(
+        self, options: BaseDiffusionOptions, spec: DataSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype
+    ) -> None:
+        """Makes what turns observations into points and back."""
+        _, _, hidden, depth = DIFFUSION_PRESETS[options.preset]
+        self.options, self.action, self.dtype = options, spec.action, dtype
+        self.hidden_size = hidden
+        images = image_keys(spec)
+        self.vectors = None if images else VectorNormalizer.of(spec)
+        arguments = (spec, options.latent_dim, hidden, depth)
+        self.autoencoder = Autoencoder(*arguments, rngs=rngs, dtype=dtype) if images else None
+        self.point_size = (self.autoencoder or self.vectors).size
+
+    def encode(self, observation: Mapping[str, jax.Array]) -> jax.Array:
+        """Points (..., D) of observations (..., shape), without gradient to the autoencoder."""
+        if self.autoencoder is None:
+            return self.vectors.encode(observation)
+        return jax.lax.stop_gradient(self.autoencoder.encode(observation))
+
+    def point(self, state: State) -> jax.Array:
+        """The point (..., D) that a state stands for."""
+        raise self._lacking("point")
+
+    def observation(self, state: State) -> Mapping[str, Distribution]:
+        point = self.point(state)
+        if self.autoencoder is None:
+            return self.vectors.decode(point)
+        return detached(self.autoencoder).decode(point)
+
+    def change(self) -> jax.Array:
+        """(D,) how far a step typically moves each number of a point."""
+        if self.autoencoder is None:
+            return self.vectors.change()
+        return jax.lax.stop_gradient(self.autoencoder.change())
+
+    def action_points(self, action: jax.Array) -> jax.Array:
+        """Actions as the network sees them, (..., A): uniform ones have variance 1."""
+        if self.action.discrete:
+            return self.action_vector(action) * self.action.size**0.5
+        return jnp.clip(action, -1.0, 1.0) * 3**0.5
+
+
+def build_sampler(options: BaseDiffusionOptions) -> Sampler:
+    return Sampler(
+        steps=options.sampler_steps,
+        method=options.sampler,
+        sigma_min=options.sigma_min,
+        sigma_max=options.sigma_max,
+        rho=options.rho,
+        s_churn=options.s_churn,
+        s_tmin=options.s_tmin,
+        s_tmax=options.s_tmax,
+        s_noise=options.s_noise,
+    )

@@ -1,0 +1,128 @@
+"""Networks of the same shape side by side: every parameter has the member first, and one batched
+product serves all.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from worldmodel.nn.distributions import Normal
+from worldmodel.nn.layers import truncated_normal
+
+Some = TypeVar("Some", bound=nnx.Module)
+HIGHEST, LOWEST = 0.5, -10.0  # the bounds of the logarithm of the variance, before training
+
+
+class EnsembleLinear(nnx.Module):
+    """(M, N, inputs) or, the same for all, (N, inputs) -> (M, N, outputs)."""
+
+    def __init__(
+        self, members: int, inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: jnp.dtype
+    ):
+        shape = (members, inputs, outputs)
+        self.kernel = nnx.Param(truncated_normal(rngs, shape, inputs, 1.0))
+        self.bias = nnx.Param(jnp.zeros((members, 1, outputs), jnp.float32))
+        self.dtype = dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        return jnp.matmul(x.astype(self.dtype), kernel) + bias
+
+
+class EnsembleLayerNorm(nnx.Module):
+    """LayerNorm over the last axis of (M, N, units), in float32."""
+
+    def __init__(self, members: int, units: int, *, epsilon: float = 1e-5):
+        self.scale = nnx.Param(jnp.ones((members, 1, units), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((members, 1, units), jnp.float32))
+        self.epsilon = epsilon
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x32 = x.astype(jnp.float32)
+        centred = x32 - x32.mean(-1, keepdims=True)
+        inverse = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
+        return (centred * inverse * self.scale[...] + self.bias[...]).astype(x.dtype)
+
+
+class EnsembleDense(nnx.Module):
+    """`linear -> LayerNorm, if asked for -> SiLU`."""
+
+    def __init__(
+        self,
+        members: int,
+        inputs: int,
+        units: int,
+        layer_norm: bool,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype,
+    ):
+        self.linear = EnsembleLinear(members, inputs, units, rngs=rngs, dtype=dtype)
+        self.norm = EnsembleLayerNorm(members, units) if layer_norm else None
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.linear(x)
+        return jax.nn.silu(x if self.norm is None else self.norm(x))
+
+
+class GaussianEnsemble(nnx.Module):
+    """(M, N, inputs) or (N, inputs) -> Normal (M, N, outputs), its variance between learned bounds
+    (Chua et al., arXiv 1805.12114, appendix A.1).
+    """
+
+    def __init__(
+        self,
+        members: int,
+        inputs: int,
+        outputs: int,
+        units: int,
+        layers: int,
+        layer_norm: bool,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype = jnp.float32,
+    ):
+        sizes = [inputs] + [units] * layers
+        self.hidden = nnx.List(
+            [
+                EnsembleDense(members, i, o, layer_norm, rngs=rngs, dtype=dtype)
+                for i, o in zip(sizes, sizes[1:], strict=False)
+            ]
+        )
+        self.output = EnsembleLinear(members, units, 2 * outputs, rngs=rngs, dtype=dtype)
+        self.max_log_var = nnx.Param(jnp.full((members, 1, outputs), HIGHEST, jnp.float32))
+        self.min_log_var = nnx.Param(jnp.full((members, 1, outputs), LOWEST, jnp.float32))
+
+    def __call__(self, x: jax.Array) -> Normal:
+        for layer in self.hidden:
+            x = layer(x)
+        location, log_variance = jnp.split(self.output(x).astype(jnp.float32), 2, -1)
+        highest, lowest = self.max_log_var[...], self.min_log_var[...]
+        log_variance = highest - jax.nn.softplus(highest - log_variance)
+        log_variance = lowest + jax.nn.softplus(log_variance - lowest)
+        return Normal(location, jnp.exp(0.5 * log_variance))
+
+    def width(self) -> jax.Array:
+        """How far the bounds of the variance lie apart, summed over all."""
+        return (self.max_log_var[...] - self.min_log_var[...]).sum()
+
+    def decay(self) -> jax.Array:
+        """Half the squared weights, where a layer counts for 1/4, 1/2, 3/4, 3/4, ... and the output
+        for 1 (the shares of MBPO, Janner et al., arXiv 1906.08253).
+        """
+        kernels = [layer.linear.kernel[...] for layer in self.hidden]
+        shares = [min(0.25 * (i + 1), 0.75) for i in range(len(kernels))]
+        squares = [s * jnp.square(k).sum() for s, k in zip(shares, kernels, strict=True)]
+        return 0.5 * (sum(squares) + jnp.square(self.output.kernel[...]).sum())
+
+
+def select_members(module: Some, which: jax.Array | slice) -> Some:
+    """The members `which`, numbers (E,) or a slice; every parameter of the module has the member
+    first.
+    """
+    definition, params = nnx.split(module)
+    return nnx.merge(definition, jax.tree.map(lambda x: x[which], params))
