@@ -15,7 +15,7 @@ from worldmodel.data import ActionSpec
 from worldmodel.data.readers.gymnasium import GymnasiumData, collect
 from worldmodel.data.windows import Window
 from worldmodel.environments.real import RealEnvironment
-from worldmodel.evaluation import cloning, ranking
+from worldmodel.evaluation import behavior_cloning, ranking
 from worldmodel.evaluation.action_sequences import candidates, rank_action_sequences, starts_of
 from worldmodel.evaluation.behavior_cloning import clone_policy
 from worldmodel.evaluation.candidate_policies import (
@@ -255,14 +255,14 @@ def test_a_clone_of_images_sees_a_few_windows_at_once(image_spec):
     options = MLPOptions(burn_in=1, units=8, latent_dim=8, depth=2)
     model = nnx.jit(lambda key: models.build(options, image_spec, key))(jax.random.key(0))
     head = ActionHead(model.feature_size, image_spec.action, 8, 1, rngs=nnx.Rngs(0))
-    rows = (cloning.WINDOWS, cloning.ROWS)
+    rows = (behavior_cloning.WINDOWS, behavior_cloning.ROWS)
 
     def column(kind, *shape):
         return jax.ShapeDtypeStruct((*rows, *shape), kind)
 
     image, marks = {"image": column(np.uint8, 64, 64, 3)}, [column(bool)] * 4
     window = Window(image, column(np.int32), column(np.float32), *marks)
-    lowered = cloning._trained.lower(model, head, window, jax.random.key(0))
+    lowered = behavior_cloning._trained.lower(model, head, window, jax.random.key(0))
     assert lowered.compile().compiled.memory_analysis().temp_size_in_bytes < 100e6
 
 

@@ -67,9 +67,9 @@ class Facts:
     environment: str | None = None
 
 
-RSSM = {"deter": 16, "hidden": 8, "classes": 4, "latents": 4, "depth": 2, "blocks": 2}
-ENCODED = {"burn_in": 1, "units": 8, "latent": 8, "depth": 2}
-DENOISED = {"latent": 6}
+RSSM = {"deter": 16, "hidden": 8, "classes": 4, "stoch": 4, "depth": 2, "blocks": 2}
+ENCODED = {"burn_in": 1, "units": 8, "latent_dim": 8, "depth": 2}
+DENOISED = {"latent_dim": 6}
 FACTS = {
     "rssm": Facts(RSSM | {"free_nats": 0.0}, draws=frozenset({"loss", "observe", "step"})),
     "koopman": Facts(ENCODED),
@@ -77,14 +77,14 @@ FACTS = {
     "mlp": Facts(ENCODED),
     "diffusion": Facts(DENOISED, draws=frozenset({"loss", "step"})),
     "trajectory_diffusion": Facts(
-        DENOISED | {"rows": 6, "sampler_steps": 3},
+        DENOISED | {"segment_length": 6, "sampler_steps": 3},
         draws=frozenset({"loss", "step"}),
         remembers=False,
         steps=False,
     ),
     "observed": Facts(images=False, remembers=False, learns=False, imagines=False),
     "ensemble": Facts(
-        {"members": 3, "elites": 2, "units": 8, "layers": 1},
+        {"num_members": 3, "num_elites": 2, "units": 8, "layers": 1},
         draws=frozenset({"step"}),
         images=False,
         remembers=False,

@@ -27,7 +27,7 @@ from worldmodel.models.mlp import MLPOptions
 from worldmodel.models.rssm import RSSMOptions
 from worldmodel.nn.learner import split_module
 
-SMALL = {"units": 16, "latent": 8, "depth": 2}
+SMALL = {"units": 16, "latent_dim": 8, "depth": 2}
 FAMILIES = {
     "koopman": KoopmanOptions(**SMALL),
     "koopman blocks": KoopmanOptions(**SMALL, spectrum="blocks", bilinear=True),

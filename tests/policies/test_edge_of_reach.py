@@ -21,7 +21,7 @@ from worldmodel.policies.sac_n import SACOptions
 SPEC = DataSpec(
     {"observation": ObservationSpec((3,), "float32", (0.0, 0.0, 0.0), (1.0, 1.0, 2.0))},
     ActionSpec(False, 1, (-2.0,), (2.0,)),
-    reward=(0.0, 3.0),
+    reward_mean_std=(0.0, 3.0),
 )
 STAGE = StageOptions(
     steps=2000, batch_size=128, window=2, learning_rate=3e-3, warmup_steps=0, agc_clip=0.0

@@ -38,11 +38,11 @@ SPEC = DataSpec(
     {
         "x": ObservationSpec(
             (SIZE,), "float32", tuple(MEAN.tolist()), tuple(STD.tolist()),
-            change=tuple((CHANGE * STD).tolist()),
+            delta_rms=tuple((CHANGE * STD).tolist()),
         )
     },
     ActionSpec(False, 2, (-1.0, -1.0), (1.0, 1.0)),
-    reward=(REWARD_MEAN, REWARD_STD),
+    reward_mean_std=(REWARD_MEAN, REWARD_STD),
 )  # fmt: skip
 STAGE = StageOptions(
     steps=10, batch_size=8, window=2, learning_rate=1e-2, warmup_steps=0, agc_clip=0.0

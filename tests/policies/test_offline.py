@@ -38,7 +38,7 @@ KEY, ROWS = jax.random.key(0), 12
 SPEC = DataSpec(
     {"x": ObservationSpec((3,), "float32", (0.0,) * 3, (1.0,) * 3, (-1.0,) * 3, (1.0,) * 3)},
     ActionSpec(False, 2, (-1.0, -1.0), (1.0, 1.0)),
-    reward=(0.0, 2.0),
+    reward_mean_std=(0.0, 2.0),
 )
 MODEL = models.build(MLPOptions(units=4, latent_dim=5), SPEC, KEY)
 STAGE = StageOptions(
