@@ -217,14 +217,12 @@ def test_methods_are_told_apart_by_few_options(judge: Judge) -> None:
     assert (
         "optimality_gap" not in aggregate_methods(found, Bootstrap(100)).numbers[[*found.scores][0]]
     )
-    with pytest.raises(
-        ConfigError, match=r"with seed=0; they differ by policy\.value_scale: add that"
-    ):
+    with pytest.raises(ConfigError, match=r"with seed=0; they differ by policy\.alpha: add that"):
         table_of(runs, group_by=["policy.name"])
     mixed = table_of(runs / "weak-0", runs / "strong-1", group_by=["policy.name"])
     assert mixed.notes == ["Runs of td3_bc also differ by policy.alpha."]
-    with pytest.raises(ConfigError, match=r"did you mean 'policy\.value_scale'"):
-        table_of(runs, group_by=["value_scale"])
+    with pytest.raises(ConfigError, match=r"did you mean 'policy\.alpha'"):
+        table_of(runs, group_by=["alpha"])
     with pytest.raises(ConfigError, match=r"group_by=policy: holds several.*policy\.name"):
         table_of(runs, group_by=["policy"])
 
@@ -242,7 +240,7 @@ def test_a_planner_is_a_method_of_its_own(judge: Judge) -> None:
 def test_what_was_not_judged_alike_is_said(judge: Judge) -> None:
     for seed in range(3):
         returns = returns_of("td3_bc", "Hopper-v5", 1, seed, episodes=6 - seed // 2)
-        given = {"evaluation__episodes": 6 - seed // 2, "training__model_from": "runs/model"}
+        given = {"evaluation__episodes": 6 - seed // 2, "training__pretrained_model": "runs/model"}
         early = {"step": 99 + seed % 2}
         name = f"run-{seed}"
         runs = judge(name, POLICIES["td3_bc"], "Hopper-v5", returns, seed, **given, **early).parent
@@ -366,7 +364,9 @@ def test_mistakes_are_told_in_words(words: list[str], said: str, capsys) -> None
 def test_the_help_shows_every_option(capsys) -> None:
     assert aggregate(["--help"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"\n  {key} = " in shown for key in ("runs", "group_by", "score", "agent", "folder"))
+    assert all(
+        f"\n  {key} = " in shown for key in ("runs", "group_by", "score", "agent", "output_dir")
+    )
 
 
 def test_a_best_checkpoint_that_is_the_last_is_not_said_to_be_lucky(

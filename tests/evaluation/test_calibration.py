@@ -132,7 +132,7 @@ def test_who_mistakes_the_noise_is_too_sure_or_too_wide(kalman, logs, told, sure
     assert wrong.log_score.value > right.log_score.value
     assert wrong.spread_skill_ratio.high < 0.95 if sure else wrong.spread_skill_ratio.low > 1.05
     assert (wrong.coverage[90].value < 0.88) == sure
-    ends = wrong.ranks[0].value + wrong.ranks[-1].value
+    ends = wrong.rank_histogram[0].value + wrong.rank_histogram[-1].value
     assert ends > 3 / 40 if sure else ends < 1 / 40
 
 

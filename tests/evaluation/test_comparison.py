@@ -60,7 +60,7 @@ def test_a_comparison_holds_the_numbers_of_each_models_own_evaluation(worlds) ->
     for run, x in noise.items():
         key = jax.random.key(OPTIONS.seed)
         alone = evaluate_open_loop(worlds.Linear(x), logs.spec(), logs, OPTIONS, key)
-        judged = alone.keys["position"]
+        judged = alone.observations["position"]
         for h in OPTIONS.horizons:
             calibration, expected = judged.calibration[h], alone.rewards[h]
             for place, number in {

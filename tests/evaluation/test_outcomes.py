@@ -56,7 +56,7 @@ def test_a_known_reward_has_no_error(paying, logs):
 
 
 def test_an_error_of_every_step_adds_up_in_the_return(paying, logs):
-    std = logs.spec().reward[1]
+    std = logs.spec().reward_mean_std[1]
     for h, numbers in judged(paying(0.5), logs).rewards.items():
         assert numbers.error.value == pytest.approx(0.5 / std, rel=1e-3)
         assert numbers.return_error.value == pytest.approx(h * 0.5 / std, rel=1e-3)
@@ -117,7 +117,7 @@ def counting(worlds, logs):
 
 def test_known_ends_are_foretold_at_every_horizon(counting):
     logs, model = counting
-    found = judged(model(), logs).ends
+    found = judged(model(), logs).terminations
     assert list(found) == [1, 3, 8]
     for numbers in found.values():
         assert numbers.f1.value == 1 and numbers.auc.value == 1
@@ -129,21 +129,21 @@ def test_ends_that_come_late_are_missed_by_as_much(counting):
     """Of starts 1, 3 and 8 steps before an end, the first two of them meet it within 3 steps: one
     that is 2 steps late is found from the nearest only."""
     logs, model = counting
-    found = judged(model(late=2), logs).ends
+    found = judged(model(late=2), logs).terminations
     assert found[1].f1.value == 0 and found[1].auc.value == 0.5
     assert found[3].f1.value == pytest.approx(2 / 3) and found[3].auc.value == pytest.approx(0.75)
 
 
 def test_an_unlikely_end_is_ranked_but_not_foretold(counting):
     logs, model = counting
-    found = judged(model(chance=0.3), logs).ends
+    found = judged(model(chance=0.3), logs).terminations
     assert found[3].f1.value == 0 and found[3].auc.value == 1
 
 
 def test_logs_without_terminations_are_not_judged_by_them(counting):
     logs, model = counting
     found = judged(model(), dataclasses.replace(logs, terminated=np.zeros(6, bool)))
-    assert found.ends == {} and any("terminated" in note for note in found.notes)
+    assert found.terminations == {} and any("terminated" in note for note in found.notes)
 
 
 def test_areas_and_f1_of_a_draw_are_those_of_the_repeated_cases():
@@ -173,5 +173,5 @@ def test_models_are_compared_by_the_ends_they_foretell(counting):
             numbers = compared.numbers
             assert compared.lead.best == "knows" and numbers["knows"].value == 1
             assert compared.lead.margin.value == pytest.approx(1 - numbers["late"].value)
-    alone = judged(model(late=2), logs).ends
+    alone = judged(model(late=2), logs).terminations
     assert found["terminal.f1"]["3"].numbers["late"].value == alone[3].f1.value

@@ -228,4 +228,4 @@ def test_ends_before_the_first_horizon_are_no_trouble(worlds):
     logs = worlds.linear_logs([30, 25, 4])
     logs = replace(logs, terminated=np.array([False, False, True]))
     options = EvaluationOptions([5, 8], 2, 3, 2, resamples=10)
-    assert judged(worlds.Repeat(), logs, options).ends == {}
+    assert judged(worlds.Repeat(), logs, options).terminations == {}

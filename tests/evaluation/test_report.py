@@ -43,7 +43,7 @@ from worldmodel.evaluation.tables import markdown
 from worldmodel.models.koopman import KoopmanOptions
 
 VOID = {"meta", "img", "path", "polygon", "circle"}
-KINDS = {"value", "low", "high", "n", "of", "method"}
+KINDS = {"value", "low", "high", "n", "sample_unit", "method"}
 
 
 class Checker(HTMLParser):
@@ -129,7 +129,7 @@ def test_success_and_normalised_scores_stand_beside_the_return_with_their_scale(
     assert saved["success"]["policy"]["value"] == 2 / 3 and "dataset" not in saved["success"]
     assert saved["normalized"]["policy"]["value"] == 47.1
     assert saved["reference"]["name"] == "d4rl/hopper" and saved["reference"]["source"]
-    assert "| who | return | success | normalised | episodes |" in text
+    assert "| agent | return | success | normalised | episodes |" in text
     for told in (text, checked(page(scaled, [], None)).text):
         assert "not comparable with published ones" in told
     assert to_json(results)["normalized"] == {} and to_json(results)["reference"] is None
@@ -171,11 +171,11 @@ def test_headline_says_what_the_intervals_allow():
         )
 
     good = said(number(0.8, 0.7, 0.9), number(5, 4, 6))
-    assert "is better than persistence at 1 step" in good and "above the logs' mean" in good
+    assert "is better than persistence at 1 step" in good and "above the dataset's mean" in good
     even = said(number(0.1, -0.1, 0.3), number(1, 0, 2))
-    assert "no better than persistence" in even and "not clearly different from the logs'" in even
+    assert "no better than persistence" in even and "not clearly different from the dataset" in even
     bad = said(number(-0.2, -0.3, -0.1), number(-5, -6, -4))
-    assert "worse than persistence" in bad and "below the logs' mean" in bad
+    assert "worse than persistence" in bad and "below the dataset's mean" in bad
 
 
 def test_images_become_strips_and_move():

@@ -96,7 +96,7 @@ def test_reward_counts_in_the_error(model, logs):
     """It is foretold as 1; were it 3 at a spread of 2, that is 1 more dimension, off by 1."""
     spec, other = logs.spec(), dataclasses.replace(logs, rewards=3 * logs.rewards)
     key = jax.random.key(0)
-    paid = dataclasses.replace(spec, reward=(0.0, 2.0))
+    paid = dataclasses.replace(spec, reward_mean_std=(0.0, 2.0))
     _, _, error = uncertainties_and_errors(model, spec, logs, OPTIONS, key)
     _, _, more = uncertainties_and_errors(model, paid, other, OPTIONS, key)
     np.testing.assert_allclose(more**2, error**2 + 1, rtol=1e-4)
@@ -129,7 +129,15 @@ def test_all_measures_are_written_with_n_and_interval(results):
         for numbers in by_steps.values():
             assert numbers.keys() == {"spearman", "pearson", "ause"}
             for number in numbers.values():
-                assert number.keys() == {"value", "low", "high", "n", "of", "episodes", "method"}
+                assert number.keys() == {
+                    "value",
+                    "low",
+                    "high",
+                    "n",
+                    "sample_unit",
+                    "episodes",
+                    "method",
+                }
                 assert number["low"] <= number["value"] + 1e-9 and number["n"] > 10
     text, html = markdown(results), page(results)
     cell = results.uncertainty.measures["ensemble_std"][5].spearman.brief

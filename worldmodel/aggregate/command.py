@@ -39,7 +39,9 @@ USAGES = (
     "python -m worldmodel.aggregate runs=runs [OPTION=VALUE ...]",
     "python -m worldmodel.aggregate runs=[runs/A,runs/B,...] group_by=[policy.name]",
 )
-UNLISTED = re.compile(r"^(runs|by)=(?!\[|null$)([^'\"]+)$")  # lists may be written without brackets
+UNLISTED = re.compile(
+    r"^(runs|group_by)=(?!\[|null$)([^'\"]+)$"
+)  # lists may be written without brackets
 
 
 def run(words: Sequence[str]) -> int:
@@ -69,7 +71,7 @@ def parse(words: Sequence[str]) -> AggregateOptions:
 
 
 def _listed(word: str) -> str:
-    """`group_by=a,b` as `group_group_by=['a','b']`: so a pattern may hold what has a meaning elsewhere."""
+    """`group_by=a,b` as `group_by=['a','b']`: so a pattern may hold what has a meaning elsewhere."""
     if not (found := UNLISTED.match(word)):
         return word
     return f"{found[1]}=[{','.join(map(repr, found[2].split(',')))}]"

@@ -70,7 +70,12 @@ class ActionSequenceRanking:
 
     def to_json(self) -> dict[str, Any]:
         measures = {"spearman": self.spearman.to_json(), "regret": self.regret.to_json()}
-        counts = ("num_action_sequences", "sequence_length", "constant_return_starts", "unreproducible_starts")
+        counts = (
+            "num_action_sequences",
+            "sequence_length",
+            "constant_return_starts",
+            "unreproducible_starts",
+        )
         return measures | {name: getattr(self, name) for name in counts}
 
 

@@ -122,7 +122,7 @@ def predict_terminations(
             [judge.starts, near],
         )
     left, episodes = (
-        np.concatenate([getattr(s, x) for s in all_starts]) for x in ("left", "episodes")
+        np.concatenate([getattr(s, x) for s in all_starts]) for x in ("remaining_steps", "episodes")
     )
     over_at = held_out.terminated[episodes]  # a time-out tells nothing of what came after it
     found = {}
