@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from worldmodel.config.decision import PolicyRankingOptions
+from worldmodel.config.policy_ranking import PolicyRankingOptions
 from worldmodel.config.groups import (
     NORMALIZATIONS,
     DataOptions,

@@ -8,7 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from worldmodel.config.decision import PolicyRankingOptions
+from worldmodel.config.policy_ranking import PolicyRankingOptions
 from worldmodel.config.option import option
 from worldmodel.config.planning import PlannerOptions
 
