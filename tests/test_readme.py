@@ -141,7 +141,7 @@ def test_the_files_named_in_the_text_exist():
 
 @pytest.mark.parametrize("page", sorted(PAGES))
 def test_the_links_lead_somewhere(page: str) -> None:
-    folder = ROOT if page == "README.md" else ROOT / "docs"
+    folder = (ROOT / page).parent
     links = [link for link in re.findall(r"\]\(([^)]+)\)", PAGES[page]) if "://" not in link]
     assert [link for link in links if not (folder / link).exists()] == []
 

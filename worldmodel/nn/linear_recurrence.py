@@ -13,7 +13,7 @@ besides. Parts are real arrays of their own, which XLA compiles and runs faster 
 
 They agree up to rounding where A's eigenvalues are at most 1 in size. Beyond that the transform
 loses what is early and small beside what is late and large. `benchmarks/linear_recurrence.py` times
-them; docs/benchmarks.md holds the table behind `auto`.
+them; docs/results/benchmarks.md holds the table behind `auto`.
 """
 
 from __future__ import annotations
