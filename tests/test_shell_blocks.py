@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pages import PAGES, ROOT, blocks, commands
+from pages import PAGES, ROOT, all_commands, blocks, commands
 from written_logs import NAMED, write_named
 
 TIMEOUT_SECONDS = 900
@@ -215,7 +215,7 @@ def started(command: str, output: Path, folder: Path) -> subprocess.Popen[bytes]
 
 
 def test_the_tables_speak_of_commands_that_are_there() -> None:
-    every = [c for text in PAGES.values() for block in blocks(text, "sh") for c in commands(block)]
+    every = all_commands()
     assert [key for key in NOT_RUN if not any(c.startswith(key) for c in every)] == []
     kept = list(filter(is_run, every))
     assert [key for key in SHORT if not any(re.search(key, c) for c in kept)] == []

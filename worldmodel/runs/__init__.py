@@ -1,0 +1,1 @@
+"""A run's folder: what lies where, checkpoints, and whether they are whole."""
