@@ -24,7 +24,7 @@ from worldmodel.config import (
     StageOptions,
     TrainingOptions,
 )
-from worldmodel.config.rules import validate_config
+from worldmodel.config.rules import config_errors
 from worldmodel.data.loader import make_loader
 from worldmodel.data.readers.gymnasium import GymnasiumData, collect
 from worldmodel.errors import ConfigError
@@ -199,7 +199,7 @@ def test_processes_that_cannot_meet_are_refused() -> None:
         training.world_model.steps = training.policy.steps = 10
         data = GymnasiumData(name="pendulum", environment="Pendulum-v1")
         config = Config("x", data=data, model=MLPOptions(), policy=NoPolicy(), training=training)
-        return validate_config(config)
+        return config_errors(config)
 
     assert not faults(coordinator_address="node1:1234", num_processes=2, process_id=1)
     assert (
