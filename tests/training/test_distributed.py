@@ -203,7 +203,7 @@ def test_processes_that_cannot_meet_are_refused() -> None:
 
     assert not faults(coordinator_address="node1:1234", num_processes=2, process_id=1)
     assert (
-        "numbers go from 0 to 1"
+        "accepts 0 to 1"
         in faults(coordinator_address="node1:1234", num_processes=2, process_id=2)[0]
     )
     assert "accepts host:port" in faults(coordinator_address="node1")[0]
