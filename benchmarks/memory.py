@@ -29,7 +29,7 @@ from worldmodel.nn.learner import Params, TrainState
 from worldmodel.training import mesh as meshes
 from worldmodel.training.accumulation import remat_loss
 from worldmodel.training.dispatch import make_dispatch, stage_keys
-from worldmodel.training.stages import build_learner
+from worldmodel.training.plan import plan_stages
 from worldmodel.training.world_model import WorldModelLearner
 
 WAYS = {
@@ -74,7 +74,8 @@ def main(preset: str = "1m", batch: str = "16", rows: str = "64") -> None:
     for name, options in WAYS.items():
         training = TrainingOptions(**options)
         training.world_model.steps = 1000
-        learner = build_learner(replace(config, training=training), logs.spec(), "world_model")
+        stages = plan_stages(replace(config, training=training), logs.spec())
+        learner = stages["world_model"].build_learner()
         state = jax.eval_shape(learner.init, init)
         kept = kept_bytes(
             learner, state, jax.eval_shape(batches.batch, arrays, feed, jnp.uint32(0))

@@ -86,23 +86,26 @@ class Bench:
         from worldmodel.training.mesh import all_devices
 
         stage = self._stage(words)
-        renew = make_rollout_update(stage.refresh, all_devices())
-        arrays = jax.device_put(stage.refresh.batches.arrays())
+        renew = make_rollout_update(stage.rollout_update, all_devices())
+        arrays = jax.device_put(stage.rollout_update.batches.arrays())
 
         def call(state: Any, number: int) -> Any:
-            return renew(state, arrays, stage.refresh.batches.feed(number, 1), jax.random.key(0))
+            return renew(
+                state, arrays, stage.rollout_update.batches.feed(number, 1), jax.random.key(0)
+            )
 
         return self._timed(call, stage)
 
     def _stage(self, words: tuple[str, ...]) -> Any:
         from worldmodel.config.arguments import parse_overrides
         from worldmodel.config.compose import build_config
-        from worldmodel.training.run import build_stage
-        from worldmodel.training.stages import build_learner
+        from worldmodel.training.dispatch import make_stage
+        from worldmodel.training.plan import plan_stages
 
         config = build_config(HERE.parent / "configs", parse_overrides(words))
         spec = self.logs.spec({"observation": "standardize"})
-        return build_stage(config, self.logs, "policy", build_learner(config, spec, "policy"))
+        plan = plan_stages(config, spec)["policy"]
+        return make_stage(plan, self.logs, plan.build_learner())
 
     def _timed(self, call: Callable[[Any, int], Any], stage: Any) -> list[float]:
         """Seconds of each call on the state that the last one left, but of those that warm up."""

@@ -1,4 +1,4 @@
-"""Real logs and small models that several tests share."""
+"""Datasets, small models and finished runs that several tests share."""
 
 from __future__ import annotations
 
@@ -108,6 +108,33 @@ def smoke_run(launch: Callable[..., list[str]], shared: Path) -> Path:
             assert done.returncode == 0, done.stderr[-2000:]
             (runs / "output.txt").write_text(done.stdout)
     return runs / "smoke-0"
+
+
+@pytest.fixture(scope="session")
+def train_words(launch: Callable[..., list[str]]) -> Callable[..., list[str]]:
+    """From words to those of train.py for a run of cheap models: both stages of experiment=smoke,
+    for tests of stopping, damage and resuming.
+    """
+    return lambda *words: launch("model=mlp", "policy=bc", "name=small", *words)[2:]
+
+
+@pytest.fixture(scope="session")
+def small_run(train_words: Callable[..., list[str]], shared: Path) -> Path:
+    """The folder of a finished run of `train_words` without an evaluation, trained in this process
+    by the first test that needs it.
+    """
+    from worldmodel.config.arguments import parse_overrides
+    from worldmodel.config.compose import build_config
+    from worldmodel.training.run import train
+
+    runs = shared / "small_runs"
+    with (shared / "small_runs.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (runs / "finished").exists():
+            overrides = parse_overrides(train_words(f"runs_dir={runs}"))
+            assert train(build_config(ROOT / "configs", overrides), lambda run: 0) == 0
+            (runs / "finished").touch()
+    return runs / "small"
 
 
 @pytest.fixture

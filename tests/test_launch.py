@@ -1,6 +1,4 @@
-"""The launch files are read by schedulers that are not here: that they parse, and that what they
-ask of train.py are options it has.
-"""
+"""The launch files parse, and pass options to train.py that exist; no scheduler is needed."""
 
 from __future__ import annotations
 
@@ -35,7 +33,7 @@ def skypilot() -> dict[str, Any]:
 
 
 def words_of(command: str) -> list[str]:
-    """What train.py is told, with a host or a number where the machine puts one in."""
+    """The arguments of train.py, with a host or a number for each variable."""
     command = re.sub(r"\$\(.*?\)|\$COORDINATOR\b", "host", command.replace("\\\n", " "))
     command = command.replace("$WORDS", skypilot()["envs"]["WORDS"])
     command = re.sub(r"\$\w*(NODES|HOSTS)\b", "2", command)
@@ -45,25 +43,24 @@ def words_of(command: str) -> list[str]:
 
 
 @pytest.mark.parametrize("file", ["jobset.yaml", "skypilot.yaml"])
-def test_a_launch_file_starts_processes_that_can_meet(file: str) -> None:
+def test_a_launch_file_starts_processes_that_can_connect(file: str) -> None:
     pod = kubernetes()["template"]["spec"]["containers"][0]
     command = pod["args"][0] if file == "jobset.yaml" else skypilot()["run"]
-    given = build_config(ROOT / "configs", parse_overrides(words_of(command))).training.distributed
-    assert (given.coordinator_address, given.num_processes, given.process_id) == (
-        "host:29400",
-        2,
-        1,
-    )
+    options = build_config(
+        ROOT / "configs", parse_overrides(words_of(command))
+    ).training.distributed
+    assert options.coordinator_address == "host:29400"
+    assert (options.num_processes, options.process_id) == (2, 1)
 
 
-def test_as_many_pods_are_made_as_wait_for_each_other() -> None:
+def test_as_many_pods_start_as_wait_for_each_other() -> None:
     job = kubernetes()
     pod = job["template"]["spec"]["containers"][0]
     environment = {entry["name"]: entry.get("value") for entry in pod["env"]}
     assert job["parallelism"] == job["completions"] == int(environment["HOSTS"])
 
 
-def test_a_run_that_saved_and_left_is_started_again() -> None:
+def test_a_run_that_saved_and_exited_is_started_again() -> None:
     rules = kubernetes()["podFailurePolicy"]["rules"]
     assert {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget"}]} in rules
     assert [PREEMPTED] in [rule["onExitCodes"]["values"] for rule in rules if "onExitCodes" in rule]

@@ -64,7 +64,7 @@ def test_another_runs_model_is_that_of_its_own_complete_stage(
     smoke_run: Path, tmp_path: Path
 ) -> None:
     loaded = worldmodel.load(smoke_run)
-    taken = load_world_model(str(smoke_run), loaded.config, loaded.spec)
+    taken = load_world_model(smoke_run, loaded.config.model, loaded.spec)
     same = jax.tree.map(np.array_equal, split_module(taken)[1], split_module(loaded.model)[1])
     assert all(jax.tree.leaves(same))  # which this policy's stage left as it was
 
@@ -72,10 +72,10 @@ def test_another_runs_model_is_that_of_its_own_complete_stage(
     shutil.copytree(smoke_run, copy)
     shutil.rmtree(copy / "checkpoints" / "world_model" / "60")
     with pytest.raises(ConfigError, match="world_model is at step 30 of 60; accepted: a run that"):
-        load_world_model(str(copy), loaded.config, loaded.spec)
+        load_world_model(copy, loaded.config.model, loaded.spec)
     shutil.rmtree(copy / "checkpoints" / "world_model")
     with pytest.raises(CheckpointError, match="no checkpoint"):
-        load_world_model(str(copy), loaded.config, loaded.spec)
+        load_world_model(copy, loaded.config.model, loaded.spec)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_a_run_is_stopped_at_any_moment_and_the_same_command_goes_on(
     for moment, number, expected in moments:
         status, output = stopped_at(command, moment, number)
         assert status == expected and "Traceback" not in output, output
-        assert "the same command goes on" in output
+        assert "run the same command to resume" in output
     assert run_state(read_heartbeat(folder), time.time())[0] == "stopped"
     assert digests(folder) == digests(smoke_run)
     environments = json.loads((folder / "environment.json").read_text())
@@ -178,7 +178,7 @@ def test_a_dry_run_tells_what_is_needed_and_writes_nothing(
             if (words := line.split())[0] == name
         }
         assert told["parameters"].startswith(f"{entry['parameters']:,}: ")
-        assert told["steps"].startswith("60, ") and told["memory"].endswith("while it works")
+        assert told["steps"].startswith("60, ") and told["memory"].endswith("of it temporary")
 
 
 def test_a_changed_config_is_refused_and_nothing_is_touched(

@@ -20,8 +20,9 @@ from worldmodel.evaluation.starts import prediction_starts
 from worldmodel.models.ensemble import EnsembleOptions
 from worldmodel.nn.distributions import Normal
 from worldmodel.training import mesh as meshes
-from worldmodel.training.loop import make_dispatch, stage_keys
-from worldmodel.training.stages import build_learner, modules
+from worldmodel.training.dispatch import make_dispatch, stage_keys
+from worldmodel.training.learners import trained_modules
+from worldmodel.training.plan import plan_stages
 
 DECAY, PUSH = 0.9, 0.3  # of the world
 NOISE, SEEN_NOISE = 0.2, 0.3  # in every step, and in what is seen
@@ -202,12 +203,12 @@ def test_an_ensemble_learns_the_likelihood_of_a_linear_system(worlds):
         policy=NoPolicy(),
         training=TrainingOptions(world_model=options),
     )
-    learner = build_learner(config, spec, "world_model")
+    learner = plan_stages(config, spec)["world_model"].build_learner()
     batches = DeviceLoader.build(training, options.batch_size, options.window, 0)
     keys = stage_keys(0, "world_model")
     dispatch = make_dispatch(learner, batches, meshes.all_devices(), options.steps)
     state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.cursor(0), keys.steps)
-    model = modules(learner, state)["model"]
+    model = trained_modules(learner, state)["model"]
 
     found = (
         evaluate_open_loop(model, spec, held_out, OPTIONS, KEY).observations["position"].calibration

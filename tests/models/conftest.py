@@ -24,17 +24,19 @@ from worldmodel.config import (
     TrainingOptions,
 )
 from worldmodel.data.episodes import Episode, stack_episodes
-from worldmodel.data.loader import make_loader, pad_episodes
+from worldmodel.data.loader import pad_episodes
 from worldmodel.data.readers.npz import NPZData
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window
 from worldmodel.nn.learner import Learner, TrainState, graphdefs_of, split_module
 from worldmodel.runs.directory import RunDirectory, open_run
-from worldmodel.training.dispatch import Stage
-from worldmodel.training.loop import Run, StopRequest, run_stage
+from worldmodel.system.signals import StopRequest
+from worldmodel.training.dispatch import make_stage
+from worldmodel.training.loop import RunContext, run_stage
+from worldmodel.training.mesh import all_devices
 from worldmodel.training.metrics import WandB
-from worldmodel.training.stages import build_learner
+from worldmodel.training.plan import plan_stages
 
 TRANSITIONS = (3, 5, 8, 8)  # of each episode
 ROWS = 6  # of a window: the first episode has fewer
@@ -191,13 +193,13 @@ def train(subject: Subject, folder: Path, stop: bool = False) -> Trained:
     )  # fmt: skip
     directory = open_run(config)
     directory.check_dataset(subject.spec, subject.logs.fingerprint())
-    learner = Counted(build_learner(config, subject.spec, "world_model"))
-    batches = make_loader(subject.logs, stage.batch_size, stage.window, config.seed)
+    plan = plan_stages(config, subject.spec)["world_model"]
+    learner = Counted(plan.build_learner())
     request = StopRequest()
     request.stop_requested = stop
-    run = Run(directory, training, config.seed, WandB(logging, folder, {}), request, "none")
+    context = RunContext(directory, all_devices(), request, WandB(logging, folder, {}))
     try:
-        state = run_stage(Stage("world_model", learner, batches, stage), run)
+        state = run_stage(make_stage(plan, subject.logs, learner), context)
     finally:
         request.close()
     return Trained(subject, state, learner, directory)

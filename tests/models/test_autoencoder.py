@@ -19,10 +19,12 @@ from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import ConfigError
 from worldmodel.models.autoencoder import Autoencoder
 from worldmodel.models.diffusion import DiffusionOptions
+from worldmodel.loading import evaluate_run
 from worldmodel.nn.learner import split_module
 from worldmodel.runs.checkpoints import Checkpoints
+from worldmodel.training.learners import trained_modules
+from worldmodel.training.plan import plan_stages
 from worldmodel.training.run import train
-from worldmodel.training.stages import build_learner, modules, stage_names
 
 KEY = jax.random.key(0)
 
@@ -51,19 +53,19 @@ def test_the_autoencoder_is_a_stage_of_its_own_and_then_frozen(
 ) -> None:
     config = config_of(tmp_path)
     write_rlds(pictures, tmp_path / "logs", "pictures")
-    assert train(config) == 0
+    assert train(config, evaluate_run) == 0
     run = worldmodel.load(tmp_path / "runs" / "run")
     stages = run.directory.summary()["stages"]
     assert list(stages) == ["autoencoder", "world_model"] and run.stage == "world_model"
 
-    learner = build_learner(config, run.spec, "autoencoder")
+    learner = plan_stages(config, run.spec)["autoencoder"].build_learner()
     like = jax.eval_shape(learner.init, KEY)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     like = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=device), like)
     checkpoints = Checkpoints(run.directory.checkpoints("autoencoder"), read_only=True)
     state, _ = checkpoints.restore(4, like)
     checkpoints.close()
-    trained = split_module(modules(learner, state)["autoencoder"])[1]
+    trained = split_module(trained_modules(learner, state)["autoencoder"])[1]
     kept = split_module(run.model.autoencoder)[1]
     jax.tree.map(np.testing.assert_array_equal, kept, trained)
     fresh = learner.init(KEY).params["autoencoder"]
@@ -74,13 +76,13 @@ def test_joint_training_with_a_part_that_comes_first_is_refused(
     pictures: Trajectories, tmp_path: Path
 ) -> None:
     config = config_of(tmp_path, joint=True)
-    with pytest.raises(ConfigError, match="trains its autoencoder before.*joint=false"):
-        stage_names(config, pictures.spec())
+    with pytest.raises(ConfigError, match="trains its autoencoder first.*joint=false"):
+        plan_stages(config, pictures.spec())
 
 
 def test_vectors_need_no_autoencoder(logs_of_a_point: Callable, tmp_path: Path) -> None:
     spec = logs_of_a_point(("motion",), False, True).spec()
-    assert stage_names(config_of(tmp_path), spec) == ["world_model"]
+    assert list(plan_stages(config_of(tmp_path), spec)) == ["world_model"]
 
 
 def test_latents_saturate(pictures: Trajectories) -> None:

@@ -30,9 +30,9 @@ from worldmodel.imagination import imagine
 from worldmodel.models import WorldModel
 from worldmodel.policies.actor_critic import ActorCriticOptions, build_heads
 from worldmodel.runs.checkpoints import digest, named_leaves
+from worldmodel.system.signals import Preempted
 from worldmodel.training.dispatch import stage_keys
-from worldmodel.training.loop import Preempted
-from worldmodel.training.stages import modules
+from worldmodel.training.learners import trained_modules
 
 KEY, OTHER_KEY = jax.random.key(0), jax.random.key(1)
 
@@ -570,7 +570,7 @@ def test_a_stopped_run_ends_in_the_same_bits(
 @slow
 def test_a_loaded_model_predicts_what_the_trained_one_does(trained: Any) -> None:
     loaded = worldmodel.load(trained.directory.path)
-    kept = replace(loaded, model=modules(trained.learner, trained.state)["model"])
+    kept = replace(loaded, model=trained_modules(trained.learner, trained.state)["model"])
     window = trained.subject.window
     asked = (window.observation, window.action, 3, 3, 2, KEY)
     same(loaded.predict(*asked), kept.predict(*asked), tolerance=0)

@@ -20,7 +20,8 @@ from worldmodel.models.diffusion import DiffusionOptions, History, build_histori
 from worldmodel.models.normalizer import VectorNormalizer
 from worldmodel.training import mesh as meshes
 from worldmodel.training.dispatch import make_dispatch, stage_keys
-from worldmodel.training.stages import build_learner, modules
+from worldmodel.training.learners import trained_modules
+from worldmodel.training.plan import plan_stages
 
 KEY = jax.random.key(0)
 ACTION = ActionSpec(False, 1, (-1.0,), (1.0,))
@@ -148,11 +149,11 @@ def test_samples_have_the_mean_and_the_spread_of_the_world() -> None:
         policy=NoPolicy(),
         training=TrainingOptions(world_model=stage),
     )
-    learner = build_learner(config, logs.spec(), "world_model")
+    learner = plan_stages(config, logs.spec())["world_model"].build_learner()
     batches, keys = DeviceLoader.build(logs, 64, 8, 0), stage_keys(0, "world_model")
     dispatch = make_dispatch(learner, batches, meshes.all_devices(), stage.steps)
     state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.cursor(0), keys.steps)
-    model, count = modules(learner, state)["model"], 4000
+    model, count = trained_modules(learner, state)["model"], 4000
     for x, u in ((0.5, -1.0), (-0.8, 0.6), (0.0, 1.0)):
         window = windows(np.random.default_rng(0), count, 1)
         window = replace(window, observation={"x": jnp.full((count, 1, 1), x)})

@@ -23,7 +23,8 @@ from worldmodel.models.koopman import RATE, SPECTRA, Koopman, KoopmanOptions, Sp
 from worldmodel.nn.learner import split_module
 from worldmodel.training import mesh as meshes
 from worldmodel.training.dispatch import make_dispatch, stage_keys
-from worldmodel.training.stages import build_learner, modules
+from worldmodel.training.learners import trained_modules
+from worldmodel.training.plan import plan_stages
 
 ACTION = ActionSpec(False, 1, (-1.0,), (1.0,))
 RAW = DataSpec({"x": ObservationSpec((2,), "float32")}, ACTION)  # through symlog
@@ -249,11 +250,11 @@ def trained(system: Affine, spectrum: str, steps: int, learning_rate: float) -> 
         policy=NoPolicy(),
         training=TrainingOptions(world_model=stage),
     )
-    learner = build_learner(config, spec, "world_model")
+    learner = plan_stages(config, spec)["world_model"].build_learner()
     batches, keys = DeviceLoader.build(training, 32, 51, 0), stage_keys(0, "world_model")
     dispatch = make_dispatch(learner, batches, meshes.all_devices(), steps)
     state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.cursor(0), keys.steps)
-    model = modules(learner, state)["model"]
+    model = trained_modules(learner, state)["model"]
     return model, share_at_50(model, held_out, np.asarray(spec.observations["x"].std))
 
 

@@ -31,8 +31,8 @@ from worldmodel.policies.rambo import RAMBOOptions
 from worldmodel.policies.rebrac import ReBRACOptions
 from worldmodel.policies.sac_n import SACOptions, gradient_similarity
 from worldmodel.policies.td3_bc import TD3BCOptions
+from worldmodel.training.plan import check_stages, plan_stages
 from worldmodel.training.seeds import AXES, VmappedLearner
-from worldmodel.training.stages import build_learner, validate_stages
 
 KEY, ROWS = jax.random.key(0), 12
 SPEC = DataSpec(
@@ -374,19 +374,24 @@ def config_of(policy: OfflineOptions) -> Config:
 
 def test_cloning_alone_needs_no_reward() -> None:
     spec = replace(SPEC, has_reward=False)
-    build_learner(config_of(BCOptions()), spec, "policy")
+    plan_stages(config_of(BCOptions()), spec)["policy"].build_learner()
     for policy in (TD3BCOptions(), BCOptions(real_ratio=0.5)):
         with pytest.raises(ConfigError, match="learns from rewards.*accepted: policy=bc"):
-            build_learner(config_of(policy), spec, "policy")
+            plan_stages(config_of(policy), spec)["policy"].build_learner()
 
 
 def test_what_a_refresh_imagines_from_is_split_over_the_devices() -> None:
     mesh = jax.sharding.AbstractMesh((4,), ("data",))
-    validate_stages(config_of(BCOptions(real_ratio=0.5, rollout_batch_size=52)), SPEC, mesh)
+
+    def check(rollout_batch_size: int) -> None:
+        policy = BCOptions(real_ratio=0.5, rollout_batch_size=rollout_batch_size)
+        check_stages([plan_stages(config_of(policy), SPEC)["policy"]], mesh)
+
+    check(52)
     with pytest.raises(
-        ConfigError, match="policy.rollout_batch_size=50 does not divide over 4 devices"
+        ConfigError, match="policy.rollout_batch_size=50 cannot be split over 4 devices"
     ):
-        validate_stages(config_of(BCOptions(real_ratio=0.5, rollout_batch_size=50)), SPEC, mesh)
+        check(50)
 
 
 def test_discrete_actions_are_refused() -> None:

@@ -1,4 +1,4 @@
-"""Checkpoints hold the whole state, and refuse what does not fit."""
+"""Checkpoints contain the whole state, and refuse a state that does not fit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def state(scale: float = 1.0) -> dict:
     }
 
 
-def test_a_state_comes_back_to_the_bit(tmp_path: Path) -> None:
+def test_a_state_is_restored_bit_for_bit(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "stage")
     checkpoints.save(7, state(1 / 3), {"pending": {"sums": {"loss": 0.1}, "count": 3}})
     checkpoints.wait()
@@ -46,7 +46,7 @@ def test_only_the_newest_are_kept(tmp_path: Path) -> None:
         ({**state(), "target_params": jnp.zeros(2)}, "target_params: missing"),
     ],
 )  # fmt: skip
-def test_a_checkpoint_of_another_model_is_refused_and_left_alone(
+def test_a_checkpoint_of_another_model_is_refused_and_unchanged(
     tmp_path: Path, other: dict, words: str
 ) -> None:
     checkpoints = Checkpoints(tmp_path / "stage")
@@ -58,16 +58,16 @@ def test_a_checkpoint_of_another_model_is_refused_and_left_alone(
     checkpoints.close()
 
 
-def test_a_missing_step_names_those_that_exist(tmp_path: Path) -> None:
+def test_the_error_for_a_missing_step_names_the_existing_ones(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "stage")
     checkpoints.save(7, state(), {})
     checkpoints.wait()
-    with pytest.raises(CheckpointError, match=r"no checkpoint 8; there are \[7\]"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint 8; existing: \[7\]"):
         checkpoints.restore(8, state())
     checkpoints.close()
 
 
-def test_the_digest_sees_every_bit_name_and_type() -> None:
+def test_the_digest_depends_on_every_bit_name_and_type() -> None:
     base = digest(state())
     assert base == digest(state())
     changed = state()

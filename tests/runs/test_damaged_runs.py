@@ -1,6 +1,4 @@
-"""A damaged run directory is refused in a few lines, whichever command meets it, and not one byte
-of it changes.
-"""
+"""A damaged run is refused in a few lines by every command, and no byte of it changes."""
 
 from __future__ import annotations
 
@@ -16,13 +14,13 @@ import pytest
 import yaml
 
 import worldmodel
+from worldmodel.cli.eval import run_evaluation
 from worldmodel.cli.train import run_training
 from worldmodel.errors import CheckpointError
-from worldmodel.cli.eval import run_evaluation
-from worldmodel.runs.directory import RunDirectory, run_lock, read_metrics
+from worldmodel.runs.directory import RunDirectory, read_metrics, run_lock
 from worldmodel.runs.integrity import VERSION, with_checksum
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 Damage = Callable[[Path], Any]
 
 
@@ -64,7 +62,7 @@ def file(name: str) -> Damage:
 
 
 def edited(name: str, edit: Callable[[Any], Any]) -> Damage:
-    """Whole JSON that says something else."""
+    """Valid JSON with other contents."""
 
     def damage(run: Path) -> None:
         value = json.loads((run / name).read_text())
@@ -106,8 +104,9 @@ def newer(meta: Path) -> None:
 
 POLICY, MODEL = "checkpoints/policy", "checkpoints/world_model"
 CONFIG, SPEC, SUMMARY = "config.yaml", "spec.json", "summary.json"
+KEEP, KEEP_OPTION = "max_to_keep: 2", "training.max_to_keep"
 
-# What is damaged -> how, and what the error names beside the path
+# What is damaged -> how, and what the error names besides the path
 BOTH: dict[str, tuple[Damage, str]] = {
     "config empty": (text(CONFIG, ""), CONFIG),
     "config cut": (cut(CONFIG), CONFIG),
@@ -120,14 +119,14 @@ BOTH: dict[str, tuple[Damage, str]] = {
         replaced(CONFIG, "seed: 0", "seed: !!python/object/apply:os.system [exit]"), "config.yaml"
     ),
     "config of an unknown reference": (replaced(CONFIG, "seed: 0", "seed: ${no}"), CONFIG),
-    "unknown option": (replaced(CONFIG, "keep:", "keeep:"), "keeep"),
-    "option of a wrong type": (replaced(CONFIG, "max_to_keep: 2", "max_to_keep: two"), "training.max_to_keep"),
-    "option out of range": (replaced(CONFIG, "max_to_keep: 2", "max_to_keep: 0"), "training.max_to_keep"),
-    "option that is null": (replaced(CONFIG, "max_to_keep: 2", "max_to_keep: null"), "training.max_to_keep"),
+    "unknown option": (replaced(CONFIG, "max_to_keep:", "max_to_keeep:"), "max_to_keeep"),
+    "option of a wrong type": (replaced(CONFIG, KEEP, "max_to_keep: two"), KEEP_OPTION),
+    "option out of range": (replaced(CONFIG, KEEP, "max_to_keep: 0"), KEEP_OPTION),
+    "option that is null": (replaced(CONFIG, KEEP, "max_to_keep: null"), KEEP_OPTION),
     "group a number": (replaced(CONFIG, "logging:", "logging: 3\nloging:"), "loging"),
-    "unknown schema": (replaced(CONFIG, "policy: actor_critic", "policy: actor"), "policy=actor"),
-    "schema of another family": (replaced(CONFIG, "model: rssm", "model: gru"), "model."),
-    "config a folder": (folder(CONFIG), "smoke-0"),
+    "unknown schema": (replaced(CONFIG, "policy: bc", "policy: clone"), "policy=clone"),
+    "schema of another family": (replaced(CONFIG, "model: mlp", "model: rssm"), "model."),
+    "config a folder": (folder(CONFIG), "small"),
     "spec empty": (text(SPEC, ""), SPEC),
     "spec cut": (cut(SPEC), SPEC),
     "spec binary": (text(SPEC, bytes(range(256))), SPEC),
@@ -140,13 +139,14 @@ BOTH: dict[str, tuple[Damage, str]] = {
     "spec a folder": (folder(SPEC), SPEC),
     "checkpoints a file": (file("checkpoints"), "checkpoint"),
     "every checkpoint cut": (
-        every(f"{POLICY}/*/meta/metadata", lambda p: os.truncate(p, 9)), "no checkpoint is whole"
+        every(f"{POLICY}/*/meta/metadata", lambda p: os.truncate(p, 9)),
+        "all checkpoints are damaged",
     ),
     "every checkpoint empty": (
-        every(f"{POLICY}/*", lambda p: (shutil.rmtree(p), p.mkdir())), "no checkpoint is whole"
+        every(f"{POLICY}/*", lambda p: (shutil.rmtree(p), p.mkdir())), "all checkpoints are damaged"
     ),
     "checkpoints without arrays": (
-        every(f"{POLICY}/*/state", shutil.rmtree), "no checkpoint is whole"
+        every(f"{POLICY}/*/state", shutil.rmtree), "all checkpoints are damaged"
     ),
     "a newer checkpoint format": (
         every(f"{POLICY}/*/meta/metadata", newer), "newer version",
@@ -158,10 +158,12 @@ BOTH: dict[str, tuple[Damage, str]] = {
 }  # fmt: skip
 
 TRAINING: dict[str, tuple[Damage, str]] = {
-    "config missing": (missing(CONFIG), "holds no run"),
+    "config missing": (missing(CONFIG), "not a run"),
     "another seed": (replaced(CONFIG, "seed: 0", "seed: 1"), "seed: 1 -> 0"),
-    "another model": (replaced(CONFIG, "deter: null", "deter: 64"), "model.deter"),
-    "spec of other logs": (edited(SPEC, lambda s: s | {"fingerprint": "0"}), "not those"),
+    "another model": (
+        replaced(CONFIG, "linear_skip: false", "linear_skip: true"), "model.linear_skip"
+    ),
+    "spec of other data": (edited(SPEC, lambda s: s | {"fingerprint": "0"}), "the data differ"),
     "summary empty": (text(SUMMARY, ""), SUMMARY),
     "summary cut": (cut(SUMMARY), SUMMARY),
     "summary binary": (text(SUMMARY, bytes(range(256))), SUMMARY),
@@ -195,24 +197,33 @@ EVALUATION: dict[str, tuple[Damage, str]] = {
 
 
 @pytest.fixture
-def copy(smoke_run: Path, tmp_path: Path) -> Path:
+def copy(small_run: Path, tmp_path: Path) -> Path:
     """The folder of a real, finished run, to be damaged."""
-    copy = Path(shutil.copytree(smoke_run, tmp_path / smoke_run.name))
-    replaced(CONFIG, str(smoke_run.parent), str(tmp_path))(copy)
+    copy = Path(shutil.copytree(small_run, tmp_path / small_run.name))
+    replaced(CONFIG, str(small_run.parent), str(tmp_path))(copy)
     return copy
 
 
 def contents(folder: Path) -> dict[str, bytes | None]:
-    """All but the sign of life, which says what the last command came to."""
+    """All but the heartbeat, which reports how the last command ended."""
     paths = (p for p in folder.rglob("*") if p.name != "heartbeat.json")
     return {str(p): p.read_bytes() if p.is_file() else None for p in paths}
 
 
-def train(run: Path, launch: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> int:
+Train = Callable[..., int]
+
+
+@pytest.fixture
+def train(train_words: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Runs train.py on a copy of the run, in this process and without the evaluation."""
     from worldmodel.training.run import train as job
 
-    monkeypatch.setattr(sys, "argv", launch(f"runs_dir={run.parent}")[1:])
-    return run_training(job, str(ROOT / "train.py"), "")
+    def train(run: Path, *words: str) -> int:
+        words = train_words(f"runs_dir={run.parent}", *words)
+        monkeypatch.setattr(sys, "argv", ["train.py", *words])
+        return run_training(lambda config: job(config, lambda run: 0), str(ROOT / "train.py"), "")
+
+    return train
 
 
 def evaluate(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
@@ -220,7 +231,7 @@ def evaluate(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
 
     monkeypatch.setattr(sys, "argv", ["eval.py", *words])
     return run_evaluation(
-        lambda asked: evaluate_run(*asked.runs, asked.checkpoint, asked.evaluation), ""
+        lambda request: evaluate_run(*request.runs, request.checkpoint, **request.evaluation), ""
     )
 
 
@@ -228,23 +239,19 @@ Captured = pytest.CaptureFixture[str]
 
 
 def assert_refused(status: int, run: Path, words: str, capsys: Captured) -> None:
-    told = capsys.readouterr().err
-    assert status == 2 and told.startswith("error: "), told
-    assert words in told and str(run) in told, told
+    error = capsys.readouterr().err
+    assert status == 2 and error.startswith("error: "), error
+    assert words in error and str(run) in error, error
 
 
 @pytest.mark.parametrize("kind", [*BOTH, *TRAINING])
 def test_training_refuses_a_damaged_run(
-    copy: Path,
-    kind: str,
-    launch: Callable[..., list[str]],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: Captured,
+    copy: Path, kind: str, train: Train, capsys: Captured
 ) -> None:
     damage, words = (BOTH | TRAINING)[kind]
     damage(copy)
     before = contents(copy.parent)
-    assert_refused(train(copy, launch, monkeypatch), copy, words, capsys)
+    assert_refused(train(copy), copy, words, capsys)
     assert contents(copy.parent) == before
 
 
@@ -261,18 +268,14 @@ def test_evaluation_refuses_a_damaged_run(
 
 @pytest.mark.parametrize("fresh", [False, True])
 def test_a_folder_that_another_process_trains_in_is_left_alone(
-    copy: Path,
-    fresh: bool,
-    launch: Callable[..., list[str]],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: Captured,
+    copy: Path, fresh: bool, train: Train, capsys: Captured
 ) -> None:
-    """With fresh=true the run of the other would be moved away beneath it."""
+    """With fresh=true the run of the other process would be moved away."""
     before = contents(copy.parent)
     words = ["fresh=true"] if fresh else []
     with run_lock(RunDirectory(copy)):
-        status = train(copy, lambda *given: launch(*given, *words), monkeypatch)
-    assert_refused(status, copy, "is being trained in by another process", capsys)
+        status = train(copy, *words)
+    assert_refused(status, copy, "in use by another training process", capsys)
     assert contents(copy.parent) == before
 
 
@@ -284,30 +287,24 @@ def flip(folder: Path) -> None:
     path.write_bytes(data)
 
 
-def test_a_run_goes_on_from_the_newest_whole_checkpoint_to_the_same_bits(
-    smoke_run: Path,
-    copy: Path,
-    launch: Callable[..., list[str]],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+def test_a_run_resumes_from_the_newest_valid_checkpoint_to_the_same_bits(
+    small_run: Path, copy: Path, train: Train, capsys: Captured
 ) -> None:
     flip(copy / POLICY / "60")
     missing(SUMMARY)(copy)
-    assert train(copy, launch, monkeypatch) == 0
-    told = capsys.readouterr().out
-    assert (
-        f"warning: {copy / POLICY / '60'} is damaged" in told and str(copy / POLICY / "30") in told
-    )
+    assert train(copy) == 0
+    output = capsys.readouterr().out
+    assert f"warning: {copy / POLICY / '60'} is damaged" in output
+    assert str(copy / POLICY / "30") in output
     assert (copy / "checkpoints" / "policy.damaged" / "60" / "meta").is_dir()
-    ends = [
-        json.loads((run / SUMMARY).read_text())["stages"]["policy"] for run in (copy, smoke_run)
-    ]
-    assert ends[0]["state_sha256"] == ends[1]["state_sha256"]
-    rows = [[row[:2] for row in read_metrics(run / "metrics.jsonl")] for run in (copy, smoke_run)]
+    runs = (copy, small_run)
+    policies = [json.loads((run / SUMMARY).read_text())["stages"]["policy"] for run in runs]
+    assert policies[0]["state_sha256"] == policies[1]["state_sha256"]
+    rows = [[row[:2] for row in read_metrics(run / "metrics.jsonl")] for run in runs]
     assert rows[0] == rows[1]
 
 
-def test_a_judge_takes_the_newest_whole_checkpoint_and_touches_nothing(
+def test_loading_uses_the_newest_valid_checkpoint_and_changes_nothing(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flip(copy / POLICY / "60")
@@ -320,18 +317,18 @@ def test_a_judge_takes_the_newest_whole_checkpoint_and_touches_nothing(
     assert contents(copy) == before
 
 
-def test_the_best_checkpoint_is_judged_by_the_metric_of_its_stage(copy: Path) -> None:
+def test_the_best_checkpoint_is_chosen_by_the_metric_of_its_stage(copy: Path) -> None:
     with pytest.raises(
         CheckpointError, match=r"checkpoint=best: .* no training.policy.best_metric"
     ):
         worldmodel.load(copy, "best")
     values = {
-        int(p.name): json.loads((p / "meta/metadata").read_text())["metrics"]["loss/critic"]
+        int(p.name): json.loads((p / "meta/metadata").read_text())["metrics"]["loss/actor"]
         for p in (copy / POLICY).iterdir()
     }
     for mode, choose in (("min", min), ("max", max)):
         run = Path(shutil.copytree(copy, copy.parent / mode))
         config = yaml.safe_load((run / CONFIG).read_text())
-        config["training"]["policy"] |= {"best_metric": "loss/critic", "best_mode": mode}
+        config["training"]["policy"] |= {"best_metric": "loss/actor", "best_mode": mode}
         (run / CONFIG).write_text(yaml.safe_dump(config))
         assert worldmodel.load(run, "best").step == choose(values, key=values.get)

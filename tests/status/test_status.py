@@ -1,4 +1,4 @@
-"""`python -m worldmodel.status` tells what runs are doing, whatever lies in their folders."""
+"""`python -m worldmodel.status` reports what runs are doing, whatever is in their folders."""
 
 from __future__ import annotations
 
@@ -29,9 +29,11 @@ def state(folder: Path, now: float = 1001.0, **changes: object) -> tuple[str, ..
     return row_of(folder, now)[1:]
 
 
-def test_a_run_is_alive_while_its_process_is_there_and_its_heart_beats(tmp_path: Path) -> None:
-    told = ("policy", "40/60", "12.3/s", "policy/30", "11 s")
-    assert state(tmp_path) == ("alive", *told, f"training; pid {os.getpid()} on {BEAT['host']}")
+def test_a_run_is_alive_while_its_process_exists_and_writes_heartbeats(
+    tmp_path: Path,
+) -> None:
+    cells = ("policy", "40/60", "12.3/s", "policy/30", "11 s")
+    assert state(tmp_path) == ("alive", *cells, f"training; pid {os.getpid()} on {BEAT['host']}")
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     assert state(tmp_path, pid=gone.pid)[0] == "dead"  # at once, on the machine it ran on
@@ -41,7 +43,7 @@ def test_a_run_is_alive_while_its_process_is_there_and_its_heart_beats(tmp_path:
     assert state(tmp_path, now=1035.0)[0] == "dead"  # another process may have its number by now
 
 
-def test_an_end_is_told_as_what_it_was(tmp_path: Path) -> None:
+def test_an_ended_run_shows_how_it_ended(tmp_path: Path) -> None:
     for how in ("finished", "stopped"):
         assert state(tmp_path, now=9e6, state=how)[::6] == (how, "")
     failed = state(tmp_path, state="failed", error="policy: loss/total is nan at step 41")
@@ -52,7 +54,7 @@ def test_an_end_is_told_as_what_it_was(tmp_path: Path) -> None:
     "content",
     ["", "{", "[]", "1", "null", '{"state": 3}', "\x00" * 9, '{"state": "running", "time": "x"}'],
 )
-def test_garbage_is_a_row_like_any_other(tmp_path: Path, content: str) -> None:
+def test_a_damaged_heartbeat_gives_a_row_too(tmp_path: Path, content: str) -> None:
     (tmp_path / "heartbeat.json").write_text(content)
     assert row_of(tmp_path, 0.0)[1] == "unknown"
 
@@ -89,7 +91,7 @@ def test_a_folder_without_runs_is_named(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_heart_beats_by_itself_and_tells_its_end(tmp_path: Path) -> None:
+def test_a_heartbeat_repeats_by_itself_and_reports_the_end(tmp_path: Path) -> None:
     (tmp_path / "checkpoints" / "policy" / "30").mkdir(parents=True)
     (tmp_path / "checkpoints" / "policy" / "40.tmp").mkdir()  # not committed
     heartbeat = Heartbeat(RunDirectory(tmp_path), every_seconds=0.02)

@@ -1,5 +1,5 @@
-"""A disk that takes no more ends a run in a few lines, with an exit status of its own, and the same
-command goes on once there is space. The disks are real ones, of a few MiB.
+"""A full disk ends a run in a few lines, with an exit status of its own, and the same command
+resumes it once there is space. The disks are real ones, of a few MiB.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from worldmodel.system.exit_status import run_cli
 from worldmodel.system.storage import free_space, write_text_atomic
 from worldmodel.training.metrics import MetricsFile
 
-ROOT = Path(__file__).parent.parent
-
+ROOT = Path(__file__).parents[2]
 
 Remount = Callable[[str], None]
 
@@ -42,7 +41,7 @@ def fill(disk: Path) -> None:
     assert free_space(disk) == "0 B"
 
 
-def test_a_file_that_does_not_fit_is_told_and_the_old_one_stays(
+def test_a_file_that_does_not_fit_is_reported_and_the_old_one_stays(
     disk: Path, remount: Remount
 ) -> None:
     write_text_atomic(disk / "a" / "old.json", "old")
@@ -58,27 +57,26 @@ def test_a_file_that_does_not_fit_is_told_and_the_old_one_stays(
     assert StorageError.status == 74
 
 
-def test_no_row_of_metrics_is_lost_or_doubled_by_a_full_disk(disk: Path, remount: Remount) -> None:
+def test_a_full_disk_neither_loses_nor_repeats_metrics(disk: Path, remount: Remount) -> None:
     file = MetricsFile(disk / "metrics.jsonl")
     with pytest.raises(StorageError, match=r"metrics.jsonl cannot be written: No space left"):
         for step in range(1, 9999):
             file.write({"stage": "policy", "step": step, "loss": 1 / 3})
     remount("size=999k")
-    written = [at for _, at, _ in read_metrics(file.path)]
-    assert written == list(range(1, step)) and step > 100  # and at most a half row after them
+    written = [row.step for row in read_metrics(file.path)]
+    assert written == list(range(1, step)) and step > 100  # and at most an incomplete row
     file.rewind("policy", step - 1)
     file.write({"stage": "policy", "step": step})
-    assert [at for _, at, _ in read_metrics(file.path)] == list(range(1, step + 1))
+    assert [row.step for row in read_metrics(file.path)] == list(range(1, step + 1))
 
 
-def test_wherever_a_full_disk_comes_to_light_it_is_no_traceback(
+def test_no_error_of_a_disk_is_a_traceback(
     disk: Path, remount: Remount, capsys: pytest.CaptureFixture[str]
 ) -> None:
     remount("ro")
     assert run_cli(lambda: (disk / "cache").mkdir()) == 74
     assert run_cli(lambda: Path("/dev/full").write_text("x")) == 74
-    told = capsys.readouterr().err.splitlines()
-    assert told == [
+    assert capsys.readouterr().err.splitlines() == [
         f"error: {disk / 'cache'}: Read-only file system",
         "error: the output: No space left on device",
     ]
@@ -90,12 +88,12 @@ def test_wherever_a_full_disk_comes_to_light_it_is_no_traceback(
             atomic_folder(folder / "x"),
         ):
             pass
-    with pytest.raises(FileNotFoundError):  # a mistake of the program is not hidden
+    with pytest.raises(FileNotFoundError):  # an error of the program is not hidden
         run_cli(lambda: int((disk / "nothing").read_text()))
 
 
 @pytest.mark.slow
-def test_a_run_on_a_full_disk_ends_cleanly_and_goes_on_with_the_same_bits(
+def test_a_run_on_a_full_disk_ends_cleanly_and_resumes_to_the_same_bits(
     smoke_run: Path, disk: Path, remount: Remount, launch: Callable[..., list[str]]
 ) -> None:
     size = sum(p.stat().st_size for p in (smoke_run / "checkpoints").rglob("*")) // 1024
@@ -113,7 +111,7 @@ def test_a_run_on_a_full_disk_ends_cleanly_and_goes_on_with_the_same_bits(
     ends = [json.loads((r / "summary.json").read_text())["stages"] for r in (run, smoke_run)]
     mine, theirs = ({n: s["state_sha256"] for n, s in stages.items()} for stages in ends)
     assert mine == theirs
-    assert "goes on from step" in done.stdout
+    assert "resuming from step" in done.stdout
 
     fill(disk)
     words = [f"run={run}", "evaluation.episodes=1", "evaluation.horizons=[1]"]

@@ -1,4 +1,4 @@
-"""A process that is asked to stop: what is held is saved, what is not ends at once."""
+"""A process that is requested to stop saves its state if it has one, and ends at once otherwise."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def stopped(script: str, *numbers: signal.Signals, word: str = "") -> tuple[int,
         stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
-    time.sleep(0.2)  # it is where it waits, or works
+    time.sleep(0.2)  # for it to wait, or work
     began = time.monotonic()
     for number in numbers:
         os.killpg(process.pid, number)
@@ -89,9 +89,9 @@ def stopped(script: str, *numbers: signal.Signals, word: str = "") -> tuple[int,
 @pytest.mark.parametrize(
     ("name", "word"), [("SIGTERM", "needs_cleanup"), ("SIGUSR1", ""), ("SIGUSR2", "needs_cleanup")]
 )
-def test_a_warning_ends_a_run_that_has_nothing_to_save(name: str, word: str) -> None:
+def test_a_signal_ends_a_run_that_has_nothing_to_save(name: str, word: str) -> None:
     status, output, seconds = stopped(FREE, signal.Signals[name], word=word)
-    assert (status, output) == (75, f"stopped by {name}; the same command goes on from there\n")
+    assert (status, output) == (75, f"stopped by {name}; run the same command to resume\n")
     assert seconds < 3
 
 
@@ -99,27 +99,27 @@ def test_ctrl_c_has_the_status_that_shells_expect() -> None:
     assert stopped(FREE, signal.SIGINT)[0] == 130
 
 
-def test_more_signals_do_not_disturb_what_is_being_saved() -> None:
+def test_more_signals_do_not_interrupt_saving() -> None:
     numbers = (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGINT)
     status, output, _ = stopped(HELD, *numbers)
     assert status == 75 and output.startswith("saved\nstopped by SIGUSR1;")
 
 
-def test_a_library_that_does_not_come_back_is_left() -> None:
+def test_the_process_ends_inside_a_library_that_does_not_return() -> None:
     status, output, seconds = stopped(BUSY, signal.SIGTERM)
     assert (status, output) == (
         75,
-        "last words\nstopped by SIGTERM; the same command goes on from there\n",
+        "last words\nstopped by SIGTERM; run the same command to resume\n",
     )
     assert seconds < 3
 
 
-def test_a_stop_is_not_lost_where_python_calls_back() -> None:
+def test_a_signal_in_a_finalizer_is_not_lost() -> None:
     status, output, seconds = stopped(CALLED_BACK, signal.SIGTERM)
-    assert (status, output) == (75, "stopped by SIGTERM; the same command goes on from there\n")
+    assert (status, output) == (75, "stopped by SIGTERM; run the same command to resume\n")
     assert seconds < 3
 
 
-def test_a_worker_goes_on_when_the_whole_group_is_told_to_stop() -> None:
+def test_a_worker_ignores_signals_to_the_whole_group() -> None:
     status, output, _ = stopped(WORKER, signal.SIGTERM, signal.SIGINT)
     assert status == 75 and output.startswith("worked\nstopped by SIGTERM;")

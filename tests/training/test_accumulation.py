@@ -1,4 +1,4 @@
-"""Batches in pieces, and gradients with less kept: the same numbers for less memory."""
+"""Microbatches and rematerialization: the same gradients with less memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flax import nnx
 
 from worldmodel import models
 from worldmodel.config import Config, NoPolicy, TrainingOptions
-from worldmodel.config.rules import config_errors
+from worldmodel.config.rules.devices import DEVICE_RULES
 from worldmodel.data.loader import make_loader
 from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.trajectories import Trajectories
@@ -56,15 +56,15 @@ def close(a: dict, b: dict) -> None:
         np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5 * float(np.abs(y).max()))
 
 
-def test_pieces_give_the_gradients_and_metrics_of_the_whole(
+def test_microbatches_give_the_gradients_and_metrics_of_the_whole_batch(
     problem: tuple[Loss, dict, Window], plain: jax.stages.Compiled
 ) -> None:
     loss, params, batch = problem
     whole, metrics = plain(params, batch, KEY)
-    taken, means = jax.jit(partial(gradients, loss, microbatches=4))(params, batch, KEY)
-    close(taken, whole)
+    grads, means = jax.jit(partial(gradients, loss, microbatches=4))(params, batch, KEY)
+    close(grads, whole)
     assert float(means["loss/total"]) == pytest.approx(float(metrics["loss/total"]), rel=1e-5)
-    half = jax.tree.map(lambda x: np.repeat(x[::2], 2, 0), batch)  # a piece is not the whole
+    half = jax.tree.map(lambda x: np.repeat(x[::2], 2, 0), batch)  # a part is not the whole
     part, _ = plain(params, half, KEY)
     assert any(
         not np.allclose(x, y, rtol=1e-3)
@@ -72,7 +72,7 @@ def test_pieces_give_the_gradients_and_metrics_of_the_whole(
     )
 
 
-def test_what_is_computed_twice_is_the_same_and_is_not_kept(
+def test_rematerialization_gives_the_same_gradients_with_more_operations(
     problem: tuple[Loss, dict, Window], plain: jax.stages.Compiled
 ) -> None:
     loss, *rest = problem
@@ -82,7 +82,7 @@ def test_what_is_computed_twice_is_the_same_and_is_not_kept(
     assert flops[1] > flops[0]
 
 
-def test_large_arrays_are_split_along_their_longest_axis_that_divides() -> None:
+def test_large_arrays_are_sharded_along_their_longest_axis_that_divides() -> None:
     shapes = {"wide": (6, 64), "tall": (128, 4), "odd": (127, 64), "none": (127, 63), "small": (4,)}
     arrays = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
     mesh = jax.sharding.AbstractMesh((2, 4), AXES)
@@ -97,20 +97,20 @@ def test_large_arrays_are_split_along_their_longest_axis_that_divides() -> None:
 
 
 def test_devices_that_do_not_form_groups_are_refused() -> None:
-    with pytest.raises(ConfigError, match="fsdp_shards=3 does not divide the 1 devices; .* 1"):
+    with pytest.raises(
+        ConfigError, match="fsdp_shards=3 does not divide the number of devices, 1; .* 1"
+    ):
         all_devices(3)
 
 
-def test_pieces_are_for_batches_of_world_models() -> None:
+def test_microbatches_are_for_world_models_alone() -> None:
     training = TrainingOptions(gradient_accumulation_steps=2, remat=True)
-    training.world_model.steps = training.policy.steps = 1
     data = GymnasiumData(name="pendulum", environment="Pendulum-v1")
     config = Config("x", data=data, model=OPTIONS, policy=NoPolicy(), training=training)
 
     def errors(**options: object) -> list[str]:
         changed = replace(config, training=replace(training, **options))
-        about = ("training.gradient_accumulation_steps:", "training.remat:")
-        return [error for error in config_errors(changed) if error.startswith(about)]
+        return [error for rule in DEVICE_RULES for error in rule(changed)]
 
     assert not errors()
     assert len(errors(joint=True)) == len(errors(pretrained_model="runs/other")) == 2

@@ -12,12 +12,14 @@ from flax import nnx
 
 from worldmodel.config import Config, StageOptions, TrainingOptions
 from worldmodel.config.registry import schemas
+from worldmodel.data.readers.npz import NPZData
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.nn.layers import Linear
 from worldmodel.nn.learner import TrainState, graphdefs_of, split_module
 from worldmodel.policies.actor_critic import ActorCriticOptions
 from worldmodel.training.averaging import EMALearner
-from worldmodel.training.stages import build_learner, modules
+from worldmodel.training.learners import trained_modules
+from worldmodel.training.plan import plan_stages
 
 KEY = jax.random.key(0)
 
@@ -42,18 +44,18 @@ class Counting:
 
 
 def averages(decay: float, steps: int) -> list[float]:
-    learner, found = EMALearner(Counting(), decay), []
+    learner, values = EMALearner(Counting(), decay), []
     state, update = learner.init(KEY), jax.jit(learner.update)
     for _ in range(steps):
         state, _ = update(state, None, KEY)
-        kernel = np.asarray(modules(learner, state)["model"].kernel[...])
+        kernel = np.asarray(trained_modules(learner, state)["model"].kernel[...])
         np.testing.assert_allclose(kernel, kernel[0, 0], rtol=1e-6)
-        found.append(float(kernel[0, 0]))
-    return found
+        values.append(float(kernel[0, 0]))
+    return values
 
 
 def test_the_average_is_a_plain_mean_until_the_decay_reaches_as_far() -> None:
-    """With decay 0.75 an update weighs 1/4 from the fourth on. First parameters leave no trace."""
+    """With decay 0.75 an update has weight 1/4 from the fourth on; initial parameters have none."""
     expected, mean = [], 0.0
     for step in range(1, 9):
         mean += max(0.25, 1 / step) * (step - mean)
@@ -62,7 +64,7 @@ def test_the_average_is_a_plain_mean_until_the_decay_reaches_as_far() -> None:
     np.testing.assert_allclose(averages(0.75, 8), expected, rtol=1e-6)
 
 
-def test_the_average_starts_as_the_parameters_in_buffers_of_its_own() -> None:
+def test_the_average_starts_as_a_copy_of_the_parameters() -> None:
     """The loop donates the state: the same buffer twice would be an error."""
     state = EMALearner(Counting(), 0.9).init(KEY)
     donate = jax.jit(lambda state: state, donate_argnums=0)
@@ -74,7 +76,7 @@ def test_the_average_starts_as_the_parameters_in_buffers_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.9])
-def test_training_is_not_touched(decay: float) -> None:
+def test_training_does_not_depend_on_the_average(decay: float) -> None:
     learner = EMALearner(Counting(), decay)
     state, _ = learner.update(learner.init(KEY), None, KEY)
     assert float(state.params["model"]["kernel"][0, 0]) == 1.0
@@ -85,15 +87,15 @@ def test_diffusion_is_averaged_and_policies_imagine_with_the_average(family: str
     spec = DataSpec({"x": ObservationSpec((3,), "float32")}, ActionSpec(True, 2))
     stage = StageOptions(steps=3)
     config = Config(
-        model=schemas("model")[family](), policy=ActorCriticOptions(),
+        data=NPZData(), model=schemas("model")[family](), policy=ActorCriticOptions(),
         training=TrainingOptions(world_model=stage, policy=stage),
     )  # fmt: skip
-    learner = build_learner(config, spec, "world_model")
+    learner = plan_stages(config, spec)["world_model"].build_learner()
     assert isinstance(learner, EMALearner) and config.model.ema_decay > 0.9
     state = jax.device_get(jax.jit(learner.init)(KEY))
     # As if training had moved the parameters away from their average.
     params = jax.tree.map(lambda x: x + 1, state.params)
-    trained = modules(learner, replace(state, params=params))
-    policy = jax.jit(build_learner(config, spec, "policy", trained).init)(KEY)
+    trained = trained_modules(learner, replace(state, params=params))
+    policy = jax.jit(plan_stages(config, spec)["policy"].build_learner(trained).init)(KEY)
     average = state.target_params["ema"]["model"]
     jax.tree.map(np.testing.assert_array_equal, policy.frozen["model"], average)

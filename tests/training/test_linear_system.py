@@ -15,7 +15,8 @@ from worldmodel.evaluation.prediction import evaluate_open_loop
 from worldmodel.models.rssm import RSSMOptions
 from worldmodel.training import mesh as meshes
 from worldmodel.training.dispatch import make_dispatch, stage_keys
-from worldmodel.training.stages import build_learner, modules
+from worldmodel.training.learners import trained_modules
+from worldmodel.training.plan import plan_stages
 
 NOISE = 0.1
 ANGLE = 0.6
@@ -64,12 +65,12 @@ def test_the_error_approaches_that_of_the_true_system() -> None:
         policy=NoPolicy(),
         training=TrainingOptions(world_model=options),
     )
-    learner = build_learner(config, spec, "world_model")
+    learner = plan_stages(config, spec)["world_model"].build_learner()
     batches = DeviceLoader.build(training, options.batch_size, options.window, 0)
     keys = stage_keys(0, "world_model")
     dispatch = make_dispatch(learner, batches, meshes.all_devices(), options.steps)
     state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.cursor(0), keys.steps)
-    model = modules(learner, state)["model"]
+    model = trained_modules(learner, state)["model"]
 
     judged = EvaluationOptions(horizons=[1], context=8, starts_per_episode=20, num_samples=32)
     result = evaluate_open_loop(model, spec, held_out, judged, jax.random.key(0)).observations["x"]

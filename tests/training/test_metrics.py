@@ -1,4 +1,4 @@
-"""metrics.jsonl holds each row once, whatever was killed; W&B is chosen by what is configured."""
+"""metrics.jsonl contains each row once, whenever a run was killed; W&B is optional."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from worldmodel.config import LoggingOptions
 from worldmodel.training.metrics import IntervalMean, MetricsFile, wandb_mode
 
 
-def test_an_interval_taken_up_again_has_the_same_means() -> None:
+def test_a_restored_interval_has_the_same_means() -> None:
     values = {"loss": np.arange(10, dtype=np.float32)}
     whole = IntervalMean()
     whole.add(values)
     first = IntervalMean()
     first.add({"loss": values["loss"][:4]})
-    second = IntervalMean(json.loads(json.dumps(first.saved())))
+    second = IntervalMean(json.loads(json.dumps(first.to_json())))
     second.add({"loss": values["loss"][4:]})
-    assert second.take() == whole.take() == {"loss": 4.5}
+    assert second.pop() == whole.pop() == {"loss": 4.5}
     assert second.count == 0
 
 
-def test_rows_after_the_checkpoint_and_half_rows_are_dropped(tmp_path: Path) -> None:
+def test_rows_after_the_checkpoint_and_incomplete_rows_are_removed(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     file = MetricsFile(path)
     for stage, step in (("world_model", 10), ("world_model", 20), ("policy", 10), ("policy", 20)):
@@ -68,7 +68,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_service_out_of_reach_holds_up_nothing(tmp_path: Path) -> None:
+def test_an_unreachable_service_does_not_block_training(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     script = tmp_path / "script.py"
     script.write_text(UNREACHABLE)

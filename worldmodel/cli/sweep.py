@@ -32,7 +32,8 @@ from worldmodel.config.compose import (
     register,
     to_config,
 )
-from worldmodel.errors import ConfigError, raise_config_errors
+from worldmodel.config.values import raise_if_invalid
+from worldmodel.errors import ConfigError
 from worldmodel.system.exit_status import USER_ERROR, run_cli
 from worldmodel.system.signals import PREEMPTED
 
@@ -102,7 +103,7 @@ def _checked(configs: Path, overrides: list[Override]) -> Config:
                 f"name={name}: shared by jobs {' '.join(names[name])} and {' '.join(job)}"
             )
         names[name] = job
-    raise_config_errors(faults)
+    raise_if_invalid(faults)
     return configurations[0]
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
+from worldmodel.config.policy_ranking import PolicyRankingOptions
 from worldmodel.config.groups import (
     NORMALIZATIONS,
     DataOptions,
@@ -22,7 +23,6 @@ from worldmodel.config.groups import (
 )
 from worldmodel.config.option import option
 from worldmodel.config.planning import PlannerOptions
-from worldmodel.config.policy_ranking import PolicyRankingOptions
 from worldmodel.config.training import (
     DistributedOptions,
     EvaluationOptions,
@@ -81,7 +81,7 @@ class EvalConfig:
 
     run: str | None = option(None, "run directory to judge, such as runs/NAME")
     runs: list[str] | None = option(None, "or several, to be compared: [runs/A,runs/B]")
-    output_dir: str | None = option(
+    folder: str | None = option(
         None, "where a comparison goes (none: .compared/ beside the first run)"
     )
     checkpoint: str = option("last", "checkpoint to judge: last, best or a step")

@@ -67,7 +67,7 @@ class DataOptions:
         0, "processes that make streamed batches (0: threads of this one)", low=0, high=256
     )
 
-    def errors(self) -> Iterator[str]:
+    def check(self) -> Iterator[str]:
         """What is wrong with these options together, a line each; a format adds its own."""
         low, high = self.action_low, self.action_high
         if (low is None) != (high is None):
@@ -99,7 +99,7 @@ class ModelOptions:
     name: str = option(MISSING, "family of the world model")
     ema_decay: float = ema_decay_option(0.0)
 
-    def errors(self, config: Config) -> Iterator[str]:
+    def check(self, config: Config) -> Iterator[str]:
         """What does not go together in these options and the whole `config`, a line each."""
         yield from ()
 
@@ -115,7 +115,7 @@ class PolicyOptions:
         """Steps that are imagined while the policy learns; None where it learns from logs alone."""
         return None
 
-    def errors(self, config: Config) -> Iterator[str]:
+    def check(self, config: Config) -> Iterator[str]:
         """What does not go together in these options and the whole `config`, a line each."""
         yield from ()
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
+from worldmodel import __version__
 from worldmodel.config import Config
-from worldmodel.config.option import format_value, iter_options
 from worldmodel.config.registry import SCHEMA_GROUPS, entry_of, schemas
-from worldmodel.config.rules import config_errors
-from worldmodel.config.values import assign, convert_values, flatten
-from worldmodel.errors import ConfigError, raise_config_errors
+from worldmodel.config.rules import validate_config
+from worldmodel.config.values import format_value, iter_options, raise_if_invalid, unknown_key
+from worldmodel.errors import ConfigError
 from worldmodel.system.storage import write_text_atomic
 
 Options = TypeVar("Options")
@@ -36,7 +37,7 @@ RUNTIME_OPTION_PREFIXES = ("logging.", "evaluation.", "training.distributed.")
 
 def save_config(config: Config, path: str | os.PathLike) -> None:
     """Writes a resolved config as YAML, whole or not at all."""
-    values = dataclasses.asdict(config)
+    values = {"version": __version__, **dataclasses.asdict(config)}
     values["schema"] = {
         group: schema_name(group, getattr(config, group)) for group in SCHEMA_GROUPS
     }
@@ -49,17 +50,39 @@ def schema_name(group: str, options: Any) -> str:
 
 
 def load_config(path: str | os.PathLike) -> Config:
-    """Reads what `save_config` wrote. Options that the file lacks take their defaults."""
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a readable YAML file\n{error}") from None
+    """Reads what `save_config` wrote. Options that the file lacks take their defaults.
+
+    Raises ConfigError if the file is not valid, or if a version wrote it whose runs differ.
+    """
+    values = _read_yaml(Path(path))
     try:
         return _build(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: not a valid configuration\n{error}") from None
+
+
+def check_version(path: Path) -> None:
+    """Raises ConfigError unless this version can read the run whose config.yaml is at `path`."""
+    _read_yaml(path)
+
+
+def _read_yaml(path: Path) -> Any:
+    """The contents of a config.yaml without its version, once that is checked: options and files of
+    a run are those of its major and minor version. Before 0.2 no version was written.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a readable YAML file\n{error}") from None
+    version = str(values.pop("version", "0.1")) if isinstance(values, dict) else __version__
+    if version.split(".")[:2] != __version__.split(".")[:2]:
+        raise ConfigError(
+            f"{path.parent} was written by worldmodel {version}, and worldmodel {__version__} "
+            "cannot read it: use that version, or train the run again"
+        )
+    return values
 
 
 def _build(values: Any) -> Config:
@@ -74,28 +97,30 @@ def _build(values: Any) -> Config:
 
 
 def with_overrides(config: Config, values: dict[str, Any]) -> Config:
-    """Returns a copy of `config` with some options set, by dotted keys or nested dicts.
-
-    Raises ConfigError for unknown options and values that are not accepted.
+    """A copy of `config` with some options set, by dotted keys or nested dicts. Raises ConfigError
+    for unknown options and values that are not accepted.
     """
     config = copy.deepcopy(config)
     known = {option.key: option for option, _ in iter_options(config)}
-    given, errors = convert_values(dict(flatten(values, known)), known)
-    raise_config_errors(errors)
+    given = dict(flatten(values, known))
+    raise_if_invalid([unknown_key(key, known) for key in given if key not in known])
     for key, value in given.items():
-        assign(config, key, value)
-    raise_config_errors(config_errors(config))
+        assign(config, key, known[key].convert(value))
+    raise_if_invalid(validate_config(config))
     return config
 
 
 def build_options(schema: type[Options], values: dict[str, Any], name: str) -> Options:
-    """Returns options of `schema` with some of them set; messages call them `name`.
-
-    Raises ConfigError for unknown options and values that are not accepted.
+    """Options of `schema`, which messages call `name`, with some of them set. Raises ConfigError
+    for unknown options and values that are not accepted.
     """
     known = {option.key: option for option, _ in iter_options(schema(), f"{name}.")}
-    given, errors = convert_values({f"{name}.{k}": v for k, v in values.items()}, known)
-    raise_config_errors(errors)
+    given = {f"{name}.{key}": value for key, value in values.items()}
+    raise_if_invalid([unknown_key(key, known) for key in given if key not in known])
+    given = {key: known[key].convert(value) for key, value in given.items()}
+    raise_if_invalid(
+        [fault for key, value in given.items() if (fault := known[key].error_in(value))]
+    )
     return schema(**{key.removeprefix(f"{name}."): value for key, value in given.items()})
 
 
@@ -108,6 +133,26 @@ def _schema(group: str, options: Any, of_groups: Any) -> type:
     if name not in known:
         raise ConfigError(f"{group}={name}: accepts one of {', '.join(known)}")
     return known[name]
+
+
+def flatten(
+    values: dict, known: Container[str] = (), prefix: str = ""
+) -> Iterator[tuple[str, Any]]:
+    """Yields (dotted key, value) of nested dicts; a `known` key is never taken apart."""
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, dict) and key not in known:
+            yield from flatten(value, known, key + ".")
+        else:
+            yield key, value
+
+
+def assign(config: Any, key: str, value: Any) -> None:
+    """Sets the option with this dotted key."""
+    *groups, leaf = key.split(".")
+    for group in groups:
+        config = getattr(config, group)
+    setattr(config, leaf, value)
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -8,9 +8,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from worldmodel.config.policy_ranking import PolicyRankingOptions
 from worldmodel.config.option import option
 from worldmodel.config.planning import PlannerOptions
-from worldmodel.config.policy_ranking import PolicyRankingOptions
 
 
 @dataclass
@@ -19,7 +19,7 @@ class StageOptions:
 
     steps: int = option(MISSING, "updates", low=1)
     batch_size: int = option(16, "windows in a batch", low=1)
-    window: int = option(64, "rows in a window", low=2)
+    window: int = option(64, "timesteps in a window", low=2)
     learning_rate: float = option(4e-5, "peak learning rate", low=0.0)
     warmup_steps: int = option(1000, "updates over which the learning rate rises from 0", low=0)
     lr_decay_fraction: float = option(
@@ -39,19 +39,19 @@ class StageOptions:
 
 @dataclass
 class DistributedOptions:
-    """Several processes that train one model, each with its own devices."""
+    """Several processes that train together, each with its own devices."""
 
     cluster_detection: str = option(
         "auto",
-        "whether JAX finds out who takes part; auto: under srun, mpirun and on TPU hosts",
+        "whether JAX detects the processes of a job; auto: under srun, mpirun and on TPU hosts",
         choices=("auto", "always", "never"),
     )
     coordinator_address: str | None = option(
         None, "host:port of process 0, for processes started by hand"
     )
-    num_processes: int = option(2, "how many there are, with an address", low=1)
-    process_id: int = option(0, "which of them this one is, with an address", low=0)
-    initialization_timeout: int = option(300, "seconds to wait for the others at the start", low=1)
+    num_processes: int = option(2, "number of processes, with an address", low=1)
+    process_id: int = option(0, "number of this process, with an address", low=0)
+    initialization_timeout: int = option(300, "seconds to wait for the other processes", low=1)
 
 
 @dataclass
@@ -69,35 +69,36 @@ class TrainingOptions:
         False, "model and policy together, in one stage with the world model's settings"
     )
     pretrained_model: str | None = option(
-        None, "run whose world model is taken, in place of training one"
+        None, "run whose world model is used instead of training one"
     )
     num_seeds: int = option(1, "seeds trained at once, each with its own batches", low=1)
     precision: str = option(
         "float32", "compute type; parameters stay float32", choices=("float32", "bfloat16")
     )
     gradient_accumulation_steps: int = option(
-        1, "pieces in which a world model's batch is taken, one by one", low=1
+        1, "microbatches of a world model's batch, one after the other", low=1
     )
     remat: bool = option(
-        False, "world model: less kept for the gradient, all but products computed twice"
+        False, "world model: rematerialize all but matrix products for the gradient"
     )
     fsdp_shards: int = option(
-        1, "devices over which large parameters and their optimiser state are split", low=1
+        1, "devices over which large parameters and their optimizer state are split", low=1
     )
     steps_per_dispatch: int = option(25, "most updates per call to the device", low=1)
     log_every: int = option(100, "updates between rows of metrics.jsonl", low=1)
     checkpoint_every: int = option(1000, "updates between checkpoints", low=1)
     on_divergence: str = option(
         "stop",
-        "a loss that is not finite; rollback: on from the last checkpoint, with other batches",
+        "what a loss that is not finite causes; rollback: resume from the last checkpoint with "
+        "other batches",
         choices=("stop", "rollback"),
     )
     dry_run: bool = option(
-        False, "compile every stage, show parameters, memory and steps, and leave"
+        False, "compile every stage, print parameters, memory and steps, and exit"
     )
-    max_to_keep: int = option(2, "newest checkpoints kept per stage", low=1)
+    max_to_keep: int = option(2, "newest checkpoints to keep per stage", low=1)
     compilation_cache: str | None = option(
-        "~/.cache/worldmodel/xla", "folder of compiled programs (none: no cache)"
+        "~/.cache/worldmodel/xla", "cache of compiled programs (none: no cache)"
     )
     distributed: DistributedOptions = dataclasses.field(default_factory=DistributedOptions)
 
@@ -121,44 +122,46 @@ class LoggingOptions:
 
 @dataclass
 class EvaluationOptions:
-    """How a checkpoint is judged."""
+    """How a checkpoint is evaluated."""
 
     horizons: list[int] = option(
         [1, 2, 5, 10, 15, 25, 50, 100],
-        "open-loop horizons, in steps, as far as episodes allow; those that the policy and the "
-        "planner imagine are added",
+        "open-loop horizons in steps, as far as episodes allow; the policy's and the planner's "
+        "are added",
         low=1,
     )
-    context: int = option(10, "logged rows the model sees before it predicts", low=1)
+    context: int = option(10, "timesteps that the model observes before it predicts", low=1)
     starts_per_episode: int = option(5, "starts per held-out episode", low=1)
     num_samples: int = option(
-        39, "sampled futures: their mean is the prediction, their spread is judged", low=1
+        39, "sampled rollouts: their mean is the prediction, their spread is evaluated", low=1
     )
     episodes: int = option(50, "episodes in the real environment", low=1)
     seed: int = option(1000, "seed of the first episode; episode j has seed + j", low=0)
     resamples: int = option(2000, "bootstrap resamples behind an interval", low=100)
     confidence: float = option(0.95, "coverage of the intervals", low=0.5, high=0.999)
     first_start: int | None = option(
-        None, "row of the first start (none: the first one with the whole context before it)", low=0
+        None,
+        "timestep of the first start (none: the first one after a whole context)",
+        low=0,
     )
     start_stride: int | None = option(
         None,
-        "rows between starts, of which there are as many as fit (none: `starts_per_episode` of them)",
+        "timesteps between starts, as many as fit (none: `starts_per_episode` starts)",
         low=1,
     )
     data: dict[str, Any] | None = option(
         None,
-        "logs to judge on, whole: options on top of the run's data options, `format` for another "
-        "format (none: the run's own held-out episodes)",
+        "other data to evaluate on, all of it: data options that override the run's, `format` for "
+        "another format (none: the run's held-out episodes)",
     )
     free_run: bool = option(
-        False, "whole records followed from the actions alone, after the context, in raw units"
+        False, "simulate whole episodes from their actions alone, after the context, in raw units"
     )
     planner: PlannerOptions = dataclasses.field(default_factory=PlannerOptions)
     reference: str | None = option(
-        None, "pair of returns that normalised scores are counted by, such as d4rl/hopper"
+        None, "reference returns of normalized scores, such as d4rl/hopper"
     )
     reference_range: list[float] | None = option(
-        None, "a pair of your own, [MIN,MAX]: the returns that score 0 and 100"
+        None, "your own reference returns, [MIN,MAX]: those that score 0 and 100"
     )
     policy_ranking: PolicyRankingOptions = dataclasses.field(default_factory=PolicyRankingOptions)

@@ -42,8 +42,11 @@ class Loader(Protocol):
     every device needs all of it.
     """
 
-    axis: int | None
-    trajectories: Trajectories
+    @property
+    def axis(self) -> int | None: ...
+
+    @property
+    def trajectories(self) -> Trajectories: ...
 
     @property
     def count(self) -> int: ...  # windows in an epoch

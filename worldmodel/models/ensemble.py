@@ -113,7 +113,7 @@ class EnsembleOptions(ModelOptions):
         preset = ENSEMBLE_PRESETS[self.preset]
         return tuple(p if o is None else o for o, p in zip(own, preset, strict=True))
 
-    def errors(self, config: Config) -> Iterator[str]:
+    def check(self, config: Config) -> Iterator[str]:
         members, elites, _, _ = self.sizes()
         if elites > members:
             yield f"model.num_elites={elites}: the elites are some of model.num_members={members}"

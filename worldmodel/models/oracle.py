@@ -35,7 +35,7 @@ class OracleOptions(ObservedOptions):
         None, "Gymnasium id: Pendulum-v1, or a MuJoCo one that observes positions and velocities"
     )
 
-    def errors(self, config: Config) -> Iterator[str]:
+    def check(self, config: Config) -> Iterator[str]:
         if not self.environment:
             yield "model.environment needs a Gymnasium id, such as model.environment=HalfCheetah-v5"
 

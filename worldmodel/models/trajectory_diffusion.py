@@ -94,8 +94,8 @@ class TrajectoryDiffusionOptions(BaseDiffusionOptions):
     sigma_max: float = option(20.0, "highest noise level, from which it starts", low=1e-6)
     p_mean: float = option(-0.5, "mean of the logarithm of noise levels in training")
 
-    def errors(self, config: Config) -> Iterator[str]:
-        yield from super().errors(config)
+    def check(self, config: Config) -> Iterator[str]:
+        yield from super().check(config)
         window = config.training.world_model.window
         if self.segment_length > window:
             yield (

@@ -1,4 +1,4 @@
-"""What a stage of training is: a `Learner` turns batches into updates of a `TrainState`. One loop
+"""The interface of training: a `Learner` turns batches into updates of a `TrainState`. One loop
 runs them all.
 """
 
@@ -35,14 +35,15 @@ Metrics = dict[str, jax.Array]
 )
 @dataclass(frozen=True)
 class TrainState:
-    """All that a stage needs to go on, bit for bit, together with the seed.
+    """All that a stage needs to resume with bit-identical results, together with the seed.
 
-    params: name of a module -> its parameters, trained by the optimiser
-    frozen: modules of earlier stages that this one uses
-    target_params: target networks: lagged copies of modules
+    params: name of a module -> its parameters, trained by the optimizer
+    frozen: parameters of modules of earlier stages that this one uses
+    opt_state: of the optimizer
+    target_params: parameters of target networks, moving averages and snapshots
     statistics: running statistics
-    step: updates made so far, int32
-    replay_buffer: imagined rows that are kept, where a stage keeps some
+    step: updates so far, int32
+    replay_buffer: imagined transitions, where a stage keeps some
     """
 
     params: Params
@@ -55,29 +56,36 @@ class TrainState:
 
 
 class Learner(Protocol):
-    """One stage. `graphdefs` rebuild the modules from their parameters."""
+    """Trains the modules of a stage.
+
+    graphdefs: name of a module -> its definition, which `nnx.merge` joins with parameters
+    """
 
     graphdefs: dict[str, nnx.GraphDef]
 
-    def init(self, key: jax.Array) -> TrainState: ...
+    def init(self, key: jax.Array) -> TrainState:
+        """The state before the first update."""
+        ...
 
     def update(
         self, state: TrainState, batch: Window, key: jax.Array
-    ) -> tuple[TrainState, Metrics]: ...
+    ) -> tuple[TrainState, Metrics]:
+        """One update on a batch (B, T), and its metrics, scalars."""
+        ...
 
 
 @runtime_checkable
-class RolloutLearner(Protocol):
-    """A learner whose memory is also renewed, every `rollout_every` updates (0: never), from
-    `rollout_windows` windows at once.
+class RolloutLearner(Learner, Protocol):
+    """A learner that also adds rollouts to its replay buffer, every `rollout_every` updates (0:
+    never), from `rollout_windows` windows at once.
     """
 
     rollout_every: int
     rollout_windows: int
 
-    def collect_rollouts(
-        self, state: TrainState, windows: Window, key: jax.Array
-    ) -> TrainState: ...
+    def collect_rollouts(self, state: TrainState, windows: Window, key: jax.Array) -> TrainState:
+        """The state with new rollouts in its replay buffer."""
+        ...
 
 
 def create_train_state(
@@ -101,31 +109,29 @@ def create_train_state(
 def apply_gradients(
     state: TrainState, grads: Params, optimizer: optax.GradientTransformation
 ) -> tuple[TrainState, Metrics]:
-    """One optimiser step, and the norms of gradient and update."""
-    updates, optimizer_state = optimizer.update(grads, state.opt_state, state.params)
+    """One step of the optimizer, and the norms of gradient and update."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {
         "optimizer/gradient_norm": optax.tree.norm(grads),
         "optimizer/update_norm": optax.tree.norm(updates),
     }
-    return replace(state, params=params, opt_state=optimizer_state, step=state.step + 1), metrics
+    return replace(state, params=params, opt_state=opt_state, step=state.step + 1), metrics
 
 
 def split_module(module: nnx.Module) -> tuple[nnx.GraphDef, Params]:
-    """A module as (definition, parameters as nested dicts of arrays); `nnx.merge` puts them
-    together again.
-    """
-    definition, state = nnx.split(module)
-    return definition, nnx.to_pure_dict(state)
+    """A module as (definition, parameters as nested dicts of arrays); `nnx.merge` joins them."""
+    graphdef, state = nnx.split(module)
+    return graphdef, nnx.to_pure_dict(state)
 
 
 def graphdefs_of(build: Callable[[jax.Array], dict[str, nnx.Module]]) -> dict[str, nnx.GraphDef]:
-    """The definitions of the modules that `build(key)` would make, without their parameters."""
+    """The definitions of the modules that `build(key)` returns, without computing parameters."""
     modules = nnx.eval_shape(build, jax.random.key(0))
     return {name: split_module(module)[0] for name, module in modules.items()}
 
 
 def detached(module: nnx.Module) -> nnx.Module:
-    """The same module with parameters that take no gradient; its inputs still do."""
-    definition, params = split_module(module)
-    return nnx.merge(definition, jax.lax.stop_gradient(params))
+    """The same module with parameters that receive no gradient; its inputs still do."""
+    graphdef, params = split_module(module)
+    return nnx.merge(graphdef, jax.lax.stop_gradient(params))

@@ -1,4 +1,4 @@
-"""DreamerV3's optimiser: adaptive clipping per tensor, then LaProp (Ziyin et al., arXiv 2002.04839)
+"""DreamerV3's optimizer: adaptive clipping per tensor, then LaProp (Ziyin et al., arXiv 2002.04839)
 with warm-up.
 """
 
@@ -22,28 +22,30 @@ def clip_per_tensor(clip: float) -> optax.GradientTransformation:
     optax.adaptive_grad_clip does so per output unit; DreamerV3 does it per tensor.
     """
 
-    def update(grads: Any, state: optax.EmptyState, params: Any) -> tuple[Any, optax.EmptyState]:
+    def update(
+        updates: Any, state: optax.OptState, params: Any = None
+    ) -> tuple[Any, optax.OptState]:
         def one(grad: jax.Array, param: jax.Array) -> jax.Array:
             limit = clip * jnp.maximum(MIN_NORM, _norm(param))
             norm = _norm(grad)
             return grad * jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-30))
 
-        return jax.tree.map(one, grads, params), state
+        return jax.tree.map(one, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _norm(x: jax.Array) -> jax.Array:
-    # jnp.linalg.norm lays its input out flat, so one that is split over devices would be gathered.
+    # jnp.linalg.norm flattens its input, so one that is split over devices would be gathered.
     return jnp.sqrt(jnp.square(x).sum())
 
 
 def build(options: StageOptions) -> optax.GradientTransformation:
-    """Clip -> divide by the root mean square -> average -> learning rate. LaProp normalises before
+    """Clip -> divide by the root mean square -> average -> learning rate. LaProp normalizes before
     it averages.
     """
 
-    def learning_rate(count: jax.Array) -> jax.Array:
+    def learning_rate(count: jax.typing.ArrayLike) -> jax.Array:
         rise = (count + 1) / max(options.warmup_steps, 1)
         fall = (options.steps - count) / max(options.lr_decay_fraction * options.steps, 1)
         share = jnp.minimum(rise, fall) if options.lr_decay_fraction else rise

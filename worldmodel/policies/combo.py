@@ -27,8 +27,8 @@ class COMBOOptions(SACOptions):
     cql_weight: float = option(0.5, "weight of pushing values down", low=0.0)
     cql_n_actions: int = option(10, "actions of each kind that the push looks at", low=1)
 
-    def errors(self, config: Config) -> Iterator[str]:
-        yield from super().errors(config)
+    def check(self, config: Config) -> Iterator[str]:
+        yield from super().check(config)
         yield from self.needs_logged_rows(config)
 
 

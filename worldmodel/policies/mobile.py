@@ -30,8 +30,8 @@ class MOBILEOptions(SACOptions):
     num_samples: int = option(10, "outcomes drawn from each member", low=1)
     nonnegative_targets: bool = option(False, "targets below 0 are 0")
 
-    def errors(self, config: Config) -> Iterator[str]:
-        yield from super().errors(config)
+    def check(self, config: Config) -> Iterator[str]:
+        yield from super().check(config)
         yield from self.needs_imagination()
         if isinstance(config.model, EnsembleOptions) and (elites := config.model.sizes()[1]) < 2:
             yield (

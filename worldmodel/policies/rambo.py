@@ -31,8 +31,8 @@ class RAMBOOptions(SACOptions):
     adversarial_scale: float = option(3e-4, "weight of the policy's loss in the model's", low=0.0)
     bc_steps: int = option(500, "first updates, in which the actor only clones", low=0)
 
-    def errors(self, config: Config) -> Iterator[str]:
-        yield from super().errors(config)
+    def check(self, config: Config) -> Iterator[str]:
+        yield from super().check(config)
         yield from self.needs_imagination()
         yield from self.needs_logged_rows(config)
 

@@ -34,8 +34,8 @@ class SACOptions(OfflineOptions):
         0.0, "weight of the likeness of the critics' slopes in the action (EDAC)", low=0.0
     )
 
-    def errors(self, config: Config) -> Iterator[str]:
-        yield from super().errors(config)
+    def check(self, config: Config) -> Iterator[str]:
+        yield from super().check(config)
         if self.eta and self.num_critics < 2:
             yield (
                 f"policy.eta={self.eta:g}: keeps the slopes of critics apart, and "

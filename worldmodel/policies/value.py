@@ -9,6 +9,7 @@ from flax import nnx
 
 from worldmodel.config import PolicyOptions
 from worldmodel.data.spec import DataSpec
+from worldmodel.planning.planner import Value
 from worldmodel.policies.offline_options import OfflineOptions
 
 
@@ -34,7 +35,7 @@ class _OfActions(nnx.Module):
 
 def build_value(
     options: PolicyOptions, spec: DataSpec, modules: Mapping[str, nnx.Module]
-) -> nnx.Module | None:
+) -> Value | None:
     """From features (..., F) to what the policy will earn from there on (...), by the critic among
     a learner's modules; None without one.
     """

@@ -1,8 +1,8 @@
 """Checkpoints of one stage: the full state, written atomically in the background by Orbax.
 
-A state is stored as flat named arrays, with a small JSON beside it. No pickles, no import paths.
-Order of restoring: the newest checkpoint of this run that is whole (integrity.py); from its seed if
-the stage has none. Where there are checkpoints and all are damaged, the run is refused.
+A state is stored as flat named arrays, with metadata in a JSON file. No pickles, no import paths.
+A stage resumes from its newest valid checkpoint (integrity.py), and starts from its seed if it has
+none. If it has checkpoints and all of them are damaged, the run is refused.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from worldmodel.errors import CheckpointError, first_line
-from worldmodel.system.storage import raise_storage_errors
 from worldmodel.runs import integrity
 from worldmodel.runs.best import BestMetric, KeepLatestAndBest
+from worldmodel.system.storage import raise_storage_errors
 
 
 def named_leaves(tree: Any) -> dict[str, Any]:
@@ -43,11 +43,11 @@ def digest(tree: Any) -> str:
 
 
 class _Handler(ocp.PyTreeCheckpointHandler):
-    """Also notes the sums of the files, before they appear under their name."""
+    """Also writes checksums of the files, before the checkpoint appears under its name."""
 
     @classmethod
     def typestr(cls) -> str:
-        return "named arrays"  # Orbax notes it in the checkpoint: no import path
+        return "named arrays"  # Orbax writes it to the checkpoint: no import path
 
     def finalize(self, directory: Any) -> None:
         super().finalize(directory)
@@ -68,53 +68,61 @@ class _Restore(ocp.args.PyTreeRestore):
 
 
 @functools.cache
-def _tell_failures_once() -> None:
-    """When one array cannot be written, all others under way print a traceback, since they find
-    their event loop closed; the failure itself is raised, so those are left out.
+def _silence_follow_up_errors() -> None:
+    """When one array cannot be written, all others in progress print a traceback, since their event
+    loop is closed. The failure itself is raised, so those are suppressed.
     """
-    earlier = sys.unraisablehook
+    previous = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
-            earlier(unraisable)
+            previous(unraisable)
 
     sys.unraisablehook = hook
 
 
-def _alone() -> ocp.options.MultiprocessingOptions:
-    """For what a process reads by itself; writing takes all of them."""
-    me = jax.process_index()
+def _single_process() -> ocp.options.MultiprocessingOptions:
+    """For reading, which a process does alone; all of them take part in writing."""
+    index = jax.process_index()
     return ocp.options.MultiprocessingOptions(
-        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"process{me}"
+        primary_host=index, active_processes={index}, barrier_sync_key_prefix=f"process{index}"
     )
 
 
 class Checkpoints:
-    """The checkpoints in `folder`/STEP/, of which the newest `max_to_keep` stay, and the `best`.
+    """The checkpoints in `folder`/STEP/: keeps the newest `max_to_keep`, and the `best`.
 
-    Those that are damaged are set aside first, unless `read_only`.
-    Raises CheckpointError if all are.
+    Damaged ones are moved to FOLDER.damaged/ first, unless `read_only`. Raises CheckpointError if
+    all are damaged.
     """
 
     def __init__(
-        self, folder: Path, max_to_keep: int = 2, best: BestMetric | None = None, read_only: bool = False
+        self,
+        folder: Path,
+        max_to_keep: int = 2,
+        best: BestMetric | None = None,
+        read_only: bool = False,
     ):
-        # Orbax tells every step of its work, and failures twice.
+        # Orbax logs every step of its work, and reports failures twice.
         for library in ("absl", "asyncio"):
             logging.getLogger(library).setLevel(logging.CRITICAL)
         self.folder = folder.absolute()
         if read_only and not self.folder.is_dir():
-            raise CheckpointError(f"{folder} holds no checkpoints")
+            raise CheckpointError(f"{folder}: no checkpoints there")
         if not read_only:
-            _tell_failures_once()
+            _silence_follow_up_errors()
             self._quarantine_corrupt()
-        self.preserved = KeepLatestAndBest(max_to_keep, best, best.values(self.folder) if best else {})
+        self.preserved = KeepLatestAndBest(
+            max_to_keep, best, best.values(self.folder) if best else {}
+        )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else self.preserved,
             create=not read_only,
             read_only=read_only,
-            multiprocessing_options=_alone() if read_only else ocp.options.MultiprocessingOptions(),
-            # Where folders cannot be made in the background, its threads wait ten minutes for them.
+            multiprocessing_options=(
+                _single_process() if read_only else ocp.options.MultiprocessingOptions()
+            ),
+            # Where folders cannot be created in the background, its threads wait ten minutes.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         with raise_storage_errors(self.folder):
@@ -125,26 +133,28 @@ class Checkpoints:
             )
 
     def _quarantine_corrupt(self) -> None:
-        """All processes look, and refuse alike; the first one moves, once all have looked."""
-        whole, faults = integrity.latest_valid(self.folder)
-        self._barrier("looked at")
+        """All processes verify, and fail alike; the first one moves, once all have verified."""
+        valid, damaged = integrity.latest_valid(self.folder)
+        self._barrier("verified")
         if jax.process_index() == 0:
-            integrity.quarantine_corrupt(self.folder, whole, faults)
+            integrity.quarantine_corrupt(self.folder, valid, damaged)
             integrity.remove_unfinished(self.folder)
-        self._barrier("in order")
+        self._barrier("cleaned")
 
-    def _barrier(self, what: str) -> None:
+    def _barrier(self, name: str) -> None:
         if jax.process_count() > 1:
-            multihost_utils.sync_global_devices(f"{self.folder} {what}")
+            multihost_utils.sync_global_devices(f"{self.folder} {name}")
 
     def steps(self) -> list[int]:
         return sorted(self.manager.all_steps())
 
     def save(self, step: int, state: Any, meta: dict[str, Any]) -> None:
-        """Copies the state to the host and writes it in the background. Saves a step only once.
+        """Copies the state to the host and writes it in the background, unless the step is saved
+        already.
 
-        `meta["metrics"]` are the values that the best is chosen by.
-        Raises StorageError if the disk refuses, this time or since the last.
+        meta: metadata; its `metrics` are the values that the best is chosen by
+
+        Raises StorageError if this write fails, or one in the background has failed.
         """
         if step in self.manager.all_steps():
             return
@@ -159,7 +169,7 @@ class Checkpoints:
         self.manager.delete(step)
 
     def wait(self) -> None:
-        """Returns when everything is on disk. Raises StorageError if something could not be."""
+        """Returns when everything is on disk. Raises StorageError if a write has failed."""
         with self._writing():
             self.manager.wait_until_finished()
 
@@ -168,24 +178,28 @@ class Checkpoints:
             self.manager.close()
 
     def _writing(self) -> Any:
-        kept = integrity.checkpoint_steps(self.folder)
-        last = f"the last checkpoint is {kept[-1]}" if kept else "there is no checkpoint yet"
-        return raise_storage_errors(self.folder, f"Stopped; {last}. The same command goes on from there.")
+        steps = integrity.checkpoint_steps(self.folder)
+        last = f"the last checkpoint is {steps[-1]}" if steps else "there is no checkpoint yet"
+        return raise_storage_errors(
+            self.folder, f"Training stopped; {last}. Run the same command to resume from there."
+        )
 
     def restore(self, step: int, like: Any, partial: bool = False) -> tuple[Any, dict[str, Any]]:
-        """The state of `step` in the structure and on the devices of `like` (arrays or
-        ShapeDtypeStructs), and meta. With `partial`, what `like` lacks is not read.
+        """Returns the state of `step` and its metadata.
+
+        like: a state of arrays or ShapeDtypeStructs, with the structure and shardings to restore
+        partial: whether arrays that `like` lacks are skipped, and not an error
 
         Raises CheckpointError if the checkpoint is damaged or holds another model.
         """
         if step not in self.steps():
             raise CheckpointError(
-                f"{self.folder} has no checkpoint {step}; there are {self.steps() or 'none'}"
+                f"{self.folder} has no checkpoint {step}; existing: {self.steps() or 'none'}"
             )
         target = named_leaves(like)
         try:
             meta = integrity.read_metadata(self.folder / str(step))
-            self._check(step, target, partial)
+            self._check_shapes(step, target, partial)
             arguments = _Restore(
                 target,
                 restore_args=ocp.checkpoint_utils.construct_restore_args(target),
@@ -193,26 +207,24 @@ class Checkpoints:
             )
             restored = self.manager.restore(step, args=ocp.args.Composite(state=arguments))["state"]
         except (OSError, ValueError, KeyError, TypeError, integrity.CorruptCheckpoint) as error:
-            where = self.folder / str(step)
-            raise CheckpointError(f"{where} is damaged: {first_line(error)}") from None
+            path = self.folder / str(step)
+            raise CheckpointError(f"{path} is damaged: {first_line(error)}") from None
         structure = jax.tree.structure(like)
         return jax.tree.unflatten(structure, [restored[name] for name in target]), meta
 
-    def _check(self, step: int, target: dict[str, Any], partial: bool) -> None:
+    def _check_shapes(self, step: int, target: dict[str, Any], partial: bool) -> None:
         stored = self.manager.item_metadata(step)["state"]
         stored = dict(getattr(stored, "tree", stored))
         extra = set() if partial else stored.keys() - target.keys()
-        faults = [f"{name}: only in the checkpoint" for name in extra]
-        faults += [f"{name}: missing in the checkpoint" for name in target.keys() - stored.keys()]
-        shapes = {name: (stored[name].shape, target[name].shape) for name in stored.keys() & target}
-        faults += [
-            f"{name}: {tuple(there)} in the checkpoint, {tuple(here)} here"
-            for name, (there, here) in shapes.items()
-            if tuple(there) != tuple(here)
-        ]
-        if faults:
-            shown = "\n  ".join(sorted(faults)[:5])
-            rest = f"\n  ... and {len(faults) - 5} more" if len(faults) > 5 else ""
+        errors = [f"{name}: only in the checkpoint" for name in extra]
+        errors += [f"{name}: missing in the checkpoint" for name in target.keys() - stored.keys()]
+        for name in stored.keys() & target.keys():
+            there, here = tuple(stored[name].shape), tuple(target[name].shape)
+            if there != here:
+                errors.append(f"{name}: {there} in the checkpoint, {here} here")
+        if errors:
+            listed = "\n  ".join(sorted(errors)[:5])
+            rest = f"\n  ... and {len(errors) - 5} more" if len(errors) > 5 else ""
             raise CheckpointError(
-                f"{self.folder / str(step)} is a checkpoint of another model:\n  {shown}{rest}"
+                f"{self.folder / str(step)} is a checkpoint of another model:\n  {listed}{rest}"
             )

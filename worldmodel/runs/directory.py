@@ -1,4 +1,4 @@
-"""A run's folder: what lies where, and when a command may go on in it.
+"""A run's folder: its files, and when a command may resume in it.
 
 config.yaml, spec.json, metrics.jsonl, summary.json, environment.json, heartbeat.json,
 divergences.jsonl, checkpoints/STAGE/STEP/, evaluation/.
@@ -13,19 +13,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from worldmodel.config import Config
-from worldmodel.config.io import differences, load_config, save_config
+from worldmodel.config.io import check_version, differences, load_config, save_config
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import CheckpointError, ConfigError, first_line
-from worldmodel.system.storage import write_json, raise_storage_errors
+from worldmodel.system.storage import raise_storage_errors, write_json
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Paths inside one run, and its small files. Of several processes that train together, one
-    `is_writer`.
+    """Paths inside a run's folder, and its small files.
+
+    is_writer: whether this process writes them; of several that train together, one does
     """
 
     path: Path
@@ -43,7 +44,7 @@ class RunDirectory:
         return self.path / "checkpoints" / stage
 
     def latest_checkpoint(self) -> dict[str, Any] | None:
-        """Stage, step and time of the last checkpoint that was committed."""
+        """Stage, step and time of the last complete checkpoint."""
         steps = [p for p in self.path.glob("checkpoints/*/*") if p.name.isdigit()]
         times = {path: _modified(path) for path in steps}
         if not times:
@@ -55,27 +56,30 @@ class RunDirectory:
         return load_config(self.path / "config.yaml")
 
     def spec(self) -> DataSpec:
-        return self._read("spec.json", lambda noted: DataSpec.from_json(noted["spec"]))
+        """Of the data that the run is trained on."""
+        return self._read("spec.json", lambda values: DataSpec.from_json(values["spec"]))
 
     def fingerprint(self) -> str:
-        """Of the logs that the run began with."""
-        return self._read("spec.json", lambda noted: noted["fingerprint"])
+        """Of the data that the run is trained on."""
+        return self._read("spec.json", lambda values: values["fingerprint"])
 
     def summary(self) -> dict[str, Any]:
-        """What is known of the stages so far; empty before the first has ended."""
+        """The contents of summary.json; empty before the first stage has ended."""
         if not (self.path / "summary.json").exists():
             return {}
-        return self._read("summary.json", _whole_summary)
+        return self._read("summary.json", _checked_summary)
 
     def results(self, part: Callable[[Any], Any]) -> Any:
-        """A `part` of what the last evaluation found, as results.json has it."""
+        """A `part` of the results of the last evaluation, given those of results.json."""
+        check_version(self.path / "config.yaml")
         return self._read("evaluation/results.json", part)
 
     def episodes(self) -> list[dict[str, Any]]:
-        """Every episode that the last evaluation played, as episodes.jsonl has it."""
+        """The rows of episodes.jsonl: every episode of the last evaluation."""
         return self._read("evaluation/episodes.jsonl", lambda rows: rows, _lines)
 
     def write_summary(self, stage: str, entry: dict[str, Any]) -> None:
+        """Adds the entry of a stage to summary.json."""
         if not self.is_writer:
             return
         summary = self.summary()
@@ -83,9 +87,7 @@ class RunDirectory:
         write_json(self.path / "summary.json", summary)
 
     def validate(self) -> None:
-        """Raises CheckpointError for what is there and not readable: told at the start, not after
-        hours of training.
-        """
+        """Raises CheckpointError for files that are not readable, before hours of training."""
         if (self.path / "spec.json").exists():
             self.spec()
             self.fingerprint()
@@ -94,28 +96,28 @@ class RunDirectory:
         folder = self.path / "checkpoints"
         for path in (folder, *(folder.iterdir() if folder.is_dir() else ())):
             if path.exists() and not path.is_dir():
-                raise CheckpointError(f"{path} is no folder; move that file away")
+                raise CheckpointError(f"{path} is a file and not a folder; move it away")
 
     def check_dataset(
         self, spec: DataSpec, fingerprint: str, held_out: list[int] | None = None
     ) -> None:
-        """Notes what the run is trained on, or refuses other data than it began with.
+        """Writes spec.json, or raises ConfigError if the run has started with other data.
 
-        `held_out` are the numbers of the episodes that are kept from training.
+        held_out: numbers of the episodes that are kept from training
         """
         if not (self.path / "spec.json").exists():
-            noted = {"spec": spec.to_json(), "fingerprint": fingerprint, "held_out": held_out}
-            write_json(self.path / "spec.json", noted)
+            values = {"spec": spec.to_json(), "fingerprint": fingerprint, "held_out": held_out}
+            write_json(self.path / "spec.json", values)
         elif self.fingerprint() != fingerprint:
             raise ConfigError(
-                f"{self.path}: the logs are not those this run began with.\n"
+                f"{self.path}: the data differ from those that this run has started with.\n"
                 "Give the run another name (name=...), or start over with fresh=true."
             )
 
     def _read(
         self, name: str, part: Callable[[Any], Any], parse: Callable[[str], Any] = json.loads
     ) -> Any:
-        """A `part` of what a file of JSON holds."""
+        """A `part` of the contents of a JSON file."""
         try:
             return part(parse((self.path / name).read_text(encoding="utf-8")))
         except OSError as error:
@@ -130,18 +132,25 @@ def _lines(text: str) -> list[Any]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def _whole_summary(summary: Any) -> dict[str, Any]:
+def _checked_summary(summary: Any) -> dict[str, Any]:
     for name, entry in summary["stages"].items():
         if not isinstance(entry["last_step"], int):
-            raise ValueError(f"last_step of {name} is no number")
+            raise ValueError(f"last_step of {name} is not a number")
     return summary
 
 
-def read_metrics(path: Path) -> list[tuple[str, int, str]]:
-    """Stage, step and line of every row of a metrics.jsonl, without a half-written last one, which
-    a killed run leaves.
+class MetricsRow(NamedTuple):
+    """A row of metrics.jsonl, with its line as it is in the file."""
 
-    Raises CheckpointError for any other line that is not a row: what it was, no one can say.
+    stage: str
+    step: int
+    line: str
+
+
+def read_metrics(path: Path) -> list[MetricsRow]:
+    """The rows of a metrics.jsonl, without an incomplete last one, which a killed run leaves.
+
+    Raises CheckpointError for any other line that is not a row.
     """
     try:
         *lines, _ = path.read_text(encoding="utf-8").split("\n")
@@ -153,16 +162,16 @@ def read_metrics(path: Path) -> list[tuple[str, int, str]]:
     for number, line in enumerate(lines, 1):
         try:
             row = json.loads(line)
-            rows.append((str(row["stage"]), int(row["step"]), line + "\n"))
+            rows.append(MetricsRow(str(row["stage"]), int(row["step"]), line + "\n"))
         except (ValueError, LookupError, TypeError):
             raise CheckpointError(
-                f"{path}: row {number} is damaged; take the line out, or start over with fresh=true"
+                f"{path}: row {number} is damaged; delete that line, or start over with fresh=true"
             ) from None
     return rows
 
 
 def check_resumable(config: Config) -> None:
-    """Raises ConfigError if a run's folder holds anything but a run of this config."""
+    """Raises ConfigError if the run's folder contains anything but a run of this config."""
     path = Path(config.runs_dir) / config.name
     if config.fresh or not path.exists():
         return
@@ -171,29 +180,29 @@ def check_resumable(config: Config) -> None:
         changed = differences(directory.config(), config)
         if changed:
             raise ConfigError(
-                f"{path} holds a run with other options (there -> here):\n  "
+                f"{path} contains a run with other options (there -> here):\n  "
                 + "\n  ".join(changed)
                 + "\nGive this one another name (name=...), or start over with fresh=true."
             )
         directory.validate()
     elif not path.is_dir():
-        raise ConfigError(f"{path} is no folder; give another name with name=...")
+        raise ConfigError(f"{path} is not a folder; choose another name with name=...")
     elif any(path.iterdir()):
-        raise ConfigError(f"{path} is not empty and holds no run; give another name with name=...")
+        raise ConfigError(f"{path} is not empty and not a run; choose another name with name=...")
 
 
 def open_run(config: Config, is_writer: bool = True) -> RunDirectory:
     """The folder of a training run: new, or one whose config is the same (see `check_resumable`).
 
-    With `fresh` an older run is moved aside, never deleted. A process that does not write finds
-    what the one that does has opened.
+    With `fresh` an older run is moved aside, never deleted. Processes that do not write open the
+    folder that the writer has created.
     """
     path = Path(config.runs_dir) / config.name
     if not is_writer:
         if not (path / "config.yaml").exists():
             raise ConfigError(
-                f"{path}: not seen by every process; runs_dir has to lie on a file system that all "
-                "of them share"
+                f"{path}: not visible to every process; runs_dir has to be on a file system that "
+                "all of them share"
             )
         check_resumable(replace(config, fresh=False))
         return RunDirectory(path, is_writer=False)
@@ -213,10 +222,10 @@ def open_run(config: Config, is_writer: bool = True) -> RunDirectory:
 
 @contextmanager
 def run_lock(directory: RunDirectory) -> Iterator[None]:
-    """Inside, no other process trains in this folder. A lock ends with the process that has it,
-    however that ends; where the file system has no locks, nobody is kept out.
+    """Locks the folder: no other process can train in it inside the block. A lock ends with its
+    process, however that ends. On file systems without locks, nothing is locked.
 
-    Raises ConfigError if another process is at it: each would remove what the other is writing.
+    Raises ConfigError if another process has the lock: each would delete what the other writes.
     """
     if not directory.is_writer:
         yield
@@ -227,9 +236,9 @@ def run_lock(directory: RunDirectory) -> Iterator[None]:
     except BlockingIOError:
         os.close(lock)
         raise ConfigError(
-            f"{directory.path} is being trained in by another process, which "
-            f"`python -m worldmodel.status {directory.path}` shows; stop it first, or give this "
-            "run another name (name=...)"
+            f"{directory.path} is in use by another training process (see "
+            f"`python -m worldmodel.status {directory.path}`); stop it first, or give this run "
+            "another name (name=...)"
         ) from None
     except OSError:
         pass
@@ -240,20 +249,20 @@ def run_lock(directory: RunDirectory) -> Iterator[None]:
 
 
 def find_run(path: str | Path) -> RunDirectory:
-    """The folder of an existing run."""
+    """The folder of an existing run. Raises CheckpointError if there is none."""
     path = Path(path)
     if not (path / "config.yaml").is_file():
         siblings = path.parent.glob("*/config.yaml") if path.parent.is_dir() else ()
-        known = ", ".join(sorted(str(p.parent) for p in siblings)) or "none"
-        raise CheckpointError(f"{path} holds no run (config.yaml is missing). Runs there: {known}")
+        existing = ", ".join(sorted(str(p.parent) for p in siblings)) or "none"
+        raise CheckpointError(
+            f"{path} is not a run (config.yaml is missing); existing runs: {existing}"
+        )
     return RunDirectory(path)
 
 
 def _modified(path: Path) -> float:
-    """When a file was last changed; long ago, if it has just been deleted."""
+    """When a file was last changed; 0 if it has just been deleted."""
     try:
         return path.stat().st_mtime
     except OSError:
         return 0.0
-
-

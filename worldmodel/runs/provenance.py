@@ -1,6 +1,6 @@
-"""environment.json: the software and the devices a run was made with.
+"""environment.json: the software and the devices that a run used.
 
-A list: a run that goes on with other ones gets one more entry.
+It is a list: a run that resumes with others gets one more entry.
 """
 
 from __future__ import annotations
@@ -38,30 +38,31 @@ def environment() -> dict[str, Any]:
 
 
 def note_environment(directory: RunDirectory) -> None:
-    """Adds an entry, with the checkpoint the run goes on from, unless the last one is the same."""
+    """Adds an entry, with the checkpoint that the run resumes from, unless the last is equal."""
     path = directory.path / "environment.json"
     entries, now = _entries(path), environment()
     if entries and {key: entries[-1].get(key) for key in now} == now:
         return
-    write_json(path, [*entries, {"time": time.time(), "checkpoint": directory.latest_checkpoint()} | now])
+    entry = {"time": time.time(), "checkpoint": directory.latest_checkpoint()} | now
+    write_json(path, [*entries, entry])
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:
-    """What is there; a damaged file is begun anew, since no result depends on it."""
+    """The entries of the file; none if it is damaged, since no result depends on it."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return []
-    whole = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
-    return entries if whole else []
+    valid = isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries)
+    return entries if valid else []
 
 
 def revision(package: Path) -> str | None:
-    """The git revision of the checkout that `package` is tracked in, with `+changes` if files that
-    are tracked were changed; None where it was installed.
+    """The git revision of the checkout that tracks `package`, with `+changes` if tracked files were
+    changed; None if it is installed elsewhere.
     """
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
-        return None  # the package lies in the folder of someone else's repository, or in none
+        return None  # not tracked by the repository that contains it, if any
     head = _git(package, "rev-parse", "HEAD")
     changes = _git(package, "status", "--porcelain", "--untracked-files=no")
     return f"{head}+changes" if changes else head

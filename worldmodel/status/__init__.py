@@ -1,1 +1,1 @@
-"""What runs are doing: the heartbeat that a run writes, and the table made of it."""
+"""What runs are doing: the heartbeat that a run writes, and a table of the heartbeats of runs."""

@@ -1,5 +1,5 @@
-"""heartbeat.json: a sign of life every few seconds, from a thread of its own, so that it also beats
-while programs compile and data load. `python -m worldmodel.status` reads it.
+"""heartbeat.json: rewritten every few seconds by a thread of its own, so that it continues while
+programs compile and data load. `python -m worldmodel.status` reads it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ EVERY_SECONDS = 5.0
 
 
 class Heartbeat:
-    """What a run is doing, written now and then; without a folder, nowhere.
+    """Writes what a run is doing: its state (running, finished, stopped on request, or failed),
+    phase, stage, step, total steps, updates per second, and the time of the last progress.
 
-    state: running, finished, stopped (asked to) or failed; phase: what it is at; stage, step, total
-    and rate (updates per second); moved: when step or phase last changed.
+    directory: of the run; None writes nothing
     """
 
     def __init__(self, directory: RunDirectory | None, every_seconds: float = EVERY_SECONDS):
@@ -37,16 +37,16 @@ class Heartbeat:
             self.thread.start()
 
     def enter(self, phase: str, **facts: Any) -> None:
-        """Begins a phase, which is written at once."""
+        """Starts a phase, and writes it at once."""
         self.update(phase=phase, **facts)
         self.due.set()
 
     def update(self, **facts: Any) -> None:
-        """Notes what the next beat says."""
+        """Sets what the next beat writes."""
         self.facts = self.facts | facts | {"last_progress": time.time()}
 
     def end(self, state: str, error: str | None = None) -> None:
-        """The last beat; later calls change nothing."""
+        """Writes the last beat; later calls have no effect."""
         if self.directory is None or self.ended.is_set():
             return
         self.ended.set()
@@ -63,8 +63,10 @@ class Heartbeat:
             self.due.wait(self.every)
 
     def _write(self) -> None:
+        if self.directory is None:
+            return
         facts = self.facts | {"time": time.time(), "checkpoint": self.directory.latest_checkpoint()}
-        with contextlib.suppress(StorageError):  # told by the writing of what is worth more
+        with contextlib.suppress(StorageError):  # writing checkpoints reports it
             write_json(self.directory.path / "heartbeat.json", facts)
 
 

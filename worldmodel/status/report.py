@@ -1,7 +1,7 @@
 """`python -m worldmodel.status [RUN...]`: what runs are doing, from their folders alone.
 
-A RUN is a run's folder, or one that holds runs; without any, it is runs/. Nothing here imports JAX,
-and nothing is written: it can be asked at any moment, and often (`watch -n 5 ...`).
+A RUN is a run's folder, or a folder of runs (default: runs/). Nothing is written, and JAX is not
+imported, so the command is fast and can be repeated (`watch -n 5 ...`).
 """
 
 from __future__ import annotations
@@ -14,28 +14,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldmodel.config.arguments import HELP_FLAGS, Arguments
-from worldmodel.errors import CheckpointError, ConfigError
+from worldmodel.errors import CheckpointError
 
-MISSED_BEATS = 6  # after which a run whose process cannot be seen is taken for dead
+MISSED_BEATS = 6  # after which a run whose process cannot be checked counts as dead
 COLUMNS = ("run", "state", "stage", "step", "rate", "checkpoint", "since", "")
 
 
 def main(words: Sequence[str]) -> int:
-    arguments = Arguments.parse(words, positional=True)
-    if arguments.has(HELP_FLAGS):
+    if any(word in ("-h", "--help") for word in words):
         print(__doc__)
         return 0
-    if arguments.options:
-        raise ConfigError(f"{arguments.options[0]}: unexpected option; accepts run directories")
-    rows = [row_of(run, time.time()) for run in runs_in(arguments.positional or ["runs"])]
+    rows = [row_of(run, time.time()) for run in runs_in(words or ["runs"])]
     for line in table(rows):
         print(line)
     return 0
 
 
 def runs_in(words: Iterable[str]) -> list[Path]:
-    """The runs' folders that `words` name. Raises CheckpointError where there are none."""
+    """The folders of runs that `words` name. Raises CheckpointError where there are none."""
     return [run for word in words for run in _runs(Path(word))]
 
 
@@ -45,18 +41,18 @@ def _runs(path: Path) -> Iterator[Path]:
         return
     below = sorted(p.parent for p in path.glob("*/config.yaml"))
     if not below:
-        raise CheckpointError(f"{path} neither is a run (config.yaml is missing) nor holds any")
+        raise CheckpointError(f"{path} is not a run (config.yaml is missing) and contains no runs")
     yield from below
 
 
 def row_of(run: Path, now: float) -> tuple[str, ...]:
-    """The cells of one run. Whatever its files hold, there is a row."""
+    """The cells of one run. Damaged files give a row too."""
     beat = read_heartbeat(run)
     state, note = run_state(beat, now)
     checkpoint = _dict(beat.get("checkpoint"))
     step, total, rate = (_number(beat.get(key)) for key in ("step", "total", "rate"))
     saved = _number(checkpoint.get("step"))
-    moved = _number(beat.get("last_progress")) or _number(beat.get("time"))
+    progress = _number(beat.get("last_progress")) or _number(beat.get("time"))
     return (
         str(run),
         state,
@@ -64,13 +60,13 @@ def row_of(run: Path, now: float) -> tuple[str, ...]:
         f"{step:.0f}/{total:.0f}" if step is not None and total else "-",
         f"{rate:.1f}/s" if rate is not None else "-",
         f"{checkpoint.get('stage')}/{saved:.0f}" if saved is not None else "-",
-        _ago(now - moved) if moved is not None else "-",
+        _ago(now - progress) if progress is not None else "-",
         note,
     )
 
 
 def read_heartbeat(run: Path) -> dict[str, Any]:
-    """What heartbeat.json holds; nothing, where it is no such file."""
+    """The contents of heartbeat.json; empty if it is missing or damaged."""
     try:
         return _dict(json.loads((run / "heartbeat.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
@@ -78,24 +74,24 @@ def read_heartbeat(run: Path) -> dict[str, Any]:
 
 
 def run_state(beat: dict[str, Any], now: float) -> tuple[str, str]:
-    """alive, stopped, finished, failed, dead or unknown, and what is to be said about it."""
+    """alive, stopped, finished, failed, dead or unknown, and a note about it."""
     state, written = beat.get("state"), _number(beat.get("time"))
     if state in ("finished", "stopped", "failed"):
         return state, str(beat.get("error", ""))
     if state != "running" or written is None:
         return "unknown", "heartbeat.json is missing or damaged"
-    phase = f"{beat.get('phase', '')}"
+    phase = beat.get("phase", "")
     where = f"pid {beat.get('pid')} on {beat.get('host')}"
     if _is_gone(beat):
-        return "dead", f"{where} is gone; was at {phase}"
+        return "dead", f"{where} has ended; last phase: {phase}"
     silent = now - written
     if silent > MISSED_BEATS * (_number(beat.get("every_seconds")) or 5.0):
-        return "dead", f"no heartbeat for {_ago(silent)} from {where}; was at {phase}"
+        return "dead", f"no heartbeat for {_ago(silent)} from {where}; last phase: {phase}"
     return "alive", f"{phase}; {where}"
 
 
 def _is_gone(beat: dict[str, Any]) -> bool:
-    """Whether the process ran on this machine and is there no more."""
+    """Whether the process ran on this machine and has ended."""
     pid = _number(beat.get("pid"))
     if beat.get("host") != socket.gethostname() or pid is None or not 0 < pid < 2**31:
         return False
@@ -109,10 +105,10 @@ def _is_gone(beat: dict[str, Any]) -> bool:
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """Lines with the columns one under another."""
-    every = [COLUMNS, *rows]
-    widths = [max(len(row[i]) for row in every) for i in range(len(COLUMNS))]
-    for row in every:
+    """Lines with aligned columns."""
+    lines = [COLUMNS, *rows]
+    widths = [max(len(row[i]) for row in lines) for i in range(len(COLUMNS))]
+    for row in lines:
         yield "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip()
 
 

@@ -1,4 +1,4 @@
-"""Compiled programs kept on disk, so that a second start need not compile."""
+"""Compiled programs cached on disk, so that a second start does not compile."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from worldmodel.system.storage import make_directory
 
 
 def enable_compilation_cache(folder: str | None) -> None:
-    """Keeps what takes half a second or more to compile in `folder`; None keeps nothing."""
+    """Caches programs that take at least half a second to compile in `folder`; None: no cache."""
     if folder is None:
         return
     path = Path(folder).expanduser()

@@ -1,4 +1,4 @@
-"""From what a command does to its exit status: a user's mistake is shown as a few lines."""
+"""The exit status of a command. Errors that the user can fix are printed in a few lines."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ USER_ERROR = 2
 
 
 def run_cli(action: Callable[[], int | None]) -> int:
-    """Returns the exit status of `action`; a user's mistake is shown as a few lines."""
+    """Runs a command and returns its exit status; prints a UserError without a traceback."""
     try:
         return action() or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.status
-    except BrokenPipeError:  # whoever read the output has gone, as in `--help | head`
+    except BrokenPipeError:  # the reader of the output has ended, as in `--help | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except OSError as error:  # a disk that is full or read-only, wherever that comes to light
+    except OSError as error:  # a disk that is full or read-only, wherever it shows
         if (reason := disk_error(error)) is None:
             raise
         print(f"error: {error.filename or 'the output'}: {reason}", file=sys.stderr)

@@ -1,11 +1,11 @@
-"""Asking a run to stop: SIGTERM, SLURM's warnings SIGUSR1 and SIGUSR2, and Ctrl-C.
+"""Requests to stop a run: SIGTERM, SLURM's warnings SIGUSR1 and SIGUSR2, and Ctrl-C.
 
-Until a run has opened its folder, the process just ends. While a stage trains, the wish is only
-noted: the loop saves its state and leaves. Elsewhere nothing would be lost, and `Preempted` is
-raised wherever the program is. Where that is a library that does not come back for seconds, such
-as a compiler, a thread ends the process.
+Until a run has opened its folder, the process just exits. While a stage trains, the request is only
+recorded: the loop saves its state and stops. Elsewhere nothing would be lost, and `Preempted` is
+raised wherever the program is. If that is a library that does not return for seconds, such as a
+compiler, a thread ends the process.
 
-Nothing here imports JAX: a run can be stopped from its first moment on.
+Nothing here imports JAX: a run can be stopped from the start.
 """
 
 from __future__ import annotations
@@ -20,27 +20,29 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import Any
 
-PREEMPTED = 75  # EX_TEMPFAIL: schedulers take it as a request to run the job again
-INTERRUPTED = 130  # what shells show after Ctrl-C
+PREEMPTED = 75  # EX_TEMPFAIL: schedulers restart the job
+INTERRUPTED = 130  # the convention of shells for Ctrl-C
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
-GRACE_SECONDS = 5.0  # in which the main thread may leave by itself
-REPEAT_SIGNAL_SECONDS = 1.0  # a terminal and a launcher may both pass on a single Ctrl-C
+GRACE_SECONDS = 5.0  # for the main thread to stop by itself
+REPEAT_SIGNAL_SECONDS = 1.0  # a terminal and a launcher may both forward a single Ctrl-C
 
 
 class Preempted(BaseException):
-    """The run was asked to stop, and what it has done is on disk.
+    """The run was requested to stop, and its progress is on disk.
 
-    No `Exception`: nothing on the way may take it for a failure of its own.
+    Not an `Exception`, so that no handler of failures catches it.
     """
 
 
 class StopRequest:
-    """Notes the first signal of this process; later ones are ignored, but for a second Ctrl-C,
-    which leaves at once.
+    """Records the first signal to this process. Later ones are ignored, except for a second Ctrl-C,
+    which exits at once.
 
-    stop_requested: whether to stop; deferring: whether there is a state to be saved first
-    needs_cleanup: whether there is anything to be closed or noted on the way out
+    stop_requested: whether to stop
+    deferring: whether there is a state to save first
+    needs_cleanup: whether there is anything to close or write before exiting
     on_exit: called before the process is ended from outside its main thread
     """
 
@@ -50,32 +52,32 @@ class StopRequest:
         self.on_exit: Callable[[], None] = lambda: None
         self.since = 0.0
         self.ended = threading.Event()
-        self.earlier: dict[int, object] = {}
+        self.previous: dict[int, Any] = {}
         if threading.current_thread() is not threading.main_thread():
-            return  # Python gives signals to the main thread alone
+            return  # Python delivers signals to the main thread alone
         self.listen()
-        self.earlier_hook, sys.unraisablehook = sys.unraisablehook, self._swallowed
-        self.reading, self.writing = socket.socketpair()
-        self.writing.setblocking(False)
-        self.earlier_fd = signal.set_wakeup_fd(self.writing.fileno(), warn_on_full_buffer=False)
+        self.previous_hook, sys.unraisablehook = sys.unraisablehook, self._retry
+        self.receiver, self.sender = socket.socketpair()
+        self.sender.setblocking(False)
+        self.previous_fd = signal.set_wakeup_fd(self.sender.fileno(), warn_on_full_buffer=False)
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
 
     def listen(self) -> None:
-        """Takes the signals, also from a library that has taken them since."""
+        """Installs the handlers, also over those that a library has installed since."""
         for number in SIGNALS:
-            self.earlier.setdefault(number, signal.getsignal(number))
-            signal.signal(number, self._note)
+            self.previous.setdefault(number, signal.getsignal(number))
+            signal.signal(number, self._handle)
 
     def close(self) -> None:
-        """From here on the signals do what they did before."""
+        """Restores the previous handlers."""
         self.ended.set()
-        for number, handler in self.earlier.items():
+        for number, handler in self.previous.items():
             signal.signal(number, handler)
-        if self.earlier:
-            signal.set_wakeup_fd(self.earlier_fd)
-            sys.unraisablehook = self.earlier_hook
-            self.writing.close()
-            self.earlier = {}
+        if self.previous:
+            signal.set_wakeup_fd(self.previous_fd)
+            sys.unraisablehook = self.previous_hook
+            self.sender.close()
+            self.previous = {}
 
     @property
     def status(self) -> int:
@@ -84,10 +86,10 @@ class StopRequest:
 
     @contextlib.contextmanager
     def deferred(self, forward_to_jax: bool = False) -> Iterator[None]:
-        """Inside, signals are only noted; whoever holds them has to look at `stop_requested`.
+        """Inside the block, signals are only recorded: the caller has to check `stop_requested`.
 
-        With `forward_to_jax`, of several processes that train together, every signal is passed on as
-        SIGTERM: JAX has taken that one, to tell all of them.
+        forward_to_jax: raise every signal as SIGTERM, which JAX handles where several processes
+            train together, to stop all of them
         """
         self.deferring, self.forward_to_jax = True, forward_to_jax
         try:
@@ -97,7 +99,7 @@ class StopRequest:
         if self.stop_requested:
             raise Preempted(f"stopped by {signal.Signals(self.number).name}")
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.again and not self.deferring:
             self.again = False
             raise Preempted(f"stopped by {signal.Signals(self.number).name}")
@@ -114,48 +116,46 @@ class StopRequest:
             self._end()
         if not self.deferring:
             raise Preempted(f"stopped by {signal.Signals(number).name}")
-        if number == signal.SIGINT:  # print() could be interrupted by itself
-            os.write(sys.__stderr__.fileno(), b"\nsaving; Ctrl-C again leaves at once\n")
+        if number == signal.SIGINT:  # print() is not reentrant
+            os.write(2, b"\nsaving; press Ctrl-C again to exit at once\n")
 
-    def _swallowed(self, unraisable: sys.UnraisableHookArgs) -> None:
-        """Nothing can be raised where Python calls back, as from its garbage collector: once more,
-        a moment later.
-        """
+    def _retry(self, unraisable: sys.UnraisableHookArgs) -> None:
+        """Python ignores exceptions in callbacks such as finalizers: raises the signal again."""
         if unraisable.exc_type is not Preempted:
-            self.earlier_hook(unraisable)
+            self.previous_hook(unraisable)
             return
         self.again = True
-        main = (threading.main_thread().ident, self.number)
-        threading.Timer(0.05, signal.pthread_kill, main).start()
+        main = threading.main_thread().ident
+        threading.Timer(0.05, signal.pthread_kill, (main, self.number)).start()
 
     def _watch(self) -> None:
-        """Ends the process where the main thread does not come to `_note`, or to an end."""
-        while received := self.reading.recv(1):
+        """Ends the process if the main thread reaches neither `_handle` nor its end."""
+        while received := self.receiver.recv(1):
             if received[0] in SIGNALS and not self.forward_to_jax:
                 if self.ended.wait(GRACE_SECONDS):
                     break
                 if not self.deferring:
                     self.number = self.number if self.stop_requested else received[0]
                     self._end()
-        self.reading.close()
+        self.receiver.close()
 
     def _end(self) -> None:
         with contextlib.suppress(OSError):
             self.on_exit()
             name = signal.Signals(self.number).name
-            os.write(sys.__stdout__.fileno(), f"stopped by {name}; {RESUME_HINT}\n".encode())
+            os.write(1, f"stopped by {name}; {RESUME_HINT}\n".encode())
         for child in multiprocessing.active_children():
             child.kill()
         os._exit(self.status)
 
 
-RESUME_HINT = "the same command goes on from there"
+RESUME_HINT = "run the same command to resume"
 _current: list[StopRequest] = []
 
 
 @contextlib.contextmanager
 def handle_stop_signals() -> Iterator[StopRequest]:
-    """The stop request of this process, made by the outermost such block."""
+    """The stop request of this process, created by the outermost such block."""
     if _current:
         yield _current[0]
         return
@@ -167,18 +167,18 @@ def handle_stop_signals() -> Iterator[StopRequest]:
 
 
 def run_stoppable(action: Callable[[], int]) -> int:
-    """Returns the exit status of `action`: 75 where it was stopped, 130 by Ctrl-C."""
+    """Returns the exit status of `action`: 75 if it was stopped, 130 by Ctrl-C."""
     with handle_stop_signals() as stop:
         try:
             return action()
-        except Preempted as stopped:
-            print(f"{stopped}; {RESUME_HINT}", flush=True)
+        except Preempted as reason:
+            print(f"{reason}; {RESUME_HINT}", flush=True)
             return stop.status
         except KeyboardInterrupt:
             return INTERRUPTED
 
 
 def ignore() -> None:
-    """For worker processes: a signal to the whole group is for the one that trains."""
+    """Ignores the signals, for worker processes: those to the whole group are for the trainer."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,6 +1,4 @@
-"""Writing to disk: a file is there whole or not at all, and what a disk that is full, read-only or
-broken refuses is told in a few lines.
-"""
+"""Atomic writes, and errors in a few lines where a disk is full, read-only or broken."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from typing import Any
 
 from worldmodel.errors import StorageError, UserError, first_line
 
-# What a disk or its owner refuses; any other error of the system is a mistake of the program.
+# Errors of a disk or its permissions; any other error of the system is a bug in the program.
 DISK_ERRNOS = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.EIO, errno.ESTALE, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG),
@@ -23,9 +21,10 @@ DISK_ERRNOS = (
 
 
 @contextmanager
-def raise_storage_errors(path: Path, then: str = "") -> Iterator[None]:
-    """Raises StorageError where the disk refuses what is done inside; it names `path`, the free
-    space, and what to do `then`.
+def raise_storage_errors(path: Path, hint: str = "") -> Iterator[None]:
+    """Converts disk errors inside the block to StorageError, with `path` and the free space there.
+
+    hint: a last line of the message, such as what to do
     """
     try:
         yield
@@ -35,21 +34,21 @@ def raise_storage_errors(path: Path, then: str = "") -> Iterator[None]:
         reason = error.strerror if isinstance(error, OSError) else disk_error(error)
         if reason is None:
             raise
-        lines = [f"{path} cannot be written: {reason} ({free_space(path)} free there)", then]
+        lines = [f"{path} cannot be written: {reason} ({free_space(path)} free there)", hint]
         raise StorageError("\n".join(filter(None, lines))) from None
 
 
 def disk_error(error: BaseException | None) -> str | None:
-    """What the disk said, or None where `error` is not of the disk's making.
+    """The reason of a disk error; None if `error` is something else.
 
-    Libraries wrap errors of the system in their own, so causes and texts are looked at too.
+    Libraries wrap errors of the system in their own, so causes and texts are searched too.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
             return os.strerror(error.errno)
-        said = [os.strerror(n) for n in DISK_ERRNOS if os.strerror(n) in str(error)]
-        if said:
-            return said[0]
+        reasons = [os.strerror(n) for n in DISK_ERRNOS if os.strerror(n) in str(error)]
+        if reasons:
+            return reasons[0]
         if "RESOURCE_EXHAUSTED" in str(error) and "writ" in str(error):
             return first_line(error)
         error = error.__cause__ or error.__context__
@@ -57,9 +56,9 @@ def disk_error(error: BaseException | None) -> str | None:
 
 
 def free_space(path: Path) -> str:
-    """Of the file system of `path`, or of the nearest folder above it that exists."""
-    there = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
-    free = float(shutil.disk_usage(there).free)
+    """On the file system of `path`, or of its nearest parent that exists, as text with a unit."""
+    existing = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
+    free = float(shutil.disk_usage(existing).free)
     for unit in ("B", "KiB", "MiB"):
         if free < 1024:
             return f"{free:.0f} {unit}"
@@ -68,13 +67,13 @@ def free_space(path: Path) -> str:
 
 
 def make_directory(path: Path) -> None:
-    """Makes a folder, and those above it, where there is none yet."""
+    """Creates a folder and its parents if they do not exist."""
     with raise_storage_errors(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Writes a file, and its folder, so that it is there whole or not at all."""
+    """Writes a file completely or not at all, and creates its folder."""
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     make_directory(path.parent)
     with raise_storage_errors(path):
@@ -89,5 +88,5 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes a file so that it is there whole or not at all."""
+    """Writes a JSON file completely or not at all."""
     write_text_atomic(path, json.dumps(value, indent=1) + "\n")

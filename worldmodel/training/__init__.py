@@ -1,1 +1,1 @@
-"""Training: one loop for every stage, on one device or many, stopped and resumed at any step."""
+"""Training: the plan of a run, its stages, and the loop that trains them."""

@@ -1,4 +1,4 @@
-"""Gradients of a batch that does not fit: taken in microbatches, or with less kept for the way back."""
+"""Gradients of a batch that does not fit in memory: in microbatches, or with rematerialization."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ Loss = Callable[[Params, Window, jax.Array], tuple[jax.Array, Metrics]]
 
 
 def remat_loss(loss: Loss) -> Loss:
-    """The same loss; for its gradient only products are kept, what lies between them is computed
-    anew.
-    """
+    """The same loss, whose gradient keeps only matrix products and recomputes everything else."""
     return jax.checkpoint(loss, policy=jax.checkpoint_policies.dots_saveable)
 
 
@@ -29,26 +27,27 @@ def gradients(
     microbatches: int = 1,
     remat: bool = False,
 ) -> tuple[Params, Metrics]:
-    """Mean gradients and metrics of `loss` over `microbatches` equal parts of the batch (B, T), one after
-    the other, each with noise of its own.
+    """Mean gradients and metrics of `loss` over `microbatches` equal parts of the batch (B, T), one
+    after the other, each with noise of its own.
 
-    They are those of the whole batch where the loss is a mean over windows and has no noise. They
-    differ where it divides by what the batch holds: real rows, if windows are padded, or the
-    latents' variance. remat: see `remat_loss`.
+    They equal those of the whole batch where the loss is a mean over windows and has no noise. They
+    differ where it divides by what the batch holds: valid timesteps, if windows are padded, or the
+    variance of the latents. remat: see `remat_loss`.
     """
-    slope = jax.grad(remat_loss(loss) if remat else loss, has_aux=True)
+    grad = jax.grad(remat_loss(loss) if remat else loss, has_aux=True)
     if microbatches == 1:
-        return slope(params, batch, key)
+        return grad(params, batch, key)
 
-    def part(total: Any, piece: tuple[Window, jax.Array]) -> tuple[Any, None]:
-        return jax.tree.map(jnp.add, total, slope(params, *piece)), None
+    def add(total: Any, microbatch: tuple[Window, jax.Array]) -> tuple[Any, None]:
+        windows, key = microbatch
+        return jax.tree.map(jnp.add, total, grad(params, windows, key)), None
 
-    # Windows that are `microbatches` apart: neighbours lie on one device, and stay there.
+    # Windows that are `microbatches` apart: neighbors are on one device, and stay there.
     parts = jax.tree.map(
         lambda x: jnp.swapaxes(x.reshape(-1, microbatches, *x.shape[1:]), 0, 1), batch
     )
     keys = jax.random.split(key, microbatches)
-    shapes = jax.eval_shape(slope, params, jax.tree.map(lambda x: x[0], parts), keys[0])
+    shapes = jax.eval_shape(grad, params, jax.tree.map(lambda x: x[0], parts), keys[0])
     zero = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    total, _ = jax.lax.scan(part, zero, (parts, keys))
+    total, _ = jax.lax.scan(add, zero, (parts, keys))
     return jax.tree.map(lambda x: x / microbatches, total)

@@ -1,25 +1,29 @@
-"""A running average of a model's parameters, beside whatever learner trains it.
+"""Exponential moving average of a model's parameters, for any learner that trains it.
 
-Samples of a denoiser are clearly better with averaged weights (Karras et al., arXiv 2206.00364),
-and the average costs one pass over the parameters an update. Training itself is not touched.
+Samples of a denoiser are clearly better with averaged weights (Karras et al., arXiv 2206.00364).
+Training itself does not see the average.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from worldmodel.data.windows import Window
-from worldmodel.nn.learner import Learner, Metrics, Params, TrainState
+from worldmodel.nn.learner import Learner, Metrics, TrainState
 
-EMA = "ema"  # its place among a state's slow copies
+EMA = "ema"  # key of the average among a state's target parameters
 
 
 class EMALearner:
-    """The learner it is given, with an average of `params["model"]` kept in
-    `slow["ema"]["model"]`.
+    """A learner that also averages `params["model"]`, in `target_params["ema"]["model"]`.
+
+    learner: what trains the parameters
+    decay: of the average, in [0, 1)
     """
 
     def __init__(self, learner: Learner, decay: float):
@@ -36,12 +40,12 @@ class EMALearner:
     ) -> tuple[TrainState, Metrics]:
         average = state.target_params[EMA]["model"]
         state, metrics = self.learner.update(state, batch, key)
-        # The plain mean of all so far, until that is longer than the decay reaches: the parameters
-        # that training began with leave no trace.
-        rate = jnp.maximum(1 - self.decay, 1 / state.step.astype(jnp.float32))
-        moved = jax.tree.map(lambda a, p: a + rate * (p - a), average, state.params["model"])
-        return _with_average(state, moved), metrics
+        # The arithmetic mean of all parameters so far, until it is longer than the decay reaches:
+        # the initial parameters have no weight.
+        step_size = jnp.maximum(1 - self.decay, 1 / state.step.astype(jnp.float32))
+        average = optax.incremental_update(state.params["model"], average, step_size)
+        return _with_average(state, average), metrics
 
 
-def _with_average(state: TrainState, model: Params) -> TrainState:
+def _with_average(state: TrainState, model: Any) -> TrainState:
     return replace(state, target_params=state.target_params | {EMA: {"model": model}})

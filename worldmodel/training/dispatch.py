@@ -1,4 +1,4 @@
-"""What a stage is, and the programs that are compiled for it.
+"""A stage with its batches, and the programs that are compiled for it.
 
 Many updates run per call to the device (`lax.scan`), and the state's buffers are donated.
 """
@@ -14,16 +14,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from worldmodel.config import StageOptions, TrainingOptions
 from worldmodel.data.loader import Loader
+from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window
-from worldmodel.nn.learner import Learner, TrainState
+from worldmodel.errors import DataError
+from worldmodel.nn.learner import Learner, RolloutLearner, TrainState
 from worldmodel.training import mesh as meshes
+from worldmodel.training.plan import StagePlan
 
 
 @dataclass(frozen=True)
 class RolloutUpdate:
-    """What renews a learner's memory: every so many updates, from a batch of its own."""
+    """How a learner's replay buffer is refilled: every so many updates, from windows of its own."""
 
     every: int
     apply: Callable[[TrainState, Window, jax.Array], TrainState]
@@ -32,29 +34,44 @@ class RolloutUpdate:
 
 @dataclass(frozen=True)
 class Stage:
-    """A learner, its batches and how long it trains."""
+    """A planned stage, ready to train: its learner and its batches."""
 
-    name: str
+    plan: StagePlan
     learner: Learner
     batches: Loader
-    options: StageOptions
-    refresh: RolloutUpdate | None = None
+    rollout_update: RolloutUpdate | None = None
 
     @property
-    def group(self) -> str:
-        """Of its options: a joint stage has the world model's settings."""
-        return f"training.{'world_model' if self.name == 'joint' else self.name}"
-
-    @property
-    def interval(self) -> int:
-        """Updates between refreshes, 0 without any."""
-        return self.refresh.every if self.refresh else 0
+    def updates_per_dispatch(self) -> int:
+        """Updates per call to the device: one compiled program serves the whole stage."""
+        every = self.rollout_update.every if self.rollout_update else 0
+        intervals = (self.plan.steps, self.plan.log_every, self.plan.checkpoint_every, every)
+        limit = min(self.plan.steps_per_dispatch, self.batches.max_updates_per_call)
+        return largest_common_divisor(intervals, limit)
 
     def close(self) -> None:
         """Ends the threads and processes that make its batches."""
         self.batches.close()
-        if self.refresh:
-            self.refresh.batches.close()
+        if self.rollout_update:
+            self.rollout_update.batches.close()
+
+
+def make_stage(plan: StagePlan, trajectories: Trajectories, learner: Learner) -> Stage:
+    """Raises DataError where no window of the planned length can be taken from `trajectories`."""
+    batches = plan.make_loader(trajectories)
+    if batches.count < 1:
+        raise DataError(f"{trajectories.source}: no window of {plan.window} timesteps to train on")
+    rollout_update = None
+    if isinstance(learner, RolloutLearner) and learner.rollout_every:
+        windows = plan.make_rollout_loader(trajectories, learner.rollout_windows)
+        rollout_update = RolloutUpdate(learner.rollout_every, learner.collect_rollouts, windows)
+    return Stage(plan, learner, batches, rollout_update)
+
+
+def largest_common_divisor(numbers: tuple[int, ...], limit: int) -> int:
+    """The largest divisor of all `numbers`, up to `limit`. 0 is divided by every number."""
+    common = math.gcd(*numbers)
+    return max(n for n in range(1, min(common, limit) + 1) if common % n == 0)
 
 
 class Keys(NamedTuple):
@@ -65,73 +82,62 @@ class Keys(NamedTuple):
 
 
 def stage_keys(seed: int, stage: str) -> Keys:
-    return Keys(
-        *jax.random.split(jax.random.fold_in(jax.random.key(seed), zlib.crc32(stage.encode())))
-    )
-
-
-def steps_per_dispatch(
-    training: TrainingOptions, steps: int, most: int = 2**31, rollout_every: int = 0
-) -> int:
-    """The most updates per call, up to `most`, that divide the stage and the intervals of log,
-    checkpoint and refresh alike.
-
-    So one compiled program serves the whole stage.
-    """
-    common = math.gcd(steps, training.log_every, training.checkpoint_every, rollout_every)
-    most = min(common, training.steps_per_dispatch, most)
-    return max(n for n in range(1, most + 1) if common % n == 0)
+    """The keys of the stage of this name, independent of those of other stages and seeds."""
+    key = jax.random.fold_in(jax.random.key(seed), zlib.crc32(stage.encode()))
+    init, steps = jax.random.split(key)
+    return Keys(init, steps)
 
 
 def make_dispatch(
     learner: Learner, batches: Loader, mesh: jax.sharding.Mesh, updates: int, shardings: Any = None
 ) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
     """A jitted function (state, arrays, feed, key) -> (state, metrics (updates,)) that donates the
-    state; `shardings` says where its arrays lie: on every device, unless they are given.
+    state. `shardings` of the state: without them, all its arrays are on every device.
     """
-    whole = meshes.replicated(mesh)
+    replicated = meshes.replicated(mesh)
 
     @meshes.with_abstract_mesh(mesh)
     def dispatch(state: TrainState, arrays: Any, feed: Any, key: jax.Array) -> Any:
-        def one(state: TrainState, k: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
+        def update(state: TrainState, k: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
             batch = meshes.shard_batch(batches.batch(arrays, feed, k), mesh)
-            key_of_step = jax.random.fold_in(key, state.step)
-            state, metrics = learner.update(_whole(state, shardings, mesh), batch, key_of_step)
-            return jax.lax.with_sharding_constraint(state, shardings or whole), metrics
+            step_key = jax.random.fold_in(key, state.step)
+            state, metrics = learner.update(_gathered(state, shardings, mesh), batch, step_key)
+            return jax.lax.with_sharding_constraint(state, shardings or replicated), metrics
 
-        return jax.lax.scan(one, state, jnp.arange(updates, dtype=jnp.uint32))
+        return jax.lax.scan(update, state, jnp.arange(updates, dtype=jnp.uint32))
 
-    return jax.jit(dispatch, donate_argnums=0, out_shardings=(shardings or whole, whole))
+    return jax.jit(dispatch, donate_argnums=0, out_shardings=(shardings or replicated, replicated))
 
 
-def _whole(state: TrainState, shardings: Any, mesh: jax.sharding.Mesh) -> TrainState:
-    """The state with all modules whole on every device, for one update; what only the optimiser
-    sees stays split. Left to itself, the compiler would split activations as parameters are.
+def _gathered(state: TrainState, shardings: Any, mesh: jax.sharding.Mesh) -> TrainState:
+    """The state with all modules on every device, for one update; the optimizer's state stays
+    split. Left to itself, the compiler would split activations as parameters are.
     """
     if shardings is None or all(place.is_fully_replicated for place in jax.tree.leaves(shardings)):
         return state
     modules = (state.params, state.frozen, state.target_params)
-    params, frozen, slow = jax.lax.with_sharding_constraint(modules, meshes.replicated(mesh))
-    return replace(state, params=params, frozen=frozen, target_params=slow)
+    params, frozen, targets = jax.lax.with_sharding_constraint(modules, meshes.replicated(mesh))
+    return replace(state, params=params, frozen=frozen, target_params=targets)
 
 
 def make_rollout_update(
-    refresh: RolloutUpdate, mesh: jax.sharding.Mesh, shardings: Any = None
+    rollout_update: RolloutUpdate, mesh: jax.sharding.Mesh, shardings: Any = None
 ) -> Callable[..., TrainState]:
     """A jitted function (state, arrays, feed, key) -> state that donates the state."""
 
     @meshes.with_abstract_mesh(mesh)
     def apply(state: TrainState, arrays: Any, feed: Any, key: jax.Array) -> TrainState:
-        windows = meshes.shard_batch(refresh.batches.batch(arrays, feed, jnp.uint32(0)), mesh)
-        state = _whole(state, shardings, mesh)
-        return refresh.apply(state, windows, jax.random.fold_in(key, state.step))
+        batch = rollout_update.batches.batch(arrays, feed, jnp.uint32(0))
+        state = _gathered(state, shardings, mesh)
+        step_key = jax.random.fold_in(key, state.step)
+        return rollout_update.apply(state, meshes.shard_batch(batch, mesh), step_key)
 
     shardings = shardings or meshes.replicated(mesh)
     return jax.jit(apply, donate_argnums=0, out_shardings=shardings)
 
 
 class Programs(NamedTuple):
-    """What a stage runs on the devices: `updates` a call, and the renewal of its memory."""
+    """What a stage runs on the devices: `updates` per call, and refills of its replay buffer."""
 
     dispatch: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     rollout_update: Callable[..., TrainState] | None

@@ -1,7 +1,7 @@
-"""What becomes of a stage whose loss is no longer finite: it stops, or goes on from its last
-checkpoint with other batches and other noise.
+"""Handles a loss that is no longer finite: training stops, or rolls back to the last checkpoint and
+continues with other batches and other noise.
 
-Going on is as reproducible as the rest: how many batches were skipped is part of the checkpoint.
+Rollbacks are reproducible: the number of batches that were skipped is part of the checkpoint.
 """
 
 from __future__ import annotations
@@ -20,7 +20,11 @@ MAX_ROLLBACKS = 3  # in a row, without a new checkpoint
 
 
 class Diverged(Exception):
-    """A metric is no longer finite. `updates` are those of the call it was found in."""
+    """A metric is no longer finite.
+
+    metric, value, step: the first one
+    dispatch_end: the step after the call to the device that it was in
+    """
 
     def __init__(self, metric: str, value: float, step: int, dispatch_end: int):
         super().__init__(f"{metric} is {value} at step {step}")
@@ -28,21 +32,23 @@ class Diverged(Exception):
 
 
 def check_finite(step: int, metrics: dict[str, np.ndarray]) -> None:
-    """Raises Diverged for the first update that is not finite; `metrics` (updates,) end at `step`.
-
-    Of several metrics, that of the loss is named: it tells most.
+    """Raises Diverged for the first update with a metric that is not finite. `metrics` (updates,)
+    end at `step`. Of several metrics, a loss is named first.
     """
-    bad = {name: np.flatnonzero(~np.isfinite(values)) for name, values in metrics.items()}
-    bad = {name: int(where[0]) for name, where in bad.items() if len(where)}
-    if bad:
-        name = min(bad, key=lambda n: (bad[n], not n.startswith("loss/"), n))
-        first = step - len(metrics[name]) + bad[name] + 1
-        raise Diverged(name, float(metrics[name][bad[name]]), first, step)
+    indices = {name: np.flatnonzero(~np.isfinite(values)) for name, values in metrics.items()}
+    first = {name: int(where[0]) for name, where in indices.items() if len(where)}
+    if first:
+        name = min(first, key=lambda n: (first[n], not n.startswith("loss/"), n))
+        values, index = metrics[name], first[name]
+        raise Diverged(name, float(values[index]), step - len(values) + index + 1, step)
 
 
 class DivergenceEvent(NamedTuple):
-    """A divergence: what was seen in which stage, in the batch of which windows, and the checkpoint
-    that is left (0: the initial parameters).
+    """A divergence of a stage.
+
+    windows: descriptions of the windows in the batch
+    source: of the data
+    checkpoint: the last good one (0: the initial parameters)
     """
 
     stage: str
@@ -51,8 +57,8 @@ class DivergenceEvent(NamedTuple):
     source: str
     checkpoint: int
 
-    def note(self, directory: RunDirectory, outcome: str) -> None:
-        """A line in divergences.jsonl, with every window of the batch; by one process for all."""
+    def write(self, directory: RunDirectory, outcome: str) -> None:
+        """Adds a line to divergences.jsonl, with every window of the batch."""
         if not directory.is_writer:
             return
         line = {
@@ -65,17 +71,19 @@ class DivergenceEvent(NamedTuple):
             file.write(json.dumps(line) + "\n")
 
     def error(self, group: str, rollback: bool) -> DivergenceError:
-        """What the user is told; `group` holds the stage's options."""
-        count = len(self.windows)
-        more = count - MAX_ERRORS_SHOWN
-        lines = self.windows[:MAX_ERRORS_SHOWN] + (
-            [f"... and {more} more, in divergences.jsonl"] if more > 0 else []
-        )
-        tried = f" after {MAX_ROLLBACKS} rollbacks to it" if rollback else ""
-        ways = "" if rollback else "training.on_divergence=rollback skips batches; "
+        """The message for the user.
+
+        group: where the options of the stage are set
+        rollback: whether rollbacks were tried
+        """
+        lines, more = self.windows[:MAX_ERRORS_SHOWN], len(self.windows) - MAX_ERRORS_SHOWN
+        if more > 0:
+            lines = [*lines, f"... and {more} more, in divergences.jsonl"]
+        attempts = f" after {MAX_ROLLBACKS} rollbacks to it" if rollback else ""
+        remedy = "" if rollback else "training.on_divergence=rollback skips such batches; "
         return DivergenceError(
-            f"{self.stage}: {self.divergence}. Training stopped{tried}; "
+            f"{self.stage}: {self.divergence}. Training stopped{attempts}; "
             f"the last good checkpoint is {self.checkpoint or 'none yet'}.\n"
-            f"{ways}a lower {group}.learning_rate, or float32, may help.\n"
-            f"The batch of that step was, from {self.source}:\n  " + "\n  ".join(lines)
+            f"{remedy}a lower {group}.learning_rate, or float32, may help.\n"
+            f"The batch of that step, from {self.source}:\n  " + "\n  ".join(lines)
         )

@@ -1,6 +1,6 @@
-"""`training.dry_run=true`: what a run would need, told before anything is trained or written.
+"""`training.dry_run=true`: what a run would need, before anything is trained or written.
 
-Every stage is compiled as it would run, from shapes alone: no state is made.
+Every stage is compiled as it would run, from shapes alone: no state is allocated.
 """
 
 from __future__ import annotations
@@ -12,87 +12,72 @@ from typing import Any
 import jax
 import numpy as np
 
-from worldmodel.config import Config
 from worldmodel.nn.learner import TrainState
 from worldmodel.training import mesh as meshes
-from worldmodel.training.dispatch import (
-    Stage,
-    make_dispatch,
-    make_rollout_update,
-    stage_keys,
-    steps_per_dispatch,
-)
+from worldmodel.training.dispatch import Stage, make_dispatch, make_rollout_update, stage_keys
 
 
-def dry_run(config: Config, stages: Iterable[Stage], verbose: bool = True) -> int:
+def dry_run(stages: Iterable[Stage], mesh: jax.sharding.Mesh, verbose: bool = True) -> int:
     """Prints steps, parameters, memory, operations and compile time of every stage; returns 0. Of
-    several processes all compile, and one `verbose`.
+    several processes all compile, and the one that is `verbose` prints.
 
-    The compiled programs go to the cache of programs: the run itself finds them there.
+    The compiled programs go to the compilation cache, where the run itself finds them.
     """
-    mesh = meshes.all_devices(config.training.fsdp_shards)
     if verbose:
         print(f"devices      {mesh.size} x {jax.devices()[0].device_kind}")
     for stage in stages:
         try:
-            facts = _facts(config, stage, mesh)
-            for label, value in facts.items() if verbose else ():
-                print(f"{stage.name:12s} {label:12s} {value}", flush=True)
+            for label, value in _describe(stage, mesh).items() if verbose else ():
+                print(f"{stage.plan.name:12s} {label:12s} {value}", flush=True)
         finally:
             stage.close()
     return 0
 
 
-def _facts(config: Config, stage: Stage, mesh: jax.sharding.Mesh) -> dict[str, str]:
-    """What is told of a stage, by what it is."""
-    batches, keys = stage.batches, stage_keys(config.seed, stage.name)
+def _describe(stage: Stage, mesh: jax.sharding.Mesh) -> dict[str, str]:
+    """label -> what is printed of a stage."""
+    plan, batches, updates = stage.plan, stage.batches, stage.updates_per_dispatch
+    keys = stage_keys(plan.seed, plan.name)
     state = jax.eval_shape(stage.learner.init, keys.init)
     shardings = meshes.state_shardings(state, mesh)
     state = meshes.with_shardings(state, shardings)
-    arrays = _placed(jax.eval_shape(lambda x: x, batches.arrays()), mesh)
-    steps = stage.options.steps
-    updates = steps_per_dispatch(
-        config.training, steps, batches.max_updates_per_call, stage.interval
-    )
+    arrays = _replicated(jax.eval_shape(lambda x: x, batches.arrays()), mesh)
 
     began = time.perf_counter()
     feed = meshes.put_feed(batches.feed(0, updates), batches.axis, mesh)
     dispatch = make_dispatch(stage.learner, batches, mesh, updates, shardings)
     compiled = dispatch.lower(state, arrays, feed, keys.steps).compile()
-    if refresh := stage.refresh:
-        feed = meshes.put_feed(refresh.batches.feed(0, 1), refresh.batches.axis, mesh)
-        make_rollout_update(refresh, mesh, shardings).lower(
-            state, arrays, feed, keys.init
-        ).compile()
+    if rollouts := stage.rollout_update:
+        feed = meshes.put_feed(rollouts.batches.feed(0, 1), rollouts.batches.axis, mesh)
+        refill = make_rollout_update(rollouts, mesh, shardings)
+        refill.lower(state, arrays, feed, keys.init).compile()
     seconds = time.perf_counter() - began
 
-    windows, rows = stage.options.batch_size * config.training.num_seeds, stage.options.window
-    data = _size(_nbytes(arrays)) if arrays else "streamed"
+    windows = f"{plan.batch_size * plan.num_seeds} windows of {plan.window} timesteps"
     return {
-        "steps": f"{steps}, {updates} a call to the device",
-        "batch": f"{windows} windows of {rows} rows; {batches.count} windows in an epoch",
+        "steps": f"{plan.steps}, {updates} per call to the device",
+        "batch": f"{windows}; {batches.count} windows per epoch",
         "parameters": _parameters(state),
-        "state": f"{_size(_nbytes(state))}, {_size(_nbytes(state.opt_state))} the optimiser's",
-        "data": data,
+        "state": f"{_size(_nbytes(state))}, {_size(_nbytes(state.opt_state))} of it the optimizer",
+        "data": _size(_nbytes(arrays)) if arrays else "streamed",
         "memory": _memory(compiled),
         "operations": _operations(compiled),
         "compiled in": f"{seconds:.1f} s",
     }
 
 
-def _placed(shapes: Any, mesh: jax.sharding.Mesh) -> Any:
-    """Shapes of arrays that lie whole on every device."""
+def _replicated(shapes: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Shapes of arrays that are whole on every device."""
     where = meshes.replicated(mesh)
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), shapes)
 
 
 def _parameters(state: TrainState) -> str:
-    """How many are trained, and in which modules: those of a whole model by its parts."""
+    """How many are trained in all, and in each part of each module."""
     parts: dict[str, int] = {}
     for name, module in state.params.items():
-        pieces = module.items() if isinstance(module, dict) else ()
-        for piece, params in pieces:
-            parts[f"{name}.{piece}"] = sum(x.size for x in jax.tree.leaves(params))
+        for part, params in module.items() if isinstance(module, dict) else ():
+            parts[f"{name}.{part}"] = sum(x.size for x in jax.tree.leaves(params))
     listed = ", ".join(f"{part} {count:,}" for part, count in parts.items() if count)
     return f"{sum(parts.values()):,}: {listed}"
 
@@ -101,21 +86,21 @@ def _memory(compiled: jax.stages.Compiled) -> str:
     """What one device needs while the program runs, as the compiler counts it."""
     memory = compiled.memory_analysis()
     if memory is None:
-        return "not told"
-    arguments, work = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+        return "unavailable"
+    arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-    total = arguments + work + results
+    total = arguments + temporaries + results
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
     of = f" of {_size(limit)}" if limit else ""
-    return f"{_size(total)}{of} on each device, {_size(work)} of it while it works"
+    return f"{_size(total)}{of} on each device, {_size(temporaries)} of it temporary"
 
 
 def _operations(compiled: jax.stages.Compiled) -> str:
-    """Floating-point operations, as the compiler counts them: what a loop repeats counts once."""
+    """Floating-point operations, as the compiler counts them: the body of a loop counts once."""
     costs = compiled.cost_analysis()
     costs = costs[0] if isinstance(costs, list) else costs
     flops = (costs or {}).get("flops", 0.0)
-    return f"{flops:.3g} an update, loops over time counted once" if flops > 0 else "not told"
+    return f"{flops:.3g} per update, loops over time counted once" if flops > 0 else "unavailable"
 
 
 def _nbytes(tree: Any) -> int:
@@ -123,7 +108,7 @@ def _nbytes(tree: Any) -> int:
 
 
 def _size(count: float) -> str:
-    """A number of bytes for people."""
+    """A number of bytes with its unit."""
     for unit in ("KiB", "MiB"):
         count /= 1024
         if count < 1024:

@@ -1,8 +1,7 @@
 """Data parallelism: `jax.jit` over a mesh of all devices, batches split on their first axis,
-parameters on every one.
+parameters replicated.
 
-This is what `jax.pmap` became. Random bits do not depend on how arrays are split, so neither do the
-results.
+Random bits do not depend on how arrays are split, so neither do the results.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ REPLICAS, SHARDS = AXES = ("replicas", "shards")
 
 def all_devices(shards: int = 1) -> Mesh:
     """(devices / shards, shards): batches are split over both axes, parameters at most over the
-    second. Devices of a process lie side by side, so that its part of a batch is one piece and
-    parameters are gathered among neighbours.
+    second. Devices of a process are adjacent, so that its part of a batch is contiguous and
+    parameters are gathered among neighbors.
 
     Raises ConfigError unless the devices divide into groups of `shards`.
     """
@@ -31,8 +30,8 @@ def all_devices(shards: int = 1) -> Mesh:
     if len(devices) % shards:
         accepted = [n for n in range(1, len(devices) + 1) if len(devices) % n == 0]
         raise ConfigError(
-            f"training.fsdp_shards={shards} does not divide the {len(devices)} devices; "
-            f"accepted are {', '.join(map(str, accepted))}"
+            f"training.fsdp_shards={shards} does not divide the number of devices, {len(devices)}; "
+            f"accepted: {', '.join(map(str, accepted))}"
         )
     return Mesh(np.asarray(devices).reshape(-1, shards), AXES)
 
@@ -47,8 +46,8 @@ def shard_batch(batch: Any, mesh: Mesh) -> Any:
 
 
 def with_abstract_mesh(mesh: Mesh) -> Callable[[Callable], Callable]:
-    """A decorator: while the function is traced, `jax.sharding.get_abstract_mesh()` tells of the
-    mesh; `worldmodel.nn.layout` asks for it.
+    """A decorator: while the function is traced, `jax.sharding.get_abstract_mesh()` returns the
+    mesh, which `worldmodel.nn.layout` reads.
     """
 
     def decorate(function: Callable) -> Callable:
@@ -63,9 +62,9 @@ def with_abstract_mesh(mesh: Mesh) -> Callable[[Callable], Callable]:
 
 
 def put_feed(feed: Any, axis: int | None, mesh: Mesh) -> Any:
-    """Host arrays on the devices, split over them along `axis`; every device has all of it if None.
+    """Host arrays on the devices, split over them along `axis`, or replicated if it is None.
 
-    Each process brings its own part.
+    Each process contributes its own part.
     """
     spec = PartitionSpec() if axis is None else PartitionSpec(*(None,) * axis, AXES)
     sharding = NamedSharding(mesh, spec)
@@ -75,11 +74,11 @@ def put_feed(feed: Any, axis: int | None, mesh: Mesh) -> Any:
 
 
 def state_shardings(shapes: Any, mesh: Mesh, smallest: int = 2**14) -> Any:
-    """Where the arrays of a state lie: on every device, or split over the shards of each replica.
+    """Shardings of a state's arrays: on every device, or split over the shards of each replica.
 
-    Split are arrays of `smallest` elements or more, along their longest axis that the shards
-    divide (as in ZeRO, Rajbhandari et al., arXiv 1910.02054): parameters are gathered for an
-    update, optimiser state is never whole on any of several shards.
+    Arrays of `smallest` elements or more are split along their longest axis that the shards divide
+    (as in ZeRO, Rajbhandari et al., arXiv 1910.02054): parameters are gathered for an update,
+    the state of the optimizer never is.
     """
     shards = mesh.shape[SHARDS]
 
@@ -94,26 +93,27 @@ def state_shardings(shapes: Any, mesh: Mesh, smallest: int = 2**14) -> Any:
 
 
 def with_shardings(shapes: Any, shardings: Any) -> Any:
-    """Shapes of arrays that lie there."""
+    """Shapes of arrays with these shardings."""
     return jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, shardings
     )
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
-    """The same arrays, each where any process can read it."""
+    """The same arrays, each readable by every process."""
     if all(x.is_fully_replicated or x.is_fully_addressable for x in jax.tree.leaves(tree)):
         return tree
     return jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
 
 
-def check_divisible(key: str, count: int, mesh: Mesh, pieces: int = 1) -> None:
-    """Raises ConfigError unless so many windows, option `key`, can be split over the devices, in
-    each of the pieces that a batch is taken in.
+def check_divisible(key: str, count: int, mesh: Mesh, microbatches: int = 1) -> None:
+    """Raises ConfigError unless `count` windows, the value of option `key`, can be split over the
+    devices in each of the `microbatches`.
     """
-    if count % (mesh.size * pieces):
-        taken = f", in training.gradient_accumulation_steps={pieces} pieces" if pieces > 1 else ""
+    if count % (mesh.size * microbatches):
+        steps = f" and training.gradient_accumulation_steps={microbatches}"
         raise ConfigError(
-            f"{key}={count} does not divide over {mesh.size} devices{taken}; "
-            f"accepted are multiples of {mesh.size * pieces}"
+            f"{key}={count} cannot be split over {mesh.size} devices"
+            f"{steps if microbatches > 1 else ''}; accepted: multiples of "
+            f"{mesh.size * microbatches}"
         )

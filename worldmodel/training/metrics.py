@@ -1,4 +1,4 @@
-"""Where metrics go: metrics.jsonl always, Weights & Biases where it is wanted. Nothing here blocks
+"""Where metrics go: always to metrics.jsonl, optionally to Weights & Biases. Nothing here blocks
 training.
 """
 
@@ -14,7 +14,7 @@ import queue
 import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,9 +26,10 @@ from worldmodel.system.storage import raise_storage_errors, write_text_atomic
 
 
 class IntervalMean:
-    """Means of per-step metrics over a log interval. Its sums can be saved and taken up again.
+    """Means of per-step metrics over a log interval, which can be saved and restored.
 
-    `latest` are the means of the last complete interval.
+    saved: what `to_json` returned, to continue an interval
+    latest: means of the last complete interval
     """
 
     def __init__(self, saved: dict[str, Any] | None = None, latest: dict[str, float] | None = None):
@@ -37,23 +38,23 @@ class IntervalMean:
         self.count: int = saved["count"] if saved else 0
 
     def add(self, metrics: dict[str, np.ndarray]) -> None:
-        """Adds the metrics of some steps, each (steps,)."""
+        """Adds the metrics of several steps, each (steps,)."""
         for name, values in metrics.items():
             self.sums[name] = self.sums.get(name, 0.0) + float(np.sum(values, dtype=np.float64))
         self.count += len(next(iter(metrics.values())))
 
-    def saved(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         return {"sums": self.sums, "count": self.count}
 
-    def take(self) -> dict[str, float]:
-        """The means; begins a new interval."""
+    def pop(self) -> dict[str, float]:
+        """Returns the means, and starts a new interval."""
         self.latest = {name: total / self.count for name, total in self.sums.items()}
         self.sums, self.count = {}, 0
         return self.latest
 
 
 class MetricsFile:
-    """metrics.jsonl: one row a log interval, whole rows only; nothing, unless it `is_writer`."""
+    """metrics.jsonl: one row per log interval, written by the process that `is_writer`."""
 
     def __init__(self, path: Path, is_writer: bool = True):
         self.path, self.is_writer = path, is_writer
@@ -65,20 +66,23 @@ class MetricsFile:
             file.write(json.dumps(row) + "\n")
 
     def rewind(self, stage: str, step: int) -> None:
-        """Drops what a killed run wrote of `stage` after the checkpoint of `step`, and a half-
-        written last row.
+        """Removes the rows that a killed run wrote for `stage` after the checkpoint at `step`, and
+        an incomplete last row.
         """
         if not self.is_writer or not self.path.exists():
             return
         rows = read_metrics(self.path)
-        kept = "".join(line for name, at, line in rows if name != stage or at <= step)
-        if kept != self.path.read_text(encoding="utf-8"):
-            write_text_atomic(self.path, kept)
+        text = "".join(row.line for row in rows if row.stage != stage or row.step <= step)
+        if text != self.path.read_text(encoding="utf-8"):
+            write_text_atomic(self.path, text)
 
 
 class WandB:
-    """Sends rows to Weights & Biases from a process of its own: a slow, failing or absent service
-    only loses rows, and never keeps this process from ending.
+    """Sends rows to Weights & Biases from a process of its own: a slow, failing or unreachable
+    service loses rows, and never blocks this process or its exit.
+
+    run: folder of the run, whose name is also that of the W&B run
+    config: shown there
     """
 
     def __init__(self, options: LoggingOptions, run: Path, config: dict[str, Any]):
@@ -88,11 +92,11 @@ class WandB:
         if mode == "disabled":
             return
         context = multiprocessing.get_context("spawn")
-        reading, self.writing = context.Pipe(duplex=False)
-        arguments = (reading, mode, options.project, run, config)
+        receiver, self.sender = context.Pipe(duplex=False)
+        arguments = (receiver, mode, options.project, run, config)
         self.process = context.Process(target=_report, args=arguments, daemon=True)
         self.process.start()
-        reading.close()  # it is the other process's alone, so that its end is noticed here
+        receiver.close()  # only the other process has it, so its end is noticed here
         threading.Thread(target=self._send, name="wandb", daemon=True).start()
 
     def write(self, row: dict[str, Any]) -> None:
@@ -101,27 +105,33 @@ class WandB:
                 self.rows.put_nowait(row)
 
     def finish(self) -> None:
-        """No more rows will come; what there is is sent while others go on."""
+        """Ends the rows; those that are queued are still sent in the background."""
         if self.process is not None:
             with contextlib.suppress(queue.Full):
                 self.rows.put_nowait(None)
 
     def close(self, timeout_seconds: float = 5.0) -> None:
-        """Waits for what is not sent yet, but not for long: W&B keeps it in the run's folder."""
+        """Waits for queued rows, but not for long: W&B keeps them in the run's folder."""
         if self.process is not None:
             self.finish()
             self.process.join(timeout_seconds)
             self.process.kill()
 
     def _send(self) -> None:
-        with contextlib.suppress(OSError):  # the other process is gone, and has said why
+        with contextlib.suppress(OSError):  # the other process has ended, and printed why
             while (row := self.rows.get()) is not None:
-                self.writing.send(row)
-            self.writing.close()
+                self.sender.send(row)
+            self.sender.close()
 
 
-def _report(rows: Connection, mode: str, project: str, run: Path, config: dict[str, Any]) -> None:
-    """The process of W&B: reports rows until there are no more."""
+def _report(
+    rows: Connection,
+    mode: Literal["online", "offline"],
+    project: str,
+    run: Path,
+    config: dict[str, Any],
+) -> None:
+    """The process of W&B: logs rows until there are no more."""
     signals.ignore()
     try:
         import wandb
@@ -136,19 +146,18 @@ def _report(rows: Connection, mode: str, project: str, run: Path, config: dict[s
                 stage = row["stage"]
                 session.log({f"{stage}/{name}": v for name, v in row.items() if name != "stage"})
         session.finish()
-    except Exception as error:  # whatever W&B does, training goes on
-        print(f"W&B is off from here: {first_line(error)}", flush=True)
+    except Exception as error:  # whatever W&B does, training continues
+        print(f"warning: logging to W&B has stopped: {first_line(error)}", flush=True)
 
 
-def wandb_mode(options: LoggingOptions) -> str:
-    """online, offline or disabled; `auto` is online where a key is configured, and nothing if wandb
-    is missing.
+def wandb_mode(options: LoggingOptions) -> Literal["online", "offline", "disabled"]:
+    """Returns online, offline or disabled: `auto` is online where a key is configured, and disabled
+    where wandb is not installed.
     """
     if options.wandb == "disabled" or importlib.util.find_spec("wandb") is None:
         return "disabled"
-    if options.wandb != "auto":
-        return options.wandb
-    return "online" if _has_key() else "offline"
+    online = options.wandb == "online" or options.wandb == "auto" and _has_key()
+    return "online" if online else "offline"
 
 
 def _has_key() -> bool:

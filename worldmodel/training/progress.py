@@ -16,7 +16,10 @@ from rich.progress import (
 
 
 class StageProgress:
-    """Shows step, rate, loss, remaining time and the share of time spent waiting for data."""
+    """Shows step, rate, loss, remaining time and the share of time spent waiting for data.
+
+    style: `bar`, `plain` (lines), `none`, or `auto` (a bar on a terminal)
+    """
 
     def __init__(self, stage: str, total: int, first: int, style: str):
         self.stage, self.total, self.style = stage, total, style
@@ -44,18 +47,19 @@ class StageProgress:
             self.bar.stop()
 
     def note(self, text: str) -> None:
-        """One line about the stage."""
-        if self.style != "none":
-            print(
-                f"{self.stage:12s} {text}", flush=True
-            ) if self.bar is None else self.bar.console.print(f"{self.stage:12s} {text}")
+        """Prints a line about the stage."""
+        line = f"{self.stage:12s} {text}"
+        if self.bar:
+            self.bar.console.print(line)
+        elif self.style != "none":
+            print(line, flush=True)
 
     def advance(self, step: int) -> None:
         if self.bar:
             self.bar.update(self.task, completed=step)
 
     def row(self, step: int, loss: float, rate: float, waiting: float) -> None:
-        """A log interval has ended: `rate` in updates per second, `waiting` a share of the time."""
+        """Shows a log interval: `rate` in updates per second, `waiting` as a share of the time."""
         text = f"{rate:7.1f}/s  loss {loss:9.3f}  waiting for data {waiting:.0%}"
         if self.bar:
             self.bar.update(self.task, completed=step, text=text)

@@ -1,62 +1,109 @@
-"""A whole run: logs in, stages in order, a report out. The same command again goes on where the
-last one ended.
-"""
+"""A whole run: data in, stages in order, a report out. The same command resumes it."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import jax
-from flax import nnx
+import jax.numpy as jnp
 
 from worldmodel import data, planning
 from worldmodel.config import Config
 from worldmodel.config.evaluation_data import evaluation_data_options
 from worldmodel.data.compatibility import conform_to_spec
-from worldmodel.data.loader import Loader, make_loader
 from worldmodel.data.normalization import resolve_normalization
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories, split, split_episodes
 from worldmodel.environments import real as environments
-from worldmodel.errors import DataError, first_line
-from worldmodel.nn.learner import Learner, RolloutLearner
+from worldmodel.errors import first_line
 from worldmodel.runs.directory import RunDirectory, check_resumable, open_run, run_lock
 from worldmodel.runs.provenance import note_environment
 from worldmodel.status.heartbeat import Heartbeat
 from worldmodel.system.compilation import enable_compilation_cache
 from worldmodel.system.signals import Preempted, StopRequest, handle_stop_signals, run_stoppable
 from worldmodel.training import distributed
-from worldmodel.training.dispatch import RolloutUpdate, Stage
+from worldmodel.training.dispatch import Stage, make_stage
 from worldmodel.training.dry_run import dry_run
-from worldmodel.training.loop import Run, run_stage
+from worldmodel.training.learners import trained_modules
+from worldmodel.training.loop import RunContext, run_stage
 from worldmodel.training.mesh import all_devices
 from worldmodel.training.metrics import WandB
+from worldmodel.training.plan import StagePlan, check_stages, plan_stages
 from worldmodel.training.restore import load_world_model
-from worldmodel.training.stages import (
-    build_learner,
-    modules,
-    stage_names,
-    stage_options,
-    validate_stages,
-)
 
 
 def train(config: Config, evaluate: Callable[[Path], int]) -> int:
-    """Runs every stage that is not complete, then the evaluation. Returns the exit status: 75 where
-    it was asked to stop, 130 by Ctrl-C, 0 when all is done.
+    """Trains every stage that is not complete, then evaluates. Returns the exit status: 0 when
+    everything is done, 75 after a request to stop, 130 after Ctrl-C.
 
-    `evaluate` judges the run in a folder, and returns its exit status.
+    evaluate: evaluates the run in a folder and returns its exit status
     """
     return run_stoppable(lambda: _train(config, evaluate))
 
 
-class PreparedData(NamedTuple):
-    """The logs of a run, after all that can be checked before training has been."""
+def _train(config: Config, evaluate: Callable[[Path], int]) -> int:
+    began = time.perf_counter()
+
+    # ---- Processes: all of them train; the first one prints, writes files and evaluates
+    enable_compilation_cache(config.training.compilation_cache)
+    distributed.initialize(config.training.distributed)
+    is_writer = distributed.is_process_zero()
+    logging = config.logging
+    if not is_writer:
+        logging = replace(logging, wandb="disabled", progress="none")
+
+    # ---- Data, devices and the plan; every check is made before anything is written
+    dataset = distributed.process_zero_first(lambda: _load_dataset(config))
+    mesh = all_devices(config.training.fsdp_shards)
+    stages = plan_stages(config, dataset.spec)
+    trained = distributed.all_or_none(lambda: _check_plan(config, dataset, stages, mesh))
+
+    if config.training.dry_run:
+        return dry_run(_untrained_stages(stages, dataset.training), mesh, verbose=is_writer)
+
+    # ---- The run's folder
+    directory = distributed.process_zero_first(lambda: _open_run(config, dataset, is_writer))
+    with (
+        run_lock(directory),
+        handle_stop_signals() as stop,
+        running_heartbeat(directory, stop) as heartbeat,
+        closing(WandB(logging, directory.path, asdict(config))) as wandb,
+    ):
+        if is_writer:
+            _print_header(dataset, directory.path, config.data.holdout)
+
+        # ---- Stages in order, each with the modules that earlier ones have trained
+        context = RunContext(directory, mesh, stop, wandb, logging.progress, heartbeat)
+        for plan in stages.values():
+            learner = plan.build_learner(trained)
+            heartbeat.enter("loading data", stage=plan.name, step=None, rate=None)
+            state = run_stage(make_stage(plan, dataset.training, learner), context)
+            trained |= trained_modules(learner, state)
+        wandb.finish()
+        stop.listen()  # several processes: JAX has replaced the handler of SIGTERM
+
+        # ---- Evaluation, by the first process alone
+        distributed.shutdown()
+        if not is_writer:
+            return 0
+        heartbeat.enter("evaluation")
+        status = evaluate(directory.path)
+    print(f"total {time.perf_counter() - began:.0f} s")
+    return status
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The trajectories of a run, split by episode.
+
+    fingerprint: of all trajectories
+    held_out_episodes: numbers of the episodes that are kept from training
+    """
 
     training: Trajectories
     held_out: Trajectories
@@ -65,84 +112,59 @@ class PreparedData(NamedTuple):
     held_out_episodes: list[int]
 
 
-def _train(config: Config, evaluate: Callable[[Path], int]) -> int:
-    """Of several processes, all train and the first one verbose, writes and judges."""
-    began = time.perf_counter()
-    enable_compilation_cache(config.training.compilation_cache)
-    distributed.initialize(config.training.distributed)
-    first = distributed.is_process_zero()
-    ready = distributed.process_zero_first(lambda: _prepare(config))
-    taken = distributed.all_or_none(lambda: _taken(config, ready.spec))
-    if config.training.dry_run:
-        names = stage_names(config, ready.spec)
-        made = ((name, build_learner(config, ready.spec, name)) for name in names)
-        stages = (build_stage(config, ready.training, *stage) for stage in made)
-        return dry_run(config, stages, verbose=first)
-    directory = distributed.process_zero_first(lambda: _open(config, ready, first))
-    if not first:
-        quiet = replace(config.logging, wandb="disabled", progress="none")
-        config = replace(config, logging=quiet)
-    with (
-        run_lock(directory),
-        handle_stop_signals() as stop,
-        watched(directory, stop) as heartbeat,
-        closing(WandB(config.logging, directory.path, asdict(config))) as wandb,
-    ):
-        if first:
-            _greet(config, ready.training, ready.held_out, directory.path)
-        run = Run(
-            directory, config.training, config.seed, wandb, stop, config.logging.progress, heartbeat
-        )
-        _stages(config, ready.spec, ready.training, taken, run)
-        distributed.shutdown()  # judging needs nobody else, however long it lasts
-        if not first:
-            return 0
-        heartbeat.enter("evaluation")
-        status = evaluate(directory.path)
-    print(f"total {time.perf_counter() - began:.0f} s")
-    return status
-
-
-def _prepare(config: Config) -> PreparedData:
-    """Reads the logs and checks all that can be, before anything is written."""
-    check_resumable(config)  # before the logs are read
+def _load_dataset(config: Config) -> Dataset:
+    check_resumable(config)  # before the data are read
     trajectories = data.load(config.data)
     training, held_out = split(trajectories, config.data.holdout)
-    spec = training.spec(resolve_normalization(config.data, training))
-    validate_stages(config, spec, all_devices(config.training.fsdp_shards))
+    _, episodes = split_episodes(trajectories.num_episodes, config.data.holdout)
+    return Dataset(
+        training=training,
+        held_out=held_out,
+        spec=training.spec(resolve_normalization(config.data, training)),
+        fingerprint=trajectories.fingerprint(),
+        held_out_episodes=episodes.tolist(),
+    )
+
+
+def _check_plan(
+    config: Config, dataset: Dataset, stages: dict[str, StagePlan], mesh: jax.sharding.Mesh
+) -> dict[str, Any]:
+    """Raises UserError for whatever training or evaluation would refuse later. Returns the modules
+    that are taken from another run, by name.
+    """
+    spec = dataset.spec
+    check_stages(stages.values(), mesh)
     planning.validate(config.evaluation.planner, spec)
-    acting = config.policy.name != "none" or config.evaluation.planner.kind != "none"
-    if acting and config.data.environment is not None:
+    acts = config.policy.name != "none" or config.evaluation.planner.kind != "none"
+    if acts and config.data.environment is not None:
         environments.check_environment(config.data.environment, spec)
     if config.evaluation.data is not None:
         conform_to_spec(data.load(evaluation_data_options(config)), spec)
-    _, episodes = split_episodes(trajectories.num_episodes, config.data.holdout)
-    return PreparedData(training, held_out, spec, trajectories.fingerprint(), episodes.tolist())
+    if config.training.pretrained_model is None:
+        return {}
+    model = load_world_model(
+        config.training.pretrained_model,
+        config.model,
+        spec,
+        num_seeds=config.training.num_seeds,
+        dtype=jnp.dtype(config.training.precision),
+    )
+    return {"model": model}
 
 
-def _open(config: Config, ready: PreparedData, is_writer: bool) -> RunDirectory:
+def _open_run(config: Config, dataset: Dataset, is_writer: bool) -> RunDirectory:
     directory = open_run(config, is_writer)
-    directory.check_dataset(ready.spec, ready.fingerprint, ready.held_out_episodes)
+    directory.check_dataset(dataset.spec, dataset.fingerprint, dataset.held_out_episodes)
     return directory
 
 
-def _stages(
-    config: Config, spec: DataSpec, training: Trajectories, taken: nnx.Module | None, run: Run
-) -> None:
-    """Trains what is not complete, each stage with what the ones before it have trained."""
-    trained: dict[str, nnx.Module] = {} if taken is None else {"model": taken}
-    for name in stage_names(config, spec):
-        learner = build_learner(config, spec, name, trained)
-        run.heartbeat.enter("loading data", stage=name, step=None, rate=None)
-        state = run_stage(build_stage(config, training, name, learner), run)
-        trained |= modules(learner, state)
-    run.wandb.finish()
-    run.stop.listen()  # where several processes train, JAX has taken SIGTERM
+def _untrained_stages(stages: dict[str, StagePlan], training: Trajectories) -> Iterable[Stage]:
+    return (make_stage(plan, training, plan.build_learner()) for plan in stages.values())
 
 
 @contextmanager
-def watched(directory: RunDirectory, stop: StopRequest) -> Iterator[Heartbeat]:
-    """Notes the environment, and beats until the block ends, however that is."""
+def running_heartbeat(directory: RunDirectory, stop: StopRequest) -> Iterator[Heartbeat]:
+    """Writes environment.json, and a heartbeat whose last beat reports how the block ended."""
     if directory.is_writer:
         note_environment(directory)
     heartbeat = Heartbeat(directory if directory.is_writer else None)
@@ -158,36 +180,14 @@ def watched(directory: RunDirectory, stop: StopRequest) -> Iterator[Heartbeat]:
     heartbeat.end("finished")
 
 
-def _taken(config: Config, spec: DataSpec) -> nnx.Module | None:
-    """The world model of another run, where one was asked for."""
-    source = config.training.pretrained_model
-    return load_world_model(source, config, spec) if source else None
-
-
-def build_stage(config: Config, training: Trajectories, name: str, learner: Learner) -> Stage:
-    """A stage with its batches: for each seed one of its own, laid end to end."""
-    options, how = stage_options(config, name), (config.data.loader, config.data.num_workers)
-
-    def batches(windows: int, seed: int) -> Loader:
-        return make_loader(training, windows, options.window, seed, *how)
-
-    made = batches(options.batch_size * config.training.num_seeds, config.seed)
-    if made.count < 1:
-        raise DataError(f"{training.source}: no window of {options.window} rows to train on")
-    refresh = None
-    if isinstance(learner, RolloutLearner) and learner.rollout_every:
-        drawn = batches(learner.rollout_windows, config.seed + 1)
-        refresh = RolloutUpdate(learner.rollout_every, learner.collect_rollouts, drawn)
-    return Stage(name, learner, made, options, refresh)
-
-
-def _greet(config: Config, training: Trajectories, held_out: Trajectories, path: Path) -> None:
+def _print_header(dataset: Dataset, path: Path, holdout: float) -> None:
     devices = jax.devices()
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
-    if held_out is training and config.data.holdout:
+    training, held_out = dataset.training, dataset.held_out
+    if held_out is training and holdout:
         print(
-            "warning: a single episode, so the model is judged on what it was trained on; "
-            "data.max_episode_steps=N cuts it into pieces, some of which are held out"
+            "warning: the data are a single episode, so the model is evaluated on what it was "
+            "trained on; data.max_episode_steps=N cuts it into pieces, some of which are held out"
         )
     print(
         f"run          {path}\n"

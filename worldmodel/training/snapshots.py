@@ -1,9 +1,9 @@
-"""The best parameters of each member of an ensemble, kept while all go on training.
+"""Early stopping of each member of an ensemble, while the others continue to train.
 
-Members are stopped early, each on its own, without stopping the stage: what is judged and imagined
-with is a snapshot, into which a member's parameters are copied when their error on held-out rows
-has fallen by more than a hundredth (as in MBPO, Janner et al., arXiv 1906.08253). Present and kept
-parameters are compared on the same rows, so that which rows come up decides nothing.
+What is evaluated and imagined with is a snapshot. A member's parameters are copied into it when
+their error on held-out timesteps has fallen by more than 1 % (as in MBPO, Janner et al., arXiv
+1906.08253). Current and best parameters are compared on the same timesteps, so it does not matter
+which ones come up.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from flax import nnx
 from worldmodel.data.windows import Window
 from worldmodel.nn.learner import Learner, Metrics, Params, TrainState
 
-SNAPSHOT = "snapshot"  # its place among a state's slow copies
-MIN_HELD_OUT_STEPS = 1000  # held-out rows behind a comparison
-MIN_IMPROVEMENT = 0.01  # by how much the error has to fall
+SNAPSHOT = "snapshot"  # key of the snapshot among a state's target parameters
+MIN_HELD_OUT_STEPS = 1000  # held-out timesteps behind a comparison
+MIN_IMPROVEMENT = 0.01  # by which share the error has to fall
 
 
 class BestMembersLearner:
-    """The learner it is given, with the best of each member of `params["model"]["networks"]` kept
-    in `target_params["snapshot"]["model"]`, and their errors there in `errors`. Until the first comparison,
-    and in whatever no member owns, the snapshot is the model as it is.
+    """A learner that also keeps the best parameters of each member of
+    `params["model"]["networks"]`, in `target_params["snapshot"]["model"]`, with their errors under
+    `errors` there.
+
+    Until the first comparison, and in whatever belongs to no member, the snapshot is the current
+    model.
     """
 
     def __init__(self, learner: Learner):
@@ -36,8 +39,8 @@ class BestMembersLearner:
         # A copy: the loop donates the state, and no buffer can be donated twice.
         model = jax.tree.map(jnp.copy, state.params["model"])
         statistics = {
-            "held_out_errors": jnp.zeros((2, *model["errors"].shape)),  # present, kept
-            "held_out_rows": jnp.zeros((), jnp.int32),
+            "held_out_errors": jnp.zeros((2, *model["errors"].shape)),  # current, best
+            "held_out_steps": jnp.zeros((), jnp.int32),
             "compared": jnp.zeros((), bool),
         }
         return _with_snapshot(state, model, statistics)
@@ -45,33 +48,35 @@ class BestMembersLearner:
     def update(
         self, state: TrainState, batch: Window, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        kept = state.target_params[SNAPSHOT]["model"]
+        snapshot = state.target_params[SNAPSHOT]["model"]
         state, metrics = self.learner.update(state, batch, key)
-        now, before = state.params["model"], state.statistics
-        (errors_now, rows), (errors_kept, _) = (self._held_out(p, batch) for p in (now, kept))
-        rows = before["held_out_rows"] + rows
-        errors = before["held_out_errors"] + jnp.stack([errors_now, errors_kept])
-
-        present, best = errors / jnp.maximum(rows, 1)
-        due = rows >= MIN_HELD_OUT_STEPS
-        better = due & (present < (1 - MIN_IMPROVEMENT) * best)
-        taken = better | ~before["compared"]
-        networks = jax.tree.map(
-            lambda n, k: jnp.where(taken.reshape(-1, *[1] * (n.ndim - 1)), n, k),
-            now["networks"],
-            kept["networks"],
+        current, before = state.params["model"], state.statistics
+        (current_errors, steps), (best_errors, _) = (
+            self._held_out_errors(params, batch) for params in (current, snapshot)
         )
-        error = jnp.where(due, jnp.where(better, present, best), kept["errors"])
+        steps = before["held_out_steps"] + steps
+        errors = before["held_out_errors"] + jnp.stack([current_errors, best_errors])
+
+        current_error, best_error = errors / jnp.maximum(steps, 1)
+        due = steps >= MIN_HELD_OUT_STEPS
+        better = due & (current_error < (1 - MIN_IMPROVEMENT) * best_error)
+        copied = better | ~before["compared"]
+        networks = jax.tree.map(
+            lambda new, old: jnp.where(copied.reshape(-1, *[1] * (new.ndim - 1)), new, old),
+            current["networks"],
+            snapshot["networks"],
+        )
+        error = jnp.where(due, jnp.where(better, current_error, best_error), snapshot["errors"])
         statistics = {
             "held_out_errors": jnp.where(due, 0.0, errors),
-            "held_out_rows": jnp.where(due, 0, rows),
+            "held_out_steps": jnp.where(due, 0, steps),
             "compared": before["compared"] | due,
         }
-        metrics |= {"held_out/current": present.mean(), "held_out/best": best.mean()}
-        model = now | {"networks": networks, "errors": error}
+        metrics |= {"held_out/current": current_error.mean(), "held_out/best": best_error.mean()}
+        model = current | {"networks": networks, "errors": error}
         return _with_snapshot(state, model, statistics), metrics
 
-    def _held_out(self, params: Params, batch: Window) -> tuple[jax.Array, jax.Array]:
+    def _held_out_errors(self, params: Params, batch: Window) -> tuple[jax.Array, jax.Array]:
         return nnx.merge(self.graphdefs["model"], params).holdout_errors(batch)
 
 

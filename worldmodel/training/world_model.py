@@ -1,4 +1,4 @@
-"""The first stages: a world model, or a part of one, learns from logged windows."""
+"""The learner of a world model, or of a module of it that is pretrained."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ from worldmodel.training.accumulation import Loss, gradients
 
 
 class WorldModelLearner:
-    """Minimises the `loss` of the module that `build(key)` makes new."""
+    """Minimizes the `loss` of a module.
+
+    build: from a key to a new module with `loss(window, key) -> loss, (metrics, ...)`
+    name: of the module among the state's parameters
+    pretrained: attributes of the module that earlier stages trained, which stay as they are
+    microbatches, remat: see `gradients`
+    """
 
     def __init__(
         self,
@@ -31,31 +37,30 @@ class WorldModelLearner:
         optimizer: optax.GradientTransformation,
         *,
         name: str = "model",
-        parts: Mapping[str, nnx.Module] | None = None,
+        pretrained: Mapping[str, nnx.Module] | None = None,
         microbatches: int = 1,
         remat: bool = False,
     ):
-        """name: of the module; parts: attributes of it that were trained before and stay as they
-        are; microbatches, remat: see `gradients`.
-        """
         self.microbatches, self.remat = microbatches, remat
         self.build, self.optimizer, self.name = build, optimizer, name
         self.graphdefs = graphdefs_of(lambda key: {name: build(key)})
-        self.parts = {part: split_module(module)[1] for part, module in (parts or {}).items()}
+        self.pretrained = {
+            attribute: split_module(module)[1] for attribute, module in (pretrained or {}).items()
+        }
 
     def init(self, key: jax.Array) -> TrainState:
         # Copies, since the state is donated; outside the compiled part, where they would be
         # constants.
-        frozen = jax.tree.map(lambda x: x.copy(), self.parts)
-        return replace(jax.jit(self._fresh)(key), frozen=frozen)
+        frozen = jax.tree.map(lambda x: x.copy(), self.pretrained)
+        return replace(jax.jit(self._init)(key), frozen=frozen)
 
-    def _fresh(self, key: jax.Array) -> TrainState:
+    def _init(self, key: jax.Array) -> TrainState:
         params = split_module(self.build(key))[1]
-        trained = {name: value for name, value in params.items() if name not in self.parts}
+        trained = {name: value for name, value in params.items() if name not in self.pretrained}
         return create_train_state({self.name: trained}, self.optimizer)
 
     def loss(self, frozen: Params) -> Loss:
-        """Of what is trained, beside what is frozen."""
+        """As a function of the trained parameters, given the `frozen` ones."""
 
         def loss(params: Params, batch: Window, key: jax.Array) -> tuple[jax.Array, Metrics]:
             module = nnx.merge(self.graphdefs[self.name], params[self.name] | frozen)
@@ -67,7 +72,13 @@ class WorldModelLearner:
     def update(
         self, state: TrainState, batch: Window, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        how = (self.microbatches, self.remat)
-        grads, metrics = gradients(self.loss(state.frozen), state.params, batch, key, *how)
+        grads, metrics = gradients(
+            self.loss(state.frozen),
+            state.params,
+            batch,
+            key,
+            microbatches=self.microbatches,
+            remat=self.remat,
+        )
         state, norms = apply_gradients(state, grads, self.optimizer)
         return state, metrics | norms

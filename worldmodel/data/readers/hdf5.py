@@ -39,10 +39,10 @@ class HDF5Data(DataOptions):
 
     name: str = option("hdf5", "data source")
 
-    def errors(self) -> Iterator[str]:
+    def check(self) -> Iterator[str]:
         if not self.path:
             yield needs_path(self)
-        yield from super().errors()
+        yield from super().check()
 
 
 @register("data", "hdf5", HDF5Data, source="path", endings=(".hdf5", ".h5"))

@@ -54,10 +54,10 @@ class NPZData(DataOptions):
 
     name: str = option("npz", "data source")
 
-    def errors(self) -> Iterator[str]:
+    def check(self) -> Iterator[str]:
         if not self.path:
             yield needs_path(self)
-        yield from super().errors()
+        yield from super().check()
 
 
 @register("data", "npz", NPZData, source="path", endings=(".npz",))

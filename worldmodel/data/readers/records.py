@@ -40,10 +40,10 @@ class RecordsData(DataOptions):
     )
     feedthrough: bool = feedthrough()
 
-    def errors(self) -> Iterator[str]:
+    def check(self) -> Iterator[str]:
         if not self.path:
             yield "data.path needs a folder of u_*.npy and y_*.npy, for data=records"
-        yield from super().errors()
+        yield from super().check()
 
 
 @register("data", "records", RecordsData, source="path", endings=(".npy",))

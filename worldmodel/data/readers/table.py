@@ -78,7 +78,7 @@ class TableData(DataOptions):
     )
     feedthrough: bool = feedthrough()
 
-    def errors(self) -> Iterator[str]:
+    def check(self) -> Iterator[str]:
         if not self.path:
             yield needs_path(self)
         if self.discrete and len(self.actions) > 1:
@@ -88,7 +88,7 @@ class TableData(DataOptions):
         ):
             given = ",".join(map(str, self.row_range))
             yield f"data.row_range=[{given}]: accepts [FIRST,LAST], the first below the last"
-        yield from super().errors()
+        yield from super().check()
 
 
 @register("data", "table", TableData, source="path", endings=(".csv", ".tsv", ".parquet", ".pq"))

@@ -1,0 +1,126 @@
+"""The learner of each stage, and the modules that a stage leaves to the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from worldmodel import models, policies
+from worldmodel.config import ModelOptions, PolicyOptions
+from worldmodel.data.spec import DataSpec
+from worldmodel.errors import ConfigError
+from worldmodel.nn.learner import Learner, TrainState
+from worldmodel.training.averaging import EMA, EMALearner
+from worldmodel.training.seeds import VmappedLearner, select_seed
+from worldmodel.training.snapshots import SNAPSHOT, BestMembersLearner
+from worldmodel.training.world_model import WorldModelLearner
+
+Modules = Mapping[str, Any]  # name -> nnx.Module, as trained by earlier stages
+
+
+@dataclass(frozen=True)
+class LearnerBuilder:
+    """Builds the learner of a stage.
+
+    stage: its name, see `StagePlan`
+    model, policy: options of the family and of the algorithm
+    spec: of the data
+    dtype: of activations; parameters are float32
+    num_seeds: seeds trained at once
+    microbatches, remat: how world models compute gradients, see `gradients`
+    """
+
+    stage: str
+    model: ModelOptions
+    policy: PolicyOptions
+    spec: DataSpec
+    optimizer: optax.GradientTransformation
+    dtype: jnp.dtype
+    num_seeds: int = 1
+    microbatches: int = 1
+    remat: bool = False
+
+    def __call__(self, trained: Modules | None = None) -> Learner:
+        """Builds a learner that continues with the modules that earlier stages `trained`. Without
+        them it has new ones, which is all that restoring a checkpoint needs.
+        """
+        trained = trained or {}
+        if self.num_seeds == 1:
+            return self._single_seed(trained)
+        first = {name: select_seed(module, 0) for name, module in trained.items()}
+        return VmappedLearner(self._single_seed(first), self.num_seeds, trained)
+
+    def _single_seed(self, trained: Modules) -> Learner:
+        if self.stage in models.family(self.model).pretrained_modules(self.model, self.spec):
+            return self._pretraining()
+        if self.stage == "world_model":
+            return self._world_model(trained)
+        self._check_reward()
+        if self.stage == "joint":
+            return self._with_evaluated_model(
+                policies.build_joint(
+                    self.policy, self._build_model, self.spec, self.optimizer, self.dtype
+                )
+            )
+        model = trained["model"] if "model" in trained else self._build_model(jax.random.key(0))
+        return policies.build(self.policy, model, self.spec, self.optimizer, self.dtype)
+
+    def _build_model(self, key: jax.Array) -> models.WorldModel:
+        return models.build(self.model, self.spec, key, dtype=self.dtype)
+
+    def _pretraining(self) -> Learner:
+        """Of the module of the model that the stage is named after."""
+        return WorldModelLearner(
+            lambda key: getattr(self._build_model(key), self.stage),
+            self.optimizer,
+            name=self.stage,
+            microbatches=self.microbatches,
+            remat=self.remat,
+        )
+
+    def _world_model(self, trained: Modules) -> Learner:
+        names = models.family(self.model).pretrained_modules(self.model, self.spec)
+        new = self._build_model(jax.random.key(0)) if names else None
+        learner = WorldModelLearner(
+            self._build_model,
+            self.optimizer,
+            pretrained={name: trained.get(name, getattr(new, name)) for name in names},
+            microbatches=self.microbatches,
+            remat=self.remat,
+        )
+        return self._with_evaluated_model(learner)
+
+    def _with_evaluated_model(self, learner: Learner) -> Learner:
+        """The learner, with the copy of the model that is evaluated in place of its last
+        parameters.
+        """
+        if models.family(self.model).uses_best_snapshot(self.model):
+            return BestMembersLearner(learner)
+        return EMALearner(learner, self.model.ema_decay) if self.model.ema_decay else learner
+
+    def _check_reward(self) -> None:
+        if not self.spec.has_reward and policies.needs_reward(self.policy):
+            raise ConfigError(
+                f"policy={self.policy.name} learns from rewards, and these data have none; "
+                "accepted: policy=bc, or policy=none for the world model alone"
+            )
+
+
+def trained_modules(learner: Learner, state: TrainState) -> dict[str, Any]:
+    """The modules that a stage trained or used, by name, with the parameters of its state: their
+    average or their best snapshot, where the state has one.
+    """
+    copies = [state.target_params.get(name, {}) for name in (EMA, SNAPSHOT)]
+    sources = (state.frozen, state.params, *copies)
+    params = {name: value for source in sources for name, value in source.items()}
+    pretrained = {name: p for name, p in state.frozen.items() if name not in learner.graphdefs}
+    return {
+        name: nnx.merge(graphdef, params[name] | (pretrained if name == "model" else {}))
+        for name, graphdef in learner.graphdefs.items()
+    }
