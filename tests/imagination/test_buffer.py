@@ -34,7 +34,7 @@ def refreshed(counts: list[int]) -> tuple[replay_buffer.ReplayBuffer, list[set[i
 def test_only_rows_that_count_of_the_last_refreshes_are_there(counts: list[int]) -> None:
     made, kept = refreshed(counts)
     there = set().union(*kept[-RETENTION:])
-    assert int(replay_buffer.size(made)) == len(there) == sum(counts[-RETENTION:])
+    assert int(made.counts.sum()) == len(there) == sum(counts[-RETENTION:])
     if there:
         drawn = sample(made, KEY, 400)["number"]
         assert set(np.asarray(drawn).tolist()) == there
@@ -43,7 +43,7 @@ def test_only_rows_that_count_of_the_last_refreshes_are_there(counts: list[int])
 @pytest.mark.parametrize("refreshes", [1, 2, 3, 5])
 def test_after_k_refreshes_min_k_retention_times_n_rows_are_there(refreshes: int) -> None:
     made, _ = refreshed([ROWS] * refreshes)
-    assert int(replay_buffer.size(made)) == min(refreshes, RETENTION) * ROWS
+    assert int(made.counts.sum()) == min(refreshes, RETENTION) * ROWS
     drawn = np.asarray(sample(made, KEY, 1000)["number"])
     assert (drawn > 0).all()  # an unfilled row would be zero
 

@@ -17,9 +17,9 @@ from worldmodel.data.readers.tfds import TFDSData
 from worldmodel.data.rlds_writer import write_rlds
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import ConfigError
+from worldmodel.loading import evaluate_run
 from worldmodel.models.autoencoder import Autoencoder
 from worldmodel.models.diffusion import DiffusionOptions
-from worldmodel.loading import evaluate_run
 from worldmodel.nn.learner import split_module
 from worldmodel.runs.checkpoints import Checkpoints
 from worldmodel.training.learners import trained_modules

@@ -50,7 +50,7 @@ def naive_members(networks: Any, x: np.ndarray, layer_norm: bool) -> tuple[np.nd
             h = h / (1 + np.exp(-h))
         h = h @ networks["output"]["kernel"][m] + networks["output"]["bias"][m]
         mean, log_variance = np.split(h, 2, -1)
-        high, low = networks["highest"][m], networks["lowest"][m]
+        high, low = networks["max_log_var"][m], networks["min_log_var"][m]
         log_variance = high - np.log1p(np.exp(high - log_variance))
         log_variance = low + np.log1p(np.exp(log_variance - low))
         means.append(mean)
@@ -89,7 +89,7 @@ def test_the_loss_is_the_likelihood_of_each_members_rows(
     kernels = [layer["linear"]["kernel"] for layer in networks["hidden"].values()]
     squares = [np.square(k).sum() for k in (*kernels, networks["output"]["kernel"])]
     decay = 0.01 * 0.5 * np.dot([0.25, 0.5, 1.0], squares)
-    bounds = 0.01 * (networks["highest"].sum() - networks["lowest"].sum())
+    bounds = 0.01 * (networks["max_log_var"].sum() - networks["min_log_var"].sum())
     assert learned >= 15
     loss = it.learn(window, KEY)[0][0]
     assert float(loss) == pytest.approx(total / learned + decay + bounds, rel=1e-4)

@@ -174,7 +174,8 @@ def test_pieces_longer_than_those_trained_are_refused() -> None:
         training=TrainingOptions(world_model=stage, policy=stage),
     )  # fmt: skip
     assert validate_config(config) == [
-        "model.segment_length=9: pieces are cut from training.world_model.window=8 rows, and can be no longer"
+        "model.segment_length=9: segments are taken from windows of training.world_model.window=8 "
+        "steps; accepted: at most as many"
     ]
     config.model = TrajectoryDiffusionOptions(segment_length=8, sigma_min=5.0, sigma_max=2.0)
     assert validate_config(config) == ["model.sigma_min=5 must be below model.sigma_max=2"]

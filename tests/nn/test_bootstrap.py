@@ -7,14 +7,14 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from worldmodel.nn.bootstrap import hash_rows, held_out, poisson_weights
+from worldmodel.nn.bootstrap import hash_vectors, held_out, poisson_weights
 
 COUNT, MEMBERS = 40_000, 3
 ROWS = np.random.default_rng(0).normal(size=(COUNT, 4)).astype(np.float32)
 
 
 def test_weights_are_poisson_of_mean_one_and_independent_between_members():
-    weights = np.asarray(poisson_weights(hash_rows(jnp.asarray(ROWS)), MEMBERS))
+    weights = np.asarray(poisson_weights(hash_vectors(jnp.asarray(ROWS)), MEMBERS))
     assert weights.shape == (MEMBERS, COUNT)
     for k in range(5):
         share = math.exp(-1) / math.factorial(k)
@@ -26,20 +26,20 @@ def test_weights_are_poisson_of_mean_one_and_independent_between_members():
 
 def test_a_row_weighs_the_same_whenever_it_is_seen():
     order = np.random.default_rng(1).permutation(COUNT)[:500]
-    weights = poisson_weights(hash_rows(jnp.asarray(ROWS)), MEMBERS)
-    again = poisson_weights(hash_rows(jnp.asarray(ROWS[order])), MEMBERS)
+    weights = poisson_weights(hash_vectors(jnp.asarray(ROWS)), MEMBERS)
+    again = poisson_weights(hash_vectors(jnp.asarray(ROWS[order])), MEMBERS)
     np.testing.assert_array_equal(weights[:, order], again)
 
 
 def test_another_salt_resamples_and_holds_out_independently():
-    codes = [hash_rows(jnp.asarray(ROWS), salt) for salt in (0, 1, 2)]
+    codes = [hash_vectors(jnp.asarray(ROWS), salt) for salt in (0, 1, 2)]
     for of in (lambda code: poisson_weights(code, 1)[0], lambda code: held_out(code, 0.2)):
         between = np.corrcoef([np.asarray(of(code), float) for code in codes])
         assert (np.abs(between[np.triu_indices(3, 1)]) < 4 / math.sqrt(COUNT)).all()
 
 
 def test_a_share_of_the_rows_is_held_out_whatever_they_weigh():
-    code = hash_rows(jnp.asarray(ROWS))
+    code = hash_vectors(jnp.asarray(ROWS))
     kept = np.asarray(held_out(code, 0.1))
     assert abs(kept.mean() - 0.1) < 4 * math.sqrt(0.09 / COUNT)
     weights = np.asarray(poisson_weights(code, 1))[0]
@@ -48,10 +48,10 @@ def test_a_share_of_the_rows_is_held_out_whatever_they_weigh():
 
 
 def test_every_number_of_a_row_and_its_place_matter():
-    code = np.asarray(hash_rows(jnp.asarray(ROWS)))
+    code = np.asarray(hash_vectors(jnp.asarray(ROWS)))
     assert len(np.unique(code)) > 0.999 * COUNT
     for column in range(4):
         other = ROWS.copy()
         other[:, column] = np.nextafter(other[:, column], np.float32(9))
-        assert (np.asarray(hash_rows(jnp.asarray(other))) != code).mean() > 0.999
-    assert (np.asarray(hash_rows(jnp.asarray(ROWS[:, ::-1]))) != code).mean() > 0.999
+        assert (np.asarray(hash_vectors(jnp.asarray(other))) != code).mean() > 0.999
+    assert (np.asarray(hash_vectors(jnp.asarray(ROWS[:, ::-1]))) != code).mean() > 0.999

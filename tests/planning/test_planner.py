@@ -222,14 +222,15 @@ def test_every_option_changes_the_plan(known):
     model, actor, value = known.LinearQuadratic(), Gain(gain), Quadratic(cost)
 
     def first_actions(**changes):
-        options = replace(FEW, **{"proposals": 1, **changes})
+        options = replace(FEW, **{"num_policy_samples": 1, **changes})
         planner = planning.build(options, known.spec(2, 1.0), actor, value)
         state, plan = model.at(STARTS), planner.init_carry(len(STARTS))
         return np.asarray(jax.jit(planner.plan)(model, state, plan, jax.random.key(0))[:, 0])
 
     cem, mppi = first_actions(), first_actions(kind="mppi")
     changes = {
-        "horizon": 14, "samples": 17, "elites": 5, "iterations": 3, "proposals": 2, "value": False,
+        "horizon": 14, "num_samples": 17, "num_elites": 5, "iterations": 3,
+        "num_policy_samples": 2, "use_value": False,
         "discount": 0.5, "initial_std": 0.5, "min_std": 0.6,
     }  # fmt: skip
     others = {"kind": mppi - cem} | {k: first_actions(**{k: v}) - cem for k, v in changes.items()}
@@ -242,9 +243,9 @@ def test_every_option_changes_the_plan(known):
 def test_what_cannot_be_planned_for_is_refused(known):
     spec = known.spec(2, 1.0)
     discrete = replace(spec, action=ActionSpec(True, 3))
-    with pytest.raises(ConfigError, match=r"planner.kind=cem: needs continuous.*have 3 classes"):
+    with pytest.raises(ConfigError, match=r"planner.kind=cem: requires continuous.*has 3 classes"):
         planning.validate(FEW, discrete)
-    with pytest.raises(ConfigError, match="needs rewards"):
+    with pytest.raises(ConfigError, match="requires rewards"):
         planning.validate(FEW, replace(spec, has_reward=False))
     assert planning.build(PlannerOptions(), discrete) is None
 

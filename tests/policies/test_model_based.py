@@ -112,7 +112,7 @@ def outcomes_of(model: Ensemble, features: Any, action: Any) -> tuple[np.ndarray
 
 def regularization(networks: Any) -> float:
     """The bounds' width, and the decay of a hidden layer's weights and the output's."""
-    width = np.asarray(networks["highest"] - networks["lowest"]).sum()
+    width = np.asarray(networks["max_log_var"] - networks["min_log_var"]).sum()
     hidden = np.square(networks["hidden"][0]["linear"]["kernel"]).sum()
     output = np.square(networks["output"]["kernel"]).sum()
     return 0.01 * width + EnsembleOptions().weight_decay * 0.5 * (0.25 * hidden + output)
@@ -165,7 +165,9 @@ def naive_inconsistency(model: Ensemble, nets: Any, rows: Transition, key: jax.A
 def test_mobile_lowers_the_target_of_imagined_rows_by_what_elites_disagree_on(
     model: Ensemble, rows: Transition, positive: bool
 ) -> None:
-    options = MOBILEOptions(num_samples=3, inconsistency_scale=1.5, nonnegative_targets=positive)
+    options = MOBILEOptions(
+        num_samples=3, inconsistency_scale=1.5, nonnegative_targets=positive, real_ratio=1.0
+    )
     learner, state = started(options, model)
     nets = learner._nets(state)
     sac_key, draw_key = jax.random.split(KEY)
@@ -187,7 +189,7 @@ def test_rambos_model_keeps_to_logged_rows_and_moves_against_the_policy(
 
     The last two rows are padding: they count in no mean, nor in the spread of the advantage.
     """
-    learner, state = started(RAMBOOptions(adversarial_scale=0.7), model)
+    learner, state = started(RAMBOOptions(adversarial_scale=0.7, real_ratio=1.0), model)
     nets, real = learner._nets(state), np.arange(ROWS) < ROWS - 2
     logged = real & ~np.asarray(rows.imagined)
     location, scale = outcomes_of(model, rows.features, rows.action)
@@ -228,7 +230,7 @@ def test_rambos_model_keeps_to_logged_rows_and_moves_against_the_policy(
 
 
 def test_rambos_actor_first_clones_what_was_logged(model: Ensemble, rows: Transition) -> None:
-    learner, state = started(RAMBOOptions(), model)
+    learner, state = started(RAMBOOptions(real_ratio=1.0), model)
     nets = learner._nets(state)
     away = np.square(nets["actor"](rows.features).mode() - rows.action).mean(-1)
     logged = (np.arange(ROWS) < ROWS - 2) & ~np.asarray(rows.imagined)
@@ -256,7 +258,7 @@ def test_rambo_begins_with_cloning_and_then_trains_model_and_policy(
     model: Ensemble, rng: np.random.Generator
 ) -> None:
     """Cloning asks no critic: another one changes nothing in the actor until cloning has ended."""
-    options = RAMBOOptions(bc_steps=2, real_ratio=0.5, rollout_batch_size=6, horizon=2)
+    options = RAMBOOptions(bc_steps=2, rollout_batch_size=6, horizon=2)
     learner, first = started(options, model)
     first = jax.jit(learner.collect_rollouts)(first, window_of(rng, 6), KEY)
     other = replace(first, params=first.params | {"critic": moved(first.params["critic"])})

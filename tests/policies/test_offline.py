@@ -265,7 +265,9 @@ def test_edac_adds_the_likeness_to_the_critics_loss(rows: Transition) -> None:
 
 
 def test_combo_pushes_down_the_soft_maximum_and_up_what_was_logged(rows: Transition) -> None:
-    options = COMBOOptions(cql_weight=0.3, cql_n_actions=4, layers=2)
+    options = COMBOOptions(
+        cql_weight=0.3, cql_n_actions=4, layers=2, backup_entropy=True, real_ratio=1.0
+    )
     learner, nets, params, _ = started(options)
     sac = learner_of(SACOptions(num_critics=2))
     key, push_key = jax.random.split(KEY)
@@ -299,7 +301,9 @@ def window_of(rng: np.random.Generator, count: int) -> Window:
 
 def learned_options() -> dict[str, OfflineOptions]:
     every = schemas("policy").items()
-    found = {name: schema() for name, schema in every if issubclass(schema, OfflineOptions)}
+    found = {
+        name: schema(real_ratio=1.0) for name, schema in every if issubclass(schema, OfflineOptions)
+    }
     return {name: o for name, o in found.items() if name not in ("rambo", "mobile")}
 
 
@@ -354,15 +358,15 @@ def test_a_batch_holds_the_real_share_that_was_asked_for(share: float) -> None:
     rng = np.random.default_rng(0)
     state = jax.jit(learner.collect_rollouts)(jax.jit(learner.init)(KEY), window_of(rng, 6), KEY)
     assert 0 < int(state.replay_buffer.counts[0]) <= 12 and int(state.replay_buffer.counts[1]) == 0
-    rows, _ = jax.jit(learner._rows)(state, window_of(rng, 40), KEY)
+    rows, _ = jax.jit(learner._transitions)(state, window_of(rng, 40), KEY)
     assert int((~rows.imagined).sum()) == round(share * 40)
     assert (np.asarray(rows.weight) == 1).all()
     # rewards are learned in standard deviations (2.0 here)
     raw = learner_of(
         SACOptions(real_ratio=share, rollout_batch_size=6, horizon=2, normalize_reward=False)
     )
-    unscaled, _ = jax.jit(raw._rows)(state, window_of(np.random.default_rng(3), 40), KEY)
-    scaled, _ = jax.jit(learner._rows)(state, window_of(np.random.default_rng(3), 40), KEY)
+    unscaled, _ = jax.jit(raw._transitions)(state, window_of(np.random.default_rng(3), 40), KEY)
+    scaled, _ = jax.jit(learner._transitions)(state, window_of(np.random.default_rng(3), 40), KEY)
     close(2 * scaled.reward, unscaled.reward)
 
 
@@ -406,12 +410,12 @@ def test_discrete_actions_are_refused() -> None:
     [
         (SACOptions(real_ratio=0.5, penalty="ensemble_std"), "policy.penalty=ensemble_std"),
         (SACOptions(real_ratio=0.5, truncation_quantile=0.9), "policy.truncation_quantile=0.9"),
-        (MOBILEOptions(real_ratio=0.5), "policy=mobile"),
-        (RAMBOOptions(real_ratio=0.5), "policy=rambo"),
+        (MOBILEOptions(), "policy=mobile"),
+        (RAMBOOptions(), "policy=rambo"),
     ],
 )
 def test_what_asks_the_members_refuses_a_model_without(options: OfflineOptions, named: str) -> None:
-    with pytest.raises(ConfigError, match=f"{named} needs .* accepted: model=ensemble"):
+    with pytest.raises(ConfigError, match=f"{named} requires .* accepted: model=ensemble"):
         learner_of(options)
 
 

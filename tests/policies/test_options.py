@@ -35,15 +35,15 @@ STAGE = StageOptions(
     steps=10, batch_size=16, window=2, learning_rate=1e-2, warmup_steps=0, agc_clip=0.0
 )
 MIXED = {
-    "units": 5, "layers": 1, "real_ratio": 0.5, "rollout_batch_size": 12, "horizon": 2, "rollout_retain": 2,
-    "penalty": "max_aleatoric", "truncation_quantile": 0.8, "rollout_every": 1,
+    "units": 5, "layers": 1, "real_ratio": 0.5, "rollout_batch_size": 12, "horizon": 2,
+    "rollout_retain": 2, "penalty": "max_aleatoric", "truncation_quantile": 0.8, "rollout_every": 1,
 }  # fmt: skip
 # Another value for every option.
 SHARED = {
     "units": 6, "layers": 2, "actor_lr_scale": 0.5, "discount": 0.9, "tau": 0.5,
-    "normalize_reward": False, "real_ratio": 0.25, "rollout_batch_size": 9, "horizon": 3, "rollout_every": 2,
-    "rollout_retain": 1, "penalty": "max_pairwise", "penalty_scale": 2.0, "truncation_quantile": 0.2,
-    "truncation_measure": "max_pairwise",
+    "normalize_reward": False, "real_ratio": 0.25, "rollout_batch_size": 9, "horizon": 3,
+    "rollout_every": 2, "rollout_retain": 1, "penalty": "max_pairwise", "penalty_scale": 2.0,
+    "truncation_quantile": 0.2, "truncation_measure": "max_pairwise",
 }  # fmt: skip
 SMOOTHED = {"policy_noise": 0.6, "noise_clip": 0.1, "policy_delay": 1}
 SAC = {"num_critics": 3, "layer_norm": True, "backup_entropy": False, "eta": 1.0}
@@ -52,10 +52,10 @@ ALGORITHMS: dict[type[OfflineOptions], dict[str, Any]] = {
     ReBRACOptions: {"layer_norm": False, "actor_bc_coef": 1.0, "critic_bc_coef": 1.0} | SMOOTHED,
     IQLOptions: {"expectile": 0.9, "inverse_temperature": 1.0, "max_weight": 1.0},
     SACOptions: SAC,
-    COMBOOptions: SAC | {"cql_weight": 2.0, "cql_n_actions": 3},
+    COMBOOptions: SAC | {"backup_entropy": True, "cql_weight": 2.0, "cql_n_actions": 3},
     RAMBOOptions: SAC | {"adversarial_scale": 1.0, "bc_steps": 2},
     MOBILEOptions: SAC
-    | {"inconsistency_scale": 2.0, "num_samples": 3, "nonnegative_targets": True},
+    | {"inconsistency_scale": 0.5, "num_samples": 3, "nonnegative_targets": True},
 }
 START = {RAMBOOptions: {"bc_steps": 1}}  # after which its model learns too
 # Cloning looks at no reward, and nothing is worth anything to it.

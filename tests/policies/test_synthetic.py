@@ -67,10 +67,12 @@ def test_what_is_usual_on_logs_costs_the_scale_in_deviations_of_the_reward() -> 
     free, paid = made(), made(penalty="ensemble_std", penalty_scale=0.7)
     given = windows()
     usual = spread(given.observation["x"][:-5, 0], given.action[:-5, 0]).mean()
-    cost = 0.7 * 2.0 * spread(free.rows.features, free.rows.action) / usual
+    cost = 0.7 * 2.0 * spread(free.transitions.features, free.transitions.action) / usual
     valid = np.asarray(free.valid)
     assert 0 < valid.sum() < (COUNT - 5) * HORIZON  # some rollouts end
-    np.testing.assert_allclose(free.rows.reward - paid.rows.reward, cost, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(
+        free.transitions.reward - paid.transitions.reward, cost, rtol=1e-4, atol=1e-4
+    )
     np.testing.assert_allclose(paid.statistics["imagined/penalty"], cost[valid].mean(), rtol=1e-4)
     assert "imagined/penalty" not in free.statistics
 
@@ -84,14 +86,14 @@ def going_on(ended: np.ndarray) -> np.ndarray:
 def test_a_rollout_counts_up_to_the_end_that_the_model_gives_it() -> None:
     free = made()
     end = jax.jit(lambda features: MODEL.terminal(MODEL.state_from_features(features)).mean())
-    chance = np.asarray(end(free.rows.next_features)).reshape(COUNT, HORIZON)
+    chance = np.asarray(end(free.transitions.next_features)).reshape(COUNT, HORIZON)
     ended = np.asarray(jax.random.uniform(jax.random.split(KEY, 3)[2], chance.shape)) >= 1 - chance
     valid = np.asarray(free.valid).reshape(COUNT, HORIZON)
-    np.testing.assert_array_equal(np.asarray(free.rows.terminal).reshape(ended.shape), ended)
+    np.testing.assert_array_equal(np.asarray(free.transitions.terminal).reshape(ended.shape), ended)
     np.testing.assert_array_equal(valid, going_on(ended))
     assert (valid & ended).any() and not valid[-5:].any()
     np.testing.assert_allclose(free.statistics["imagined/valid"], valid.mean(), rtol=1e-5)
-    reward = np.asarray(free.rows.reward)[valid.reshape(-1)].mean()
+    reward = np.asarray(free.transitions.reward)[valid.reshape(-1)].mean()
     np.testing.assert_allclose(free.statistics["imagined/reward"], reward, rtol=1e-4, atol=1e-6)
 
 
@@ -106,13 +108,18 @@ def test_a_rollout_is_cut_where_uncertainty_first_exceeds_its_quantile_on_logs()
     free, cut = made(), made(truncation_quantile=0.9, truncation_measure="max_pairwise")
     given = windows()
     limit = np.quantile(farthest(given.observation["x"][:-5, 0], given.action[:-5, 0]), 0.9)
-    beyond = (farthest(free.rows.features, free.rows.action) > limit).reshape(COUNT, HORIZON)
-    known, ended = np.cumsum(beyond, 1) == 0, np.asarray(free.rows.terminal).reshape(COUNT, HORIZON)
+    beyond = (farthest(free.transitions.features, free.transitions.action) > limit).reshape(
+        COUNT, HORIZON
+    )
+    known, ended = (
+        np.cumsum(beyond, 1) == 0,
+        np.asarray(free.transitions.terminal).reshape(COUNT, HORIZON),
+    )
     valid = np.asarray(cut.valid).reshape(COUNT, HORIZON)
     np.testing.assert_array_equal(valid, going_on(ended) & known)
     assert 0 < valid.sum() < np.asarray(free.valid).sum()
     assert (going_on(ended) & ~beyond & ~known).any()  # less uncertain again, after a cut
-    np.testing.assert_array_equal(cut.rows.terminal, free.rows.terminal)
+    np.testing.assert_array_equal(cut.transitions.terminal, free.transitions.terminal)
     np.testing.assert_allclose(cut.statistics["imagined/truncated"], 1 - known.mean(), rtol=1e-5)
 
 

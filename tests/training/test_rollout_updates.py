@@ -59,6 +59,6 @@ def test_a_stage_stopped_between_rollouts_and_where_they_are_due_ends_in_the_sam
     resumed = train_stage(plan, stopped, pendulum)
     assert digest(resumed) == digest(whole)
     assert int(whole.replay_buffer.refreshes) == STEPS // ROLLOUT_EVERY
-    first, second = np.asarray(whole.replay_buffer.rows.features)[:, ::HORIZON]
+    first, second = np.asarray(whole.replay_buffer.data.features)[:, ::HORIZON]
     assert not np.array_equal(first, second)  # each starts from different logged states
     assert last_row(stopped) == last_row(tmp_path / "whole")

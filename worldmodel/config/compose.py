@@ -62,14 +62,16 @@ def _sort(overrides: Sequence[Override]) -> tuple[list[Override], list[Override]
 
 def register(configs: Path) -> None:
     """Registers every dataclass with Hydra, as schema/config and schema/GROUP/NAME; and as
-    GROUP/NAME, a choice, where no file of that name in `configs` says more of it.
+    GROUP/NAME, a choice, unless `configs` has a file of that name.
     """
     store = ConfigStore.instance()
     store.store(group="schema", name="config", node=Config, package="_global_")
     for group, name, schema in every_schema():
         store.store(group=f"schema/{group}", name=name, node=schema, package=group)
         if not (configs / group / f"{name}.yaml").is_file():
-            store.store(group=group, name=name, node=schema, package=group)
+            more = getattr(schema, "compose_with", ())
+            defaults = [f"/schema/{group}/{name}@{group}", *more, "_self_"]
+            store.store(group=group, name=name, node={"defaults": defaults}, package="_global_")
 
 
 class ComposedConfig(NamedTuple):

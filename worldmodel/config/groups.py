@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from worldmodel.config import Config
 
 NORMALIZATIONS = ("none", "standardize", "min_max")
+# Further entries of Hydra's defaults list of a choice that has no YAML file.
+ComposeWith = tuple[str | dict[str, str], ...]
 
 
 def feedthrough() -> Any:
@@ -96,8 +98,22 @@ def ema_decay_option(default: float) -> Any:
 class ModelOptions:
     """What every family of world models has."""
 
+    compose_with: ClassVar[ComposeWith] = ()
+
     name: str = option(MISSING, "family of the world model")
     ema_decay: float = ema_decay_option(0.0)
+
+    @property
+    def ensemble_size(self) -> tuple[int, int] | None:
+        """Numbers of members and of elites; None for a family that is no ensemble."""
+        return None
+
+    @property
+    def uses_best_snapshot(self) -> bool:
+        """Whether each member's best parameters on held-out data are used in place of its last. The
+        family then has `networks`, `errors` and `holdout_errors` (training/snapshots.py).
+        """
+        return False
 
     def check(self, config: Config) -> Iterator[str]:
         """What does not go together in these options and the whole `config`, a line each."""
@@ -108,11 +124,13 @@ class ModelOptions:
 class PolicyOptions:
     """What every policy algorithm has."""
 
+    compose_with: ClassVar[ComposeWith] = ()
+
     name: str = option(MISSING, "policy algorithm")
 
     @property
     def imagined_horizon(self) -> int | None:
-        """Steps that are imagined while the policy learns; None where it learns from logs alone."""
+        """Steps of the rollouts that the policy learns from; None if it learns from the dataset."""
         return None
 
     def check(self, config: Config) -> Iterator[str]:

@@ -28,7 +28,6 @@ PACKAGES = {
     "data": "worldmodel.data.readers",
     "model": "worldmodel.models",
     "policy": "worldmodel.policies",
-    "joint": "worldmodel.policies",  # learners of model and policy together
 }
 # Groups whose options depend on the choice, and those with one set of options.
 SCHEMA_GROUPS = ("data", "model", "policy")
@@ -58,14 +57,23 @@ _entries: dict[str, dict[str, Entry]] = {group: {} for group in PACKAGES}
 def register(
     group: str, name: str, options: type, **details: Any
 ) -> Callable[[Registered], Registered]:
-    """A decorator that adds a choice to a group: `data`, `model`, `policy` or `joint`.
+    """A decorator that adds a choice to a group: `data`, `model` or `policy`.
 
     name: the choice, as in `model=koopman`
-    options: the dataclass of its options
-    details: for readers, `source`, the option that says where logs are, and `endings`, those of
-        files
+    options: the dataclass of its options, not registered before
+    details: for a reader, `source`, the option that names its logs, and `endings`, those of its
+        files; for a policy algorithm, `joint`, its learner that trains the model too
 
-    Raises ValueError where the name is taken by something else, or the options by another name.
+    Raises ValueError if the name or the options are registered already. The file of a model family:
+
+        @dataclass
+        class IdentityOptions(ModelOptions):
+            name: str = option("identity", "family of the world model")
+
+        @register("model", "identity", IdentityOptions)
+        class Identity(WorldModel): ...
+
+    From then on `model=identity` is a choice, listed by `--help` and in error messages.
     """
 
     def add(target: Registered) -> Registered:

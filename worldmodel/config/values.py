@@ -40,6 +40,7 @@ class Option:
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] | None = None
+    sampling: bool = False
 
     @classmethod
     def of(cls, key: str, annotation: Any, metadata: typing.Mapping[str, Any]) -> Option:

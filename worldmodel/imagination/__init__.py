@@ -1,4 +1,4 @@
-"""Imagined experience."""
+"""Imagined rollouts, and transforms of them: `Rollout -> Rollout`."""
 
 from worldmodel.imagination.rollout import Actor, Rollout, imagine, time_major
 from worldmodel.imagination.uncertainty import (

@@ -1,8 +1,7 @@
-"""A buffer on the device that keeps the rows of the last few refreshes.
+"""A replay buffer on the device, which keeps the data of the last few refreshes.
 
-Every refresh has a segment of its own, in which the rows that count lie first. Whatever is drawn is
-one of those, each as likely as any other: a segment that was never filled, and rows after the end
-of a rollout, cannot be met.
+Every refresh has a segment of its own, with its valid elements first. Samples are uniform over all
+valid elements: invalid ones, and segments that were never filled, are not sampled.
 """
 
 from __future__ import annotations
@@ -14,39 +13,39 @@ import jax.numpy as jnp
 
 
 class ReplayBuffer(NamedTuple):
-    """rows: pytree of (R, N, ...), a segment a refresh; counts: (R,) int32 rows that count in each;
-    refreshes: how many there were, int32.
+    """R segments of N elements.
+
+    data: pytree of (R, N, ...)
+    counts: (R,) int32, valid elements of each segment
+    refreshes: () int32, refreshes so far
     """
 
-    rows: Any
+    data: Any
     counts: jax.Array
     refreshes: jax.Array
 
 
-def empty(row: Any, rows: int, retention: int) -> ReplayBuffer:
-    """Room for `retention` refreshes of `rows` rows like `row`, a pytree of shapes and types."""
-    made = jax.tree.map(lambda x: jnp.zeros((retention, rows, *x.shape), x.dtype), row)
-    return ReplayBuffer(made, jnp.zeros(retention, jnp.int32), jnp.zeros((), jnp.int32))
+def empty(element: Any, capacity: int, num_segments: int) -> ReplayBuffer:
+    """A buffer for `num_segments` refreshes of `capacity` elements, of the shapes and types of the
+    pytree `element`.
+    """
+    data = jax.tree.map(lambda x: jnp.zeros((num_segments, capacity, *x.shape), x.dtype), element)
+    return ReplayBuffer(data, jnp.zeros(num_segments, jnp.int32), jnp.zeros((), jnp.int32))
 
 
-def add(buffer: ReplayBuffer, rows: Any, valid: jax.Array) -> ReplayBuffer:
-    """Puts rows (N, ...) in place of the oldest refresh; `valid` (N,) says which of them count."""
+def add(buffer: ReplayBuffer, data: Any, valid: jax.Array) -> ReplayBuffer:
+    """Replaces the oldest segment by `data` (N, ...), of which `valid` (N,) bool may be sampled."""
     segment = buffer.refreshes % len(buffer.counts)
     order = jnp.argsort(~valid, stable=True)
-    kept = jax.tree.map(lambda old, new: old.at[segment].set(new[order]), buffer.rows, rows)
+    data = jax.tree.map(lambda old, new: old.at[segment].set(new[order]), buffer.data, data)
     counts = buffer.counts.at[segment].set(valid.sum(dtype=jnp.int32))
-    return ReplayBuffer(kept, counts, buffer.refreshes + 1)
-
-
-def size(buffer: ReplayBuffer) -> jax.Array:
-    """How many rows can be drawn."""
-    return buffer.counts.sum()
+    return ReplayBuffer(data, counts, buffer.refreshes + 1)
 
 
 def sample(buffer: ReplayBuffer, key: jax.Array, count: int) -> Any:
-    """(count, ...) rows, uniform over all that count, with replacement; zeros if there are none."""
+    """(count, ...) valid elements, uniform with replacement; zeros if there are none."""
     ends = jnp.cumsum(buffer.counts)
     place = jax.random.randint(key, (count,), 0, jnp.maximum(ends[-1], 1))
     segment = jnp.searchsorted(ends, place, side="right")
     within = place - (ends - buffer.counts)[segment]
-    return jax.tree.map(lambda x: x[segment, within], buffer.rows)
+    return jax.tree.map(lambda x: x[segment, within], buffer.data)

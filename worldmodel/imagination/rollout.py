@@ -1,4 +1,4 @@
-"""Imagined rollouts: a world model and something that acts in it."""
+"""Imagined rollouts of a world model under a policy or given actions."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from worldmodel.nn.layout import over_time
 )  # fmt: skip
 @dataclass(frozen=True)
 class Rollout:
-    """H imagined steps from B starts.
+    """H imagined steps from B starts, batch-first.
 
     states: pytree of (B, H+1, ...), the start first
-    features: (B, H+1, F), what policies see of them
+    features: (B, H+1, F), the features of the states
     actions: (B, H, ...); action t leads from state t to state t+1
-    rewards: (B, H); what action t earned, read at state t+1
-    continues: (B, H); probability that the episode goes on at state t+1
-    uncertainty: (B, H) of what action t leads to, where it was asked for
+    rewards: (B, H) in the dataset's units; the reward of action t, read at state t+1
+    continues: (B, H); probability that the episode has not ended at state t+1
+    uncertainty: (B, H) of the outcome of action t, where a transform has measured it
     valid: (B, H) bool, the steps to learn from; None: all
     """
 
@@ -41,36 +41,49 @@ class Rollout:
     uncertainty: jax.Array | None = None
     valid: jax.Array | None = None
 
+    @property
+    def mask(self) -> jax.Array:
+        """(B, H) bool, the steps to learn from."""
+        return jnp.ones(self.rewards.shape, bool) if self.valid is None else self.valid
+
 
 def imagine(
     model: WorldModel, start: State, actor: Actor | jax.Array, horizon: int, key: jax.Array
 ) -> Rollout:
-    """Rolls the model out for `horizon` steps from `start` (B, ...).
+    """Rolls out the model for `horizon` steps.
 
-    `actor` gives a distribution over actions from features, or is given actions (B, H, ...).
+    start: states (B, ...) of the model
+    actor: from features (B, F) to a distribution over actions; or the actions (B, H, ...)
+    horizon: H, steps
+    key: of the samples of actor and model
+
+    Returns a `Rollout` (B, H, ...). Raises ValueError if the number of actions is not `horizon`.
+
+        states = model.observe(window, key)
+        start = jax.tree.map(lambda x: x[:, -1], states)
+        rollout = imagine(model, start, policy, 15, key)
+        rollout.rewards.sum(1)  # (B,) imagined returns
     """
     if not callable(actor):
-        actor = jnp.asarray(actor)
-        if actor.shape[1] != horizon:
-            raise ValueError(f"{actor.shape[1]} actions were given for a horizon of {horizon}")
-        actions, rest = actor, model.rollout(start, actor, key)
+        actions = jnp.asarray(actor)
+        if actions.shape[1] != horizon:
+            raise ValueError(f"imagine: {actions.shape[1]} actions for a horizon of {horizon}")
+        rest = model.rollout(start, actions, key)
         states = jax.tree.map(lambda x, y: jnp.concatenate([x[:, None], y], 1), start, rest)
     else:
         states, actions = model.rollout_policy(start, actor, horizon, key)
-    states, actions = _swapped((states, actions))  # each step's heads while it is in the caches
-    arrived = jax.tree.map(lambda x: x[1:], states)
-    rewards, ended = over_time(
-        lambda s: (model.reward(s).mean(), model.terminal(s).mean()), arrived
-    )
-    return _swapped(Rollout(states, model.features(states), actions, rewards, 1.0 - ended))
+    states, actions = _swap((states, actions))  # the heads of a step run while it is in the caches
+    after = jax.tree.map(lambda x: x[1:], states)
+    rewards, ended = over_time(lambda s: (model.reward(s).mean(), model.terminal(s).mean()), after)
+    return _swap(Rollout(states, model.features(states), actions, rewards, 1.0 - ended))
 
 
 def time_major(rollout: Rollout) -> Rollout:
-    """The same rollout with time before batch, as it was made: inside jit this costs nothing, the
-    copies cancel.
+    """The rollout with the time axis first, (H, B, ...), as it was generated: inside jit this costs
+    nothing, because the transpositions cancel.
     """
-    return _swapped(rollout)
+    return _swap(rollout)
 
 
-def _swapped(tree: Any) -> Any:
+def _swap(tree: Any) -> Any:
     return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)

@@ -1,8 +1,8 @@
-"""Single transitions, as offline algorithms learn from them: from logs, or from rollouts."""
+"""Single transitions, which offline algorithms learn from: of a dataset, or of rollouts."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,13 @@ from worldmodel.models.interface import WorldModel
 class Transition(NamedTuple):
     """N transitions.
 
-    features, next_features: (N, F), what policies see before and after
-    action: (N, A) in [-1, 1]; reward: (N,) raw
-    terminal: (N,) 1.0 where the episode really ended there; a time-out is 0.0
-    next_action: (N, A), what was done after it, where `next_action_valid` (N,) says that this is known
+    features, next_features: (N, F), inputs of policies before and after the action
+    action: (N, A) in [-1, 1]
+    reward: (N,) in the dataset's units
+    terminal: (N,) 1.0 where the episode terminated, 0.0 elsewhere and at time-outs
+    next_action: (N, A), where `next_action_valid` (N,) bool
     weight: (N,) 1.0, or 0.0 for padding
-    imagined: (N,) bool, where they come from
+    imagined: (N,) bool, whether a model generated them
     """
 
     features: jax.Array
@@ -34,18 +35,18 @@ class Transition(NamedTuple):
     imagined: jax.Array
 
 
-def transition_shapes(features: int, actions: int) -> Transition:
-    """Shapes and types of a single transition."""
-    seen = jax.ShapeDtypeStruct((features,), jnp.float32)
-    done = jax.ShapeDtypeStruct((actions,), jnp.float32)
-    number, yes = (jax.ShapeDtypeStruct((), t) for t in (jnp.float32, jnp.bool_))
-    return Transition(seen, done, number, number, seen, done, yes, number, yes)
+def transition_shapes(features: int, actions: int) -> Any:
+    """A `Transition` of the shapes and types of a single one."""
+    vector, action = (jax.ShapeDtypeStruct((n,), jnp.float32) for n in (features, actions))
+    scalar, flag = (jax.ShapeDtypeStruct((), t) for t in (jnp.float32, jnp.bool_))
+    fields: list[Any] = [vector, action, scalar, scalar, vector, action, flag, scalar, flag]
+    return Transition(*fields)
 
 
 def transitions_from_window(model: WorldModel, window: Window, key: jax.Array) -> Transition:
-    """The B (T - 1) transitions of a batch of windows (B, T), as `model` filters them."""
+    """The B (T - 1) transitions of a batch of windows (B, T), with features of filtered states."""
     features = model.features(model.observe(window, key))
-    real = window.mask[:, 1:] & ~window.is_last[:, :-1]
+    valid = window.mask[:, 1:] & ~window.is_last[:, :-1]
     transition = Transition(
         features=features[:, :-1],
         action=window.action[:, :-1],
@@ -53,10 +54,10 @@ def transitions_from_window(model: WorldModel, window: Window, key: jax.Array) -
         terminal=window.is_terminal[:, 1:].astype(jnp.float32),
         next_features=features[:, 1:],
         next_action=window.action[:, 1:],
-        next_action_valid=window.mask[:, 1:]
-        & ~window.is_last[:, 1:],  # a last row's action is padding
-        weight=real.astype(jnp.float32),
-        imagined=jnp.zeros_like(real),
+        # The action of an episode's last step is padding.
+        next_action_valid=window.mask[:, 1:] & ~window.is_last[:, 1:],
+        weight=valid.astype(jnp.float32),
+        imagined=jnp.zeros_like(valid),
     )
     return _flat(transition)
 
@@ -64,24 +65,24 @@ def transitions_from_window(model: WorldModel, window: Window, key: jax.Array) -
 def transitions_from_rollout(
     rollout: Rollout, alive: jax.Array, key: jax.Array
 ) -> tuple[Transition, jax.Array]:
-    """The B H transitions of a rollout, and which of them are to be learned from, (B H,) bool: the
-    start was `alive` (B,), and nothing ended or was cut before.
+    """The B H transitions of a rollout, and which of them to learn from, (B H,) bool: those of
+    valid steps before the end of episodes that started `alive` (B,).
 
-    Ends are drawn from the rollout's probabilities: imagined experience ends as the real one does.
+    Ends are sampled from the rollout's probabilities, so that imagined episodes end as real ones.
     """
     ended = jax.random.uniform(key, rollout.continues.shape) >= rollout.continues
-    going_on = jnp.cumprod(jnp.concatenate([alive[:, None], ~ended[:, :-1]], 1), 1).astype(bool)
-    valid = going_on if rollout.valid is None else going_on & rollout.valid
-    acted = jnp.concatenate([rollout.actions[:, 1:], jnp.zeros_like(rollout.actions[:, :1])], 1)
-    known = jnp.broadcast_to(jnp.arange(valid.shape[1]) < valid.shape[1] - 1, valid.shape)
+    valid = jnp.cumprod(jnp.concatenate([alive[:, None], ~ended[:, :-1]], 1), 1).astype(bool)
+    valid = valid & rollout.mask
+    following = [rollout.actions[:, 1:], jnp.zeros_like(rollout.actions[:, :1])]
+    not_last = jnp.broadcast_to(jnp.arange(valid.shape[1]) < valid.shape[1] - 1, valid.shape)
     transition = Transition(
         features=rollout.features[:, :-1],
         action=rollout.actions,
         reward=rollout.rewards,
         terminal=ended.astype(jnp.float32),
         next_features=rollout.features[:, 1:],
-        next_action=acted,
-        next_action_valid=known,
+        next_action=jnp.concatenate(following, 1),
+        next_action_valid=not_last,
         weight=jnp.ones(valid.shape),
         imagined=jnp.ones(valid.shape, bool),
     )

@@ -1,7 +1,8 @@
-"""How unsure an ensemble is of where an action leads, and rollouts that are penalised or cut by it.
+"""Uncertainty of an ensemble's predictions, and rollouts penalized or truncated by it.
 
-Measures as compared by Lu et al. (ICLR 2022, arXiv 2110.04135). Each takes what M
-members predict, normals (M, ..., D), to one number (...): 0 or more, larger where less is known.
+The measures are those compared by Lu et al. (ICLR 2022, arXiv 2110.04135). Each maps the
+predictions of M members, normals (M, ..., D), to one nonnegative number (...), which grows with the
+uncertainty.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ import jax.numpy as jnp
 
 from worldmodel.errors import ConfigError
 from worldmodel.imagination.rollout import Rollout
-from worldmodel.models.interface import State, WorldModel
+from worldmodel.models.interface import EnsembleModel, State, WorldModel, families
 from worldmodel.nn.distributions import Normal
 
 # ---------------------------------------------------------------------------------------- measures
 
 
 def max_aleatoric(members: Normal) -> jax.Array:
-    """max_i |sigma_i|: the widest member (MOPO, Yu et al., arXiv 2005.13239)."""
+    """max_i |sigma_i|: the largest predicted noise (MOPO, Yu et al., arXiv 2005.13239)."""
     return jnp.linalg.norm(members.scale, axis=-1).max(0)
 
 
 def max_pairwise(members: Normal) -> jax.Array:
-    """max_ij |mu_i - mu_j|: the two members that disagree most (MOReL, arXiv 2005.05951)."""
+    """max_ij |mu_i - mu_j|: the largest distance of two members (MOReL, arXiv 2005.05951)."""
 
     def farthest(location: jax.Array) -> jax.Array:
         return jnp.linalg.norm(members.location - location, axis=-1).max(0)
@@ -35,47 +36,46 @@ def max_pairwise(members: Normal) -> jax.Array:
 
 
 def max_deviation(members: Normal) -> jax.Array:
-    """max_i |mu_i - mean mu|: the member that disagrees most with all."""
+    """max_i |mu_i - mean mu|: the largest distance to the mean."""
     return jnp.linalg.norm(members.location - members.location.mean(0), axis=-1).max(0)
 
 
 def ensemble_variance(members: Normal) -> jax.Array:
-    """Variance of the members' mixture, its mean over D: what they disagree on and their noise."""
+    """Variance of the mixture, averaged over D: disagreement and noise."""
     return _variance(members).mean(-1)
 
 
 def ensemble_std(members: Normal) -> jax.Array:
-    """Root of `ensemble_variance`."""
+    """Square root of `ensemble_variance`."""
     return jnp.sqrt(ensemble_variance(members))
 
 
 def epistemic_std(members: Normal) -> jax.Array:
-    """Root of the variance of the members' means, averaged over D: the disagreement alone."""
+    """Square root of the variance of the means, averaged over D: disagreement alone."""
     return jnp.sqrt(members.location.var(0).mean(-1))
 
 
 def log_likelihood_variance(members: Normal) -> jax.Array:
-    """var_i ln N(s'; mu_i, sigma_i) at s' = mean mu: a point estimate, so that it is a function of
-    state and action like the others.
+    """var_i ln N(s'; mu_i, sigma_i) at s' = mean mu, which makes it a function of state and action
+    like the others.
     """
     return members.log_prob(members.location.mean(0)).var(0)
 
 
 def leave_one_out_kl(members: Normal) -> jax.Array:
-    """Mean over i of KL(N_i || the others), nats. The others are the normal with their mixture's
-    mean and variance. M2AC (arXiv 2010.04893) draws one i; the mean has the same expectation.
+    """Mean over i of KL(N_i || others), in nats, with the normal of the others' mean and variance.
+    M2AC (arXiv 2010.04893) samples one i; the mean has the same expectation.
     """
     count = len(members.location)
     if count < 2:
-        raise ConfigError("leave_one_out_kl compares members; accepted: an ensemble of 2 or more")
+        raise ConfigError(
+            "leave_one_out_kl compares members; accepted: model.num_members of 2 or more"
+        )
 
     def divergence(i: jax.Array) -> jax.Array:
         others = (i + 1 + jnp.arange(count - 1)) % count
-        one, rest = (
-            jax.tree.map(lambda x: x[i], members),
-            jax.tree.map(lambda x: x[others], members),
-        )
-        return _kl(one, _mixture(rest))
+        rest = jax.tree.map(lambda x: x[others], members)
+        return _kl(jax.tree.map(lambda x: x[i], members), _mixture(rest))
 
     return jax.lax.map(divergence, jnp.arange(count)).mean(0)
 
@@ -94,7 +94,7 @@ UNCERTAINTIES: dict[str, Callable[[Normal], jax.Array]] = {
     )
 }
 
-# What a single member knows nothing of: these would be 0, and worth nothing at any price.
+# Measures that are always 0 for an ensemble of one.
 DISAGREEMENTS = (
     "max_pairwise",
     "max_deviation",
@@ -121,59 +121,79 @@ def _kl(one: Normal, other: Normal) -> jax.Array:
     return 0.5 * (ratio + off - 1 - jnp.log(ratio)).sum(-1)
 
 
-# ------------------------------------------------------------------------------------- of rollouts
+# ------------------------------------------------------------------------- of states and rollouts
+
+
+def step_uncertainty(
+    model: WorldModel, names: Collection[str], state: State, action: jax.Array
+) -> dict[str, jax.Array]:
+    """Measures, name -> (B,), of actions (B, ...) in states (B, ...).
+
+    Raises ConfigError for a model without members, or a name that is not in `UNCERTAINTIES`.
+    """
+    unknown = [name for name in names if name not in UNCERTAINTIES]
+    if unknown:
+        raise ConfigError(
+            f"unknown uncertainty {unknown[0]!r}; accepted: {', '.join(UNCERTAINTIES)}"
+        )
+    members = model.predict_members(state, action)
+    if members is None:
+        accepted = families(lambda family: issubclass(family, EnsembleModel))
+        raise ConfigError(
+            f"uncertainty: {type(model).__name__} has no members that could disagree; accepted: "
+            f"model={accepted}"
+        )
+    return {name: UNCERTAINTIES[name](members) for name in names}
 
 
 def measure_uncertainty(
     model: WorldModel, names: Collection[str], states: State, actions: jax.Array
 ) -> dict[str, jax.Array]:
-    """Measures, name -> (B, H), of actions (B, H, ...) at states (B, H, ...).
+    """Measures, name -> (B, H), of actions (B, H, ...) in states (B, H, ...), as
+    `step_uncertainty`.
 
-    One step of time after the other: M members' hidden layers of all H would not fit.
-
-    Raises ConfigError for a model without members, or a name that is none of `UNCERTAINTIES`.
+    Computed step by step: the hidden layers of M members for all H steps would not fit in memory.
     """
-    unknown = [name for name in names if name not in UNCERTAINTIES]
-    if unknown:
-        raise ConfigError(f"uncertainty {unknown[0]!r}; accepted: {', '.join(UNCERTAINTIES)}")
-
-    def step(inputs: tuple[State, jax.Array]) -> dict[str, jax.Array]:
-        members = model.predict_members(*inputs)
-        if members is None:
-            raise ConfigError(
-                f"uncertainty: {type(model).__name__} has no members that could disagree; "
-                "accepted: an ensemble, such as model=ensemble"
-            )
-        return {name: UNCERTAINTIES[name](members) for name in names}
-
     steps = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (states, actions))
-    return {name: jnp.swapaxes(x, 0, 1) for name, x in jax.lax.map(step, steps).items()}
+    measures = jax.lax.map(lambda step: step_uncertainty(model, names, *step), steps)
+    return {name: jnp.swapaxes(x, 0, 1) for name, x in measures.items()}
 
 
 # -------------------------------------------------------------------------------------- transforms
 
 
 def with_uncertainty(model: WorldModel, name: str) -> Callable[[Rollout], Rollout]:
-    """Fills in `uncertainty`, by measure `name` of what `model`'s members say of each step."""
+    """A transform that sets `uncertainty`, by measure `name` of `model`'s members at each step.
+
+    rollout = with_uncertainty(model, "max_aleatoric")(imagine(model, start, actor, 5, key))
+    rollout = penalize(rollout, 0.5)
+    """
 
     def transform(rollout: Rollout) -> Rollout:
         before = jax.tree.map(lambda x: x[:, :-1], rollout.states)
-        found = measure_uncertainty(model, [name], before, rollout.actions)
-        return replace(rollout, uncertainty=found[name])
+        measures = measure_uncertainty(model, [name], before, rollout.actions)
+        return replace(rollout, uncertainty=measures[name])
 
     return transform
 
 
 def penalize(rollout: Rollout, coefficient: jax.Array | float) -> Rollout:
-    """reward - coefficient x uncertainty (MOPO)."""
-    return replace(rollout, rewards=rollout.rewards - coefficient * rollout.uncertainty)
+    """The rollout with rewards r - coefficient u (MOPO). Raises ValueError without uncertainty."""
+    return replace(rollout, rewards=rollout.rewards - coefficient * measured(rollout))
 
 
 def truncate(rollout: Rollout, limit: jax.Array | float) -> Rollout:
-    """Leaves out the first step whose uncertainty exceeds `limit`, and all after it.
+    """The rollout, valid before the first step whose uncertainty exceeds `limit` or is NaN.
 
-    Where a rollout is cut no episode ends: `continues` stays, and the last step bootstraps. What is
-    not a number exceeds every limit.
+    Truncation does not end an episode: `continues` stays, and the last valid step bootstraps.
+    Raises ValueError without uncertainty.
     """
-    known = jnp.cumprod(rollout.uncertainty <= limit, 1, dtype=jnp.int32) == 1
-    return replace(rollout, valid=known if rollout.valid is None else known & rollout.valid)
+    valid = jnp.cumprod(measured(rollout) <= limit, 1, dtype=jnp.int32) == 1
+    return replace(rollout, valid=valid & rollout.mask)
+
+
+def measured(rollout: Rollout) -> jax.Array:
+    """The uncertainty (B, H) of a rollout that `with_uncertainty` has transformed."""
+    if rollout.uncertainty is None:
+        raise ValueError("the rollout has no uncertainty; apply with_uncertainty(...) first")
+    return rollout.uncertainty

@@ -1,4 +1,8 @@
-"""World models: the interface, and one file a family."""
+"""World models: the interface, and one file per family.
+
+model = build(options, spec, jax.random.key(0))
+states = model.observe(window, key)
+"""
 
 from __future__ import annotations
 
@@ -11,20 +15,28 @@ from flax import nnx
 from worldmodel.config import ModelOptions
 from worldmodel.config.registry import entry_of
 from worldmodel.data.spec import DataSpec
-from worldmodel.models.interface import State, WorldModel
+from worldmodel.models.interface import EnsembleModel, State, WorldModel, families
 
-__all__ = ["ModelBuilder", "State", "WorldModel", "build", "family"]
+__all__ = ["EnsembleModel", "ModelBuilder", "State", "WorldModel", "build", "families", "family"]
 
 ModelBuilder = Callable[[jax.Array], WorldModel]  # from a key to a new model
 
 
 def family(options: ModelOptions) -> type[WorldModel]:
-    """The class whose options these are."""
+    """The class that registered with the options' type."""
     return entry_of("model", options).target
 
 
 def build(
     options: ModelOptions, spec: DataSpec, key: jax.Array, dtype: jnp.dtype = jnp.float32
 ) -> WorldModel:
-    """A new model of the family of `options` for data that looks like `spec`."""
-    return family(options)(options, spec, rngs=nnx.Rngs(params=key), dtype=dtype)
+    """Builds a new model.
+
+    options: of a registered family, such as `RSSMOptions()`
+    spec: shapes and statistics of the dataset
+    key: of the initial parameters
+    dtype: of the matrix products; parameters are float32
+
+    Raises ConfigError for options nobody registered, or that do not fit the dataset.
+    """
+    return entry_of("model", options).target(options, spec, rngs=nnx.Rngs(params=key), dtype=dtype)

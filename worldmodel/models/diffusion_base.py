@@ -1,7 +1,7 @@
-"""What the diffusion families share: the points that are noised, and how they are denoised.
+"""What the diffusion families share: the points that are noised, and options of their sampling.
 
-A point is what one observation says: its vectors, standardised by training statistics, end to end;
-or, where there are images, the latent of an autoencoder that was trained first and is frozen.
+A point represents one observation: its vectors, standardized by training statistics and
+concatenated, or, if there are images, the latent of a pretrained, frozen autoencoder.
 """
 
 from __future__ import annotations
@@ -34,24 +34,28 @@ DIFFUSION_PRESETS: dict[str, tuple[int, int, int, int]] = {
 
 @dataclass
 class BaseDiffusionOptions(ModelOptions):
-    """What diffusion families have."""
+    """Noise levels and samplers, as in EDM (Karras et al., 2022)."""
 
     ema_decay: float = ema_decay_option(0.998)
     preset: str = option("tiny", "size", choices=tuple(DIFFUSION_PRESETS))
     latent_dim: int = option(
-        32, "numbers of the autoencoder's latent, which images are denoised in", low=2
+        32, "dimensions of the autoencoder's latent, in which images are denoised", low=2
     )
-    p_mean: float = option(-1.2, "mean of the logarithm of noise levels in training")
-    p_std: float = option(1.2, "standard deviation of that logarithm", low=0.0)
-    sampler: str = option("euler", "how samples are drawn", choices=("euler", "heun"))
-    sampler_steps: int = option(3, "noise levels of a sample (heun: twice the calls)", low=1)
-    sigma_min: float = option(0.002, "lowest noise level of the sampler", low=1e-6)
-    sigma_max: float = option(5.0, "highest noise level, from which it starts", low=1e-6)
-    rho: float = option(7.0, "how much denser levels lie near the lowest", low=1.0)
-    s_churn: float = option(0.0, "noise added anew on the way of a sample (0: none)", low=0.0)
-    s_tmin: float = option(0.0, "lowest level at which it is added", low=0.0)
-    s_tmax: float = option(100.0, "highest level at which it is added", low=0.0)
-    s_noise: float = option(1.0, "scale of the noise added", low=0.0)
+    p_mean: float = option(-1.2, "mean of the log noise level in training")
+    p_std: float = option(1.2, "standard deviation of the log noise level in training", low=0.0)
+    sampler: str = option(
+        "euler", "solver of the sampler", choices=("euler", "heun"), sampling=True
+    )
+    sampler_steps: int = option(
+        3, "noise levels of the sampler (heun: twice the calls)", low=1, sampling=True
+    )
+    sigma_min: float = option(0.002, "lowest noise level of the sampler", low=1e-6, sampling=True)
+    sigma_max: float = option(5.0, "highest noise level of the sampler", low=1e-6, sampling=True)
+    rho: float = option(7.0, "density of noise levels near the lowest", low=1.0, sampling=True)
+    s_churn: float = option(0.0, "noise added during sampling (0: none)", low=0.0, sampling=True)
+    s_tmin: float = option(0.0, "lowest level at which it is added", low=0.0, sampling=True)
+    s_tmax: float = option(100.0, "highest level at which it is added", low=0.0, sampling=True)
+    s_noise: float = option(1.0, "scale of the noise added", low=0.0, sampling=True)
 
     def check(self, config: Config) -> Iterator[str]:
         if self.sigma_min >= self.sigma_max:
@@ -61,15 +65,16 @@ class BaseDiffusionOptions(ModelOptions):
             )
         if self.s_churn and self.s_tmin > self.s_tmax:
             yield (
-                f"model.s_tmin={self.s_tmin:g} is above model.s_tmax={self.s_tmax:g}"
-                ": no noise would be added anew"
+                f"model.s_tmin={self.s_tmin:g} is above model.s_tmax={self.s_tmax:g}, so that "
+                "model.s_churn has no effect"
             )
 
 
 class BaseDiffusionModel(LatentModel):
-    """Families give the rest of the interface, and `point`."""
+    """Families implement the rest of the interface, and `point`."""
 
-    autoencoder: Autoencoder | None
+    autoencoder: Autoencoder | None  # for images
+    vectors: VectorNormalizer  # empty if there are images
 
     @classmethod
     def pretrained_modules(cls, options: ModelOptions, spec: DataSpec) -> tuple[str, ...]:
@@ -78,25 +83,26 @@ class BaseDiffusionModel(LatentModel):
     def add_points(
         self, options: BaseDiffusionOptions, spec: DataSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype
     ) -> None:
-        """Makes what turns observations into points and back."""
+        """Adds the codec between observations and points."""
         _, _, hidden, depth = DIFFUSION_PRESETS[options.preset]
-        self.options, self.action, self.dtype = options, spec.action, dtype
-        self.hidden_size = hidden
-        images = image_keys(spec)
-        self.vectors = None if images else VectorNormalizer.of(spec)
-        arguments = (spec, options.latent_dim, hidden, depth)
-        self.autoencoder = Autoencoder(*arguments, rngs=rngs, dtype=dtype) if images else None
-        self.point_size = (self.autoencoder or self.vectors).size
+        self.action, self.dtype, self.hidden_size = spec.action, dtype, hidden
+        if image_keys(spec):
+            size = options.latent_dim
+            self.autoencoder = Autoencoder(spec, size, hidden, depth, rngs=rngs, dtype=dtype)
+            self.vectors, self.point_size = VectorNormalizer(()), size
+        else:
+            self.autoencoder, self.vectors = None, VectorNormalizer.of(spec)
+            self.point_size = self.vectors.size
 
     def encode(self, observation: Mapping[str, jax.Array]) -> jax.Array:
-        """Points (..., D) of observations (..., shape), without gradient to the autoencoder."""
+        """Points (..., D) of observations (..., shape), without gradient in the autoencoder."""
         if self.autoencoder is None:
             return self.vectors.encode(observation)
         return jax.lax.stop_gradient(self.autoencoder.encode(observation))
 
     def point(self, state: State) -> jax.Array:
-        """The point (..., D) that a state stands for."""
-        raise self._lacking("point")
+        """The point (..., D) of a state."""
+        raise self._missing("point")
 
     def observation(self, state: State) -> Mapping[str, Distribution]:
         point = self.point(state)
@@ -105,13 +111,13 @@ class BaseDiffusionModel(LatentModel):
         return detached(self.autoencoder).decode(point)
 
     def change(self) -> jax.Array:
-        """(D,) how far a step typically moves each number of a point."""
+        """(D,) the typical change of each number of a point in a step."""
         if self.autoencoder is None:
             return self.vectors.change()
         return jax.lax.stop_gradient(self.autoencoder.change())
 
     def action_points(self, action: jax.Array) -> jax.Array:
-        """Actions as the network sees them, (..., A): uniform ones have variance 1."""
+        """Inputs (..., A) of the network for actions, with variance 1 for uniform ones."""
         if self.action.discrete:
             return self.action_vector(action) * self.action.size**0.5
         return jnp.clip(action, -1.0, 1.0) * 3**0.5

@@ -1,4 +1,4 @@
-"""A latent moved by a gated recurrent unit (Cho et al., arXiv 1406.1078): koopman's baseline."""
+"""A latent with the dynamics of a gated recurrent unit (Cho et al., arXiv 1406.1078)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from worldmodel.nn.layers import Dense, Linear
 
 @dataclass
 class GRUOptions(EncodedOptions):
-    """A latent moved by a gated recurrent unit."""
+    """Latent dynamics by a gated recurrent unit."""
 
     name: str = option("gru", "family of the world model")
 
 
 @register("model", "gru", GRUOptions)
 class GRU(EncodedModel):
-    """The action's share in the gates is formed outside the recurrence."""
+    """The action's contribution to the gates is computed outside the recurrence."""
 
     def __init__(
         self,
@@ -44,9 +44,9 @@ class GRU(EncodedModel):
         return self.from_action(self.embed(action)).astype(jnp.float32)
 
     def advance(self, latent: jax.Array, control: jax.Array) -> jax.Array:
-        given = jnp.split(control, 3, -1)
-        own = jnp.split(self.from_latent(latent).astype(jnp.float32), 3, -1)
-        reset = jax.nn.sigmoid(given[0] + own[0])
-        update = jax.nn.sigmoid(given[1] + own[1] - 1)  # at first, mostly keep
-        candidate = jnp.tanh(given[2] + reset * own[2])
+        inputs = jnp.split(control, 3, -1)
+        hidden = jnp.split(self.from_latent(latent).astype(jnp.float32), 3, -1)
+        reset = jax.nn.sigmoid(inputs[0] + hidden[0])
+        update = jax.nn.sigmoid(inputs[1] + hidden[1] - 1)  # initially, mostly keep
+        candidate = jnp.tanh(inputs[2] + reset * hidden[2])
         return latent + update * (candidate - latent)

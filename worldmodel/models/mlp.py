@@ -1,4 +1,4 @@
-"""A latent moved by a residual multilayer perceptron: koopman's baseline."""
+"""A latent with the dynamics of a residual multilayer perceptron."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from worldmodel.nn.layers import Dense, Linear
 
 @dataclass
 class MLPOptions(EncodedOptions):
-    """A latent moved by a residual multilayer perceptron."""
+    """Latent dynamics by a residual multilayer perceptron."""
 
     name: str = option("mlp", "family of the world model")
     linear_skip: bool = option(
-        False, "a linear map beside the network, which then has what is not linear left to learn"
+        False, "add a linear map to the network, which then learns the nonlinear rest"
     )
 
 
 @register("model", "mlp", MLPOptions)
 class MLP(EncodedModel):
-    """x' = x + W f(x, a). The action's share in f is formed outside the recurrence.
+    """x' = x + W f(x, a). The action's contribution to f is computed outside the recurrence.
 
-    With `linear_skip` x' = x + A x + B a + W f(x, a), A and B at first 0: as neural state-space
-    models in system identification have it (Beintema, Toth, Schoukens, PMLR 144, 2021). It suits
-    systems that are almost linear, or filters around something that is not.
+    With `linear_skip`, x' = x + A x + B a + W f(x, a), A and B initially 0, as neural state-space
+    models in system identification (Beintema, Toth, Schoukens, PMLR 144, 2021). It suits systems
+    that are almost linear, or that filter a static nonlinearity.
     """
 
     def __init__(
@@ -53,14 +53,14 @@ class MLP(EncodedModel):
         self.path = path if options.linear_skip else None
 
     def control(self, action: jax.Array) -> jax.Array:
-        pushed = self.from_action(self.embed(action))
+        hidden = self.from_action(self.embed(action))
         if self.path is None:
-            return pushed
-        return jnp.concatenate([pushed, self.path.columns(action, self.size.latent)], -1)
+            return hidden
+        return jnp.concatenate([hidden, self.path.columns(action, self.size.latent)], -1)
 
     def advance(self, latent: jax.Array, control: jax.Array) -> jax.Array:
-        pushed, direct = jnp.split(control, [2 * self.size.units], -1)
-        hidden = self.hidden.activate(self.hidden.linear(latent) + pushed)
+        from_action, direct = jnp.split(control, [2 * self.size.units], -1)
+        hidden = self.hidden.activate(self.hidden.linear(latent) + from_action)
         change = self.change(hidden)
         if self.path is not None:
             change = change + self.path.columns(latent, 0) + direct + self.path.bias[...]

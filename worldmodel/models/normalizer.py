@@ -1,6 +1,4 @@
-"""Points: what one observation says, as one vector. Its vectors are standardised by training
-statistics and laid end to end.
-"""
+"""Points: the vectors of an observation, standardized by training statistics and concatenated."""
 
 from __future__ import annotations
 
@@ -13,14 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from worldmodel.data.spec import DataSpec, ObservationSpec
-from worldmodel.nn.codecs import vector_keys
+from worldmodel.errors import ConfigError
+from worldmodel.models.interface import families
+from worldmodel.nn.codecs import image_keys, vector_keys
 from worldmodel.nn.distributions import ScaledMSE
 
-SMALLEST_CHANGE = 1e-3  # of an observation in a step, in its standard deviations
+MIN_CHANGE = 1e-3  # of an observation in a step, in its standard deviations
 
 
 class VectorStatistics(NamedTuple):
-    """Statistics of a vector, one number a dimension; change in units of std."""
+    """Statistics of a vector per dimension; `change`, the RMS of a step, in units of `std`."""
 
     key: str
     mean: tuple[float, ...]
@@ -32,18 +32,24 @@ class VectorStatistics(NamedTuple):
         count = observation.shape[0]
         mean, std = observation.mean or (0.0,) * count, observation.std or (1.0,) * count
         change = np.asarray(observation.delta_rms or std) / np.asarray(std)
-        change = np.maximum(change, SMALLEST_CHANGE)  # what never changes is to stay where it is
+        change = np.maximum(change, MIN_CHANGE)  # constants are predicted to stay constant
         return cls(key, mean, std, tuple(change.tolist()))
 
 
 @dataclass(frozen=True)
 class VectorNormalizer:
-    """Vectors {name: (..., D)}, standardised and laid end to end: (..., size)."""
+    """Vectors {name: (..., D)} <-> points (..., size), standardized and concatenated."""
 
     vectors: tuple[VectorStatistics, ...]
 
     @classmethod
     def of(cls, spec: DataSpec) -> VectorNormalizer:
+        """Raises ConfigError for a dataset with images."""
+        if images := image_keys(spec):
+            raise ConfigError(
+                f"model: this family supports vectors only, and {', '.join(images)} "
+                f"are images; accepted: model={families(lambda family: family.supports_images)}"
+            )
         return cls(
             tuple(VectorStatistics.of(key, spec.observations[key]) for key in vector_keys(spec))
         )
@@ -67,5 +73,5 @@ class VectorNormalizer:
         }
 
     def change(self) -> jax.Array:
-        """(size,) how far a step typically moves each number of a point."""
+        """(size,) the typical change of each number of a point in a step."""
         return jnp.concatenate([jnp.asarray(v.change) for v in self.vectors])

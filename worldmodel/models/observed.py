@@ -1,7 +1,7 @@
-"""No dynamics: the state is what was observed. For algorithms that learn from logs alone.
+"""No dynamics: the state is the observation, for algorithms that learn from the dataset alone.
 
-There is nothing to train and nothing to imagine. Policies see what they see of every family whose
-state is a point: the vectors, standardised by training statistics.
+There is nothing to train and nothing to imagine. Features are the vectors, standardized by training
+statistics.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from worldmodel.errors import ConfigError, UserError
 from worldmodel.models.interface import Metrics, State, WorldModel
 from worldmodel.models.latent import NO_REWARD, has_predecessor, shift_right
 from worldmodel.models.normalizer import VectorNormalizer
-from worldmodel.nn.codecs import image_keys
 from worldmodel.nn.distributions import ScalarMSE, ScaledMSE
 
-HIDDEN_UNITS = 256  # of policies: what methods that learn from logs are published with
+HIDDEN_UNITS = 256  # of policies, as published for offline algorithms
 
 
 class ObservedState(NamedTuple):
-    """point: (..., D), the standardised vectors end to end; reward: (...), what the arrival earned;
-    ended: (...), 1 where it ended the episode, else 0
+    """point: (..., D), the standardized vectors
+    reward: (...), of the action that led here, 0 if unknown
+    ended: (...), 1 where the episode has ended, else 0
     """
 
     point: jax.Array
@@ -40,17 +40,16 @@ class ObservedState(NamedTuple):
 
 @dataclass
 class ObservedOptions(ModelOptions):
-    """No dynamics: the state is what was observed. Nothing to train, nothing to imagine."""
+    """No dynamics: the state is the observation. Nothing to train, nothing to imagine."""
 
     name: str = option("observed", "family of the world model")
 
 
 @register("model", "observed", ObservedOptions)
 class Observed(WorldModel):
-    """Raises ConfigError where there are images: they are no points."""
-
     trainable = False
     has_dynamics = False
+    supports_images = False
 
     def __init__(
         self,
@@ -60,22 +59,16 @@ class Observed(WorldModel):
         rngs: nnx.Rngs,
         dtype: jnp.dtype = jnp.float32,
     ):
-        images = image_keys(spec)
-        if images:
-            raise ConfigError(
-                f"model={options.name} takes vectors, and these logs have images "
-                f"({', '.join(images)}); accepted for them is another family"
-            )
         self.name, self.vectors = options.name, VectorNormalizer.of(spec)
         self.has_reward, self.reward_std = spec.has_reward, spec.reward_mean_std[1]
         self.feature_size, self.hidden_size = self.vectors.size, HIDDEN_UNITS
 
     def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, State]]:
-        raise ConfigError(f"model={self.name} has nothing to train; accepted is another family")
+        raise ConfigError(f"model={self.name} has nothing to train; accepted: another model")
 
     def initial(self, batch: tuple[int, ...]) -> ObservedState:
-        nothing = jnp.zeros(batch, jnp.float32)
-        return ObservedState(jnp.zeros((*batch, self.feature_size), jnp.float32), nothing, nothing)
+        zeros = jnp.zeros(batch, jnp.float32)
+        return ObservedState(jnp.zeros((*batch, self.feature_size), jnp.float32), zeros, zeros)
 
     def observe(
         self,
@@ -84,13 +77,14 @@ class Observed(WorldModel):
         state: ObservedState | None = None,
         action: jax.Array | None = None,
     ) -> ObservedState:
-        earned = jnp.where(has_predecessor(window), shift_right(window.reward), 0.0)
+        reward = jnp.where(has_predecessor(window), shift_right(window.reward), 0.0)
         ended = (window.mask & window.is_terminal).astype(jnp.float32)
-        return ObservedState(self.vectors.encode(window.observation), earned, ended)
+        return ObservedState(self.vectors.encode(window.observation), reward, ended)
 
     def step(self, state: ObservedState, action: jax.Array, key: jax.Array) -> ObservedState:
         raise ConfigError(
-            f"model={self.name} cannot imagine: choose another family, or policy.real_ratio=1"
+            f"model={self.name} has no dynamics to imagine with; accepted: another model, or "
+            "policy.real_ratio=1"
         )
 
     def features(self, state: ObservedState) -> jax.Array:

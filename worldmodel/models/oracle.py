@@ -1,6 +1,6 @@
-"""The true dynamics of an environment: tells an error of the model from an error of the method.
+"""The true dynamics of an environment, to separate errors of the model from those of a method.
 
-Pendulum is written in JAX; MuJoCo environments are called from the compiled step.
+Pendulum is implemented in JAX; MuJoCo environments are called on the host.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from worldmodel.models.simulator import get_simulator
 # Observations (..., D) and raw actions (..., A) -> next observations, rewards (...), ends (...).
 Outcome = tuple[jax.Array, jax.Array, jax.Array]
 Dynamics = Callable[[jax.Array, jax.Array], Outcome]
+NO_ENVIRONMENT = "model.environment: needs a Gymnasium id, such as model.environment=HalfCheetah-v5"
 
 
 @dataclass
 class OracleOptions(ObservedOptions):
-    """The true environment steps: nothing to train."""
+    """The true dynamics of an environment: nothing to train."""
 
     name: str = option("oracle", "family of the world model")
     environment: str | None = option(
@@ -37,14 +38,13 @@ class OracleOptions(ObservedOptions):
 
     def check(self, config: Config) -> Iterator[str]:
         if not self.environment:
-            yield "model.environment needs a Gymnasium id, such as model.environment=HalfCheetah-v5"
+            yield NO_ENVIRONMENT
 
 
 @register("model", "oracle", OracleOptions)
 class Oracle(Observed):
-    """The logs hold what the environment observes, as their only vector, or ConfigError is raised.
-
-    Policies see the standardised vector; the environment is given it in its own units.
+    """The observation of the environment is the only vector of the dataset. Features are the
+    standardized vector; the environment receives raw units.
     """
 
     has_dynamics = True
@@ -58,34 +58,37 @@ class Oracle(Observed):
         dtype: jnp.dtype = jnp.float32,
     ):
         super().__init__(options, spec, rngs=rngs, dtype=dtype)
+        if not options.environment:
+            raise ConfigError(NO_ENVIRONMENT)
         self.environment, self.action = options.environment, spec.action
         _check(self.environment, spec)
 
     def step(self, state: ObservedState, action: jax.Array, key: jax.Array) -> ObservedState:
-        ((name, seen),) = self.observation(state).items()
+        ((name, observation),) = self.observation(state).items()
         low, high = jnp.asarray(self.action.low), jnp.asarray(self.action.high)
         raw = low + (jnp.clip(action, -1.0, 1.0) + 1.0) / 2.0 * (high - low)
         dynamics = EQUATIONS.get(self.environment) or partial(simulate, self.environment)
-        arrival, reward, ended = dynamics(seen.mean(), raw)
-        return ObservedState(self.vectors.encode({name: arrival}), reward, ended)
+        following, reward, ended = dynamics(observation.mean(), raw)
+        return ObservedState(self.vectors.encode({name: following}), reward, ended)
 
 
 def pendulum(observation: jax.Array, action: jax.Array) -> Outcome:
     """A step of Gymnasium's Pendulum-v1 (gravity 10, mass and length 1, 0.05 s), which never ends.
 
-    observation: (..., 3), cosine and sine of the angle (0: upright), and speed; action: (..., 1)
+    observation: (..., 3), cosine and sine of the angle (0: upright), and speed in rad/s
+    action: (..., 1), torque
     """
     cosine, sine, speed = jnp.moveaxis(observation, -1, 0)
     angle, torque = jnp.arctan2(sine, cosine), jnp.clip(action[..., 0], -2.0, 2.0)
     cost = jnp.square(angle) + 0.1 * jnp.square(speed) + 0.001 * jnp.square(torque)
     speed = jnp.clip(speed + (15.0 * jnp.sin(angle) + 3.0 * torque) * 0.05, -8.0, 8.0)
     angle = angle + 0.05 * speed
-    arrival = jnp.stack([jnp.cos(angle), jnp.sin(angle), speed], -1)
-    return arrival, -cost, jnp.zeros_like(cost)
+    following = jnp.stack([jnp.cos(angle), jnp.sin(angle), speed], -1)
+    return following, -cost, jnp.zeros_like(cost)
 
 
 EQUATIONS: dict[str, Dynamics] = {"Pendulum-v1": pendulum}
-SIZES = {"Pendulum-v1": (3, 1)}  # of what is observed and done
+SIZES = {"Pendulum-v1": (3, 1)}  # dimensions of observations and actions
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -94,33 +97,34 @@ def simulate(environment: str, observation: jax.Array, action: jax.Array) -> Out
 
     def step(observation: jax.Array, action: jax.Array) -> tuple[np.ndarray, ...]:
         batch = observation.shape[:-1]
-        rows = (np.asarray(x).reshape(-1, x.shape[-1]) for x in (observation, action))
-        return tuple(
-            x.reshape((*batch, *x.shape[1:])) for x in get_simulator(environment).step(*rows)
+        observations, actions = (
+            np.asarray(x).reshape(-1, x.shape[-1]) for x in (observation, action)
         )
+        outcome = get_simulator(environment).step(observations, actions)
+        return tuple(x.reshape((*batch, *x.shape[1:])) for x in outcome)
 
     number = jax.ShapeDtypeStruct(observation.shape[:-1], jnp.float32)
-    arrival = jax.ShapeDtypeStruct(observation.shape, jnp.float32)
-    shapes = (arrival, number, number)
+    vector = jax.ShapeDtypeStruct(observation.shape, jnp.float32)
+    shapes = (vector, number, number)
     return jax.pure_callback(step, shapes, observation, action, vmap_method="broadcast_all")
 
 
 @simulate.defjvp
-def _no_slope(environment: str, *_: tuple) -> tuple:
+def _no_gradient(environment: str, *_: tuple) -> tuple:
     raise ConfigError(
-        f"model.environment={environment}: no gradient leads through a simulator; "
-        f"accepted: policy.actor_grad=reinforce, or {', '.join(EQUATIONS)}, which is written in JAX"
+        f"model.environment={environment}: a simulator has no gradient; accepted: "
+        f"policy.actor_grad=reinforce, or {', '.join(EQUATIONS)}, which is implemented in JAX"
     )
 
 
 def _check(environment: str, spec: DataSpec) -> None:
-    """Raises ConfigError where the environment's observations and actions are not the logs'."""
-    there = SIZES.get(environment) or get_simulator(environment).sizes
+    """Raises ConfigError if the environment has other observations or actions than the dataset."""
+    sizes = SIZES.get(environment) or get_simulator(environment).sizes
     action = "classes" if spec.action.discrete else spec.action.size
-    logged = (*(o.shape[0] for o in spec.observations.values()), action)
-    if logged != there:
+    found = (*(o.shape[0] for o in spec.observations.values()), action)
+    if found != sizes:
         raise ConfigError(
-            f"model.environment={environment} does not fit the logs: it takes one vector of "
-            f"{there[0]} numbers and actions of {there[1]}, the logs have vectors of "
-            f"{' and '.join(map(str, logged[:-1]))} and actions of {logged[-1]}"
+            f"model.environment={environment} does not fit the dataset: it has one vector of "
+            f"{sizes[0]} numbers and actions of {sizes[1]}, the dataset has vectors of "
+            f"{' and '.join(map(str, found[:-1]))} and actions of {found[-1]}"
         )

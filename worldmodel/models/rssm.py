@@ -1,9 +1,9 @@
 """The recurrent state-space model of DreamerV3 (Hafner et al., arXiv 2301.04104).
 
-State s = (h, z): h is a vector moved by a block-diagonal GRU, z a set of one-hot categorical
-latents. The filter draws z from the posterior q(z | h, observation), imagination from the prior p(z
-| h). Whatever does not depend on the carry (tokens, actions, the prior's logits) is computed
-outside the scan over time.
+State s = (h, z): h is the state of a block-diagonal GRU, z a set of one-hot categorical latents.
+The filter samples z from the posterior q(z | h, observation), imagination from the prior p(z | h).
+All that does not depend on the carry (tokens, actions, the logits of the prior) is computed outside
+the scan over time.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from worldmodel.nn.layout import map_blocks, scan_time
 
 
 class RSSMState(NamedTuple):
-    """deter: (..., D) float; latent: (..., latents x classes) one-hot codes, laid end to end."""
+    """deter: (..., D) float; latent: (..., stoch x classes) one-hot codes, concatenated."""
 
     deter: jax.Array
     latent: jax.Array
 
 
 class Sizes(NamedTuple):
-    """The numbers that a preset stands for."""
+    """The sizes of a preset."""
 
     deter: int
     hidden: int
@@ -48,7 +48,7 @@ class Sizes(NamedTuple):
 
 
 def sizes(options: RSSMOptions) -> Sizes:
-    """The preset's numbers, with single ones overridden by options that are not None."""
+    """The sizes of the preset, overridden by options that are not None."""
     preset = RSSM_PRESETS[options.preset]
     chosen = {name: getattr(options, name) for name in Sizes._fields}
     return Sizes(**{name: preset[name] if v is None else v for name, v in chosen.items()})
@@ -68,10 +68,8 @@ class Dynamics(nnx.Module):
         dtype: jnp.dtype,
     ):
         d, flat = size.hidden, size.stoch * size.classes
-        dense, linear = (
-            partial(Dense, rngs=rngs, dtype=dtype),
-            partial(Linear, rngs=rngs, dtype=dtype),
-        )
+        dense = partial(Dense, rngs=rngs, dtype=dtype)
+        linear = partial(Linear, rngs=rngs, dtype=dtype)
         block = partial(BlockLinear, blocks=size.blocks, rngs=rngs, dtype=dtype)
         self.from_deter = dense(size.deter, d)
         self.from_latent = dense(flat, d)
@@ -86,19 +84,19 @@ class Dynamics(nnx.Module):
         self.size, self.unimix = size, options.unimix
 
     def action_input(self, action: jax.Array) -> jax.Array:
-        """(..., A) -> (..., hidden). Actions beyond [-1, 1] are scaled back, without gradient to
+        """(..., A) -> (..., hidden). Actions beyond [-1, 1] are scaled back, without gradient in
         the scale.
         """
         action = action / jax.lax.stop_gradient(jnp.maximum(1.0, jnp.abs(action)))
         return self.from_action(action)
 
     def token_input(self, tokens: jax.Array) -> jax.Array:
-        """The share that tokens (..., E) have in the posterior's hidden layer, before its norm."""
+        """The contribution of tokens (..., E) to the posterior's hidden layer, before its norm."""
         linear = self.posterior_hidden.linear
         return linear.columns(tokens, self.size.deter) + linear.bias[...].astype(linear.dtype)
 
     def advance(self, state: RSSMState, action_input: jax.Array) -> jax.Array:
-        """h' (B, D) from the state and an action that went through `action_input`."""
+        """h' (B, D) from the state and the output of `action_input`."""
         shared = [self.from_deter(state.deter), self.from_latent(state.latent), action_input]
         y = self.hidden(state.deter, jnp.concatenate(shared, -1))
         y = jax.nn.silu(self.hidden_norm(y))
@@ -108,7 +106,7 @@ class Dynamics(nnx.Module):
         return self._categorical(self.prior_output(self.prior_hidden(deter)))
 
     def posterior(self, deter: jax.Array, token_input: jax.Array) -> Categorical:
-        """q(z | h, tokens), with tokens that went through `token_input`."""
+        """q(z | h, tokens) with the output of `token_input`."""
         mixed = self.posterior_hidden.linear.columns(deter, 0) + token_input
         return self._categorical(self.posterior_output(self.posterior_hidden.activate(mixed)))
 
@@ -118,13 +116,14 @@ class Dynamics(nnx.Module):
 
 
 def _gated(y: jax.Array, h: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
-    """One block of the GRU: gates from y, the new h."""
+    """The new h of one block of the GRU, with gates from y."""
     reset, candidate, update = jnp.split(y @ kernel + bias, 3, -1)
     update = jax.nn.sigmoid(update - 1)
     return update * jnp.tanh(jax.nn.sigmoid(reset) * candidate) + (1 - update) * h
 
 
-# DreamerV3: deter = 8 x hidden, classes = depth = hidden / 16. `tiny` is ours, for CPUs.
+# DreamerV3: deter = 8 x hidden, classes = depth = hidden / 16. `tiny` is not of DreamerV3, for
+# CPUs.
 RSSM_PRESETS: dict[str, dict[str, int]] = {
     name: dict(zip(("deter", "hidden", "classes", "stoch", "depth", "blocks"), sizes, strict=True))
     for name, sizes in {
@@ -157,7 +156,7 @@ class RSSMOptions(ModelOptions):
     unimix: float = option(
         0.01, "share of the uniform distribution in every latent", low=0.0, high=1.0
     )
-    free_nats: float = option(1.0, "KL below this many nats is not pushed further down", low=0.0)
+    free_nats: float = option(1.0, "KL below so many nats is not reduced further", low=0.0)
     dynamics_scale: float = option(1.0, "weight of KL(sg(posterior) || prior)", low=0.0)
     representation_scale: float = option(0.1, "weight of KL(posterior || sg(prior))", low=0.0)
 
@@ -193,9 +192,7 @@ class RSSM(LatentModel):
         self.options, self.size = options, size
 
     def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, RSSMState]]:
-        """Reconstruction + reward + terminal + dynamics + representation, each a mean over real
-        rows.
-        """
+        """Reconstruction + reward + terminal + dynamics + representation, each a masked mean."""
         states, posterior = self._filter(window, key, None, None)
         prior = self.dynamics.prior(states.deter)
         terms = self.prediction_losses(states, window)
@@ -234,7 +231,7 @@ class RSSM(LatentModel):
     def step(self, state: RSSMState, action: jax.Array, key: jax.Array) -> RSSMState:
         deter = self.dynamics.advance(state, self.dynamics.action_input(self.action_vector(action)))
         uniform = self._uniform(key, deter.shape[0])
-        return self._sampled(deter, self.dynamics.prior(deter), uniform)
+        return self._sample(deter, self.dynamics.prior(deter), uniform)
 
     def features(self, state: RSSMState) -> jax.Array:
         return jnp.concatenate(state, -1)
@@ -246,8 +243,8 @@ class RSSM(LatentModel):
         state: RSSMState | None,
         action: jax.Array | None,
     ) -> tuple[RSSMState, Categorical]:
-        """States and posteriors of every row, (B, T, ...)."""
-        batch, rows = window.shape
+        """States and posteriors at every step, (B, T, ...)."""
+        batch, length = window.shape
         if state is None:
             state = self.initial((batch,))
         actions = self.action_vector(window.action)
@@ -268,18 +265,18 @@ class RSSM(LatentModel):
             state = jax.tree.map(lambda x: jnp.where(is_first[:, None], 0, x), state)
             deter = dynamics.advance(state, action)
             posterior = dynamics.posterior(deter, tokens)
-            state = self._sampled(deter, posterior, uniform)
+            state = self._sample(deter, posterior, uniform)
             return state, (state, posterior)
 
-        uniform = jax.vmap(lambda key: self._uniform(key, batch))(jax.random.split(key, rows))
+        uniform = jax.vmap(lambda key: self._uniform(key, batch))(jax.random.split(key, length))
         _, outputs = scan_time(advance, self.dynamics, state, (*time_major, uniform))
         return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), outputs)
 
     def _uniform(self, key: jax.Array, batch: int) -> jax.Array:
-        """(B, latents), what a draw of z is made from."""
+        """(B, stoch) random numbers, from which z is sampled."""
         return jax.random.uniform(key, (batch, self.size.stoch))
 
-    def _sampled(self, deter: jax.Array, latent: Categorical, uniform: jax.Array) -> RSSMState:
-        """The state with z drawn from `latent` (B, latents, classes)."""
+    def _sample(self, deter: jax.Array, latent: Categorical, uniform: jax.Array) -> RSSMState:
+        """The state with z sampled from `latent` (B, stoch, classes)."""
         z = latent.sample_onehot(uniform).astype(self.dtype)
         return RSSMState(deter, z.reshape(deter.shape[0], -1))

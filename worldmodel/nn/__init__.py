@@ -1,1 +1,1 @@
-"""Parts that know nothing of models: layers, codecs for observations, heads and distributions."""
+"""Building blocks of models and policies: layers, codecs, heads, distributions and the learner."""

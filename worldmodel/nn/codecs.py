@@ -1,11 +1,12 @@
-"""Encoders and decoders for a dict of named observations: vectors by MLPs, images by convolutions.
+"""Encoders and decoders of named observations: MLPs for vectors, convolutions for images.
 
-Sizes follow DreamerV3: `units` per hidden layer, `depth` base channels. Images are square with a
-side of 16 times a power of two or any multiple of 16; four halvings lead to side / 16.
+Sizes follow DreamerV3: `units` per hidden layer, `depth` base channels. Images are square, with a
+side that is a multiple of 16; four halvings lead to side / 16.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import jax
@@ -62,15 +63,15 @@ def _image_side(spec: DataSpec) -> int:
     ((height, width),) = shapes if len(shapes) == 1 else ((0, -1),)
     if height != width or height % 16:
         raise DataError(
-            f"images of shape {sorted(shapes)}: accepted are square images of one size, "
-            "a multiple of 16"
+            f"images of shape {sorted(shapes)}: accepted: square images of one size, a multiple of "
+            "16 pixels"
         )
     return height
 
 
 @dataclass(frozen=True)
 class Scaling:
-    """How networks see a vector and say it again: through symlog, or shifted and scaled."""
+    """Normalization of a vector for networks, by symlog or by shift and scale, and its inverse."""
 
     statistics: tuple[tuple[float, ...], tuple[float, ...]] | None  # shift and scale, (D,) each
 
@@ -82,7 +83,7 @@ class Scaling:
         return cls((tuple(shift.tolist()), tuple(scale.tolist())))
 
     def normalize(self, x: jax.Array) -> jax.Array:
-        """(..., D) raw, float32 as networks see it."""
+        """The input (..., D) of networks, float32, of a vector in raw units."""
         x = x.astype(jnp.float32)
         if self.statistics is None:
             return symlog(x)
@@ -90,7 +91,7 @@ class Scaling:
         return (x - shift) / scale
 
     def predict(self, location: jax.Array) -> SymlogMSE | ScaledMSE:
-        """What a network's output (..., D) says of the raw vector."""
+        """The distribution of the vector in raw units by a network's output (..., D)."""
         if self.statistics is None:
             return SymlogMSE(location)
         return ScaledMSE(location, *map(jnp.asarray, self.statistics))
@@ -129,12 +130,12 @@ class Encoder(nnx.Module):
         self.image = ImageEncoder(spec, depth, rngs=rngs, dtype=dtype) if self.images else None
         self.size = units * bool(self.vectors) + (self.image.size if self.image else 0)
 
-    def __call__(self, observation: dict[str, jax.Array]) -> jax.Array:
+    def __call__(self, observation: Mapping[str, jax.Array]) -> jax.Array:
         tokens = []
         if self.vector is not None:
             pairs = zip(self.scaling, self.vectors, strict=True)
-            seen = [scaling.normalize(observation[key]) for scaling, key in pairs]
-            tokens.append(self.vector(jnp.concatenate(seen, -1)))
+            inputs = [scaling.normalize(observation[key]) for scaling, key in pairs]
+            tokens.append(self.vector(jnp.concatenate(inputs, -1)))
         if self.image is not None:
             x = jnp.concatenate([observation[key] for key in self.images], -1)
             flat = x.reshape(-1, *x.shape[-3:])
@@ -212,11 +213,9 @@ class Decoder(nnx.Module):
         self.scaling = tuple(Scaling.of(spec.observations[key]) for key in self.vectors)
         if self.vectors:
             self.hidden = MLP(deter + rest, units, 3, rngs=rngs, dtype=dtype)
+            sizes = {key: spec.observations[key].shape[0] for key in self.vectors}
             self.outputs = nnx.Dict(
-                {
-                    key: _vector_output(spec.observations[key], units, rngs, dtype)
-                    for key in self.vectors
-                }
+                {key: Linear(units, size, rngs=rngs, dtype=dtype) for key, size in sizes.items()}
             )
         if self.images:
             self.image = ImageDecoder(
@@ -237,9 +236,3 @@ class Decoder(nnx.Module):
             for key, part in zip(self.images, jnp.split(pixels, ends, -1), strict=True):
                 predictions[key] = ImageMSE(part)
         return predictions
-
-
-def _vector_output(
-    observation: ObservationSpec, units: int, rngs: nnx.Rngs, dtype: jnp.dtype
-) -> Linear:
-    return Linear(units, observation.shape[0], rngs=rngs, dtype=dtype)

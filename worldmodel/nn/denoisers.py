@@ -1,5 +1,5 @@
-"""Networks F of a denoiser: what is noised, what is known, and the level of the noise come in; they
-say what is clean. They start by saying zero.
+"""Networks F of a denoiser. Inputs are noised values, conditioning and the noise level; the initial
+output is zero.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from flax import nnx
 
 from worldmodel.nn.layers import Linear, RMSNorm
 
-FREQUENCIES = 8  # of the embedding of a noise level
+NUM_FREQUENCIES = 8  # of the embedding of a noise level
 
 
 class AdaptiveNorm(nnx.Module):
-    """RMSNorm, then scale and shift by the noise (adaptive normalisation, Peebles and Xie, arXiv
-    2212.09748).
+    """RMSNorm, then scale and shift by the noise level (adaptive normalization, Peebles and Xie,
+    arXiv 2212.09748).
     """
 
     def __init__(self, units: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
@@ -31,15 +31,15 @@ class NoiseEmbedding(nnx.Module):
     """c_noise (...) -> (..., units)."""
 
     def __init__(self, units: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
-        self.output = Linear(2 * FREQUENCIES, units, rngs=rngs, dtype=dtype)
+        self.output = Linear(2 * NUM_FREQUENCIES, units, rngs=rngs, dtype=dtype)
 
     def __call__(self, noise: jax.Array) -> jax.Array:
-        angle = noise[..., None] * jnp.pi * 2.0 ** jnp.linspace(-2, 3, FREQUENCIES)
+        angle = noise[..., None] * jnp.pi * 2.0 ** jnp.linspace(-2, 3, NUM_FREQUENCIES)
         return jax.nn.silu(self.output(jnp.concatenate([jnp.cos(angle), jnp.sin(angle)], -1)))
 
 
 class PointBlock(nnx.Module):
-    """A residual block of two layers, at one point at a time."""
+    """A residual block of two layers, for single points."""
 
     def __init__(self, units: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         self.modulated = AdaptiveNorm(units, rngs=rngs, dtype=dtype)
@@ -51,8 +51,8 @@ class PointBlock(nnx.Module):
 
 
 class SequenceBlock(nnx.Module):
-    """A residual block over rows (..., T, units): a convolution of three rows, `dilation` apart,
-    then a layer at each row. Beyond the ends are zeros.
+    """A residual block over steps (..., T, units): a zero-padded convolution over three steps,
+    `dilation` apart, then a layer at each step.
     """
 
     def __init__(self, units: int, dilation: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
@@ -62,17 +62,17 @@ class SequenceBlock(nnx.Module):
         self.dilation = dilation
 
     def __call__(self, x: jax.Array, noise: jax.Array) -> jax.Array:
-        seen = self.modulated(x, noise[..., None, :])
-        rows, off = seen.shape[-2], self.dilation
-        padded = jnp.pad(seen, [(0, 0)] * (seen.ndim - 2) + [(off, off), (0, 0)])
-        before, after = padded[..., :rows, :], padded[..., 2 * off :, :]
-        hidden = self.hidden(jnp.concatenate([before, seen, after], -1))
+        y = self.modulated(x, noise[..., None, :])
+        length, shift = y.shape[-2], self.dilation
+        padded = jnp.pad(y, [(0, 0)] * (y.ndim - 2) + [(shift, shift), (0, 0)])
+        before, after = padded[..., :length, :], padded[..., 2 * shift :, :]
+        hidden = self.hidden(jnp.concatenate([before, y, after], -1))
         return x + self.output(jax.nn.silu(hidden))
 
 
 class PointDenoiser(nnx.Module):
-    """F for a point (..., D), given the share of what is known, (..., units): `from_known` of a
-    history, for instance. It is the same at all levels, so it is formed once a sample.
+    """F for points (..., D), with conditioning (..., units): `from_known` of a history, for
+    instance. It is the same at all levels, so it is computed once per sample.
     """
 
     def __init__(
@@ -94,9 +94,7 @@ class PointDenoiser(nnx.Module):
 
 
 class SequenceDenoiser(nnx.Module):
-    """F for rows (..., T, D) at once, given what else is known of each, (..., T, K). It takes any
-    T: what it knows of time is the order of the rows.
-    """
+    """F for sequences (..., T, D) of any length, with conditioning (..., T, K) of each step."""
 
     def __init__(
         self, size: int, known: int, units: int, blocks: int, *, rngs: nnx.Rngs, dtype: jnp.dtype
@@ -109,10 +107,10 @@ class SequenceDenoiser(nnx.Module):
         self.modulated = AdaptiveNorm(units, rngs=rngs, dtype=dtype)
         self.output = Linear(units, size, rngs=rngs, dtype=dtype, scale=0.0)
 
-    def __call__(self, rows: jax.Array, noise: jax.Array, known: jax.Array) -> jax.Array:
-        """noise: (...), one level for all rows."""
+    def __call__(self, x: jax.Array, noise: jax.Array, known: jax.Array) -> jax.Array:
+        """noise: (...), one level for all steps of a sequence"""
         embedded = self.embedding(noise)
-        x = self.input(jnp.concatenate([rows, known], -1))
+        x = self.input(jnp.concatenate([x, known], -1))
         for block in self.blocks:
             x = block(x, embedded)
         x = jax.nn.silu(self.modulated(x, embedded[..., None, :]))

@@ -1,11 +1,11 @@
 """The denoiser of EDM (Karras et al., NeurIPS 2022, arXiv 2206.00364, section 5 and table 1).
 
-A point x of clean data is known as x~ = x + s e, with noise e ~ N(0, I) of level s. The denoiser
+Clean data x is observed as x~ = x + s e, with noise e ~ N(0, I) of level s. The denoiser
 
     D(x~; s) = c_skip x~ + c_out F(c_in x~, c_noise)
 
-wraps a network F so that what goes in, and what F has to give, have variance 1 at every level.
-Points are (..., D) with standard deviation `spread`; levels (...) broadcast against them.
+wraps a network F whose inputs and targets have variance 1 at every level. Points are (..., D) with
+standard deviation `spread`; levels (...) broadcast against them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Denoise = Callable[[jax.Array, jax.Array], jax.Array]  # (x~ (..., D), s (...)) 
 
 
 class Preconditioning(NamedTuple):
-    """What a level stands for, (...) each. `weight` is lambda(s): with it the loss of D equals the
-    plain squared error of F.
+    """The coefficients of a level, (...) each. With `weight`, lambda(s), the loss of D equals the
+    squared error of F.
     """
 
     c_skip: jax.Array
@@ -33,7 +33,7 @@ class Preconditioning(NamedTuple):
 
 
 def preconditioning(level: jax.Array, spread: float = 1.0) -> Preconditioning:
-    """The coefficients at `level` (...), which must be above 0, for data of this `spread`."""
+    """The coefficients at `level` (...), above 0, for data with standard deviation `spread`."""
     total = jnp.square(level) + spread**2
     return Preconditioning(
         c_skip=spread**2 / total,
@@ -45,7 +45,7 @@ def preconditioning(level: jax.Array, spread: float = 1.0) -> Preconditioning:
 
 
 def denoiser(network: Network, spread: float = 1.0) -> Denoise:
-    """D made of F."""
+    """The denoiser D of a network F."""
 
     def denoise(x: jax.Array, level: jax.Array) -> jax.Array:
         c = preconditioning(level, spread)
@@ -59,7 +59,7 @@ def denoiser(network: Network, spread: float = 1.0) -> Denoise:
 def sample_training_sigmas(
     key: jax.Array, shape: tuple[int, ...], log_mean: float, log_std: float
 ) -> jax.Array:
-    """Levels (shape) whose logarithm is normal."""
+    """Noise levels (shape) with normally distributed logarithms."""
     return jnp.exp(log_mean + log_std * jax.random.normal(key, shape))
 
 
@@ -68,10 +68,10 @@ def denoising_loss(
 ) -> jax.Array:
     """lambda(s) |D(x + s e; s) - x|^2 of clean points (..., D), summed over D: (...).
 
-    Written as the squared error of F, which is the same and loses no digits at small levels.
+    Computed as the squared error of F, which is equal and keeps all digits at small levels.
     """
     c = preconditioning(level, spread)
     noise = jax.random.normal(key, x.shape)
     noised = x + level[..., None] * noise
-    aim = (x - c.c_skip[..., None] * noised) / c.c_out[..., None]
-    return jnp.square(network(c.c_in[..., None] * noised, c.c_noise) - aim).sum(-1)
+    target = (x - c.c_skip[..., None] * noised) / c.c_out[..., None]
+    return jnp.square(network(c.c_in[..., None] * noised, c.c_noise) - target).sum(-1)

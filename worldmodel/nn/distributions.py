@@ -1,8 +1,7 @@
-"""The few distributions that models and policies need, as pytrees of arrays.
+"""Distributions of models and policies, as pytrees of arrays.
 
-Each has `mean()` and `loss(target)`, the negative log-likelihood (up to a constant where noted)
-summed over the dimensions of one event. Those that are sampled have `sample(key)`. All of it is
-computed in float32.
+Each has `mean()` and `loss(target)`, the negative log-likelihood or squared error, summed over the
+dimensions of one event. Those that can be sampled have `sample(key)`. All is computed in float32.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import numpy as np
 
 
 class Distribution(Protocol):
-    """What a model predicts of an observation, a reward or an end."""
+    """The predictive distribution of an observation, a reward or an end."""
 
     def mean(self) -> jax.Array: ...
 
@@ -25,7 +24,7 @@ class Distribution(Protocol):
 
 
 def symlog(x: jax.Array) -> jax.Array:
-    """sign(x) ln(1 + |x|): a logarithm on both sides of zero (DreamerV3, eq. 9)."""
+    """sign(x) ln(1 + |x|) (DreamerV3, eq. 9)."""
     return jnp.sign(x) * jnp.log1p(jnp.abs(x))
 
 
@@ -37,7 +36,7 @@ def symexp(x: jax.Array) -> jax.Array:
 @partial(jax.tree_util.register_dataclass, data_fields=["location"], meta_fields=[])
 @dataclass(frozen=True)
 class SymlogMSE:
-    """A vector (..., D) known by its symlog; the loss is the squared error there, summed over D."""
+    """A vector (..., D) by its symlog, whose squared error, summed over D, is the loss."""
 
     location: jax.Array
 
@@ -53,8 +52,8 @@ class SymlogMSE:
 )
 @dataclass(frozen=True)
 class ScaledMSE:
-    """A vector (..., D) known as (x - shift) / scale; the loss is the squared error there, summed
-    over D. shift, scale: (D,)
+    """A vector (..., D) by `location` = (x - shift) / scale; the loss is the squared error of the
+    location, summed over D. shift, scale: (D,)
     """
 
     location: jax.Array
@@ -65,8 +64,8 @@ class ScaledMSE:
         return self.location.astype(jnp.float32) * self.scale + self.shift
 
     def loss(self, target: jax.Array) -> jax.Array:
-        aim = (target - self.shift) / self.scale
-        return jnp.square(self.location.astype(jnp.float32) - aim).sum(-1)
+        target = (target - self.shift) / self.scale
+        return jnp.square(self.location.astype(jnp.float32) - target).sum(-1)
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["location"], meta_fields=["scale"])
@@ -100,9 +99,7 @@ class ImageMSE:
 
 
 def twohot_bins(count: int = 255) -> np.ndarray:
-    """(count,) bin centres: symexp of an even grid over [-20, 20], exactly symmetric about one
-    shared zero.
-    """
+    """(count,) bin centers: symexp of an even grid over [-20, 20], exactly symmetric about 0."""
     half = np.linspace(-20.0, 0.0, count // 2 + 1)
     half = np.sign(half) * np.expm1(np.abs(half))
     return np.concatenate([half, -half[:-1][::-1]]).astype(np.float32)
@@ -116,7 +113,7 @@ class TwoHot:
     logits: jax.Array
 
     def mean(self) -> jax.Array:
-        """Sum of p x bin. Paired from both ends, so that equal logits give exactly 0."""
+        """Sum of p x bin, in pairs from both ends, so that equal logits give exactly 0."""
         probabilities = jax.nn.softmax(self.logits.astype(jnp.float32))
         bins = jnp.asarray(twohot_bins(self.logits.shape[-1]))
         half = bins.shape[0] // 2
@@ -131,22 +128,22 @@ class TwoHot:
 
 
 def twohot_dot(values: jax.Array, target: jax.Array) -> jax.Array:
-    """Inner product of `values` (..., bins) with the two-hot code of `target` (...), without
-    forming the code.
+    """Inner product of `values` (..., bins) with the two-hot code of `target` (...), which is not
+    materialized.
     """
     bins = jnp.asarray(twohot_bins(values.shape[-1]))
     target = jnp.clip(target.astype(jnp.float32), bins[0], bins[-1])
     above = jnp.clip(jnp.searchsorted(bins, target, side="right"), 1, bins.shape[0] - 1)
     low, high = bins[above - 1], bins[above]
     weight = (target - low) / (high - low)
-    at = jnp.take_along_axis(values, jnp.stack([above - 1, above], -1), axis=-1)
-    return at[..., 0] * (1 - weight) + at[..., 1] * weight
+    pair = jnp.take_along_axis(values, jnp.stack([above - 1, above], -1), axis=-1)
+    return pair[..., 0] * (1 - weight) + pair[..., 1] * weight
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["logit"], meta_fields=[])
 @dataclass(frozen=True)
 class Bernoulli:
-    """Yes or no (...)."""
+    """A binary variable (...)."""
 
     logit: jax.Array
 
@@ -203,12 +200,12 @@ class TanhNormal:
         return self.sample_and_log_prob(key)[0]
 
     def sample_and_log_prob(self, key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """A sample (..., D) and the logarithm of its density (...), exact also near the bounds."""
+        """A sample (..., D) and its log density (...), exact also near the bounds."""
         before = self._normal.sample(key)
         return jnp.tanh(before), self._log_prob_before(before)
 
     def log_prob(self, value: jax.Array) -> jax.Array:
-        """Values at the bounds count as the nearest numbers inside."""
+        """Values at the bounds are clipped to the interior."""
         inside = jnp.clip(value, -1 + 1e-6, 1 - 1e-6)
         return self._log_prob_before(jnp.arctanh(inside))
 
@@ -225,7 +222,7 @@ class TanhNormal:
 @partial(jax.tree_util.register_dataclass, data_fields=["log_probabilities"], meta_fields=[])
 @dataclass(frozen=True)
 class Categorical:
-    """One of C classes (..., C), by normalised log-probabilities; values are integers (...)."""
+    """One of C classes, by normalized log-probabilities (..., C); values are integers (...)."""
 
     log_probabilities: jax.Array
 
@@ -255,16 +252,16 @@ class Categorical:
         return jnp.argmax(self.sample_onehot(jax.random.uniform(key, self._batch)), -1)
 
     def sample_onehot(self, uniform: jax.Array) -> jax.Array:
-        """One-hot classes (..., C) by inverting the distribution function at `uniform` (...) in [0,
+        """One-hot classes (..., C) by the inverse distribution function at `uniform` (...) in [0,
         1).
 
-        One random number a variable, where the Gumbel trick takes C. The gradient is straight-
-        through: that of the probabilities.
+        Needs one random number per variable, where the Gumbel trick needs C. The gradient is the
+        straight-through estimator.
         """
         probabilities = self.probabilities
         upper = jnp.cumsum(jax.lax.stop_gradient(probabilities), -1)
-        # Rounding may leave the last upper bound below 1: scale by it, so that some class is always
-        # hit.
+        # Rounding may leave the last upper bound below 1: scale by it, so that one class is
+        # sampled.
         point = uniform[..., None] * upper[..., -1:]
         below = (point < upper).astype(jnp.float32)
         onehot = below - jnp.concatenate([jnp.zeros_like(below[..., :1]), below[..., :-1]], -1)

@@ -1,5 +1,5 @@
-"""Networks of the same shape side by side: every parameter has the member first, and one batched
-product serves all.
+"""Layers of several networks of the same shape: every parameter has a leading member axis, and one
+batched product serves all members.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from flax import nnx
 from worldmodel.nn.distributions import Normal
 from worldmodel.nn.layers import truncated_normal
 
-Some = TypeVar("Some", bound=nnx.Module)
-HIGHEST, LOWEST = 0.5, -10.0  # the bounds of the logarithm of the variance, before training
+Module = TypeVar("Module", bound=nnx.Module)
+MAX_LOG_VAR, MIN_LOG_VAR = 0.5, -10.0  # initial bounds of the log variance
 
 
 class EnsembleLinear(nnx.Module):
-    """(M, N, inputs) or, the same for all, (N, inputs) -> (M, N, outputs)."""
+    """(M, N, inputs), or (N, inputs) for all members -> (M, N, outputs)."""
 
     def __init__(
         self, members: int, inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: jnp.dtype
@@ -49,7 +49,7 @@ class EnsembleLayerNorm(nnx.Module):
 
 
 class EnsembleDense(nnx.Module):
-    """`linear -> LayerNorm, if asked for -> SiLU`."""
+    """`Linear -> LayerNorm (optional) -> SiLU`."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class EnsembleDense(nnx.Module):
 
 
 class GaussianEnsemble(nnx.Module):
-    """(M, N, inputs) or (N, inputs) -> Normal (M, N, outputs), its variance between learned bounds
+    """(M, N, inputs) or (N, inputs) -> Normal (M, N, outputs) with learned bounds of the variance
     (Chua et al., arXiv 1805.12114, appendix A.1).
     """
 
@@ -94,35 +94,33 @@ class GaussianEnsemble(nnx.Module):
             ]
         )
         self.output = EnsembleLinear(members, units, 2 * outputs, rngs=rngs, dtype=dtype)
-        self.max_log_var = nnx.Param(jnp.full((members, 1, outputs), HIGHEST, jnp.float32))
-        self.min_log_var = nnx.Param(jnp.full((members, 1, outputs), LOWEST, jnp.float32))
+        self.max_log_var = nnx.Param(jnp.full((members, 1, outputs), MAX_LOG_VAR, jnp.float32))
+        self.min_log_var = nnx.Param(jnp.full((members, 1, outputs), MIN_LOG_VAR, jnp.float32))
 
     def __call__(self, x: jax.Array) -> Normal:
         for layer in self.hidden:
             x = layer(x)
         location, log_variance = jnp.split(self.output(x).astype(jnp.float32), 2, -1)
-        highest, lowest = self.max_log_var[...], self.min_log_var[...]
-        log_variance = highest - jax.nn.softplus(highest - log_variance)
-        log_variance = lowest + jax.nn.softplus(log_variance - lowest)
+        upper, lower = self.max_log_var[...], self.min_log_var[...]
+        log_variance = upper - jax.nn.softplus(upper - log_variance)
+        log_variance = lower + jax.nn.softplus(log_variance - lower)
         return Normal(location, jnp.exp(0.5 * log_variance))
 
-    def width(self) -> jax.Array:
-        """How far the bounds of the variance lie apart, summed over all."""
+    def bounds_width(self) -> jax.Array:
+        """The distance of the bounds of the log variance, summed over members and outputs."""
         return (self.max_log_var[...] - self.min_log_var[...]).sum()
 
-    def decay(self) -> jax.Array:
-        """Half the squared weights, where a layer counts for 1/4, 1/2, 3/4, 3/4, ... and the output
-        for 1 (the shares of MBPO, Janner et al., arXiv 1906.08253).
+    def weight_decay(self) -> jax.Array:
+        """Half the squared weights, with factors 1/4, 1/2, 3/4, 3/4, ... of hidden layers and 1 of
+        the output (MBPO, Janner et al., arXiv 1906.08253).
         """
         kernels = [layer.linear.kernel[...] for layer in self.hidden]
-        shares = [min(0.25 * (i + 1), 0.75) for i in range(len(kernels))]
-        squares = [s * jnp.square(k).sum() for s, k in zip(shares, kernels, strict=True)]
+        factors = [min(0.25 * (i + 1), 0.75) for i in range(len(kernels))]
+        squares = [f * jnp.square(k).sum() for f, k in zip(factors, kernels, strict=True)]
         return 0.5 * (sum(squares) + jnp.square(self.output.kernel[...]).sum())
 
 
-def select_members(module: Some, which: jax.Array | slice) -> Some:
-    """The members `which`, numbers (E,) or a slice; every parameter of the module has the member
-    first.
-    """
-    definition, params = nnx.split(module)
-    return nnx.merge(definition, jax.tree.map(lambda x: x[which], params))
+def select_members(module: Module, which: jax.Array | slice) -> Module:
+    """The module of the members `which`, indices (E,) or a slice."""
+    graphdef, params = nnx.split(module)
+    return nnx.merge(graphdef, jax.tree.map(lambda x: x[which], params))

@@ -1,4 +1,4 @@
-"""Networks from features to distributions (DreamerV3's sizes and initial scales)."""
+"""Networks from features to distributions, with the sizes and initial scales of DreamerV3."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worldmodel.nn.layers import MLP, Linear
 
 
 class ScalarHead(nnx.Module):
-    """(..., D) -> TwoHot (...): rewards and values. Starts by predicting exactly 0."""
+    """(..., D) -> TwoHot (...): rewards and values. The initial prediction is exactly 0."""
 
     def __init__(
         self,

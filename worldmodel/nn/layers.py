@@ -1,8 +1,6 @@
-"""Dense layers as DreamerV3 has them (Hafner et al., arXiv 2301.04104): `Linear -> RMSNorm ->
-SiLU`.
+"""Dense layers of DreamerV3 (Hafner et al., arXiv 2301.04104): `Linear -> RMSNorm -> SiLU`.
 
-Parameters are float32. Matrix products run in each layer's `dtype`; norms run in float32 whatever
-it is.
+Parameters are float32. Matrix products run in each layer's `dtype`, norms always in float32.
 """
 
 from __future__ import annotations
@@ -15,15 +13,14 @@ from flax import nnx
 
 from worldmodel.nn.layout import devices, map_blocks
 
-# The standard deviation of a unit normal cut at +-2, inverted: the truncation keeps the variance
-# asked for.
+# 1 over the standard deviation of a unit normal truncated at +-2.
 TRUNCATION = 1.1368
 
 
 def truncated_normal(
     rngs: nnx.Rngs, shape: tuple[int, ...], fan_in: int, scale: float
 ) -> jax.Array:
-    """Normal cut at two standard deviations, with variance `scale**2 / fan_in`."""
+    """Normal truncated at two standard deviations, with variance `scale**2 / fan_in`."""
     if scale == 0.0:
         return jnp.zeros(shape, jnp.float32)
     values = jax.random.truncated_normal(rngs.params(), -2.0, 2.0, shape, jnp.float32)
@@ -31,7 +28,7 @@ def truncated_normal(
 
 
 class Linear(nnx.Module):
-    """(..., inputs) -> (..., outputs); bias starts at 0. `scale=0` starts the whole layer at 0."""
+    """(..., inputs) -> (..., outputs). The bias is initially 0; with `scale=0`, the kernel too."""
 
     def __init__(
         self,
@@ -48,20 +45,18 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
-        return over_rows(lambda rows: rows @ kernel + bias, x.astype(self.dtype))
+        return as_matrix(lambda x: x @ kernel + bias, x.astype(self.dtype))
 
     def columns(self, x: jax.Array, first: int) -> jax.Array:
-        """The share of the product that inputs [first, first + x.shape[-1]) have in it, without
-        bias.
-        """
+        """The contribution of inputs [first, first + x.shape[-1]) to the product, without bias."""
         kernel = self.kernel[first : first + x.shape[-1]].astype(self.dtype)
-        return over_rows(lambda rows: rows @ kernel, x.astype(self.dtype))
+        return as_matrix(lambda x: x @ kernel, x.astype(self.dtype))
 
 
-def over_rows(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """`function` of x (..., inputs) as one matrix: on CPUs, XLA has fast code for no other product,
-    and the gradient of one with more axes is up to ten times slower. Where the batch is split over
-    devices, it may be any of the axes: folded into one, it would have to be gathered.
+def as_matrix(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """`function` of x (..., inputs) reshaped to a matrix: on CPUs, XLA has fast code for matrices
+    only, and gradients of products with more axes are up to ten times slower. A batch that is split
+    over devices is not reshaped, because it would have to be gathered.
     """
     if devices() > 1:
         return function(x)
@@ -70,11 +65,10 @@ def over_rows(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.A
 
 
 class BlockLinear(nnx.Module):
-    """Block-diagonal linear map: (..., inputs) -> (..., outputs), block k of the one from block k
-    of the other.
+    """Block-diagonal linear map (..., inputs) -> (..., outputs).
 
-    The kernel has shape (blocks, inputs / blocks, outputs / blocks). It starts with the scale of a
-    full layer: fan-in is the whole input width, as in DreamerV3's code.
+    The kernel has shape (blocks, inputs / blocks, outputs / blocks). Its initial scale is that of a
+    full layer: the fan-in is the whole input width, as in DreamerV3's code.
     """
 
     def __init__(
@@ -94,9 +88,8 @@ class BlockLinear(nnx.Module):
     def __call__(self, x: jax.Array, shared: jax.Array | None = None) -> jax.Array:
         """Maps x (..., inputs of all blocks).
 
-        `shared` (..., S) stands for S more inputs that every block sees: they take the last S rows
-        of each block's kernel, and one dense product serves all blocks instead of S repeated inputs
-        in each.
+        shared: (..., S), further inputs of every block. They use the last S rows of each block's
+            kernel; one dense product serves all blocks.
         """
         kernel = self.kernel[...].astype(self.dtype)
         own = x.shape[-1] // self.blocks
@@ -107,7 +100,7 @@ class BlockLinear(nnx.Module):
         return y + self.bias[...].astype(self.dtype)
 
     def parameters(self) -> tuple[jax.Array, jax.Array]:
-        """Kernel (blocks, I, O) and bias (blocks, O) in the compute type, for `map_blocks`."""
+        """Kernel (blocks, I, O) and bias (blocks, O) in `dtype`, for `map_blocks`."""
         bias = self.bias[...].reshape(self.blocks, -1)
         return self.kernel[...].astype(self.dtype), bias.astype(self.dtype)
 
@@ -126,7 +119,7 @@ class RMSNorm(nnx.Module):
 
 
 class Dense(nnx.Module):
-    """`Linear -> RMSNorm -> SiLU`: the hidden layer of every network here."""
+    """`Linear -> RMSNorm -> SiLU`."""
 
     def __init__(
         self, inputs: int, outputs: int, *, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32
@@ -138,7 +131,7 @@ class Dense(nnx.Module):
         return self.activate(self.linear(x))
 
     def activate(self, x: jax.Array) -> jax.Array:
-        """Norm and activation of a product that was formed elsewhere."""
+        """Norm and activation of a linear map that was computed separately."""
         return jax.nn.silu(self.norm(x))
 
 

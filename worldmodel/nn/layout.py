@@ -1,13 +1,12 @@
-"""The same arithmetic laid out for the device at hand.
+"""Layouts of the same arithmetic for different devices.
 
-Accelerators want few large operations. On CPUs, XLA runs independent small ones in parallel, and
-what stays in the caches is far cheaper than what streams through memory.
+Accelerators need few large operations. On CPUs, XLA runs independent small ones in parallel, and
+data in the caches is far cheaper than data in memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -24,8 +23,8 @@ def map_blocks(
     """
     blocks = params[0].shape[0]
     if jax.default_backend() == "cpu":
-        # XLA for CPUs runs blocks in parallel when they are separate, several times faster than one
-        # batched product. The barrier keeps it from fusing the concatenation into what follows.
+        # XLA for CPUs runs separate blocks in parallel, several times faster than one batched
+        # product. The barrier prevents fusion of the concatenation into later operations.
         parts = zip(*(jnp.split(x, blocks, -1) for x in inputs), *params, strict=True)
         return jax.lax.optimization_barrier(jnp.concatenate([function(*p) for p in parts], -1))
     batch = inputs[0].shape[:-1]
@@ -35,18 +34,16 @@ def map_blocks(
 
 
 def devices() -> int:
-    """Over how many devices the batch of the program that is being traced is split."""
+    """The number of devices over which the program being traced splits its batch."""
     mesh = jax.sharding.get_abstract_mesh()
     return 1 if mesh.empty else mesh.size
 
 
 def over_time(function: Callable[..., Any], *arrays: Any) -> Any:
-    """`function(*arrays)` for a function that treats the leading axis, time, as a batch like the
-    others.
+    """`function(*arrays)` for a function that treats the leading axis, time, as a batch axis.
 
-    A CPU takes one step of time after the other and recomputes it for the gradient, so that what
-    lies between input and output never leaves its caches. Other devices, and several together, take
-    them all at once.
+    A CPU takes one step after the other and recomputes it for the gradient, so that intermediate
+    values stay in its caches. Other devices, and several devices together, take all steps at once.
     """
     if _step_by_step():
         return jax.lax.map(lambda slices: jax.checkpoint(function)(*slices), arrays)
@@ -60,56 +57,64 @@ def scan_time(
     step: Callable[[Module, Any, Any], tuple[Any, Any]], module: Module, state: Any, inputs: Any
 ) -> tuple[Any, Any]:
     """`lax.scan` over time of `step(module, state, inputs) -> (state, outputs)`: state (B, ...),
-    inputs and outputs (T, B, ...), where no window looks at another.
+    inputs and outputs (T, B, ...), for windows that are independent of each other.
 
-    Where the batch is split over a mesh, every device goes through its own windows, and what they
-    say of the parameters is summed over devices once. Left to itself, the compiler may do so at
-    every row. Noise has to come in with the inputs: a key would be the same on all devices.
+    If the batch is split over a mesh, every device scans its own windows, and the gradients of the
+    parameters are summed over devices once; the compiler might do so at every step. Noise must be
+    among the inputs: a key would be the same on all devices.
     """
 
     def scan(module: Module, state: Any, inputs: Any) -> tuple[Any, Any]:
-        return jax.lax.scan(lambda state, row: step(module, state, row), state, inputs)
+        return jax.lax.scan(lambda state, inputs: step(module, state, inputs), state, inputs)
 
     batch = jax.tree.leaves(state)[0].shape[0]
     if devices() == 1 or batch % devices():
         return scan(module, state, inputs)
     axes = tuple(jax.sharding.get_abstract_mesh().axis_names)
-    definition, params = nnx.split(module)
+    graphdef, params = nnx.split(module)
 
-    def share(params: Any, state: Any, inputs: Any) -> tuple[Any, Any]:
-        # Told apart before the scan, so that their gradients are summed after it.
-        mine = jax.lax.pcast(params, axes, to="varying")
-        return scan(nnx.merge(definition, mine), state, inputs)
+    def scan_shard(params: Any, state: Any, inputs: Any) -> tuple[Any, Any]:
+        # Varying before the scan, so that their gradients are summed after it.
+        varying = jax.lax.pcast(params, axes, to="varying")
+        return scan(nnx.merge(graphdef, varying), state, inputs)
 
-    windows, rows = PartitionSpec(axes), PartitionSpec(None, axes)
-    specs = (PartitionSpec(), windows, rows)
-    split = jax.shard_map(share, in_specs=specs, out_specs=(windows, rows))
-    return split(params, state, inputs)
+    windows, steps = PartitionSpec(axes), PartitionSpec(None, axes)
+    specs = (PartitionSpec(), windows, steps)
+    sharded = jax.shard_map(scan_shard, in_specs=specs, out_specs=(windows, steps))
+    return sharded(params, state, inputs)
 
 
 def _step_by_step() -> bool:
-    # Several devices would have to agree on the parameters' gradients at every step.
+    # Several devices would have to sum the gradients of the parameters at every step.
     return jax.default_backend() == "cpu" and devices() == 1
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def sum_over_time(
     function: Callable[..., tuple[jax.Array, Any]], params: Any, context: Any, arrays: Any
 ) -> tuple[jax.Array, Any]:
     """Sum over time of `function(params, context, *arrays) -> (loss, terms)`, differentiable in
-    params.
+    `params`.
 
-    `function` sums a loss, and a pytree of terms that take no gradient, over all leading axes of
-    `arrays`, time first. The gradient is formed together with the loss: one pass, with the steps
-    of time taken as `over_time` takes them.
+    `function` sums a loss, and a pytree of terms without gradient, over all leading axes of
+    `arrays`, time first. The gradient is computed together with the loss in one pass, with the
+    steps taken as in `over_time`.
     """
+    return _sum_over_time(function, params, context, arrays)
+
+
+def _loss_and_terms(
+    function: Callable[..., tuple[jax.Array, Any]], params: Any, context: Any, arrays: Any
+) -> tuple[jax.Array, Any]:
     return _total(function, params, context, arrays)[0]
+
+
+_sum_over_time = jax.custom_vjp(_loss_and_terms, nondiff_argnums=(0,))
 
 
 def _total(
     function: Callable[..., tuple[jax.Array, Any]], params: Any, context: Any, arrays: Any
 ) -> tuple[tuple[jax.Array, Any], Any]:
-    """((loss, terms), gradient in params)."""
+    """((loss, terms), gradient)."""
 
     def one(slices: Any) -> tuple[tuple[jax.Array, Any], Any]:
         return jax.value_and_grad(function, has_aux=True)(params, context, *slices)
@@ -137,4 +142,4 @@ def _total_backward(
     return jax.tree.map(lambda g: g * cotangent[0], gradient), None, None
 
 
-sum_over_time.defvjp(_total_forward, _total_backward)
+_sum_over_time.defvjp(_total_forward, _total_backward)

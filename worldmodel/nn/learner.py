@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from worldmodel.data.windows import Window
 
 Params = dict[str, Any]
 Metrics = dict[str, jax.Array]
+Module = TypeVar("Module", bound=nnx.Module)
 
 
 @partial(
@@ -131,7 +132,7 @@ def graphdefs_of(build: Callable[[jax.Array], dict[str, nnx.Module]]) -> dict[st
     return {name: split_module(module)[0] for name, module in modules.items()}
 
 
-def detached(module: nnx.Module) -> nnx.Module:
+def detached(module: Module) -> Module:
     """The same module with parameters that receive no gradient; its inputs still do."""
     graphdef, params = split_module(module)
     return nnx.merge(graphdef, jax.lax.stop_gradient(params))

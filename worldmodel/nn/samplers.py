@@ -1,15 +1,15 @@
 """Samplers of EDM (Karras et al., arXiv 2206.00364, algorithms 1 and 2): from noise to data along
-falling levels, given a denoiser D(x; s). The slope of the path is d = (x - D(x; s)) / s.
+decreasing noise levels, with a denoiser D(x; s). The slope of the path is d = (x - D(x; s)) / s.
 
-With churn, noise is added before a step and the level raised to match; from there on that point
-and that level are the only ones: for the denoiser, the slope and the step alike.
+With churn, noise is added before a step and the level raised to match; denoiser, slope and step
+then all use the raised level.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,19 +18,21 @@ import numpy as np
 from worldmodel.nn.denoising import Denoise
 
 METHODS = ("euler", "heun")
-MOST_CHURN = math.sqrt(2) - 1  # of a step: never more new noise than there is already
-UNROLLED = 8  # up to so many steps are laid out one by one, which is faster than a loop
+MAX_CHURN = math.sqrt(2) - 1  # per step: never more new noise than present
+MAX_UNROLLED = 8  # up to so many steps are unrolled, which is faster than a loop
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """How samples are drawn.
+    """Settings of a sampler, named as by EDM.
 
-    steps: levels on the way from `high` to `low`; Euler calls the denoiser once for each, Heun
-        2 steps - 1 times
-    rho: how much denser levels lie near `low`
-    s_churn: noise added anew over all steps (S_churn), at levels in [s_tmin, s_tmax], scaled
-        by s_noise (S_noise); 0: the path is deterministic
+    steps: noise levels from `sigma_max` to `sigma_min`; Euler calls the denoiser once for each,
+        Heun 2 steps - 1 times
+    rho: how much denser the levels are near `sigma_min`
+    s_churn: noise added over all steps, at levels in [s_tmin, s_tmax], scaled by `s_noise`; 0: the
+        path is deterministic
+
+    Raises ValueError for settings out of range.
     """
 
     steps: int
@@ -45,35 +47,35 @@ class Sampler:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise ValueError(f"method {self.method!r}: accepted: {', '.join(METHODS)}")
+            raise ValueError(f"method={self.method!r}: accepted: {', '.join(METHODS)}")
         if self.steps < 1 or not 0 < self.sigma_min < self.sigma_max:
-            raise ValueError(f"{self}: needs a step, and 0 < low < high")
+            raise ValueError(f"{self}: needs steps >= 1 and 0 < sigma_min < sigma_max")
 
     def sigmas(self) -> np.ndarray:
-        """(steps,) float64, falling from `high` to `low`. After the last one comes 0."""
+        """(steps,) float64, decreasing from `sigma_max` to `sigma_min`; 0 follows the last one."""
         share = np.arange(self.steps) / max(self.steps - 1, 1)
         first, last = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         return (first + share * (last - first)) ** self.rho
 
 
 class _Step(NamedTuple):
-    """One step: the level it finds, the one it is taken at, the noise added in between, the level
-    it leads to (0 for the last).
+    """One step, or all, (steps,): the level before it, the level raised by churn, the standard
+    deviation of the noise added, and the level after it (0 for the last).
     """
 
-    level: np.ndarray
-    raised: np.ndarray
-    added: np.ndarray
-    following: np.ndarray
+    level: Any
+    raised: Any
+    added: Any
+    following: Any
 
 
 def initial_noise(key: jax.Array, shape: tuple[int, ...], sampler: Sampler) -> jax.Array:
-    """Points at the highest level: N(0, high^2)."""
+    """Points (shape) at the highest level: N(0, sigma_max^2)."""
     return sampler.sigma_max * jax.random.normal(key, shape)
 
 
 def sample(denoise: Denoise, x: jax.Array, sampler: Sampler, key: jax.Array) -> jax.Array:
-    """Leads points (..., D) at the highest level to samples. `key` is used where there is churn."""
+    """Samples from points x (..., D) at the highest level. `key` is used with churn only."""
     keys = jax.random.split(key, sampler.steps)
 
     def churned(x: jax.Array, step: _Step, key: jax.Array) -> jax.Array:
@@ -85,25 +87,24 @@ def sample(denoise: Denoise, x: jax.Array, sampler: Sampler, key: jax.Array) -> 
         slope = (x - denoise(x, step.raised)) / step.raised
         moved = x + (step.following - step.raised) * slope
         if sampler.method == "heun":
-            there = (moved - denoise(moved, step.following)) / step.following
-            moved = x + (step.following - step.raised) * (slope + there) / 2
+            end_slope = (moved - denoise(moved, step.following)) / step.following
+            moved = x + (step.following - step.raised) * (slope + end_slope) / 2
         return moved, None
 
     steps = _steps(sampler)
     inner = jax.tree.map(lambda values: jnp.asarray(values[:-1], jnp.float32), steps)
-    unroll = max(1, min(sampler.steps - 1, UNROLLED))
+    unroll = max(1, min(sampler.steps - 1, MAX_UNROLLED))
     x, _ = jax.lax.scan(advance, x, (inner, keys[:-1]), unroll=unroll)
-    # The last step, to level 0, ends on what the denoiser says. It is outside the loop, so that
-    # nothing is ever divided by 0, not even to be thrown away: its gradient would not be a number.
+    # The last step, to level 0, returns the denoised point. It is outside the loop, because even a
+    # discarded division by 0 has NaN gradients.
     last = jax.tree.map(lambda values: jnp.asarray(values[-1], jnp.float32), steps)
     return denoise(churned(x, last, keys[-1]), last.raised)
 
 
 def _steps(sampler: Sampler) -> _Step:
-    """All steps, (steps,) each."""
     levels = sampler.sigmas()
     churned = (sampler.s_tmin <= levels) & (levels <= sampler.s_tmax)
-    share = np.where(churned, min(sampler.s_churn / sampler.steps, MOST_CHURN), 0.0)
+    share = np.where(churned, min(sampler.s_churn / sampler.steps, MAX_CHURN), 0.0)
     raised = (1 + share) * levels
     added = sampler.s_noise * np.sqrt(np.square(raised) - np.square(levels))
     return _Step(levels, raised, added, np.append(levels[1:], 0.0))

@@ -1,4 +1,4 @@
-"""From dx/dt = G x + c, with 2 x 2 blocks G and c held over a step, to x' = A x + B c."""
+"""Zero-order hold: from dx/dt = G x + c, with 2 x 2 blocks G and constant c, to x' = A x + B c."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Generator(NamedTuple):
     """G = [[rate, upper], [-lower, rate]], entries (..., m).
 
     upper x lower = angle^2, so the eigenvalues are rate +- i angle. A complex coordinate has upper
-    = lower = angle. With lower = 0, G is a Jordan block: y moves x, and nothing moves y.
+    = lower = angle. With lower = 0, G is a Jordan block: y drives x, and nothing drives y.
     """
 
     rate: jax.Array
@@ -27,7 +27,7 @@ def zero_order_hold(generator: Generator) -> tuple[Block, Block]:
     """exp(G) and the integral of exp(sG) over s in [0, 1]: A and B of a step of unit length.
 
     Both are functions f of a matrix, and f(G) = p I + q (G - rate I) with p = Re f(rate + i angle),
-    q = Im f(rate + i angle) / angle. Values and gradients are finite everywhere, 0 included.
+    q = Im f(rate + i angle) / angle. Values and gradients are finite everywhere, including at 0.
     """
     rate, angle, upper, lower = generator
     grown = jnp.exp(rate)
@@ -63,7 +63,7 @@ def _held(rate: jax.Array, angle: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def _held_series(rate: jax.Array, angle: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """1 + z / 2! + z^2 / 3! + ... by Horner's rule; the rest is below 1e-8 where |z| < 1/2."""
+    """1 + z / 2! + z^2 / 3! + ... by Horner's rule; the remainder is below 1e-8 for |z| < 1/2."""
     p, q = jnp.ones_like(rate), jnp.zeros_like(rate)
     for n in range(8, 1, -1):
         p, q = 1 + (rate * p - jnp.square(angle) * q) / n, (rate * q + p) / n

@@ -1,11 +1,13 @@
-"""Planning: an action is chosen by a search in a model's imagination. Continuous actions only.
+"""Planning: actions by a search over imagined rollouts. Continuous actions only.
 
-A planner is a `Planner` with a way of weighing candidates, one file each.
+A planner is a `Planner` with a function that weights candidates by their returns, one file each:
+
+    planner = build(PlannerOptions(kind="cem"), spec)
+    plan = planner.init_carry(batch)
+    plan, action = planner(model, state, plan, key)  # at every step of the environment
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 from flax import nnx
 
@@ -15,12 +17,12 @@ from worldmodel.errors import ConfigError
 from worldmodel.planning.agent import Agent
 from worldmodel.planning.cem import cem
 from worldmodel.planning.mppi import mppi
-from worldmodel.planning.planner import Planner, Value
+from worldmodel.planning.planner import Planner, Value, Weigh
 
 __all__ = ["PLANNERS", "Agent", "Planner", "Value", "build", "validate"]
 
-# Kind of the planner -> how it weighs candidates.
-PLANNERS: dict[str, Callable] = {"cem": cem, "mppi": mppi}
+# kind -> weights of candidates
+PLANNERS: dict[str, Weigh] = {"cem": cem, "mppi": mppi}
 
 
 def build(
@@ -29,9 +31,14 @@ def build(
     actor: nnx.Module | None = None,
     value: Value | None = None,
 ) -> Planner | None:
-    """The planner asked for, or None. `actor` and `value` are used as far as the options say.
+    """Builds a planner; None for kind "none".
 
-    Raises ConfigError as `check` does.
+    options: of the search; `num_policy_samples=0` and `use_value=False` turn actor and value off
+    spec: of the dataset
+    actor: proposes candidates, from features (B, F) to a distribution over actions
+    value: of the states at the horizon, from features (..., F) to (...)
+
+    Raises ConfigError for discrete actions and for datasets without rewards.
     """
     validate(options, spec)
     if options.kind == "none":
@@ -46,16 +53,14 @@ def build(
 
 
 def validate(options: PlannerOptions, spec: DataSpec) -> None:
-    """Raises ConfigError for logs that nothing can be planned for."""
+    """Raises ConfigError for a dataset with discrete actions or without rewards."""
     if options.kind == "none":
         return
-    asked = f"evaluation.planner.kind={options.kind}"
+    problem = None
     if spec.action.discrete:
-        raise ConfigError(
-            f"{asked}: needs continuous actions, these logs have {spec.action.size} classes; "
-            "accepted here: none"
-        )
-    if not spec.has_reward:
-        raise ConfigError(
-            f"{asked}: needs rewards to plan for, these logs have none; accepted here: none"
-        )
+        problem = f"requires continuous actions, and this dataset has {spec.action.size} classes"
+    elif not spec.has_reward:
+        problem = "requires rewards, and this dataset has none"
+    if problem:
+        key = "evaluation.planner.kind"
+        raise ConfigError(f"{key}={options.kind}: {problem}; accepted: {key}=none")

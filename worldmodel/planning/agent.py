@@ -1,4 +1,4 @@
-"""Who can act with a trained model."""
+"""A trained model with what acts in it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from worldmodel.planning.planner import Value
 
 
 class Agent(NamedTuple):
-    """A model, a policy over its features and what its critic expects, of one training seed."""
+    """A model, a policy over its features and the value of its critic, of one training seed."""
 
     model: WorldModel
     policy: nnx.Module | None

@@ -9,6 +9,6 @@ from worldmodel.planning.elites import select_elites
 
 
 def cem(returns: jax.Array, options: PlannerOptions) -> jax.Array:
-    """Weights (B, N), of sum 1, of candidates with these returns: equal ones for the elites."""
+    """Weights (B, N) with sum 1 of candidates with returns (B, N): equal for the elites."""
     elite = select_elites(returns, options.num_elites)
     return elite / elite.sum(-1, keepdims=True)

@@ -1,4 +1,4 @@
-"""The best of many candidates."""
+"""Selection of candidates by their returns."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import jax.numpy as jnp
 
 
 def select_elites(returns: jax.Array, count: int) -> jax.Array:
-    """(B, N) bool: the `count` candidates of the highest returns, and those equal to the last."""
+    """(B, N) bool: the `count` candidates with the highest returns, including ties of the last."""
     lowest = jax.lax.top_k(returns, count)[0][..., -1:]
     return returns >= lowest
 
 
 def replace_nonfinite(returns: jax.Array) -> jax.Array:
-    """(B, N) returns, in which the worst finite one stands for those that are not finite (0 if
-    none is): a candidate on which the model diverges must not win.
+    """Returns (B, N) with nonfinite ones replaced by the lowest finite one (0 if there is none):
+    candidates on which the model diverges must not be selected.
     """
-    known = jnp.isfinite(returns)
-    worst = jnp.where(known, returns, jnp.inf).min(-1, keepdims=True)
-    return jnp.where(known, returns, jnp.where(jnp.isfinite(worst), worst, 0.0))
+    finite = jnp.isfinite(returns)
+    lowest = jnp.where(finite, returns, jnp.inf).min(-1, keepdims=True)
+    return jnp.where(finite, returns, jnp.where(jnp.isfinite(lowest), lowest, 0.0))

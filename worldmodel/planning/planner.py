@@ -1,5 +1,5 @@
-"""The search that all planners share: draw sequences of actions around a plan, imagine what each
-would earn, re-fit the plan to the best, and again (TD-MPC2, arXiv 2310.16828, sec. 3.2).
+"""The search that all planners share: sample sequences of actions around a plan, imagine their
+returns, refit the plan to the best, and repeat (TD-MPC2, arXiv 2310.16828, sec. 3.2).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from worldmodel.imagination import Actor, imagine, time_major
 from worldmodel.models.interface import State, WorldModel
 from worldmodel.planning.elites import replace_nonfinite
 
-DISCOUNT = 1 - 1 / 333  # where neither the options nor a value have one
+DEFAULT_DISCOUNT = 1 - 1 / 333  # if neither the options nor a value have one
 Weigh = Callable[[jax.Array, PlannerOptions], jax.Array]  # returns (B, N) -> weights of sum 1
 
 
 class Value(Protocol):
-    """features (..., F) -> what is earned from there on (...), at a discount per step."""
+    """features (..., F) -> expected return (...), with a discount per step."""
 
     discount: float
 
@@ -29,9 +29,13 @@ class Value(Protocol):
 
 
 class Planner(nnx.Module):
-    """Acts by planning anew at every step, starting from what is left of its last plan.
+    """Plans at every step, starting from the rest of its last plan (model-predictive control).
 
-    `actor` proposes candidates of its own; `value` judges the states at the horizon.
+    options: of the search, steps and discount per step included
+    weigh: from returns (B, N) and options to weights (B, N) with sum 1
+    action_size: A
+    actor: proposes candidates, from features (B, F) to a distribution over actions
+    value: of the states at the horizon
     """
 
     def __init__(
@@ -44,26 +48,25 @@ class Planner(nnx.Module):
     ):
         self.options, self.weigh, self.action_size = options, weigh, action_size
         self.actor, self.value = actor, value
-        self.discount = options.discount
-        if self.discount is None:
-            self.discount = DISCOUNT if value is None else value.discount
+        default = DEFAULT_DISCOUNT if value is None else value.discount
+        self.discount = default if options.discount is None else options.discount
 
     def init_carry(self, batch: int) -> jax.Array:
-        """The plan (B, H, A) before the first step: the middle of the actions' range."""
+        """The plan (B, H, A) before the first step: all zero, the middle of the action range."""
         return jnp.zeros((batch, self.options.horizon, self.action_size))
 
     def __call__(
         self, model: WorldModel, state: State, plan: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """The new plan (B, H, A) and the action (B, A) to take in `state` (B, ...), given the plan
-        of the step before.
+        """Returns the new plan (B, H, A) and the action (B, A) in `state` (B, ...), given the plan
+        of the previous step.
         """
-        left = jnp.concatenate([plan[:, 1:], jnp.zeros_like(plan[:, :1])], 1)
-        plan = self.plan(model, state, left, key)
+        rest = jnp.concatenate([plan[:, 1:], jnp.zeros_like(plan[:, :1])], 1)
+        plan = self.plan(model, state, rest, key)
         return plan, plan[:, 0]
 
     def plan(self, model: WorldModel, state: State, plan: jax.Array, key: jax.Array) -> jax.Array:
-        """A plan (B, H, A) for `state` (B, ...), found from `plan` (B, H, A) on; actions lie in
+        """Searches a plan (B, H, A) for `state` (B, ...) around an initial one; actions are in
         [-1, 1].
         """
         options = self.options
@@ -74,10 +77,10 @@ class Planner(nnx.Module):
             around: tuple[jax.Array, jax.Array], key: jax.Array
         ) -> tuple[tuple[jax.Array, jax.Array], None]:
             mean, std = around
-            draw_key, imagine_key = jax.random.split(key)
+            sample_key, imagine_key = jax.random.split(key)
             shape = (mean.shape[0], options.num_samples, *mean.shape[1:])
-            drawn = mean[:, None] + std[:, None] * jax.random.normal(draw_key, shape)
-            candidates = jnp.concatenate([proposals, jnp.clip(drawn, -1, 1)], 1)
+            samples = mean[:, None] + std[:, None] * jax.random.normal(sample_key, shape)
+            candidates = jnp.concatenate([proposals, jnp.clip(samples, -1, 1)], 1)
             returns = self.returns(model, state, candidates, imagine_key)
             weights = self.weigh(replace_nonfinite(returns), options)[..., None, None]
             fitted = (weights * candidates).sum(1)
@@ -91,12 +94,12 @@ class Planner(nnx.Module):
     def returns(
         self, model: WorldModel, state: State, candidates: jax.Array, key: jax.Array
     ) -> jax.Array:
-        """What candidates (B, N, H, A) earn from `state` (B, ...) on, (B, N): the discounted sum of
-        rewards, and the value at the horizon, each times the probability of getting there.
+        """Imagined returns (B, N) of candidates (B, N, H, A) from `state` (B, ...): the discounted
+        sum of rewards and of the value at the horizon, each times the probability of reaching it.
         """
         batch, count, horizon = candidates.shape[:3]
         actions = candidates.reshape(batch * count, *candidates.shape[2:])
-        rollout = time_major(imagine(model, _repeated(state, count), actions, horizon, key))
+        rollout = time_major(imagine(model, _repeat(state, count), actions, horizon, key))
         reach = jnp.cumprod(self.discount * rollout.continues, 0)
         before = jnp.concatenate([jnp.ones_like(reach[:1]), reach[:-1]])
         total = (before * rollout.rewards).sum(0)
@@ -107,14 +110,14 @@ class Planner(nnx.Module):
     def _proposals(
         self, model: WorldModel, state: State, plan: jax.Array, key: jax.Array
     ) -> jax.Array:
-        """(B, proposals, H, A): what the actor would do; none without one."""
+        """Actions (B, num_policy_samples, H, A) of rollouts of the actor, none without one."""
         if self.actor is None:
             return plan[:, None][:, :0]
         count = self.options.num_policy_samples
-        _, actions = model.rollout_policy(_repeated(state, count), self.actor, plan.shape[1], key)
+        _, actions = model.rollout_policy(_repeat(state, count), self.actor, plan.shape[1], key)
         return jnp.clip(actions, -1, 1).reshape(plan.shape[0], count, *plan.shape[1:])
 
 
-def _repeated(state: State, count: int) -> State:
+def _repeat(state: State, count: int) -> State:
     """(B, ...) -> (B x count, ...)."""
     return jax.tree.map(lambda x: jnp.repeat(x, count, 0), state)

@@ -1,10 +1,21 @@
-"""Policy algorithms: one file each, every one a Learner.
+"""Policy algorithms, one file each, every one a `Learner` (worldmodel/nn/learner.py).
 
-A learner's definitions hold `model`, the world model it acts on, and `actor`, a module from
-features to a distribution over actions. `critic`, where there is one, says what will be earned.
+An algorithm is a class that registers with its options:
+
+    @register("policy", "bc", BCOptions)
+    class BehaviorCloning(OfflineLearner[BCOptions]): ...
+
+It is called with (options, model, spec, optimizer, dtype) and trains on a frozen model. Its
+`graphdefs` include `model`, the world model it acts on, and `actor`, a module from features to a
+distribution over actions; where they include `critic`, `build_value(options, spec, modules)`
+returns the value function. `needs_reward` is False for algorithms that ignore the dataset's
+rewards. An algorithm that can train jointly with the model registers a second class as `joint`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 import optax
@@ -15,9 +26,9 @@ from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
 from worldmodel.models import ModelBuilder, WorldModel
 from worldmodel.nn.learner import Learner
-from worldmodel.policies.value import build_value
+from worldmodel.planning import Value
 
-__all__ = ["build", "build_joint", "needs_reward", "build_value"]
+__all__ = ["build", "build_joint", "build_value", "needs_reward"]
 
 register("policy", "none", NoPolicy)(None)
 
@@ -29,7 +40,7 @@ def build(
     optimizer: optax.GradientTransformation,
     dtype: jnp.dtype,
 ) -> Learner:
-    """A learner that trains a policy on a frozen model."""
+    """Builds the learner that trains a policy on a frozen model."""
     return entry_of("policy", options).target(options, model, spec, optimizer, dtype)
 
 
@@ -40,17 +51,30 @@ def build_joint(
     optimizer: optax.GradientTransformation,
     dtype: jnp.dtype,
 ) -> Learner:
-    """A learner that trains model and policy together."""
-    learners = {entry.options: entry.target for entry in entries("joint").values()}
-    if type(options) not in learners:
+    """Builds the learner that trains model and policy together.
+
+    Raises ConfigError for an algorithm that has none.
+    """
+    learner = entry_of("policy", options).details.get("joint")
+    if learner is None:
+        accepted = [name for name, entry in entries("policy").items() if "joint" in entry.details]
         raise ConfigError(
-            f"policy={options.name} cannot be trained jointly with the model; "
-            f"with training.joint=true accepted are: {', '.join(entries('joint'))}"
+            f"training.joint=true: policy={options.name} cannot be trained jointly with the model; "
+            f"accepted: policy={', '.join(accepted)}"
         )
-    return learners[type(options)](options, build_model, spec, optimizer, dtype)
+    return learner(options, build_model, spec, optimizer, dtype)
+
+
+def build_value(options: PolicyOptions, spec: DataSpec, modules: Mapping[str, Any]) -> Value | None:
+    """The value function of the policy by the critic among a learner's modules, from features
+    (..., F) to expected returns (...); None without a critic.
+    """
+    if "critic" not in modules:
+        return None
+    return entry_of("policy", options).target.build_value(options, spec, modules)
 
 
 def needs_reward(options: PolicyOptions) -> bool:
-    """False for what clones logged actions alone; rollouts have rewards."""
+    """Whether the policy learns from rewards: False for behavior cloning of the dataset alone."""
     learner = entry_of("policy", options).target
     return learner.needs_reward or options.imagined_horizon is not None

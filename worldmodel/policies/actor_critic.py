@@ -1,13 +1,13 @@
-"""DreamerV3's actor-critic (arXiv 2301.04104, eq. 6-12): learned on rollouts that a world model
-imagines.
+"""DreamerV3's actor-critic (arXiv 2301.04104, eq. 6-12), trained on imagined rollouts.
 
 Two learners share its losses. `ActorCriticLearner` trains actor and critic on a frozen model.
-`JointLearner` trains the model at the same time, with one optimiser for everything, as DreamerV3
+`JointLearner` trains the model at the same time, with one optimizer for everything, as DreamerV3
 does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -39,15 +39,60 @@ from worldmodel.nn.learner import (
 from worldmodel.policies.returns import lambda_returns, update_scale
 
 
-class ImaginationAux(NamedTuple):
-    """What the losses on one batch of rollouts give besides their sum.
+@dataclass
+class ActorCriticOptions(PolicyOptions):
+    """DreamerV3's actor-critic, trained on imagined rollouts."""
 
-    first_return: (B,) return of each start, no gradient; statistics: updated running statistics.
+    name: str = option("actor_critic", "policy algorithm")
+    hidden: int | None = option(
+        None, "units of every hidden layer (null: those of the model's preset)", low=1
+    )
+    layers: int = option(3, "hidden layers of actor and critic", low=1)
+    horizon: int = option(15, "steps of an imagined rollout", low=1)
+    discount: float = option(1 - 1 / 333, "discount per step", low=0.0, high=1.0)
+    lambda_: float = option(0.95, "lambda of the lambda-return", low=0.0, high=1.0)
+    entropy_scale: float = option(3e-4, "weight of the policy's entropy", low=0.0)
+    actor_grad: str = option(
+        "reinforce",
+        "gradient of the actor; dynamics: through the model, continuous actions only",
+        choices=("reinforce", "dynamics"),
+    )
+    return_norm_rate: float = option(
+        0.01, "update rate of the running percentiles of the return", low=0.0, high=1.0
+    )
+    tau: float = option(0.02, "update rate of the target critic", low=0.0, high=1.0)
+    target_regularization_scale: float = option(
+        1.0, "weight of the regularization of the critic towards the target critic", low=0.0
+    )
+    replay_scale: float = option(
+        0.3, "weight of the critic's loss on dataset rewards (joint training only)", low=0.0
+    )
+
+    @property
+    def imagined_horizon(self) -> int:
+        return self.horizon
+
+
+class ImaginationAux(NamedTuple):
+    """Auxiliary outputs of `imagination_loss`.
+
+    first_return: (B,) return from each start, without gradient
+    statistics: updated running statistics
     """
 
     first_return: jax.Array
     statistics: dict[str, jax.Array]
     metrics: Metrics
+
+
+class StateValue(nnx.Module):
+    """features (..., F) -> mean (...) of the critic's distribution."""
+
+    def __init__(self, critic: ScalarHead, discount: float):
+        self.critic, self.discount = critic, discount
+
+    def __call__(self, features: jax.Array) -> jax.Array:
+        return self.critic(features).mean()
 
 
 def build_heads(
@@ -60,8 +105,8 @@ def build_heads(
     """A new actor and critic over the model's features."""
     if options.actor_grad == "dynamics" and action.discrete:
         raise ConfigError(
-            "policy.actor_grad=dynamics needs continuous actions, these logs have discrete ones; "
-            "accepted here: reinforce"
+            "policy.actor_grad=dynamics requires continuous actions, and this dataset has discrete "
+            "ones; accepted: policy.actor_grad=reinforce"
         )
     units = options.hidden or model.hidden_size
     rngs = nnx.Rngs(params=key)
@@ -81,17 +126,18 @@ def imagination_loss(
     statistics: dict[str, jax.Array],
     key: jax.Array,
 ) -> tuple[jax.Array, ImaginationAux]:
-    """Loss of actor and critic on rollouts from `start` (B, ...); `alive` (B,) is 0 where nothing
-    can follow.
+    """Loss of actor and critic on rollouts from `start` (B, ...).
 
-    Arrays inside have time first: (H, B), as the rollout is made.
+    alive: (B,) 0.0 for starts at which the episode has ended or that are padding, else 1.0
+
+    Arrays inside are time-major, (H, B), as the rollout is generated.
     """
     through_model = options.actor_grad == "dynamics"
     rollout = time_major(
         imagine(
             model,
             jax.lax.stop_gradient(start),
-            # Reinforced actions are samples, no function of the actor.
+            # With `reinforce`, actions are samples without a gradient.
             actor if through_model else detached(actor),
             options.horizon,
             key,
@@ -100,39 +146,35 @@ def imagination_loss(
     if not through_model:
         rollout = jax.lax.stop_gradient(rollout)
     discounts = rollout.continues * options.discount
-    # What the losses aim at is fixed; only dynamics back-propagation looks through the values at
-    # the model.
+    # Targets are constants; only `dynamics` takes the gradient of the values in the features.
     fixed_critic = detached(critic)
     values = over_time(lambda features: fixed_critic(features).mean(), rollout.features)
     returns = lambda_returns(rollout.rewards, discounts, values, options.lambda_)
     targets = jax.lax.stop_gradient(returns)
     statistics, scale = update_scale(statistics, targets, options.return_norm_rate)
     advantage = jax.lax.stop_gradient((targets - values[:-1]) / scale)
-    # A step weighs what is left of its start: the product of the discounts that led to it.
-    reach = jnp.cumprod(jnp.concatenate([alive[None], discounts[:-1]]), 0)
-    reach = jax.lax.stop_gradient(reach)
+    # A step is weighted by the product of the discounts that led to it.
+    weight = jnp.cumprod(jnp.concatenate([alive[None], discounts[:-1]]), 0)
+    weight = jax.lax.stop_gradient(weight)
 
-    (actor_definition, actor_params), (critic_definition, critic_params) = map(
-        split_module, (actor, critic)
-    )
+    actor_graphdef, actor_params = split_module(actor)
+    critic_graphdef, critic_params = split_module(critic)
 
     def losses(
-        params: Params, slow: Params, features: jax.Array, action: jax.Array,
-        target: jax.Array, advantage: jax.Array, reach: jax.Array,
+        params: Params, target_params: Params, features: jax.Array, action: jax.Array,
+        target: jax.Array, advantage: jax.Array, weight: jax.Array,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:  # fmt: skip
         """Sums over states (..., B) of the losses of actor and critic."""
-        policy = nnx.merge(actor_definition, params["actor"])(features)
-        value = nnx.merge(critic_definition, params["critic"])(features)
-        pull = nnx.merge(critic_definition, slow)(features).mean()
+        policy = nnx.merge(actor_graphdef, params["actor"])(features)
+        value = nnx.merge(critic_graphdef, params["critic"])(features)
+        target_value = nnx.merge(critic_graphdef, target_params)(features).mean()
         entropy = policy.entropy()
-        gain = policy.log_prob(action) * advantage + options.entropy_scale * entropy
-        terms = {
-            "loss/actor": -(reach * gain).sum(),
-            "loss/critic": (
-                reach * value_loss(value, target, pull, options.target_regularization_scale)
-            ).sum(),
-        }
-        return sum(terms.values()), terms | {"policy/entropy": entropy.sum()}
+        objective = policy.log_prob(action) * advantage + options.entropy_scale * entropy
+        scale = options.target_regularization_scale
+        actor_loss = -(weight * objective).sum()
+        critic_loss = (weight * value_loss(value, target, target_value, scale)).sum()
+        terms = {"loss/actor": actor_loss, "loss/critic": critic_loss}
+        return actor_loss + critic_loss, terms | {"policy/entropy": entropy.sum()}
 
     features, actions = jax.lax.stop_gradient((rollout.features[:-1], rollout.actions))
     reinforced = jnp.zeros_like(advantage) if through_model else advantage
@@ -140,13 +182,13 @@ def imagination_loss(
         losses,
         {"actor": actor_params, "critic": critic_params},
         split_module(target_critic)[1],
-        (features, actions, targets, reinforced, reach),
+        (features, actions, targets, reinforced, weight),
     )
     loss = total / targets.size
     terms = {name: value / targets.size for name, value in terms.items()}
     if through_model:
-        gained = -(reach * returns / scale).mean()
-        loss, terms["loss/actor"] = loss + gained, terms["loss/actor"] + gained
+        return_loss = -(weight * returns / scale).mean()
+        loss, terms["loss/actor"] = loss + return_loss, terms["loss/actor"] + return_loss
     metrics = terms | {
         "policy/return": targets.mean(),
         "policy/return_scale": scale,
@@ -159,10 +201,10 @@ def imagination_loss(
 
 
 def value_loss(
-    value: TwoHot, target: jax.Array, slow: jax.Array, target_regularization_scale: float
+    value: TwoHot, target: jax.Array, target_value: jax.Array, target_regularization_scale: float
 ) -> jax.Array:
-    """Cross-entropy to the target plus a pull towards the slow critic."""
-    return value.loss(target) + target_regularization_scale * value.loss(slow)
+    """Cross-entropy to the target, regularized towards the target critic's value."""
+    return value.loss(target) + target_regularization_scale * value.loss(target_value)
 
 
 def replay_loss(
@@ -173,16 +215,16 @@ def replay_loss(
     window: Window,
     first_return: jax.Array,
 ) -> jax.Array:
-    """The critic's loss on logged rewards, bootstrapped at every row (B, T) by that state's
-    imagined return.
+    """The critic's loss on dataset rewards. Lambda-returns bootstrap from the imagined return of
+    every state, `first_return` (B, T).
     """
-    arrived_last, arrived_end = window.is_last[:, 1:], window.is_terminal[:, 1:]
-    discounts = options.discount * (1.0 - arrived_end)
-    lambda_ = options.lambda_ * (1.0 - arrived_last)
+    is_last, is_terminal = window.is_last[:, 1:], window.is_terminal[:, 1:]
+    discounts = options.discount * (1.0 - is_terminal)
+    lambda_ = options.lambda_ * (1.0 - is_last)
     returns = lambda_returns(window.reward[:, :-1].T, discounts.T, first_return.T, lambda_.T).T
     features = features[:, :-1]
-    slow = jax.lax.stop_gradient(target_critic(features).mean())
-    loss = value_loss(critic(features), returns, slow, options.target_regularization_scale)
+    target_value = jax.lax.stop_gradient(target_critic(features).mean())
+    loss = value_loss(critic(features), returns, target_value, options.target_regularization_scale)
     weight = window.mask[:, 1:] & ~window.is_last[:, :-1]
     return (weight * loss).mean()
 
@@ -193,53 +235,99 @@ def _flatten(tree: Any) -> Any:
 
 
 def _alive(window: Window) -> jax.Array:
-    """(B x T,) 1.0 for rows from which imagination may start: real ones at which the episode had
-    not ended.
-    """
+    """(B x T,) 1.0 for steps to imagine from: not padding, and the episode has not ended."""
     return (window.mask & ~window.is_terminal).reshape(-1).astype(jnp.float32)
 
 
-def _track(slow: Params, online: Params, rate: float) -> Params:
-    return jax.tree.map(lambda s, o: (1 - rate) * s + rate * o, slow, online)
-
-
-@dataclass
-class ActorCriticOptions(PolicyOptions):
-    """DreamerV3's actor-critic, trained on imagined rollouts."""
-
-    name: str = option("actor_critic", "policy algorithm")
-    hidden: int | None = option(
-        None, "units of every hidden layer (none: a preset's, by the model)", low=1
-    )
-    layers: int = option(3, "hidden layers of actor and critic", low=1)
-    horizon: int = option(15, "imagined steps from every start", low=1)
-    discount: float = option(1 - 1 / 333, "discount per step", low=0.0, high=1.0)
-    lambda_: float = option(0.95, "lambda of the lambda-return", low=0.0, high=1.0)
-    entropy_scale: float = option(3e-4, "weight of the policy's entropy", low=0.0)
-    actor_grad: str = option(
-        "reinforce",
-        "how the actor learns; dynamics: through the model, continuous actions only",
-        choices=("reinforce", "dynamics"),
-    )
-    return_norm_rate: float = option(
-        0.01, "rate of the running percentiles of the return", low=0.0, high=1.0
-    )
-    tau: float = option(0.02, "rate of the slow critic", low=0.0, high=1.0)
-    target_regularization_scale: float = option(
-        1.0, "weight of the pull towards the slow critic", low=0.0
-    )
-    replay_scale: float = option(
-        0.3, "weight of the critic's loss on logged rewards (joint training only)", low=0.0
+def _initial_state(
+    modules: dict[str, nnx.Module], optimizer: optax.GradientTransformation
+) -> TrainState:
+    params = {name: split_module(module)[1] for name, module in modules.items()}
+    return create_train_state(
+        params,
+        optimizer,
+        target_params={"critic": params["critic"]},
+        statistics={"return_range": jnp.zeros(())},
     )
 
-    @property
-    def imagined_horizon(self) -> int:
-        return self.horizon
+
+def _update(
+    state: TrainState,
+    grads: Params,
+    optimizer: optax.GradientTransformation,
+    statistics: dict[str, jax.Array],
+    tau: float,
+) -> tuple[TrainState, Metrics]:
+    """An optimizer step, then (1 - tau) theta' + tau theta of the target critic."""
+    state, norms = apply_gradients(state, grads, optimizer)
+    target_critic = jax.tree.map(
+        lambda target, p: (1 - tau) * target + tau * p,
+        state.target_params["critic"],
+        state.params["critic"],
+    )
+    return replace(state, target_params={"critic": target_critic}, statistics=statistics), norms
 
 
-@register("policy", "actor_critic", ActorCriticOptions)
+class JointLearner:
+    """Trains world model, actor and critic together. The losses of actor and critic have no
+    gradient in the model's parameters.
+    """
+
+    def __init__(
+        self,
+        options: ActorCriticOptions,
+        build_model: ModelBuilder,
+        spec: DataSpec,
+        optimizer: optax.GradientTransformation,
+        dtype: jnp.dtype,
+    ):
+        """build_model: from a key to a new world model"""
+        self.options, self.optimizer, self.build_model = options, optimizer, build_model
+        self.action, self.dtype = spec.action, dtype
+        self.graphdefs = graphdefs_of(self._modules)
+
+    def init(self, key: jax.Array) -> TrainState:
+        return jax.jit(lambda key: _initial_state(self._modules(key), self.optimizer))(key)
+
+    def update(
+        self, state: TrainState, batch: Window, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        def loss(params: Params) -> tuple[jax.Array, tuple[dict, Metrics]]:
+            return self._loss(params, state, batch, key)
+
+        grads, (statistics, metrics) = jax.grad(loss, has_aux=True)(state.params)
+        state, norms = _update(state, grads, self.optimizer, statistics, self.options.tau)
+        return state, metrics | norms
+
+    def _modules(self, key: jax.Array) -> dict[str, nnx.Module]:
+        model_key, heads_key = jax.random.split(key)
+        model = self.build_model(model_key)
+        actor, critic = build_heads(self.options, model, self.action, heads_key, self.dtype)
+        return {"model": model, "actor": actor, "critic": critic}
+
+    def _loss(
+        self, params: Params, state: TrainState, batch: Window, key: jax.Array
+    ) -> tuple[jax.Array, tuple[dict, Metrics]]:
+        model_key, imagine_key = jax.random.split(key)
+        modules = {name: nnx.merge(self.graphdefs[name], p) for name, p in params.items()}
+        target_critic = nnx.merge(self.graphdefs["critic"], state.target_params["critic"])
+        model_loss, (metrics, states) = modules["model"].loss(batch, model_key)
+        imagined_loss, imagined = imagination_loss(
+            self.options, detached(modules["model"]), modules["actor"], modules["critic"],
+            target_critic, _flatten(states), _alive(batch), state.statistics, imagine_key,
+        )  # fmt: skip
+        replayed = replay_loss(
+            self.options, modules["critic"], target_critic, modules["model"].features(states),
+            batch, imagined.first_return.reshape(batch.shape),
+        )  # fmt: skip
+        metrics = metrics | imagined.metrics | {"loss/replay": replayed}
+        total = model_loss + imagined_loss + self.options.replay_scale * replayed
+        return total, (imagined.statistics, metrics)
+
+
+@register("policy", "actor_critic", ActorCriticOptions, joint=JointLearner)
 class ActorCriticLearner:
-    """Trains actor and critic on rollouts of a frozen model, from every row of every batch."""
+    """Trains actor and critic on rollouts of a frozen model, from every step of every batch."""
 
     needs_reward = True
 
@@ -253,32 +341,27 @@ class ActorCriticLearner:
     ):
         if not model.has_dynamics:
             raise ConfigError(
-                f"policy={options.name} learns in imagination alone, and this family of models has "
-                "no dynamics; accepted: another family, or a policy that learns from logs"
+                f"policy={options.name} learns from imagined rollouts, and this model has no "
+                "dynamics; accepted: another model, or an offline algorithm"
             )
         self.options, self.optimizer = options, optimizer
         self.model, self.action, self.dtype = model, spec.action, dtype
-        model_definition, self.model_params = split_module(model)
-        self.graphdefs = {"model": model_definition, **graphdefs_of(self._heads)}
+        model_graphdef, self.model_params = split_module(model)
+        self.graphdefs = {"model": model_graphdef, **graphdefs_of(self._heads)}
+
+    @staticmethod
+    def build_value(
+        options: ActorCriticOptions, spec: DataSpec, modules: Mapping[str, Any]
+    ) -> StateValue:
+        """The value of the policy by its critic, from features (..., F) to (...)."""
+        return StateValue(modules["critic"], options.discount)
 
     def init(self, key: jax.Array) -> TrainState:
-        # The model stays outside the compiled part, where it would be a constant; the copy can be
-        # donated.
+        # The model stays outside the compiled function, where it would be a constant; the copy can
+        # be donated.
         frozen = {"model": jax.tree.map(jnp.copy, self.model_params)}
-        return replace(jax.jit(self._fresh)(key), frozen=frozen)
-
-    def _heads(self, key: jax.Array) -> dict[str, nnx.Module]:
-        actor, critic = build_heads(self.options, self.model, self.action, key, self.dtype)
-        return {"actor": actor, "critic": critic}
-
-    def _fresh(self, key: jax.Array) -> TrainState:
-        params = {name: split_module(module)[1] for name, module in self._heads(key).items()}
-        return create_train_state(
-            params,
-            self.optimizer,
-            target_params={"critic": params["critic"]},
-            statistics={"return_range": jnp.zeros(())},
-        )
+        state = jax.jit(lambda key: _initial_state(self._heads(key), self.optimizer))(key)
+        return replace(state, frozen=frozen)
 
     def update(
         self, state: TrainState, batch: Window, key: jax.Array
@@ -290,82 +373,16 @@ class ActorCriticLearner:
         def loss(params: Params) -> tuple[jax.Array, ImaginationAux]:
             actor = nnx.merge(self.graphdefs["actor"], params["actor"])
             critic = nnx.merge(self.graphdefs["critic"], params["critic"])
-            slow = nnx.merge(self.graphdefs["critic"], state.target_params["critic"])
+            target_critic = nnx.merge(self.graphdefs["critic"], state.target_params["critic"])
             return imagination_loss(
-                self.options, model, actor, critic, slow,
+                self.options, model, actor, critic, target_critic,
                 starts, _alive(batch), state.statistics, imagine_key,
             )  # fmt: skip
 
         grads, imagined = jax.grad(loss, has_aux=True)(state.params)
-        state, norms = apply_gradients(state, grads, self.optimizer)
-        slow = _track(state.target_params["critic"], state.params["critic"], self.options.tau)
-        state = replace(state, target_params={"critic": slow}, statistics=imagined.statistics)
+        state, norms = _update(state, grads, self.optimizer, imagined.statistics, self.options.tau)
         return state, imagined.metrics | norms
 
-
-@register("joint", "actor_critic", ActorCriticOptions)
-class JointLearner:
-    """Trains world model, actor and critic together; imagination does not move the model."""
-
-    def __init__(
-        self,
-        options: ActorCriticOptions,
-        build_model: ModelBuilder,
-        spec: DataSpec,
-        optimizer: optax.GradientTransformation,
-        dtype: jnp.dtype,
-    ):
-        """`build_model(key)` makes a new world model."""
-        self.options, self.optimizer, self.build_model = options, optimizer, build_model
-        self.action, self.dtype = spec.action, dtype
-        self.graphdefs = graphdefs_of(self._modules)
-
-    def init(self, key: jax.Array) -> TrainState:
-        return jax.jit(self._fresh)(key)
-
-    def _fresh(self, key: jax.Array) -> TrainState:
-        params = {name: split_module(module)[1] for name, module in self._modules(key).items()}
-        return create_train_state(
-            params,
-            self.optimizer,
-            target_params={"critic": params["critic"]},
-            statistics={"return_range": jnp.zeros(())},
-        )
-
-    def update(
-        self, state: TrainState, batch: Window, key: jax.Array
-    ) -> tuple[TrainState, Metrics]:
-        def loss(params: Params) -> tuple[jax.Array, tuple[dict, Metrics]]:
-            return self._loss(params, state, batch, key)
-
-        grads, (statistics, metrics) = jax.grad(loss, has_aux=True)(state.params)
-        state, norms = apply_gradients(state, grads, self.optimizer)
-        slow = _track(state.target_params["critic"], state.params["critic"], self.options.tau)
-        return replace(
-            state, target_params={"critic": slow}, statistics=statistics
-        ), metrics | norms
-
-    def _modules(self, key: jax.Array) -> dict[str, nnx.Module]:
-        model_key, heads_key = jax.random.split(key)
-        model = self.build_model(model_key)
-        actor, critic = build_heads(self.options, model, self.action, heads_key, self.dtype)
-        return {"model": model, "actor": actor, "critic": critic}
-
-    def _loss(
-        self, params: Params, state: TrainState, batch: Window, key: jax.Array
-    ) -> tuple[jax.Array, tuple[dict, Metrics]]:
-        model_key, imagine_key = jax.random.split(key)
-        modules = {name: nnx.merge(self.graphdefs[name], p) for name, p in params.items()}
-        slow = nnx.merge(self.graphdefs["critic"], state.target_params["critic"])
-        model_loss, (metrics, states) = modules["model"].loss(batch, model_key)
-        imagined_loss, imagined = imagination_loss(
-            self.options, detached(modules["model"]), modules["actor"], modules["critic"], slow,
-            _flatten(states), _alive(batch), state.statistics, imagine_key,
-        )  # fmt: skip
-        replayed = replay_loss(
-            self.options, modules["critic"], slow, modules["model"].features(states), batch,
-            imagined.first_return.reshape(batch.shape),
-        )  # fmt: skip
-        metrics = metrics | imagined.metrics | {"loss/replay": replayed}
-        total = model_loss + imagined_loss + self.options.replay_scale * replayed
-        return total, (imagined.statistics, metrics)
+    def _heads(self, key: jax.Array) -> dict[str, nnx.Module]:
+        actor, critic = build_heads(self.options, self.model, self.action, key, self.dtype)
+        return {"actor": actor, "critic": critic}

@@ -1,4 +1,4 @@
-"""Behaviour cloning: the actor does what was logged, by squared error."""
+"""Behavior cloning: regression of the dataset's actions, by squared error."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from worldmodel.policies.offline_options import OfflineOptions
 
 @dataclass
 class BCOptions(OfflineOptions):
-    """Behaviour cloning: the logged action, by squared error."""
+    """Behavior cloning: squared error to the dataset's actions."""
 
     name: str = option("bc", "policy algorithm")
 
 
 @register("policy", "bc", BCOptions)
-class BehaviourCloning(OfflineLearner):
+class BehaviorCloning(OfflineLearner[BCOptions]):
     needs_reward = False
     targets: ClassVar[tuple[str, ...]] = ()
 
@@ -36,11 +36,13 @@ class BehaviourCloning(OfflineLearner):
     def update_steps(self) -> tuple[UpdateStep, ...]:
         return (UpdateStep(("actor",), self.actor_loss),)
 
-    def actor_loss(self, nets: Nets, rows: Transition, key: jax.Array) -> tuple[jax.Array, Metrics]:
-        loss = mean(bc_loss(nets["actor"](rows.features).mode(), rows.action), rows)
+    def actor_loss(
+        self, nets: Nets, batch: Transition, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        loss = mean(bc_loss(nets["actor"](batch.features).mode(), batch.action), batch)
         return loss, {"loss/actor": loss}
 
 
-def bc_loss(action: jax.Array, logged: jax.Array) -> jax.Array:
-    """(N,) squared distance of actions (N, A), the mean over their dimensions."""
-    return jnp.square(action - logged).mean(-1)
+def bc_loss(action: jax.Array, target: jax.Array) -> jax.Array:
+    """(N,) squared error of actions (N, A), averaged over their dimensions."""
+    return jnp.square(action - target).mean(-1)

@@ -1,5 +1,5 @@
-"""Implicit Q-learning (Kostrikov et al., arXiv 2110.06169): no action that was not logged is ever
-asked for its value.
+"""Implicit Q-learning (Kostrikov et al., arXiv 2110.06169): critics are evaluated at the dataset's
+actions only.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from worldmodel.policies.offline_options import OfflineOptions
 
 @dataclass
 class IQLOptions(OfflineOptions):
-    """Implicit Q-learning (Kostrikov et al., 2022)."""
+    """Implicit Q-learning (Kostrikov et al., 2022), as published for locomotion."""
 
     name: str = option("iql", "policy algorithm")
     expectile: float = option(0.7, "expectile of the value", low=0.5, high=0.999)
     inverse_temperature: float = option(
-        3.0, "how strongly better actions are preferred in cloning", low=0.0
+        3.0, "inverse temperature of the advantage weights of cloning", low=0.0
     )
-    max_weight: float = option(100.0, "most that an action weighs in cloning", low=1.0)
+    max_weight: float = option(100.0, "largest advantage weight of cloning", low=1.0)
 
 
 @register("policy", "iql", IQLOptions)
-class IQL(OfflineLearner):
+class IQL(OfflineLearner[IQLOptions]):
     def modules(self, key: jax.Array) -> dict[str, nnx.Module]:
         rngs = nnx.Rngs(params=key)
         return {
@@ -48,29 +48,33 @@ class IQL(OfflineLearner):
             UpdateStep(("actor",), self.actor_loss),
         )
 
-    def advantage(self, nets: Nets, rows: Transition) -> jax.Array:
+    def advantage(self, nets: Nets, batch: Transition) -> jax.Array:
         """(N,) min_k Q'_k(s, a) - V(s) (eq. 5)."""
-        best = nets["target_critic"](rows.features, rows.action).min(0)
-        return best - nets["value"](rows.features)[..., 0]
+        value = nets["target_critic"](batch.features, batch.action).min(0)
+        return value - nets["value"](batch.features)[..., 0]
 
-    def value_loss(self, nets: Nets, rows: Transition, key: jax.Array) -> tuple[jax.Array, Metrics]:
+    def value_loss(
+        self, nets: Nets, batch: Transition, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
         """L(u) = |tau - 1(u < 0)| u^2 of the advantage (eq. 5)."""
-        advantage = self.advantage(nets, rows)
+        advantage = self.advantage(nets, batch)
         weight = jnp.where(advantage < 0, 1 - self.options.expectile, self.options.expectile)
-        loss = mean(weight * jnp.square(advantage), rows)
-        return loss, {"loss/value": loss, "policy/advantage": mean(advantage, rows)}
+        loss = mean(weight * jnp.square(advantage), batch)
+        return loss, {"loss/value": loss, "policy/advantage": mean(advantage, batch)}
 
     def critic_loss(
-        self, nets: Nets, rows: Transition, key: jax.Array
+        self, nets: Nets, batch: Transition, key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
-        """Towards r + gamma (1 - d) V(s') (eq. 6)."""
-        value = nets["value"](rows.next_features)[..., 0]
-        target = rows.reward + self.options.discount * (1 - rows.terminal) * value
-        return critic_loss(nets["critic"](rows.features, rows.action), target, rows)
+        """Squared error to r + gamma (1 - d) V(s') (eq. 6)."""
+        value = nets["value"](batch.next_features)[..., 0]
+        target = batch.reward + self.options.discount * (1 - batch.terminal) * value
+        return critic_loss(nets["critic"](batch.features, batch.action), target, batch)
 
-    def actor_loss(self, nets: Nets, rows: Transition, key: jax.Array) -> tuple[jax.Array, Metrics]:
-        """-min(exp(beta A), most) log pi(a | s) (eq. 7)."""
-        scaled = self.options.inverse_temperature * self.advantage(nets, rows)
+    def actor_loss(
+        self, nets: Nets, batch: Transition, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        """-min(exp(beta A), max_weight) log pi(a | s) (eq. 7)."""
+        scaled = self.options.inverse_temperature * self.advantage(nets, batch)
         weight = jnp.minimum(jnp.exp(scaled), self.options.max_weight)
-        loss = -mean(weight * nets["actor"](rows.features).log_prob(rows.action), rows)
-        return loss, {"loss/actor": loss, "policy/weight": mean(weight, rows)}
+        loss = -mean(weight * nets["actor"](batch.features).log_prob(batch.action), batch)
+        return loss, {"loss/actor": loss, "policy/weight": mean(weight, batch)}

@@ -1,5 +1,5 @@
-"""MOBILE (Sun et al., ICML 2023): on imagined rows the target is lowered by how much the members of
-the ensemble disagree on it.
+"""MOBILE (Sun et al., ICML 2023): on imagined transitions, targets are lowered by how much the
+members of the ensemble disagree on them.
 """
 
 from __future__ import annotations
@@ -15,33 +15,32 @@ from worldmodel.config import Config, option
 from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
 from worldmodel.imagination.transitions import Transition
-from worldmodel.models import WorldModel
-from worldmodel.models.ensemble import EnsembleOptions
+from worldmodel.models import EnsembleModel, WorldModel
 from worldmodel.policies.offline import Nets, require_ensemble
-from worldmodel.policies.sac_n import SACN, SACOptions
+from worldmodel.policies.sac_n import SACN, ModelBasedSACOptions
 
 
 @dataclass
-class MOBILEOptions(SACOptions):
-    """MOBILE (Sun et al., 2023): disagreement on the target is taken off it."""
+class MOBILEOptions(ModelBasedSACOptions):
+    """MOBILE (Sun et al., 2023): targets less the members' disagreement on them."""
 
     name: str = option("mobile", "policy algorithm")
-    inconsistency_scale: float = option(0.5, "weight of that disagreement", low=0.0)
-    num_samples: int = option(10, "outcomes drawn from each member", low=1)
-    nonnegative_targets: bool = option(False, "targets below 0 are 0")
+    inconsistency_scale: float = option(2.0, "weight of the disagreement", low=0.0)
+    num_samples: int = option(10, "outcomes sampled from each member", low=1)
+    nonnegative_targets: bool = option(False, "clip targets at 0 from below")
 
     def check(self, config: Config) -> Iterator[str]:
         yield from super().check(config)
-        yield from self.needs_imagination()
-        if isinstance(config.model, EnsembleOptions) and (elites := config.model.sizes()[1]) < 2:
+        yield from self.check_uses_rollouts()
+        if config.model.ensemble_size is not None and (elites := config.model.ensemble_size[1]) < 2:
             yield (
-                f"model.num_elites={elites}: policy=mobile looks at how far elites disagree; accepted: "
-                "2 or more"
+                f"model.num_elites={elites}: policy=mobile measures the disagreement of elites; "
+                "accepted: 2 or more"
             )
 
 
 @register("policy", "mobile", MOBILEOptions)
-class MOBILE(SACN):
+class MOBILE(SACN[MOBILEOptions]):
     def __init__(
         self,
         options: MOBILEOptions,
@@ -53,27 +52,28 @@ class MOBILE(SACN):
         require_ensemble(model, "policy=mobile")
         super().__init__(options, model, spec, optimizer, dtype)
 
-    def target(self, nets: Nets, rows: Transition, key: jax.Array) -> jax.Array:
-        """(N,) SAC's target - beta U, at least 0 where returns are known to be positive (eq. 8)."""
-        key, draw_key = jax.random.split(key)
-        doubt = inconsistency(nets, rows, self.options.num_samples, draw_key)
-        lowered = self.options.inconsistency_scale * doubt * rows.imagined
-        target = super().target(nets, rows, key) - lowered
+    def target(self, nets: Nets, batch: Transition, key: jax.Array) -> jax.Array:
+        """(N,) SAC's target - beta U (eq. 8)."""
+        key, sample_key = jax.random.split(key)
+        uncertainty = inconsistency(nets, batch, self.options.num_samples, sample_key)
+        penalty = self.options.inconsistency_scale * uncertainty * batch.imagined
+        target = super().target(nets, batch, key) - penalty
         return jnp.maximum(target, 0.0) if self.options.nonnegative_targets else target
 
 
-def inconsistency(nets: Nets, rows: Transition, draws: int, key: jax.Array) -> jax.Array:
-    """(N,) U: the standard deviation over elites of the mean over outcomes drawn from each of
+def inconsistency(nets: Nets, batch: Transition, num_samples: int, key: jax.Array) -> jax.Array:
+    """(N,) U: the standard deviation over elites of the mean over `num_samples` outcomes of each of
     min_k Q'_k(s', a') (eq. 6).
     """
-    model = nets["model"]
-    state = model.state_from_features(rows.features)
-    members = jax.tree.map(lambda x: x[model.elites()], model.predict_members(state, rows.action))
+    model: EnsembleModel = nets["model"]
+    state = model.state_from_features(batch.features)
+    members = model.predict_members(state, batch.action)
+    elites = jax.tree.map(lambda x: x[model.elites()], members)
 
     def value(key: jax.Array) -> jax.Array:
         outcome_key, action_key = jax.random.split(key)
-        after = model.features(model.next_state(state, members.sample(outcome_key)))
-        action = nets["actor"](after).sample(action_key)
-        return nets["target_critic"](after, action).min(0)
+        features = model.features(model.next_state(state, elites.sample(outcome_key)))
+        action = nets["actor"](features).sample(action_key)
+        return nets["target_critic"](features, action).min(0)
 
-    return jax.vmap(value)(jax.random.split(key, draws)).mean(0).std(0)
+    return jax.vmap(value)(jax.random.split(key, num_samples)).mean(0).std(0)

@@ -1,4 +1,4 @@
-"""Networks of the offline algorithms: plain ReLU layers, as their papers have them."""
+"""Networks of the offline algorithms: plain ReLU layers, as published."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worldmodel.nn.distributions import Normal, TanhNormal
 from worldmodel.nn.ensemble_layers import EnsembleLayerNorm, EnsembleLinear, select_members
 from worldmodel.nn.layers import Linear
 
-EXPLORATION = 0.1  # standard deviation of a deterministic actor's samples, in units of the bounds
+EXPLORATION = 0.1  # standard deviation of a deterministic actor's samples
 LOG_SCALE_LIMITS = (-5.0, 2.0)
 
 
@@ -31,7 +31,7 @@ class ReLUNetwork(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         scale: float = 1.0,
     ):
-        """scale: of the last layer's first weights."""
+        """scale: of the initial weights of the last layer."""
         sizes = [inputs] + [units] * layers
         self.hidden = nnx.List(
             [Linear(i, o, rngs=rngs, dtype=dtype) for i, o in zip(sizes, sizes[1:], strict=False)]
@@ -45,7 +45,7 @@ class ReLUNetwork(nnx.Module):
 
 
 class Critics(nnx.Module):
-    """N values of an action: features (..., F) and actions (..., A) -> (N, ...)."""
+    """N critics Q(s, a): features (..., F) and actions (..., A) -> (N, ...)."""
 
     def __init__(
         self,
@@ -76,20 +76,20 @@ class Critics(nnx.Module):
         return values.reshape(-1, *inputs.shape[:-1])
 
     def first(self, features: jax.Array, actions: jax.Array) -> jax.Array:
-        """(...,) the first critic's values, at the cost of one: `critics(...)[0]` computes all."""
+        """(...,) the first critic's values, without computing the others."""
         return select_members(self, slice(1))(features, actions)[0]
 
     def action_gradients(self, features: jax.Array, actions: jax.Array) -> jax.Array:
-        """(N, B, A) the gradient of every critic in the actions (B, A), all in one pass."""
+        """(N, B, A) the gradients of all critics with respect to actions (B, A), in one pass."""
 
         def total(actions: jax.Array) -> jax.Array:
-            seen = jnp.broadcast_to(features, (self.count, *features.shape))
-            return self._values(jnp.concatenate([seen, actions], -1)).sum()
+            repeated = jnp.broadcast_to(features, (self.count, *features.shape))
+            return self._values(jnp.concatenate([repeated, actions], -1)).sum()
 
         return jax.grad(total)(jnp.broadcast_to(actions, (self.count, *actions.shape)))
 
     def _values(self, x: jax.Array) -> jax.Array:
-        """Rows (B, F + A), or for each critic its own (N, B, F + A) -> (N, B)."""
+        """(B, F + A), or (N, B, F + A) with inputs of its own for each critic -> (N, B)."""
         for number, layer in enumerate(self.hidden):
             x = layer(x)
             x = jax.nn.relu(self.norms[number](x) if self.norms else x)
@@ -99,16 +99,14 @@ class Critics(nnx.Module):
 @partial(jax.tree_util.register_dataclass, data_fields=["location", "scale"], meta_fields=[])
 @dataclass(frozen=True)
 class ClippedNormal(Normal):
-    """A normal whose samples are cut to the range of actions, [-1, 1]: what a model is told is what
-    an environment would do.
-    """
+    """A normal with samples clipped to [-1, 1], the range of actions, as environments do."""
 
     def sample(self, key: jax.Array) -> jax.Array:
         return jnp.clip(super().sample(key), -1.0, 1.0)
 
 
 class DeterministicActor(ReLUNetwork):
-    """(..., F) -> a normal (..., A): what is done is its mean, samples explore a little around."""
+    """(..., F) -> ClippedNormal (..., A): its mode acts, samples explore around it."""
 
     def __call__(self, features: jax.Array) -> ClippedNormal:
         location = jnp.tanh(super().__call__(features))
@@ -116,7 +114,7 @@ class DeterministicActor(ReLUNetwork):
 
 
 class NormalActor(nnx.Module):
-    """(..., F) -> a normal (..., A) with one learned scale a dimension, as IQL has it."""
+    """(..., F) -> ClippedNormal (..., A) with a state-independent scale per dimension (IQL)."""
 
     def __init__(
         self, inputs: int, actions: int, units: int, layers: int, *,
@@ -134,7 +132,7 @@ class NormalActor(nnx.Module):
 
 
 class SquashedActor(nnx.Module):
-    """(..., F) -> TanhNormal (..., A), as SAC has it."""
+    """(..., F) -> TanhNormal (..., A) (SAC)."""
 
     def __init__(
         self, inputs: int, actions: int, units: int, layers: int, *,
@@ -150,7 +148,7 @@ class SquashedActor(nnx.Module):
 
 
 class Temperature(nnx.Module):
-    """The weight of the entropy, positive, learned (Haarnoja et al., arXiv 1812.05905)."""
+    """The learned positive weight alpha of the entropy (Haarnoja et al., arXiv 1812.05905)."""
 
     def __init__(self) -> None:
         self.log = nnx.Param(jnp.zeros((), jnp.float32))

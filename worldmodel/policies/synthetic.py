@@ -1,5 +1,5 @@
-"""Imagined rows for offline algorithms: rollouts from logged states, priced and cut by what the
-model does not know.
+"""Imagined transitions for offline algorithms: rollouts from dataset states, with uncertainty
+penalties and truncation.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from worldmodel.data.windows import Window
 from worldmodel.imagination import Actor, Rollout, imagine
 from worldmodel.imagination.transitions import Transition, transitions_from_rollout
 from worldmodel.imagination.uncertainty import (
-    UNCERTAINTIES,
+    measured,
     penalize,
+    step_uncertainty,
     truncate,
     with_uncertainty,
 )
@@ -25,29 +26,33 @@ from worldmodel.policies.offline_options import OfflineOptions
 
 
 class ImaginedTransitions(NamedTuple):
-    """rows: (N H,) transitions; valid: (N H,) bool, those to learn from."""
+    """Transitions of N rollouts of H steps.
 
-    rows: Transition
+    transitions: (N H, ...)
+    valid: (N H,) bool, those to learn from
+    statistics: metrics by name, scalars
+    """
+
+    transitions: Transition
     valid: jax.Array
     statistics: dict[str, jax.Array]
 
 
 class DatasetSteps(NamedTuple):
-    """Logged steps that uncertainty is compared with: states (N, ...), actions (N, A), and which of
-    them are real, (N,) bool.
+    """Dataset steps that uncertainty is calibrated on: states (N, ...), actions (N, A), and which
+    of them are not padding, (N,) bool.
     """
 
     state: State
     action: jax.Array
-    real: jax.Array
+    valid: jax.Array
 
 
 def rollout_statistic_names(options: OfflineOptions) -> list[str]:
-    """Names of the statistics that `generate_transitions` gives."""
+    """Names of the statistics that `generate_transitions` returns."""
     names = ["valid", "reward"]
-    names += ["penalty"] * (options.penalty != "none") + ["truncated"] * (
-        options.truncation_quantile is not None
-    )
+    names += ["penalty"] * (options.penalty != "none")
+    names += ["truncated"] * (options.truncation_quantile is not None)
     return [f"imagined/{name}" for name in names]
 
 
@@ -59,52 +64,48 @@ def generate_transitions(
     windows: Window,
     key: jax.Array,
 ) -> ImaginedTransitions:
-    """Rollouts from one row of each window (N, T): the last but one, for which it is known what was
-    done there.
+    """Rolls out `actor` from the last but one step of each window (N, T), the last one whose action
+    is in the window.
     """
     observe_key, rollout_key, end_key = jax.random.split(key, 3)
     start = jax.tree.map(lambda x: x[:, -2], model.observe(windows, observe_key))
-    real = windows.mask[:, -1] & ~windows.is_last[:, -2]
-    known = DatasetSteps(start, windows.action[:, -2], real)
+    valid_start = windows.mask[:, -1] & ~windows.is_last[:, -2]
+    dataset = DatasetSteps(start, windows.action[:, -2], valid_start)
     rollout = imagine(model, start, actor, options.horizon, rollout_key)
-    statistics = {}
+    statistics, penalty = {}, None
     if options.penalty != "none":
-        rollout, cost = _priced(options, spec, model, rollout, known)
+        rollout, penalty = _penalized(options, spec, model, rollout, dataset)
     if options.truncation_quantile is not None:
-        rollout = _cut(options, model, rollout, known)
-        statistics["imagined/truncated"] = 1.0 - rollout.valid.mean()
-    rows, valid = transitions_from_rollout(rollout, real, end_key)
-    if options.penalty != "none":
-        statistics["imagined/penalty"] = masked_mean(cost.reshape(-1), valid)
+        measure, quantile = options.truncation_measure, options.truncation_quantile
+        values = _of_dataset(measure, model, dataset)
+        limit = jnp.nanquantile(jnp.where(dataset.valid, values, jnp.nan), quantile)
+        rollout = truncate(with_uncertainty(model, measure)(rollout), limit)
+        statistics["imagined/truncated"] = 1.0 - rollout.mask.mean()
+    transitions, valid = transitions_from_rollout(rollout, valid_start, end_key)
+    if penalty is not None:
+        statistics["imagined/penalty"] = masked_mean(penalty.reshape(-1), valid)
     statistics["imagined/valid"] = valid.mean()
-    statistics["imagined/reward"] = masked_mean(rows.reward, valid)
-    return ImaginedTransitions(rows, valid, statistics)
+    statistics["imagined/reward"] = masked_mean(transitions.reward, valid)
+    return ImaginedTransitions(transitions, valid, statistics)
 
 
-def _priced(
+def _penalized(
     options: OfflineOptions,
     spec: DataSpec,
     model: WorldModel,
     rollout: Rollout,
-    known: DatasetSteps,
+    dataset: DatasetSteps,
 ) -> tuple[Rollout, jax.Array]:
-    """Uncertainty costs reward: what it is on average on logged steps costs `penalty_scale`
-    standard deviations of the reward, so that one scale suits all data. Also gives the cost (N, H).
+    """The rollout with penalized rewards, and the penalties (N, H).
+
+    The mean uncertainty of dataset steps costs `penalty_scale` standard deviations of the reward,
+    so that one scale suits all datasets.
     """
-    usual = masked_mean(_on_logs(options.penalty, model, known), known.real)
-    price = options.penalty_scale * spec.reward_mean_std[1] / usual
+    typical = masked_mean(_of_dataset(options.penalty, model, dataset), dataset.valid)
+    coefficient = options.penalty_scale * spec.reward_mean_std[1] / typical
     rollout = with_uncertainty(model, options.penalty)(rollout)
-    return penalize(rollout, price), price * rollout.uncertainty
+    return penalize(rollout, coefficient), coefficient * measured(rollout)
 
 
-def _cut(
-    options: OfflineOptions, model: WorldModel, rollout: Rollout, known: DatasetSteps
-) -> Rollout:
-    """Rows count only before uncertainty first exceeds its quantile on logged steps."""
-    usual = jnp.where(known.real, _on_logs(options.truncation_measure, model, known), jnp.nan)
-    limit = jnp.nanquantile(usual, options.truncation_quantile)
-    return truncate(with_uncertainty(model, options.truncation_measure)(rollout), limit)
-
-
-def _on_logs(name: str, model: WorldModel, known: DatasetSteps) -> jax.Array:
-    return UNCERTAINTIES[name](model.predict_members(known.state, known.action))
+def _of_dataset(name: str, model: WorldModel, dataset: DatasetSteps) -> jax.Array:
+    return step_uncertainty(model, [name], dataset.state, dataset.action)[name]

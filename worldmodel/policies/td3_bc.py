@@ -1,9 +1,9 @@
-"""TD3+BC (Fujimoto and Gu, arXiv 2106.06860): TD3 whose actor also clones what was logged."""
+"""TD3+BC (Fujimoto and Gu, arXiv 2106.06860): TD3 with behavior cloning in the actor's loss."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,26 +14,28 @@ from worldmodel.config.registry import register
 from worldmodel.imagination.transitions import Transition
 from worldmodel.nn.learner import Metrics
 from worldmodel.policies.bc import bc_loss
-from worldmodel.policies.networks import DeterministicActor
+from worldmodel.policies.networks import Critics, DeterministicActor
 from worldmodel.policies.offline import Nets, OfflineLearner, UpdateStep, critic_loss, mean
 from worldmodel.policies.offline_options import OfflineOptions
 
 
 @dataclass
-class TD3BCOptions(OfflineOptions):
-    """TD3+BC (Fujimoto and Gu, 2021)."""
+class TD3Options(OfflineOptions):
+    """Target policy smoothing and delayed policy updates (TD3)."""
 
-    name: str = option("td3_bc", "policy algorithm")
-    alpha: float = option(
-        2.5, "weight of the value, in units of its mean size, against cloning", low=0.0
+    policy_noise: float = option(
+        0.2, "standard deviation of the noise of target actions (TD3)", low=0.0
     )
-    policy_noise: float = option(0.2, "noise of the action that targets look at", low=0.0)
-    noise_clip: float = option(0.5, "most of that noise", low=0.0)
-    policy_delay: int = option(2, "updates of the critic between those of the actor", low=1)
+    noise_clip: float = option(0.5, "bound of that noise", low=0.0)
+    policy_delay: int = option(2, "updates of the critics per update of the actor", low=1)
 
 
-@register("policy", "td3_bc", TD3BCOptions)
-class TD3BC(OfflineLearner):
+Options = TypeVar("Options", bound=TD3Options)
+
+
+class TD3(OfflineLearner[Options]):
+    """TD3 (Fujimoto et al., arXiv 1802.09477) without the loss of the actor."""
+
     targets: ClassVar[tuple[str, ...]] = ("critic", "actor")
 
     def modules(self, key: jax.Array) -> dict[str, nnx.Module]:
@@ -42,39 +44,54 @@ class TD3BC(OfflineLearner):
         return {"actor": actor, "critic": self.critics(2, rngs)}
 
     def update_steps(self) -> tuple[UpdateStep, ...]:
-        every = self.options.policy_delay
-        return UpdateStep(("critic",), self.critic_loss), UpdateStep(
-            ("actor",), self.actor_loss, every
+        return (
+            UpdateStep(("critic",), self.critic_loss),
+            UpdateStep(("actor",), self.actor_loss, every=self.options.policy_delay),
         )
+
+    def actor_loss(
+        self, nets: Nets, batch: Transition, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
+        raise NotImplementedError(f"{type(self).__name__} does not implement `actor_loss`")
 
     def critic_loss(
-        self, nets: Nets, rows: Transition, key: jax.Array
+        self, nets: Nets, batch: Transition, key: jax.Array
     ) -> tuple[jax.Array, Metrics]:
-        target = jax.lax.stop_gradient(self.target(nets, rows, key))
-        return critic_loss(nets["critic"](rows.features, rows.action), target, rows)
+        target = jax.lax.stop_gradient(self.target(nets, batch, key))
+        return critic_loss(nets["critic"](batch.features, batch.action), target, batch)
 
-    def target(self, nets: Nets, rows: Transition, key: jax.Array) -> jax.Array:
-        """(N,) r + gamma (1 - d) min_k Q'_k(s', a'), a' the slow actor's action with cut noise."""
-        action = smooth_target_action(
-            nets, rows, key, self.options.policy_noise, self.options.noise_clip
-        )
-        value = nets["target_critic"](rows.next_features, action).min(0)
-        return rows.reward + self.options.discount * (1 - rows.terminal) * value
+    def target(self, nets: Nets, batch: Transition, key: jax.Array) -> jax.Array:
+        """(N,) r + gamma (1 - d) min_k Q'_k(s', a') with a smoothed target action a'."""
+        action = self.target_action(nets, batch, key)
+        value = nets["target_critic"](batch.next_features, action).min(0)
+        return batch.reward + self.options.discount * (1 - batch.terminal) * value
 
-    def actor_loss(self, nets: Nets, rows: Transition, key: jax.Array) -> tuple[jax.Array, Metrics]:
+    def target_action(self, nets: Nets, batch: Transition, key: jax.Array) -> jax.Array:
+        """(N, A) pi'(s') + clip(noise) (target policy smoothing, eq. 14)."""
+        action = nets["target_actor"](batch.next_features).mode()
+        noise = self.options.policy_noise * jax.random.normal(key, action.shape)
+        noise = jnp.clip(noise, -self.options.noise_clip, self.options.noise_clip)
+        return jnp.clip(action + noise, -1.0, 1.0)
+
+
+@dataclass
+class TD3BCOptions(TD3Options):
+    """TD3+BC (Fujimoto and Gu, 2021), as published."""
+
+    name: str = option("td3_bc", "policy algorithm")
+    alpha: float = option(2.5, "weight of the normalized value against cloning", low=0.0)
+
+
+@register("policy", "td3_bc", TD3BCOptions)
+class TD3BC(TD3[TD3BCOptions]):
+    def actor_loss(
+        self, nets: Nets, batch: Transition, key: jax.Array
+    ) -> tuple[jax.Array, Metrics]:
         """-lambda Q_1(s, pi(s)) + |pi(s) - a|^2 with lambda = alpha / mean |Q_1|."""
-        action = nets["actor"](rows.features).mode()
-        value = nets["critic"].first(rows.features, action)
-        size = jax.lax.stop_gradient(mean(jnp.abs(value), rows))
-        clone = mean(bc_loss(action, rows.action), rows)
-        loss = clone - self.options.alpha * mean(value, rows) / size
-        return loss, {"loss/actor": loss, "loss/bc": clone}
-
-
-def smooth_target_action(
-    nets: Nets, rows: Transition, key: jax.Array, noise: float, most: float
-) -> jax.Array:
-    """(N, A) what the slow actor does next, with noise of deviation `noise`, at most `most`."""
-    action = nets["target_actor"](rows.next_features).mode()
-    shift = jnp.clip(noise * jax.random.normal(key, action.shape), -most, most)
-    return jnp.clip(action + shift, -1.0, 1.0)
+        critic: Critics = nets["critic"]
+        action = nets["actor"](batch.features).mode()
+        value = critic.first(batch.features, action)
+        scale = jax.lax.stop_gradient(mean(jnp.abs(value), batch))
+        cloning = mean(bc_loss(action, batch.action), batch)
+        loss = cloning - self.options.alpha * mean(value, batch) / scale
+        return loss, {"loss/actor": loss, "loss/bc": cloning}

@@ -100,7 +100,7 @@ class LearnerBuilder:
         """The learner, with the copy of the model that is evaluated in place of its last
         parameters.
         """
-        if models.family(self.model).uses_best_snapshot(self.model):
+        if self.model.uses_best_snapshot:
             return BestMembersLearner(learner)
         return EMALearner(learner, self.model.ema_decay) if self.model.ema_decay else learner
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +26,6 @@ from worldmodel.runs.directory import RunDirectory, find_run
 from worldmodel.training.learners import trained_modules
 from worldmodel.training.plan import StagePlan, plan_stages
 from worldmodel.training.seeds import select_seed
-
-# Options of models that change how they imagine, not what they learned.
-SAMPLING_OPTIONS = frozenset(
-    {
-        "s_churn", "s_tmax", "s_tmin", "s_noise", "guidance_scale", "guidance_schedule",
-        "condition_on_start", "member", "sigma_max", "sigma_min", "normalize_guidance",
-        "reencode_every", "rho", "sampler", "sampler_steps",
-    }
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -139,7 +130,9 @@ def load_world_model(
     here, there = asdict(options), asdict(config.model)
     different = ["model"] if options.name != config.model.name else []
     different = different or [
-        f"model.{key}" for key in here if here[key] != there[key] and key not in SAMPLING_OPTIONS
+        f"model.{field.name}"
+        for field in fields(options)
+        if here[field.name] != there[field.name] and not field.metadata.get("sampling")
     ]
     different += ["training.num_seeds"] * (num_seeds != config.training.num_seeds)
     different += ["data"] * (spec != directory.spec())
