@@ -233,7 +233,7 @@ def test_what_a_family_lacks_is_named_with_the_family() -> None:
     assert {"loss", "observe", "step", "features", "reward"} <= interface()
     for name in interface():
         arguments = list(inspect.signature(getattr(Half(), name)).parameters)
-        with pytest.raises(NotImplementedError, match=f"Half has no `{name}`"):
+        with pytest.raises(NotImplementedError, match=f"Half does not implement `{name}`"):
             getattr(Half(), name)(*arguments)
 
 

@@ -19,7 +19,7 @@ from worldmodel.models.encoded import (
     EncodedOptions,
     EncodedState,
     latent_metrics,
-    unexplained,
+    relative_distance,
 )
 from worldmodel.models.gru import GRUOptions
 from worldmodel.models.koopman import KoopmanOptions
@@ -223,7 +223,7 @@ def test_consistency_does_not_depend_on_the_size_of_the_latent(rng: np.random.Ge
     mask = jnp.ones((3, 50), bool)
     small, large = (
         float(
-            unexplained(jnp.asarray(s * (latents + error)), jnp.asarray(s * latents), mask).mean()
+            relative_distance(jnp.asarray(s * (latents + error)), jnp.asarray(s * latents), mask).mean()
         )
         for s in (0.1, 10.0)
     )

@@ -18,7 +18,7 @@ from worldmodel.config.compose import build_config
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.errors import ConfigError
 from worldmodel.models.ensemble import Ensemble, EnsembleOptions, EnsembleState
-from worldmodel.nn.bootstrap import hash_rows, poisson_weights
+from worldmodel.nn.bootstrap import hash_vectors, poisson_weights
 
 KEY = jax.random.key(0)
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -72,7 +72,7 @@ def test_the_loss_is_the_likelihood_of_each_members_rows(
     for b, t in np.ndindex(window.mask.shape[0], window.mask.shape[1] - 1):
         seen, after = window.observation["motion"][b, t], window.observation["motion"][b, t + 1]
         row = np.concatenate([seen, window.action[b, t]])
-        code = hash_rows(jnp.asarray(row), it.model.salt[...].astype(jnp.uint32))
+        code = hash_vectors(jnp.asarray(row), it.model.salt[...].astype(jnp.uint32))
         if not window.mask[b, t + 1] or bool(
             it.model.training_batch(window).held_out.reshape(4, 5)[b, t]
         ):
@@ -232,7 +232,7 @@ def test_without_an_end_several_vectors_may_be_observed() -> None:
 @pytest.mark.parametrize(
     "options, shape, expected",
     [
-        ({}, (16, 16, 3), "model=ensemble takes vectors.*accepted for images: model=rssm"),
+        ({}, (16, 16, 3), "supports vectors only.*seen are images; accepted: model=diffusion"),
         ({"termination": "hopper"}, (17,), "one vector of 11 numbers.*accepted: learned or never"),
     ],
 )

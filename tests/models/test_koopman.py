@@ -69,7 +69,7 @@ def test_blocks_grow_no_faster_than_linearly() -> None:
     for seed in range(5):
         spectrum = random_spectrum("blocks", seed, 0.3)
         length = float(jnp.exp(spectrum.log_step[...])) * spectrum.modes
-        _, _, upper, lower = (np.asarray(x) for x in spectrum.turned(0.0))
+        _, _, upper, lower = (np.asarray(x) for x in spectrum.generator(0.0))
         block = matrices(spectrum)
         for k in (1, 10, 100, 1000):
             norms = np.linalg.norm(np.linalg.matrix_power(block, k), 2, (-2, -1))
@@ -176,11 +176,11 @@ def test_linear_codecs_extrapolate() -> None:
 
 def test_what_linear_codecs_cannot_take_is_refused(image_spec: DataSpec) -> None:
     options = KoopmanOptions(linear=True)
-    with pytest.raises(ConfigError, match="images here: image"):
+    with pytest.raises(ConfigError, match="requires vectors, and image are images"):
         models.build(options, image_spec, KEY)
     with pytest.raises(ConfigError, match="symlog.*data.normalize"):
         models.build(options, RAW, KEY)
-    with pytest.raises(ConfigError, match="latent_dim=7: accepts even"):
+    with pytest.raises(ConfigError, match="latent_dim=7: accepted: even"):
         models.build(KoopmanOptions(latent_dim=7), RAW, KEY)
 
 

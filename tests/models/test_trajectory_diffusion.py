@@ -102,7 +102,7 @@ def test_a_policy_without_preference_guides_nothing() -> None:
 
     model = new(SMALL, CLASSES)
     rows = jax.random.normal(KEY, (2, 5, model.borders[-1] + 3))
-    guided = jax.jit(lambda rows: model._guided(rows, jnp.float32(5.0), uniform))(rows)
+    guided = jax.jit(lambda rows: model._guide(rows, jnp.float32(5.0), uniform))(rows)
     np.testing.assert_allclose(guided, rows, atol=1e-5)
 
 
@@ -215,7 +215,7 @@ def test_rows_hold_what_was_logged_and_what_is_real(rng: np.random.Generator) ->
     """Rewards and ends stand at the arrival, standardised; padding is none of them."""
     model, window = new(), window_of(rng)
     states = jax.jit(model.observe)(window, KEY)
-    rows, real = jax.jit(model._rows_of)(states, window)
+    rows, real = jax.jit(model._dataset_channels)(states, window)
     np.testing.assert_allclose(rows[1, 1:, 3], (window.reward[1, :-1] + 2) / 3, rtol=1e-5)
     assert rows[..., 4][real[..., 4]].tolist() == [-1, -1, 1] + [-1] * 5
     np.testing.assert_allclose(rows[1, :-1, 5:], window.action[1, :-1] * 3**0.5, rtol=1e-6)
@@ -257,7 +257,9 @@ def test_what_is_sampled_looks_as_in_training(
     def inputs(window: Window) -> list[tuple[jax.Array, jax.Array]]:
         """Of the network in training, and in the last step of a sample with given actions."""
         model.loss(window, KEY)
-        model._sampled(start_of(model, 2), jnp.asarray(True), window.action[:, :4], KEY, True, None)
+        model._sample_segment(
+            start_of(model, 2), jnp.asarray(True), window.action[:, :4], True, None, KEY
+        )
         return [seen[0], seen[-1]]
 
     (trained_known, trained), (known, clean) = jax.tree.map(np.asarray, inputs(window))
