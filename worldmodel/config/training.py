@@ -8,9 +8,9 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from worldmodel.config.policy_ranking import PolicyRankingOptions
 from worldmodel.config.option import option
 from worldmodel.config.planning import PlannerOptions
+from worldmodel.config.policy_ranking import PolicyRankingOptions
 
 
 @dataclass
