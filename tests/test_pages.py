@@ -1,5 +1,5 @@
-"""Commands, options, files, links and messages that README and docs name exist; that commands run is
-tested by test_shell_blocks.py, and that Python blocks do by test_python_blocks.py.
+"""Commands, options, files, links and messages that README and docs name exist. Commands are run by
+test_shell_blocks.py, Python blocks by test_python_blocks.py.
 """
 
 from __future__ import annotations

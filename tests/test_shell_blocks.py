@@ -1,9 +1,9 @@
-"""Every command that README and docs tell a reader to type is typed into a shell, and succeeds.
+"""Every command of README, CONTRIBUTING and docs is typed into a shell, and succeeds.
 
-A test is a block, or the part of it that is quick. It has a folder of its own, with the repository
-in it, the logs that its commands name and, under the name of every run that they name, a finished
-run at toy length. Commands are as they stand in the page; only words of `SHORT` follow, which make
-them short. What cannot be run here is listed in `NOT_RUN`, with the reason.
+A test is a block, or its quick part. It has a folder of its own, with the repository, the data that
+its commands name and, under the name of every run that they name, a finished run at toy length.
+Commands are typed as the page has them, followed by options of `SHORT` that shorten them. What
+cannot be run here is listed in `NOT_RUN`, with the reason.
 """
 
 from __future__ import annotations
@@ -35,29 +35,35 @@ QUICK = "--help|worldmodel.(data|status)"
 # How a command begins -> why it is not run.
 NOT_RUN = {
     "pip install": "needs a network; .ci/run installs into a fresh environment as the README says",
+    "ruff": "run by .ci/run",
+    "pyright": "run by .ci/run",
+    "mkdocs": "run by .ci/run",
     "git clone": "needs a network: another project's code",
     "git -C SOURCE": "another project's code",
     "python3.11 -m venv ENVIRONMENT": "another project's environment",
     "ENVIRONMENT/bin/pip": "another project's environment, from a network",
-    "python benchmarks/joint_update.py --source": "needs another project's code; it is run alone",
+    "python benchmarks/joint_update.py --source": "needs another project's code; run without it",
     "sbatch": "needs SLURM; tests/test_launch.py reads the script",
     "python train.py --multirun experiment=slurm": "needs SLURM; tests/test_sweeps.py does so "
     "with submitit's local jobs",
 }  # fmt: skip
 
 EVALUATION = (
-    "evaluation.starts_per_episode=1 evaluation.num_samples=2 evaluation.episodes=2 evaluation.resamples=100 "
-    "evaluation.policy_ranking.horizons=[5] evaluation.policy_ranking.num_action_sequences=2"
+    "evaluation.starts_per_episode=1 evaluation.num_samples=2 evaluation.episodes=2 "
+    "evaluation.resamples=100 evaluation.policy_ranking.horizons=[5] "
+    "evaluation.policy_ranking.num_action_sequences=2"
 )
 RANKED = (
     "evaluation.policy_ranking.rollouts_per_policy=2 evaluation.policy_ranking.num_start_states=1"
 )
-NOT_RANKED = "evaluation.policy_ranking.rollouts_per_policy=0 evaluation.policy_ranking.num_start_states=0"  # half of the time
+NOT_RANKED = (  # ranking is half of the time
+    "evaluation.policy_ranking.rollouts_per_policy=0 evaluation.policy_ranking.num_start_states=0"
+)
 TRAINING = (
     "training.world_model.steps=4 training.policy.steps=4 training.steps_per_dispatch=2 "
     f"{EVALUATION} evaluation.horizons=[1,5] logging.wandb=disabled"
 )
-# What a command has in it -> the words that make it short; of several, all.
+# What a command contains -> the options that shorten it; of several, all.
 SHORT = {
     r"^python train\.py(?! --help)": f"{TRAINING} {NOT_RANKED} data.cache_dir=../datasets",
     r"model\.preset=12m": "training.world_model.batch_size=2 training.world_model.window=4",
@@ -65,7 +71,8 @@ SHORT = {
     r"experiment=offline": "policy=bc,td3_bc",  # the first two of all
     r"^python eval\.py": f"{EVALUATION} {RANKED}",
     r"planner": "evaluation.planner.num_samples=8 evaluation.planner.num_elites=2 "
-    "evaluation.planner.num_policy_samples=2 evaluation.planner.iterations=1 evaluation.planner.horizon=2",
+    "evaluation.planner.num_policy_samples=2 evaluation.planner.iterations=1 "
+    "evaluation.planner.horizon=2",
     r"video=": "steps=20",
     r"episode=6": "episode=2",  # the toy run holds out three
     r"address=localhost": "training.distributed.coordinator_address=localhost:{port}",
@@ -84,7 +91,7 @@ SHORT = {
     r"bootstrap\.py": "--resamples 1000 --repeats 1",
     r"uncertainty\.py": "--sets pendulum quadrotor --seeds 0 --steps 4",
     r"offline_rl\.py": "--only seeds --rounds 1 --updates 2 --repeats 1",  # which need no CORL
-    r"^python -m pytest": "--collect-only -p no:cacheprovider",  # they are run as what they are
+    r"^python -m pytest": "--collect-only -p no:cacheprovider",  # tests are run as tests
 }  # fmt: skip
 NEEDS = {"HalfCheetah|Hopper|dream.py": "mujoco", "minari": "minari"}  # extras of `test`
 
@@ -94,7 +101,7 @@ def is_run(command: str) -> bool:
 
 
 def parts() -> Iterator[object]:
-    """Every block, in the order of a reader; where some of it is quick, in parts."""
+    """Every block, README first; where some of it is quick, in parts."""
     for page in ("README.md", *sorted(PAGES.keys() - {"README.md"})):
         for number, block in enumerate(blocks(PAGES[page], "sh")):
             run = filter(is_run, commands(block))
@@ -117,12 +124,12 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-# --------------------------------------------------------------------------------- a place to type
+# ------------------------------------------------------------------------------------- environment
 
 
 @pytest.fixture
 def home(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The reader's: nothing is kept in the real one but compiled programs, where all tests' are."""
+    """A home directory of the tests, whose compilation cache is that of all tests."""
     programs = Path(os.environ["JAX_COMPILATION_CACHE_DIR"]).absolute()
     kept = shared / "home" / ".cache" / "worldmodel"
     for made in (programs, kept):
@@ -139,10 +146,10 @@ def home(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, home: None) -> Path:
-    """The repository, without what lies in it beside what is kept there."""
+    """The repository, without files that are not part of it."""
     for name in REPOSITORY:
         (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "docs").mkdir()  # pictures go there
+    (tmp_path / "docs" / "results").mkdir(parents=True)  # pictures go there
     return tmp_path
 
 
@@ -150,8 +157,8 @@ def folder(tmp_path: Path, home: None) -> Path:
 def finish(
     folder: Path, launch: Callable[..., list[str]], request: pytest.FixtureRequest
 ) -> Callable[[str], None]:
-    """Puts a finished toy run under every name that a block speaks of: copies of one, but where the
-    best checkpoint is asked for, which that one has not kept; these differ by their seeds.
+    """Puts a finished toy run under every run name of a block: copies of one run, or where a block
+    needs the best checkpoint, which that run has not kept, new runs that differ by their seeds.
     """
     best = ("training.policy.best_metric=policy/return", "training.policy.best_mode=max")
 
@@ -188,24 +195,24 @@ def test_a_block_runs(typed: list[str], folder: Path, finish: Callable[[str], No
 
 
 def run(command: str, folder: Path) -> None:
-    """Types a command, and where it waits for another process, in a second shell that one."""
+    """Types a command; where it waits for a second process, starts that in a second shell."""
     shells = [command]
     if "distributed.process_id=0" in command:
         shells.append(command.replace("distributed.process_id=0", "distributed.process_id=1"))
     outputs = [folder / f"shell{number}.txt" for number in range(len(shells))]
-    processes = [started(*pair, folder) for pair in zip(shells, outputs, strict=True)]
+    processes = [start(*pair, folder) for pair in zip(shells, outputs, strict=True)]
     try:
         statuses = [process.wait(TIMEOUT_SECONDS) for process in processes]
     finally:
         for process in processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-    said = "\n".join(output.read_text()[-3000:] for output in outputs)
-    assert not any(statuses), f"{command}\nended with {statuses}:\n{said}"
+    printed = "\n".join(output.read_text()[-3000:] for output in outputs)
+    assert not any(statuses), f"{command}\nended with {statuses}:\n{printed}"
 
 
-def started(command: str, output: Path, folder: Path) -> subprocess.Popen[bytes]:
-    """A shell's process, in a group of its own. Who is asked for input leaves (play: q)."""
+def start(command: str, output: Path, folder: Path) -> subprocess.Popen[bytes]:
+    """Starts a shell in a process group of its own; prompts for input are answered by q (quit)."""
     (folder / "input.txt").write_text("q\n")
     with output.open("w") as printed, (folder / "input.txt").open() as keys:
         return subprocess.Popen(
@@ -214,7 +221,7 @@ def started(command: str, output: Path, folder: Path) -> subprocess.Popen[bytes]
         )  # fmt: skip
 
 
-def test_the_tables_speak_of_commands_that_are_there() -> None:
+def test_the_tables_above_match_commands_of_the_pages() -> None:
     every = all_commands()
     assert [key for key in NOT_RUN if not any(c.startswith(key) for c in every)] == []
     kept = list(filter(is_run, every))

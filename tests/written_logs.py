@@ -1,6 +1,6 @@
-"""Small logs in the formats and under the names that README and docs speak of.
+"""Small datasets in the formats and under the names that README and docs use.
 
-All are of linear systems that noise drives: what they show does not matter, sizes and layouts do.
+All are of linear systems driven by noise: only their sizes and layouts matter.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy as np
 from pages import README, blocks
 from scipy.signal import lfilter
 
-CHEETAH, HOPPER, QUADROTOR, PENDULUM = (17, 6), (11, 3), (13, 4), (3, 1)  # observed, acted
+# sizes of observations and actions
+CHEETAH, HOPPER, QUADROTOR, PENDULUM = (17, 6), (11, 3), (13, 4), (3, 1)
 EPISODES, STEPS = 10, 60
 
 
@@ -32,19 +33,19 @@ def episodes(observed: int, acted: int) -> dict[str, np.ndarray]:
 
 
 def flat(fields: dict[str, np.ndarray], rows: slice = slice(None)) -> dict[str, np.ndarray]:
-    """Episodes laid end to end; `rows` of each are kept."""
+    """Concatenates the steps `rows` of every episode."""
     return {key: np.concatenate(value[:, rows]) for key, value in fields.items()}
 
 
 def archive(sizes: tuple[int, int], path: Path) -> None:
-    """T + 1 observations an episode, which time ends."""
+    """T + 1 observations per episode, truncated at the end."""
     lengths, never = np.full(EPISODES, STEPS), np.zeros(EPISODES, bool)
     ends = {"lengths": lengths, "terminated": never, "truncated": ~never}
     np.savez(path, **flat(episodes(*sizes)), **ends)
 
 
 def flights(path: Path) -> None:
-    """As many observations as actions, and the lengths of episodes."""
+    """As many observations as actions, and the lengths of the episodes."""
     rows = flat(episodes(*QUADROTOR), slice(STEPS))
     np.savez(path, **rows, episode_lengths=np.full(EPISODES, STEPS))
 
@@ -59,7 +60,7 @@ def d4rl(path: Path) -> None:
 
 
 def tables(path: Path) -> None:
-    """A table an episode; the last row has no action of its own."""
+    """One table per episode; the last row has no action."""
     fields = episodes(3, 2)
     for number in range(EPISODES):
         time, actions = np.arange(STEPS + 1)[:, None] / 50, fields["actions"][number]
@@ -68,7 +69,7 @@ def tables(path: Path) -> None:
 
 
 def circuit(names: str, low: float, high: float, rows: int, path: Path) -> None:
-    """Names of input and output, bounds of the input, rows."""
+    """Writes a table of an input, uniform between bounds, and its output."""
     driven = np.random.default_rng(0).uniform(low, high, rows)
     answer = np.tanh(lfilter([0.2], [1.0, -1.6, 0.8], driven))
     columns(path, names, np.stack([driven, answer], 1))
@@ -85,7 +86,7 @@ def columns(path: Path, names: str, rows: np.ndarray) -> None:
 
 
 def mirror(path: Path) -> None:
-    """Samples, channels, realisations and periods of three amplitudes."""
+    """Arrays (samples, channels, realizations, periods) of three amplitudes."""
     rng = np.random.default_rng(0)
     path.mkdir()
     for amplitude in (100, 200, 300):
@@ -97,7 +98,7 @@ def mirror(path: Path) -> None:
 
 
 def minari(path: Path) -> None:
-    """A data set of the pen's sizes, by Minari's own library."""
+    """A dataset with the sizes of the pen task, written by Minari."""
     program = """
 import minari, numpy as np
 from gymnasium.spaces import Box
@@ -119,7 +120,7 @@ minari.create_dataset_from_buffers("D4RL/pen/human-v2", buffers,
 
 
 def point(path: Path) -> None:
-    """What the README's first Python block writes."""
+    """Runs the first Python block of the README."""
     subprocess.run(
         [sys.executable, "-c", blocks(README, "python")[0]], check=True, cwd=path.parents[1]
     )
@@ -128,7 +129,7 @@ def point(path: Path) -> None:
 WIENER = partial(circuit, "uBenchMark,yBenchMark", -3, 3, 188_000)
 SILVERBOX = partial(circuit, "V1,V2", -0.1, 0.1, 131_072)
 
-# A command that has this in it -> the file or folder it reads, and what writes that.
+# What a command contains -> the file or folder it reads, and the function that writes it.
 NAMED: dict[str, tuple[str, Callable[[Path], None]]] = {
     "logs/*.csv": ("logs/*.csv", tables),
     "logs/halfcheetah.npz": ("logs/halfcheetah.npz", partial(archive, CHEETAH)),
@@ -150,7 +151,7 @@ NAMED: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 
 def write_named(command: str, folder: Path) -> None:
-    """Writes into `folder` the logs that a command reads there, unless they are there."""
+    """Writes the data that a command reads into `folder`, unless it exists."""
     for name, (place, write) in NAMED.items():
         path = folder / place
         if name in command and not path.exists():
