@@ -24,7 +24,7 @@ def execute(block: str) -> dict:
     return names
 
 
-@pytest.mark.parametrize("block", [pytest.param(c, id=p) for p, c in PYTHON if "tfds.write" in c])
+@pytest.mark.parametrize("block", [pytest.param(c, id=p) for p, c in PYTHON if "write_rlds(" in c])
 def test_data_written_from_python_can_be_trained_on(
     block: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,5 +62,5 @@ def test_blocks_that_load_a_run_work(
 
 
 def test_every_python_block_is_executed_above():
-    assert "tfds.write" in "".join(blocks(README, "python"))
-    assert [p for p, c in PYTHON if "tfds.write" not in c and "worldmodel.load(" not in c] == []
+    assert "write_rlds(" in "".join(blocks(README, "python"))
+    assert [p for p, c in PYTHON if "write_rlds(" not in c and "worldmodel.load(" not in c] == []
