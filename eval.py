@@ -1,19 +1,21 @@
-"""Judges a checkpoint of a run and rewrites the run's evaluation/, or compares several runs."""
+"""Evaluates a checkpoint of a run and rewrites the run's evaluation/, or compares several runs."""
 
 import sys
 
 from worldmodel.cli.eval import EvalRequest, run_evaluation
 
 
-def job(asked: EvalRequest) -> int:
-    """Imported here, since JAX comes with it: mistakes in the options are reported first."""
-    if len(asked.runs) > 1:
+def job(request: EvalRequest) -> int:
+    """Imports JAX, so that errors in the options are reported before."""
+    if len(request.runs) > 1:
         from worldmodel.evaluation.compare_runs import compare_runs
 
-        return compare_runs(*asked)
+        return compare_runs(
+            request.runs, request.checkpoint, request.evaluation, request.output_dir
+        )
     from worldmodel.loading import evaluate_run
 
-    return evaluate_run(*asked.runs, asked.checkpoint, **asked.evaluation)
+    return evaluate_run(request.runs[0], request.checkpoint, **request.evaluation)
 
 
 if __name__ == "__main__":

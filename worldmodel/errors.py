@@ -39,11 +39,20 @@ class DivergenceError(UserError):
 MAX_ERRORS_SHOWN = 10  # lines in one message: a longer list hides the first mistake
 
 
-def bullet_list(head: str, faults: Sequence[str]) -> str:
-    """`head` and the first few of `faults`, a line each."""
-    more = len(faults) - MAX_ERRORS_SHOWN
-    lines = [*faults[:MAX_ERRORS_SHOWN], *([f"... and {more} more"] if more > 0 else [])]
-    return "\n  - ".join([head, *lines])
+def bullet_list(head: str, errors: Sequence[str]) -> str:
+    """Returns `head` and the first few of `errors`, a line each."""
+    return "\n  - ".join([head, *_first_few(errors)])
+
+
+def raise_config_errors(errors: Iterable[str]) -> None:
+    """Raises ConfigError with the first few of `errors`, a line each; does nothing without any."""
+    if errors := list(dict.fromkeys(errors)):
+        raise ConfigError("\n".join(_first_few(errors)))
+
+
+def _first_few(errors: Sequence[str]) -> list[str]:
+    more = len(errors) - MAX_ERRORS_SHOWN
+    return [*errors[:MAX_ERRORS_SHOWN], *([f"... and {more} more"] if more > 0 else [])]
 
 
 def first_line(error: BaseException) -> str:

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from worldmodel.aggregate.command import parse
 from worldmodel.aggregate.command import run as aggregate
 from worldmodel.aggregate.methods import ScoreTable, score_table, telling
+from worldmodel.aggregate.options import AggregateOptions
 from worldmodel.aggregate.results import (
     AggregateResults,
     aggregate_methods,
@@ -26,8 +26,10 @@ from worldmodel.aggregate.results import (
 )
 from worldmodel.aggregate.runs import find_runs, read_run, read_runs
 from worldmodel.config import Config, NoPolicy, PolicyOptions
-from worldmodel.config.io import assign, save_config
+from worldmodel.config.arguments import parse_options
+from worldmodel.config.io import save_config
 from worldmodel.config.references import Reference
+from worldmodel.config.values import assign
 from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.errors import CheckpointError, ConfigError
 from worldmodel.evaluation.evaluator import write
@@ -399,6 +401,7 @@ def test_a_run_that_was_really_trained_is_read(smoke_run: Path) -> None:
     ],
 )
 def test_lists_may_be_written_without_brackets(word: str, runs: list[str]) -> None:
-    assert parse([word]).runs == runs
-    assert parse([word, "group_by=null"]).group_by is None
-    assert parse([word, "group_by=policy.name"]).group_by == ["policy.name"]
+    for by, expected in (("null", None), ("policy.name", ["policy.name"])):
+        options = AggregateOptions()
+        parse_options([word, f"group_by={by}"], options)
+        assert (options.runs, options.group_by) == (runs, expected)

@@ -48,7 +48,7 @@ def test_inspect_prints_a_card_and_draws(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    assert run(["inspect", archive(tmp_path / "logs.npz"), f"out={out}", "window=20"]) == 0
+    assert run(["inspect", archive(tmp_path / "logs.npz"), f"output_dir={out}", "window=20"]) == 0
     told = capsys.readouterr().out
     for words in ("3 (1 terminals, 2 time-outs)", "transitions          122", "12 to 80"):
         assert words in told
@@ -66,7 +66,7 @@ def test_inspect_takes_the_options_of_the_format(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["observations=[x,y]", "data.actions=[u]", "time=t", "max_episode_steps=13"]
-    assert run(["inspect", tables(tmp_path), *words, f"out={tmp_path / 'out'}"]) == 0
+    assert run(["inspect", tables(tmp_path), *words, f"output_dir={tmp_path / 'out'}"]) == 0
     told = capsys.readouterr().out
     assert "18 (0 terminals, 18 time-outs)" in told  # 6 records of 39 transitions, cut in three
     assert " x " in told and " u " in told
@@ -137,23 +137,23 @@ def test_help_of_a_source_names_the_options_of_its_format(
     ("words", "expected"),
     [
         (["inspct", "x"], "(did you mean 'inspect'?)"),
-        (["inspect"], "inspect needs SOURCE"),
-        (["inspect", "window=3"], "inspect needs SOURCE"),
+        (["inspect"], "SOURCE is missing"),
+        (["inspect", "window=3"], "SOURCE is missing"),
         (["convert", "LOGS"], "usage: python -m worldmodel.data convert SOURCE DEST"),
-        (["inspect", "LOGS", "out=LOGS"], "cannot be made"),
+        (["inspect", "LOGS", "output_dir=LOGS"], "cannot be made"),
         (["convert", "LOGS", "LOGS/below"], "cannot be made"),
-        (["inspect", "LOGS", "windw=3"], "did you mean 'data.window'?"),
-        (["inspect", "LOGS", "window=1"], "data.window=1: accepts integer, 2 or more"),
+        (["inspect", "LOGS", "windw=3"], "did you mean 'window'?"),
+        (["inspect", "LOGS", "window=1"], "window=1: accepts integer, 2 or more"),
         (
             ["inspect", "LOGS", "on_invalid_episode=skp"],
             "one of error, skip (did you mean 'skip'?)",
         ),
-        (["inspect", "LOGS", "path=elsewhere"], "SOURCE has said that"),
+        (["inspect", "LOGS", "path=elsewhere"], "already set by SOURCE"),
         (["inspect", "LOGs"], "does not exist (did you mean"),
         (["inspect", "CartPole-v1"], "did you mean 'gymnasium:CartPole-v1'"),
         (["inspect", "FOLDER"], "holds no logs"),
         (["inspect", "gymnasium:"], "expected gymnasium:ENVIRONMENT"),
-        (["list", "FOLDER", "more"], "list takes one FOLDER"),
+        (["list", "FOLDER", "more"], "more: unexpected argument"),
     ],
 )
 def test_mistakes_are_told(tmp_path: Path, words: list[str], expected: str) -> None:
@@ -177,7 +177,7 @@ def test_a_source_tells_its_format(tmp_path: Path) -> None:
 
 def test_a_mistake_ends_with_status_2_and_jax_is_never_imported(tmp_path: Path) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "worldmodel.data"]
-    made = [*command, "inspect", archive(tmp_path / "logs.npz"), f"out={tmp_path / 'out'}"]
+    made = [*command, "inspect", archive(tmp_path / "logs.npz"), f"output_dir={tmp_path / 'out'}"]
     done = subprocess.run(made, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

@@ -12,7 +12,7 @@ import pytest
 
 from worldmodel import models
 from worldmodel.config import Config, LoggingOptions, NoPolicy, StageOptions, TrainingOptions
-from worldmodel.config.rules import validate_config
+from worldmodel.config.rules import config_errors
 from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
@@ -173,14 +173,14 @@ def test_pieces_longer_than_those_trained_are_refused() -> None:
         model=TrajectoryDiffusionOptions(segment_length=9), logging=LoggingOptions(),
         training=TrainingOptions(world_model=stage, policy=stage),
     )  # fmt: skip
-    assert validate_config(config) == [
+    assert config_errors(config) == [
         "model.segment_length=9: segments are taken from windows of training.world_model.window=8 "
         "steps; accepted: at most as many"
     ]
     config.model = TrajectoryDiffusionOptions(segment_length=8, sigma_min=5.0, sigma_max=2.0)
-    assert validate_config(config) == ["model.sigma_min=5 must be below model.sigma_max=2"]
+    assert config_errors(config) == ["model.sigma_min=5 must be below model.sigma_max=2"]
     config.model = TrajectoryDiffusionOptions(segment_length=8, s_churn=1.0, s_tmin=2.0, s_tmax=1.0)
-    assert len(validate_config(config)) == 1 and "s_tmin=2 is above" in validate_config(config)[0]
+    assert len(config_errors(config)) == 1 and "s_tmin=2 is above" in config_errors(config)[0]
 
 
 def test_rollouts_are_differentiated_truly() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from worldmodel.config.values import iter_options
+from worldmodel.config.option import iter_options
 from worldmodel.data.spec import ActionSpec
 from worldmodel.errors import ConfigError, UserError
 from worldmodel.loading import LoadedRun

@@ -18,7 +18,7 @@ import pytest
 from small_runs import STAGE, read_rows, small_config, small_plan, train_stage
 
 from worldmodel.config import Config, DistributedOptions, NoPolicy, TrainingOptions
-from worldmodel.config.rules import validate_config
+from worldmodel.config.rules import config_errors
 from worldmodel.data.readers.gymnasium import GymnasiumData, collect
 from worldmodel.errors import ConfigError
 from worldmodel.models.mlp import MLPOptions
@@ -182,7 +182,7 @@ def test_processes_that_cannot_connect_are_refused() -> None:
         training.world_model.steps = training.policy.steps = 10
         data = GymnasiumData(name="pendulum", environment="Pendulum-v1")
         config = Config("x", data=data, model=MLPOptions(), policy=NoPolicy(), training=training)
-        return validate_config(config)
+        return config_errors(config)
 
     address = "node1:1234"
     assert not errors(coordinator_address=address, num_processes=2, process_id=1)

@@ -6,7 +6,6 @@ before JAX is imported.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +20,8 @@ from worldmodel.aggregate.results import (
     summarize,
 )
 from worldmodel.aggregate.runs import find_runs, read_runs
-from worldmodel.config.arguments import HELP_FLAGS, Arguments, parse_overrides, read_values
-from worldmodel.config.io import assign
-from worldmodel.config.values import iter_options, raise_if_invalid
+from worldmodel.config import help as help_text
+from worldmodel.config.arguments import HELP_FLAGS, Arguments, parse_options
 from worldmodel.errors import CheckpointError
 from worldmodel.evaluation.report_files import Report, write_report
 
@@ -39,42 +37,18 @@ USAGES = (
     "python -m worldmodel.aggregate runs=runs [OPTION=VALUE ...]",
     "python -m worldmodel.aggregate runs=[runs/A,runs/B,...] group_by=[policy.name]",
 )
-UNLISTED = re.compile(
-    r"^(runs|group_by)=(?!\[|null$)([^'\"]+)$"
-)  # lists may be written without brackets
 
 
 def run(words: Sequence[str]) -> int:
     """Puts together what the words ask for; returns the exit status. Raises UserError."""
-    arguments = Arguments.parse(words, flags=HELP_FLAGS)
-    if arguments.has(HELP_FLAGS):
-        from worldmodel.config import help as help_text
-
-        print(help_text.command(DESCRIPTION, USAGES, AggregateOptions()))
-        return 0
-    aggregate(parse(arguments.words))
-    return 0
-
-
-def parse(words: Sequence[str]) -> AggregateOptions:
-    """Reads OPTION=VALUE words. Raises ConfigError."""
+    arguments = Arguments.parse(words)
     options = AggregateOptions()
-    known = {option.key: option for option, _ in iter_options(options)}
-    given, faults = read_values(parse_overrides(list(map(_listed, words))), known)
-    for key, value in given.items():
-        assign(options, key, value)
-    faults += [
-        fault for option, value in iter_options(options) if (fault := option.error_in(value))
-    ]
-    raise_if_invalid(faults)
-    return options
-
-
-def _listed(word: str) -> str:
-    """`group_by=a,b` as `group_by=['a','b']`: so a pattern may hold what has a meaning elsewhere."""
-    if not (found := UNLISTED.match(word)):
-        return word
-    return f"{found[1]}=[{','.join(map(repr, found[2].split(',')))}]"
+    if arguments.has(HELP_FLAGS):
+        print(help_text.command(DESCRIPTION, USAGES, options))
+        return 0
+    parse_options(arguments.options, options)
+    aggregate(options)
+    return 0
 
 
 def aggregate(options: AggregateOptions) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 
 from worldmodel.aggregate.runs import EvaluatedRun
 from worldmodel.config.io import RUNTIME_OPTION_PREFIXES, RUNTIME_OPTIONS
-from worldmodel.config.values import raise_if_invalid, unknown_key
-from worldmodel.errors import ConfigError, bullet_list
+from worldmodel.config.values import unknown_option
+from worldmodel.errors import ConfigError, bullet_list, raise_config_errors
 
 # Options that say nothing of the method.
 APART = (*RUNTIME_OPTIONS, "seed", "training.num_seeds", "training.pretrained_model")
@@ -58,7 +58,7 @@ def score_table(
         cells.setdefault((method, tasks[run.task]), []).append(run)
     methods = list(dict.fromkeys(method for method, _ in cells))
     names = list(tasks.values())
-    raise_if_invalid(_repeated(cells))
+    raise_config_errors(_repeated(cells))
     _refuse_gaps(cells, methods, names, by)
     scores, notes = {}, []
     for method in methods:
@@ -126,9 +126,9 @@ def _known(runs: Sequence[EvaluatedRun], by: Sequence[str]) -> list[str]:
             if f"{key}.name" in known:
                 yield f"group_by={key}: holds several options; accepted: one of them, such as {key}.name"
             elif key not in known:
-                yield f"group_by={unknown_key(key, known)}"
+                yield f"group_by={unknown_option(key, known)}"
 
-    raise_if_invalid(faults())
+    raise_config_errors(faults())
     return list(by)
 
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.config.io import flatten
+from worldmodel.config.option import format_value
 from worldmodel.config.references import Reference
-from worldmodel.config.values import format_value, raise_if_invalid
-from worldmodel.errors import CheckpointError
+from worldmodel.config.values import flatten
+from worldmodel.errors import CheckpointError, raise_config_errors
 from worldmodel.runs.directory import RunDirectory
 from worldmodel.status.report import runs_in
 
@@ -90,7 +90,7 @@ def read_runs(paths: Sequence[Path], who: str | None) -> tuple[list[EvaluatedRun
             others.append(path)
         else:
             acting.append(run)
-    raise_if_invalid(faults)
+    raise_config_errors(faults)
     return acting, others
 
 

@@ -32,8 +32,7 @@ from worldmodel.config.compose import (
     register,
     to_config,
 )
-from worldmodel.config.values import raise_if_invalid
-from worldmodel.errors import ConfigError
+from worldmodel.errors import ConfigError, raise_config_errors
 from worldmodel.system.exit_status import USER_ERROR, run_cli
 from worldmodel.system.signals import PREEMPTED
 
@@ -103,7 +102,7 @@ def _checked(configs: Path, overrides: list[Override]) -> Config:
                 f"name={name}: shared by jobs {' '.join(names[name])} and {' '.join(job)}"
             )
         names[name] = job
-    raise_if_invalid(faults)
+    raise_config_errors(faults)
     return configurations[0]
 
 

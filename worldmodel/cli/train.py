@@ -28,11 +28,11 @@ def run_training(job: Callable[[Config], int | None], script: str, description: 
 def _train(job: Callable[[Config], int | None], configs: Path, description: str) -> int | None:
     arguments = Arguments.parse(sys.argv[1:], flags=HELP_FLAGS + SWEEP_FLAGS)
     if arguments.has(HELP_FLAGS):
-        print(training_help(configs, arguments.words, description))
+        print(training_help(configs, arguments.options, description))
         return 0
     if arguments.has(SWEEP_FLAGS):
-        return run_sweep(job, configs, arguments.words)
-    overrides = parse_overrides(arguments.words)
+        return run_sweep(job, configs, arguments.options)
+    overrides = parse_overrides(arguments.options)
     config = build_config(configs, overrides)
     if sweep_params := compose_files(configs, overrides).sweep_params:
         raise ConfigError(f"these files sweep over {', '.join(sweep_params)}: add --multirun")

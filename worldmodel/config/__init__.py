@@ -81,7 +81,7 @@ class EvalConfig:
 
     run: str | None = option(None, "run directory to judge, such as runs/NAME")
     runs: list[str] | None = option(None, "or several, to be compared: [runs/A,runs/B]")
-    folder: str | None = option(
+    output_dir: str | None = option(
         None, "where a comparison goes (none: .compared/ beside the first run)"
     )
     checkpoint: str = option("last", "checkpoint to judge: last, best or a step")

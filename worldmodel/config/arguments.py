@@ -1,47 +1,104 @@
-"""The words of a command line: flags, and `key=value` in Hydra's grammar, compared with the options
-there are. Needs no JAX.
+"""The parser of every command line: flags, positional words, and OPTION=VALUE in Hydra's grammar,
+checked against a dataclass of options. Imports neither JAX nor, before options are read, Hydra.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from hydra.errors import OverrideParseException
+from worldmodel.config.option import Option, iter_options, option_errors
+from worldmodel.config.values import assign, convert_values, flatten
+from worldmodel.errors import ConfigError, did_you_mean, raise_config_errors
 
-from worldmodel.config.io import flatten
-from worldmodel.config.values import Option, unknown_key
-from worldmodel.errors import ConfigError, did_you_mean
+if TYPE_CHECKING:
+    from hydra.core.override_parser.types import Override
 
 HELP_FLAGS = ("-h", "--help")
 SWEEP_FLAGS = ("-m", "--multirun")
+OPTION_WORD = re.compile(r"[~+]*[a-z_.]+=")  # how a word begins that sets an option
+# A list of texts may be written without brackets; these begin a value that is written in full.
+WRITTEN_IN_FULL = re.compile(r"\[|null$|['\"]|$")
 
 
 @dataclass(frozen=True)
 class Arguments:
-    words: list[str]
+    """The words of a command line, sorted: flags, positional words, and OPTION=VALUE."""
+
     flags: list[str]
+    positional: list[str]
+    options: list[str]
 
     @classmethod
-    def parse(cls, arguments: Sequence[str], flags: Sequence[str]) -> Arguments:
-        given = [a for a in arguments if a.startswith("-")]
-        if strangers := [a for a in given if a not in flags]:
-            word = strangers[0]
+    def parse(
+        cls, words: Sequence[str], flags: Sequence[str] = HELP_FLAGS, positional: bool = False
+    ) -> Arguments:
+        """Sorts `words`; without `positional` words, all but flags are options.
+
+        Raises ConfigError for a flag that is not among `flags`.
+        """
+        given = [word for word in words if word.startswith("-")]
+        if unknown := [word for word in given if word not in flags]:
+            word = unknown[0]
             bare = word.lstrip("-")
             hint = f"; options have no dashes: {bare}" if "=" in bare else did_you_mean(word, flags)
-            raise ConfigError(f"{word}: no such flag; accepts {', '.join(flags)}{hint}")
-        return cls([a for a in arguments if not a.startswith("-")], given)
+            raise ConfigError(f"{word}: unknown flag; accepts {', '.join(flags)}{hint}")
+        others = [word for word in words if not word.startswith("-")]
+        bare = [w for w in others if positional and not OPTION_WORD.match(w)]
+        return cls(given, bare, [word for word in others if word not in bare])
 
     def has(self, flags: Sequence[str]) -> bool:
         return any(flag in flags for flag in self.flags)
 
+    def take(self, *names: str, usage: str) -> list[str]:
+        """Returns the positional words, one for each of `names`; [NAME] may be left out.
+
+        Raises ConfigError where one is missing or left over; `usage` ends the message.
+        """
+        words = self.positional
+        required = [name for name in names if not name.startswith("[")]
+        if len(words) < len(required):
+            raise ConfigError(f"{required[len(words)]} is missing\n  usage: {usage}")
+        if len(words) > len(names):
+            raise ConfigError(f"{words[len(names)]}: unexpected argument\n  usage: {usage}")
+        return words
+
+
+def parse_options(words: Sequence[str], options: Any, shorthand: str = "") -> dict[str, Any]:
+    """Sets what OPTION=VALUE `words` give in `options`, a dataclass instance, and checks all of it.
+
+    Lists may be written without brackets, and keys without the prefix `shorthand`. Returns the
+    values that were given, by key. Raises ConfigError that lists every error.
+    """
+    known = {option.key: option for option, _ in iter_options(options)}
+    overrides = parse_overrides([_in_full(word, known, shorthand) for word in words])
+    given, errors = read_values(overrides, known)
+    for key, value in given.items():
+        assign(options, key, value)
+    raise_config_errors([*errors, *option_errors(options)])
+    return given
+
+
+def _in_full(word: str, known: Mapping[str, Option], shorthand: str) -> str:
+    key, equals, value = word.partition("=")
+    if not equals:
+        return word
+    if key not in known and shorthand + key in known:
+        key = shorthand + key
+    if key in known and known[key].is_list and not WRITTEN_IN_FULL.match(value):
+        items = value.split(",")
+        value = f"[{','.join(map(repr, items) if known[key].type is str else items)}]"
+    return f"{key}={value}"
+
 
 def parse_overrides(words: Sequence[str]) -> list[Override]:
     """Reads `key=value` words in Hydra's grammar; raises ConfigError naming the first bad one."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
     for word in words:
         if "=" not in word and not word.startswith("~"):
             raise ConfigError(f"{word}: expected key=value")
@@ -53,38 +110,50 @@ def parse_overrides(words: Sequence[str]) -> list[Override]:
 
 
 def read_values(
-    overrides: Sequence[Override], known: dict[str, Option], groups: Sequence[str] = ()
+    overrides: Sequence[Override], known: Mapping[str, Option], groups: Collection[str] = ()
 ) -> tuple[dict[str, Any], list[str]]:
-    """Returns the values given for `known` options, and all faults; `groups` only help to guess."""
+    """Returns the values given for `known` options, by key, and all errors.
+
+    `groups` are those that choices may be made of; where there are any, values may be swept over
+    and may be interpolations, ${...}, which are not checked here.
+    """
     given: dict[str, Any] = {}
-    faults = []
+    errors = []
     for override in overrides:
-        if fault := override_error(override, known.get(override.key_or_group)):
-            faults.append(fault)
+        name = override.key_or_group
+        if error := override_error(override, known.get(name), multirun=bool(groups)):
+            errors.append(error)
             continue
-        for key, value in flatten({override.key_or_group: override.value()}, known):
+        for key, value in flatten({name: override.value()}, known):
             if (mapping := _mapping_above(key, known)) is not None:
                 given.setdefault(mapping, {})[key.removeprefix(f"{mapping}.")] = value
-                continue
-            if key not in known:
-                faults.append(_key_fault(key, known, groups))
-                continue
-            given[key] = known[key].convert(value)
-            fault = None if _is_interpolation(value) else known[key].error_in(given[key])
-            faults += [fault] if fault else []
-    return given, faults
+            elif below := [k[len(key) + 1 :] for k in known if k.startswith(key + ".")]:
+                errors.append(f"{key}: is a group of options; set one of {', '.join(below)}")
+            elif groups and isinstance(value, str) and "${" in value and key in known:
+                given[key] = value
+            else:
+                converted, more = convert_values({key: value}, known, groups)
+                given |= converted
+                errors += more
+    return given, errors
 
 
-def _mapping_above(key: str, known: dict[str, Option]) -> str | None:
+def _mapping_above(key: str, known: Mapping[str, Option]) -> str | None:
     """The option that holds others by name, of which `key` is one."""
     level, _, _ = key.rpartition(".")
     return level if level in known and known[level].type is dict else None
 
 
-def override_error(override: Override, option: Option | None = None) -> str | None:
+def override_error(
+    override: Override, option: Option | None = None, *, multirun: bool = True
+) -> str | None:
+    """Returns what is wrong with the form of an override, as one line, or None.
+
+    option: the one that it sets; multirun: whether the command can sweep over several values
+    """
     word = override.input_line
     if override.is_hydra_override():
-        return f"{word}: Hydra's own options are for sweeps (--multirun)"
+        return f"{word}: Hydra's options are accepted by train.py --multirun only"
     if override.is_add() or override.is_force_add() or override.is_delete():
         bare = (word or "").lstrip("+~")
         return f"{word}: options cannot be added or removed, only set: {bare or 'key=value'}"
@@ -93,31 +162,21 @@ def override_error(override: Override, option: Option | None = None) -> str | No
     if override.is_sweep_override():
         listed = f"{override.key_or_group}=[{override.get_value_string()}]"
         hint = f"; a list is written {listed}" if option and option.is_list else ""
-        return f"{word}: several values need --multirun{hint}"
+        needs = "several values need --multirun" if multirun else "accepts one value"
+        return f"{word}: {needs}{hint}"
     return None
 
 
-def _key_fault(key: str, known: dict[str, Option], groups: Sequence[str]) -> str:
-    below = [k[len(key) + 1 :] for k in known if k.startswith(key + ".")]
-    if below:
-        return f"{key}: holds several options; set one of {', '.join(below)}"
-    return unknown_key(key, [*known, *groups])
-
-
-def _is_interpolation(value: Any) -> bool:
-    return isinstance(value, str) and "${" in value
-
-
 def validate_checkpoint(runs: Sequence[str], checkpoint: str) -> None:
-    """Raises ConfigError for what names no checkpoint, and for a folder that is no run's."""
+    """Raises ConfigError for an invalid `checkpoint`, and for folders that are no run's."""
     is_step = checkpoint.isascii() and checkpoint.isdigit()
     if checkpoint not in ("last", "best") and not is_step:
         hint = did_you_mean(checkpoint, ["last", "best"])
         raise ConfigError(f"checkpoint={checkpoint}: accepts last, best or a step{hint}")
     for run in map(Path, runs):
         if not (run / "config.yaml").is_file():
-            there = [str(path.parent) for path in sorted(run.parent.glob("*/config.yaml"))]
-            known = f"\n  {run.parent} holds: {', '.join(there[:10])}" if there else ""
+            existing = [str(path.parent) for path in sorted(run.parent.glob("*/config.yaml"))]
+            listed = f"\n  {run.parent} holds: {', '.join(existing[:10])}" if existing else ""
             raise ConfigError(
-                f"run={run}: not a run directory{did_you_mean(str(run), there)}{known}"
+                f"run={run}: not a run directory{did_you_mean(str(run), existing)}{listed}"
             )

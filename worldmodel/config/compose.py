@@ -23,10 +23,11 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from worldmodel.config import Config
 from worldmodel.config.arguments import override_error, read_values
+from worldmodel.config.option import Option, iter_options
 from worldmodel.config.registry import FIXED, SCHEMA_GROUPS, every_schema, schemas
-from worldmodel.config.rules import validate_config
-from worldmodel.config.values import Option, iter_options, raise_if_invalid, unknown_key
-from worldmodel.errors import ConfigError, did_you_mean, first_line
+from worldmodel.config.rules import config_errors
+from worldmodel.config.values import unknown_option
+from worldmodel.errors import ConfigError, did_you_mean, first_line, raise_config_errors
 
 GROUPS = (*SCHEMA_GROUPS, *FIXED, "experiment")
 HYDRA_VERSION = "1.3"
@@ -46,11 +47,12 @@ def to_config(tree: DictConfig) -> Config:
     known = _options(tree)
     try:
         missing = OmegaConf.missing_keys(tree)
-        raise_if_invalid([known[key].error_in(MISSING) for key in sorted(missing) if key in known])
+        keys = sorted(key for key in missing if key in known)
+        raise_config_errors(filter(None, (known[key].error_in(MISSING) for key in keys)))
         config = OmegaConf.to_object(tree)
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {first_line(error)}") from None
-    raise_if_invalid(validate_config(config))
+    raise_config_errors(config_errors(config))
     return config
 
 
@@ -95,7 +97,7 @@ def compose_files(
     `hydra` are overrides of Hydra's own options: only sweeps have some.
     """
     choices, _ = _sort(overrides)
-    raise_if_invalid([fault for choice in choices if (fault := _choice_fault(configs, choice))])
+    raise_config_errors([fault for choice in choices if (fault := _choice_fault(configs, choice))])
     files = _composed(configs, tuple(o.input_line or "" for o in (*choices, *hydra)))
     return files._replace(tree=files.tree.copy())
 
@@ -153,7 +155,7 @@ def _explain(error: Exception) -> str:
     key = str(cause.full_key)
     known = _every_option()
     if isinstance(cause, ConfigKeyError | ConfigAttributeError):
-        return where + unknown_key(key, known)
+        return where + unknown_option(key, known)
     accepts = f"; {key} accepts {known[key].accepts}" if key in known else f" ({key})"
     return f"{where}{first_line(cause)}{accepts}"
 
@@ -169,7 +171,7 @@ def _every_option() -> dict[str, Option]:
 def _override(tree: DictConfig, settings: Sequence[Override]) -> None:
     """Sets options in a composed tree; raises ConfigError that names every fault."""
     given, faults = read_values(settings, _options(tree), GROUPS)
-    raise_if_invalid(faults)
+    raise_config_errors(faults)
     for key, value in given.items():
         try:
             OmegaConf.update(tree, key, value, merge=False)

@@ -1,20 +1,20 @@
-"""What a checkpoint is judged on where that is not its run's own logs: `evaluation.data`, options
-of a data source by name.
+"""The data that a checkpoint is evaluated on where it is not the run's own: `evaluation.data`, which
+has options of a data source on top of the run's.
 
-They stand on top of the run's own data options; `format` names another format, whose options then
-start from their defaults. Nothing here imports JAX.
+Its option `format` names another format, whose options then start from their defaults.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from worldmodel.config import Config, DataOptions
+from worldmodel.config.option import iter_options
 from worldmodel.config.registry import schemas
-from worldmodel.config.values import iter_options, raise_if_invalid, unknown_key
-from worldmodel.errors import did_you_mean
+from worldmodel.config.values import convert_values
+from worldmodel.errors import did_you_mean, raise_config_errors
 
 FORMAT = "format"
 INHERITED_OPTIONS = ("environment", "cache", "cache_dir")  # of the run, whatever the format is
@@ -22,44 +22,30 @@ PREFIX = "evaluation.data."
 
 
 def evaluation_data_options(config: Config) -> DataOptions:
-    """The options of the data that a checkpoint is judged on. Raises ConfigError."""
-    given = config.evaluation.data or {}
-    raise_if_invalid(data_errors(config.data, given))
-    return _made(config.data, given)
+    """Returns the options of the data that a checkpoint is evaluated on. Raises ConfigError."""
+    options, errors = _build(config.data, config.evaluation.data or {})
+    raise_config_errors(errors)
+    return options
 
 
-def data_errors(own: DataOptions, given: Mapping[str, Any], prefix: str = PREFIX) -> Iterator[str]:
-    """What is wrong with the options `given` on top of a run's `own`; `prefix` is what messages put
-    before their names.
-    """
-    kinds = schemas("data")
-    if (kind := given.get(FORMAT)) is not None and kind not in kinds:
-        yield f"{prefix}{FORMAT}={kind}: accepts one of {', '.join(kinds)}{did_you_mean(str(kind), kinds)}"
-        return
-    known = {option.key: option for option, _ in iter_options(_base(own, kind), prefix)}
-    known.pop(f"{prefix}name")  # only what a run's folder is called by
-    values = {prefix + key: value for key, value in given.items() if key != FORMAT}
-    found = [
-        known[key].error_in(known[key].convert(value)) if key in known else unknown_key(key, known)
-        for key, value in values.items()
-    ]
-    found = [fault for fault in found if fault]
-    yield from found
-    if not found:
-        made = _made(own, given)
-        yield from made.check()
+def data_errors(run_data: DataOptions, values: Mapping[str, Any]) -> list[str]:
+    """Returns what is wrong with `values` of `evaluation.data` on top of a run's own options."""
+    return _build(run_data, values)[1]
 
 
-def _base(own: DataOptions, kind: str | None) -> DataOptions:
-    """The options that those given stand on."""
-    schema = schemas("data").get(kind, type(own))
-    if schema is type(own):
-        return own
-    return schema(**{key: getattr(own, key) for key in INHERITED_OPTIONS})
-
-
-def _made(own: DataOptions, given: Mapping[str, Any]) -> DataOptions:
-    base = _base(own, given.get(FORMAT))
-    known = {option.key: option for option, _ in iter_options(base)}
-    values = {key: known[key].convert(value) for key, value in given.items() if key != FORMAT}
-    return dataclasses.replace(base, **values)
+def _build(run_data: DataOptions, values: Mapping[str, Any]) -> tuple[DataOptions, list[str]]:
+    formats = schemas("data")
+    name = values.get(FORMAT)
+    if name is not None and name not in formats:
+        hint = did_you_mean(str(name), formats)
+        return run_data, [f"{PREFIX}{FORMAT}={name}: accepts one of {', '.join(formats)}{hint}"]
+    options = run_data
+    if name is not None and formats[name] is not type(run_data):
+        options = formats[name](**{key: getattr(run_data, key) for key in INHERITED_OPTIONS})
+    known = {option.key: option for option, _ in iter_options(options, PREFIX)}
+    known.pop(f"{PREFIX}name")  # only the run's folder is named by it
+    given = {PREFIX + key: value for key, value in values.items() if key != FORMAT}
+    converted, errors = convert_values(given, known)
+    changes = {key.removeprefix(PREFIX): value for key, value in converted.items()}
+    options = dataclasses.replace(options, **changes)
+    return options, errors or list(options.errors())

@@ -69,7 +69,7 @@ class DataOptions:
         0, "processes that make streamed batches (0: threads of this one)", low=0, high=256
     )
 
-    def check(self) -> Iterator[str]:
+    def errors(self) -> Iterator[str]:
         """What is wrong with these options together, a line each; a format adds its own."""
         low, high = self.action_low, self.action_high
         if (low is None) != (high is None):
@@ -115,7 +115,7 @@ class ModelOptions:
         """
         return False
 
-    def check(self, config: Config) -> Iterator[str]:
+    def errors(self, config: Config) -> Iterator[str]:
         """What does not go together in these options and the whole `config`, a line each."""
         yield from ()
 
@@ -133,7 +133,7 @@ class PolicyOptions:
         """Steps of the rollouts that the policy learns from; None if it learns from the dataset."""
         return None
 
-    def check(self, config: Config) -> Iterator[str]:
+    def errors(self, config: Config) -> Iterator[str]:
         """What does not go together in these options and the whole `config`, a line each."""
         yield from ()
 

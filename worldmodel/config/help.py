@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import MISSING
 
 from worldmodel.config import Config, EvalConfig
+from worldmodel.config.option import Option, format_value, iter_options
 from worldmodel.config.registry import FIXED, SCHEMA_GROUPS, schemas
-from worldmodel.config.values import Option, format_value, iter_options
 
 WIDTH = 100
 HELP_COLUMN = 58
 
 EXIT_STATUS = (
-    "Exit status: 0 success, 2 a mistake to mend, 75 pre-empted after saving, 1 otherwise."
+    "Exit status: 0 success, 2 invalid input, 74 storage failure, 75 pre-empted after saving, 1 other "
+    "errors."
 )
 
 
@@ -76,17 +77,19 @@ def evaluation(description: str) -> str:
     return "\n".join([*lines, "", EXIT_STATUS])
 
 
-def command(description: str, usages: Sequence[str], options: Any) -> str:
-    """The help of a command with a dataclass of `options`; its calls are `usages`."""
+def command(
+    description: str, usages: Sequence[str], options: Any = None, exclude: Collection[str] = ()
+) -> str:
+    """The help of a command with a dataclass of `options`, but for the keys to `exclude`."""
     first, *others = usages
     lines = [
         *_paragraphs(description),
         f"Usage: {first}",
         *(f"       {usage}" for usage in others),
-        "",
-        "Options",
-        *_entries(iter_options(options)),
     ]
+    if options is not None:
+        entries = ((o, v) for o, v in iter_options(options) if o.key not in exclude)
+        lines += ["", "Options", *_entries(entries)]
     return "\n".join([*lines, "", EXIT_STATUS])
 
 

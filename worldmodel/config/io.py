@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,10 +12,11 @@ import yaml
 
 from worldmodel import __version__
 from worldmodel.config import Config
+from worldmodel.config.option import format_value, iter_options
 from worldmodel.config.registry import SCHEMA_GROUPS, entry_of, schemas
-from worldmodel.config.rules import validate_config
-from worldmodel.config.values import format_value, iter_options, raise_if_invalid, unknown_key
-from worldmodel.errors import ConfigError
+from worldmodel.config.rules import config_errors
+from worldmodel.config.values import assign, convert_values, flatten
+from worldmodel.errors import ConfigError, raise_config_errors
 from worldmodel.system.storage import write_text_atomic
 
 Options = TypeVar("Options")
@@ -97,30 +97,28 @@ def _build(values: Any) -> Config:
 
 
 def with_overrides(config: Config, values: dict[str, Any]) -> Config:
-    """A copy of `config` with some options set, by dotted keys or nested dicts. Raises ConfigError
-    for unknown options and values that are not accepted.
+    """Returns a copy of `config` with some options set, by dotted keys or nested dicts.
+
+    Raises ConfigError for unknown options and values that are not accepted.
     """
     config = copy.deepcopy(config)
     known = {option.key: option for option, _ in iter_options(config)}
-    given = dict(flatten(values, known))
-    raise_if_invalid([unknown_key(key, known) for key in given if key not in known])
+    given, errors = convert_values(dict(flatten(values, known)), known)
+    raise_config_errors(errors)
     for key, value in given.items():
-        assign(config, key, known[key].convert(value))
-    raise_if_invalid(validate_config(config))
+        assign(config, key, value)
+    raise_config_errors(config_errors(config))
     return config
 
 
 def build_options(schema: type[Options], values: dict[str, Any], name: str) -> Options:
-    """Options of `schema`, which messages call `name`, with some of them set. Raises ConfigError
-    for unknown options and values that are not accepted.
+    """Returns options of `schema` with some of them set; messages call them `name`.
+
+    Raises ConfigError for unknown options and values that are not accepted.
     """
     known = {option.key: option for option, _ in iter_options(schema(), f"{name}.")}
-    given = {f"{name}.{key}": value for key, value in values.items()}
-    raise_if_invalid([unknown_key(key, known) for key in given if key not in known])
-    given = {key: known[key].convert(value) for key, value in given.items()}
-    raise_if_invalid(
-        [fault for key, value in given.items() if (fault := known[key].error_in(value))]
-    )
+    given, errors = convert_values({f"{name}.{k}": v for k, v in values.items()}, known)
+    raise_config_errors(errors)
     return schema(**{key.removeprefix(f"{name}."): value for key, value in given.items()})
 
 
@@ -133,26 +131,6 @@ def _schema(group: str, options: Any, of_groups: Any) -> type:
     if name not in known:
         raise ConfigError(f"{group}={name}: accepts one of {', '.join(known)}")
     return known[name]
-
-
-def flatten(
-    values: dict, known: Container[str] = (), prefix: str = ""
-) -> Iterator[tuple[str, Any]]:
-    """Yields (dotted key, value) of nested dicts; a `known` key is never taken apart."""
-    for name, value in values.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict) and key not in known:
-            yield from flatten(value, known, key + ".")
-        else:
-            yield key, value
-
-
-def assign(config: Any, key: str, value: Any) -> None:
-    """Sets the option with this dotted key."""
-    *groups, leaf = key.split(".")
-    for group in groups:
-        config = getattr(config, group)
-    setattr(config, leaf, value)
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -1,9 +1,25 @@
-"""One option: a typed field with a line of help and what it accepts."""
+"""One option: a typed dataclass field, its line of help and the values it accepts."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import types
+import typing
+from collections.abc import Iterator
 from typing import Any
+
+from omegaconf import MISSING
+
+from worldmodel.errors import did_you_mean
+
+TYPE_NAMES = {
+    int: "integer",
+    float: "number",
+    bool: "true or false",
+    str: "text",
+    dict: "options {KEY: VALUE, ...}",
+}
 
 
 def option(
@@ -24,3 +40,122 @@ def option(
     if isinstance(default, list | dict):
         return dataclasses.field(default_factory=lambda: type(default)(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One option: its dotted key, and what its dataclass field says of it."""
+
+    key: str
+    type: type
+    is_list: bool = False
+    optional: bool = False
+    help: str = ""
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] | None = None
+    sampling: bool = False
+
+    @classmethod
+    def of(cls, key: str, annotation: Any, metadata: typing.Mapping[str, Any]) -> Option:
+        """Reads an annotation of the forms `int`, `int | None`, `list[int]`, `dict[str, Any]`."""
+        optional = isinstance(annotation, types.UnionType)
+        if optional:
+            annotation = next(t for t in typing.get_args(annotation) if t is not types.NoneType)
+        is_list = typing.get_origin(annotation) is list
+        element = typing.get_args(annotation)[0] if is_list else annotation
+        element = typing.get_origin(element) or element  # options by name are a dict, of any values
+        return cls(key, element, is_list, optional, **metadata)
+
+    @property
+    def accepts(self) -> str:
+        """The accepted values in words, such as 'integer, 1 or more, or null'."""
+        words = TYPE_NAMES[self.type]
+        limits = self._limits()
+        if self.is_list:
+            words = f"list [a,b,...] of {words}s" + (f", each {limits}" if limits else "")
+        elif self.choices:
+            words = limits
+        elif limits:
+            words += f", {limits}"
+        return words + (", or null" if self.optional else "")
+
+    def _limits(self) -> str:
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.low is not None and self.high is not None:
+            return f"{self.low:.10g} to {self.high:.10g}"
+        if self.low is not None:
+            return f"{self.low:.10g} or more"
+        return "" if self.high is None else f"at most {self.high:.10g}"
+
+    def convert(self, value: Any) -> Any:
+        """Returns `value` in the option's type where nothing is lost, else unchanged."""
+        if isinstance(value, list | tuple):
+            return [dataclasses.replace(self, is_list=False).convert(v) for v in value]
+        if isinstance(value, bool):
+            return str(value).lower() if self.type is str else value
+        if self.type is int and isinstance(value, float) and value.is_integer():
+            return int(value)
+        if self.type is float and isinstance(value, int):
+            return float(value)
+        if self.type is str and isinstance(value, int | float):
+            return str(value)
+        return value
+
+    def error_in(self, value: Any) -> str | None:
+        """Returns what is wrong with `value` as one line, or None."""
+        if isinstance(value, str) and value == MISSING:
+            return f"{self.key} needs a value: {self.accepts}"
+        if value is None and self.optional:
+            return None
+        if isinstance(value, list) == self.is_list:
+            elements = value if self.is_list else [value]
+            if elements and all(self._takes(element) for element in elements):
+                return None
+        hint = did_you_mean(str(value), self.choices) if self.choices else ""
+        return f"{self.key}={format_value(value)}: accepts {self.accepts}{hint}"
+
+    def _takes(self, value: Any) -> bool:
+        if type(value) is not self.type:
+            return False
+        if self.choices and value not in self.choices:
+            return False
+        if self.type in (int, float):
+            low = -math.inf if self.low is None else self.low
+            high = math.inf if self.high is None else self.high
+            return math.isfinite(value) and low <= value <= high
+        return True
+
+
+def format_value(value: Any) -> str:
+    """A value as a user would write it on the command line."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list):
+        return "[" + ",".join(format_value(v) for v in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{key}: {format_value(v)}" for key, v in value.items()) + "}"
+    return str(value)
+
+
+def iter_options(options: Any, prefix: str = "") -> Iterator[tuple[Option, Any]]:
+    """Yields every option below a dataclass instance, with its value."""
+    hints = typing.get_type_hints(type(options))
+    for field in dataclasses.fields(options):
+        key, value = prefix + field.name, getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from iter_options(value, key + ".")
+        elif dataclasses.is_dataclass(hints[field.name]):  # a group that was not chosen
+            yield Option(key, str), value
+        else:
+            yield Option.of(key, hints[field.name], field.metadata), value
+
+
+def option_errors(options: Any, prefix: str = "") -> Iterator[str]:
+    """Yields what is wrong with each option below a dataclass instance, by itself."""
+    for option, value in iter_options(options, prefix):
+        if error := option.error_in(value):
+            yield error

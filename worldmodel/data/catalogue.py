@@ -11,8 +11,8 @@ from typing import Any
 from omegaconf import MISSING
 
 from worldmodel.config import DataOptions
+from worldmodel.config.option import format_value, iter_options
 from worldmodel.config.registry import schemas
-from worldmodel.config.values import format_value, iter_options
 from worldmodel.data.behaviours import BEHAVIOURS
 from worldmodel.data.readers.tfds import read_metadata
 from worldmodel.data.rlds_writer import CARD

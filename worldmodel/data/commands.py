@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import shlex
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from omegaconf import MISSING
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from worldmodel.config import DataOptions, option
+from worldmodel.config import help as help_text
+from worldmodel.config.arguments import HELP_FLAGS, Arguments
+from worldmodel.config.option import format_value
 from worldmodel.config.registry import schemas
-from worldmodel.config.values import format_value
 from worldmodel.data import sources
 from worldmodel.data.card import WINDOWS, build_card, render
-from worldmodel.data.catalogue import catalogue, describe_options
+from worldmodel.data.catalogue import catalogue
 from worldmodel.data.normalization import resolve_normalization
 from worldmodel.data.quality import quality_warnings
 from worldmodel.data.readers import load
@@ -28,69 +31,55 @@ from worldmodel.data.rlds_writer import CARD, write_rlds
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import ConfigError, DataError, did_you_mean
 
-HELP = ("-h", "--help")
-WIDTH = 100  # of the help
-SOURCES = textwrap.fill(
+SOURCES = (
     f"SOURCE is {sources.accepted()}. Options are those of the format, as in train.py, with or "
-    "without `data.` before them.",
-    WIDTH,
+    "without `data.` before them; `inspect SOURCE --help` lists them."
 )
 
 
 @dataclass
 class InspectOptions:
-    """What `inspect` has beside the options of the format."""
+    """Options of `inspect`."""
 
-    out: str | None = option(None, "folder for the card and the plots (none: inspect/NAME)")
-    window: int | None = option(None, "one more length of windows to count, in rows", low=2)
+    data: DataOptions = MISSING
+    output_dir: str | None = option(None, "folder for the card and the plots (none: inspect/NAME)")
+    window: int | None = option(None, "one more window length to count, in steps", low=2)
 
 
 @dataclass
 class ConvertOptions:
-    """`convert` has the options of the format alone."""
+    """Options of `convert`: those of the format alone."""
+
+    data: DataOptions = MISSING
 
 
 class Command(NamedTuple):
-    """What a command does, the words it takes, and its own options."""
+    """What a command does, the words it takes, and its options."""
 
-    action: Callable[[Sequence[str]], int]
+    action: Callable[[Arguments], int]
     words: str
     summary: str
-    options: Any = None
+    options: type | None = None
 
     def usage(self, name: str) -> str:
         return f"python -m worldmodel.data {name} {self.words}"
 
 
-def run(arguments: Sequence[str]) -> int:
-    """Runs the command that the words name. Raises UserError for a user's mistake."""
-    words = [word for word in arguments if word not in HELP]
-    helped = len(words) < len(arguments)
-    if not words:
+def run(words: Sequence[str]) -> int:
+    """Runs the command that the words name; returns the exit status. Raises UserError."""
+    arguments = Arguments.parse(words, positional=True)
+    if not arguments.positional:
         print(usage())
-        return 0 if helped else 2
-    name, *rest = words
+        return 0 if arguments.has(HELP_FLAGS) else 2
+    name = arguments.positional.pop(0)
     if name not in COMMANDS:
         raise ConfigError(
-            f"{name}: no such command{did_you_mean(name, COMMANDS)}; accepted: {', '.join(COMMANDS)}"
+            f"{name}: unknown command; accepts {', '.join(COMMANDS)}{did_you_mean(name, COMMANDS)}"
         )
-    if helped:
-        print(command_help(name, rest))
+    if arguments.has(HELP_FLAGS):
+        print(command_help(name, arguments.positional))
         return 0
-    return COMMANDS[name].action(rest)
-
-
-def _take(words: Sequence[str], names: Sequence[str], command: str) -> tuple[list[str], list[str]]:
-    """The first words, one for each of `names`, and the rest. Raises ConfigError if any is missing
-    or an option.
-    """
-    first = list(words[: len(names)])
-    given = [sources.is_source(word) for word in first] + [False]
-    missing = given.index(False)
-    if missing < len(names):
-        usage = COMMANDS[command].usage(command)
-        raise ConfigError(f"{command} needs {names[missing]}\n  usage: {usage}")
-    return first, list(words[len(names) :])
+    return COMMANDS[name].action(arguments)
 
 
 # -------------------------------------------------------------------------------------------- help
@@ -99,59 +88,46 @@ def _take(words: Sequence[str], names: Sequence[str], command: str) -> tuple[lis
 def usage() -> str:
     """What all commands do."""
     calls = "\n       ".join(command.usage(name) for name, command in COMMANDS.items())
-    does = "\n".join(f"{name:10s}{command.summary}" for name, command in COMMANDS.items())
-    return (
-        f"Usage: {calls}\n\n{does}\n\n{SOURCES}\n\n"
-        "Every option: python -m worldmodel.data list\n"
-        "Those of one source: python -m worldmodel.data inspect SOURCE --help"
-    )
+    summaries = "\n".join(f"{name:10s}{command.summary}" for name, command in COMMANDS.items())
+    return f"Usage: {calls}\n\n{summaries}\n\n{textwrap.fill(SOURCES, help_text.WIDTH)}"
 
 
 def command_help(name: str, words: Sequence[str]) -> str:
     """What one command does and accepts; if SOURCE is among the words, also its options."""
     command = COMMANDS[name]
-    lines = [f"Usage: {command.usage(name)}", "", f"{name} {command.summary}."]
-    if command.options is None:
-        return "\n".join(lines)
-    lines += ["", SOURCES]
-    if own := list(describe_options(command.options(), prefix="")):
-        lines += ["", f"Options of {name}", *_wrapped(own)]
-    if words:
-        where = sources.parse_source(words[0])
-        schema = schemas("data")[where.format]
-        theirs = describe_options(schema(), leave_out=("name", where.option))
-        lines += ["", f"Options of data={where.format}", *_wrapped(theirs)]
-    return "\n".join(lines)
-
-
-def _wrapped(lines: Iterable[str]) -> list[str]:
-    return [
-        textwrap.fill(line, WIDTH, initial_indent="  ", subsequent_indent=" " * 6) for line in lines
-    ]
+    description, options, set_by_source = f"{name} {command.summary}.", None, []
+    if command.options is not None:
+        description, options = f"{description}\n\n{SOURCES}", command.options()
+        set_by_source = ["data"]
+        if words:
+            source = sources.parse_source(words[0])
+            options.data = schemas("data")[source.format]()
+            set_by_source = ["data.name", f"data.{source.option}"]
+    return help_text.command(description, [command.usage(name)], options, set_by_source)
 
 
 # ----------------------------------------------------------------------------------------- inspect
 
 
-def inspect(words: Sequence[str]) -> int:
+def inspect(arguments: Arguments) -> int:
     """Prints the card of a source and what looks odd, and writes card and plots into a folder."""
     from worldmodel.data import plots
 
-    (word,), rest = _take(words, ["SOURCE"], "inspect")
-    own = InspectOptions()
-    where, data = sources.parse_options(word, rest, own)
-    folder = Path(own.out).expanduser() if own.out else Path("inspect") / where.name
+    (word,) = arguments.take("SOURCE", usage=COMMANDS["inspect"].usage("inspect"))
+    options = InspectOptions()
+    source, data = sources.parse_source_options(word, arguments.options, options), options.data
+    folder = Path(options.output_dir or f"inspect/{source.name}").expanduser()
     _make(folder)  # before the logs are read, which may take long
     logs = load(data)
     columns = sources.column_names(data)
-    windows = sorted({*WINDOWS, own.window} - {None})
+    windows = sorted({*WINDOWS, options.window} - {None})
     made = build_card(logs, windows, columns)
     odd = quality_warnings(made, resolve_normalization(data, logs))
     console = Console()
     console.print(render(made))
     _tell(console, odd)
     (folder / CARD).write_text(json.dumps(made, indent=2) + "\n")
-    drawn = plots.draw(logs, folder, where.name, columns)
+    drawn = plots.draw(logs, folder, source.name, columns)
     console.print(f"card and {len(drawn)} plots in {folder}", highlight=False, markup=False)
     return 0
 
@@ -176,10 +152,11 @@ def _tell(console: Console, found: Sequence[str]) -> None:
 # ----------------------------------------------------------------------------------------- convert
 
 
-def convert(words: Sequence[str]) -> int:
+def convert(arguments: Arguments) -> int:
     """Writes a source in the native form, whole or not at all, and says how to train on it."""
-    (word, target), rest = _take(words, ["SOURCE", "DEST"], "convert")
-    where, data = sources.parse_options(word, rest, ConvertOptions())
+    word, target = arguments.take("SOURCE", "DEST", usage=COMMANDS["convert"].usage("convert"))
+    options = ConvertOptions()
+    source, data = sources.parse_source_options(word, arguments.options, options), options.data
     folder = Path(target).expanduser()
     refusal = DataError(f"{folder} is not empty; accepted: a DEST that does not exist yet")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -190,19 +167,19 @@ def convert(words: Sequence[str]) -> int:
     data.environment = data.environment or sources.recorded_environment(data)
     known = {"environment": data.environment} if data.environment else {}
     try:
-        write_rlds(logs, folder, where.name, known)
+        write_rlds(logs, folder, source.name, known)
     except FileExistsError:
         raise refusal from None
     except OSError as error:
         raise DataError(f"{folder} cannot be written: {error.strerror}") from error
     _tell(Console(), quality_warnings(json.loads((folder / CARD).read_text()), scaling))
     print(f"{folder}: {logs.num_episodes:,} episodes, {logs.num_transitions:,} transitions")
-    print(shlex.join(_training(where, data, target, logs)))
+    print(shlex.join(_training(source, data, target, logs)))
     return 0
 
 
 def _training(
-    where: sources.Source, data: DataOptions, target: str, logs: Trajectories
+    source: sources.Source, data: DataOptions, target: str, logs: Trajectories
 ) -> Iterator[str]:
     """The words of the command that trains on what was converted."""
     yield from ("python", "train.py", "data=tfds", f"data.path={target}")
@@ -212,19 +189,20 @@ def _training(
         yield f"data.normalize={format_value(data.normalize)}"
     if logs.rewards is None:
         yield "policy=none"
-    yield f"name={where.name}"
+    yield f"name={source.name}"
 
 
 # -------------------------------------------------------------------------------------------- list
 
 
-def list_datasets(words: Sequence[str]) -> int:
+def list_datasets(arguments: Arguments) -> int:
     """Prints formats with their options, behaviours, and the data sets in a folder."""
-    if len(words) > 1:
-        raise ConfigError(f"list takes one FOLDER, not {len(words)}")
+    words = arguments.take("[FOLDER]", usage=COMMANDS["list"].usage("list"))
+    if arguments.options:
+        raise ConfigError(f"{arguments.options[0]}: `list` has no options")
     folder = Path(words[0] if words else "datasets").expanduser()
     if words and not folder.is_dir():
-        raise DataError(f"{folder} is no folder; accepted: a folder of data sets")
+        raise DataError(f"{folder}: not a folder; accepts a folder of data sets")
     for line in catalogue(folder):
         print(line)
     return 0

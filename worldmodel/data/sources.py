@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from worldmodel.config import DataOptions
-from worldmodel.config.arguments import parse_overrides, read_values
-from worldmodel.config.io import assign
+from worldmodel.config.arguments import parse_options
 from worldmodel.config.registry import entries, schemas
-from worldmodel.config.values import Option, iter_options, raise_if_invalid, unknown_key
 from worldmodel.data.readers.table import TableData
 from worldmodel.data.readers.tfds import TFDSData, read_metadata
-from worldmodel.errors import DataError, did_you_mean
+from worldmodel.errors import DataError, did_you_mean, raise_config_errors
 
 PREPARED = "dataset_info.json"  # marks a folder that TFDS prepared
 PREFIX = "data."  # of the options of a data source, which may be left out here
@@ -73,11 +71,6 @@ def parse_source(word: str) -> Source:
     return Source(_format(path), "path", word)
 
 
-def is_source(word: str) -> bool:
-    """Whether a word names logs or a folder, and is no OPTION=VALUE."""
-    return bool(word) and not re.match(r"[a-z_.]+=", word)
-
-
 def _hint(word: str) -> str:
     """What may have been meant by a word that names no file."""
     prefix, colon, what = word.partition(":")
@@ -126,56 +119,21 @@ def _is_pattern(path: Path) -> bool:
 # ----------------------------------------------------------------------------------------- options
 
 
-def parse_options(word: str, words: Sequence[str], own: Any) -> tuple[Source, DataOptions]:
-    """The options of the format of SOURCE `word`, with the values that `words` give, checked.
-
-    `own` is a dataclass of the options that the command itself has; they are set in place. Raises
-    ConfigError that names every fault.
+def parse_source_options(word: str, words: Sequence[str], options: Any) -> Source:
+    """Sets `options.data` to the options of the format of SOURCE `word`, and all options of the
+    command from OPTION=VALUE `words`. Raises ConfigError that lists every error.
     """
-    where = parse_source(word)
-    data = schemas("data")[where.format]()
-    mine = {option.key: option for option, _ in iter_options(own, PREFIX)}
-    theirs = {option.key: option for option, _ in iter_options(data, PREFIX)}
-    theirs.pop(PREFIX + "name")  # it is that of the format
-    given, faults = given_values(words, theirs | mine)
-    if (key := PREFIX + where.option) in given:
-        faults.append(f"{where.option}={given.pop(key)}: SOURCE has said that: {word}")
-    raise_if_invalid(faults)
-    setattr(data, where.option, where.value)
-    for key, value in given.items():
-        assign(own if key in mine else data, key.removeprefix(PREFIX), value)
-    raise_if_invalid(validate_data_options(data))
-    return where, data
-
-
-def given_values(
-    words: Sequence[str], known: dict[str, Option]
-) -> tuple[dict[str, Any], list[str]]:
-    """The values that `OPTION=VALUE` words give `known` options, by key, and all faults."""
-    overrides = parse_overrides([_prefixed(word) for word in words])
-    lists = [o for o in overrides if o.is_sweep_override()]
-    given, faults = read_values([o for o in overrides if o not in lists], known)
-    for override in lists:
-        key, text = override.key_or_group, override.get_value_string()
-        is_list = key in known and known[key].is_list
-        hint = f"; a list is written {key}=[{text}]" if is_list else ""
-        faults.append(
-            f"{override.input_line}: one value is accepted{hint}"
-            if key in known
-            else unknown_key(key, known)
-        )
-    return given, faults
-
-
-def _prefixed(word: str) -> str:
-    whole = word.startswith((PREFIX, "+", "~", "hydra.")) or "=" not in word
-    return word if whole else PREFIX + word
-
-
-def validate_data_options(data: DataOptions) -> Iterator[str]:
-    """What train.py would refuse in these options."""
-    faults = [f for option, value in iter_options(data, PREFIX) if (f := option.error_in(value))]
-    yield from faults or data.check()
+    source = parse_source(word)
+    options.data = schemas("data")[source.format]()
+    setattr(options.data, source.option, source.value)
+    given = parse_options(words, options, shorthand=PREFIX)
+    raise_config_errors(
+        f"{key}={given[key]}: already set by SOURCE, {word}"
+        for key in (PREFIX + "name", PREFIX + source.option)
+        if key in given
+    )
+    raise_config_errors(options.data.errors())
+    return source
 
 
 def recorded_environment(data: DataOptions) -> str | None:

@@ -57,7 +57,7 @@ class BaseDiffusionOptions(ModelOptions):
     s_tmax: float = option(100.0, "highest level at which it is added", low=0.0, sampling=True)
     s_noise: float = option(1.0, "scale of the noise added", low=0.0, sampling=True)
 
-    def check(self, config: Config) -> Iterator[str]:
+    def errors(self, config: Config) -> Iterator[str]:
         if self.sigma_min >= self.sigma_max:
             yield (
                 f"model.sigma_min={self.sigma_min:g} must be below model.sigma_max="

@@ -127,7 +127,7 @@ class EnsembleOptions(ModelOptions):
             self.layers or layers,
         )
 
-    def check(self, config: Config) -> Iterator[str]:
+    def errors(self, config: Config) -> Iterator[str]:
         members, elites, _, _ = self.sizes()
         if elites > members:
             yield (

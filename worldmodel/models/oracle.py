@@ -36,7 +36,7 @@ class OracleOptions(ObservedOptions):
         None, "Gymnasium id: Pendulum-v1, or a MuJoCo one that observes positions and velocities"
     )
 
-    def check(self, config: Config) -> Iterator[str]:
+    def errors(self, config: Config) -> Iterator[str]:
         if not self.environment:
             yield NO_ENVIRONMENT
 

@@ -160,7 +160,7 @@ class RSSMOptions(ModelOptions):
     dynamics_scale: float = option(1.0, "weight of KL(sg(posterior) || prior)", low=0.0)
     representation_scale: float = option(0.1, "weight of KL(posterior || sg(prior))", low=0.0)
 
-    def check(self, config: Config) -> Iterator[str]:
+    def errors(self, config: Config) -> Iterator[str]:
         preset = RSSM_PRESETS[self.preset]
         deter = preset["deter"] if self.deter is None else self.deter
         blocks = preset["blocks"] if self.blocks is None else self.blocks

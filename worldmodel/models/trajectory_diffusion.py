@@ -104,8 +104,8 @@ class TrajectoryDiffusionOptions(BaseDiffusionOptions):
     sigma_max: float = option(20.0, "highest noise level of the sampler", low=1e-6, sampling=True)
     p_mean: float = option(-0.5, "mean of the log noise level in training")
 
-    def check(self, config: Config) -> Iterator[str]:
-        yield from super().check(config)
+    def errors(self, config: Config) -> Iterator[str]:
+        yield from super().errors(config)
         window = config.training.world_model.window
         if self.segment_length > window:
             yield (

@@ -4,18 +4,13 @@ before JAX is imported.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from worldmodel.config.arguments import (
-    HELP_FLAGS,
-    parse_overrides,
-    read_values,
-    validate_checkpoint,
-)
-from worldmodel.config.io import assign
-from worldmodel.config.values import format_value, iter_options, raise_if_invalid
+from worldmodel.config import help as help_text
+from worldmodel.config.arguments import HELP_FLAGS, Arguments, parse_options, validate_checkpoint
+from worldmodel.config.option import format_value
+from worldmodel.errors import raise_config_errors
 from worldmodel.play.options import ACTIONS, PlayOptions
 
 MOST_FRAMES = 500  # of a video: with a textured floor, 5 MB
@@ -29,19 +24,18 @@ With episode=NUMBER, from a row of a held-out episode: what would follow under e
 choices of actions, with the same noise.
 """
 USAGES = (
-    "python -m worldmodel.play run=runs/NAME [actions=policy|random|zero|keyboard] [video=FILE.gif]",
-    "python -m worldmodel.play run=runs/NAME episode=N start_step=T actions=[logged,random,zero,policy]",
+    "python -m worldmodel.play run=runs/NAME [actions=policy|random|zero|keyboard] [video=FILE]",
+    "python -m worldmodel.play run=runs/NAME episode=N start_step=T actions=logged,random,zero",
 )
 
 
 def run(words: Sequence[str]) -> int:
     """Plays what the words ask for; returns the exit status. Raises UserError."""
-    if any(word in HELP_FLAGS for word in words):
-        from worldmodel.config import help as help_text
-
+    arguments = Arguments.parse(words)
+    if arguments.has(HELP_FLAGS):
         print(help_text.command(DESCRIPTION, USAGES, PlayOptions()))
         return 0
-    options = parse(words)
+    options = parse(arguments.options)
     if options.episode is None:
         from worldmodel.play.compare_live import play
     else:
@@ -51,23 +45,15 @@ def run(words: Sequence[str]) -> int:
 
 
 def parse(words: Sequence[str]) -> PlayOptions:
-    """Reads OPTION=VALUE words; `actions` may be one word or a list. Raises ConfigError."""
+    """Reads OPTION=VALUE words. Raises ConfigError."""
     options = PlayOptions()
-    known = {option.key: option for option, _ in iter_options(options)}
-    listed = [re.sub(r"^actions=([^\[]+)$", r"actions=[\1]", word) for word in words]
-    given, faults = read_values(parse_overrides(listed), known)
-    for key, value in given.items():
-        assign(options, key, value)
-    faults += [
-        fault for option, value in iter_options(options) if (fault := option.error_in(value))
-    ]
-    raise_if_invalid(faults)
-    raise_if_invalid(_faults(options))
+    parse_options(words, options)
+    raise_config_errors(_errors(options))
     validate_checkpoint([options.run], options.checkpoint)
     return options
 
 
-def _faults(options: PlayOptions) -> Iterator[str]:
+def _errors(options: PlayOptions) -> Iterator[str]:
     """What does not go together."""
     actions, given = options.actions or [], f"actions={format_value(options.actions)}"
     if options.episode is None:

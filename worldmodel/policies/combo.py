@@ -30,8 +30,8 @@ class COMBOOptions(ModelBasedSACOptions):
     cql_weight: float = option(0.5, "weight of the conservative loss", low=0.0)
     cql_n_actions: int = option(10, "actions of each kind sampled for the conservative loss", low=1)
 
-    def check(self, config: Config) -> Iterator[str]:
-        yield from super().check(config)
+    def errors(self, config: Config) -> Iterator[str]:
+        yield from super().errors(config)
         yield from self.check_uses_dataset(config)
 
 

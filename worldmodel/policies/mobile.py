@@ -29,8 +29,8 @@ class MOBILEOptions(ModelBasedSACOptions):
     num_samples: int = option(10, "outcomes sampled from each member", low=1)
     nonnegative_targets: bool = option(False, "clip targets at 0 from below")
 
-    def check(self, config: Config) -> Iterator[str]:
-        yield from super().check(config)
+    def errors(self, config: Config) -> Iterator[str]:
+        yield from super().errors(config)
         yield from self.check_uses_rollouts()
         if config.model.ensemble_size is not None and (elites := config.model.ensemble_size[1]) < 2:
             yield (

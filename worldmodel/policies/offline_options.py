@@ -61,7 +61,7 @@ class OfflineOptions(PolicyOptions):
     def imagined_horizon(self) -> int | None:
         return self.horizon if self.real_ratio < 1 else None
 
-    def check(self, config: Config) -> Iterator[str]:
+    def errors(self, config: Config) -> Iterator[str]:
         if self.real_ratio == 1:
             yield from self._check_unused()
         elif not entry_of("model", config.model).target.has_dynamics:

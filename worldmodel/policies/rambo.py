@@ -31,8 +31,8 @@ class RAMBOOptions(ModelBasedSACOptions):
     adversarial_scale: float = option(3e-4, "weight of the adversarial loss of the model", low=0.0)
     bc_steps: int = option(500, "first updates, in which the actor is only cloned", low=0)
 
-    def check(self, config: Config) -> Iterator[str]:
-        yield from super().check(config)
+    def errors(self, config: Config) -> Iterator[str]:
+        yield from super().errors(config)
         yield from self.check_uses_rollouts()
         yield from self.check_uses_dataset(config)
 

@@ -36,8 +36,8 @@ class SACOptions(OfflineOptions):
         0.0, "weight of the similarity of the critics' action gradients (EDAC)", low=0.0
     )
 
-    def check(self, config: Config) -> Iterator[str]:
-        yield from super().check(config)
+    def errors(self, config: Config) -> Iterator[str]:
+        yield from super().errors(config)
         if self.eta and self.num_critics < 2:
             yield (
                 f"policy.eta={self.eta:g}: diversifies the gradients of several critics, and "

@@ -14,17 +14,21 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldmodel.errors import CheckpointError
+from worldmodel.config.arguments import HELP_FLAGS, Arguments
+from worldmodel.errors import CheckpointError, ConfigError
 
 MISSED_BEATS = 6  # after which a run whose process cannot be checked counts as dead
 COLUMNS = ("run", "state", "stage", "step", "rate", "checkpoint", "since", "")
 
 
 def main(words: Sequence[str]) -> int:
-    if any(word in ("-h", "--help") for word in words):
+    arguments = Arguments.parse(words, positional=True)
+    if arguments.has(HELP_FLAGS):
         print(__doc__)
         return 0
-    rows = [row_of(run, time.time()) for run in runs_in(words or ["runs"])]
+    if arguments.options:
+        raise ConfigError(f"{arguments.options[0]}: unexpected option; accepts run directories")
+    rows = [row_of(run, time.time()) for run in runs_in(arguments.positional or ["runs"])]
     for line in table(rows):
         print(line)
     return 0

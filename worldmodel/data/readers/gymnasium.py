@@ -54,10 +54,10 @@ class GymnasiumData(DataOptions):
         0, "seed of the collection (apart from `seed`: all runs share the logs)", low=0
     )
 
-    def check(self) -> Iterator[str]:
+    def errors(self) -> Iterator[str]:
         if not self.environment:
             yield "data.environment needs a Gymnasium id, such as data.environment=Pendulum-v1"
-        yield from super().check()
+        yield from super().errors()
 
 
 @register("data", "gymnasium", GymnasiumData, source="environment")

@@ -39,10 +39,10 @@ class HDF5Data(DataOptions):
 
     name: str = option("hdf5", "data source")
 
-    def check(self) -> Iterator[str]:
+    def errors(self) -> Iterator[str]:
         if not self.path:
             yield needs_path(self)
-        yield from super().check()
+        yield from super().errors()
 
 
 @register("data", "hdf5", HDF5Data, source="path", endings=(".hdf5", ".h5"))

@@ -44,10 +44,10 @@ class MinariData(DataOptions):
     name: str = option("minari", "data source")
     dataset: str | None = option(None, "id of the data set, such as D4RL/pen/human-v2")
 
-    def check(self) -> Iterator[str]:
+    def errors(self) -> Iterator[str]:
         if not self.dataset:
             yield "data.dataset needs the id of a local Minari data set, such as D4RL/pen/human-v2"
-        yield from super().check()
+        yield from super().errors()
 
 
 @register("data", "minari", MinariData, source="dataset")

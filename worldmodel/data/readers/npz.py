@@ -54,10 +54,10 @@ class NPZData(DataOptions):
 
     name: str = option("npz", "data source")
 
-    def check(self) -> Iterator[str]:
+    def errors(self) -> Iterator[str]:
         if not self.path:
             yield needs_path(self)
-        yield from super().check()
+        yield from super().errors()
 
 
 @register("data", "npz", NPZData, source="path", endings=(".npz",))

@@ -40,10 +40,10 @@ class RecordsData(DataOptions):
     )
     feedthrough: bool = feedthrough()
 
-    def check(self) -> Iterator[str]:
+    def errors(self) -> Iterator[str]:
         if not self.path:
             yield "data.path needs a folder of u_*.npy and y_*.npy, for data=records"
-        yield from super().check()
+        yield from super().errors()
 
 
 @register("data", "records", RecordsData, source="path", endings=(".npy",))

@@ -78,7 +78,7 @@ class TableData(DataOptions):
     )
     feedthrough: bool = feedthrough()
 
-    def check(self) -> Iterator[str]:
+    def errors(self) -> Iterator[str]:
         if not self.path:
             yield needs_path(self)
         if self.discrete and len(self.actions) > 1:
@@ -88,7 +88,7 @@ class TableData(DataOptions):
         ):
             given = ",".join(map(str, self.row_range))
             yield f"data.row_range=[{given}]: accepts [FIRST,LAST], the first below the last"
-        yield from super().check()
+        yield from super().errors()
 
 
 @register("data", "table", TableData, source="path", endings=(".csv", ".tsv", ".parquet", ".pq"))

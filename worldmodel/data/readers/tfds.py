@@ -52,10 +52,10 @@ class TFDSData(DataOptions):
     )
     split: str = option("train", "TFDS split to read")
 
-    def check(self) -> Iterator[str]:
+    def errors(self) -> Iterator[str]:
         if not self.path and not self.builder:
             yield "data.path needs the folder of a prepared TFDS data set, or data.builder its name"
-        yield from super().check()
+        yield from super().errors()
 
 
 @register("data", "tfds", TFDSData, source="builder")
