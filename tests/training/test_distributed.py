@@ -187,7 +187,7 @@ def test_processes_that_cannot_connect_are_refused() -> None:
     address = "node1:1234"
     assert not errors(coordinator_address=address, num_processes=2, process_id=1)
     (error,) = errors(coordinator_address=address, num_processes=2, process_id=2)
-    assert "from 0 to 1" in error
+    assert "accepts 0 to 1" in error
     assert "accepts host:port" in errors(coordinator_address="node1")[0]
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from worldmodel.config.policy_ranking import PolicyRankingOptions
 from worldmodel.config.groups import (
     NORMALIZATIONS,
     DataOptions,
@@ -23,6 +22,7 @@ from worldmodel.config.groups import (
 )
 from worldmodel.config.option import option
 from worldmodel.config.planning import PlannerOptions
+from worldmodel.config.policy_ranking import PolicyRankingOptions
 from worldmodel.config.training import (
     DistributedOptions,
     EvaluationOptions,

@@ -1,5 +1,5 @@
-"""The data that a checkpoint is evaluated on where it is not the run's own: `evaluation.data`, which
-has options of a data source on top of the run's.
+"""The data that a checkpoint is evaluated on where it is not the run's own: `evaluation.data`,
+options of a data source on top of the run's.
 
 Its option `format` names another format, whose options then start from their defaults.
 """

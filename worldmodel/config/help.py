@@ -16,8 +16,8 @@ WIDTH = 100
 HELP_COLUMN = 58
 
 EXIT_STATUS = (
-    "Exit status: 0 success, 2 invalid input, 74 storage failure, 75 pre-empted after saving, 1 other "
-    "errors."
+    "Exit status: 0 success, 2 invalid input, 74 storage failure, 75 pre-empted after saving, "
+    "1 other errors."
 )
 
 
