@@ -19,8 +19,8 @@ from worldmodel.aggregate.options import AggregateOptions
 from worldmodel.config import Config, EvalConfig
 from worldmodel.config.arguments import parse_overrides
 from worldmodel.config.compose import blank, choices_of, compose_files
+from worldmodel.config.option import Option, format_value, iter_options
 from worldmodel.config.registry import FIXED, SCHEMA_GROUPS, schemas
-from worldmodel.config.values import Option, format_value, iter_options
 from worldmodel.play.options import PlayOptions
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,8 +9,8 @@ import pytest
 from pages import PAGES, ROOT
 
 from worldmodel.config.compose import choices_of
+from worldmodel.config.option import iter_options
 from worldmodel.config.registry import SCHEMA_GROUPS, every_schema
-from worldmodel.config.values import iter_options
 
 spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
 assert spec is not None and spec.loader is not None

@@ -21,8 +21,8 @@ from worldmodel.config import Config, EvalConfig
 from worldmodel.config.arguments import parse_overrides
 from worldmodel.config.compose import GROUPS, build_config, choices_of
 from worldmodel.config.io import save_config
+from worldmodel.config.option import Option, iter_options
 from worldmodel.config.registry import FIXED, SCHEMA_GROUPS, every_schema
-from worldmodel.config.values import Option, iter_options
 from worldmodel.play import command as play
 from worldmodel.play.options import PlayOptions
 
