@@ -19,4 +19,4 @@ def job(request: EvalRequest) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_evaluation(job, __doc__))
+    sys.exit(run_evaluation(job, __doc__ or ""))

@@ -1,6 +1,6 @@
 """Trains a world model on logged trajectories, then a policy in its imagination, then reports.
 
-The run directory is named by what is run: the same command again resumes.
+The same command resumes a run that was stopped: the run directory is named by its options.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def job(config: Config) -> int:
-    """Imported here, since JAX comes with it: mistakes in the options are reported first."""
+    """Imports JAX, so that errors in the options are reported before."""
     from worldmodel.loading import evaluate_run
     from worldmodel.training.run import train
 
@@ -23,10 +23,10 @@ def job(config: Config) -> int:
 
 
 def main() -> int:
-    """Imported here, since it takes time, in which the run may be asked to stop."""
+    """Imports the command line, which takes time in which the process may be stopped."""
     from worldmodel.cli.train import run_training
 
-    return run_training(job, __file__, __doc__)
+    return run_training(job, __file__, __doc__ or "")
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pages import PAGES, README, ROOT, blocks, words_after
 import worldmodel
 from worldmodel.aggregate.options import AggregateOptions
 from worldmodel.cli.eval import parse_eval
-from worldmodel.cli.sweep import check_sweep
+from worldmodel.cli.sweep import plan_sweep
 from worldmodel.cli.train import training_help
 from worldmodel.config import Config, EvalConfig
 from worldmodel.config.arguments import parse_overrides
@@ -57,7 +57,7 @@ def test_training_commands_are_accepted():
         if "--help" in words:
             assert "Exit status" in training_help(CONFIGS, words[1:], "")
         elif "--multirun" in words:
-            check_sweep(CONFIGS, words[1:])
+            plan_sweep(CONFIGS, words[1:])
         else:
             build_config(CONFIGS, parse_overrides(words))
 

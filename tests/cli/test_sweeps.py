@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import yaml
 
-from worldmodel.cli.sweep import check_sweep
+from worldmodel.cli.sweep import plan_sweep
 from worldmodel.cli.sweep_summary import JobResult, table
 from worldmodel.config import EvaluationOptions
 from worldmodel.errors import ConfigError
@@ -123,9 +123,9 @@ def test_a_sweep_ends_with_the_table_of_its_own_jobs(folder: Path) -> None:
 
 
 def test_values_on_the_command_line_take_the_place_of_those_swept_over_by_a_file() -> None:
-    words = check_sweep(CONFIGS, ["experiment=seeds", "seed=7"]).words
+    words = plan_sweep(CONFIGS, ["experiment=seeds", "seed=7"]).words
     assert "policy=bc,td3_bc,iql" in words and not any("range" in word for word in words)
-    words = check_sweep(CONFIGS, ["experiment=seeds", "seed=1,2", "policy=bc"]).words
+    words = plan_sweep(CONFIGS, ["experiment=seeds", "seed=1,2", "policy=bc"]).words
     assert words[:3] == ["experiment=seeds", "seed=1,2", "policy=bc"] and len(words) == 4
 
 
@@ -153,7 +153,7 @@ def test_a_plugin_that_is_not_installed_is_named(word: str) -> None:
     if importlib.util.find_spec(word.partition("=")[2].partition("_")[0]):
         pytest.skip("it is installed")
     with pytest.raises(ConfigError, match=f"{word}: no such plugin"):
-        check_sweep(CONFIGS, [word, "seed=0,1"])
+        plan_sweep(CONFIGS, [word, "seed=0,1"])
 
 
 @pytest.mark.slow
@@ -179,7 +179,7 @@ def test_a_search_finds_the_best_return_and_takes_the_same_course_again(folder: 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (["policy=none"], "looks for the highest return"),
+        (["policy=none"], "maximizes the return"),
         (["policy=actor_critic", "policy.horizon=int(interval(0,9))"], "policy.horizon=0"),
     ],
 )
@@ -187,15 +187,15 @@ def test_a_search_that_cannot_be_is_refused_before_it_starts(
     words: list[str], expected: str
 ) -> None:
     with pytest.raises(ConfigError, match=expected):
-        check_sweep(CONFIGS, ["hydra/sweeper=optuna", *words])
+        plan_sweep(CONFIGS, ["hydra/sweeper=optuna", *words])
 
 
 @needs_optuna
 def test_the_ends_of_an_interval_are_checked_before_the_first_job() -> None:
     words = ["experiment=search", "policy.penalty=ensemble_std", "model.num_members=7"]
-    assert check_sweep(CONFIGS, words).first.policy.horizon == 1
+    assert plan_sweep(CONFIGS, words).first.policy.horizon == 1
     with pytest.raises(ConfigError, match="policy.penalty_scale=-1"):
-        check_sweep(CONFIGS, [*words, "policy.penalty_scale=interval(-1.0,2.0)"])
+        plan_sweep(CONFIGS, [*words, "policy.penalty_scale=interval(-1.0,2.0)"])
 
 
 # ------------------------------------------------------------------------------- jobs in a queue

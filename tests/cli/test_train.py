@@ -24,7 +24,7 @@ from worldmodel.status.report import read_heartbeat, run_state
 from worldmodel.training.restore import load_world_model
 
 Launch = Callable[..., list[str]]
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:

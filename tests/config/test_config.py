@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from worldmodel.cli.eval import EvalRequest, parse_eval
-from worldmodel.cli.sweep import check_sweep
+from worldmodel.cli.sweep import plan_sweep
 from worldmodel.cli.train import run_training, training_help
 from worldmodel.config import Config, EvalConfig
 from worldmodel.config.arguments import parse_overrides
@@ -316,21 +316,21 @@ def test_a_sweep_runs_its_jobs_and_tells_of_failures(driver, seeds, status, ran)
 
 
 def test_a_sweep_whose_jobs_share_a_name_is_refused():
-    with pytest.raises(ConfigError, match="name=pendulum-rssm-actor_critic-0: shared by jobs"):
-        check_sweep(CONFIGS, ["training.policy.steps=1,2"])
+    with pytest.raises(ConfigError, match="name=pendulum-rssm-actor_critic-0: jobs .* have the same name"):
+        plan_sweep(CONFIGS, ["training.policy.steps=1,2"])
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
         (["seed=range(0,3)", "policy=glob(*)", "policy.horizon=5"], "belongs to policy=actor"),
-        (["policy=glob(x*)"], "matches nothing"),
-        (["seed=interval(0,3)"], "sweeper plugin"),
+        (["policy=glob(x*)"], "matches no choice"),
+        (["seed=interval(0,3)"], "needs an optimizing sweeper"),
     ],
 )
 def test_mistakes_in_a_sweep_are_found_before_its_first_job(words, expected):
     with pytest.raises(ConfigError, match=re.escape(expected)):
-        check_sweep(CONFIGS, words)
+        plan_sweep(CONFIGS, words)
 
 
 # -------------------------------------------------------------------------------------------- help

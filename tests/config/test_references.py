@@ -1,4 +1,4 @@
-"""Normalised scores name their pair, and contested ones are refused."""
+"""Normalized scores name their reference, and contested references are refused."""
 
 import pytest
 
@@ -38,7 +38,7 @@ def test_a_pair_of_ones_own():
     for wrong in ([1.0], [3.0, 1.0], [0.0, 1.0, 2.0]):
         with pytest.raises(ConfigError, match=r"accepts \[MIN,MAX\]"):
             asked(own=wrong)
-    with pytest.raises(ConfigError, match="give one of them"):
+    with pytest.raises(ConfigError, match="set only one of them"):
         asked("d4rl/hopper", [0.0, 1.0])
 
 

@@ -1,1 +1,1 @@
-"""The command lines of train.py and eval.py."""
+"""The command lines of train.py, its sweeps, and eval.py."""

@@ -1,8 +1,8 @@
-"""Sweeps (--multirun): one job for every value, run by Hydra's sweeper and launcher plugins.
+"""Sweeps (--multirun): one job per combination of values, run by Hydra's sweepers and launchers.
 
-What is wrong with any job is told before the first one starts. A job gives the sweeper the return
-of its policy in the real environment: what an optimising one looks for the highest of. At the end
-stands a table of all jobs.
+All jobs are validated before the first one starts. Each returns to the sweeper the return of its
+policy in the real environment, which optimizing sweepers maximize. A table of all jobs ends the
+sweep.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ from worldmodel.errors import ConfigError, raise_config_errors
 from worldmodel.system.exit_status import USER_ERROR, run_cli
 from worldmodel.system.signals import PREEMPTED
 
-MAX_JOBS_CHECKED = 100  # before the first one starts; each is checked again when it starts
-BASIC_SWEEPER = "basic"  # Hydra's own sweeper: it goes through all values, and looks for nothing
+MAX_JOBS_CHECKED = 100  # before the first one starts; each is validated again when it starts
+BASIC_SWEEPER = "basic"  # Hydra's own sweeper: a grid search
 
 
 class JobFailed(CompactHydraException):
-    """A job of a sweep ended with a status other than 0; Hydra prints this as one line."""
+    """A job of a sweep had an exit status other than 0; Hydra prints this as one line."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message, status)
@@ -52,15 +52,20 @@ class JobFailed(CompactHydraException):
 
 
 class SweepPlan(NamedTuple):
-    """words: what Hydra is told, with what the files sweep over; first: the config of a job."""
+    """A validated sweep.
+
+    words: the command line for Hydra, with the values that the files sweep over
+    first: the config of the first job
+    """
 
     words: list[str]
     first: Config
 
 
-def check_sweep(configs: Path, words: Sequence[str]) -> SweepPlan:
-    """Raises ConfigError for the faults of a sweep's jobs. Values given as `words` take the place
-    of those that the files sweep over.
+def plan_sweep(configs: Path, words: Sequence[str]) -> SweepPlan:
+    """Validates the jobs of a sweep. Raises ConfigError that lists the errors of all of them.
+
+    Values given as `words` replace those that the files sweep over.
     """
     given = parse_overrides(words)
     single = [o for o in given if not o.is_sweep_override()]
@@ -73,41 +78,44 @@ def check_sweep(configs: Path, words: Sequence[str]) -> SweepPlan:
     ]
 
     overrides = [o for o in parse_overrides(words) if not o.is_hydra_override()]
-    # Intervals have no list of values: only an optimising sweeper plugin can choose from them.
+    # An interval has no list of values: only an optimizing sweeper can sample from it.
     if files.sweeper == BASIC_SWEEPER and any(o.is_interval_sweep() for o in overrides):
-        raise ConfigError("interval(...) needs a sweeper plugin: hydra/sweeper=NAME")
-    first = _checked(configs, overrides)
-    if files.sweeper != BASIC_SWEEPER and not _is_judged(first):
         raise ConfigError(
-            f"hydra/sweeper={files.sweeper} looks for the highest return of a policy in the real "
-            "environment: it needs policy=NAME, and logs with data.environment=ID"
+            "interval(...): needs an optimizing sweeper, such as hydra/sweeper=optuna"
         )
-    # They are among the words now; Hydra would go through them once more.
+    first = _checked(configs, overrides)
+    if files.sweeper != BASIC_SWEEPER and not _has_return(first):
+        raise ConfigError(
+            f"hydra/sweeper={files.sweeper}: maximizes the return of the policy in the real "
+            "environment; needs a policy other than none, and data.environment=ID"
+        )
+    # Among the words now; without this, Hydra would sweep over them a second time.
     return SweepPlan([*words, *["hydra.sweeper.params=null"] * bool(files.sweep_params)], first)
 
 
 def _checked(configs: Path, overrides: list[Override]) -> Config:
-    """Checks the jobs that go through all values of `overrides`; returns the first one's config."""
-    configurations, faults, names = [], [], {}
+    """Validates the jobs of all combinations of `overrides`; returns the first one's config."""
+    configurations, errors, names = [], [], {}
     jobs = itertools.product(*(_elements(configs, o) for o in overrides))
     for job in itertools.islice(jobs, MAX_JOBS_CHECKED):
         try:
             config = build_config(configs, parse_overrides(job))
         except ConfigError as error:
-            faults += str(error).splitlines()
+            errors += str(error).splitlines()
             continue
         configurations.append(config)
         if (name := config.name) in names:
-            faults.append(
-                f"name={name}: shared by jobs {' '.join(names[name])} and {' '.join(job)}"
+            errors.append(
+                f"name={name}: jobs {' '.join(names[name])} and {' '.join(job)} have the same "
+                "name; add what differs, such as name='${model.name}-${seed}'"
             )
         names[name] = job
-    raise_config_errors(faults)
+    raise_config_errors(errors)
     return configurations[0]
 
 
 def _elements(configs: Path, override: Override) -> list[str]:
-    """The single overrides that a sweep over this one goes through; of an interval its ends."""
+    """Returns the single overrides that this one sweeps over; for an interval, its ends."""
     if not override.is_sweep_override():
         return [override.input_line or ""]
     sweep = override.value()
@@ -118,33 +126,33 @@ def _elements(configs: Path, override: Override) -> list[str]:
     else:
         values = list(override.sweep_string_iterator())
     if not values:
-        raise ConfigError(f"{override.input_line}: matches nothing")
+        raise ConfigError(f"{override.input_line}: matches no choice")
     return [f"{override.key_or_group}={value}" for value in values]
 
 
-def _is_judged(config: Config) -> bool:
+def _has_return(config: Config) -> bool:
     return config.policy.name != "none" and config.data.environment is not None
 
 
 def run_sweep(job: Callable[[Config], int | None], configs: Path, words: Sequence[str]) -> int:
-    """Hands the sweep to Hydra, and shows the table of its jobs; returns the exit status."""
-    plan = check_sweep(configs, words)
-    folder = Path(plan.first.runs_dir) / ".multirun"  # Hydra's, too: configs/config.yaml
+    """Runs the sweep with Hydra and prints the table of its jobs; returns the exit status."""
+    plan = plan_sweep(configs, words)
+    folder = Path(plan.first.runs_dir) / ".multirun"  # also in configs/config.yaml, for Hydra
 
     def task(tree: DictConfig) -> float | None:
         config = to_config(tree)
         status = run_cli(lambda: job(config))
-        if status == PREEMPTED:  # the machine goes away: start no further job
-            _queue_again()
+        if status == PREEMPTED:  # start no further job
+            _requeue()
             sys.exit(status)
         if status:
             raise JobFailed(f"{config.name}: exit status {status}", status)
-        earned = _earned(config)
-        if earned is None:
+        policy_return = _policy_return(config)
+        if policy_return is None:
             return None
-        settings = list(HydraConfig.get().overrides.task)
-        append_result(folder, JobResult(config.name, settings, earned))
-        return earned["value"]
+        overrides = list(HydraConfig.get().overrides.task)
+        append_result(folder, JobResult(config.name, overrides, policy_return))
+        return policy_return["value"]
 
     clear_results(folder)
     status = _run(task, configs, plan.words)
@@ -153,9 +161,9 @@ def run_sweep(job: Callable[[Config], int | None], configs: Path, words: Sequenc
     return status
 
 
-def _queue_again() -> None:
-    """In a job of submitit's, hands the signal on that the run took to save its state: submitit
-    answers it by putting the job into the queue once more, and ends the process.
+def _requeue() -> None:
+    """In a job of submitit, raises again the signal on which the run saved its state: submitit then
+    requeues the job and ends the process.
     """
     if "SUBMITIT_EXECUTOR" in os.environ:
         name = os.environ.get("SUBMITIT_PREEMPT_SIGNAL", "USR2")
@@ -171,16 +179,16 @@ def _run(task: Callable[[DictConfig], float | None], configs: Path, words: list[
     try:
         main(task)()
     except SystemExit as ending:
-        failure = ending.__context__  # Hydra has shown it, and made every status 1
+        failure = ending.__context__  # Hydra printed it, and exits with status 1 for all
         if isinstance(failure, JobFailed):
             return failure.status
         return USER_ERROR if isinstance(failure, CompactHydraException) else int(ending.code or 0)
     return 0
 
 
-def _earned(config: Config) -> dict | None:
-    """What evaluation has found of the policy's return, if it was judged at all."""
+def _policy_return(config: Config) -> dict | None:
+    """Returns the policy's return as results.json has it; None if it was not evaluated."""
     results = Path(config.runs_dir) / config.name / "evaluation" / "results.json"
-    if not _is_judged(config) or not results.exists():
+    if not _has_return(config) or not results.exists():
         return None
     return json.loads(results.read_text())["returns"]["policy"]

@@ -1,6 +1,6 @@
-"""The table that a sweep ends with: what each setting returned, over seeds where it had several.
+"""The table at the end of a sweep: the return of each setting, over its seeds if it has several.
 
-A job notes its result in a file as soon as it has one, since jobs may run in other processes.
+Each job appends its result to a file, since jobs may run in other processes.
 """
 
 from __future__ import annotations
@@ -16,71 +16,70 @@ from worldmodel.system.storage import make_directory, raise_storage_errors, writ
 if TYPE_CHECKING:
     from worldmodel.evaluation.statistics import Estimate
 
-NOTES, TABLE = "jobs.jsonl", "summary.md"
+JOBS, TABLE = "jobs.jsonl", "summary.md"
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """A job that left a result: its run, its overrides, and its return as results.json has it."""
+    """A finished job: its run, its overrides, and its return as results.json has it."""
 
     run: str
-    settings: list[str]
+    overrides: list[str]
     policy_return: dict[str, Any]
 
 
 def clear_results(folder: Path) -> None:
-    """Takes away what an earlier sweep left."""
-    for name in (NOTES, TABLE):
+    """Removes the results of an earlier sweep."""
+    for name in (JOBS, TABLE):
         (folder / name).unlink(missing_ok=True)
 
 
 def append_result(folder: Path, job: JobResult) -> None:
-    """Adds a job to those of the sweep."""
+    """Appends the result of a job to those of the sweep."""
     make_directory(folder)
-    with raise_storage_errors(folder / NOTES), (folder / NOTES).open("a") as file:
+    with raise_storage_errors(folder / JOBS), (folder / JOBS).open("a") as file:
         file.write(json.dumps(asdict(job)) + "\n")
 
 
 def summarize(folder: Path, options: EvaluationOptions) -> str:
-    """Writes and returns the table, best return first; empty if no job has left a result."""
-    if not (folder / NOTES).exists():
+    """Writes and returns the table, best return first; empty if no job has a result."""
+    if not (folder / JOBS).exists():
         return ""
-    jobs = [JobResult(**json.loads(line)) for line in (folder / NOTES).read_text().splitlines()]
+    jobs = [JobResult(**json.loads(line)) for line in (folder / JOBS).read_text().splitlines()]
     text = table(jobs, options)
     write_text_atomic(folder / TABLE, text)
     return text
 
 
 def table(jobs: list[JobResult], options: EvaluationOptions) -> str:
-    """Markdown. Jobs that differ by their seed alone are one row; few seeds are said to be few."""
+    """Returns Markdown, with one row for jobs that differ only in their seed."""
     from worldmodel.evaluation.aggregates import note_on_seeds
 
-    common = set.intersection(*(set(_told(job)) for job in jobs))
+    common = set.intersection(*(set(_settings(job)) for job in jobs))
     groups: dict[str, list[JobResult]] = {}
     for job in jobs:
-        own = [s for s in _told(job) if s not in common and not s.startswith("seed=")]
+        own = [s for s in _settings(job) if s not in common and not s.startswith("seed=")]
         groups.setdefault(" ".join(own), []).append(job)
     rows = [(name, group, _over_seeds(group, options)) for name, group in groups.items()]
     rows.sort(key=lambda row: row[2].value, reverse=True)
     lines = ["| settings | runs | return | n | method |", "|---|---|---:|---:|---|"]
     for name, group, policy_return in rows:
         runs = ", ".join(dict.fromkeys(job.run for job in group))
-        lines.append(
-            f"| {name or '-'} | {runs} | {policy_return.brief} | {policy_return.amount} | {policy_return.method} |"
-        )
+        cells = (name or "-", runs, policy_return.brief, policy_return.amount, policy_return.method)
+        lines.append(f"| {' | '.join(map(str, cells))} |")
     note = note_on_seeds(min(_seeds(group, policy_return) for _, group, policy_return in rows))
     lines += ["", note] if note else []
-    title = " ".join(s for s in _told(jobs[0]) if s in common)
+    title = " ".join(s for s in _settings(jobs[0]) if s in common)
     return "\n".join([f"# Return of the policy: {title}".rstrip(": "), "", *lines, ""])
 
 
-def _told(job: JobResult) -> list[str]:
-    """Settings but for the name, which is made of the others and stands beside them."""
-    return [setting for setting in job.settings if not setting.startswith("name=")]
+def _settings(job: JobResult) -> list[str]:
+    """Returns the overrides but for the name, which has a column of its own."""
+    return [override for override in job.overrides if not override.startswith("name=")]
 
 
 def _seeds(jobs: list[JobResult], policy_return: Estimate) -> int:
-    """How many were trained: of a single run, those that its interval is over."""
+    """Returns the number of training seeds: of a single run, those that its interval is over."""
     from worldmodel.evaluation.statistics import SEEDS
 
     runs = {job.run for job in jobs}
@@ -88,14 +87,14 @@ def _seeds(jobs: list[JobResult], policy_return: Estimate) -> int:
 
 
 def _over_seeds(jobs: list[JobResult], options: EvaluationOptions) -> Estimate:
-    """The return of a single run with its interval; of several, their mean over seeds."""
+    """Returns the return of a single run with its interval; of several, the mean over seeds."""
     import numpy as np
 
     from worldmodel.evaluation.statistics import Bootstrap, Estimate
 
-    runs = {job.run: job.policy_return for job in jobs}  # a search may come to the same run twice
+    runs = {job.run: job.policy_return for job in jobs}  # a search may repeat a setting
     if len(runs) == 1:
-        (policy_return,) = runs.values()  # of a single episode there is no interval: null in JSON
+        (policy_return,) = runs.values()
         return Estimate.from_json(policy_return)
     values = np.array([policy_return["value"] for policy_return in runs.values()])
     return Bootstrap(options.resamples, options.confidence, options.seed).mean(values, "seeds")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from omegaconf import OmegaConf
 
@@ -18,9 +19,9 @@ from worldmodel.system.exit_status import run_cli
 
 
 def run_training(job: Callable[[Config], int | None], script: str, description: str) -> int:
-    """Runs `job` on the config that the command line asks for; returns the exit status.
+    """Calls `job` with the config of the command line; returns the exit status.
 
-    `configs/` lies beside `script`; `description` opens the help.
+    `configs/` is in the folder of `script`; `description` is the first paragraph of the help.
     """
     return run_cli(lambda: _train(job, Path(script).resolve().parent / "configs", description))
 
@@ -35,13 +36,14 @@ def _train(job: Callable[[Config], int | None], configs: Path, description: str)
     overrides = parse_overrides(arguments.options)
     config = build_config(configs, overrides)
     if sweep_params := compose_files(configs, overrides).sweep_params:
-        raise ConfigError(f"these files sweep over {', '.join(sweep_params)}: add --multirun")
+        swept = ", ".join(sweep_params)
+        raise ConfigError(f"the chosen files sweep over {swept}: add --multirun")
     return job(config)
 
 
 def training_help(configs: Path, words: Sequence[str], description: str) -> str:
-    """The text of `train.py --help`, for the choices made on the same command line."""
+    """Returns the text of `train.py --help`, for the choices made on the same command line."""
     files = compose_files(configs, parse_overrides(words))
-    defaults = OmegaConf.to_container(files.tree)
+    defaults = cast("dict[str, Any]", OmegaConf.to_container(files.tree))
     groups = {group: choices_of(configs, group) for group in GROUPS}
     return help_text.training(description, groups, files.chosen, blank(files.tree), defaults)

@@ -1,8 +1,7 @@
-"""From the choices and options of a command line to a typed, checked configuration.
+"""From the choices and options of a command line to a typed, validated configuration.
 
-Hydra composes the YAML files; the options that were given on top are compared with the schema
-here, one by one, so that every mistake is named at once and in the user's terms. Nothing here
-imports JAX: a mistake is reported before anything slow starts.
+Hydra composes the YAML files; the options that were given on top are validated against the schema
+here, one by one, so that all errors are reported at once and in the user's terms.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -31,25 +30,25 @@ from worldmodel.errors import ConfigError, did_you_mean, first_line, raise_confi
 
 GROUPS = (*SCHEMA_GROUPS, *FIXED, "experiment")
 HYDRA_VERSION = "1.3"
-# Hydra's plugins that an extra of this package brings.
+# Hydra's plugins that an extra of this package installs.
 PLUGINS = {"optuna": "sweep", "submitit_slurm": "slurm", "submitit_local": "slurm"}
 
 
 def build_config(configs: Path, overrides: Sequence[Override]) -> Config:
-    """Composes, types and checks the config of one job; raises ConfigError."""
+    """Composes and validates the config of one job. Raises ConfigError."""
     tree = compose_files(configs, overrides).tree
     _override(tree, _sort(overrides)[1])
     return to_config(tree)
 
 
 def to_config(tree: DictConfig) -> Config:
-    """Turns a composed tree into the dataclasses; raises ConfigError for every fault."""
+    """Converts a composed tree into the dataclasses. Raises ConfigError with every error."""
     known = _options(tree)
     try:
         missing = OmegaConf.missing_keys(tree)
         keys = sorted(key for key in missing if key in known)
         raise_config_errors(filter(None, (known[key].error_in(MISSING) for key in keys)))
-        config = OmegaConf.to_object(tree)
+        config = cast("Config", OmegaConf.to_object(tree))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{error.full_key}: {first_line(error)}") from None
     raise_config_errors(config_errors(config))
@@ -77,10 +76,12 @@ def register(configs: Path) -> None:
 
 
 class ComposedConfig(NamedTuple):
-    """What the YAML files say, for the choices made.
+    """The composed YAML files.
 
-    tree: the options, with the schema of each group; chosen: the choice of every group, experiments
-    included; sweeper: Hydra's, by name; sweep_params: values by option that a sweep goes through
+    tree: the options, with the schema of each group
+    chosen: the choice of every group, experiments included
+    sweeper: the name of Hydra's sweeper
+    sweep_params: the values of each option that the files sweep over
     """
 
     tree: DictConfig
@@ -92,12 +93,12 @@ class ComposedConfig(NamedTuple):
 def compose_files(
     configs: Path, overrides: Sequence[Override], hydra: Sequence[Override] = ()
 ) -> ComposedConfig:
-    """Composes the files for the groups chosen among `overrides`; raises ConfigError.
+    """Composes the files for the groups chosen among `overrides`. Raises ConfigError.
 
-    `hydra` are overrides of Hydra's own options: only sweeps have some.
+    `hydra` are overrides of Hydra's own options, which only sweeps have.
     """
     choices, _ = _sort(overrides)
-    raise_config_errors([fault for choice in choices if (fault := _choice_fault(configs, choice))])
+    raise_config_errors(filter(None, (_choice_error(configs, choice) for choice in choices)))
     files = _composed(configs, tuple(o.input_line or "" for o in (*choices, *hydra)))
     return files._replace(tree=files.tree.copy())
 
@@ -105,26 +106,28 @@ def compose_files(
 @functools.lru_cache
 def _composed(configs: Path, words: tuple[str, ...]) -> ComposedConfig:
     if not (configs / "config.yaml").is_file():
-        raise ConfigError(f"{configs / 'config.yaml'}: not found; it belongs beside train.py")
+        raise ConfigError(
+            f"{configs / 'config.yaml'}: not found; configs/ must be in the folder of train.py"
+        )
     register(configs)
     try:
         with initialize_config_dir(config_dir=str(configs), version_base=HYDRA_VERSION):
             tree = compose("config", list(words), return_hydra_config=True)
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(_explain(error)) from None
-    every = OmegaConf.to_container(tree.hydra.runtime.choices)
-    chosen = {group: every.get(group) for group in GROUPS}
+    choices = tree.hydra.runtime.choices
+    chosen = {group: choices.get(group) for group in GROUPS}
     sweep_params = {
         key: str(values) for key, values in (tree.hydra.sweeper.get("params") or {}).items()
     }
     with open_dict(tree):
         del tree["hydra"]
-    return ComposedConfig(tree, chosen, every["hydra/sweeper"], sweep_params)
+    return ComposedConfig(tree, chosen, choices["hydra/sweeper"], sweep_params)
 
 
-def _choice_fault(configs: Path, choice: Override) -> str | None:
-    if fault := override_error(choice):
-        return fault
+def _choice_error(configs: Path, choice: Override) -> str | None:
+    if error := override_error(choice):
+        return error
     known = choices_of(configs, choice.key_or_group)
     if choice.value() in known or (choice.key_or_group == "experiment" and choice.value() is None):
         return None
@@ -133,20 +136,20 @@ def _choice_fault(configs: Path, choice: Override) -> str | None:
 
 
 def choices_of(configs: Path, group: str) -> list[str]:
-    """What a group may be: what registered, and files that set options of it."""
+    """Returns the choices of a group: those registered, and those with a YAML file."""
     files = {path.stem for path in (configs / group).glob("*.yaml")}
     registered = schemas(group) if group in SCHEMA_GROUPS else ["default"] if group in FIXED else []
     return sorted(files | set(registered))
 
 
 def _explain(error: Exception) -> str:
-    """A mistake in a YAML file, in a few lines: Hydra names the file, its cause names the key."""
+    """Describes an error in a YAML file: Hydra names the file, its cause names the key."""
     cause = error.__cause__ or error.__context__
     if not isinstance(cause, OmegaConfBaseException):
         if plugin := re.search(r"'hydra/(sweeper|launcher)/(\w+)'", str(error)):
             kind, name = plugin.groups()
             extra = PLUGINS.get(name)
-            hint = f'; pip install -e ".[{extra}]" brings it' if extra else ""
+            hint = f'; run pip install -e ".[{extra}]"' if extra else ""
             return f"hydra/{kind}={name}: no such plugin is installed{hint}"
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         return "\n  ".join(lines[:12])
@@ -161,7 +164,7 @@ def _explain(error: Exception) -> str:
 
 
 def _every_option() -> dict[str, Option]:
-    """The options of all schemas of all groups."""
+    """Returns the options of all schemas of all groups, by key."""
     entries = list(iter_options(Config()))
     for group, _, schema in every_schema():
         entries += iter_options(schema(), f"{group}.")
@@ -169,9 +172,9 @@ def _every_option() -> dict[str, Option]:
 
 
 def _override(tree: DictConfig, settings: Sequence[Override]) -> None:
-    """Sets options in a composed tree; raises ConfigError that names every fault."""
-    given, faults = read_values(settings, _options(tree), GROUPS)
-    raise_config_errors(faults)
+    """Sets options in a composed tree. Raises ConfigError that lists every error."""
+    given, errors = read_values(settings, _options(tree), GROUPS)
+    raise_config_errors(errors)
     for key, value in given.items():
         try:
             OmegaConf.update(tree, key, value, merge=False)
@@ -184,8 +187,9 @@ def _options(tree: DictConfig) -> dict[str, Option]:
 
 
 def blank(tree: DictConfig) -> Config:
-    """The dataclasses of a composed tree with their own defaults: its options, without values."""
+    """Returns the dataclasses of a composed tree, with their defaults in place of its values."""
     config = Config()
     for group in (*SCHEMA_GROUPS, *FIXED):
-        setattr(config, group, OmegaConf.get_type(tree, group)())
+        if schema := OmegaConf.get_type(tree, group):
+            setattr(config, group, schema())
     return config

@@ -1,4 +1,4 @@
-"""What every choice of a group has: what options of models, policies and data extend."""
+"""The options that all formats, all families and all algorithms have: base classes of theirs."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ ComposeWith = tuple[str | dict[str, str], ...]
 
 
 def feedthrough() -> Any:
-    """The option of formats that hold sampled inputs and outputs of a system."""
+    """Returns the option `feedthrough`, of formats with sampled inputs and outputs of a system."""
     help = "inputs act on the output of their own row: each is the action of the row before"
     return option(False, help)
 
 
 @dataclass
 class DataOptions:
-    """What every data source has."""
+    """Options of every data format."""
 
     name: str = option(MISSING, "data source")
     path: str | None = option(None, "file or folder the logs are read from")
@@ -70,14 +70,18 @@ class DataOptions:
     )
 
     def errors(self) -> Iterator[str]:
-        """What is wrong with these options together, a line each; a format adds its own."""
+        """Yields what is wrong with these options together; a format adds its own rules."""
         low, high = self.action_low, self.action_high
-        if (low is None) != (high is None):
-            yield "data.action_low and data.action_high: give both or neither"
-        elif low is not None and len(low) != len(high):
-            yield f"data.action_low has {len(low)} numbers, data.action_high {len(high)}"
-        elif low is not None and not all(a < b for a, b in zip(low, high, strict=True)):
-            yield "data.action_low must be below data.action_high in every dimension"
+        if low is None or high is None:
+            if low is not high:
+                yield "data.action_low, data.action_high: set both or neither"
+        elif len(low) != len(high):
+            yield (
+                f"data.action_low has {len(low)} numbers and data.action_high {len(high)}; accepts "
+                "one per action dimension"
+            )
+        elif not all(a < b for a, b in zip(low, high, strict=True)):
+            yield "data.action_low must be less than data.action_high in every dimension"
         for entry in self.normalize:
             kind = entry.rpartition(":")[2]
             if kind not in NORMALIZATIONS:
@@ -89,14 +93,14 @@ class DataOptions:
 
 
 def ema_decay_option(default: float) -> Any:
-    """The option that every family has, each with its own default."""
+    """Returns the option `ema_decay`, for which each family has a default of its own."""
     help = "decay of the average of the parameters that is judged and imagined with (0: the last)"
     return option(default, help, low=0.0, high=0.99999)
 
 
 @dataclass
 class ModelOptions:
-    """What every family of world models has."""
+    """Options of every family of world models."""
 
     compose_with: ClassVar[ComposeWith] = ()
 
@@ -116,13 +120,13 @@ class ModelOptions:
         return False
 
     def errors(self, config: Config) -> Iterator[str]:
-        """What does not go together in these options and the whole `config`, a line each."""
+        """Yields what is wrong with these options, given the whole `config`."""
         yield from ()
 
 
 @dataclass
 class PolicyOptions:
-    """What every policy algorithm has."""
+    """Options of every policy algorithm."""
 
     compose_with: ClassVar[ComposeWith] = ()
 
@@ -134,12 +138,12 @@ class PolicyOptions:
         return None
 
     def errors(self, config: Config) -> Iterator[str]:
-        """What does not go together in these options and the whole `config`, a line each."""
+        """Yields what is wrong with these options, given the whole `config`."""
         yield from ()
 
 
 @dataclass
 class NoPolicy(PolicyOptions):
-    """Train the world model alone."""
+    """No policy: only the world model is trained."""
 
     name: str = option("none", "policy algorithm")

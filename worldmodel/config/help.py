@@ -1,4 +1,4 @@
-"""The text of --help: every option with its value, what it accepts and what it does."""
+"""The text of --help: every option with its value, the values it accepts and what it does."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ WIDTH = 100
 HELP_COLUMN = 58
 
 EXIT_STATUS = (
-    "Exit status: 0 success, 2 invalid input, 74 storage failure, 75 pre-empted after saving, "
-    "1 other errors."
+    "Exit status: 0 success, 2 invalid input, 74 storage failure, 75 stopped after saving,",
+    "130 interrupted by Ctrl-C, 1 any other error.",
 )
 
 
@@ -26,76 +26,75 @@ def training(
     groups: Mapping[str, Sequence[str]],
     chosen: Mapping[str, str | None],
     options: Config,
-    defaults: Mapping[str, Any],
+    values: Mapping[str, Any],
 ) -> str:
-    """The help of train.py.
+    """Returns the help of train.py.
 
-    `groups` maps each group to its choices, `chosen` to the one composed; `options` holds their
-    dataclasses and `defaults` their values.
+    groups: the choices of each group; chosen: the one composed
+    options: the dataclasses of the chosen options; values: their composed values, nested
     """
+    usages = (
+        "python train.py [GROUP=CHOICE ...] [OPTION=VALUE ...]",
+        "python train.py --multirun seed=0,1,2 ...      one job for each value",
+        "python train.py --help [GROUP=CHOICE ...]      the options of these choices",
+    )
+    entries = [(option, _select(values, option.key)) for option, _ in iter_options(options)]
     lines = [
-        *_paragraphs(description),
-        "Usage: python train.py [GROUP=CHOICE ...] [OPTION=VALUE ...]",
-        "       python train.py --multirun seed=0,1,2 ...      one job for each value",
-        "       python train.py --help [GROUP=CHOICE ...]      the options of these choices",
+        *_head(description, usages),
         "",
         "Groups (* chosen)",
         *(_group(group, choices, chosen.get(group)) for group, choices in groups.items()),
         "",
         "Options",
+        *_entries((o, v) for o, v in entries if "." not in o.key),
     ]
-    entries = list(iter_options(options))
-    lines += _entries((o, _select(defaults, o.key)) for o, _ in entries if "." not in o.key)
     for group in (*SCHEMA_GROUPS, *FIXED):
-        chosen_schema = type(getattr(options, group))
-        lines += ["", f"{group}={chosen.get(group)}: {_summary(chosen_schema)}"]
-        of_group = [o for o, _ in entries if o.key.startswith(group + ".")]
-        lines += _entries((o, _select(defaults, o.key)) for o in of_group)
-        seen = {o.key for o in of_group}
-        for name, schema in _schemas(group).items():
-            others = [(o, v) for o, v in iter_options(schema(), group + ".") if o.key not in seen]
+        of_group = [(o, v) for o, v in entries if o.key.startswith(group + ".")]
+        choice = f"{group}={chosen.get(group)}"
+        lines += ["", _title(choice, type(getattr(options, group))), *_entries(of_group)]
+        shown = {option.key for option, _ in of_group}
+        for name, schema in schemas(group).items() if group in SCHEMA_GROUPS else ():
+            others = [(o, v) for o, v in iter_options(schema(), group + ".") if o.key not in shown]
             if others:
-                lines += ["", f"{group}, schema {name}: {_summary(schema)}", *_entries(others)]
-    return "\n".join([*lines, "", EXIT_STATUS])
+                lines += ["", _title(f"Only with {group}={name}", schema), *_entries(others)]
+    return "\n".join([*lines, "", *EXIT_STATUS])
 
 
 def evaluation(description: str) -> str:
-    """The help of eval.py."""
+    """Returns the help of eval.py."""
+    usages = (
+        "python eval.py run=runs/NAME [checkpoint=last|best|STEP] [OPTION=VALUE ...]",
+        "python eval.py runs=runs/A,runs/B [OPTION=VALUE ...]                compares runs",
+        "python eval.py run=runs/NAME [data=FORMAT] data.OPTION=VALUE ...    on other data",
+    )
     options = list(iter_options(EvalConfig()))
     lines = [
-        *_paragraphs(description),
-        "Usage: python eval.py run=runs/NAME [checkpoint=last|STEP] [OPTION=VALUE ...]",
-        "       python eval.py runs=[runs/A,runs/B] [OPTION=VALUE ...]",
-        "       python eval.py run=runs/NAME [data=KIND] data.OPTION=VALUE ...      on other logs",
+        *_head(description, usages),
         "",
         "Options",
         *_entries((o, v) for o, v in options if "." not in o.key),
         "",
-        "evaluation: what is not given comes from the run's own config; shown: the defaults",
+        "Evaluation (options that are not given have the values of the run; shown: the defaults)",
         *_entries((o, v) for o, v in options if "." in o.key),
     ]
-    return "\n".join([*lines, "", EXIT_STATUS])
+    return "\n".join([*lines, "", *EXIT_STATUS])
 
 
 def command(
     description: str, usages: Sequence[str], options: Any = None, exclude: Collection[str] = ()
 ) -> str:
-    """The help of a command with a dataclass of `options`, but for the keys to `exclude`."""
-    first, *others = usages
-    lines = [
-        *_paragraphs(description),
-        f"Usage: {first}",
-        *(f"       {usage}" for usage in others),
-    ]
+    """Returns the help of a command with a dataclass of `options`, without the keys `exclude`."""
+    lines = _head(description, usages)
     if options is not None:
         entries = ((o, v) for o, v in iter_options(options) if o.key not in exclude)
         lines += ["", "Options", *_entries(entries)]
-    return "\n".join([*lines, "", EXIT_STATUS])
+    return "\n".join([*lines, "", *EXIT_STATUS])
 
 
-def _paragraphs(description: str) -> list[str]:
+def _head(description: str, usages: Sequence[str]) -> list[str]:
     paragraphs = textwrap.dedent(description).strip().split("\n\n")
-    return [line for p in paragraphs for line in (*textwrap.wrap(p, WIDTH), "")]
+    lines = [line for p in paragraphs for line in (*textwrap.wrap(p, WIDTH), "")]
+    return [*lines, *(f"{'' if i else 'Usage:':7}{usage}" for i, usage in enumerate(usages))]
 
 
 def _group(group: str, choices: Sequence[str], chosen: str | None) -> str:
@@ -118,15 +117,11 @@ def _entries(options: Iterable[tuple[Option, Any]]) -> Iterator[str]:
         yield textwrap.fill(option.help, WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
 
 
-def _select(defaults: Mapping[str, Any], key: str) -> Any:
+def _select(values: Mapping[str, Any], key: str) -> Any:
     for name in key.split("."):
-        defaults = defaults[name]
-    return defaults
+        values = values[name]
+    return values
 
 
-def _summary(schema: type) -> str:
-    return (schema.__doc__ or "").strip().splitlines()[0]
-
-
-def _schemas(group: str) -> Mapping[str, type]:
-    return schemas(group) if group in SCHEMA_GROUPS else {"default": FIXED[group]}
+def _title(choice: str, schema: type) -> str:
+    return textwrap.fill(f"{choice}: {(schema.__doc__ or '').strip().splitlines()[0]}", WIDTH)

@@ -1,7 +1,7 @@
-"""Normalised scores, 100 x (R - min) / (max - min), each with the pair of returns behind it.
+"""Normalized scores, 100 x (R - min) / (max - min), each with its pair of reference returns.
 
-"Normalised" is not one number: data sets of one name have other references and episode limits. A
-pair that is missing or contested is refused. Needs no JAX: a mistake is told before training.
+Datasets of the same name can have different references and episode limits, so scores are comparable
+only with their pair. A pair that is missing or contested is refused.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from worldmodel.config import EvaluationOptions
+from worldmodel.config.option import format_value
 from worldmodel.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Returns that score 0 and 100, where they come from, and the steps after which an episode of
-    their environment is cut off (None: not known).
+    """The returns that score 0 (`low`) and 100 (`high`), and where they come from.
+
+    limit: the steps after which episodes of their environment are truncated (None: unknown)
     """
 
     name: str
@@ -29,19 +31,19 @@ class Reference:
         return 100 * (value - self.low) / (self.high - self.low)
 
     def note(self, limit: int | None) -> str:
-        """Says whose scale it is, and whether episodes end elsewhere than at `limit` steps."""
-        said = (
-            f"Normalised scores: 0 is a return of {self.low:g}, 100 one of {self.high:g} "
-            f"({self.name}: {self.source})."
+        """Describes the scale, and compares its episode limit with `limit`, that of the run."""
+        scale = (
+            f"Normalized scores: a return of {self.low:g} scores 0, one of {self.high:g} scores "
+            f"100 ({self.name}: {self.source})."
         )
         if self.limit is None:
-            return said
+            return scale
         if self.limit == limit:
-            return f"{said} Episodes have {limit} steps at most, as there."
+            return f"{scale} Episodes have at most {limit} steps, as in the reference."
         here = "no limit" if limit is None else f"a limit of {limit} steps"
         return (
-            f"{said} There, episodes have {self.limit} steps at most; here they have {here}: these "
-            "scores are not comparable with published ones."
+            f"{scale} Episodes of the reference have at most {self.limit} steps, these have "
+            f"{here}: these scores are not comparable with published ones."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -88,7 +90,7 @@ REFERENCES = {
     for name, (low, high, limit) in pairs.items()
 }
 
-# What a name begins with -> why there is no pair for it.
+# Beginning of a name -> why it has no pair.
 UNSUPPORTED_REFERENCES = {
     "minari/mujoco": "Minari has none for these sets, which are new policies on v5 environments "
     "(Farama-Foundation/Minari#323)",
@@ -100,28 +102,32 @@ UNSUPPORTED_REFERENCES = {
 
 
 def resolve_reference(options: EvaluationOptions) -> Reference | None:
-    """The pair that the options name or give, if any. Raises ConfigError for what `fault` tells."""
-    if wrong := reference_error(options):
-        raise ConfigError(wrong)
+    """Returns the pair that the options name or give, if any. Raises ConfigError."""
+    if error := reference_error(options):
+        raise ConfigError(error)
     if options.reference_range is not None:
-        return Reference("evaluation.reference_range", *options.reference_range, "a pair given")
+        low, high = options.reference_range
+        return Reference("evaluation.reference_range", low, high, "a pair given")
     return None if options.reference is None else REFERENCES[options.reference]
 
 
 def reference_error(options: EvaluationOptions) -> str | None:
-    """What is wrong with the pair that is asked for, as one line, or None."""
+    """Returns what is wrong with the options `reference` and `reference_range`, or None."""
     name, own = options.reference, options.reference_range
     if name is not None and own is not None:
-        return "evaluation.reference and evaluation.reference_range: give one of them"
+        return "evaluation.reference and evaluation.reference_range: set only one of them"
     if own is not None and (len(own) != 2 or not own[0] < own[1]):
-        return f"evaluation.reference_range={own}: accepts [MIN,MAX], returns that score 0 and 100"
+        return (
+            f"evaluation.reference_range={format_value(own)}: accepts [MIN,MAX], the returns that "
+            "score 0 and 100, with MIN < MAX"
+        )
     if name is None or name in REFERENCES:
         return None
-    yours = "a pair of your own, evaluation.reference_range=[MIN,MAX]"
+    own_pair = "evaluation.reference_range=[MIN,MAX]"
     for family, why in UNSUPPORTED_REFERENCES.items():
         if name.startswith(family):
-            return f"evaluation.reference={name}: refused, since {why}; accepted: {yours}"
+            return f"evaluation.reference={name}: refused: {why}; use {own_pair}"
     return (
-        f"evaluation.reference={name}: no such pair{did_you_mean(name, REFERENCES)}; accepted: "
-        f"{', '.join(REFERENCES)}; or {yours}"
+        f"evaluation.reference={name}: unknown reference{did_you_mean(name, REFERENCES)}; accepts "
+        f"one of {', '.join(REFERENCES)}; or use {own_pair}"
     )
