@@ -1,4 +1,4 @@
-"""Options of the policy ranking: does the model order policies and plans as the environment does?"""
+"""Options of the policy ranking: does the model rank policies as the environment does?"""
 
 from __future__ import annotations
 

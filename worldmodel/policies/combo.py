@@ -32,7 +32,7 @@ class COMBOOptions(ModelBasedSACOptions):
 
     def errors(self, config: Config) -> Iterator[str]:
         yield from super().errors(config)
-        yield from self.check_uses_dataset(config)
+        yield from self.dataset_errors(config)
 
 
 @register("policy", "combo", COMBOOptions)

@@ -31,7 +31,7 @@ class MOBILEOptions(ModelBasedSACOptions):
 
     def errors(self, config: Config) -> Iterator[str]:
         yield from super().errors(config)
-        yield from self.check_uses_rollouts()
+        yield from self.rollout_errors()
         if config.model.ensemble_size is not None and (elites := config.model.ensemble_size[1]) < 2:
             yield (
                 f"model.num_elites={elites}: policy=mobile measures the disagreement of elites; "

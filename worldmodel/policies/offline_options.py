@@ -97,7 +97,7 @@ class OfflineOptions(PolicyOptions):
         stage = config.training.policy
         return round(self.real_ratio * stage.batch_size * (stage.window - 1))
 
-    def check_uses_dataset(self, config: Config) -> Iterator[str]:
+    def dataset_errors(self, config: Config) -> Iterator[str]:
         """For algorithms that are undefined without dataset transitions."""
         if not self.num_dataset_transitions(config):
             stage = config.training.policy
@@ -107,7 +107,7 @@ class OfflineOptions(PolicyOptions):
                 f"transitions, and none of the {size} of a batch is one; accepted: a larger share"
             )
 
-    def check_uses_rollouts(self) -> Iterator[str]:
+    def rollout_errors(self) -> Iterator[str]:
         """For algorithms that are undefined without imagined transitions."""
         if self.real_ratio == 1:
             yield (

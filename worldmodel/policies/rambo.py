@@ -33,8 +33,8 @@ class RAMBOOptions(ModelBasedSACOptions):
 
     def errors(self, config: Config) -> Iterator[str]:
         yield from super().errors(config)
-        yield from self.check_uses_rollouts()
-        yield from self.check_uses_dataset(config)
+        yield from self.rollout_errors()
+        yield from self.dataset_errors(config)
 
 
 @register("policy", "rambo", RAMBOOptions)
