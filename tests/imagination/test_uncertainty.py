@@ -1,4 +1,4 @@
-"""Measures of an ensemble's uncertainty beside naive NumPy, and what they do to a rollout."""
+"""Uncertainty measures compared with NumPy, and transforms of rollouts."""
 
 import dataclasses
 
@@ -45,7 +45,7 @@ def total_variance(mu, sigma):
     return np.mean((sigma**2 + mu**2).mean(0) - mu.mean(0) ** 2)
 
 
-NAIVE = {  # of mu, sigma (M, D), as the papers write them
+NAIVE = {  # from mu, sigma (M, D)
     "max_aleatoric": lambda mu, sigma: max(np.linalg.norm(s) for s in sigma),
     "max_pairwise": lambda mu, sigma: max(np.linalg.norm(a - b) for a in mu for b in mu),
     "max_deviation": lambda mu, sigma: max(np.linalg.norm(m - mu.mean(0)) for m in mu),
@@ -71,27 +71,27 @@ def test_every_measure_has_a_reference():
 
 
 @pytest.mark.parametrize("name", UNCERTAINTIES)
-def test_measures_are_what_the_papers_say(name):
+def test_measures_follow_their_papers(name):
     mu, sigma, members = random_members()
     expected = [[NAIVE[name](mu[:, b, h], sigma[:, b, h]) for h in range(4)] for b in range(3)]
     np.testing.assert_allclose(UNCERTAINTIES[name](members), expected, rtol=2e-4)
 
 
-def test_members_that_agree_leave_their_noise_alone():
-    """sigma is 0.3 in 4 dimensions, whoever is asked and wherever the point is."""
+def test_equal_members_have_noise_only():
+    """sigma is 0.3 in 4 dimensions."""
     members = Normal(jnp.full((5, 2, 4), 1e3), jnp.full((5, 2, 4), 0.3))
     known = {"max_aleatoric": 0.6, "ensemble_variance": 0.09, "ensemble_std": 0.3}
     for name, measure in UNCERTAINTIES.items():
         np.testing.assert_allclose(measure(members), known.get(name, 0.0), atol=1e-6)
 
 
-def test_a_single_member_has_nobody_to_be_compared_with():
+def test_leave_one_out_kl_needs_two_members():
     with pytest.raises(ConfigError, match="2 or more"):
         UNCERTAINTIES["leave_one_out_kl"](random_members(members=1)[2])
 
 
 class Pair(WorldModel):
-    """Two members, x' = x + a +- |x| / 2, which learned that and are sure of it; reward x."""
+    """Two nearly deterministic members, x' = x + a +- |x| / 2; reward x."""
 
     feature_size = 1
 
@@ -116,53 +116,55 @@ class Pair(WorldModel):
         return Normal(location, jnp.full(location.shape, 1e-3))
 
 
-class Alone(Pair):
+class Single(Pair):
     def predict_members(self, state, action):
         return None
 
 
 def rollout() -> Rollout:
-    """From 0 and from 1, each step 1 further: states (2, 5) and, of each step, |x|."""
+    """From 0 and from 1, in steps of 1: states (2, 5)."""
     actions = jnp.ones((2, 4, 1))
     return imagine(Pair(), jnp.array([[0.0], [1.0]]), actions, 4, jax.random.key(0))
 
 
-STATES = np.array([[0.0, 1, 2, 3], [1, 2, 3, 4]])  # before each step: the members differ by these
+STATES = np.array(
+    [[0.0, 1, 2, 3], [1, 2, 3, 4]]
+)  # before each step, and the distance of the members
 
 
-def test_a_rollout_is_measured_step_by_step_and_inside_jit():
+def test_uncertainty_is_measured_at_each_step_inside_jit():
     measured = jax.jit(with_uncertainty(Pair(), "max_pairwise"))(rollout())
     np.testing.assert_allclose(measured.uncertainty, STATES)
     assert measured.valid is None
     np.testing.assert_array_equal(measured.rewards, rollout().rewards)
 
 
-def test_a_penalty_takes_its_share_of_the_reward():
+def test_penalties_are_subtracted_from_rewards():
     measured = with_uncertainty(Pair(), "max_pairwise")(rollout())
     np.testing.assert_allclose(penalize(measured, 0.5).rewards, STATES + 1 - 0.5 * STATES)
 
 
-def test_a_rollout_is_cut_before_the_first_step_beyond_the_limit_and_never_resumes():
+def test_rollouts_are_truncated_at_the_first_step_beyond_the_limit():
     measured = dataclasses.replace(
         rollout(), uncertainty=jnp.array([[0.1, 0.5, 0.6, 0.2], [jnp.nan, 0, 0, 0]])
     )
-    cut = truncate(measured, 0.5)  # at the limit is not beyond it
+    cut = truncate(measured, 0.5)  # the limit itself is valid
     assert cut.valid.tolist() == [[True, True, False, False], [False] * 4]
-    np.testing.assert_array_equal(cut.continues, 1.0)  # no end: what is cut still bootstraps
+    np.testing.assert_array_equal(cut.continues, 1.0)  # not an end: the last valid step bootstraps
     assert cut.valid.dtype == bool
     before = dataclasses.replace(measured, valid=jnp.array([[False, True, True, True]] * 2))
     assert truncate(before, 0.5).valid.tolist() == [[False, True, False, False], [False] * 4]
 
 
-def test_time_first_turns_what_there_is():
+def test_time_major_transposes_optional_fields():
     cut = truncate(with_uncertainty(Pair(), "max_pairwise")(rollout()), 1.5)
     turned = time_major(cut)
     assert turned.valid.tolist() == cut.valid.T.tolist() and turned.uncertainty.shape == (4, 2)
     assert time_major(rollout()).valid is None
 
 
-def test_a_model_without_members_and_a_name_of_none_are_refused():
-    with pytest.raises(ConfigError, match=r"Alone has no members.*model=ensemble"):
-        with_uncertainty(Alone(), "ensemble_std")(rollout())
+def test_models_without_members_and_unknown_measures_are_refused():
+    with pytest.raises(ConfigError, match=r"Single has no members.*model=ensemble"):
+        with_uncertainty(Single(), "ensemble_std")(rollout())
     with pytest.raises(ConfigError, match="'max'; accepted: max_aleatoric"):
         with_uncertainty(Pair(), "max")(rollout())

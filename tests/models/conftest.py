@@ -1,9 +1,9 @@
-"""A small world that every kind of observation and action is logged from, and models of it."""
+"""Datasets of a small world with every kind of observation and action, and models of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from families import CASES, Case, facts_of, options_of
 from flax import nnx
 
 from worldmodel import models
@@ -39,101 +40,101 @@ from worldmodel.training.metrics import WandB
 from worldmodel.training.plan import plan_stages
 
 TRANSITIONS = (3, 5, 8, 8)  # of each episode
-ROWS = 6  # of a window: the first episode has fewer
+WINDOW = 6  # steps; the first episode has fewer
 BOUNDS = ActionSpec(discrete=False, size=2, low=(-1.0, -1.0), high=(1.0, 1.0))
-DIRECTIONS = np.array([[0.0, 0.0], [1.0, 0.5], [-1.0, 0.5]])  # of the discrete actions
-SIDE = 16  # of the image
+FORCES = np.array([[0.0, 0.0], [1.0, 0.5], [-1.0, 0.5]])  # of the discrete actions
+SIDE = 16  # of the image, pixels
 
 
-def picture(position: np.ndarray) -> np.ndarray:
-    """(T, 2) -> (T, side, side, 1) uint8: a soft spot where the point is, on a ring of `SIDE`."""
+def image_of(position: np.ndarray) -> np.ndarray:
+    """(T, 2) -> (T, side, side, 1) uint8: a blurred spot at the position, which wraps around."""
     grid = np.stack(np.meshgrid(np.arange(SIDE), np.arange(SIDE), indexing="ij"), -1)
-    apart = np.abs(grid - 4 * position[:, None, None]) % SIDE
-    apart = np.minimum(apart, SIDE - apart)
-    return (255 * np.exp(-np.square(apart).sum(-1) / 20))[..., None].astype(np.uint8)
+    distance = np.abs(grid - 4 * position[:, None, None]) % SIDE
+    distance = np.minimum(distance, SIDE - distance)
+    return (255 * np.exp(-np.square(distance).sum(-1) / 20))[..., None].astype(np.uint8)
 
 
-def point_logs(observed: tuple[str, ...], discrete: bool, rewarded: bool) -> Trajectories:
-    """Four episodes of a point that is pushed about and slows down; the first two really end."""
+def point_dataset(case: Case) -> Trajectories:
+    """Four episodes of a damped point under forces; the first two terminate."""
     rng = np.random.default_rng(0)
     episodes = []
     for number, steps in enumerate(TRANSITIONS):
-        classes = rng.integers(0, len(DIRECTIONS), steps)
-        pushes = DIRECTIONS[classes] if discrete else rng.uniform(-1, 1, (steps, 2))
+        classes = rng.integers(0, len(FORCES), steps)
+        forces = FORCES[classes] if case.discrete else rng.uniform(-1, 1, (steps, 2))
         velocity = [rng.normal(size=2)]
-        for push in pushes:
-            velocity.append(0.8 * velocity[-1] + push)
+        for force in forces:
+            velocity.append(0.8 * velocity[-1] + force)
         position = np.cumsum(velocity, 0)
         speed = np.linalg.norm(velocity, axis=-1, keepdims=True)
-        known = {
+        observations = {
             "position": position,
             "motion": np.concatenate([velocity, speed], -1),
-            "image": picture(position),
+            "image": image_of(position),
         }
         episodes.append(
             Episode(
-                {key: known[key] for key in observed},
-                classes if discrete else pushes,
-                -speed[1:, 0] if rewarded else None,
+                {key: observations[key] for key in case.observations},
+                classes if case.discrete else forces,
+                -speed[1:, 0] if case.has_reward else None,
                 terminated=number < 2,
             )
         )
-    bounds = ActionSpec(True, len(DIRECTIONS)) if discrete else BOUNDS
+    bounds = ActionSpec(True, len(FORCES)) if case.discrete else BOUNDS
     return stack_episodes(episodes, "a point", bounds)
 
 
-def environment_logs(name: str) -> Trajectories:
-    """Four episodes under random actions, as long as those of the point."""
+def environment_dataset(name: str) -> Trajectories:
+    """Four episodes of random actions, as long as those of the point."""
     environment, rng = gymnasium.make(name), np.random.default_rng(0)
     space, episodes = environment.action_space, []
     for number, steps in enumerate(TRANSITIONS):
         actions = rng.uniform(space.low, space.high, (steps, *space.shape)).astype(np.float32)
-        rows, rewards = [environment.reset(seed=number)[0]], []
+        observations, rewards = [environment.reset(seed=number)[0]], []
         for action in actions:
-            row, reward, *_ = environment.step(action)
-            rows.append(row)
+            observation, reward, *_ = environment.step(action)
+            observations.append(observation)
             rewards.append(reward)
         rewards = np.array(rewards, np.float32)
-        episodes.append(Episode({"observation": np.stack(rows)}, actions, rewards, False))
+        episodes.append(Episode({"observation": np.stack(observations)}, actions, rewards, False))
     bounds = (tuple(bound.tolist()) for bound in (space.low, space.high))
     return stack_episodes(episodes, name, ActionSpec(False, len(space.low), *bounds))
 
 
 class Subject:
-    """A model with all parameters moved away from their first values (a head that starts at zero
-    would hide much), and the beginning of every episode. Its programs are compiled once.
+    """A model with perturbed initial parameters, because a head that is initially zero would hide
+    errors, and the first window of every episode. Functions are compiled once.
     """
 
     def __init__(
         self,
         options: ModelOptions,
-        logs: Trajectories,
-        scaling: dict[str, str],
+        dataset: Trajectories,
+        normalization: dict[str, str],
         dtype: jnp.dtype = jnp.float32,
     ):
-        self.options, self.logs, self.spec = options, logs, logs.spec(scaling)
+        self.options, self.dataset, self.spec = options, dataset, dataset.spec(normalization)
 
         def build(key: jax.Array) -> models.WorldModel:
             return models.build(options, self.spec, key, dtype)
 
         rng = np.random.default_rng(1)
-        self.definition = graphdefs_of(lambda key: {"model": build(key)})["model"]
+        self.graphdef = graphdefs_of(lambda key: {"model": build(key)})["model"]
         params = jax.device_get(jax.jit(lambda key: split_module(build(key))[1])(jax.random.key(0)))
-        moved = jax.tree.map(
+        perturbed = jax.tree.map(
             lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), params
         )
-        self.params = jax.device_put(moved)
-        self.window = pad_episodes(logs, ROWS)  # the first one is padded
+        self.params = jax.device_put(perturbed)
+        self.window = pad_episodes(dataset, WINDOW)  # the first one is padded
 
     @cached_property
     def model(self) -> models.WorldModel:
-        return nnx.merge(self.definition, self.params)
+        return nnx.merge(self.graphdef, self.params)
 
     def compiled(self, function: Callable) -> Callable:
-        """`function(model, ...)`, compiled: from the other arguments to numpy arrays, whose rows
-        are taken without one more program.
+        """`function(model, ...)`, compiled: from the other arguments to NumPy arrays, which are
+        indexed without compiling further programs.
         """
-        program = jax.jit(lambda params, *rest: function(nnx.merge(self.definition, params), *rest))
+        program = jax.jit(lambda params, *rest: function(nnx.merge(self.graphdef, params), *rest))
         return lambda *inputs: jax.device_get(program(self.params, *inputs))
 
     @cached_property
@@ -153,14 +154,14 @@ class Subject:
         """(window, key) -> ((loss, (metrics, states)), gradient)."""
 
         def loss(params: Any, window: Window, key: jax.Array) -> tuple:
-            return nnx.merge(self.definition, params).loss(window, key)
+            return nnx.merge(self.graphdef, params).loss(window, key)
 
         program = jax.jit(jax.value_and_grad(loss, has_aux=True))
         return lambda *inputs: jax.device_get(program(self.params, *inputs))
 
 
 class Counted:
-    """A learner that counts how often its update is traced, to be compiled."""
+    """A learner that counts how often its update is traced."""
 
     def __init__(self, learner: Learner):
         self.learner, self.traces = learner, 0
@@ -172,7 +173,7 @@ class Counted:
 
 
 class Trained(NamedTuple):
-    """A finished world-model stage."""
+    """A finished stage of the world model."""
 
     subject: Subject
     state: TrainState
@@ -181,8 +182,8 @@ class Trained(NamedTuple):
 
 
 def train(subject: Subject, folder: Path, stop: bool = False) -> Trained:
-    """Four updates in two calls to the device; with `stop`, it is asked to end during the first."""
-    stage = StageOptions(steps=4, batch_size=4, window=ROWS, learning_rate=1e-3, warmup_steps=0)
+    """Four updates in two calls to the device; with `stop`, it is stopped during the first."""
+    stage = StageOptions(steps=4, batch_size=4, window=WINDOW, learning_rate=1e-3, warmup_steps=0)
     training = TrainingOptions(
         stage, stage, stage, steps_per_dispatch=2, log_every=2, checkpoint_every=4
     )
@@ -192,14 +193,14 @@ def train(subject: Subject, folder: Path, stop: bool = False) -> Trained:
         training=training, logging=logging,
     )  # fmt: skip
     directory = open_run(config)
-    directory.check_dataset(subject.spec, subject.logs.fingerprint())
+    directory.check_dataset(subject.spec, subject.dataset.fingerprint())
     plan = plan_stages(config, subject.spec)["world_model"]
     learner = Counted(plan.build_learner())
     request = StopRequest()
     request.stop_requested = stop
     context = RunContext(directory, all_devices(), request, WandB(logging, folder, {}))
     try:
-        state = run_stage(make_stage(plan, subject.logs, learner), context)
+        state = run_stage(make_stage(plan, subject.dataset, learner), context)
     finally:
         request.close()
     return Trained(subject, state, learner, directory)
@@ -216,10 +217,30 @@ def train_subject() -> Callable[..., Trained]:
 
 
 @pytest.fixture(scope="session")
-def logs_of_a_point() -> Callable[..., Trajectories]:
-    return point_logs
+def dataset_of() -> Callable[[str], Trajectories]:
+    """From a name in `CASES` to a dataset of the point."""
+    return lambda case: point_dataset(CASES[case])
 
 
 @pytest.fixture(scope="session")
-def logs_of_an_environment() -> Callable[[str], Trajectories]:
-    return environment_logs
+def subjects() -> Callable[..., Subject]:
+    """(family, case, ...) -> `Subject`, shared by all tests."""
+
+    @cache
+    def find(family: str, case: str, *dtype: Any) -> Any:
+        facts = facts_of(family)
+        dataset = (
+            environment_dataset(facts.environment)
+            if facts.environment
+            else point_dataset(CASES[case])
+        )
+        subject = Subject(options_of(family), dataset, CASES[case].normalization, *dtype)
+        subject.facts = facts
+        return subject
+
+    return find
+
+
+@pytest.fixture
+def subject(request: pytest.FixtureRequest, subjects: Callable) -> Subject:
+    return subjects(*request.param)

@@ -1,4 +1,4 @@
-"""Images: an autoencoder is trained first, frozen, and diffusion works on its latents."""
+"""Images: an autoencoder is pretrained and frozen, and diffusion models work on its latents."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ KEY = jax.random.key(0)
 
 
 @pytest.fixture(scope="module")
-def pictures(logs_of_a_point: Callable) -> Trajectories:
-    return logs_of_a_point(("image",), False, True)
+def images(dataset_of: Callable) -> Trajectories:
+    return dataset_of("image")
 
 
 def config_of(folder: Path, **training: object) -> Config:
     stage = StageOptions(steps=4, batch_size=4, window=6, learning_rate=1e-3, warmup_steps=0)
     config = Config(
         name="run", runs_dir=str(folder / "runs"), model=DiffusionOptions(latent_dim=6),
-        data=TFDSData(path=str(folder / "logs"), cache="never", holdout=0.25), policy=NoPolicy(),
+        data=TFDSData(path=str(folder / "dataset"), cache="never", holdout=0.25), policy=NoPolicy(),
         training=TrainingOptions(stage, stage, stage, log_every=2, checkpoint_every=4, **training),
         logging=LoggingOptions(wandb="disabled", progress="none"),
     )  # fmt: skip
@@ -48,11 +48,11 @@ def config_of(folder: Path, **training: object) -> Config:
 
 
 @pytest.mark.slow
-def test_the_autoencoder_is_a_stage_of_its_own_and_then_frozen(
-    pictures: Trajectories, tmp_path: Path
+def test_the_autoencoder_is_trained_in_its_own_stage_and_then_frozen(
+    images: Trajectories, tmp_path: Path
 ) -> None:
     config = config_of(tmp_path)
-    write_rlds(pictures, tmp_path / "logs", "pictures")
+    write_rlds(images, tmp_path / "dataset", "images")
     assert train(config, evaluate_run) == 0
     run = worldmodel.load(tmp_path / "runs" / "run")
     stages = run.directory.summary()["stages"]
@@ -66,46 +66,46 @@ def test_the_autoencoder_is_a_stage_of_its_own_and_then_frozen(
     state, _ = checkpoints.restore(4, like)
     checkpoints.close()
     trained = split_module(trained_modules(learner, state)["autoencoder"])[1]
-    kept = split_module(run.model.autoencoder)[1]
-    jax.tree.map(np.testing.assert_array_equal, kept, trained)
-    fresh = learner.init(KEY).params["autoencoder"]
-    assert not np.array_equal(fresh["to_latent"]["kernel"], kept["to_latent"]["kernel"])
+    frozen = split_module(run.model.autoencoder)[1]
+    jax.tree.map(np.testing.assert_array_equal, frozen, trained)
+    initial = learner.init(KEY).params["autoencoder"]
+    assert not np.array_equal(initial["to_latent"]["kernel"], frozen["to_latent"]["kernel"])
 
 
-def test_joint_training_with_a_part_that_comes_first_is_refused(
-    pictures: Trajectories, tmp_path: Path
+def test_joint_training_with_a_pretrained_module_is_refused(
+    images: Trajectories, tmp_path: Path
 ) -> None:
     config = config_of(tmp_path, joint=True)
     with pytest.raises(ConfigError, match="trains its autoencoder first.*joint=false"):
-        plan_stages(config, pictures.spec())
+        plan_stages(config, images.spec())
 
 
-def test_vectors_need_no_autoencoder(logs_of_a_point: Callable, tmp_path: Path) -> None:
-    spec = logs_of_a_point(("motion",), False, True).spec()
+def test_vectors_need_no_autoencoder(dataset_of: Callable, tmp_path: Path) -> None:
+    spec = dataset_of("vector").spec()
     assert list(plan_stages(config_of(tmp_path), spec)) == ["world_model"]
 
 
-def test_latents_saturate(pictures: Trajectories) -> None:
-    model = Autoencoder(pictures.spec(), 6, 8, 2, rngs=nnx.Rngs(params=KEY))
+def test_latents_saturate(images: Trajectories) -> None:
+    model = Autoencoder(images.spec(), 6, 8, 2, rngs=nnx.Rngs(params=KEY))
     model.to_latent.kernel[...] = 1e4 * model.to_latent.kernel[...]
-    latent = jax.jit(model.encode)({"image": pictures.observations["image"][:5]})
+    latent = jax.jit(model.encode)({"image": images.observations["image"][:5]})
     assert latent.shape == (5, 6) and 4.9 < float(np.abs(latent).max()) <= 5.0
 
 
-def test_how_far_a_step_moves_a_latent_is_learned(pictures: Trajectories) -> None:
-    """By gradient descent on its own, to the root mean square of what was logged."""
-    model = Autoencoder(pictures.spec(), 6, 8, 2, rngs=nnx.Rngs(params=KEY))
-    window = pad_episodes(pictures, 9)
-    definition, params = split_module(model)
+def test_the_typical_change_of_latents_is_learned(images: Trajectories) -> None:
+    """It converges to the root mean square over the dataset."""
+    model = Autoencoder(images.spec(), 6, 8, 2, rngs=nnx.Rngs(params=KEY))
+    window = pad_episodes(images, 9)
+    graphdef, params = split_module(model)
 
     @jax.jit
     def step(params: dict) -> dict:
-        grads = jax.grad(lambda p: nnx.merge(definition, p).loss(window, KEY)[0])(params)
+        grads = jax.grad(lambda p: nnx.merge(graphdef, p).loss(window, KEY)[0])(params)
         return params | {"log_change": params["log_change"] - grads["log_change"]}
 
     for _ in range(50):
         params = step(params)
     latent = np.asarray(jax.jit(model.encode)(window.observation))
-    moved = np.diff(latent, axis=1)[np.asarray(window.mask)[:, 1:]]
-    expected = np.sqrt(np.square(moved).mean(0))
+    change = np.diff(latent, axis=1)[np.asarray(window.mask)[:, 1:]]
+    expected = np.sqrt(np.square(change).mean(0))
     np.testing.assert_allclose(np.exp(params["log_change"]), expected, rtol=0.02)

@@ -1,4 +1,4 @@
-"""The next-step diffusion model: histories, own samples in training, points and their scales."""
+"""The diffusion model of the next step: histories, training on its own samples, and points."""
 
 from __future__ import annotations
 
@@ -34,69 +34,69 @@ def statistics(size: int, **values: tuple[float, ...]) -> ObservationSpec:
 # ---------------------------------------------------------------------------------------- histories
 
 
-@pytest.mark.parametrize("rows", [1, 2, 4])
-def test_a_history_holds_the_rows_since_the_reset(rows: int, rng: np.random.Generator) -> None:
-    """Against a list that is appended to row by row."""
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_a_history_has_the_steps_since_the_reset(steps: int, rng: np.random.Generator) -> None:
+    """Compared with lists to which one step after the other is appended."""
     batch, length = 8, 12
     points, actions = rng.normal(size=(batch, length, 3)), rng.normal(size=(batch, length, 2))
-    before = History(rng.normal(size=(batch, rows, 3)), rng.normal(size=(batch, rows - 1, 2)))
-    last, begins = rng.normal(size=(batch, 2)), rng.uniform(size=(batch, length)) < 0.25
-    found = build_histories(before, *map(jnp.asarray, (last, points, actions, begins)))
+    before = History(rng.normal(size=(batch, steps, 3)), rng.normal(size=(batch, steps - 1, 2)))
+    last, is_first = rng.normal(size=(batch, 2)), rng.uniform(size=(batch, length)) < 0.25
+    histories = build_histories(before, *map(jnp.asarray, (last, points, actions, is_first)))
     for b in range(batch):
-        seen, done = list(before.points[b]), [*before.actions[b], last[b]]
+        past, taken = list(before.points[b]), [*before.actions[b], last[b]]
         for t in range(length):
-            if begins[b, t]:
-                seen, done = [points[b, t]] * rows, [np.zeros(2)] * (rows - 1)
+            if is_first[b, t]:
+                past, taken = [points[b, t]] * steps, [np.zeros(2)] * (steps - 1)
             else:
-                seen = [*seen, points[b, t]][1:]
-                done = done[len(done) - (rows - 1) :]
-            np.testing.assert_allclose(found.points[b, t], seen, rtol=1e-6)
+                past = [*past, points[b, t]][1:]
+                taken = taken[len(taken) - (steps - 1) :]
+            np.testing.assert_allclose(histories.points[b, t], past, rtol=1e-6)
             np.testing.assert_allclose(
-                found.actions[b, t].reshape(-1, 2), np.reshape(done, (-1, 2))
+                histories.actions[b, t].reshape(-1, 2), np.reshape(taken, (-1, 2))
             )
-            done = [*done, actions[b, t]]
+            taken = [*taken, actions[b, t]]
 
 
-def windows(rng: np.random.Generator, batch: int, rows: int) -> Window:
-    no = jnp.zeros((batch, rows), bool)
+def windows(rng: np.random.Generator, batch: int, steps: int) -> Window:
+    no = jnp.zeros((batch, steps), bool)
     return Window(
-        observation={"x": jnp.asarray(rng.normal(size=(batch, rows, 3)), jnp.float32)},
-        action=jnp.asarray(rng.uniform(-1, 1, (batch, rows, 1)), jnp.float32),
-        reward=jnp.zeros((batch, rows)),
+        observation={"x": jnp.asarray(rng.normal(size=(batch, steps, 3)), jnp.float32)},
+        action=jnp.asarray(rng.uniform(-1, 1, (batch, steps, 1)), jnp.float32),
+        reward=jnp.zeros((batch, steps)),
         is_first=no.at[:, 0].set(True), is_last=no, is_terminal=no, mask=~no,
     )  # fmt: skip
 
 
-def test_own_samples_are_fed_inside_an_episode_alone(rng: np.random.Generator) -> None:
-    """With a reset at row 3 of 5, only row 2 follows a sampled row, which is drawn from row 0."""
+def test_training_continues_from_samples_within_an_episode_only(rng: np.random.Generator) -> None:
+    """With a reset at step 3 of 5, only step 2 follows a sampled step, which follows step 0."""
     options = DiffusionOptions(autoregressive_steps=1)
     model = models.build(options, DataSpec({"x": statistics(3)}, ACTION), KEY)
     window = windows(rng, 4, 5)
     window = replace(window, is_first=window.is_first.at[:, 3].set(True))
     loss = jax.jit(lambda window: model.loss(window, KEY)[1][0])
-    base = loss(window)
+    reference = loss(window)
 
-    def moved(row: int) -> tuple[bool, bool]:
-        """Whether losses after logged, and after sampled histories, depend on the row."""
+    def affected(step: int) -> tuple[bool, ...]:
+        """Whether the losses after dataset histories and after sampled ones depend on the step."""
         x = window.observation["x"]
-        other = loss(replace(window, observation={"x": x.at[:, row].add(0.5)}))
+        other = loss(replace(window, observation={"x": x.at[:, step].add(0.5)}))
         return tuple(
-            abs(float(other[f"loss/{name}"] - base[f"loss/{name}"])) > 1e-6
+            abs(float(other[f"loss/{name}"] - reference[f"loss/{name}"])) > 1e-6
             for name in ("denoising", "denoising/1")
         )
 
-    assert [moved(row)[0] for row in range(5)] == [True] * 5
-    assert [moved(row)[1] for row in range(5)] == [True, False, True, False, False]
+    assert [affected(step)[0] for step in range(5)] == [True] * 5
+    assert [affected(step)[1] for step in range(5)] == [True, False, True, False, False]
 
 
 # ------------------------------------------------------------------------------------------- points
 
 
-def test_points_are_standardised_vectors_and_back(rng: np.random.Generator) -> None:
+def test_points_are_standardized_vectors(rng: np.random.Generator) -> None:
     spec = DataSpec(
         {
-            "b": statistics(2, mean=(1.0, 50.0), std=(2.0, 0.1), change=(1.0, 0.02)),
-            "a": statistics(1, mean=(0.0,), std=(1.0,), change=(0.0,)),
+            "b": statistics(2, mean=(1.0, 50.0), std=(2.0, 0.1), delta_rms=(1.0, 0.02)),
+            "a": statistics(1, mean=(0.0,), std=(1.0,), delta_rms=(0.0,)),
         },
         ACTION,
     )
@@ -104,17 +104,17 @@ def test_points_are_standardised_vectors_and_back(rng: np.random.Generator) -> N
     raw = {"b": rng.normal(size=(5, 2)) * [2.0, 0.1] + [1.0, 50.0], "a": np.zeros((5, 1))}
     point = vectors.encode({key: jnp.asarray(x, jnp.float32) for key, x in raw.items()})
     np.testing.assert_allclose(point[:, 1:], (raw["b"] - [1.0, 50.0]) / [2.0, 0.1], atol=1e-3)
-    for key, said in vectors.decode(point).items():
-        np.testing.assert_allclose(said.mean(), raw[key], rtol=1e-5)
-    # In standard deviations; what never changes hardly can.
+    for key, prediction in vectors.decode(point).items():
+        np.testing.assert_allclose(prediction.mean(), raw[key], rtol=1e-5)
+    # In standard deviations; constants have a small positive one.
     np.testing.assert_allclose(vectors.change(), [1e-3, 0.5, 0.2], rtol=1e-5)
 
 
-# ----------------------------------------------------------------------------------- what it learns
+# ---------------------------------------------------------------------------------------- learning
 
 
-def noisy_logs(episodes: int, steps: int = 20) -> Trajectories:
-    """x' = 0.9 x + 0.3 u + 0.2 noise: what comes is uncertain, and how much is known."""
+def noisy_dataset(episodes: int, steps: int = 20) -> Trajectories:
+    """x' = 0.9 x + 0.3 u + 0.2 noise."""
     rng = np.random.default_rng(0)
     x, u = np.zeros((episodes, steps + 1)), rng.uniform(-1, 1, (episodes, steps + 1))
     x[:, 0] = rng.normal(size=episodes)
@@ -133,8 +133,8 @@ def noisy_logs(episodes: int, steps: int = 20) -> Trajectories:
 
 
 @pytest.mark.slow
-def test_samples_have_the_mean_and_the_spread_of_the_world() -> None:
-    logs = noisy_logs(500)
+def test_samples_have_the_mean_and_standard_deviation_of_the_system() -> None:
+    dataset = noisy_dataset(500)
     stage = StageOptions(
         steps=3000,
         batch_size=64,
@@ -149,8 +149,8 @@ def test_samples_have_the_mean_and_the_spread_of_the_world() -> None:
         policy=NoPolicy(),
         training=TrainingOptions(world_model=stage),
     )
-    learner = plan_stages(config, logs.spec())["world_model"].build_learner()
-    batches, keys = DeviceLoader.build(logs, 64, 8, 0), stage_keys(0, "world_model")
+    learner = plan_stages(config, dataset.spec())["world_model"].build_learner()
+    batches, keys = DeviceLoader.build(dataset, 64, 8, 0), stage_keys(0, "world_model")
     dispatch = make_dispatch(learner, batches, meshes.all_devices(), stage.steps)
     state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.cursor(0), keys.steps)
     model, count = trained_modules(learner, state)["model"], 4000
@@ -159,9 +159,9 @@ def test_samples_have_the_mean_and_the_spread_of_the_world() -> None:
         window = replace(window, observation={"x": jnp.full((count, 1, 1), x)})
         start = jax.tree.map(lambda v: v[:, 0], model.observe(window, KEY))
         actions = jnp.full((count, 5, 1), u)
-        found = model.observation(model.rollout(start, actions, KEY))["x"].mean()[..., 0]
+        samples = model.observation(model.rollout(start, actions, KEY))["x"].mean()[..., 0]
         mean, variance = x, 0.0
         for t in range(5):
             mean, variance = 0.9 * mean + 0.3 * u, 0.81 * variance + 0.04
-            assert abs(float(found[:, t].mean()) - mean) < 0.05, (x, u, t)
-            assert float(found[:, t].std()) == pytest.approx(variance**0.5, rel=0.12), (x, u, t)
+            assert abs(float(samples[:, t].mean()) - mean) < 0.05, (x, u, t)
+            assert float(samples[:, t].std()) == pytest.approx(variance**0.5, rel=0.12), (x, u, t)

@@ -1,4 +1,4 @@
-"""What koopman, gru and mlp share: the filter, predictions, sizes, and reading again."""
+"""What the families with an encoder share: filter, rollouts, sizes and re-encoding."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ FAMILIES = {
     "koopman blocks": KoopmanOptions(**SMALL, spectrum="blocks", bilinear=True),
     "gru": GRUOptions(**SMALL),
     "mlp": MLPOptions(**SMALL),
-    "mlp with a path": MLPOptions(**SMALL, linear_skip=True),
+    "mlp with linear_skip": MLPOptions(**SMALL, linear_skip=True),
 }
 SPEC = DataSpec(
     {"observation": ObservationSpec((3,), "float32")}, ActionSpec(False, 2, (-1.0,) * 2, (1.0,) * 2)
 )
-KEY = jax.random.key(7)  # no family draws from it
+KEY = jax.random.key(7)  # these families are deterministic
 
 
 @pytest.fixture(params=FAMILIES)
@@ -46,8 +46,8 @@ def options(request: pytest.FixtureRequest) -> EncodedOptions:
     return FAMILIES[request.param]
 
 
-def new(options: EncodedOptions) -> models.WorldModel:
-    """A model whose layers that start at zero do something."""
+def build(options: EncodedOptions) -> models.WorldModel:
+    """A model in which no layer is zero."""
     model = models.build(options, SPEC, jax.random.key(0))
     layers = (getattr(model, "turn", None), getattr(model, "path", None), model.reward_head.output)
     for layer in layers:
@@ -57,12 +57,12 @@ def new(options: EncodedOptions) -> models.WorldModel:
     return model
 
 
-def random_window(rng: np.random.Generator, batch: int, rows: int) -> Window:
-    no = jnp.zeros((batch, rows), bool)
+def random_window(rng: np.random.Generator, batch: int, steps: int) -> Window:
+    no = jnp.zeros((batch, steps), bool)
     return Window(
-        observation={"observation": jnp.asarray(rng.normal(size=(batch, rows, 3)), jnp.float32)},
-        action=jnp.asarray(rng.uniform(-1, 1, (batch, rows, 2)), jnp.float32),
-        reward=jnp.asarray(rng.normal(size=(batch, rows)), jnp.float32),
+        observation={"observation": jnp.asarray(rng.normal(size=(batch, steps, 3)), jnp.float32)},
+        action=jnp.asarray(rng.uniform(-1, 1, (batch, steps, 2)), jnp.float32),
+        reward=jnp.asarray(rng.normal(size=(batch, steps)), jnp.float32),
         is_first=no.at[:, 0].set(True), is_last=no, is_terminal=no, mask=~no,
     )  # fmt: skip
 
@@ -71,12 +71,12 @@ def equal(a: object, b: object, atol: float = 1e-5) -> None:
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=atol), a, b)
 
 
-def part(tree: object, rows: slice | int) -> object:
-    return jax.tree.map(lambda x: np.asarray(x)[:, rows], tree)
+def timesteps(tree: object, steps: slice | int) -> object:
+    return jax.tree.map(lambda x: np.asarray(x)[:, steps], tree)
 
 
 @pytest.mark.parametrize("preset", ENCODED_PRESETS)
-def test_a_preset_is_as_large_in_every_family(preset: str, walker_spec: DataSpec) -> None:
+def test_presets_have_the_same_size_in_every_family(preset: str, walker_spec: DataSpec) -> None:
     def count(options: ModelOptions) -> int:
         shapes = jax.eval_shape(
             lambda key: split_module(models.build(options, walker_spec, key))[1], KEY
@@ -93,24 +93,24 @@ def test_a_preset_is_as_large_in_every_family(preset: str, walker_spec: DataSpec
 
 
 @pytest.mark.parametrize("every", [0, 3])
-def test_rollout_equals_repeated_steps(
+def test_a_rollout_equals_repeated_steps(
     options: EncodedOptions, every: int, rng: np.random.Generator
 ) -> None:
-    model = new(replace(options, reencode_every=every))
-    state = part(jax.jit(model.observe)(random_window(rng, 4, 3), KEY), -1)
+    model = build(replace(options, reencode_every=every))
+    state = timesteps(jax.jit(model.observe)(random_window(rng, 4, 3), KEY), -1)
     actions = jnp.asarray(rng.uniform(-2, 2, (4, 8, 2)), jnp.float32)
     together = jax.jit(model.rollout)(state, actions, KEY)
     step = jax.jit(model.step)
     for t in range(8):
         state = step(state, actions[:, t], KEY)
-        equal(part(together, t), state)
+        equal(timesteps(together, t), state)
 
 
-def test_the_filter_is_the_step_corrected_by_the_gain(
+def test_the_filter_corrects_the_step_by_the_gain(
     options: EncodedOptions, rng: np.random.Generator
 ) -> None:
-    """In parallel or one row after the other, with a reset inside the window."""
-    model = new(options)
+    """In parallel or step by step, with a reset inside the window."""
+    model = build(options)
     model.gain[...] = jnp.asarray(rng.normal(size=8), jnp.float32)
     window = random_window(rng, 4, 6)
     window = replace(window, is_first=window.is_first.at[1, 3].set(True))
@@ -119,47 +119,50 @@ def test_the_filter_is_the_step_corrected_by_the_gain(
     states, step = jax.device_get(jax.jit(model.observe)(window, KEY)), jax.jit(model.step)
     equal(states.latent[:, 0], seen[:, 0])
     for t in range(1, 6):
-        predicted = step(part(states, t - 1), part(window.action, t - 1), KEY).latent
+        predicted = step(timesteps(states, t - 1), timesteps(window.action, t - 1), KEY).latent
         corrected = predicted + gain * (seen[:, t] - predicted)
         first = np.asarray(window.is_first)[:, t, None]
         equal(states.latent[:, t], np.where(first, seen[:, t], corrected))
 
 
-def test_filtering_in_pieces_equals_one_pass(
+def test_filtering_in_pieces_equals_filtering_at_once(
     options: EncodedOptions, rng: np.random.Generator
 ) -> None:
-    model, window = new(options), random_window(rng, 4, 8)
+    model, window = build(options), random_window(rng, 4, 8)
     whole = jax.jit(model.observe)(window, KEY)
-    first, second = part(window, slice(0, 5)), part(window, slice(5, 8))
-    last = part(jax.jit(model.observe)(first, KEY), -1)
-    equal(part(whole, slice(5, 8)), jax.jit(model.observe)(second, KEY, last, first.action[:, -1]))
+    first, second = timesteps(window, slice(0, 5)), timesteps(window, slice(5, 8))
+    last = timesteps(jax.jit(model.observe)(first, KEY), -1)
+    equal(
+        timesteps(whole, slice(5, 8)),
+        jax.jit(model.observe)(second, KEY, last, first.action[:, -1]),
+    )
 
 
 def test_actions_beyond_the_range_are_scaled_back(options: EncodedOptions) -> None:
-    model = new(options)
+    model = build(options)
     start = model.initial((1,))
     at_bound = jax.jit(model.step)(start, jnp.ones((1, 2)), KEY)
     equal(at_bound, jax.jit(model.step)(start, jnp.full((1, 2), 7.0), KEY))
     assert float(jnp.abs(at_bound.latent).max()) > 1e-4
 
 
-# -------------------------------------------------------------------------------- reading it again
+# ------------------------------------------------------------------------------------- re-encoding
 
 
-def test_a_latent_is_read_again_every_k_steps() -> None:
-    """After k steps it is what the encoder sees in what the decoder says; until then it is not."""
-    plain, again = new(GRUOptions(**SMALL)), new(GRUOptions(**SMALL, reencode_every=2))
+def test_latents_are_reencoded_every_k_steps() -> None:
+    """After k steps, the latent is the encoding of the decoded means; before, it is not."""
+    plain, reencoding = build(GRUOptions(**SMALL)), build(GRUOptions(**SMALL, reencode_every=2))
     action = jnp.ones((3, 2))
-    once = jax.jit(again.step)(plain.initial((3,)), action, KEY)
+    once = jax.jit(reencoding.step)(plain.initial((3,)), action, KEY)
     equal(once, jax.jit(plain.step)(plain.initial((3,)), action, KEY))
     twice = jax.jit(plain.step)(once, action, KEY)
-    said = {key: p.mean() for key, p in plain.observation(twice).items()}
-    equal(jax.jit(again.step)(once, action, KEY).latent, jax.jit(plain.encode)(said))
-    assert float(jnp.abs(twice.latent - jax.jit(plain.encode)(said)).max()) > 1e-3
+    means = {key: p.mean() for key, p in plain.observation(twice).items()}
+    equal(jax.jit(reencoding.step)(once, action, KEY).latent, jax.jit(plain.encode)(means))
+    assert float(jnp.abs(twice.latent - jax.jit(plain.encode)(means)).max()) > 1e-3
 
 
-def test_only_latents_of_that_age_are_read_again() -> None:
-    model = new(GRUOptions(**SMALL, reencode_every=2))
+def test_only_latents_of_that_age_are_reencoded() -> None:
+    model = build(GRUOptions(**SMALL, reencode_every=2))
     latent, action = jnp.ones((2, 8)) * 0.3, jnp.ones((2, 2))
     moved = model.advance(latent, model.control(action))
     after = jax.jit(model.step)(EncodedState(latent, jnp.asarray([0, 1])), action, KEY)
@@ -174,13 +177,13 @@ def test_only_latents_of_that_age_are_read_again() -> None:
 def test_the_loss_is_finite_with_gradients_everywhere(
     options: EncodedOptions, rng: np.random.Generator
 ) -> None:
-    model, window = new(options), random_window(rng, 4, 8)
-    definition, params = split_module(model)
+    model, window = build(options), random_window(rng, 4, 8)
+    graphdef, params = split_module(model)
 
     @jax.jit
     def gradient(params: dict) -> tuple:
         def loss(params: dict) -> tuple:
-            return nnx.merge(definition, params).loss(window, KEY)
+            return nnx.merge(graphdef, params).loss(window, KEY)
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
@@ -192,9 +195,11 @@ def test_the_loss_is_finite_with_gradients_everywhere(
         assert bool(jnp.isfinite(grad).all()) and bool(jnp.any(grad != 0)), path
 
 
-def test_predictions_see_nothing_after_the_burn_in(rng: np.random.Generator) -> None:
-    """Later observations change what predictions are compared with, not the predictions."""
-    model, window = new(KoopmanOptions(**SMALL, burn_in=2)), random_window(rng, 4, 8)
+def test_the_rollout_does_not_depend_on_observations_after_the_burn_in(
+    rng: np.random.Generator,
+) -> None:
+    """They change what the rollout is compared with, not the rollout."""
+    model, window = build(KoopmanOptions(**SMALL, burn_in=2)), random_window(rng, 4, 8)
     seen = window.observation["observation"]
 
     @jax.jit
@@ -209,8 +214,10 @@ def test_predictions_see_nothing_after_the_burn_in(rng: np.random.Generator) -> 
     assert float(before[0]) != float(predicted)
 
 
-def test_padding_changes_no_loss(options: EncodedOptions, rng: np.random.Generator) -> None:
-    model, window = new(options), random_window(rng, 4, 6)
+def test_padding_does_not_change_the_loss(
+    options: EncodedOptions, rng: np.random.Generator
+) -> None:
+    model, window = build(options), random_window(rng, 4, 6)
     window = replace(window, mask=window.mask.at[:, 4:].set(False))
     noise = {"observation": window.observation["observation"].at[:, 4:].set(99.0)}
     other = replace(window, observation=noise, reward=window.reward.at[:, 4:].set(1e6))
@@ -218,28 +225,30 @@ def test_padding_changes_no_loss(options: EncodedOptions, rng: np.random.Generat
     assert float(loss(window)) == pytest.approx(float(loss(other)), rel=1e-6)
 
 
-def test_consistency_does_not_depend_on_the_size_of_the_latent(rng: np.random.Generator) -> None:
+def test_consistency_does_not_depend_on_the_scale_of_the_latent(rng: np.random.Generator) -> None:
     latents, error = rng.normal(size=(2, 3, 50, 4))
     mask = jnp.ones((3, 50), bool)
     small, large = (
         float(
-            relative_distance(jnp.asarray(s * (latents + error)), jnp.asarray(s * latents), mask).mean()
+            relative_distance(
+                jnp.asarray(s * (latents + error)), jnp.asarray(s * latents), mask
+            ).mean()
         )
         for s in (0.1, 10.0)
     )
     assert small == pytest.approx(large, rel=1e-4) and small == pytest.approx(1.0, rel=0.2)
 
 
-def test_the_rank_counts_directions_that_are_filled(rng: np.random.Generator) -> None:
+def test_the_rank_is_the_number_of_directions_with_variance(rng: np.random.Generator) -> None:
     mask = jnp.ones((1, 4000), bool).at[:, 3000:].set(False)
     wide = rng.normal(size=(1, 4000, 3)) @ np.eye(3, 6) + 5.0
     line = rng.normal(size=(1, 4000, 1)) @ np.ones((1, 6))
-    line[:, 3000:] = rng.normal(size=(1, 1000, 6))  # padding does not count
+    line[:, 3000:] = rng.normal(size=(1, 1000, 6))  # padding is excluded
     wide, line = (float(latent_metrics(jnp.asarray(x), mask)["latent/rank"]) for x in (wide, line))
     assert wide == pytest.approx(3, rel=0.02) and line == pytest.approx(1, rel=1e-4)
 
 
-def test_a_linear_path_begins_as_nothing_and_is_then_added() -> None:
+def test_the_linear_skip_is_initially_zero_and_is_added() -> None:
     plain = models.build(MLPOptions(**SMALL), SPEC, KEY)
     model = models.build(MLPOptions(**SMALL, linear_skip=True), SPEC, KEY)
     latent, actions = jax.random.normal(KEY, (4, 8)), jax.random.uniform(KEY, (4, 2)) - 0.5
@@ -253,7 +262,7 @@ def test_a_linear_path_begins_as_nothing_and_is_then_added() -> None:
     equal(jax.jit(model.step)(state, actions, KEY).latent, before + latent @ a + actions @ b + c)
 
 
-def test_what_filtered_latents_say_has_its_weight(rng: np.random.Generator) -> None:
+def test_filtered_scale_weights_the_losses_of_filtered_latents(rng: np.random.Generator) -> None:
     window = random_window(rng, 3, 9)
     losses = {
         scale: jax.jit(models.build(MLPOptions(**SMALL, filtered_scale=scale), SPEC, KEY).loss)(
@@ -261,14 +270,14 @@ def test_what_filtered_latents_say_has_its_weight(rng: np.random.Generator) -> N
         )
         for scale in (0.0, 1.0)
     }
-    _, (said, _) = losses[1.0]
-    filtered = said["loss/observation"] + said["loss/reward"] + said["loss/terminal"]
+    _, (metrics, _) = losses[1.0]
+    filtered = metrics["loss/observation"] + metrics["loss/reward"] + metrics["loss/terminal"]
     np.testing.assert_allclose(losses[1.0][0] - losses[0.0][0], filtered, rtol=1e-5)
 
 
-def test_a_filter_that_corrects_nothing_only_predicts(rng: np.random.Generator) -> None:
+def test_a_filter_with_zero_gain_only_predicts(rng: np.random.Generator) -> None:
     model = models.build(MLPOptions(**SMALL, gain=-100.0), SPEC, KEY)
     window = random_window(rng, 3, 9)
     states = jax.jit(model.observe)(window, KEY)
-    followed = jax.jit(model.rollout)(part(states, 0), window.action[:, :-1], KEY)
-    equal(followed.latent, states.latent[:, 1:])
+    rollout = jax.jit(model.rollout)(timesteps(states, 0), window.action[:, :-1], KEY)
+    equal(rollout.latent, states.latent[:, 1:])

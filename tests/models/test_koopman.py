@@ -1,6 +1,4 @@
-"""Koopman models: no spectrum can grow, affine systems are learned exactly, and free motion needs
-blocks.
-"""
+"""Koopman models: stability of the spectra, exact learning of affine systems, and free motion."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ from worldmodel.training.learners import trained_modules
 from worldmodel.training.plan import plan_stages
 
 ACTION = ActionSpec(False, 1, (-1.0,), (1.0,))
-RAW = DataSpec({"x": ObservationSpec((2,), "float32")}, ACTION)  # through symlog
+RAW = DataSpec({"x": ObservationSpec((2,), "float32")}, ACTION)  # normalized by symlog
 KEY = jax.random.key(0)
 
 # ---------------------------------------------------------------------------------------- spectra
@@ -35,11 +33,11 @@ KEY = jax.random.key(0)
 
 def random_spectrum(kind: str, seed: int, size: float, modes: int = 16) -> Spectrum:
     rng = np.random.default_rng(seed)
-    definition, params = split_module(SPECTRA[kind](modes))
+    graphdef, params = split_module(SPECTRA[kind](modes))
     moved = jax.tree.map(
         lambda x: x + size * jnp.asarray(rng.normal(size=x.shape), jnp.float32), params
     )
-    return nnx.merge(definition, moved)
+    return nnx.merge(graphdef, moved)
 
 
 def matrices(spectrum: Spectrum, turn: jax.Array | float = 0.0) -> np.ndarray:
@@ -50,8 +48,8 @@ def matrices(spectrum: Spectrum, turn: jax.Array | float = 0.0) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", SPECTRA)
 @pytest.mark.parametrize("size", [0.0, 1.0, 10.0])
-def test_no_eigenvalue_leaves_the_unit_disc(kind: str, size: float) -> None:
-    """Whatever was learned, and whatever an action adds to how pairs turn."""
+def test_eigenvalues_stay_in_the_unit_disc(kind: str, size: float) -> None:
+    """For all parameters and all changes of the speed of rotation."""
     for seed in range(5):
         spectrum = random_spectrum(kind, seed, size)
         turn = size * jax.random.normal(jax.random.key(seed), (8, 16))
@@ -64,8 +62,8 @@ def test_no_eigenvalue_leaves_the_unit_disc(kind: str, size: float) -> None:
                 assert (np.linalg.norm(block, 2, (-2, -1)) <= 1 + 1e-6).all()
 
 
-def test_blocks_grow_no_faster_than_linearly() -> None:
-    """The promise: norm(A^k) <= 1 + k max(p^2, q^2) of a step."""
+def test_powers_of_blocks_grow_at_most_linearly() -> None:
+    """norm(A^k) <= 1 + k max(p^2, q^2) of a step."""
     for seed in range(5):
         spectrum = random_spectrum("blocks", seed, 0.3)
         length = float(jnp.exp(spectrum.log_step[...])) * spectrum.modes
@@ -76,8 +74,8 @@ def test_blocks_grow_no_faster_than_linearly() -> None:
             assert (norms <= 1.001 * (1 + k * length * np.maximum(upper, lower))).all()
 
 
-def test_blocks_hold_free_motion_exactly() -> None:
-    """[[1, step], [0, 1]] at q = v = 0; no diagonal has a matrix that is not normal."""
+def test_blocks_represent_free_motion_exactly() -> None:
+    """[[1, step], [0, 1]] at q = v = 0; the other kinds have normal matrices only."""
     blocks = SPECTRA["blocks"](3)
     blocks.side[...], blocks.damping[...] = jnp.zeros(3), jnp.zeros(3)
     found = matrices(blocks)
@@ -91,8 +89,8 @@ def test_blocks_hold_free_motion_exactly() -> None:
 
 @pytest.mark.parametrize("kind", ["damped", "fixed", "unit"])
 @pytest.mark.parametrize("modes", [4, 64, 512])
-def test_at_first_frequencies_do_not_alias(kind: str, modes: int) -> None:
-    """omega_j = j pi, at a step of 1 / m: angles from 0 to just below half a turn, all apart."""
+def test_initial_frequencies_do_not_alias(kind: str, modes: int) -> None:
+    """omega_j = j pi with steps of 1 / m: distinct angles from 0 to below half a turn."""
     block = matrices(SPECTRA[kind](modes))
     angle = np.arctan2(block[:, 0, 1], block[:, 0, 0])
     np.testing.assert_allclose(angle, np.pi * np.arange(modes) / modes, atol=1e-5)
@@ -109,11 +107,11 @@ def test_without_actions_latents_are_powers_of_the_eigenvalues() -> None:
     state = model.initial((1,))._replace(latent=jnp.ones((1, 8)))
     latent = model.rollout(state, jnp.zeros((1, 100, 1)), KEY).latent[0, -1]
     re, im = (np.asarray(x, np.float64) for x in model.eigenvalues())
-    expected = (1 + 1j) * (re - 1j * im) ** 100  # pairs turn from the second number to the first
+    expected = (1 + 1j) * (re - 1j * im) ** 100  # pairs rotate from the second number to the first
     np.testing.assert_allclose(latent, np.concatenate([expected.real, expected.imag]), atol=1e-5)
 
 
-def test_a_bilinear_action_turns_the_latent_and_keeps_its_size() -> None:
+def test_bilinear_actions_rotate_the_latent() -> None:
     options = KoopmanOptions(units=8, latent_dim=8, spectrum="unit", bilinear=True)
     model = models.build(options, RAW, KEY)
     model.push.kernel[...] = jnp.zeros_like(model.push.kernel[...])
@@ -128,8 +126,8 @@ def test_a_bilinear_action_turns_the_latent_and_keeps_its_size() -> None:
 
 
 @pytest.mark.parametrize("kind", SPECTRA)
-def test_eigenvalues_are_those_of_a_step_for_the_action_0(kind: str) -> None:
-    """What the layer that turns says for it counts too."""
+def test_eigenvalues_are_those_of_a_step_for_action_zero(kind: str) -> None:
+    """Including the bias of the layer of the rotation."""
     options = KoopmanOptions(units=8, latent_dim=8, spectrum=kind, bilinear=True)
     model = models.build(options, RAW, KEY)
     model.turn.bias[...] = jnp.asarray([0.3, -0.1, 0.2, 0.0])
@@ -142,7 +140,7 @@ def test_eigenvalues_are_those_of_a_step_for_the_action_0(kind: str) -> None:
 
 
 @pytest.mark.parametrize("bilinear", [False, True])
-def test_what_an_action_does_depends_on_the_state_only_if_bilinear(bilinear: bool) -> None:
+def test_effects_of_actions_depend_on_the_state_only_if_bilinear(bilinear: bool) -> None:
     model = models.build(KoopmanOptions(units=8, latent_dim=8, bilinear=bilinear), RAW, KEY)
     if bilinear:
         model.turn.kernel[...] = jnp.ones_like(model.turn.kernel[...])
@@ -156,7 +154,7 @@ def test_what_an_action_does_depends_on_the_state_only_if_bilinear(bilinear: boo
 
 
 def test_linear_codecs_extrapolate() -> None:
-    """A start a hundred times as far away ends a hundred times as far away."""
+    """A start a hundred times farther away ends a hundred times farther away."""
     statistics = ((1.0, 2.0), (2.0, 3.0))
     observed = ObservationSpec((2,), "float32", *statistics, normalization="standardize")
     model = models.build(
@@ -174,7 +172,7 @@ def test_linear_codecs_extrapolate() -> None:
     assert float(jnp.abs(far).min()) > 0.05
 
 
-def test_what_linear_codecs_cannot_take_is_refused(image_spec: DataSpec) -> None:
+def test_unsupported_observations_and_sizes_are_refused(image_spec: DataSpec) -> None:
     options = KoopmanOptions(linear=True)
     with pytest.raises(ConfigError, match="requires vectors, and image are images"):
         models.build(options, image_spec, KEY)
@@ -188,7 +186,7 @@ def test_what_linear_codecs_cannot_take_is_refused(image_spec: DataSpec) -> None
 
 
 class Affine(NamedTuple):
-    """x' = A x + B u + c, started from normals of size `start`."""
+    """x' = A x + B u + c, from normal starts with standard deviation `start`."""
 
     A: np.ndarray
     B: np.ndarray
@@ -197,7 +195,7 @@ class Affine(NamedTuple):
 
 
 def oscillators() -> Affine:
-    """Two, fading slowly, seen through a random mixture; with an offset."""
+    """Two damped oscillators in a random basis, with an offset."""
     rng, diagonal = np.random.default_rng(3), np.zeros((4, 4))
     for at, size, angle in ((0, 0.99, 0.3), (2, 0.97, 1.2)):
         c, s = np.cos(angle), np.sin(angle)
@@ -208,13 +206,13 @@ def oscillators() -> Affine:
 
 
 def double_integrator() -> Affine:
-    """Position and velocity of a mass that is pushed, under a weak constant force."""
+    """Position and velocity of a mass under a control and a weak constant force."""
     dt, force = 0.1, -0.01
     push = np.array([dt**2 / 2, dt])
     return Affine(np.array([[1, dt], [0, 1]]), push, force * push, np.array([1, 0.3]))
 
 
-def logs(system: Affine, episodes: int, seed: int, steps: int = 60) -> Trajectories:
+def dataset_of(system: Affine, episodes: int, seed: int, steps: int = 60) -> Trajectories:
     rng, size = np.random.default_rng(seed), len(system.start)
     x, u = np.zeros((episodes, steps + 1, size)), rng.uniform(-1, 1, (episodes, steps + 1))
     x[:, 0] = rng.normal(size=(episodes, size)) * system.start
@@ -233,8 +231,8 @@ def logs(system: Affine, episodes: int, seed: int, steps: int = 60) -> Trajector
 
 
 def trained(system: Affine, spectrum: str, steps: int, learning_rate: float) -> tuple:
-    """A linear model, and its error at 50 steps as a share of the signal, on other episodes."""
-    training, held_out = logs(system, 200, 0), logs(system, 20, 1)
+    """A linear model, and its relative error at 50 steps on held-out episodes."""
+    training, held_out = dataset_of(system, 200, 0), dataset_of(system, 20, 1)
     spec = training.spec({"x": "standardize"})
     stage = StageOptions(
         steps=steps,
@@ -255,10 +253,10 @@ def trained(system: Affine, spectrum: str, steps: int, learning_rate: float) -> 
     dispatch = make_dispatch(learner, batches, meshes.all_devices(), steps)
     state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.cursor(0), keys.steps)
     model = trained_modules(learner, state)["model"]
-    return model, share_at_50(model, held_out, np.asarray(spec.observations["x"].std))
+    return model, error_at_50(model, held_out, np.asarray(spec.observations["x"].std))
 
 
-def share_at_50(model: Koopman, held_out: Trajectories, std: np.ndarray) -> float:
+def error_at_50(model: Koopman, held_out: Trajectories, std: np.ndarray) -> float:
     x = held_out.observations["x"].reshape(held_out.num_episodes, -1, len(std))
     u = jnp.asarray(held_out.actions.reshape(len(x), -1, 1)[:, :50])
     start = model.initial((len(x),))._replace(latent=model.encode({"x": jnp.asarray(x[:, 0])}))
@@ -270,7 +268,7 @@ def share_at_50(model: Koopman, held_out: Trajectories, std: np.ndarray) -> floa
 
 
 @pytest.mark.slow
-def test_an_affine_system_is_learned_exactly_and_its_eigenvalues_are_found() -> None:
+def test_an_affine_system_and_its_eigenvalues_are_learned() -> None:
     system = oscillators()
     model, share = trained(system, "damped", 2000, 1e-2)
     assert share < 1e-4
@@ -281,7 +279,7 @@ def test_an_affine_system_is_learned_exactly_and_its_eigenvalues_are_found() -> 
 
 
 @pytest.mark.slow
-def test_free_motion_is_learned_by_blocks_alone() -> None:
+def test_only_blocks_learn_free_motion() -> None:
     system = double_integrator()
     assert trained(system, "blocks", 3000, 2e-2)[1] < 1e-4
     for spectrum in ("damped", "unit", "fixed"):

@@ -1,4 +1,4 @@
-"""The oracle against the environments themselves."""
+"""The oracle compared with the environments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KEY = jax.random.key(0)
 
 
 def spec_of(environment: gymnasium.Env, **observations: int) -> DataSpec:
-    """What logs of it look like, or logs with other vectors; statistics far from 0 and 1."""
+    """The spec of a dataset of the environment, or of other vectors, with random statistics."""
     size = environment.observation_space.shape[0]
     rng = np.random.default_rng(0)
     vectors = {
@@ -45,69 +45,75 @@ def oracle(name: str, spec: DataSpec) -> Oracle:
 
 
 @cache
-def played(name: str, steps: int, share: float) -> tuple[DataSpec, np.ndarray, ...]:
+def real_episode(name: str, steps: int, share: float) -> tuple[DataSpec, np.ndarray, ...]:
     """A spec, and observations (T + 1, D), actions (T, A) in [-1, 1], rewards (T,) and ends (T,) of
     a real episode under random actions, up to a share of the bounds.
     """
     environment, rng = gymnasium.make(name), np.random.default_rng(0)
     spec = spec_of(environment)
-    rows, actions, rewards, ends = [environment.reset(seed=1)[0]], [], [], []
+    observations, actions, rewards, ends = [environment.reset(seed=1)[0]], [], [], []
     for _ in range(steps):
         action = rng.uniform(-share, share, spec.action.size).astype(np.float32)
-        row, reward, ended, *_ = environment.step(spec.action.denormalize(action))
-        rows.append(row)
+        observation, reward, ended, *_ = environment.step(spec.action.denormalize(action))
+        observations.append(observation)
         actions.append(action)
         rewards.append(reward)
         ends.append(ended)
         if ended:
             break
     environment.close()
-    return spec, *(np.array(x, np.float32) for x in (rows, actions, rewards, ends))
+    return spec, *(np.array(x, np.float32) for x in (observations, actions, rewards, ends))
 
 
-def observed(model: Oracle, rows: np.ndarray) -> ObservedState:
-    nothing = jnp.zeros(rows.shape[:-1])
-    return ObservedState(model.vectors.encode({"observation": jnp.asarray(rows)}), nothing, nothing)
+def state_of(model: Oracle, observations: np.ndarray) -> ObservedState:
+    zeros = jnp.zeros(observations.shape[:-1])
+    return ObservedState(
+        model.vectors.encode({"observation": jnp.asarray(observations)}), zeros, zeros
+    )
 
 
-def said(model: Oracle, state: ObservedState) -> tuple[jax.Array, ...]:
-    seen = model.observation(state)["observation"].mean()
-    return seen, model.reward(state).mean(), model.terminal(state).mean()
+def predictions_of(model: Oracle, state: ObservedState) -> tuple[jax.Array, ...]:
+    predicted = model.observation(state)["observation"].mean()
+    return predicted, model.reward(state).mean(), model.terminal(state).mean()
 
 
-def steps_from_logged_rows(name: str, *arguments: float) -> tuple[list, list]:
-    """What the model says of a step from every logged row, and what was logged."""
-    spec, rows, actions, rewards, ends = played(name, *arguments)
+def predicted_steps(name: str, *arguments: float) -> tuple[list, list]:
+    """Predictions of a step from every observation, and the real steps."""
+    spec, observations, actions, rewards, ends = real_episode(name, *arguments)
     model = oracle(name, spec)
-    step = jax.jit(lambda state, action: said(model, model.step(state, action, KEY)))
-    return list(step(observed(model, rows[:-1]), actions)), [rows[1:], rewards, ends]
+    step = jax.jit(lambda state, action: predictions_of(model, model.step(state, action, KEY)))
+    return list(step(state_of(model, observations[:-1]), actions)), [
+        observations[1:],
+        rewards,
+        ends,
+    ]
 
 
 # ---------------------------------------------------------------------------------------- Pendulum
 
 
-def test_pendulum_steps_as_gymnasium_does() -> None:
-    found, real = steps_from_logged_rows("Pendulum-v1", 200, 1.0)
+def test_pendulum_steps_equal_gymnasium() -> None:
+    found, real = predicted_steps("Pendulum-v1", 200, 1.0)
     assert len(real[1]) == 200
     for ours, theirs in zip(found, real, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
 
 
-def test_pendulum_is_followed_for_an_episode() -> None:
-    spec, rows, actions, rewards, _ = played("Pendulum-v1", 200, 1.0)
+def test_pendulum_rollouts_equal_gymnasium_for_an_episode() -> None:
+    spec, observations, actions, rewards, _ = real_episode("Pendulum-v1", 200, 1.0)
     model = oracle("Pendulum-v1", spec)
-    follow = jax.jit(lambda start, given: imagine(model, start, given, 200, KEY))
-    rollout = follow(observed(model, rows[:1]), jnp.asarray(actions)[None])
-    seen = model.observation(rollout.states)["observation"].mean()[0]
-    np.testing.assert_allclose(seen, rows, atol=1e-3)
+    roll_out = jax.jit(lambda start, given: imagine(model, start, given, 200, KEY))
+    rollout = roll_out(state_of(model, observations[:1]), jnp.asarray(actions)[None])
+    predicted = model.observation(rollout.states)["observation"].mean()[0]
+    np.testing.assert_allclose(predicted, observations, atol=1e-3)
     np.testing.assert_allclose(rollout.rewards[0], rewards, rtol=1e-3, atol=1e-3)
     assert (rollout.continues == 1).all()
 
 
-def test_pendulum_keeps_to_its_limits() -> None:
-    rows = jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 7.9], [0.0, -1.0, -7.9]])
-    beyond, *costs = pendulum(rows, jnp.array([[5.0], [5.0], [-5.0]]))
-    within, *same = pendulum(rows, jnp.array([[2.0], [2.0], [-2.0]]))
+def test_pendulum_clips_torque_and_speed() -> None:
+    observations = jnp.array([[1.0, 0.0, 0.0], [0.0, 1.0, 7.9], [0.0, -1.0, -7.9]])
+    beyond, *costs = pendulum(observations, jnp.array([[5.0], [5.0], [-5.0]]))
+    within, *same = pendulum(observations, jnp.array([[2.0], [2.0], [-2.0]]))
     np.testing.assert_array_equal(beyond, within)
     np.testing.assert_array_equal(costs, same)
     np.testing.assert_allclose(beyond[:, 2], [0.3, 8.0, -8.0], rtol=1e-6)
@@ -122,51 +128,55 @@ def mujoco() -> None:
 
 
 @pytest.mark.parametrize("name", ["HalfCheetah-v5", "Hopper-v5"])
-def test_mujoco_steps_from_any_logged_row(mujoco: None, name: str) -> None:
-    found, real = steps_from_logged_rows(name, 60, 1.0)
+def test_mujoco_steps_from_any_observation(mujoco: None, name: str) -> None:
+    found, real = predicted_steps(name, 60, 1.0)
     velocities = real[0].shape[1] // 2 + 1
-    unclipped = np.abs(played(name, 60, 1.0)[1][:-1, -velocities:]).max(1) < 10
+    unclipped = np.abs(real_episode(name, 60, 1.0)[1][:-1, -velocities:]).max(1) < 10
     assert unclipped.sum() > 15
     for ours, theirs in zip(found, real, strict=True):
         np.testing.assert_allclose(ours[unclipped], theirs[unclipped], rtol=1e-4, atol=1e-4)
 
 
-def test_an_episode_ends_where_hopper_falls(mujoco: None) -> None:
-    found, real = steps_from_logged_rows("Hopper-v5", 60, 1.0)
+def test_episodes_end_where_hopper_falls(mujoco: None) -> None:
+    found, real = predicted_steps("Hopper-v5", 60, 1.0)
     assert real[2].sum() == 1 and real[2][-1] == 1
     np.testing.assert_array_equal(found[2], real[2])
 
 
 @pytest.mark.parametrize("name", ["HalfCheetah-v5", "Hopper-v5"])
-def test_mujoco_is_followed_for_twenty_steps(mujoco: None, name: str) -> None:
-    """Gently: contacts enlarge the rounding of float32 from step to step."""
-    spec, rows, actions, rewards, _ = played(name, 20, 0.3)
+def test_mujoco_rollouts_equal_gymnasium_for_twenty_steps(mujoco: None, name: str) -> None:
+    """With small actions: contacts amplify the rounding errors of float32."""
+    spec, observations, actions, rewards, _ = real_episode(name, 20, 0.3)
     model = oracle(name, spec)
-    follow = jax.jit(lambda start, given: imagine(model, start, given, 20, KEY))
-    rollout = follow(observed(model, rows[:1]), jnp.asarray(actions)[None])
-    seen = model.observation(rollout.states)["observation"].mean()[0]
-    np.testing.assert_allclose(seen, rows, rtol=1e-4, atol=2e-4)
+    roll_out = jax.jit(lambda start, given: imagine(model, start, given, 20, KEY))
+    rollout = roll_out(state_of(model, observations[:1]), jnp.asarray(actions)[None])
+    predicted = model.observation(rollout.states)["observation"].mean()[0]
+    np.testing.assert_allclose(predicted, observations, rtol=1e-4, atol=2e-4)
     np.testing.assert_allclose(rollout.rewards[0], rewards, rtol=1e-4, atol=1e-4)
 
 
-def test_a_step_depends_on_nothing_but_state_and_action(mujoco: None) -> None:
-    """Alone or in any batch, mapped or not, before or after others: the same bits."""
-    _, rows, actions, *_ = played("Hopper-v5", 60, 1.0)
+def test_a_step_depends_on_state_and_action_alone(mujoco: None) -> None:
+    """Bit-identical alone, in any batch and order, and with vmap."""
+    _, observations, actions, *_ = real_episode("Hopper-v5", 60, 1.0)
     step = jax.jit(lambda *inputs: simulate("Hopper-v5", *inputs))
-    once = step(rows[:-1], actions)
-    turned = step(rows[:-1][::-1], actions[::-1])
-    mapped = jax.jit(jax.vmap(lambda *inputs: simulate("Hopper-v5", *inputs)))(rows[:-1], actions)
-    alone = [step(rows[t], actions[t]) for t in range(len(actions))]
+    once = step(observations[:-1], actions)
+    turned = step(observations[:-1][::-1], actions[::-1])
+    mapped = jax.jit(jax.vmap(lambda *inputs: simulate("Hopper-v5", *inputs)))(
+        observations[:-1], actions
+    )
+    alone = [step(observations[t], actions[t]) for t in range(len(actions))]
     for a, b, c, d in zip(once, turned, mapped, zip(*alone, strict=True), strict=True):
         np.testing.assert_array_equal(a, b[::-1])
         np.testing.assert_array_equal(a, c)
         np.testing.assert_array_equal(a, np.stack(d))
 
 
-def test_a_gradient_through_a_simulator_is_refused(mujoco: None) -> None:
-    _, rows, actions, *_ = played("Hopper-v5", 60, 1.0)
+def test_gradients_through_a_simulator_are_refused(mujoco: None) -> None:
+    _, observations, actions, *_ = real_episode("Hopper-v5", 60, 1.0)
     with pytest.raises(ConfigError, match="accepted: policy.actor_grad=reinforce"):
-        jax.grad(lambda action: simulate("Hopper-v5", rows[0], action)[1])(jnp.asarray(actions[0]))
+        jax.grad(lambda action: simulate("Hopper-v5", observations[0], action)[1])(
+            jnp.asarray(actions[0])
+        )
 
 
 @pytest.mark.parametrize("name", ["Ant-v5", "Reacher-v5", "InvertedDoublePendulum-v5"])
@@ -178,7 +188,7 @@ def test_environments_that_observe_something_else_are_refused(mujoco: None, name
 # --------------------------------------------------------------------------------------- whole runs
 
 
-def test_wrong_environments_and_logs_are_refused() -> None:
+def test_environments_that_do_not_fit_the_dataset_are_refused() -> None:
     real = gymnasium.make("Pendulum-v1")
     with pytest.raises(ConfigError, match="cannot be set from an observation; accepted: Pendulum"):
         oracle("CartPole-v1", spec_of(real))
@@ -192,7 +202,7 @@ def test_wrong_environments_and_logs_are_refused() -> None:
 
 
 @pytest.mark.slow
-def test_a_policy_is_trained_in_the_oracle_and_the_run_is_judged(
+def test_a_policy_is_trained_and_evaluated_with_the_oracle(
     launch: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     words = ["model=oracle", f"runs_dir={tmp_path}", "training.policy.steps=20"]

@@ -1,4 +1,4 @@
-"""The RSSM against DreamerV3's published sizes and definitions."""
+"""The RSSM compared with DreamerV3's published sizes and definitions."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_parameter_counts_match_dreamer_v3(
             "value": split_module(critic)[1],
         }
 
-    shapes = jax.eval_shape(build, jax.random.key(0))  # counts need no memory
+    shapes = jax.eval_shape(build, jax.random.key(0))  # without allocating the parameters
     model = shapes["model"]
     counts = [size(model["reward_head"]), size(model["terminal_head"]), size(shapes["value"])]
     counts += [size(model["encoder"]), size(model["dynamics"]), size(model["decoder"])]
@@ -75,12 +75,12 @@ def model() -> models.WorldModel:
     return models.build(SMALL, SPEC, jax.random.key(0))
 
 
-def random_window(rng: np.random.Generator, batch: int, rows: int) -> Window:
-    no = jnp.zeros((batch, rows), bool)
+def random_window(rng: np.random.Generator, batch: int, steps: int) -> Window:
+    no = jnp.zeros((batch, steps), bool)
     return Window(
-        observation={"observation": jnp.asarray(rng.normal(size=(batch, rows, 3)), jnp.float32)},
-        action=jnp.asarray(rng.uniform(-1, 1, (batch, rows, 2)), jnp.float32),
-        reward=jnp.asarray(rng.normal(size=(batch, rows)), jnp.float32),
+        observation={"observation": jnp.asarray(rng.normal(size=(batch, steps, 3)), jnp.float32)},
+        action=jnp.asarray(rng.uniform(-1, 1, (batch, steps, 2)), jnp.float32),
+        reward=jnp.asarray(rng.normal(size=(batch, steps)), jnp.float32),
         is_first=no.at[:, 0].set(True),
         is_last=no,
         is_terminal=no,
@@ -103,10 +103,10 @@ def test_reward_is_exactly_zero_before_training(
     assert (np.asarray(critic(model.features(states)).mean()) == 0).all()
 
 
-def test_a_reset_forgets_state_and_action(
+def test_a_first_step_ignores_state_and_action(
     model: models.WorldModel, rng: np.random.Generator
 ) -> None:
-    """Where is_first, the state equals that of a fresh start, whatever was carried and done."""
+    """The state equals the initial one for any previous state and action."""
     window = random_window(rng, 4, 3)
     key = jax.random.key(3)
     fresh = model.observe(window, key)
@@ -119,12 +119,10 @@ def test_a_reset_forgets_state_and_action(
     assert float(jnp.abs(continued.deter - fresh.deter).max()) > 1e-3
 
 
-def test_a_reset_inside_a_window_starts_afresh(
+def test_a_first_step_inside_a_window_resets_the_state(
     model: models.WorldModel, rng: np.random.Generator
 ) -> None:
-    """Two windows that differ only before a reset agree from it on; the recurrent part is random-
-    free there.
-    """
+    """Windows that differ only before a reset agree from it on."""
     window = random_window(rng, 4, 5)
     reset = window.is_first.at[:, 3].set(True)
     window = replace(window, is_first=reset)
@@ -139,26 +137,26 @@ def test_a_reset_inside_a_window_starts_afresh(
     assert float(jnp.abs(a.deter[:, 2] - b.deter[:, 2]).max()) > 1e-4
 
 
-def confident(model: models.WorldModel) -> models.WorldModel:
-    """The model with posterior and prior so sure that sampling does not depend on the key."""
-    definition, params = split_module(model)
+def deterministic(model: models.WorldModel) -> models.WorldModel:
+    """The model with logits so large that samples do not depend on the key."""
+    graphdef, params = split_module(model)
     for name in ("posterior_output", "prior_output"):
         params["dynamics"][name] = jax.tree.map(lambda x: x * 1e4, params["dynamics"][name])
         params["dynamics"][name]["bias"] = params["dynamics"][name]["bias"] + 1e3 * jnp.asarray(
             np.random.default_rng(0).normal(size=params["dynamics"][name]["bias"].shape),
             jnp.float32,
         )
-    sure = nnx.merge(definition, params)
-    sure.dynamics.unimix = 0.0
-    return sure
+    certain = nnx.merge(graphdef, params)
+    certain.dynamics.unimix = 0.0
+    return certain
 
 
-def test_filtering_in_two_pieces_equals_one_pass(
+def test_filtering_in_two_pieces_equals_filtering_at_once(
     model: models.WorldModel, rng: np.random.Generator
 ) -> None:
-    sure = confident(model)
+    certain = deterministic(model)
     window = random_window(rng, 4, 8)
-    observe = jax.jit(sure.observe)
+    observe = jax.jit(certain.observe)
     whole = observe(window, jax.random.key(0))
     first, second = (
         jax.tree.map(lambda x, s=s: x[:, s], window) for s in (slice(0, 5), slice(5, 8))
@@ -169,7 +167,9 @@ def test_filtering_in_two_pieces_equals_one_pass(
     leaves_equal(jax.tree.map(lambda x: x[:, 5:], whole), rest)
 
 
-def test_rollout_equals_repeated_steps(model: models.WorldModel, rng: np.random.Generator) -> None:
+def test_a_rollout_equals_repeated_steps(
+    model: models.WorldModel, rng: np.random.Generator
+) -> None:
     actions = jnp.asarray(rng.uniform(-1, 1, (4, 6, 2)), jnp.float32)
     start = model.initial((4,))
     key = jax.random.key(5)
@@ -202,7 +202,7 @@ def test_kl_terms_are_clamped_at_the_free_nats(rng: np.random.Generator) -> None
     assert float(total) == pytest.approx(expected, rel=1e-5)
 
 
-def test_each_kl_term_moves_one_side_only() -> None:
+def test_each_kl_term_trains_one_side_only() -> None:
     """dyn trains the prior towards a fixed posterior, rep the posterior towards a fixed prior."""
     a = jnp.asarray([[0.3, -1.0, 0.2]])
     b = jnp.asarray([[-0.5, 0.1, 0.9]])
@@ -215,8 +215,10 @@ def test_each_kl_term_moves_one_side_only() -> None:
     np.testing.assert_allclose(to_prior, jax.nn.softmax(b) - jax.nn.softmax(a), atol=1e-6)
 
 
-def test_padding_changes_no_loss(model: models.WorldModel, rng: np.random.Generator) -> None:
-    """What stands in masked rows is never learned from."""
+def test_padding_does_not_change_the_loss(
+    model: models.WorldModel, rng: np.random.Generator
+) -> None:
+    """Masked steps are ignored."""
     window = random_window(rng, 4, 6)
     window = replace(window, mask=window.mask.at[:, 4:].set(False))
     noise = {"observation": window.observation["observation"].at[:, 4:].set(99.0)}
@@ -225,10 +227,10 @@ def test_padding_changes_no_loss(model: models.WorldModel, rng: np.random.Genera
     assert float(loss(window, key)[0]) == float(loss(other, key)[0])
 
 
-def test_reward_is_learned_at_the_state_after_the_action(
+def test_rewards_are_learned_at_the_state_after_the_action(
     model: models.WorldModel, rng: np.random.Generator
 ) -> None:
-    """reward[t] is the target of row t + 1: that of a window's last row is not seen, others are."""
+    """reward[t] is the target at step t + 1, so the last one of a window is ignored."""
     window = random_window(rng, 4, 6)
     trained = nnx.clone(model)
     # An untrained head gives every target the same loss.
@@ -243,7 +245,7 @@ def test_reward_is_learned_at_the_state_after_the_action(
     assert changed == [True] * 5 + [False]
 
 
-def test_losses_norms_and_latents_are_float32_under_bfloat16(rng: np.random.Generator) -> None:
+def test_losses_and_logits_are_float32_with_bfloat16(rng: np.random.Generator) -> None:
     model = models.build(SMALL, SPEC, jax.random.key(0), jnp.bfloat16)
     window = random_window(rng, 4, 6)
     total, (metrics, states) = jax.jit(model.loss)(window, jax.random.key(1))
@@ -273,12 +275,12 @@ def test_images_and_discrete_actions_train(rng: np.random.Generator, image_spec:
         reward=jnp.zeros((2, 3)),
         is_first=no.at[:, 0].set(True), is_last=no, is_terminal=no, mask=~no,
     )  # fmt: skip
-    definition, params = split_module(model)
+    graphdef, params = split_module(model)
 
     @jax.jit
     def gradient(params: dict) -> tuple:
         def loss(params: dict) -> tuple:
-            return nnx.merge(definition, params).loss(window, jax.random.key(1))
+            return nnx.merge(graphdef, params).loss(window, jax.random.key(1))
 
         return jax.grad(loss, has_aux=True)(params)
 
@@ -293,9 +295,7 @@ def test_images_and_discrete_actions_train(rng: np.random.Generator, image_spec:
 def test_blocks_of_the_image_decoder_are_groups_of_channels(
     rng: np.random.Generator, image_spec: DataSpec
 ) -> None:
-    """One block of the recurrent state moves one group of channels at every place of the grid, and
-    no other.
-    """
+    """One block of the recurrent state affects one group of channels at every position."""
     model = models.build(replace(SMALL, blocks=4), image_spec, jax.random.key(0))
     image = model.decoder.image
     h = jnp.asarray(rng.normal(size=(1, 32)), jnp.float32)

@@ -1,4 +1,4 @@
-"""When imagined episodes of MuJoCo environments end."""
+"""Termination rules of MuJoCo environments."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from worldmodel.models.termination import RULES, SIZES
 
 
 def state(name: str, **numbers: float) -> np.ndarray:
-    """Upright and at rest, but for the numbers given by their place: x0=1.5."""
+    """Upright and at rest, except for the numbers given by their index: x0=1.5."""
     x = np.zeros(SIZES[name], np.float32)
     x[0] = 1.25
     for place, value in numbers.items():
@@ -40,13 +40,13 @@ def state(name: str, **numbers: float) -> np.ndarray:
         ("halfcheetah", {"x5": np.inf}, True),
     ],
 )
-def test_rules_are_those_of_the_environments(name: str, numbers: dict, ended: bool) -> None:
+def test_rules_follow_the_documented_limits(name: str, numbers: dict, ended: bool) -> None:
     assert bool(RULES[name](state(name, **numbers))) == ended
 
 
 @pytest.mark.parametrize("name, identifier", [("hopper", "Hopper-v5"), ("walker2d", "Walker2d-v5")])
 def test_rules_agree_with_gymnasium(name: str, identifier: str) -> None:
-    """On random states about the limits of height and angle."""
+    """On random states near the limits of height and angle."""
     pytest.importorskip("mujoco")
     gymnasium = pytest.importorskip("gymnasium")
     environment = gymnasium.make(identifier).unwrapped

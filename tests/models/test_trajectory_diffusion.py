@@ -1,4 +1,4 @@
-"""Whole pieces of trajectories: what is held, how a policy guides, and how pieces are joined."""
+"""Diffusion of trajectory segments: conditioning, guidance by a policy, and long rollouts."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from worldmodel.models.trajectory_diffusion import (
 from worldmodel.nn.distributions import Categorical, Normal
 
 KEY, SMALL = jax.random.key(0), TrajectoryDiffusionOptions(segment_length=5, sampler_steps=4)
-CONTINUOUS, CLASSES = ActionSpec(False, 2, (-1.0,) * 2, (1.0,) * 2), ActionSpec(True, 3)
+CONTINUOUS, DISCRETE = ActionSpec(False, 2, (-1.0,) * 2, (1.0,) * 2), ActionSpec(True, 3)
 
 
-def new(
+def build(
     options: TrajectoryDiffusionOptions = SMALL, action: ActionSpec = CONTINUOUS
 ) -> TrajectoryDiffusion:
-    """A model whose network says something (it starts by saying 0)."""
+    """A model with nonzero outputs of its network."""
     spec = DataSpec({"x": ObservationSpec((3,), "float32")}, action, reward_mean_std=(-2.0, 3.0))
     model = models.build(options, spec, KEY)
     kernel = model.network.output.kernel
@@ -45,8 +45,8 @@ def start_of(model: TrajectoryDiffusion, count: int) -> TrajectoryStep:
     return TrajectoryStep(point, jax.random.normal(keys[1], (count,)), -jnp.ones(count))
 
 
-def leaning(features: jax.Array) -> Normal:
-    """A policy that wants 0.9 in every direction."""
+def preferring(features: jax.Array) -> Normal:
+    """A policy with mean 0.9 in every dimension."""
     return Normal(jnp.full((*features.shape[:-1], 2), 0.9), jnp.asarray(0.3))
 
 
@@ -54,26 +54,26 @@ def leaning(features: jax.Array) -> Normal:
 
 
 @pytest.mark.parametrize("schedule, normalize", [("posterior", True), ("pgd", False)])
-def test_guidance_makes_actions_likelier(schedule: str, normalize: bool) -> None:
-    """Fails if guidance has no effect: more strength, more likelihood; by default there is some."""
+def test_guidance_increases_the_likelihood_of_actions(schedule: str, normalize: bool) -> None:
+    """More with a larger scale; the default scale is positive."""
     options = replace(
         SMALL, guidance_schedule=schedule, normalize_guidance=normalize, sampler_steps=8
     )
     assert options.guidance_scale > 0
-    model = new(options)
+    model = build(options)
     start = start_of(model, 256)
 
     def likelihood(strength: float) -> float:
         model.options = replace(options, guidance_scale=strength)
-        rollout = jax.jit(lambda start: imagine(model, start, leaning, 4, KEY))(start)
-        return float(leaning(rollout.features[:, :-1]).log_prob(rollout.actions).mean())
+        rollout = jax.jit(lambda start: imagine(model, start, preferring, 4, KEY))(start)
+        return float(preferring(rollout.features[:, :-1]).log_prob(rollout.actions).mean())
 
     found = [likelihood(strength) for strength in (0.0, 0.1, 0.3)]
     assert found[1] > found[0] + 0.05 and found[2] > found[1] + 0.05
 
 
-def test_guidance_leads_classes_too() -> None:
-    model = new(replace(SMALL, sampler_steps=8), CLASSES)
+def test_guidance_affects_discrete_actions() -> None:
+    model = build(replace(SMALL, sampler_steps=8), DISCRETE)
     start = start_of(model, 256)
 
     def second(features: jax.Array) -> Categorical:
@@ -88,37 +88,37 @@ def test_guidance_leads_classes_too() -> None:
     assert share(1.0) > share(0.0) + 0.2
 
 
-def test_the_score_is_the_gradient_of_the_log_likelihood_by_the_channels() -> None:
+def test_the_score_is_the_gradient_in_the_action_channels() -> None:
     """d log N(a; mu, s) / d c = (mu - a) / s^2 / sqrt 3, with a = c / sqrt 3."""
-    model, channels = new(), jax.random.normal(KEY, (4, 5, 2))
-    score = jax.jit(lambda c: model._score(leaning, jnp.zeros((4, 5, 3)), c))(channels)
+    model, channels = build(), jax.random.normal(KEY, (4, 5, 2))
+    score = jax.jit(lambda c: model._score(preferring, jnp.zeros((4, 5, 3)), c))(channels)
     expected = (0.9 - channels / 3**0.5) / 0.3**2 / 3**0.5
     np.testing.assert_allclose(score, expected, rtol=1e-4)
 
 
-def test_a_policy_without_preference_guides_nothing() -> None:
+def test_a_uniform_policy_has_no_guidance() -> None:
     def uniform(features: jax.Array) -> Categorical:
         return Categorical.from_logits(jnp.zeros((*features.shape[:-1], 3)))
 
-    model = new(SMALL, CLASSES)
-    rows = jax.random.normal(KEY, (2, 5, model.borders[-1] + 3))
-    guided = jax.jit(lambda rows: model._guide(rows, jnp.float32(5.0), uniform))(rows)
-    np.testing.assert_allclose(guided, rows, atol=1e-5)
+    model = build(SMALL, DISCRETE)
+    channels = jax.random.normal(KEY, (2, 5, model.borders[-1] + 3))
+    guided = jax.jit(lambda channels: model._guide(channels, jnp.float32(5.0), uniform))(channels)
+    np.testing.assert_allclose(guided, channels, atol=1e-5)
 
 
-def test_a_score_of_zero_is_divided_by_no_zero() -> None:
+def test_a_zero_score_is_normalized_to_a_finite_one() -> None:
     def indifferent(features: jax.Array) -> Normal:
         return Normal(jnp.zeros((*features.shape[:-1], 2)), jnp.asarray(1e9))
 
-    model = new()
+    model = build()
     rollout = jax.jit(lambda s: imagine(model, s, indifferent, 4, KEY))(start_of(model, 3))
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(rollout))
 
 
-def test_schedules_fall_to_nothing_at_the_end() -> None:
+def test_schedules_follow_their_formulas() -> None:
     """As published: (1 - k / N) + 0.3 sin(pi k / N), with k / N the share of the steps done."""
     options = replace(SMALL, sigma_min=0.002, sigma_max=80.0, rho=7.0)
-    model = new(replace(options, guidance_schedule="pgd"))
+    model = build(replace(options, guidance_schedule="pgd"))
     share = np.linspace(0, 1, 9)
     levels = (80 ** (1 / 7) + share * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
     found = model._guidance_schedule(jnp.asarray(levels, jnp.float32))
@@ -128,14 +128,14 @@ def test_schedules_fall_to_nothing_at_the_end() -> None:
     np.testing.assert_allclose(found, [1.0, 0.5, 0.0], atol=1e-3)
 
 
-# ------------------------------------------------------------------------------------ what is held
+# ------------------------------------------------------------------------------------ conditioning
 
 
-def test_a_start_is_held_if_asked() -> None:
-    held, free = new(), new(replace(SMALL, condition_on_start=False))
+def test_condition_on_start_keeps_the_start() -> None:
+    held, free = build(), build(replace(SMALL, condition_on_start=False))
     start = start_of(held, 6)
     states = [
-        jax.jit(lambda start, m=model: imagine(m, start, leaning, 4, KEY))(start).states
+        jax.jit(lambda start, m=model: imagine(m, start, preferring, 4, KEY))(start).states
         for model in (held, free)
     ]
     for value, expected in zip(jax.tree.map(lambda x: x[:, 0], states[0]), start, strict=True):
@@ -143,9 +143,9 @@ def test_a_start_is_held_if_asked() -> None:
     assert float(jnp.abs(states[1].point[:, 0] - start.point).min()) > 1e-4
 
 
-def test_given_actions_are_held_and_matter_to_every_later_row() -> None:
-    """What is sampled is the rest: other actions, other states, by the same noise."""
-    model, start = new(), start_of(new(), 6)
+def test_given_actions_affect_every_later_state() -> None:
+    """Other actions lead to other states with the same noise."""
+    model, start = build(), start_of(build(), 6)
     actions = jax.random.uniform(KEY, (6, 4, 2), minval=-1)
     rollout = jax.jit(model.rollout)
     first = rollout(start, actions, KEY).point
@@ -154,10 +154,10 @@ def test_given_actions_are_held_and_matter_to_every_later_row() -> None:
 
 
 @pytest.mark.parametrize("horizon", [4, 11])
-def test_pieces_of_the_trained_length_are_joined(horizon: int) -> None:
-    """Each goes on from the end of the one before, whose first piece a shorter rollout shares."""
-    model, start = new(), start_of(new(), 3)
-    rollout = jax.jit(lambda start: imagine(model, start, leaning, horizon, KEY))(start)
+def test_long_rollouts_consist_of_segments(horizon: int) -> None:
+    """Each starts at the end of the one before."""
+    model, start = build(), start_of(build(), 3)
+    rollout = jax.jit(lambda start: imagine(model, start, preferring, horizon, KEY))(start)
     assert rollout.states.point.shape == (3, horizon + 1, 3)
     assert rollout.actions.shape == (3, horizon, 2) and rollout.rewards.shape == (3, horizon)
     assert float(jnp.abs(rollout.actions).max()) <= 1.0
@@ -166,7 +166,7 @@ def test_pieces_of_the_trained_length_are_joined(horizon: int) -> None:
     assert states.point.shape == (3, horizon, 3)
 
 
-def test_pieces_longer_than_those_trained_are_refused() -> None:
+def test_incompatible_options_are_refused() -> None:
     stage = StageOptions(steps=1, window=8)
     config = Config(
         name="x", data=GymnasiumData(environment="Pendulum-v1"), policy=NoPolicy(),
@@ -183,9 +183,9 @@ def test_pieces_longer_than_those_trained_are_refused() -> None:
     assert len(config_errors(config)) == 1 and "s_tmin=2 is above" in config_errors(config)[0]
 
 
-def test_rollouts_are_differentiated_truly() -> None:
-    """Along a random direction in the actions, the derivative is the difference quotient."""
-    model, start = new(), start_of(new(), 4)
+def test_gradients_of_rollouts_equal_difference_quotients() -> None:
+    """Along a random direction in the actions."""
+    model, start = build(), start_of(build(), 4)
     actions, direction = jax.random.uniform(KEY, (2, 4, 6, 2), minval=-0.9, maxval=0.9)
 
     @jax.jit
@@ -197,7 +197,7 @@ def test_rollouts_are_differentiated_truly() -> None:
     assert slope == pytest.approx(quotient, rel=0.02) and abs(slope) > 0.1
 
 
-# ----------------------------------------------------------------------------------------- the rows
+# ------------------------------------------------------------------------------------- the channels
 
 
 def window_of(rng: np.random.Generator) -> Window:
@@ -211,47 +211,47 @@ def window_of(rng: np.random.Generator) -> Window:
     )  # fmt: skip
 
 
-def test_rows_hold_what_was_logged_and_what_is_real(rng: np.random.Generator) -> None:
-    """Rewards and ends stand at the arrival, standardised; padding is none of them."""
-    model, window = new(), window_of(rng)
+def test_channels_of_the_dataset_and_their_validity(rng: np.random.Generator) -> None:
+    """Standardized rewards, and ends, are at the arrival; padding is invalid."""
+    model, window = build(), window_of(rng)
     states = jax.jit(model.observe)(window, KEY)
-    rows, real = jax.jit(model._dataset_channels)(states, window)
-    np.testing.assert_allclose(rows[1, 1:, 3], (window.reward[1, :-1] + 2) / 3, rtol=1e-5)
-    assert rows[..., 4][real[..., 4]].tolist() == [-1, -1, 1] + [-1] * 5
-    np.testing.assert_allclose(rows[1, :-1, 5:], window.action[1, :-1] * 3**0.5, rtol=1e-6)
-    assert real[..., 0].tolist() == window.mask.tolist()  # points
-    assert real[..., 3].tolist() == [[False] + [True] * 3 + [False] * 2, [False] + [True] * 5]
-    assert real[..., 5].tolist() == [[True] * 3 + [False] * 3, [True] * 5 + [False]]
-    assert not np.asarray(rows)[~np.asarray(real)].any()
+    channels, valid = jax.jit(model._dataset_channels)(states, window)
+    np.testing.assert_allclose(channels[1, 1:, 3], (window.reward[1, :-1] + 2) / 3, rtol=1e-5)
+    assert channels[..., 4][valid[..., 4]].tolist() == [-1, -1, 1] + [-1] * 5
+    np.testing.assert_allclose(channels[1, :-1, 5:], window.action[1, :-1] * 3**0.5, rtol=1e-6)
+    assert valid[..., 0].tolist() == window.mask.tolist()  # points
+    assert valid[..., 3].tolist() == [[False] + [True] * 3 + [False] * 2, [False] + [True] * 5]
+    assert valid[..., 5].tolist() == [[True] * 3 + [False] * 3, [True] * 5 + [False]]
+    assert not np.asarray(channels)[~np.asarray(valid)].any()
     np.testing.assert_allclose(states.reward[1, 1:], window.reward[1, :-1])
     ended = model.terminal(states).mean()
     assert float(ended[0, 3]) > 0.999 and float(ended[1].max()) < 1e-3
 
 
-def test_departures_are_zero_where_rows_follow_the_step(rng: np.random.Generator) -> None:
-    model = new()
-    rows = jnp.asarray(rng.normal(size=(2, 4, 7)), jnp.float32)
-    departure = jax.jit(lambda rows: model._departure(rows, model.forward))
-    off: Any = departure(rows)
-    np.testing.assert_array_equal(off[:, 0], 0)
+def test_departures_are_zero_on_predictions_of_the_forward_model(rng: np.random.Generator) -> None:
+    model = build()
+    channels = jnp.asarray(rng.normal(size=(2, 4, 7)), jnp.float32)
+    departure = jax.jit(lambda channels: model._departure(channels, model.forward))
+    departures: Any = departure(channels)
+    np.testing.assert_array_equal(departures[:, 0], 0)
     for t in range(1, 4):
-        # Mend row t by what it is off, and it follows row t - 1.
-        mended = rows.at[:, t, :3].add(-off[:, t])
-        np.testing.assert_allclose(departure(mended)[:, t], 0, atol=1e-5)
+        # Correct step t by its departure, and it follows step t - 1.
+        corrected = channels.at[:, t, :3].add(-departures[:, t])
+        np.testing.assert_allclose(departure(corrected)[:, t], 0, atol=1e-5)
 
 
-def test_what_is_sampled_looks_as_in_training(
+def test_network_inputs_in_sampling_match_training(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What led to a held first row is not told; actions are known in all rows or in none."""
-    model, window, seen = new(), window_of(rng), []
+    """Reward and end of the first arrival are 0; actions are given at all steps or at none."""
+    model, window, recorded = build(), window_of(rng), []
     network = TrajectoryDiffusion._network
 
-    def noting(self: Any, x: Any, noise: Any, known: Any, clean: Any) -> Any:
-        seen.append((known, clean))
-        return network(self, x, noise, known, clean)
+    def recording(self: Any, x: Any, noise: Any, given: Any, clean: Any) -> Any:
+        recorded.append((given, clean))
+        return network(self, x, noise, given, clean)
 
-    monkeypatch.setattr(TrajectoryDiffusion, "_network", noting)
+    monkeypatch.setattr(TrajectoryDiffusion, "_network", recording)
 
     @jax.jit
     def inputs(window: Window) -> list[tuple[jax.Array, jax.Array]]:
@@ -260,12 +260,12 @@ def test_what_is_sampled_looks_as_in_training(
         model._sample_segment(
             start_of(model, 2), jnp.asarray(True), window.action[:, :4], True, None, KEY
         )
-        return [seen[0], seen[-1]]
+        return [recorded[0], recorded[-1]]
 
-    (trained_known, trained), (known, clean) = jax.tree.map(np.asarray, inputs(window))
-    assert trained.shape[1] == clean.shape[1] == SMALL.rows
+    (trained_known, trained), (given, clean) = jax.tree.map(np.asarray, inputs(window))
+    assert trained.shape[1] == clean.shape[1] == SMALL.segment_length
     assert not trained[:, 0, 3:5].any() and not clean[:, 0, 3:5].any()
-    assert known[:, 0].all() and not known[:, 1:, :5].any()
-    for mask in (trained_known[..., 5:], known[..., 5:]):
+    assert given[:, 0].all() and not given[:, 1:, :5].any()
+    for mask in (trained_known[..., 5:], given[..., 5:]):
         assert (mask == mask[:, :1, :1]).all()
     assert not trained[:, -1, 5:].any() and not clean[:, -1, 5:].any()

@@ -1,4 +1,4 @@
-"""Which rows a member learns from: as if resampled, yet told by the rows themselves."""
+"""Bootstrap weights and held-out data, as functions of content."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def test_weights_are_poisson_of_mean_one_and_independent_between_members():
     assert (np.abs(between) < 4 / math.sqrt(COUNT)).all()
 
 
-def test_a_row_weighs_the_same_whenever_it_is_seen():
+def test_a_transition_has_the_same_weight_every_time():
     order = np.random.default_rng(1).permutation(COUNT)[:500]
     weights = poisson_weights(hash_vectors(jnp.asarray(ROWS)), MEMBERS)
     again = poisson_weights(hash_vectors(jnp.asarray(ROWS[order])), MEMBERS)
     np.testing.assert_array_equal(weights[:, order], again)
 
 
-def test_another_salt_resamples_and_holds_out_independently():
+def test_salts_give_independent_weights_and_held_out_data():
     codes = [hash_vectors(jnp.asarray(ROWS), salt) for salt in (0, 1, 2)]
     for of in (lambda code: poisson_weights(code, 1)[0], lambda code: held_out(code, 0.2)):
         between = np.corrcoef([np.asarray(of(code), float) for code in codes])
         assert (np.abs(between[np.triu_indices(3, 1)]) < 4 / math.sqrt(COUNT)).all()
 
 
-def test_a_share_of_the_rows_is_held_out_whatever_they_weigh():
+def test_held_out_data_is_independent_of_the_weights():
     code = hash_vectors(jnp.asarray(ROWS))
     kept = np.asarray(held_out(code, 0.1))
     assert abs(kept.mean() - 0.1) < 4 * math.sqrt(0.09 / COUNT)
@@ -47,7 +47,7 @@ def test_a_share_of_the_rows_is_held_out_whatever_they_weigh():
     assert not np.asarray(held_out(code, 0.0)).any()
 
 
-def test_every_number_of_a_row_and_its_place_matter():
+def test_hashes_depend_on_every_number_and_its_position():
     code = np.asarray(hash_vectors(jnp.asarray(ROWS)))
     assert len(np.unique(code)) > 0.999 * COUNT
     for column in range(4):

@@ -1,4 +1,4 @@
-"""The denoiser and its samplers, on data of which the best denoiser is known exactly."""
+"""The denoiser and its samplers, on data with a known optimal denoiser."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ from worldmodel.nn.samplers import Sampler, initial_noise, sample
 
 KEY = jax.random.key(0)
 MEAN, VARIANCE = jnp.array([1.5, -0.5]), jnp.array([0.6, 2.0])
-HIGH = 20.0  # a denoiser's start; 80 says nothing more, and costs precision of float32
+HIGH = 20.0  # the highest level; 80 would only cost float32 precision
 BAND = {"s_tmin": 0.05, "s_tmax": 15.0}
-# Steps enough that the error of the steps themselves, of first and second order in their size, is
-# below 1 % of the variance.
+# Enough steps for a discretization error below 1 % of the variance.
 SAMPLERS = {
     "euler": Sampler(512, "euler", sigma_max=HIGH),
     "heun": Sampler(64, "heun", sigma_max=HIGH),
@@ -39,9 +38,9 @@ def of_gaussian(x: jax.Array, level: jax.Array) -> jax.Array:
 
 
 def at_highest_level(count: int, high: float = HIGH) -> jax.Array:
-    """What N(MEAN, VARIANCE) is at that level: unlike N(0, high^2), with no error of its own."""
+    """N(MEAN, VARIANCE) at the highest level, unlike N(0, high^2) without error."""
     noise = jax.random.normal(jax.random.key(1), (count, 2))
-    noise = (noise - noise.mean(0)) / noise.std(0)  # nor one of the draw
+    noise = (noise - noise.mean(0)) / noise.std(0)  # without sampling error
     return MEAN + jnp.sqrt(VARIANCE + high**2) * noise
 
 
@@ -49,7 +48,7 @@ def at_highest_level(count: int, high: float = HIGH) -> jax.Array:
 
 
 @pytest.mark.parametrize("spread", [0.5, 1.0, 3.0])
-def test_what_goes_in_and_what_the_network_gives_have_variance_one(spread: float) -> None:
+def test_inputs_and_targets_of_the_network_have_unit_variance(spread: float) -> None:
     x, e = (
         spread * jax.random.normal(KEY, (40_000,)),
         jax.random.normal(jax.random.key(1), (40_000,)),
@@ -84,7 +83,7 @@ def test_training_levels_are_log_normal() -> None:
 # -------------------------------------------------------------------------------------- the levels
 
 
-def test_levels_fall_from_high_to_low_as_published() -> None:
+def test_levels_decrease_as_published() -> None:
     levels = Sampler(18, sigma_min=0.002, sigma_max=80.0, rho=7.0).sigmas()
     assert levels[0] == pytest.approx(80.0) and levels[-1] == pytest.approx(0.002)
     assert (np.diff(levels) < 0).all()
@@ -94,7 +93,7 @@ def test_levels_fall_from_high_to_low_as_published() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"steps": 0}, {"low": 0.0}, {"high": 0.001}, {"method": "x"}])
-def test_a_sampler_that_cannot_be_is_refused(wrong: dict) -> None:
+def test_invalid_samplers_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match="needs|accepted"):
         Sampler(**{"steps": 4} | wrong)
 
@@ -110,8 +109,8 @@ def test_a_gaussian_is_sampled_with_its_mean_and_variance(sampler: Sampler) -> N
     np.testing.assert_allclose(samples.var(0), VARIANCE, rtol=0.02)
 
 
-def test_a_deterministic_path_ends_where_it_must() -> None:
-    """Along the exact path, every point keeps its place in units of the standard deviation."""
+def test_a_deterministic_path_keeps_quantiles() -> None:
+    """Along the exact path, every point keeps its distance in standard deviations."""
     sampler = Sampler(200, "heun", sigma_max=5.0)
     x = at_highest_level(100, 5.0)
     found = jax.jit(lambda x: sample(of_gaussian, x, sampler, KEY))(x)
@@ -120,14 +119,14 @@ def test_a_deterministic_path_ends_where_it_must() -> None:
 
 
 @every_sampler
-def test_a_mixture_is_sampled_with_the_shares_of_its_modes(sampler: Sampler) -> None:
+def test_a_mixture_is_sampled_with_the_weights_of_its_modes(sampler: Sampler) -> None:
     share, place, variance = 0.3, 2.0, 0.09
 
     def denoise(x: jax.Array, level: jax.Array) -> jax.Array:
         """Exact, for share N(-place, variance) + (1 - share) N(place, variance)."""
         total = variance + jnp.square(level)
         odds = math.log(share / (1 - share)) - 2 * place * x / total
-        mode = place * (1 - 2 * jax.nn.sigmoid(odds))  # the mean of the modes, as x makes likely
+        mode = place * (1 - 2 * jax.nn.sigmoid(odds))  # the posterior mean of the modes
         return mode + variance / total * (x - mode)
 
     first, choice = jax.random.split(KEY)
@@ -144,8 +143,8 @@ def test_a_mixture_is_sampled_with_the_shares_of_its_modes(sampler: Sampler) -> 
 
 
 @pytest.mark.parametrize("method", ["euler", "heun"])
-def test_after_churn_point_and_level_are_the_raised_ones(method: str) -> None:
-    """Two steps by hand. A predictor that starts from the point before churn loses its noise."""
+def test_churn_raises_point_and_level_together(method: str) -> None:
+    """Compared with two explicit steps."""
     sampler = Sampler(2, method, sigma_min=1.0, sigma_max=4.0, rho=1.0, s_churn=0.4, s_noise=1.1)
     x = at_highest_level(5, 4.0)
     points, levels = [], (4.0, 1.0)
@@ -168,7 +167,7 @@ def test_after_churn_point_and_level_are_the_raised_ones(method: str) -> None:
     np.testing.assert_allclose(found, x, rtol=1e-5, atol=1e-5)
 
 
-def test_churn_is_added_between_its_levels_alone_and_never_doubles_the_noise() -> None:
+def test_churn_is_added_between_its_levels_and_is_bounded() -> None:
     def levels_seen(sampler: Sampler) -> list[float]:
         seen: list[float] = []
 
@@ -187,7 +186,7 @@ def test_churn_is_added_between_its_levels_alone_and_never_doubles_the_noise() -
 
 
 @pytest.mark.parametrize("method, calls", [("euler", 5), ("heun", 9)])
-def test_the_denoiser_is_called_once_a_step_and_by_heun_once_more(method: str, calls: int) -> None:
+def test_heun_calls_the_denoiser_twice_per_step_but_the_last(method: str, calls: int) -> None:
     counted = []
 
     def denoise(x: jax.Array, level: jax.Array) -> jax.Array:
@@ -214,8 +213,8 @@ def test_gradients_through_a_sampler_are_finite(sampler: Sampler) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-def test_few_steps_find_what_is_certain(steps: int) -> None:
-    """Where the denoiser's answer does not depend on the point, one call is enough."""
+def test_few_steps_suffice_for_a_constant_denoiser(steps: int) -> None:
+    """A denoiser that does not depend on the point needs one call."""
     aim = jnp.array([0.3, -2.0])
     x = initial_noise(KEY, (7, 2), Sampler(steps, "euler"))
     found = sample(lambda x, level: jnp.broadcast_to(aim, x.shape), x, Sampler(steps, "euler"), KEY)

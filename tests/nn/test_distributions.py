@@ -1,4 +1,4 @@
-"""Distributions against closed forms."""
+"""Distributions compared with closed forms."""
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +33,7 @@ dot = jax.jit(twohot_dot)
 
 
 def code(target: float) -> np.ndarray:
-    """The two-hot code of a number, read off through inner products with unit vectors."""
+    """The two-hot code of a number, by inner products with unit vectors."""
     return np.asarray(dot(np.eye(255, dtype=np.float32), np.full(255, target, np.float32)))
 
 
@@ -47,7 +47,7 @@ def test_two_hot_round_trip(target: float) -> None:
     assert (weights * BINS.astype(np.float64)).sum() == pytest.approx(target, rel=1e-5, abs=1e-5)
 
 
-def test_a_target_on_a_bin_takes_it_alone_and_beyond_the_last_bin_the_last() -> None:
+def test_targets_on_a_bin_and_beyond_the_last_use_one_bin() -> None:
     assert code(float(BINS[140])).argmax() == 140 and code(float(BINS[140])).max() == 1
     assert code(1e12)[-1] == 1 and code(-1e12)[0] == 1
 
@@ -96,7 +96,7 @@ def test_one_hot_samples_have_the_right_frequencies() -> None:
     np.testing.assert_allclose(onehot.mean(0), p, atol=2e-4)
 
 
-def test_the_largest_random_number_still_hits_a_class() -> None:
+def test_the_largest_random_number_samples_a_class() -> None:
     latent = Categorical.from_logits(
         jnp.asarray(np.random.default_rng(1).normal(size=(500, 48)), jnp.float32)
     )

@@ -1,4 +1,4 @@
-"""Layers against naive references."""
+"""Layers compared with naive references."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +18,7 @@ def test_block_linear_equals_its_dense_matrix(rng: np.random.Generator) -> None:
 
 
 def test_shared_inputs_equal_repeated_ones(rng: np.random.Generator) -> None:
-    """x_k = [h_k, u]: u given once must do what u repeated in every block does."""
+    """x_k = [h_k, u]: u shared equals u repeated in every block."""
     blocks, own, shared = 4, 3, 5
     layer = BlockLinear(blocks * (own + shared), 8, blocks, rngs=nnx.Rngs(params=0))
     h = rng.normal(size=(6, blocks, own)).astype(np.float32)
@@ -51,7 +51,7 @@ def test_rms_norm_in_closed_form_and_in_float32_under_bfloat16() -> None:
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.01])
-def test_initial_kernels_have_the_variance_asked_for(scale: float) -> None:
+def test_initial_kernels_have_the_specified_variance(scale: float) -> None:
     values = truncated_normal(nnx.Rngs(params=0), (200, 500), 200, scale)
     assert float(values.std()) == pytest.approx(scale / 200**0.5, rel=0.02)
     assert float(jnp.abs(values).max()) <= 2 * 1.1368 * scale / 200**0.5 + 1e-6

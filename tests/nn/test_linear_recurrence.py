@@ -14,7 +14,7 @@ from worldmodel.nn import linear_recurrence as recurrence
 from worldmodel.nn.linear_recurrence import FORMS, Block, Pair, powers
 
 B, T, M = 3, 37, 5
-ANY = ("sequential", "associative")  # forms that take blocks that change, and resets
+ANY = ("sequential", "associative")  # forms that support varying blocks and resets
 
 
 def pair(rng: np.random.Generator, *shape: int) -> Pair:
@@ -29,7 +29,7 @@ def linear_recurrence(
     resets: jax.Array | None = None,
     mode: str = "auto",
 ) -> Pair:
-    """Batch first, as these tests have it, and from zero unless told."""
+    """Batch-first, with a zero start unless given."""
 
     def swapped(tree: object) -> object:
         return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), tree)
@@ -41,7 +41,7 @@ def linear_recurrence(
 
 
 def rotations(rng: np.random.Generator, *shape: int) -> Block:
-    """Complex numbers of size 0.8 to 1, the unit circle among them."""
+    """Complex numbers of magnitude 0.8 to 1, including 1."""
     angle, size = rng.uniform(0, np.pi, shape), rng.uniform(0.8, 1.0, shape)
     size[..., 0] = 1.0
     re, im = size * np.cos(angle), size * np.sin(angle)
@@ -49,12 +49,12 @@ def rotations(rng: np.random.Generator, *shape: int) -> Block:
 
 
 def jordan(rng: np.random.Generator, *shape: int) -> Block:
-    """Positions that drift with their velocities."""
+    """Positions that integrate their velocities."""
     one, drift = jnp.ones(shape), jnp.asarray(rng.uniform(0.01, 0.1, shape), jnp.float32)
     return Block(one, drift, jnp.zeros(shape), one)
 
 
-def plainly(block: Block, inputs: Pair, start: Pair, resets: np.ndarray) -> np.ndarray:
+def reference(block: Block, inputs: Pair, start: Pair, resets: np.ndarray) -> np.ndarray:
     """The recurrence in numpy and double precision, (2, B, T, m)."""
     matrix = np.asarray(block, np.float64).reshape(2, 2, *block.a.shape)
     given = np.asarray(inputs, np.float64)
@@ -76,29 +76,31 @@ def close(a: object, b: object) -> None:
 @pytest.mark.parametrize("mode", [*FORMS, "auto"])
 @pytest.mark.parametrize("blocks", [rotations, jordan])
 @pytest.mark.parametrize("steps", [1, 100])
-def test_every_form_follows_the_recurrence(
+def test_every_form_solves_the_recurrence(
     mode: str, blocks: Callable[..., Block], steps: int, rng: np.random.Generator
 ) -> None:
     block, inputs, start = blocks(rng, M), pair(rng, B, steps, M), pair(rng, B, M)
     states = linear_recurrence(block, inputs, start, mode=mode)
-    close(np.stack(states), plainly(block, inputs, start, np.zeros((B, steps), bool)))
+    close(np.stack(states), reference(block, inputs, start, np.zeros((B, steps), bool)))
 
 
 @pytest.mark.parametrize("mode", ANY)
-@pytest.mark.parametrize("changing", [False, True])
-def test_a_reset_forgets_what_was(mode: str, changing: bool, rng: np.random.Generator) -> None:
-    block = rotations(rng, B, T, M) if changing else rotations(rng, M)
+@pytest.mark.parametrize("varying", [False, True])
+def test_resets_discard_the_previous_state(
+    mode: str, varying: bool, rng: np.random.Generator
+) -> None:
+    block = rotations(rng, B, T, M) if varying else rotations(rng, M)
     inputs, start = pair(rng, B, T, M), pair(rng, B, M)
     resets = rng.uniform(size=(B, T)) < 0.2
     resets[0, 0] = True
     states = np.stack(linear_recurrence(block, inputs, start, jnp.asarray(resets), mode))
-    close(states, plainly(block, inputs, start, resets))
+    close(states, reference(block, inputs, start, resets))
     close(states[:, resets], np.stack(inputs)[:, resets])
 
 
-@pytest.mark.parametrize("case", ["constant", "resets", "changing"])
-def test_gradients_are_those_of_a_plain_scan(case: str, rng: np.random.Generator) -> None:
-    block = rotations(rng, B, T, M) if case == "changing" else rotations(rng, M)
+@pytest.mark.parametrize("case", ["constant", "resets", "varying"])
+def test_gradients_equal_those_of_a_scan(case: str, rng: np.random.Generator) -> None:
+    block = rotations(rng, B, T, M) if case == "varying" else rotations(rng, M)
     inputs, start, weight = pair(rng, B, T, M), pair(rng, B, M), pair(rng, B, T, M)
     resets = None if case == "constant" else jnp.asarray(rng.uniform(size=(B, T)) < 0.2)
     keep = jnp.ones((B, T)) if resets is None else 1.0 - resets
@@ -135,8 +137,8 @@ def test_without_inputs_states_are_powers_of_the_block(rng: np.random.Generator)
 
 
 @pytest.mark.parametrize("mode", ["sequential", "toeplitz", "associative"])
-def test_nothing_complex_is_compiled(mode: str, rng: np.random.Generator) -> None:
-    """XLA is slow to compile and to run complex numbers; only the transform needs them."""
+def test_no_complex_numbers_are_compiled(mode: str, rng: np.random.Generator) -> None:
+    """XLA is slow to compile and run complex numbers; only the FFT needs them."""
 
     def total(block: Block, inputs: Pair) -> jax.Array:
         return sum(x.sum() for x in linear_recurrence(block, inputs, mode=mode))
@@ -146,14 +148,14 @@ def test_nothing_complex_is_compiled(mode: str, rng: np.random.Generator) -> Non
 
 
 @pytest.mark.parametrize("mode", ["toeplitz", "fft"])
-def test_convolutions_refuse_what_changes(mode: str, rng: np.random.Generator) -> None:
+def test_convolutions_refuse_varying_blocks_and_resets(mode: str, rng: np.random.Generator) -> None:
     inputs, resets = pair(rng, B, T, M), jnp.zeros((B, T), bool)
     with pytest.raises(ValueError, match="no resets"):
         linear_recurrence(rotations(rng, M), inputs, resets=resets, mode=mode)
-    with pytest.raises(ValueError, match="do not change"):
+    with pytest.raises(ValueError, match="requires a constant block"):
         linear_recurrence(rotations(rng, B, T, M), inputs, mode=mode)
 
 
-def test_an_unknown_form_is_named(rng: np.random.Generator) -> None:
-    with pytest.raises(ValueError, match="accepted are auto, sequential"):
+def test_unknown_forms_are_refused(rng: np.random.Generator) -> None:
+    with pytest.raises(ValueError, match="accepted: auto, sequential"):
         linear_recurrence(rotations(rng, M), pair(rng, B, T, M), mode="scan")

@@ -1,4 +1,4 @@
-"""The optimiser against plain NumPy, for several steps."""
+"""The optimizer compared with NumPy for several steps."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def test_agc_then_laprop_equals_numpy(rng: np.random.Generator) -> None:
     options = StageOptions(steps=6, learning_rate=0.01, warmup_steps=3, lr_decay_fraction=0.5)
     params = {
         "kernel": rng.normal(size=(4, 3)).astype(np.float32),
-        "bias": np.zeros(3, np.float32),  # its norm is below the floor of the clipping
+        "bias": np.zeros(3, np.float32),  # its norm is below the minimum of the clipping
     }
     scales = [1e-3, 10.0, 0.1, 1.0, 1e-4, 30.0]
     grads = [
@@ -48,7 +48,7 @@ def test_agc_then_laprop_equals_numpy(rng: np.random.Generator) -> None:
         np.testing.assert_allclose(current[k], expected[k], rtol=2e-4, atol=1e-6)
 
 
-def test_a_zero_gradient_moves_nothing() -> None:
+def test_zero_gradients_change_nothing() -> None:
     optimizer = build(StageOptions(steps=1))
     params = {"kernel": jnp.ones((2, 2))}
     updates, _ = optimizer.update({"kernel": jnp.zeros((2, 2))}, optimizer.init(params), params)

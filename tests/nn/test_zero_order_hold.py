@@ -1,4 +1,4 @@
-"""A held input is integrated exactly, whatever the eigenvalue, zero and Jordan blocks included."""
+"""A constant input is integrated exactly for all eigenvalues, zero and Jordan blocks included."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def in_double(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_a_held_input_is_integrated_exactly() -> None:
-    """Also at zero, and on both sides of where the series takes over."""
+    """Including zero, and both sides of the switch to the series."""
     sizes = np.array([0.0, 1e-12, 1e-6, 1e-3, 0.1, 0.499, 0.501, 1.0, 3.0])
     turns = np.linspace(np.pi / 2, np.pi, 5)  # the left half-plane
     rate, angle = (

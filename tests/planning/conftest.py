@@ -1,4 +1,4 @@
-"""Worlds whose best plans are known: a linear one with a quadratic cost, and the true pendulum."""
+"""Models with known optimal plans: a linear-quadratic one, and the true pendulum."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from worldmodel.data import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
 from worldmodel.models.interface import WorldModel
 
-# A point on a line, pushed: position and speed, seen every tenth of a second.
+# A point on a line under a force: position and speed, at 10 Hz.
 MOVE = np.array([[1.0, 0.1], [0.0, 1.0]])
 PUSH = np.array([[0.025], [0.5]])
 AWAY, EFFORT = np.diag([1.0, 0.1]), np.array([[0.1]])
@@ -22,7 +22,7 @@ DISCOUNT = 0.99
 
 
 class Certain(NamedTuple):
-    """All probability on one value."""
+    """A distribution with all probability on one value."""
 
     value: jax.Array
 
@@ -31,7 +31,7 @@ class Certain(NamedTuple):
 
 
 class Point(NamedTuple):
-    """where: (..., D); earned, ended: (...), by the action that led here."""
+    """where: (..., D); earned, ended: (...), reward and end of the action that led here."""
 
     where: jax.Array
     earned: jax.Array
@@ -39,7 +39,7 @@ class Point(NamedTuple):
 
 
 class Known(WorldModel):
-    """A world whose state is seen and whose rule is known; its families give `step`."""
+    """A fully observed model with known dynamics; subclasses implement `step`."""
 
     def __init__(self, size: int):
         self.feature_size = size
@@ -82,7 +82,7 @@ class LinearQuadratic(Known):
 
 
 class Pendulum(Known):
-    """Pendulum-v1 itself, on what it shows: cosine and sine of the angle, and the speed."""
+    """The dynamics of Pendulum-v1 on its observation: cosine and sine of the angle, and speed."""
 
     def step(self, state: Point, action: jax.Array, key: jax.Array) -> Point:
         cosine, sine, speed = jnp.moveaxis(state.where, -1, 0)
@@ -95,7 +95,7 @@ class Pendulum(Known):
 
 
 def riccati(steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """P and K of the best `steps` actions: they cost x^T P x, and the first of them is -K x."""
+    """P and K of the optimal `steps` actions: their cost is x^T P x, and the first one is -K x."""
     cost, gain = np.zeros((2, 2)), np.zeros((1, 2))
     for _ in range(steps):
         ahead = AWAY + DISCOUNT * cost

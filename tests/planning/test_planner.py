@@ -1,4 +1,4 @@
-"""Plans are as good as the best there are, and made of what they are said to be made of."""
+"""Planners compared with optimal plans and with their formulas."""
 
 from dataclasses import replace
 
@@ -16,15 +16,15 @@ from worldmodel.evaluation.returns import model_policy, run_episodes
 from worldmodel.nn.distributions import Normal
 from worldmodel.planning.elites import replace_nonfinite, select_elites
 
-STARTS = np.array([[0.4, 0.0], [-0.3, 0.4], [0.2, 0.2]])  # the best actions keep to [-1, 1]
-LONG = 300  # steps, after which no more of the cost changes
+STARTS = np.array([[0.4, 0.0], [-0.3, 0.4], [0.2, 0.2]])  # with optimal actions within [-1, 1]
+LONG = 300  # steps, after which the cost has converged
 FEW = PlannerOptions(
     kind="cem", horizon=15, num_samples=16, num_elites=4, iterations=2, discount=0.99
 )
 
 
 class Gain(nnx.Module):
-    """Acts by -K x, with a little noise where it is sampled."""
+    """The action -K x, with a little noise in samples."""
 
     def __init__(self, gain):
         self.gain = nnx.Param(jnp.asarray(gain, jnp.float32))
@@ -47,7 +47,7 @@ class Quadratic(nnx.Module):
 
 
 def solved(known, options, actor=None, value=None, model=None):
-    """Plans from STARTS and a few keys, (keys, B, H, A), and what they earn (keys, B)."""
+    """Plans from STARTS with several keys, (keys, B, H, A), and their returns (keys, B)."""
     model = model or known.LinearQuadratic()
     planner = planning.build(options, known.spec(2, 1.0), actor, value)
     state = model.at(STARTS)
@@ -66,7 +66,7 @@ def least(known, steps):
 
 
 @pytest.mark.parametrize("kind", ["cem", "mppi"])
-def test_a_linear_quadratic_problem_is_solved_to_within_two_per_cent(known, kind):
+def test_a_linear_quadratic_problem_is_solved_to_within_two_percent(known, kind):
     options = PlannerOptions(kind=kind, horizon=15, iterations=15, discount=known.discount)
     _, earned = solved(known, options)
     excess = -earned / least(known, 15) - 1
@@ -74,7 +74,7 @@ def test_a_linear_quadratic_problem_is_solved_to_within_two_per_cent(known, kind
 
 
 @pytest.mark.parametrize("kind", ["cem", "mppi"])
-def test_the_best_policys_proposals_make_up_for_few_samples(known, kind):
+def test_proposals_of_the_optimal_policy_make_up_for_few_samples(known, kind):
     options = replace(FEW, kind=kind, num_policy_samples=8)
     alone, led = (
         -solved(known, options, actor)[1] / least(known, 15) - 1
@@ -83,8 +83,8 @@ def test_the_best_policys_proposals_make_up_for_few_samples(known, kind):
     assert alone.min() > 0.1 and led.max() < 0.02
 
 
-def test_a_value_at_the_horizon_makes_a_short_plan_act_as_the_longest(known):
-    """A single step with the right value is already the best action; without it, it is not."""
+def test_with_the_true_value_a_single_step_plan_is_optimal(known):
+    """Without the value it is not."""
     cost, gain = known.riccati(LONG)
     options = replace(FEW, horizon=1, num_samples=256, num_elites=16, iterations=8, min_std=0.0)
     sighted, blind = (
@@ -95,8 +95,8 @@ def test_a_value_at_the_horizon_makes_a_short_plan_act_as_the_longest(known):
     assert np.abs(blind - best_actions).max() > 0.1
 
 
-def test_plans_keep_to_the_range_of_actions_and_make_the_most_of_it(known):
-    """From far away full force is best; what lies beyond it, drawn or proposed, is not imagined."""
+def test_plans_use_the_whole_range_of_actions_and_stay_within_it(known):
+    """From far away full force is optimal; samples and proposals beyond it are clipped."""
     options = replace(FEW, iterations=8, initial_std=3.0, num_samples=64)
     far, twice_as_much = np.array([[40.0, 0.0], [-40.0, 0.0]]), np.array([[0.05, 0.0]])
     for actor in (None, Gain(twice_as_much)):
@@ -108,8 +108,8 @@ def test_plans_keep_to_the_range_of_actions_and_make_the_most_of_it(known):
         assert np.abs(plan).max() <= 1 + 1e-6
 
 
-def test_deviations_are_those_of_the_elites(known):
-    """One elite has none: later rounds draw nothing but it."""
+def test_standard_deviations_are_those_of_the_elites(known):
+    """A single elite has zero deviation: later iterations sample only it."""
     once, often = (
         solved(known, replace(FEW, num_elites=1, min_std=0.0, iterations=rounds))[0]
         for rounds in (1, 3)
@@ -117,8 +117,8 @@ def test_deviations_are_those_of_the_elites(known):
     np.testing.assert_allclose(once, often, atol=1e-6)
 
 
-def test_a_search_begins_at_what_is_left_of_the_last_plan(known):
-    """Where nothing is drawn around it, that is all there is."""
+def test_a_search_starts_from_the_rest_of_the_last_plan(known):
+    """With zero deviation, the result is the rest of the last plan."""
     model = known.LinearQuadratic()
     planner = planning.build(replace(FEW, initial_std=0.0, min_std=0.0), known.spec(2, 1.0))
     last = np.random.default_rng(0).uniform(-1, 1, (3, 15, 1)).astype(np.float32)
@@ -129,7 +129,7 @@ def test_a_search_begins_at_what_is_left_of_the_last_plan(known):
     np.testing.assert_allclose(action, last[:, 1], atol=1e-6)
 
 
-def test_acting_step_by_step_costs_no_more_than_the_best_controller(known):
+def test_replanning_costs_no_more_than_the_optimal_controller(known):
     cost, _ = known.riccati(LONG)
     model = known.LinearQuadratic()
     options = PlannerOptions(
@@ -157,8 +157,8 @@ def test_acting_step_by_step_costs_no_more_than_the_best_controller(known):
     np.testing.assert_array_less(paid, 1.02 * least(known, LONG))
 
 
-def test_a_return_is_the_discounted_sum_up_to_where_the_episode_ends(known):
-    """Against a loop; what the last action before the end earned still counts."""
+def test_a_return_is_the_discounted_sum_until_the_end_of_the_episode(known):
+    """Compared with a loop; the reward of the action that ends the episode counts."""
     model = known.LinearQuadratic(wall=0.8, risk=0.75)
     cost = known.riccati(LONG)[0]
     options = replace(FEW, discount=0.9)
@@ -180,7 +180,7 @@ def test_a_return_is_the_discounted_sum_up_to_where_the_episode_ends(known):
             np.testing.assert_allclose(returns[b, n], expected, rtol=1e-4)
 
 
-def test_weights_are_those_of_the_formulae(rng):
+def test_weights_follow_the_formulas(rng):
     returns = rng.normal(size=(3, 20)).astype(np.float32)
     options = PlannerOptions(num_elites=5, temperature=0.7)
     cem, mppi = (np.asarray(planning.PLANNERS[k](returns, options)) for k in ("cem", "mppi"))
@@ -194,7 +194,7 @@ def test_weights_are_those_of_the_formulae(rng):
 
 
 @pytest.mark.parametrize("kind", ["cem", "mppi"])
-def test_units_of_the_reward_change_no_weight_and_equal_returns_have_equal_weights(kind, rng):
+def test_weights_do_not_depend_on_the_unit_of_the_reward(kind, rng):
     weigh, options = planning.PLANNERS[kind], PlannerOptions(num_elites=5)
     returns = rng.normal(size=(1, 20)).astype(np.float32)
     np.testing.assert_allclose(
@@ -203,7 +203,7 @@ def test_units_of_the_reward_change_no_weight_and_equal_returns_have_equal_weigh
     np.testing.assert_allclose(weigh(np.ones((1, 20), np.float32), options), 1 / 20, atol=1e-6)
 
 
-def test_a_candidate_on_which_the_model_diverges_never_wins(known):
+def test_candidates_on_which_the_model_diverges_are_not_selected(known):
     def plans(beyond):
         def value(features):
             return jnp.where(features[..., 0] > 0.6, beyond, features[..., 0])
@@ -240,7 +240,7 @@ def test_every_option_changes_the_plan(known):
     np.testing.assert_array_equal(first_actions(discount=None), first_actions(discount=0.5))
 
 
-def test_what_cannot_be_planned_for_is_refused(known):
+def test_discrete_actions_and_datasets_without_rewards_are_refused(known):
     spec = known.spec(2, 1.0)
     discrete = replace(spec, action=ActionSpec(True, 3))
     with pytest.raises(ConfigError, match=r"planner.kind=cem: requires continuous.*has 3 classes"):
@@ -250,7 +250,7 @@ def test_what_cannot_be_planned_for_is_refused(known):
     assert planning.build(PlannerOptions(), discrete) is None
 
 
-def test_in_the_real_world_an_episode_is_its_seed_alone(known):
+def test_real_episodes_depend_on_their_seed_alone(known):
     spec = known.spec(3, 2.0)
     options = replace(FEW, num_samples=8, horizon=2)
     act = model_policy(known.Pendulum(3), planning.build(options, spec), spec)
@@ -263,7 +263,7 @@ def test_in_the_real_world_an_episode_is_its_seed_alone(known):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["cem", "mppi"])
-def test_the_real_pendulum_is_swung_up_with_its_true_dynamics(known, kind):
+def test_the_real_pendulum_is_swung_up_with_the_true_dynamics(known, kind):
     spec = known.spec(3, 2.0)
     act = model_policy(known.Pendulum(3), planning.build(PlannerOptions(kind=kind), spec), spec)
     assert run_episodes("Pendulum-v1", spec, act, 8, 0, lanes=8).returns.mean() > -300

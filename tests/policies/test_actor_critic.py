@@ -53,11 +53,11 @@ def random_window(
 
 
 @pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
-def test_imagination_losses_do_not_move_the_model(gradient: str) -> None:
+def test_imagination_losses_have_no_gradient_in_the_model(gradient: str) -> None:
     options = ActorCriticOptions(actor_grad=gradient, horizon=4)
     model = models.build(SMALL, SPEC, jax.random.key(0))
     actor, critic = build_heads(options, model, SPEC.action, jax.random.key(1), jnp.float32)
-    critic.output.bias[...] = jnp.linspace(-1, 1, 255)  # a critic that predicts something
+    critic.output.bias[...] = jnp.linspace(-1, 1, 255)  # a critic with nonzero predictions
     modules = {"model": model, "actor": actor, "critic": critic}
     definitions = {name: split_module(m)[0] for name, m in modules.items()}
     params = {name: split_module(m)[1] for name, m in modules.items()}
@@ -77,7 +77,7 @@ def test_imagination_losses_do_not_move_the_model(gradient: str) -> None:
 
 
 @pytest.mark.parametrize("discrete", [False, True])
-def test_joint_training_reaches_every_parameter(rng: np.random.Generator, discrete: bool) -> None:
+def test_joint_training_changes_every_parameter(rng: np.random.Generator, discrete: bool) -> None:
     action = ActionSpec(True, 3) if discrete else SPEC.action
     spec = DataSpec(SPEC.observations, action)
     learner = JointLearner(
@@ -90,7 +90,7 @@ def test_joint_training_reaches_every_parameter(rng: np.random.Generator, discre
     state = jax.jit(learner.init)(jax.random.key(0))
     update = jax.jit(learner.update)
     after = state
-    for k in range(3):  # zero-initialised output layers pass no gradient on at first
+    for k in range(3):  # zero-initialized output layers have no gradient in their inputs at first
         after, metrics = update(after, random_window(rng, spec), jax.random.key(k))
     moved = jax.tree.map(lambda a, b: np.any(np.not_equal(a, b)), state.params, after.params)
     still = [
@@ -101,7 +101,7 @@ def test_joint_training_reaches_every_parameter(rng: np.random.Generator, discre
     assert int(after.step) == 3
 
 
-def test_a_frozen_model_stays_as_it_was(rng: np.random.Generator) -> None:
+def test_a_frozen_model_does_not_change(rng: np.random.Generator) -> None:
     model = models.build(SMALL, SPEC, jax.random.key(0))
     options = ActorCriticOptions(horizon=3)
     learner = ActorCriticLearner(
@@ -116,7 +116,7 @@ def test_a_frozen_model_stays_as_it_was(rng: np.random.Generator) -> None:
     )
 
 
-def test_gradients_through_the_model_need_continuous_actions() -> None:
+def test_dynamics_gradients_require_continuous_actions() -> None:
     model = models.build(SMALL, DataSpec(SPEC.observations, ActionSpec(True, 3)), jax.random.key(0))
     with pytest.raises(ConfigError, match="reinforce"):
         build_heads(
@@ -164,7 +164,7 @@ def test_imagine_reads_rewards_and_ends_after_the_action() -> None:
 
 
 @pytest.mark.parametrize("gradient", ["reinforce", "dynamics"])
-def test_the_actor_learns_to_go_where_reward_is(gradient: str) -> None:
+def test_the_actor_learns_the_optimal_direction(gradient: str) -> None:
     """On the point the best action from x is towards 0, and the critic knows that 0 is the best
     place.
     """

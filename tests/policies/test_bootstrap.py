@@ -1,4 +1,4 @@
-"""A time-out is bootstrapped and a terminal is not: the same logs, told apart only by how their
+"""A time-out is bootstrapped and a terminal is not: the same dataset, told apart only by how their
 episodes end, are worth what the discounted sum says.
 """
 
@@ -19,12 +19,12 @@ from worldmodel.nn.learner import split_module
 from worldmodel.policies.actor_critic import ActorCriticOptions, replay_loss
 
 DISCOUNT = 0.8
-# Half of the episodes that have come so far end at each step: 16 of 32 after one, 8 after two, ...
+# Half of the remaining episodes end at each step: 16 of 32 after one, 8 after two, ...
 LENGTHS = np.repeat([1, 2, 3, 4, 5, 6], [16, 8, 4, 2, 1, 1])
 
 
-def logs(terminated: bool) -> Trajectories:
-    """A world of one state in which every step earns 1; episodes end for good, or are cut."""
+def dataset(terminated: bool) -> Trajectories:
+    """One state with reward 1 per step; episodes terminate or are truncated."""
     return stack_episodes(
         [
             Episode(
@@ -37,8 +37,8 @@ def logs(terminated: bool) -> Trajectories:
 
 
 def learned_value(terminated: bool) -> float:
-    """What a critic that learns from logged rewards alone thinks the state is worth."""
-    window = jax.tree.map(jnp.asarray, pad_episodes(logs(terminated)))
+    """The value by a critic that learns from the rewards of the dataset alone."""
+    window = jax.tree.map(jnp.asarray, pad_episodes(dataset(terminated)))
     options = ActorCriticOptions(discount=DISCOUNT)
     definition, params = split_module(ScalarHead(1, 8, 1, rngs=nnx.Rngs(params=0)))
     tx = optimizer.build(StageOptions(steps=1, learning_rate=1e-2, warmup_steps=1))
@@ -60,9 +60,9 @@ def learned_value(terminated: bool) -> float:
     return float(nnx.merge(definition, params)(jnp.ones((1, 1))).mean()[0])
 
 
-def test_a_terminal_ends_the_sum() -> None:
+def test_terminal_states_are_not_bootstrapped() -> None:
     assert learned_value(terminated=True) == pytest.approx(1 / (1 - DISCOUNT / 2), rel=0.05)
 
 
-def test_a_timeout_does_not_end_the_sum() -> None:
+def test_timeouts_are_bootstrapped() -> None:
     assert learned_value(terminated=False) == pytest.approx(1 / (1 - DISCOUNT), rel=0.05)

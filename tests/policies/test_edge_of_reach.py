@@ -26,12 +26,12 @@ SPEC = DataSpec(
 STAGE = StageOptions(
     steps=2000, batch_size=128, window=2, learning_rate=3e-3, warmup_steps=0, agc_clip=0.0
 )
-SPREAD = 0.1  # logged states are so near to upright and at rest, in rad and rad/s
+SPREAD = 0.1  # of dataset states about the upright rest position, rad and rad/s
 INTERVAL, STARTS = 250, 1000
 
 
 def upright(count: int, key: jax.Array) -> Window:
-    """Windows of two rows that begin near the upright pendulum; their second row is not used."""
+    """Windows of two steps that start near the upright pendulum; the second step is not used."""
     angle, speed = jax.random.uniform(key, (2, count), minval=-SPREAD, maxval=SPREAD)
     seen = jnp.stack([jnp.cos(angle), jnp.sin(angle), speed], -1)
     no = jnp.zeros((count, 2), bool)
@@ -64,7 +64,7 @@ def values(num_critics: int, eta: float) -> np.ndarray:
 
 
 @pytest.mark.slow
-def test_on_the_true_dynamics_two_critics_diverge_and_ravl_does_not() -> None:
+def test_with_true_dynamics_two_critics_diverge_and_ravl_does_not() -> None:
     """No reward of the pendulum is above 0, so no true value is: MOPO with an exact model, whose
     penalty is 0, comes to believe in thousands.
     """

@@ -1,4 +1,4 @@
-"""Algorithms that ask the members of an ensemble, against NumPy."""
+"""Algorithms that use the members of an ensemble, compared with NumPy."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from worldmodel.policies.offline_options import OfflineOptions
 from worldmodel.policies.rambo import RAMBOOptions
 from worldmodel.policies.sac_n import SACOptions
 
-KEY, ROWS, SIZE = jax.random.key(0), 12, 11
-ELITES = [2, 0]  # of three members, the best first
-# As a hopper is observed: first height and angle, which tell when an episode ends.
+KEY, BATCH, SIZE = jax.random.key(0), 12, 11
+ELITES = [2, 0]  # of three members, the best one first
+# The observation of Hopper: height and angle come first and determine the end of the episode.
 MEAN = np.array([0.9, 0.0] + [0.3] * 9, np.float32)
 STD = np.array([0.2, 0.15] + [2.0] * 9, np.float32)
 CHANGE = np.linspace(0.1, 0.5, SIZE).astype(np.float32)  # of a step, in standard deviations
@@ -51,14 +51,14 @@ STAGE = StageOptions(
 
 @pytest.fixture(scope="module")
 def model() -> Ensemble:
-    """Members that disagree; of three, `ELITES` are imagined with."""
+    """Three members that disagree, with `ELITES`."""
     options = EnsembleOptions(num_members=3, num_elites=2, units=8, layers=1, termination="hopper")
     definition, params = split_module(models.build(options, SPEC, KEY))
-    params = moved(params) | {"errors": jnp.array([0.3, 0.9, 0.1])}
+    params = perturbed(params) | {"errors": jnp.array([0.3, 0.9, 0.1])}
     return nnx.merge(definition, params)
 
 
-def moved(params: Any) -> Any:
+def perturbed(params: Any) -> Any:
     rng = np.random.default_rng(1)
     params = jax.device_get(params)
     return jax.device_put(
@@ -72,34 +72,34 @@ def learner_of(options: OfflineOptions, model: models.WorldModel) -> OfflineLear
 
 
 def started(options: OfflineOptions, model: Ensemble) -> tuple[OfflineLearner, TrainState]:
-    """A learner, and a state with slow copies that differ."""
+    """A learner, and a state with different target networks."""
     learner = learner_of(options, model)
     state = jax.jit(learner.init)(KEY)
     own = {name: value for name, value in state.params.items() if name != "model"}
-    both = moved({"params": own, "target_params": state.target_params})
+    both = perturbed({"params": own, "target_params": state.target_params})
     return learner, replace(
         state, params=state.params | both["params"], target_params=both["target_params"]
     )
 
 
 @pytest.fixture
-def rows(rng: np.random.Generator) -> Transition:
-    """Random rows; some ended, some imagined, the last two are padding."""
+def batch(rng: np.random.Generator) -> Transition:
+    """Random transitions; some terminal, some imagined, the last two are padding."""
 
     def draw(*shape: int) -> np.ndarray:
-        return rng.normal(size=(ROWS, *shape)).astype(np.float32)
+        return rng.normal(size=(BATCH, *shape)).astype(np.float32)
 
-    some = np.arange(ROWS)
+    some = np.arange(BATCH)
     features, action = draw(SIZE), np.tanh(draw(2))
     return Transition(
         features, action, draw(), (some % 4 == 1).astype(np.float32),
-        features + 0.3 * draw(SIZE), action, some < 0, (some < ROWS - 2).astype(np.float32),
+        features + 0.3 * draw(SIZE), action, some < 0, (some < BATCH - 2).astype(np.float32),
         some % 2 == 1,
     )  # fmt: skip
 
 
 def ended(points: np.ndarray) -> np.ndarray:
-    """A hopper's episode ends where it is too low or leans too far."""
+    """Hopper terminates if it is too low or leans too far."""
     raw = np.asarray(points) * STD + MEAN
     return ~((raw[..., 0] > 0.7) & (np.abs(raw[..., 1]) < 0.2))
 
@@ -111,7 +111,7 @@ def outcomes_of(model: Ensemble, features: Any, action: Any) -> tuple[np.ndarray
 
 
 def regularization(networks: Any) -> float:
-    """The bounds' width, and the decay of a hidden layer's weights and the output's."""
+    """The width of the bounds, and the weight decay of a hidden layer and the output."""
     width = np.asarray(networks["max_log_var"] - networks["min_log_var"]).sum()
     hidden = np.square(networks["hidden"][0]["linear"]["kernel"]).sum()
     output = np.square(networks["output"]["kernel"]).sum()
@@ -138,32 +138,34 @@ def same(a: Any, b: Any) -> bool:
 # ------------------------------------------------------------------------------------------ MOBILE
 
 
-def naive_inconsistency(model: Ensemble, nets: Any, rows: Transition, key: jax.Array) -> np.ndarray:
-    """One elite and one drawn outcome after the other."""
+def naive_inconsistency(
+    model: Ensemble, nets: Any, batch: Transition, key: jax.Array
+) -> np.ndarray:
+    """In loops over elites and samples."""
 
     @jax.jit
     def value(after: jax.Array, noise: jax.Array) -> jax.Array:
         policy = nets["actor"](after)
         return nets["target_critic"](after, jnp.tanh(policy.location + policy.scale * noise))
 
-    location, scale = outcomes_of(model, rows.features, rows.action)
+    location, scale = outcomes_of(model, batch.features, batch.action)
     means = []
     for place, member in enumerate(ELITES):
         values = []
         for draw in jax.random.split(key, 3):
             outcome_key, action_key = jax.random.split(draw)
-            noise = np.asarray(jax.random.normal(outcome_key, (2, ROWS, SIZE + 1)))[place]
+            noise = np.asarray(jax.random.normal(outcome_key, (2, BATCH, SIZE + 1)))[place]
             outcome = location[member] + scale[member] * noise
-            noise = np.asarray(jax.random.normal(action_key, (2, ROWS, 2)))[place]
-            found = value(rows.features + outcome[:, :SIZE] * CHANGE, noise)
+            noise = np.asarray(jax.random.normal(action_key, (2, BATCH, 2)))[place]
+            found = value(batch.features + outcome[:, :SIZE] * CHANGE, noise)
             values.append(np.asarray(found).min(0))
         means.append(np.mean(values, 0))
     return np.std(means, 0)
 
 
 @pytest.mark.parametrize("positive", [False, True])
-def test_mobile_lowers_the_target_of_imagined_rows_by_what_elites_disagree_on(
-    model: Ensemble, rows: Transition, positive: bool
+def test_mobile_penalizes_targets_of_imagined_transitions_by_the_disagreement_of_elites(
+    model: Ensemble, batch: Transition, positive: bool
 ) -> None:
     options = MOBILEOptions(
         num_samples=3, inconsistency_scale=1.5, nonnegative_targets=positive, real_ratio=1.0
@@ -171,45 +173,45 @@ def test_mobile_lowers_the_target_of_imagined_rows_by_what_elites_disagree_on(
     learner, state = started(options, model)
     nets = learner._nets(state)
     sac_key, draw_key = jax.random.split(KEY)
-    plain = jax.jit(partial(learner_of(SACOptions(), model).target, nets))(rows, sac_key)
-    doubt = naive_inconsistency(model, nets, rows, draw_key)
-    expected = np.asarray(plain) - 1.5 * doubt * np.asarray(rows.imagined)
+    plain = jax.jit(partial(learner_of(SACOptions(), model).target, nets))(batch, sac_key)
+    doubt = naive_inconsistency(model, nets, batch, draw_key)
+    expected = np.asarray(plain) - 1.5 * doubt * np.asarray(batch.imagined)
     assert (expected < 0).any() and (expected > 0).any() and doubt.min() > 1e-3
-    found = jax.jit(partial(learner.target, nets))(rows, KEY)
+    found = jax.jit(partial(learner.target, nets))(batch, KEY)
     close(found, np.maximum(expected, 0) if positive else expected)
 
 
 # ------------------------------------------------------------------------------------------- RAMBO
 
 
-def test_rambos_model_keeps_to_logged_rows_and_moves_against_the_policy(
-    model: Ensemble, rows: Transition
+def test_the_model_of_rambo_fits_the_dataset_and_minimizes_the_value_of_the_policy(
+    model: Ensemble, batch: Transition
 ) -> None:
     """The loss, and its gradient in what each member is biased to predict, by the score function.
 
-    The last two rows are padding: they count in no mean, nor in the spread of the advantage.
+    The last two batch are padding: they count in no mean, nor in the spread of the advantage.
     """
     learner, state = started(RAMBOOptions(adversarial_scale=0.7, real_ratio=1.0), model)
-    nets, real = learner._nets(state), np.arange(ROWS) < ROWS - 2
-    logged = real & ~np.asarray(rows.imagined)
-    location, scale = outcomes_of(model, rows.features, rows.action)
-    change = np.asarray(rows.next_features - rows.features) / CHANGE
-    reward = (np.asarray(rows.reward) * REWARD_STD - REWARD_MEAN) / REWARD_STD
+    nets, real = learner._nets(state), np.arange(BATCH) < BATCH - 2
+    logged = real & ~np.asarray(batch.imagined)
+    location, scale = outcomes_of(model, batch.features, batch.action)
+    change = np.asarray(batch.next_features - batch.features) / CHANGE
+    reward = (np.asarray(batch.reward) * REWARD_STD - REWARD_MEAN) / REWARD_STD
     outcome = np.concatenate([change, reward[:, None]], -1)
     fit = -log_normal(outcome, location, scale).mean(0)[logged].mean()
     bias = -((outcome - location) / scale**2)[:, logged].mean(1) / 3
 
     action_key, outcome_key, next_key = jax.random.split(KEY, 3)
-    action = nets["actor"](rows.features).sample(action_key)
-    location, scale = (x[ELITES] for x in outcomes_of(model, rows.features, action))
+    action = nets["actor"](batch.features).sample(action_key)
+    location, scale = (x[ELITES] for x in outcomes_of(model, batch.features, action))
     noise = np.asarray(jax.random.normal(outcome_key, location.shape))
-    member = jax.random.randint(jax.random.fold_in(outcome_key, 1), (ROWS,), 0, 2)
-    drawn = (location + scale * noise)[np.asarray(member), np.arange(ROWS)]
-    after = np.asarray(rows.features) + drawn[:, :SIZE] * CHANGE
+    member = jax.random.randint(jax.random.fold_in(outcome_key, 1), (BATCH,), 0, 2)
+    drawn = (location + scale * noise)[np.asarray(member), np.arange(BATCH)]
+    after = np.asarray(batch.features) + drawn[:, :SIZE] * CHANGE
     assert 0 < ended(after)[real].sum() < real.sum()
     policy = nets["actor"](jnp.asarray(after)).sample(next_key)
     following = np.asarray(nets["critic"](jnp.asarray(after), policy)).min(0)
-    here = np.asarray(nets["critic"](rows.features, action)).min(0)
+    here = np.asarray(nets["critic"](batch.features, action)).min(0)
     earned = drawn[:, SIZE] + REWARD_MEAN / REWARD_STD  # in standard deviations
     gained = earned + 0.99 * np.where(ended(after), 0.0, following) - here
     advantage = (gained - gained[real].mean()) / gained[real].std()
@@ -220,7 +222,7 @@ def test_rambos_model_keeps_to_logged_rows_and_moves_against_the_policy(
     bias[ELITES] += 0.7 * pull[:, real].mean(1)
 
     def loss(params: Any) -> Any:
-        return learner.model_loss(learner._nets(state, {"model": params}), rows, KEY)
+        return learner.model_loss(learner._nets(state, {"model": params}), batch, KEY)
 
     (total, metrics), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params["model"])
     close(metrics["loss/model"], fit)
@@ -229,17 +231,17 @@ def test_rambos_model_keeps_to_logged_rows_and_moves_against_the_policy(
     close(grads["networks"]["output"]["bias"][:, 0, : SIZE + 1], bias)
 
 
-def test_rambos_actor_first_clones_what_was_logged(model: Ensemble, rows: Transition) -> None:
+def test_the_actor_of_rambo_first_clones_the_dataset(model: Ensemble, batch: Transition) -> None:
     learner, state = started(RAMBOOptions(real_ratio=1.0), model)
     nets = learner._nets(state)
-    away = np.square(nets["actor"](rows.features).mode() - rows.action).mean(-1)
-    logged = (np.arange(ROWS) < ROWS - 2) & ~np.asarray(rows.imagined)
-    close(jax.jit(learner.cloning_loss)(nets, rows, KEY)[0], away[logged].mean())
+    away = np.square(nets["actor"](batch.features).mode() - batch.action).mean(-1)
+    logged = (np.arange(BATCH) < BATCH - 2) & ~np.asarray(batch.imagined)
+    close(jax.jit(learner.cloning_loss)(nets, batch, KEY)[0], away[logged].mean())
 
 
 def window_of(rng: np.random.Generator, count: int) -> Window:
-    """Three rows each, near upright. Of every four windows one is padded at its end, and of another
-    one the episode ends with the second row.
+    """Three batch each, near upright. Of every four windows one is padded at its end, and of
+    another one the episode ends with the second row.
     """
     no, number = np.zeros((count, 3), bool), np.arange(count)
     mask, last = ~no, no.copy()
@@ -254,14 +256,14 @@ def window_of(rng: np.random.Generator, count: int) -> Window:
 
 
 @pytest.mark.slow
-def test_rambo_begins_with_cloning_and_then_trains_model_and_policy(
+def test_rambo_clones_first_and_then_trains_model_and_policy(
     model: Ensemble, rng: np.random.Generator
 ) -> None:
-    """Cloning asks no critic: another one changes nothing in the actor until cloning has ended."""
+    """Cloning does not depend on the critic: another one changes the actor only after cloning."""
     options = RAMBOOptions(bc_steps=2, rollout_batch_size=6, horizon=2)
     learner, first = started(options, model)
     first = jax.jit(learner.collect_rollouts)(first, window_of(rng, 6), KEY)
-    other = replace(first, params=first.params | {"critic": moved(first.params["critic"])})
+    other = replace(first, params=first.params | {"critic": perturbed(first.params["critic"])})
     update, batch = jax.jit(learner.update), window_of(rng, 8)
     states, others = [first], [other]
     for k in range(3):

@@ -1,4 +1,4 @@
-"""An option that changes nothing is somebody's mistake: each must change what is learned."""
+"""Every option of the offline algorithms changes the trained parameters."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ ALGORITHMS: dict[type[OfflineOptions], dict[str, Any]] = {
     MOBILEOptions: SAC
     | {"inconsistency_scale": 0.5, "num_samples": 3, "nonnegative_targets": True},
 }
-START = {RAMBOOptions: {"bc_steps": 1}}  # after which its model learns too
-# Cloning looks at no reward, and nothing is worth anything to it.
+START = {RAMBOOptions: {"bc_steps": 1}}  # so that its model is trained too
+# Options of rewards and values.
 UNUSED_BY_CLONING = ("discount", "tau", "normalize_reward", "penalty", "penalty_scale")
 OWN = [(kind, name) for kind, changes in ALGORITHMS.items() for name in changes]
 
@@ -111,13 +111,13 @@ def differ(one: Any, other: Any) -> bool:
     return any(not np.array_equal(x, y) for x, y in zip(*pairs, strict=True))
 
 
-def test_no_option_was_forgotten() -> None:
+def test_every_option_is_tested() -> None:
     for kind, changes in ALGORITHMS.items():
         assert {f.name for f in fields(kind)} - {"name"} == SHARED.keys() | changes.keys(), kind
 
 
 @pytest.mark.parametrize("kind, name", OWN, ids=lambda x: getattr(x, "__name__", x))
-def test_every_option_of_an_algorithm_changes_what_is_learned(kind, name, learned) -> None:
+def test_every_option_of_an_algorithm_has_an_effect(kind, name, learned) -> None:
     options = replace(kind(**MIXED), **START.get(kind, {}))
     changed = replace(options, **{name: ALGORITHMS[kind][name]})
     assert differ(learned(options), learned(changed))
@@ -125,12 +125,12 @@ def test_every_option_of_an_algorithm_changes_what_is_learned(kind, name, learne
 
 @pytest.mark.parametrize("kind", [TD3BCOptions, SACOptions])
 @pytest.mark.parametrize("name", SHARED)
-def test_every_shared_option_changes_what_is_learned(kind, name, learned) -> None:
+def test_every_shared_option_has_an_effect(kind, name, learned) -> None:
     options = kind(**MIXED)
     assert differ(learned(options), learned(replace(options, **{name: SHARED[name]})))
 
 
 @pytest.mark.parametrize("name", UNUSED_BY_CLONING)
-def test_cloning_is_moved_by_no_reward(name, learned) -> None:
+def test_options_of_rewards_have_no_effect_on_cloning(name, learned) -> None:
     options = BCOptions(**MIXED)
     assert not differ(learned(options), learned(replace(options, **{name: SHARED[name]})))

@@ -1,4 +1,4 @@
-"""Lambda-returns against a naive sum, and the running scale."""
+"""Lambda-returns compared with a naive sum, and the running scale."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -38,14 +38,14 @@ def test_lambda_returns_equal_the_naive_sum(rng: np.random.Generator, lambda_: f
     )
 
 
-def test_nothing_after_an_end_counts() -> None:
+def test_rewards_after_the_end_do_not_count() -> None:
     rewards = jnp.asarray([[1.0, 2.0, 100.0]])
     discounts = jnp.asarray([[1.0, 0.0, 1.0]])
     result = lambda_returns(rewards.T, discounts.T, jnp.full((4, 1), 50.0), 1.0)
     np.testing.assert_allclose(result[:2, 0], [3.0, 2.0])
 
 
-def test_the_scale_follows_the_spread_and_is_at_least_one() -> None:
+def test_the_scale_tracks_the_range_and_is_at_least_one() -> None:
     statistics = {"return_range": jnp.zeros(())}
     statistics, scale = update_scale(statistics, jnp.linspace(0, 100, 1001), 0.01)
     assert float(statistics["return_range"]) == pytest.approx(0.9, rel=1e-4)
@@ -55,6 +55,6 @@ def test_the_scale_follows_the_spread_and_is_at_least_one() -> None:
     assert float(scale) == pytest.approx(90, rel=1e-3)
 
 
-def test_shapes_that_do_not_fit_are_refused() -> None:
+def test_incompatible_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match="do not fit"):
         lambda_returns(jnp.zeros((2, 3)), jnp.zeros((2, 3)), jnp.zeros((2, 3)), 0.9)
