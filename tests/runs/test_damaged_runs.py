@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ import yaml
 
 import worldmodel
 from worldmodel.cli.eval import run_evaluation
-from worldmodel.cli.train import run_training
+from worldmodel.config.arguments import parse_overrides
+from worldmodel.config.compose import build_config
 from worldmodel.errors import CheckpointError
 from worldmodel.runs.directory import RunDirectory, read_metrics, run_lock
 from worldmodel.runs.integrity import VERSION, with_checksum
+from worldmodel.system.exit_status import run_cli
 
 ROOT = Path(__file__).parents[2]
 Damage = Callable[[Path], Any]
@@ -139,17 +142,18 @@ BOTH: dict[str, tuple[Damage, str]] = {
     "spec a folder": (folder(SPEC), SPEC),
     "checkpoints a file": (file("checkpoints"), "checkpoint"),
     "every checkpoint cut": (
-        every(f"{POLICY}/*/meta/metadata", lambda p: os.truncate(p, 9)),
+        every("checkpoints/*/*/meta/metadata", lambda p: os.truncate(p, 9)),
         "all checkpoints are damaged",
     ),
     "every checkpoint empty": (
-        every(f"{POLICY}/*", lambda p: (shutil.rmtree(p), p.mkdir())), "all checkpoints are damaged"
+        every("checkpoints/*/*", lambda p: (shutil.rmtree(p), p.mkdir())),
+        "all checkpoints are damaged",
     ),
     "checkpoints without arrays": (
-        every(f"{POLICY}/*/state", shutil.rmtree), "all checkpoints are damaged"
+        every("checkpoints/*/*/state", shutil.rmtree), "all checkpoints are damaged"
     ),
     "a newer checkpoint format": (
-        every(f"{POLICY}/*/meta/metadata", newer), "newer version",
+        every("checkpoints/*/*/meta/metadata", newer), "newer version",
     ),
     "another stage's checkpoints": (
         lambda run: (shutil.rmtree(run / POLICY), shutil.copytree(run / MODEL, run / POLICY)),
@@ -213,15 +217,18 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 Train = Callable[..., int]
 
 
-@pytest.fixture
-def train(train_words: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch) -> Train:
-    """Runs train.py on a copy of the run, in this process and without the evaluation."""
+@pytest.fixture(scope="module")
+def train(train_words: Callable[..., list[str]]) -> Train:
+    """Trains on in a copy of the run, as train.py does, but in this process and without the
+    evaluation.
+    """
     from worldmodel.training.run import train as job
 
-    def train(run: Path, *words: str) -> int:
-        words = train_words(f"runs_dir={run.parent}", *words)
-        monkeypatch.setattr(sys, "argv", ["train.py", *words])
-        return run_training(lambda config: job(config, lambda run: 0), str(ROOT / "train.py"), "")
+    config = build_config(ROOT / "configs", parse_overrides(train_words()))
+
+    def train(run: Path, fresh: bool = False) -> int:
+        changed = replace(config, runs_dir=str(run.parent), fresh=fresh)
+        return run_cli(lambda: job(changed, lambda run: 0))
 
     return train
 
@@ -272,9 +279,8 @@ def test_a_folder_that_another_process_trains_in_is_left_alone(
 ) -> None:
     """With fresh=true the run of the other process would be moved away."""
     before = contents(copy.parent)
-    words = ["fresh=true"] if fresh else []
     with run_lock(RunDirectory(copy)):
-        status = train(copy, *words)
+        status = train(copy, fresh)
     assert_refused(status, copy, "in use by another training process", capsys)
     assert contents(copy.parent) == before
 

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import STAGE, read_rows, small_config, small_plan, train_stage
+from small_runs import (
+    STAGE,
+    linear_plan,
+    random_trajectories,
+    read_rows,
+    small_config,
+    small_plan,
+    train_stage,
+)
 
 from worldmodel.config import Config, DistributedOptions, NoPolicy, TrainingOptions
 from worldmodel.config.rules import config_errors
@@ -48,9 +56,16 @@ def run_process(connection: dict, stop: bool, **work: Any) -> None:
     distributed.shutdown()
 
 
-def _train_stage(folder: str, loader: str, steps: int, fsdp_shards: int = 1) -> None:
-    trajectories = collect(GymnasiumData(name="pendulum", environment="Pendulum-v1", episodes=4))
-    plan = small_plan(trajectories, small_config(stage=replace(STAGE, steps=steps)))
+def _train_stage(
+    folder: str, loader: str, steps: int, linear: bool = False, fsdp_shards: int = 1
+) -> None:
+    if linear:
+        trajectories = random_trajectories()
+        plan = linear_plan(steps, steps_per_dispatch=5, log_every=10, checkpoint_every=10)
+    else:
+        data = GymnasiumData(name="pendulum", environment="Pendulum-v1", episodes=4)
+        trajectories = collect(data)
+        plan = small_plan(trajectories, small_config(stage=replace(STAGE, steps=steps)))
     train_stage(
         replace(plan, loader=loader),
         Path(folder),
@@ -111,10 +126,10 @@ def losses(folder: Path) -> list[float]:
 
 def test_two_processes_stop_together_and_one_process_resumes(tmp_path: Path) -> None:
     """Only the second is requested to stop; each makes half of every batch, one writes the rows."""
-    stopped = train(tmp_path / "moved", processes=2, stopped=1)
+    stopped = train(tmp_path / "moved", processes=2, stopped=1, linear=True)
     assert stopped[0] == stopped[1] and "world_model saved at step" in stopped[0]
-    train(tmp_path / "moved")
-    train(tmp_path / "one")
+    train(tmp_path / "moved", linear=True)
+    train(tmp_path / "one", linear=True)
     assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 

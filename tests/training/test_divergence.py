@@ -6,71 +6,27 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from small_runs import read_rows, train_stage
+from small_runs import linear_plan, random_trajectories, read_rows, train_stage
 
-from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories, split
-from worldmodel.data.windows import Window
 from worldmodel.errors import DivergenceError
-from worldmodel.nn.learner import Metrics, TrainState, apply_gradients, create_train_state
 from worldmodel.runs.checkpoints import digest
 from worldmodel.system.signals import Preempted
 from worldmodel.training.divergence import Diverged, check_finite
-from worldmodel.training.plan import StagePlan
 
-EPISODES, STEPS, BATCH = 30, 6, 4
 BAD = 7  # the episode with values that are finite, but not when squared
+PLAN = linear_plan(steps=12, steps_per_dispatch=2, log_every=2, checkpoint_every=4)
+ROLLBACK = replace(PLAN, rollback=True)
 
 
 def dataset(every: bool = False) -> Trajectories:
-    """Episodes that are a window each, of random numbers; one is extreme, or `every` one."""
-    rng = np.random.default_rng(0)
-    values = rng.normal(size=(EPISODES, STEPS, 2)).astype(np.float32)
+    """Episodes of one window each; one is extreme, or `every` one."""
+    trajectories = random_trajectories()
+    values = trajectories.observations["x"].reshape(-1, PLAN.window, 2)
     values[slice(None) if every else BAD, 3, 0] = 3e38
-    actions = np.zeros((EPISODES * STEPS, 1), np.float32)
-    bounds = ActionSpec(False, 1, (-1.0,), (1.0,))
-    lengths, ended = np.full(EPISODES, STEPS), np.zeros(EPISODES, bool)
-    x = {"x": values.reshape(-1, 2)}
-    return Trajectories(x, actions, None, lengths, ended, bounds, "random.npz")
-
-
-class Line:
-    """Predicts the second column from the first, with some noise: a learner that compiles fast."""
-
-    graphdefs: dict = {}
-    optimizer = optax.sgd(1e-2)
-
-    def init(self, key: jax.Array) -> TrainState:
-        return create_train_state({"line": {"slope": jax.random.normal(key)}}, self.optimizer)
-
-    def update(
-        self, state: TrainState, batch: Window, key: jax.Array
-    ) -> tuple[TrainState, Metrics]:
-        def loss(params: dict) -> jax.Array:
-            x = batch.observation["x"] + 0.1 * jax.random.normal(key, batch.observation["x"].shape)
-            return jnp.square(params["line"]["slope"] * x[..., 0] - x[..., 1]).mean()
-
-        value, grads = jax.value_and_grad(loss)(state.params)
-        state, metrics = apply_gradients(state, grads, self.optimizer)
-        return state, metrics | {"loss/total": value}
-
-
-PLAN = StagePlan(
-    name="world_model",
-    build_learner=Line,
-    steps=16,
-    batch_size=BATCH,
-    window=STEPS,
-    steps_per_dispatch=2,
-    log_every=2,
-    checkpoint_every=4,
-)
-ROLLBACK = replace(PLAN, rollback=True)
+    return trajectories
 
 
 def test_the_first_step_that_is_not_finite_is_named_by_its_loss() -> None:
@@ -88,7 +44,7 @@ def test_a_divergence_names_the_windows_of_the_batch(tmp_path: Path) -> None:
     assert "from random.npz:" in str(raised.value)
     assert re.search(rf"\n  episode {BAD}, \w+ 0-5", str(raised.value))
     (event,) = read_rows(tmp_path, "divergences.jsonl")
-    assert len(event["windows"]) == BATCH and event["outcome"] == "stopped"
+    assert len(event["windows"]) == PLAN.batch_size and event["outcome"] == "stopped"
     assert event["checkpoint"] == max(range(0, event["step"], 4))
     assert not (tmp_path / "checkpoints" / "world_model" / str(event["step"])).exists()
 
@@ -101,7 +57,7 @@ def test_a_rollback_continues_with_other_batches_and_resumes_in_the_same_bits(
     assert [event["outcome"] for event in events] == ["rolled back"] * len(events) and events
     assert np.isfinite(whole.params["line"]["slope"])
     steps = [row["step"] for row in read_rows(tmp_path / "whole")]
-    assert steps == list(range(2, 18, 2))
+    assert steps == list(range(2, PLAN.steps + 1, 2))
 
     parts, starts, resumed = tmp_path / "parts", 1, None
     while resumed is None:

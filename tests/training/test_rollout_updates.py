@@ -12,7 +12,7 @@ from small_runs import read_rows, small_config, train_stage
 from worldmodel.config import StageOptions
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.models.ensemble import EnsembleOptions
-from worldmodel.policies.sac_n import SACOptions
+from worldmodel.policies.bc import BCOptions
 from worldmodel.runs.checkpoints import digest
 from worldmodel.system.signals import Preempted
 from worldmodel.training.plan import StagePlan, plan_stages
@@ -24,7 +24,7 @@ def plan_of(trajectories: Trajectories) -> StagePlan:
     config = small_config(
         EnsembleOptions(num_members=3, num_elites=2, units=8, layers=1, termination="never"),
         StageOptions(steps=STEPS, batch_size=4, window=2, learning_rate=1e-3, warmup_steps=0),
-        policy=SACOptions(
+        policy=BCOptions(
             units=8,
             layers=1,
             real_ratio=0.5,
