@@ -1,4 +1,4 @@
-"""Mistakes that a user can mend: shown as a few lines, never as a traceback."""
+"""Errors that a user can correct, printed as a few lines instead of a traceback."""
 
 from __future__ import annotations
 
@@ -7,31 +7,35 @@ from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
-    """Something the user can mend. The message says what is wrong, where, and what is accepted."""
+    """An error that the user can correct. The message says what is wrong, where, and what is
+    accepted.
+    """
 
     status = 2  # exit status of the process
 
 
 class ConfigError(UserError):
-    """An option that is misspelt, of a wrong type, out of range, or at odds with a run on disk."""
+    """An option that is unknown, of a wrong type, out of range, or in conflict with other options
+    or with a run on disk.
+    """
 
 
 class DataError(UserError):
-    """Logs that are missing, damaged or inconsistent."""
+    """A dataset that is missing, damaged or inconsistent."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint or run directory that cannot be used as asked."""
+    """A checkpoint or run directory that is missing, damaged or of another model."""
 
 
 class StorageError(UserError):
-    """A disk that takes no more: full, read-only or broken. What was saved before is whole."""
+    """A disk that is full, read-only or broken. What was saved before is complete."""
 
     status = 74  # EX_IOERR
 
 
 class DivergenceError(UserError):
-    """A loss that is no longer finite: no mistake of the user's, and nothing to trace back."""
+    """A loss that is no longer finite."""
 
     status = 1
 
@@ -56,11 +60,11 @@ def _first_few(errors: Sequence[str]) -> list[str]:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception of a library says, without the rest of its story."""
+    """Returns the first line of an exception's message, or its type."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Returns ' (did you mean X?)' for the known word closest to `word`, or an empty string."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+def did_you_mean(word: str, accepted: Iterable[str]) -> str:
+    """Returns ' (did you mean X?)' for the accepted word closest to `word`, or an empty string."""
+    matches = difflib.get_close_matches(word, list(accepted), n=1, cutoff=0.5)
     return f" (did you mean {matches[0]!r}?)" if matches else ""

@@ -1,4 +1,4 @@
-"""The pure functions: where dreams begin, how they go on, where they end, and what doubt costs."""
+"""The pure functions of a dream: initial states, steps, ends and the cost of uncertainty."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ reset, step = jax.jit(Dream.reset, static_argnums=2), jax.jit(Dream.step)
 
 
 def actions_for(dream: Dream, shape: tuple[int, ...]) -> jax.Array:
-    """Random ones, in raw units."""
+    """Random actions in raw units."""
     if dream.action_spec.discrete:
         return jax.random.randint(KEY, shape, 0, dream.action_spec.size)
     low, high = jnp.asarray(dream.action_spec.low), jnp.asarray(dream.action_spec.high)
     return jax.random.uniform(KEY, (*shape, dream.action_spec.size), minval=low, maxval=high)
 
 
-def same(found: object, expected: object, exact: bool = False) -> None:
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+def assert_same(actual: object, expected: object, exact: bool = False) -> None:
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         tolerance = {} if exact else {"rtol": 1e-5, "atol": 1e-5}
         compare = np.testing.assert_array_equal if exact else np.testing.assert_allclose
         compare(a, b, **tolerance)
 
 
-# --------------------------------------------------------------------------------- how they go on
+# --------------------------------------------------------------------------------- steps
 
 
 def test_a_dream_of_the_true_dynamics_is_the_environment(true_pendulum: Make) -> None:
@@ -55,7 +55,7 @@ def test_a_dream_of_the_true_dynamics_is_the_environment(true_pendulum: Make) ->
     cosine, sine, speed = np.asarray(observation["observation"], np.float64)
     real.reset(seed=0)
     real.state = np.array([np.arctan2(sine, cosine), speed])
-    for action in 1.2 * actions_for(dream, (40,)):  # some beyond their bounds
+    for action in 1.2 * actions_for(dream, (40,)):  # some are outside the bounds
         state, observation, reward, terminated, truncated, info = step(dream, state, action, KEY)
         expected, cost, *_ = real.step(np.asarray(action))
         np.testing.assert_allclose(observation["observation"], expected, atol=1e-3)
@@ -63,8 +63,8 @@ def test_a_dream_of_the_true_dynamics_is_the_environment(true_pendulum: Make) ->
         assert not terminated and not truncated and info == {}
 
 
-@pytest.mark.parametrize("kind", ["true_pendulum", "hopping", "drawing"])
-def test_one_mapped_and_scanned_dreams_are_the_same(
+@pytest.mark.parametrize("kind", ["true_pendulum", "hopping", "stochastic"])
+def test_single_mapped_and_scanned_dreams_are_equal(
     kind: str, request: pytest.FixtureRequest
 ) -> None:
     dream: Dream = request.getfixturevalue(kind)()
@@ -77,32 +77,32 @@ def test_one_mapped_and_scanned_dreams_are_the_same(
         advance = jax.vmap(dream.step)
 
         def one(state: object, inputs: tuple) -> tuple:
-            state, *given = advance(state, *inputs)
-            return state, given
+            state, *outputs = advance(state, *inputs)
+            return state, outputs
 
         return begin, jax.lax.scan(one, begin[0], (actions, keys))[1]
 
     (_, first), later = jax.device_get(jax.jit(scanned)(dream))
     for i in range(count):
         state, observation = reset(dream, keys[0, i], None)
-        same(observation, jax.tree.map(lambda x, i=i: x[i], first))
+        assert_same(observation, jax.tree.map(lambda x, i=i: x[i], first))
         for t in range(steps):
-            state, *given = step(dream, state, actions[t, i], keys[t, i])
-            same(given, jax.tree.map(lambda x, t=t, i=i: x[t, i], later))
+            state, *outputs = step(dream, state, actions[t, i], keys[t, i])
+            assert_same(outputs, jax.tree.map(lambda x, t=t, i=i: x[t, i], later))
 
 
-def test_actions_beyond_their_bounds_are_taken_as_the_bounds(hopping: Make) -> None:
+def test_actions_outside_their_bounds_are_clipped(hopping: Make) -> None:
     dream = hopping()
     state, _ = reset(dream, KEY, 2)
     beyond = jnp.array([[1.5, -3.0, 0.2], [0.0, 0.5, 9.0]])
-    found = step(dream, state, beyond, KEY)
-    same(found, step(dream, state, jnp.clip(beyond, -1, 1), KEY), exact=True)
+    actual = step(dream, state, beyond, KEY)
+    assert_same(actual, step(dream, state, jnp.clip(beyond, -1, 1), KEY), exact=True)
     assert (
-        found[1]["observation"] != step(dream, state, 0.9 * beyond, KEY)[1]["observation"]
+        actual[1]["observation"] != step(dream, state, 0.9 * beyond, KEY)[1]["observation"]
     ).any()
 
 
-@pytest.mark.parametrize("kind", ["true_pendulum", "drawing"])
+@pytest.mark.parametrize("kind", ["true_pendulum", "stochastic"])
 def test_a_batch_has_the_shapes_of_single_dreams(kind: str, request: pytest.FixtureRequest) -> None:
     dream: Dream = request.getfixturevalue(kind)()
     alone, batch = reset(dream, KEY, None), reset(dream, KEY, 5)
@@ -129,33 +129,33 @@ def test_a_dream_is_the_rollout_of_the_model(family: str, hoppers: Trajectories)
     actions = actions_for(dream, (4, 3))  # Hopper's bounds: raw units are the model's
 
     @nnx.jit
-    def said(model: models.WorldModel, state: object, action: jax.Array, key: jax.Array) -> tuple:
+    def predict(
+        model: models.WorldModel, state: object, action: jax.Array, key: jax.Array
+    ) -> tuple:
         state = model.step(state, action, jax.random.split(key)[0])
         return state, model.observation(state)["observation"].mean(), model.reward(state).mean()
 
     expected = state.model
     for action, key in zip(actions, jax.random.split(KEY, 4), strict=True):
-        expected, *told = said(model, expected, action, key)
+        expected, *predicted = predict(model, expected, action, key)
         state, observation, reward, *_ = step(dream, state, action, key)
-        np.testing.assert_allclose(observation["observation"], told[0], rtol=1e-3, atol=1e-4)
-        np.testing.assert_allclose(reward, told[1], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(observation["observation"], predicted[0], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(reward, predicted[1], rtol=1e-3, atol=1e-4)
 
 
-def test_images_are_observed_as_logged(drawing: Make) -> None:
-    dream = drawing()
+def test_images_have_the_type_and_range_of_the_dataset(stochastic: Make) -> None:
+    dream = stochastic()
     state, observation = reset(dream, KEY, 3)
     assert observation["image"].dtype == jnp.uint8 and observation["image"].shape == (3, 16, 16, 1)
-    said = jax.jit(lambda state: dream.model.observation(state)["image"].mean())(state.model)
-    np.testing.assert_allclose(observation["image"], said, atol=0.501)
+    mean = jax.jit(lambda state: dream.model.observation(state)["image"].mean())(state.model)
+    np.testing.assert_allclose(observation["image"], mean, atol=0.501)
 
 
-# ----------------------------------------------------------------------------- where they begin
+# ----------------------------------------------------------------------------- initial states
 
 
 @pytest.mark.parametrize("context", [3, 50])
-def test_a_start_is_what_the_filter_says_after_its_rows(
-    hoppers: Trajectories, context: int
-) -> None:
+def test_an_initial_state_is_filtered_from_the_context(hoppers: Trajectories, context: int) -> None:
     spec = hoppers.spec()
     model = models.build(GRUOptions(units=8, latent_dim=8, depth=2), spec, KEY)
     options = DreamOptions(context=context, time_limit=5)
@@ -163,29 +163,29 @@ def test_a_start_is_what_the_filter_says_after_its_rows(
         model, spec, hoppers, np.array([7, 3, 1, 9]), options
     ).initial_states
     observe = nnx.jit(lambda model, window: model.observe(window, KEY).latent[0, -1])
-    found = {}
+    filtered = {}
     for number, episode in zip([7, 3, 1, 9], range(4), strict=True):
         rows = pad_episodes(hoppers.select(np.array([episode])))
         last = int(hoppers.lengths[episode]) - 1
         for row in range(min(context - 1, last - 1), last):
             cut = slice(max(0, row - context + 1), row + 1)
             window = jax.tree.map(lambda x, cut=cut: x[:, cut], rows)
-            found[number, row] = observe(model, window), rows.action[0, row]
+            filtered[number, row] = observe(model, window), rows.action[0, row]
     places = list(zip(initial_states.episode.tolist(), initial_states.step.tolist(), strict=True))
-    assert places == list(found)
-    for place, (latent, action) in enumerate(found.values()):
+    assert places == list(filtered)
+    for place, (latent, action) in enumerate(filtered.values()):
         np.testing.assert_allclose(initial_states.state.latent[place], latent, rtol=1e-4, atol=1e-5)
         np.testing.assert_array_equal(initial_states.action[place], action)
 
 
-def test_starts_are_bounded_and_spread_over_all_episodes(true_pendulum: Make) -> None:
+def test_initial_states_are_limited_and_spread_over_all_episodes(true_pendulum: Make) -> None:
     initial_states = true_pendulum(max_initial_states=100).initial_states
     assert initial_states.size == 100 and set(initial_states.episode.tolist()) == set(range(12))
     beginnings = true_pendulum(start_from="first_step", context=4).initial_states
     assert beginnings.episode.tolist() == list(range(12)) and set(beginnings.step.tolist()) == {3}
 
 
-def test_starts_are_drawn_uniformly(true_pendulum: Make) -> None:
+def test_initial_states_are_drawn_uniformly(true_pendulum: Make) -> None:
     dream = true_pendulum(max_initial_states=10)
     state, _ = reset(dream, KEY, 10_000)
     counts = np.bincount(state.start, minlength=10)
@@ -193,10 +193,10 @@ def test_starts_are_drawn_uniformly(true_pendulum: Make) -> None:
     assert np.square(counts - 1000).sum() / 1000 < 33.7  # chi-square of 9, exceeded once in 10,000
 
 
-# -------------------------------------------------------------------------------- where they end
+# -------------------------------------------------------------------------------- ends
 
 
-def test_the_limit_of_time_truncates_and_does_not_terminate(true_pendulum: Make) -> None:
+def test_the_time_limit_truncates_and_does_not_terminate(true_pendulum: Make) -> None:
     dream = true_pendulum(time_limit=3)
     state, _ = reset(dream, KEY, 4)
     for expected in (False, False, True):
@@ -204,7 +204,7 @@ def test_the_limit_of_time_truncates_and_does_not_terminate(true_pendulum: Make)
         assert not terminated.any() and (truncated == expected).all()
 
 
-def test_a_dream_ends_where_the_models_rule_ends_it(hopping: Make) -> None:
+def test_a_dream_ends_by_the_termination_rule_of_the_model(hopping: Make) -> None:
     dream = hopping()
     state, _ = reset(dream, KEY, 400)
     _, observation, _, terminated, truncated, _ = step(
@@ -215,44 +215,46 @@ def test_a_dream_ends_where_the_models_rule_ends_it(hopping: Make) -> None:
     assert 20 < terminated.sum() < 380 and not truncated.any()
 
 
-def test_ends_are_drawn_as_often_as_the_model_says(drawing: Make) -> None:
-    dream, count = drawing(), 4000
+def test_ends_are_sampled_with_the_predicted_probability(stochastic: Make) -> None:
+    dream, count = stochastic(), 4000
     state, _ = reset(dream, KEY, count)
     state, _, _, terminated, _, _ = step(dream, state, actions_for(dream, (count,)), KEY)
-    chance = np.asarray(jax.jit(lambda s: dream.model.terminal(s).mean())(state.model))
-    spread = np.sqrt((chance * (1 - chance)).sum())
-    assert 0.2 < chance.mean() < 0.8
-    assert abs(terminated.sum() - chance.sum()) < 4 * spread
+    probability = np.asarray(jax.jit(lambda s: dream.model.terminal(s).mean())(state.model))
+    spread = np.sqrt((probability * (1 - probability)).sum())
+    assert 0.2 < probability.mean() < 0.8
+    assert abs(terminated.sum() - probability.sum()) < 4 * spread
 
 
-# ------------------------------------------------------------------------------ what doubt costs
+# ------------------------------------------------------------------------------ uncertainty
 
 
 def spread_of(dream: Dream, state: object, action: jax.Array) -> np.ndarray:
-    """Standard deviation of the members' mixture, root of the mean over what they predict."""
+    """Standard deviation of the members' mixture: root of the mean variance over dimensions."""
     members = jax.jit(dream.model.predict_members)(state, action)
     location, scale = np.asarray(members.location), np.asarray(members.scale)
     mixture = (scale**2 + location**2).mean(0) - location.mean(0) ** 2
     return np.sqrt(mixture.mean(-1))
 
 
-def test_what_is_usual_on_logs_costs_the_scale_in_deviations_of_the_reward(
+def test_the_mean_uncertainty_on_the_dataset_costs_penalty_scale_reward_deviations(
     hopping: Make, hoppers: Trajectories
 ) -> None:
     free, paid = hopping(), hopping(penalty="ensemble_std", penalty_scale=0.7)
     state, _ = reset(free, KEY, 50)
     action = actions_for(free, (50,))
-    usual = spread_of(free, free.initial_states.state, free.initial_states.action).mean()
-    doubt = spread_of(free, state.model, action)
-    cost = 0.7 * hoppers.spec().reward[1] * doubt / usual
+    mean = spread_of(free, free.initial_states.state, free.initial_states.action).mean()
+    uncertainty = spread_of(free, state.model, action)
+    cost = 0.7 * hoppers.spec().reward_mean_std[1] * uncertainty / mean
     plain, costly = step(free, state, action, KEY), step(paid, state, action, KEY)
     np.testing.assert_allclose(plain[2] - costly[2], cost, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(costly[5]["penalty"], cost, rtol=1e-4)
-    np.testing.assert_allclose(costly[5]["ensemble_std"], doubt, rtol=1e-4)
-    same(plain[1], costly[1])
+    np.testing.assert_allclose(costly[5]["ensemble_std"], uncertainty, rtol=1e-4)
+    assert_same(plain[1], costly[1])
 
 
-def test_a_dream_is_cut_where_doubt_exceeds_its_quantile_on_logs(hopping: Make) -> None:
+def test_a_dream_is_truncated_above_the_quantile_of_uncertainty_on_the_dataset(
+    hopping: Make,
+) -> None:
     dream = hopping(truncation_quantile=0.8)
     state, _ = reset(dream, KEY, 200)
     action = actions_for(dream, (200,))
@@ -267,7 +269,7 @@ def test_a_dream_is_cut_where_doubt_exceeds_its_quantile_on_logs(hopping: Make) 
     assert (terminated & ~truncated).any() and (truncated & ~terminated).any()
 
 
-def test_one_elite_dreams_a_whole_dream(hopping: Make) -> None:
+def test_one_elite_predicts_a_whole_dream(hopping: Make) -> None:
     dream = hopping(member_sampling="episode")
     state, _ = reset(dream, KEY, 30)
     assert set(state.member.tolist()) == {0, 1, 2}
@@ -283,31 +285,33 @@ def test_one_elite_dreams_a_whole_dream(hopping: Make) -> None:
         np.testing.assert_allclose(later.model.point[row], expected.point, rtol=1e-4, atol=1e-5)
 
 
-# -------------------------------------------------------------------------------- what is refused
+# -------------------------------------------------------------------------------- invalid input
 
 
-def refused(options: object, logs: Trajectories, **changes: object) -> str:
-    spec = logs.spec()
+def error_of(options: object, dataset: Trajectories, **changes: object) -> str:
+    spec = dataset.spec()
     model = models.build(options, spec, KEY)
     chosen = DreamOptions(**{"context": 1, "time_limit": 5, **changes})
     with pytest.raises(ConfigError) as raised:
-        build_dream(model, spec, logs, np.arange(logs.num_episodes), chosen)
+        build_dream(model, spec, dataset, np.arange(dataset.num_episodes), chosen)
     return str(raised.value)
 
 
-def test_what_does_not_go_step_by_step_is_refused(hoppers: Trajectories) -> None:
-    whole = refused(TrajectoryDiffusionOptions(segment_length=4), hoppers)
-    assert "makes trajectories as a whole" in whole and "accepted: the other families" in whole
-    assert "has no dynamics" in refused(ObservedOptions(), hoppers)
+def test_a_model_that_does_not_go_step_by_step_is_refused(hoppers: Trajectories) -> None:
+    whole = error_of(TrajectoryDiffusionOptions(segment_length=4), hoppers)
+    assert "samples whole trajectories" in whole and "accepted: a family with single steps" in whole
+    assert "has no dynamics" in error_of(ObservedOptions(), hoppers)
 
 
-def test_doubt_needs_members_and_rewards_need_logs(hoppers: Trajectories) -> None:
+def test_uncertainty_needs_members_and_dreams_need_rewards(hoppers: Trajectories) -> None:
     gru = GRUOptions(units=8, latent_dim=8, depth=2)
-    assert "no members" in refused(gru, hoppers, penalty="ensemble_std")
-    assert "no members" in refused(gru, hoppers, truncation_quantile=0.9)
-    assert "one of several members" in refused(gru, hoppers, member_sampling="episode")
+    assert "no members" in error_of(gru, hoppers, penalty="ensemble_std")
+    assert "no members" in error_of(gru, hoppers, truncation_quantile=0.9)
+    assert "one of several members" in error_of(gru, hoppers, member_sampling="episode")
     single = EnsembleOptions(num_members=2, num_elites=1, units=8, layers=1)
-    assert "one of several members" in refused(single, hoppers, member_sampling="episode")
+    assert "one of several members" in error_of(single, hoppers, member_sampling="episode")
     fields = {f: getattr(hoppers, f) for f in ("observations", "actions", "lengths", "terminated")}
-    silent = Trajectories(**fields, rewards=None, action_spec=hoppers.action_spec, source="none")
-    assert "without reward" in refused(gru, silent)
+    rewardless = Trajectories(
+        **fields, rewards=None, action_spec=hoppers.action_spec, source="none"
+    )
+    assert "without rewards" in error_of(gru, rewardless)

@@ -1,4 +1,4 @@
-"""Gymnasium's side of dreams: its checker, its modes of resets, seeds and options."""
+"""Dreams as Gymnasium environments: checker, autoreset modes, seeds and reset options."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def pendulums(true_pendulum: Make, pendulum: Trajectories) -> Callable[..., Drea
 
 
 @pytest.mark.parametrize(
-    ("kind", "logs"), [("true_pendulum", "pendulum"), ("drawing", "seen_and_measured")]
+    ("kind", "dataset"), [("true_pendulum", "pendulum"), ("stochastic", "image_and_vector")]
 )
-def test_gymnasiums_checker_finds_no_fault(
-    kind: str, logs: str, request: pytest.FixtureRequest
+def test_gymnasiums_checker_accepts_dreams(
+    kind: str, dataset: str, request: pytest.FixtureRequest
 ) -> None:
     dream = request.getfixturevalue(kind)()
-    environment = DreamEnv(dream, request.getfixturevalue(logs).spec())
+    environment = DreamEnv(dream, request.getfixturevalue(dataset).spec())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for known in ("symmetric and normalized", "infinity", "not having a spec"):
-            warnings.filterwarnings("ignore", message=f".*{known}")
+        for expected in ("symmetric and normalized", "infinity", "not having a spec"):
+            warnings.filterwarnings("ignore", message=f".*{expected}")
         check_env(environment)
 
 
@@ -52,14 +52,14 @@ def test_gymnasiums_checker_finds_no_fault(
 
 
 class RealPendulum:
-    """The naive other side: one real environment, put where a dream began."""
+    """A naive reference: one real environment, set to the initial state of a dream."""
 
-    def __init__(self, logs: Trajectories):
-        self.logs, self.real = logs, gymnasium.make("Pendulum-v1").unwrapped
+    def __init__(self, dataset: Trajectories):
+        self.dataset, self.real = dataset, gymnasium.make("Pendulum-v1").unwrapped
         self.real.reset(seed=0)
 
-    def begin(self, episode: int, row: int) -> np.ndarray:
-        seen = self.logs.observations["observation"][self.logs.offsets[episode] + row]
+    def begin(self, episode: int, step: int) -> np.ndarray:
+        seen = self.dataset.observations["observation"][self.dataset.offsets[episode] + step]
         self.real.state = np.array([np.arctan2(seen[1], seen[0]), seen[2]], np.float64)
         self.steps = 0
         return seen
@@ -70,31 +70,31 @@ class RealPendulum:
         return seen, reward, self.steps == LIMIT
 
 
-def begun(reals: list[RealPendulum], infos: dict[str, Any]) -> dict[int, np.ndarray]:
-    """Of those that infos say were reset: where each begins."""
-    who = np.flatnonzero(infos["_start_step"]) if "start_step" in infos else []
+def begin_reset(reals: list[RealPendulum], infos: dict[str, Any]) -> dict[int, np.ndarray]:
+    """Sets the references of the dreams that were reset; returns their initial observations."""
+    indices = np.flatnonzero(infos["_start_step"]) if "start_step" in infos else []
     np.testing.assert_array_equal(infos.get("_start_step"), infos.get("_start_episode"))
-    return {i: reals[i].begin(infos["start_episode"][i], infos["start_step"][i]) for i in who}
+    return {i: reals[i].begin(infos["start_episode"][i], infos["start_step"][i]) for i in indices}
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
-def test_automatic_resets_are_those_of_a_naive_loop(
+def test_automatic_resets_equal_those_of_a_naive_loop(
     pendulums: Callable, pendulum: Trajectories, mode: AutoresetMode
 ) -> None:
-    """Dreams of the true dynamics beside real environments that are stepped one by one. The last
-    one was reset later than the others, so that not all end together.
+    """Dreams of the true dynamics against real environments that are stepped one by one. The last
+    one is reset later than the others, so that not all end together.
     """
     environments = pendulums(mode)
     assert environments.metadata["autoreset_mode"] is mode
     reals = [RealPendulum(pendulum) for _ in range(COUNT)]
-    begun(reals, environments.reset(seed=0)[1])
+    begin_reset(reals, environments.reset(seed=0)[1])
     environments.action_space.seed(0)
     over, before, ends = np.zeros(COUNT, bool), None, 0
     for t in range(3 * LIMIT):
         if t == 2:
             late = np.arange(COUNT) == COUNT - 1
             seen, infos = environments.reset(options={"reset_mask": late})
-            ((_, expected),) = begun(reals, infos).items()
+            ((_, expected),) = begin_reset(reals, infos).items()
             np.testing.assert_allclose(seen[-1], expected, atol=1e-4)
             np.testing.assert_allclose(seen[:-1], before[:-1], atol=1e-4)
         actions = environments.action_space.sample()
@@ -105,7 +105,7 @@ def test_automatic_resets_are_those_of_a_naive_loop(
             for i in range(COUNT)
             if mode is AutoresetMode.SAME_STEP or not over[i]
         }
-        fresh = begun(reals, infos)
+        fresh = begin_reset(reals, infos)
         due = truncated if mode is AutoresetMode.SAME_STEP else over
         assert list(fresh) == np.flatnonzero(due).tolist()
         for i, (expected, reward, limit) in stepped.items():
@@ -124,10 +124,8 @@ def test_automatic_resets_are_those_of_a_naive_loop(
     assert ends > 2 * COUNT - 1
 
 
-def test_final_info_has_what_belongs_to_the_steps_that_ended(
-    hopping: Make, hoppers: Trajectories
-) -> None:
-    """Ends by a rule on what is observed: the last observation meets it, a first one need not."""
+def test_final_info_holds_the_infos_of_the_last_steps(hopping: Make, hoppers: Trajectories) -> None:
+    """Episodes end by a rule on observations, which every last observation meets."""
     dream = hopping(penalty="ensemble_std")
     same, later = (
         DreamVectorEnv(dream, hoppers.spec(), 50, mode)
@@ -150,19 +148,19 @@ def test_final_info_has_what_belongs_to_the_steps_that_ended(
     assert all(x is None for x in infos["final_obs"][~ended])
 
 
-def test_without_automatic_resets_a_dream_that_is_over_has_to_be_reset(pendulums: Callable) -> None:
+def test_without_automatic_resets_a_dream_that_has_ended_must_be_reset(pendulums: Callable) -> None:
     environments = pendulums(AutoresetMode.DISABLED, limit=1)
     environments.reset(seed=0)
     actions = np.zeros((COUNT, 1), np.float32)
     seen, *_, truncated, infos = environments.step(actions)
     assert truncated.all() and infos == {}
-    with pytest.raises(gymnasium.error.ResetNeeded, match=r"\[0, 1, 2\] are over"):
+    with pytest.raises(gymnasium.error.ResetNeeded, match=r"\[0, 1, 2\] have ended"):
         environments.step(actions)
     some = np.array([True, True, False])
     again, infos = environments.reset(options={"reset_mask": some})
     np.testing.assert_allclose(again[2], seen[2], atol=1e-5)
     np.testing.assert_array_equal(infos["_start_step"], some)
-    with pytest.raises(gymnasium.error.ResetNeeded, match=r"\[2\] are over"):
+    with pytest.raises(gymnasium.error.ResetNeeded, match=r"\[2\] have ended"):
         environments.step(actions)
     environments.reset(options={"reset_mask": ~some})
     environments.step(actions)
@@ -171,18 +169,18 @@ def test_without_automatic_resets_a_dream_that_is_over_has_to_be_reset(pendulums
 # ----------------------------------------------------------------------------- seeds and functions
 
 
-def played(environments: DreamVectorEnv, seed: int | None, steps: int = 6) -> list[Any]:
-    rows = [environments.reset(seed=seed)]
+def rollout(environments: DreamVectorEnv, seed: int | None, steps: int = 6) -> list[Any]:
+    results = [environments.reset(seed=seed)]
     environments.action_space.seed(0)
-    rows += [environments.step(environments.action_space.sample()) for _ in range(steps)]
-    return jax.tree.leaves(rows)
+    results += [environments.step(environments.action_space.sample()) for _ in range(steps)]
+    return jax.tree.leaves(results)
 
 
 def test_the_same_seed_gives_the_same_dreams(
-    drawing: Make, seen_and_measured: Trajectories
+    stochastic: Make, image_and_vector: Trajectories
 ) -> None:
-    environments = DreamVectorEnv(drawing(), seen_and_measured.spec(), 4)
-    first, again = played(environments, 3), played(environments, 3)
+    environments = DreamVectorEnv(stochastic(), image_and_vector.spec(), 4)
+    first, again = rollout(environments, 3), rollout(environments, 3)
     for a, b in zip(first, again, strict=True):
         np.testing.assert_array_equal(a, b)
     motion = environments.reset(seed=3)[0]["motion"]
@@ -190,18 +188,18 @@ def test_the_same_seed_gives_the_same_dreams(
     assert all((motion != other).any() for other in others)
 
 
-def test_the_vector_environment_steps_as_a_scan_of_the_functions(
+def test_the_vector_environment_equals_a_scan_of_the_functions(
     pendulums: Callable, pendulum: Trajectories
 ) -> None:
     environments = pendulums(AutoresetMode.NEXT_STEP, limit=50)
     environments.reset(seed=0)
     actions = np.random.default_rng(0).uniform(-2, 2, (10, COUNT, 1)).astype(np.float32)
-    start = jax.tree.map(jnp.copy, environments.carry.state)  # its own is given to the device
+    start = jax.tree.map(jnp.copy, environments.carry.state)  # its own buffers are donated
 
     def scanned(dream: Dream, state: Any, actions: jax.Array) -> Any:
         def one(state: Any, action: jax.Array) -> Any:
-            state, *given = dream.step(state, action, jax.random.key(0))  # nothing is drawn
-            return state, given[:2]
+            state, *outputs = dream.step(state, action, jax.random.key(0))  # deterministic
+            return state, outputs[:2]
 
         return jax.lax.scan(one, state, actions)[1]
 
@@ -223,10 +221,10 @@ def test_gymnasiums_statistics_of_episodes_are_right(pendulums: Callable) -> Non
     assert (infos["episode"]["l"] == LIMIT).all()
 
 
-# ---------------------------------------------------------------------------------- where to begin
+# ---------------------------------------------------------------------------------- reset options
 
 
-def test_a_dream_begins_where_it_is_told_to(pendulums: Callable, pendulum: Trajectories) -> None:
+def test_a_dream_begins_at_the_given_step(pendulums: Callable, pendulum: Trajectories) -> None:
     environments = pendulums(AutoresetMode.NEXT_STEP)
     single = DreamEnv(environments.dream, pendulum.spec())
     logged = pendulum.observations["observation"][pendulum.offsets[5] + 17]
@@ -237,7 +235,7 @@ def test_a_dream_begins_where_it_is_told_to(pendulums: Callable, pendulum: Traje
         assert (np.asarray(info["start_episode"]) == 5).all()
 
 
-def test_mistakes_are_told(pendulums: Callable, pendulum: Trajectories) -> None:
+def test_invalid_arguments_are_refused(pendulums: Callable, pendulum: Trajectories) -> None:
     environments = pendulums(AutoresetMode.NEXT_STEP, max_initial_states=60)
     single = DreamEnv(environments.dream, pendulum.spec())
     for environment in (environments, single):
@@ -247,7 +245,7 @@ def test_mistakes_are_told(pendulums: Callable, pendulum: Trajectories) -> None:
             ({"epsode": 1}, "did you mean 'episode'"),
             ({"step": 1}, "accepted with episode"),
             ({"episode": 12}, "no dream begins in episode 12; accepted: 0, 1"),
-            ({"episode": 0, "step": 1}, r"no dream begins in row 1 .* the nearest is 0"),
+            ({"episode": 0, "step": 1}, r"no dream begins at step 1 .* the nearest is 0"),
         ):
             with pytest.raises(UserError, match=expected):
                 environment.reset(options=options)

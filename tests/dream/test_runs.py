@@ -1,4 +1,4 @@
-"""Dreams of whole runs: loaded, made by Gymnasium's id, and learned in by somebody else's agent."""
+"""Dreams of trained runs: loaded, made by Gymnasium's id, and used by other libraries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def python(program: str) -> str:
-    """What a program prints in a process of its own."""
+    """The output of a program in a process of its own."""
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -32,29 +32,29 @@ def python(program: str) -> str:
 # ------------------------------------------------------------------------------------ registration
 
 
-def test_reading_options_does_not_wait_for_gymnasium() -> None:
-    told = python("import sys, worldmodel.config.compose; print('gymnasium' in sys.modules)")
-    assert told.split() == ["False"]
+def test_reading_options_does_not_import_gymnasium() -> None:
+    output = python("import sys, worldmodel.config.compose; print('gymnasium' in sys.modules)")
+    assert output.split() == ["False"]
 
 
-def test_gymnasium_makes_one_and_many(smoke_run: Path) -> None:
-    told = python(
+def test_gymnasium_makes_single_and_vector_environments(smoke_run: Path) -> None:
+    output = python(
         "import gymnasium; name = 'worldmodel.dream:worldmodel/Dream-v0'\n"
         f"one = gymnasium.make(name, run={str(smoke_run)!r})\n"
         "one.reset(seed=0); print(one.step(one.action_space.sample())[0].shape)\n"
         f"many = gymnasium.make_vec(name, num_envs=3, run={str(smoke_run)!r}, time_limit=1)\n"
         "many.reset(seed=0); print(many.step(many.action_space.sample())[3])\n"
     )
-    assert told.split("\n") == ["(3,)", "[ True  True  True]", ""]
+    assert output.split("\n") == ["(3,)", "[ True  True  True]", ""]
 
 
-# ------------------------------------------------------------------------------------------- loaded
+# ------------------------------------------------------------------------------------- loaded runs
 
 
 def test_a_loaded_run_dreams_of_its_held_out_episodes(smoke_run: Path) -> None:
     run = worldmodel.load(smoke_run)
-    logs = data.load(run.config.data)
-    training, held_out = split_episodes(logs.num_episodes, run.config.data.holdout)
+    dataset = data.load(run.config.data)
+    training, held_out = split_episodes(dataset.num_episodes, run.config.data.holdout)
     single, many = (
         run.dream(max_initial_states=50),
         run.dream(num_envs=5, split="training", max_initial_states=50),
@@ -62,21 +62,21 @@ def test_a_loaded_run_dreams_of_its_held_out_episodes(smoke_run: Path) -> None:
     assert type(single) is DreamEnv and type(many) is DreamVectorEnv and many.num_envs == 5
     assert set(single.dream.initial_states.episode.tolist()) <= set(held_out.tolist())
     assert set(many.dream.initial_states.episode.tolist()) <= set(training.tolist())
-    assert single.dream.time_limit == logs.lengths.max() - 1
+    assert single.dream.time_limit == dataset.lengths.max() - 1
     assert single.dream.initial_states.step.min() >= run.config.evaluation.context - 1
 
 
-def test_wrong_options_are_told(smoke_run: Path) -> None:
+def test_invalid_options_are_refused(smoke_run: Path) -> None:
     run = worldmodel.load(smoke_run)
     with pytest.raises(ConfigError, match="did you mean 'dream.time_limit'"):
         run.dream(time_limt=3)
-    with pytest.raises(ConfigError, match="dream.logs=test: accepts one of held_out"):
+    with pytest.raises(ConfigError, match="dream.split=test: accepts one of held_out"):
         run.dream(split="test")
     with pytest.raises(ConfigError, match="RSSM has no members"):
         run.dream(penalty="ensemble_std")
 
 
-# ------------------------------------------------------------------------- somebody else's agent
+# ------------------------------------------------------------------------- other libraries
 
 
 @pytest.fixture(scope="module")
@@ -89,28 +89,28 @@ def swing_up(launch: Callable[..., list[str]], shared: Path) -> Path:
 
 
 @pytest.mark.slow
-def test_an_agent_of_stable_baselines_learns_in_a_dream_what_holds_in_the_real_world(
+def test_a_stable_baselines_agent_trained_in_a_dream_works_in_the_real_environment(
     swing_up: Path,
 ) -> None:
-    """SAC as it comes, with the learning rate that its authors use for Pendulum, sees the dream
-    alone. Its costs are compared with those of the run's own policy on the same 50 episodes.
+    """SAC with its defaults and the learning rate that its authors use for Pendulum is trained in
+    the dream alone. Its costs are compared with those of the run's own policy on the same 50 episodes.
     """
     reason = "Stable-Baselines3 is not installed: pip install worldmodel[sb3]"
     baselines = pytest.importorskip("stable_baselines3", reason=reason)
     import torch  # comes with it
 
-    torch.set_num_threads(1)  # its networks are small; and the same sums in any run
+    torch.set_num_threads(1)  # its networks are small, and results become reproducible
     run = worldmodel.load(swing_up)
     agent = baselines.SAC("MlpPolicy", run.dream(), learning_rate=1e-3, seed=0)
     agent.learn(10_000)
 
-    def theirs(memory: Any, seen: dict[str, np.ndarray], *_: Any) -> tuple[Any, np.ndarray]:
-        return memory, agent.predict(seen["observation"], deterministic=True)[0]
+    def theirs(memory: Any, observation: dict[str, np.ndarray], *_: Any) -> tuple[Any, np.ndarray]:
+        return memory, agent.predict(observation["observation"], deterministic=True)[0]
 
     ours = model_policy(run.model, FeaturePolicy(run.policy), run.spec)
     cost, own = (
         -run_episodes("Pendulum-v1", run.spec, act, 50, 0).returns.mean() for act in (theirs, ours)
     )
     print(f"cost in the real environment: {cost:.1f}, of the run's own policy {own:.1f}")
-    assert own < 400  # it has learned something itself
+    assert own < 400  # the run's own policy has learned the task
     assert cost <= 1.3 * own, (cost, own)

@@ -33,7 +33,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Callable[[LoadedRun], None]:
     """Makes the command play with a run that is not as it lies in its folder."""
 
     def give(run: LoadedRun) -> None:
-        for module in ("compare_live", "counterfactuals"):
+        for module in ("live_report", "counterfactual_report"):
             monkeypatch.setattr(f"worldmodel.play.{module}.load", lambda *_: run)
 
     return give

@@ -60,14 +60,17 @@ def test_help_names_every_option_and_imports_no_jax() -> None:
         (["run=nowhere"], "run=nowhere: not a run directory"),
         (["run=x", "acton=zeros"], "did you mean 'actions'"),
         (["run=x", "actions=polcy"], "did you mean 'policy'|accepts list"),
-        (["run=x", "actions=[zero,random]"], "beside the real environment one acts"),
-        (["run=x", "actions=logged"], "beside the real environment one acts"),
-        (["run=x", "start_step=3"], "start_step=3: belongs to a logged start"),
-        (["run=x", "figure=a.png"], "belongs to a logged start"),
-        (["run=x", "episode=1", "actions=[keys]"], "keys are typed beside the real environment"),
-        (["run=x", "episode=1", "actions=[zeros,zero]"], "accepts each once"),
-        (["run=x", "episode=1", "video=a.gif"], "video=a.gif: is for play beside"),
-        (["run=x", "episode=1", "environment=E-v1"], "environment=E-v1: is for play beside"),
+        (["run=x", "actions=[zero,random]"], "takes actions from one source"),
+        (["run=x", "actions=logged"], "takes actions from one source"),
+        (["run=x", "start_step=3"], "start_step=3: needs a logged episode"),
+        (["run=x", "figure=a.png"], "needs a logged episode"),
+        (["run=x", "episode=1", "actions=[keyboard]"], "keyboard needs the real environment"),
+        (["run=x", "episode=1", "actions=[zero,zero]"], "accepted: each once"),
+        (["run=x", "episode=1", "video=a.gif"], "video=a.gif: needs the real environment"),
+        (
+            ["run=x", "episode=1", "environment=E-v1"],
+            "environment=E-v1: needs the real environment",
+        ),
         (["run=x", "video=a.mp4"], "ends in .gif"),
         (["run=x", "video=a.gif", "steps=3000"], "accepts up to 500 with a video"),
         (["run=x", "steps=0"], "steps=0: accepts integer, 1"),
@@ -112,7 +115,7 @@ def test_a_line_a_step_and_two_returns(
     assert [np.isnan(row[5]) for row in rows] == [True, True, False, False, False, False]
     np.testing.assert_allclose([r[2:5] for r in rows[2:]], [r[5:8] for r in rows[2:]], atol=0.011)
     for kind, column in (("real", 8), ("imagined", 9)):
-        (total,) = re.findall(rf"^{kind} return +(\S+),", printed, re.M)
+        (total,) = re.findall(rf"^{kind} return +(\S+) over", printed, re.M)
         assert float(total) == pytest.approx(sum(row[column] for row in rows[2:]), rel=1e-2)
     assert "median error" in printed and "training standard deviations" in printed
 
@@ -135,7 +138,7 @@ def test_actions_are_typed_through_a_pipe(
     printed = capsys.readouterr()
     assert [row[1] for row in steps_of(printed.out)] == [1.5, 1.5, -2.0, -2.0]
     assert printed.err.count("accepted: 1 number in [-2, 2]") == 2
-    assert "steps dreamed        2" in printed.out
+    assert "dreamed steps        2" in printed.out
 
 
 def test_the_end_of_a_pipe_leaves_even_before_a_dream(
@@ -150,7 +153,7 @@ def test_the_end_of_a_pipe_leaves_even_before_a_dream(
     with open(os.devnull) as nothing:
         monkeypatch.setattr(sys, "stdin", nothing)
         assert run([*words, "actions=keyboard", f"video={tmp_path / 'v.gif'}"]) == 0
-    assert "Nothing was dreamed" in capsys.readouterr().out
+    assert "No step was dreamed" in capsys.readouterr().out
     assert not (tmp_path / "v.gif").exists()
 
 

@@ -17,7 +17,7 @@ from worldmodel.models.trajectory_diffusion import TrajectoryDiffusionOptions
 from worldmodel.play.counterfactual_rollouts import (
     LoggedStart,
     counterfactual_rollouts,
-    imagine,
+    imagine_counterfactual,
     load_start,
     logged_rollout,
 )
@@ -34,13 +34,13 @@ def start(smoke: LoadedRun) -> LoggedStart:
 
 def test_a_start_is_the_row_of_the_logs(smoke: LoadedRun, start: LoggedStart) -> None:
     logs = data.load(smoke.config.data)
-    row = logs.offsets[start.number] + 9
+    row = logs.offsets[start.episode] + 9
     truth = logged_rollout(start, 3)
     np.testing.assert_array_equal(
         truth.observation["observation"], logs.observations["observation"][row + 1 : row + 4]
     )
     np.testing.assert_array_equal(truth.reward, logs.rewards[row : row + 3])
-    assert start.steps_left == logs.lengths[start.number] - 1 - 9
+    assert start.steps_left == logs.lengths[start.episode] - 1 - 9
 
 
 def test_the_true_dynamics_imagine_what_was_logged(oracle: LoadedRun, start: LoggedStart) -> None:
@@ -74,7 +74,7 @@ def test_choices_are_equal_as_long_as_their_actions_are(smoke: LoadedRun) -> Non
 
     def follow(given: jax.Array, key: int = 0) -> np.ndarray:
         asked = (smoke.model, smoke.policy, state, given, jnp.asarray(False), jax.random.key(key))
-        return np.asarray(imagine(*asked, has_reward=True).observation["observation"])
+        return np.asarray(imagine_counterfactual(*asked, has_reward=True)[0]["observation"])
 
     one, other = follow(actions), follow(changed)
     np.testing.assert_array_equal(one[:3], other[:3])
@@ -87,9 +87,9 @@ def test_the_policy_does_what_it_would_if_told_its_own_actions(smoke: LoadedRun)
     state, key = smoke.model.initial((1,)), jax.random.key(0)
     actions = jnp.zeros((1, smoke.spec.action.size))
     asked = (smoke.model, smoke.policy, state)
-    led = imagine(*asked, actions, jnp.asarray(True), key, has_reward=True)
+    led = imagine_counterfactual(*asked, actions, jnp.asarray(True), key, has_reward=True)
     mode = smoke.policy(smoke.model.features(state)).mode()
-    told = imagine(*asked, mode, jnp.asarray(False), key, has_reward=True)
+    told = imagine_counterfactual(*asked, mode, jnp.asarray(False), key, has_reward=True)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), led, told)
     assert np.abs(mode).max() > 1e-3
 
@@ -101,14 +101,14 @@ def test_unknown_episodes_and_rows_are_told(smoke: LoadedRun, start: LoggedStart
     logs = data.load(smoke.config.data)
     training, held_out = split_episodes(logs.num_episodes, smoke.config.data.holdout)
     accepted = f"accepted, held out: {', '.join(map(str, held_out))}"
-    with pytest.raises(DataError, match=f"episode=999: the logs have .*{accepted}"):
+    with pytest.raises(DataError, match=f"episode=999: the dataset has .*{accepted}"):
         load_start(smoke, 999, None, CONTEXT)
-    with pytest.raises(DataError, match=f"it is of the training split; {accepted}"):
+    with pytest.raises(DataError, match=f"it belongs to the training split; {accepted}"):
         load_start(smoke, int(training[0]), None, CONTEXT)
-    steps = int(logs.lengths[start.number]) - 1
-    assert load_start(smoke, start.number, steps - 1, CONTEXT).steps_left == 1
-    with pytest.raises(DataError, match=f"start_step={steps}: .* accepted: rows 0 to {steps - 1}"):
-        load_start(smoke, start.number, steps, CONTEXT)
+    steps = int(logs.lengths[start.episode]) - 1
+    assert load_start(smoke, start.episode, steps - 1, CONTEXT).steps_left == 1
+    with pytest.raises(DataError, match=f"start_step={steps}: .* accepted: 0 to {steps - 1}"):
+        load_start(smoke, start.episode, steps, CONTEXT)
 
 
 def test_a_run_without_policy_or_steps_is_told(smoke: LoadedRun, start: LoggedStart) -> None:
@@ -117,5 +117,5 @@ def test_a_run_without_policy_or_steps_is_told(smoke: LoadedRun, start: LoggedSt
             replace(smoke, policy=None), start, ["logged", "policy"], STEPS, seed=0
         )
     whole = models.build(TrajectoryDiffusionOptions(), smoke.spec, jax.random.key(0))
-    with pytest.raises(ConfigError, match="makes trajectories as a whole"):
+    with pytest.raises(ConfigError, match="samples whole trajectories"):
         counterfactual_rollouts(replace(smoke, model=whole), start, ["logged"], STEPS, seed=0)

@@ -87,7 +87,7 @@ def test_it_ends_with_the_real_episode(oracle: LoadedRun, real: RealEnvironment)
 def test_steps_that_leave_nothing_to_dream_are_refused(
     oracle: LoadedRun, real: RealEnvironment
 ) -> None:
-    with pytest.raises(ConfigError, match="steps=3: the model is shown context=4 rows"):
+    with pytest.raises(ConfigError, match="steps=3: the model filters context=4 steps"):
         list(
             compare_live(
                 oracle, real, make_action_source("zero", oracle), context=4, steps=3, seed=0
@@ -100,7 +100,7 @@ def test_a_family_without_steps_is_told_before_anything_is_done(
 ) -> None:
     whole = models.build(TrajectoryDiffusionOptions(), smoke.spec, jax.random.key(0))
     run = replace(smoke, model=whole)
-    with pytest.raises(ConfigError, match="makes trajectories as a whole"):
+    with pytest.raises(ConfigError, match="samples whole trajectories"):
         next(compare_live(run, real, make_action_source("zero", run), context=4, steps=9, seed=0))
 
 
@@ -124,6 +124,6 @@ def test_errors_count_in_standard_deviations_and_images_as_one_number() -> None:
     "value", [0.0, 1.0, -1.0, 3.14159, -1e-4, 12345.6, -99999.4, 1e7, -1e-30, 999.9, float("nan")]
 )
 def test_numbers_fit_their_column_and_keep_their_size(value: float) -> None:
-    text = observation_values.number(value)
+    text = observation_values.format_number(value)
     assert len(text) == observation_values.WIDTH and text.startswith(" ")
     assert float(text) == pytest.approx(value, rel=0.05, nan_ok=True)

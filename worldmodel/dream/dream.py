@@ -1,13 +1,14 @@
 """A dream: a world model as pure functions `reset` and `step`, to be compiled, mapped and scanned.
 
-Outside are raw units: observations and actions are those of the logs. What is observed is always
-what the model says of its state, its mean; ends are drawn from the model's probabilities. Without
-`batch` there is one dream, and `jax.vmap` makes many. A batch in one call does the same at less
-cost where a model shares work among rows, as an ensemble does.
+Observations and actions are in raw units, those of the dataset. An observation is the mean of the
+model's prediction; episode ends are sampled from its termination probabilities. Without `batch`
+there is one dream, and `jax.vmap` makes many. A batch in one call computes the same at less cost
+where a model shares work within a batch, as an ensemble does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -33,12 +34,12 @@ from worldmodel.nn.learner import Params, split_module
 
 
 class DreamState(NamedTuple):
-    """What a step begins from; (B,) more in front of everything in a batch.
+    """The state of one dream; in a batch, every array has (B,) in front.
 
-    model: the state of the model
-    steps: int32, taken so far
-    start: int32, the place in the bank where it began
-    member: int32, the elite that dreams it, where one is drawn once a dream
+    model: the model's own state
+    steps: int32, steps taken so far
+    start: int32, index of the initial state
+    member: int32, the elite that predicts the whole dream (`member_sampling=episode`)
     """
 
     model: State
@@ -47,31 +48,53 @@ class DreamState(NamedTuple):
     member: jax.Array
 
 
-# State, observation, reward, terminated, truncated and info, as an environment's step gives them.
-Step = tuple[DreamState, Observation, jax.Array, jax.Array, jax.Array, dict[str, jax.Array]]
+class DreamStep(NamedTuple):
+    """One step of a dream, in the order of Gymnasium; in a batch, every array has (B,) in front.
+
+    state: the state after the step
+    observation: name -> (...) in raw units
+    reward: float32, less the uncertainty penalty where there is one
+    terminated: bool, the model ended the episode
+    truncated: bool, at the time limit or where the uncertainty exceeds its threshold
+    info: the configured measures of uncertainty by name, `penalty` and `uncertainty_truncated`
+    """
+
+    state: DreamState
+    observation: Observation
+    reward: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+    info: dict[str, jax.Array]
 
 
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=["params", "initial_states", "penalty_coef", "uncertainty_threshold"],
     meta_fields=[
-        "graphdef",
-        "action_spec",
-        "time_limit",
-        "fixed_member",
-        "penalty",
-        "truncation_measure",
+        "graphdef", "action_spec", "time_limit", "fixed_member", "penalty", "truncation_measure",
     ],
-)
+)  # fmt: skip
 @dataclass(frozen=True)
 class Dream:
-    """params, graphdef: the model, taken apart
+    """A world model as the pure functions `reset` and `step`. It is a pytree, so that it can be an
+    argument of a compiled function.
+
+    params, graphdef: the model, split
     initial_states: where dreams begin
-    penalty_coef: what a unit of the uncertainty `penalty` costs, if that is not None
-    uncertainty_threshold: of the uncertainty `truncation_measure`, if that is not None
-    action_spec: kind and bounds
+    penalty_coef: cost of one unit of the uncertainty `penalty`, in reward
+    uncertainty_threshold: of `truncation_measure`; a dream is truncated above it
+    action_spec: kind and bounds of actions
     time_limit: steps after which a dream is truncated
-    fixed_member: whether one elite dreams a whole dream
+    fixed_member: whether one elite predicts a whole dream
+    penalty, truncation_measure: measures of uncertainty, or None
+
+    Example:
+        >>> import jax, worldmodel
+        >>> dream = worldmodel.load(RUN).dream().dream
+        >>> keys = jax.random.split(jax.random.key(0), 8)
+        >>> states, observations = jax.jit(jax.vmap(dream.reset))(keys)
+        >>> observations["observation"].shape
+        (8, 3)
     """
 
     params: Params
@@ -87,111 +110,126 @@ class Dream:
 
     @property
     def model(self) -> WorldModel:
+        """The model, merged again."""
         return nnx.merge(self.graphdef, self.params)
 
     def reset(self, key: jax.Array, batch: int | None = None) -> tuple[DreamState, Observation]:
-        """A dream, or a batch of them, from starts that are drawn from the initial_states."""
+        """Begins one dream, or `batch` of them, at initial states that are drawn uniformly."""
         start_key, member_key = jax.random.split(key)
         shape = () if batch is None else (batch,)
-        return self.reset_at(
-            jax.random.randint(start_key, shape, 0, self.initial_states.size), member_key
-        )
+        start = jax.random.randint(start_key, shape, 0, self.initial_states.size)
+        return self.reset_at(start, member_key)
 
-    def reset_at(self, start: jax.Array, key: jax.Array) -> tuple[DreamState, Observation]:
-        """Dreams from given places in the initial_states, () or (B,) whole numbers."""
+    def reset_at(
+        self, start: jax.Array | np.ndarray, key: jax.Array
+    ) -> tuple[DreamState, Observation]:
+        """Begins dreams at given initial states: `start` () or (B,) are their indices."""
+        start = jnp.asarray(start, jnp.int32)
         state, observation = jax.tree.map(
             lambda x: x[start], (self.initial_states.state, self.initial_states.observation)
         )
-        member = jnp.zeros(start.shape, jnp.int32)
+        member = steps = jnp.zeros(start.shape, jnp.int32)
         if self.fixed_member:
             member = jax.random.randint(key, start.shape, 0, self.model.num_elites)
-        steps = jnp.zeros(start.shape, jnp.int32)
-        return DreamState(state, steps, start.astype(jnp.int32), member), observation
+        return DreamState(state, steps, start, member), observation
 
-    def step(self, state: DreamState, action: jax.Array, key: jax.Array) -> Step:
-        """What follows `action`, (A,) or () in raw units, and the same with (B,) in front. Actions
-        beyond their bounds are taken as the bounds.
+    def step(self, state: DreamState, action: jax.Array | np.ndarray, key: jax.Array) -> DreamStep:
+        """Takes one step.
 
-        `terminated` where the model ended the episode; `truncated` at the limit of time, and where
-        the model does not know enough: there no episode ends. `info` has the measures of
-        uncertainty that were asked for, the `penalty`, and whether the dream was `uncertainty_truncated`.
+        state: of one dream, or of a batch
+        action: (A,) floats or () integers in raw units, with (B,) in front for a batch. Actions
+            outside their bounds are clipped.
+        key: for the noise of the model and the end of the episode
         """
         if state.steps.ndim == 0:
-            alone = jax.tree.map(lambda x: x[None], (state, jnp.asarray(action)))
-            return jax.tree.map(lambda x: x[0], self._step(*alone, key))
-        return self._step(state, action, key)
+            batch, actions = jax.tree.map(lambda x: x[None], (state, jnp.asarray(action)))
+            return jax.tree.map(lambda x: x[0], self._step(batch, actions, key))
+        return self._step(state, jnp.asarray(action), key)
 
-    def _step(self, state: DreamState, action: jax.Array, key: jax.Array) -> Step:
+    def _step(self, state: DreamState, action: jax.Array, key: jax.Array) -> DreamStep:
         model, (step_key, end_key) = self.model, jax.random.split(key)
-        action = self._as_models_see(action)
-        reached = (
-            model.member_step(state.model, action, step_key, state.member)
-            if self.fixed_member
-            else model.step(state.model, action, step_key)
-        )
+        action = jnp.asarray(self.action_spec.normalize(action))
+        if not self.action_spec.discrete:
+            action = jnp.clip(action, -1.0, 1.0)
+        if self.fixed_member:
+            reached = model.member_step(state.model, action, step_key, state.member)
+        else:
+            reached = model.step(state.model, action, step_key)
         reward = model.reward(reached).mean()
         terminated = jax.random.uniform(end_key, reward.shape) < model.terminal(reached).mean()
         steps = state.steps + 1
         truncated = steps >= self.time_limit
-        doubts = uncertainty_measures(
-            model, {self.penalty, self.truncation_measure} - {None}, state.model, action
+        measured = uncertainty_measures(
+            model, (self.penalty, self.truncation_measure), state.model, action
         )
-        info = dict(doubts)
+        info = dict(measured)
         if self.penalty is not None:
-            info["penalty"] = self.penalty_coef * doubts[self.penalty]
+            info["penalty"] = self.penalty_coef * measured[self.penalty]
             reward = reward - info["penalty"]
-        if self.truncation_measure is not None:
-            info["uncertainty_truncated"] = ~(
-                doubts[self.truncation_measure] <= self.uncertainty_threshold
-            )  # what is no number, too
-            truncated = truncated | info["uncertainty_truncated"]
+        if self.truncation_measure is not None:  # NaN exceeds every threshold
+            within = measured[self.truncation_measure] <= self.uncertainty_threshold
+            info["uncertainty_truncated"] = ~within
+            truncated = truncated | ~within
         state = state._replace(model=reached, steps=steps)
-        return state, decode_observation(model, reached), reward, terminated, truncated, info
-
-    def _as_models_see(self, action: jax.Array) -> jax.Array:
-        action = self.action_spec.normalize(jnp.asarray(action))
-        return action if self.action_spec.discrete else jnp.clip(action, -1.0, 1.0)
+        observation = decode_observation(model, reached)
+        return DreamStep(state, observation, reward, terminated, truncated, info)
 
 
 def uncertainty_measures(
-    model: WorldModel, names: set[str], state: State, action: jax.Array
+    model: WorldModel, names: Iterable[str | None], state: State, action: jax.Array
 ) -> dict[str, jax.Array]:
-    """Measures of uncertainty, name -> (B,), of actions (B, ...) in states (B, ...)."""
-    if not names:
+    """Measures of uncertainty, name -> (B,), of actions (B, ...) in states (B, ...); None names
+    no measure.
+    """
+    chosen = sorted({name for name in names if name is not None})
+    if not chosen:
         return {}
     state, action = jax.tree.map(lambda x: x[:, None], (state, action))  # a horizon of one step
-    return {
-        name: x[:, 0]
-        for name, x in measure_uncertainty(model, sorted(names), state, action).items()
-    }
+    measured = measure_uncertainty(model, chosen, state, action)
+    return {name: x[:, 0] for name, x in measured.items()}
 
 
 def build_dream(
     model: WorldModel,
     spec: DataSpec,
-    logs: Trajectories,
-    numbers: np.ndarray,
+    dataset: Trajectories,
+    episode_ids: np.ndarray,
     options: DreamOptions,
 ) -> Dream:
-    """A dream of `model` that begins in the episodes `logs`, whose numbers are `numbers`. `options`
-    leave neither `context` nor `time_limit` open.
+    """A dream of `model` that begins in the E episodes of `dataset`.
 
-    Raises ConfigError for a model that does not step, tells no reward or has no members to ask.
+    model: a model that goes step by step
+    spec: the data that the model was trained on
+    dataset: E episodes
+    episode_ids: (E,) numbers of these episodes, which a reset reports as `start_episode`
+    options: with a `context` and a `time_limit`
+
+    Raises ConfigError for a model that does not go step by step, has no reward, or has no members
+    for the chosen uncertainty, and ValueError without `context` or `time_limit`.
     """
+    if options.context is None or options.time_limit is None:
+        raise ValueError("build_dream needs options with a context and a time_limit")
     check_model(model, spec, options)
-    initial_states = collect_initial_states(model, logs, numbers, options, jax.random.key(0))
+    initial_states = collect_initial_states(
+        model,
+        dataset,
+        episode_ids,
+        context=options.context,
+        max_states=options.max_initial_states,
+        first_step_only=options.start_from == "first_step",
+        key=jax.random.key(0),
+    )
     penalty = None if options.penalty == "none" else options.penalty
-    truncation_measure = None if options.truncation_quantile is None else options.truncation_measure
-    doubts = uncertainty_measures(
-        model, {penalty, truncation_measure} - {None}, initial_states.state, initial_states.action
+    quantile = options.truncation_quantile
+    truncation_measure = None if quantile is None else options.truncation_measure
+    measured = uncertainty_measures(
+        model, (penalty, truncation_measure), initial_states.state, initial_states.action
     )
     penalty_coef = uncertainty_threshold = jnp.zeros(())
     if penalty is not None:
-        penalty_coef = options.penalty_scale * spec.reward_mean_std[1] / doubts[penalty].mean()
-    if truncation_measure is not None:
-        uncertainty_threshold = jnp.quantile(
-            doubts[truncation_measure], options.truncation_quantile
-        )
+        penalty_coef = options.penalty_scale * spec.reward_mean_std[1] / measured[penalty].mean()
+    if quantile is not None:
+        uncertainty_threshold = jnp.quantile(measured[options.truncation_measure], quantile)
     graphdef, params = split_module(model)
     return Dream(
         params=params,
@@ -209,22 +247,23 @@ def build_dream(
 
 def require_step_model(model: WorldModel) -> None:
     """Raises ConfigError for a model that does not go step by step."""
-    if not (model.has_dynamics and model.autoregressive):
-        why = "makes trajectories as a whole" if model.has_dynamics else "has no dynamics"
-        raise ConfigError(
-            f"dream: {type(model).__name__} {why}, and an environment goes step by step; accepted: "
-            "the other families, such as model=rssm, koopman, gru, mlp, ensemble, diffusion"
-        )
+    if model.has_dynamics and model.autoregressive:
+        return
+    why = "samples whole trajectories" if model.has_dynamics else "has no dynamics"
+    raise ConfigError(
+        f"dream: {type(model).__name__} {why}, and an environment goes step by step; accepted: "
+        "a family with single steps, such as model=rssm, koopman, gru, mlp, ensemble or diffusion"
+    )
 
 
 def check_model(model: WorldModel, spec: DataSpec, options: DreamOptions) -> None:
-    """Raises ConfigError for what cannot be dreamed."""
+    """Raises ConfigError if no dream can be made of the model."""
     family = type(model).__name__
     require_step_model(model)
     if not spec.has_reward:
         raise ConfigError(
-            f"dream: this {family} was trained on logs without reward, and a step of an "
-            "environment has one; accepted: a run on logs with reward"
+            f"dream: this {family} was trained on data without rewards, and an environment returns "
+            "one at every step; accepted: a run on data with rewards"
         )
     if options.member_sampling == "episode" and model.num_elites == 1:
         raise ConfigError(

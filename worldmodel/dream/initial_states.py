@@ -1,4 +1,4 @@
-"""The states that dreams begin in: logged rows, as the model filters them from the rows before."""
+"""Where dreams begin: logged steps, as the model filters them from the steps before."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from flax import nnx
 
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window, gather_windows, step_arrays
-from worldmodel.dream.options import DreamOptions
 from worldmodel.models.interface import State, WorldModel
 from worldmodel.nn.distributions import Distribution, ImageMSE
 
-PIECE = 256  # starts that are filtered at once
+CHUNK = 256  # initial states that are filtered at once
 Observation = dict[str, jax.Array]
 
 
 class InitialStates(NamedTuple):
-    """S starts.
+    """S states that dreams begin in.
 
-    state: (S, ...), what is believed there
-    observation: {name: (S, ...)}, what the model says of it, in raw units
-    action: (S, ...), what was done there, as models see it
-    episode, step: (S,) int32, where in the logs that is
+    state: (S, ...), the model's state given the past
+    observation: name -> (S, ...), its prediction of the observation, in raw units
+    action: (S, ...), the logged action, in [-1, 1] or a class
+    episode, step: (S,) int32, the place in the dataset
     """
 
     state: State
@@ -41,64 +40,68 @@ class InitialStates(NamedTuple):
 
 def collect_initial_states(
     model: WorldModel,
-    logs: Trajectories,
-    numbers: np.ndarray,
-    options: DreamOptions,
+    dataset: Trajectories,
+    episode_ids: np.ndarray,
+    *,
+    context: int,
+    max_states: int,
+    first_step_only: bool,
     key: jax.Array,
 ) -> InitialStates:
-    """Starts in the episodes `logs`, whose numbers are `numbers`. `context` rows lead up to each,
-    fewer in an episode that is no longer. In a last row there is nothing to do, so none is there.
+    """Filters up to `max_states` initial states in the E episodes of `dataset`.
+
+    episode_ids: (E,) numbers of the episodes
+    context: steps up to each state; fewer in an episode that is not longer. The last step of an
+        episode has no action, so no dream begins there.
+    first_step_only: one state an episode, the first after the context
+    key: for the noise of the filter
     """
-    context = options.context
-    episode, row = _places(
-        logs.lengths, context, options.max_initial_states, options.start_from == "first_step"
-    )
-    seen = np.minimum(context, row + 1)
-    first = logs.offsets[episode] + row - seen + 1
-    rows, pieces = step_arrays(logs), []
-    for begin in range(0, len(row), PIECE):
-        # The last piece is filled up, so that one program serves all.
-        chosen = np.arange(begin, begin + min(PIECE, len(row))) % len(row)
-        window = gather_windows(rows, first[chosen], seen[chosen], context)
-        pieces.append(
-            filter_windows(model, window, seen[chosen] - 1, jax.random.fold_in(key, begin))
-        )
-    whole = jax.tree.map(lambda *x: jnp.concatenate(x)[: len(row)], *pieces)
-    place = (jnp.asarray(x, jnp.int32) for x in (numbers[episode], row))
-    return InitialStates(*whole, *place)
+    episode, step = _places(dataset.lengths, context, max_states, first_step_only)
+    lengths = np.minimum(context, step + 1)
+    first = dataset.offsets[episode] + step - lengths + 1
+    arrays, chunks = step_arrays(dataset), []
+    for begin in range(0, len(step), CHUNK):
+        # The last chunk is filled up, so that one program serves all.
+        chosen = np.arange(begin, begin + min(CHUNK, len(step))) % len(step)
+        window = gather_windows(arrays, first[chosen], lengths[chosen], context)
+        chunk_key = jax.random.fold_in(key, begin)
+        chunks.append(filter_windows(model, window, lengths[chosen] - 1, chunk_key))
+    filtered = jax.tree.map(lambda *x: jnp.concatenate(x)[: len(step)], *chunks)
+    place = (jnp.asarray(x, jnp.int32) for x in (episode_ids[episode], step))
+    return InitialStates(*filtered, *place)
 
 
 def decode_observation(model: WorldModel, state: State) -> Observation:
-    """What the model says is observed in states (...): its mean, in the units and types of logs."""
-    return {name: _raw(said) for name, said in model.observation(state).items()}
+    """The predicted observation of states (...): its mean, in the dataset's units and types."""
+    return {name: _raw(p) for name, p in model.observation(state).items()}
 
 
-def _raw(said: Distribution) -> jax.Array:
-    mean = said.mean()
-    if isinstance(said, ImageMSE):
+def _raw(prediction: Distribution) -> jax.Array:
+    mean = prediction.mean()
+    if isinstance(prediction, ImageMSE):
         return jnp.clip(jnp.round(mean), 0, 255).astype(jnp.uint8)
     return mean
 
 
 @nnx.jit
 def filter_windows(
-    model: WorldModel, window: Window, last: jax.Array, key: jax.Array
+    model: WorldModel, window: Window, last: jax.Array | np.ndarray, key: jax.Array
 ) -> tuple[State, Observation, jax.Array]:
-    """State, observation and action (B, ...) at row `last` (B,) of each window."""
+    """State, predicted observation and action (B, ...) at step `last` (B,) of each window."""
     at = jnp.arange(len(last)), last
     state = jax.tree.map(lambda x: x[at], model.observe(window, key))
     return state, decode_observation(model, state), window.action[at]
 
 
 def _places(
-    lengths: np.ndarray, context: int, most: int, beginning: bool
+    lengths: np.ndarray, context: int, max_states: int, first_step_only: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Episodes (S,) and rows in them (S,), at most `most`, evenly spaced."""
+    """Episodes (S,) and steps in them (S,), at most `max_states`, evenly spaced."""
     first = np.minimum(context, lengths - 1) - 1
-    counts = np.ones_like(lengths) if beginning else lengths - 1 - first
+    counts = np.ones_like(lengths) if first_step_only else lengths - 1 - first
     episode = np.repeat(np.arange(len(lengths)), counts)
-    row = np.concatenate([f + np.arange(n) for f, n in zip(first, counts, strict=True)])
-    if len(row) > most:
-        kept = np.linspace(0, len(row) - 1, most).round().astype(int)
-        episode, row = episode[kept], row[kept]
-    return episode, row
+    step = np.concatenate([f + np.arange(n) for f, n in zip(first, counts, strict=True)])
+    if len(step) > max_states:
+        kept = np.linspace(0, len(step) - 1, max_states).round().astype(int)
+        episode, step = episode[kept], step[kept]
+    return episode, step

@@ -1,4 +1,4 @@
-"""Options of dreams: environments made of a world model. They are keywords of `LoadedRun.dream`."""
+"""Options of dreams: keywords of `LoadedRun.dream`."""
 
 from __future__ import annotations
 
@@ -10,42 +10,46 @@ from worldmodel.imagination.uncertainty import UNCERTAINTIES
 
 @dataclass(frozen=True)
 class DreamOptions:
-    """Where dreams begin and end, and what the model's own doubt costs in them."""
+    """Where dreams begin and end, and what the model's uncertainty costs."""
 
     split: str = option(
         "held_out",
-        "the logged episodes that dreams begin in",
+        "episodes of the dataset that dreams begin in",
         choices=("held_out", "training", "all"),
     )
     start_from: str = option(
         "any_step",
-        "dreams begin at any row of an episode, or where it begins",
+        "dreams begin at any step of an episode, or at its first step after the context",
         choices=("any_step", "first_step"),
     )
     max_initial_states: int = option(
-        4096, "most starts that are kept, evenly spaced over all", low=1
+        4096, "maximum number of initial states, evenly spaced over all", low=1
     )
     context: int | None = option(
-        None, "logged rows the model sees before (none: as in the run's evaluation)", low=1
+        None, "logged steps that the model filters first (none: as in the run's evaluation)", low=1
     )
     time_limit: int | None = option(
         None, "steps after which a dream is truncated (none: those of the longest episode)", low=1
     )
     member_sampling: str = option(
         "step",
-        "an ensemble's elite is drawn for every step, or once for a whole dream",
+        "an ensemble's elite is drawn at every step, or once an episode",
         choices=("step", "episode"),
     )
-    penalty: str = option("none", "uncertainty that costs reward", choices=("none", *UNCERTAINTIES))
+    penalty: str = option(
+        "none", "uncertainty that is subtracted from the reward", choices=("none", *UNCERTAINTIES)
+    )
     penalty_scale: float = option(
-        0.5, "cost of the mean uncertainty on logs, in standard deviations of the reward", low=0.0
+        0.5,
+        "penalty of the mean uncertainty on the dataset, in standard deviations of the reward",
+        low=0.0,
     )
     truncation_quantile: float | None = option(
         None,
-        "dreams are truncated where uncertainty exceeds this quantile of it on logs",
+        "dreams are truncated where uncertainty exceeds this quantile of it on the dataset",
         low=0.0,
         high=1.0,
     )
     truncation_measure: str = option(
-        "ensemble_std", "the uncertainty that dreams are cut by", choices=tuple(UNCERTAINTIES)
+        "ensemble_std", "the uncertainty that truncates dreams", choices=tuple(UNCERTAINTIES)
     )

@@ -1,7 +1,8 @@
-"""What Gymnasium is told of a dream, and how its arrays are handed over."""
+"""Gymnasium's spaces, actions and reset options of dreams, and the conversion of their arrays."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,34 +15,36 @@ from worldmodel.dream.initial_states import InitialStates
 from worldmodel.errors import UserError, did_you_mean
 
 
-def observation_space(observations: dict[str, ObservationSpec]) -> spaces.Space:
-    """A Box, or a Dict of them where several are observed. A model may say what no log holds, so
-    vectors have no bounds.
+def observation_space(observations: Mapping[str, ObservationSpec]) -> spaces.Space[Any]:
+    """A Box, or a Dict of them where several observations are named. Vectors have no bounds: a
+    model may predict what no dataset holds.
     """
-    boxes = {name: _box(observation) for name, observation in observations.items()}
+    boxes: dict[str, spaces.Space[Any]] = {name: _box(o) for name, o in observations.items()}
     return spaces.Dict(boxes) if len(boxes) > 1 else next(iter(boxes.values()))
 
 
-def action_space(action: ActionSpec) -> spaces.Space:
+def action_space(action: ActionSpec) -> spaces.Space[Any]:
+    """A Discrete space of classes, or a Box with the bounds of the data."""
     if action.discrete:
         return spaces.Discrete(action.size)
-    return spaces.Box(np.float32(action.low), np.float32(action.high), dtype=np.float32)
+    low, high = np.asarray(action.low, np.float32), np.asarray(action.high, np.float32)
+    return spaces.Box(low, high, dtype=np.float32)
 
 
-def on_host(tree: Any) -> Any:
-    """Arrays of the device as numpy's, which belong to whoever gets them."""
+def to_host(tree: Any) -> Any:
+    """Copies arrays of the device to NumPy arrays that the caller owns."""
     return jax.tree.map(np.array, jax.device_get(tree))
 
 
-def to_space(observation: dict[str, np.ndarray]) -> Any:
-    """As `observation_space` has it."""
+def to_space(observation: Mapping[str, np.ndarray]) -> Any:
+    """An observation as `observation_space` defines it."""
     return observation if len(observation) > 1 else next(iter(observation.values()))
 
 
-def validate_action(space: spaces.Space, action: Any) -> np.ndarray:
+def validate_action(space: spaces.Space[Any], action: Any) -> np.ndarray:
     """An action, or a batch of them, in the space's shape and type.
 
-    Raises InvalidAction where it has another shape, or is no class that there is.
+    Raises InvalidAction for another shape, or for a class that does not exist.
     """
     action = np.asarray(action, space.dtype)
     if action.shape != space.shape:
@@ -52,7 +55,7 @@ def validate_action(space: spaces.Space, action: Any) -> np.ndarray:
 
 
 def start_info(initial_states: InitialStates, start: np.ndarray) -> dict[str, np.ndarray]:
-    """Where in the logs the places `start` of the bank are."""
+    """The places in the dataset of the initial states `start`, indices () or (B,)."""
     return {
         "start_episode": np.asarray(initial_states.episode)[start],
         "start_step": np.asarray(initial_states.step)[start],
@@ -60,44 +63,46 @@ def start_info(initial_states: InitialStates, start: np.ndarray) -> dict[str, np
 
 
 def matching_starts(initial_states: InitialStates, options: dict[str, Any]) -> np.ndarray:
-    """Where dreams may begin: the places in the bank of `episode`, and there of `row`, where
-    `options` give them.
+    """The indices of the initial states in `episode`, and there of `step`, where options have them.
 
-    Raises UserError where no dream begins there, and says where one does.
+    Raises UserError if there is none, and names those that exist.
     """
     if "episode" not in options:
         return np.arange(initial_states.size)
-    episodes, rows = np.asarray(initial_states.episode), np.asarray(initial_states.step)
-    episode, row = options["episode"], options.get("step")
-    there = episodes == episode
-    if not there.any():
+    episodes, steps = np.asarray(initial_states.episode), np.asarray(initial_states.step)
+    episode, step = options["episode"], options.get("step")
+    in_episode = episodes == episode
+    if not in_episode.any():
         raise UserError(
             f"options: no dream begins in episode {episode}; accepted: "
             f"{', '.join(map(str, np.unique(episodes)))}"
         )
-    found = np.flatnonzero(there & (rows == row) if row is not None else there)
-    if not len(found):
-        kept = rows[there]
-        close = kept[np.argmin(np.abs(kept - row))]
+    matching = np.flatnonzero(in_episode & (steps == step) if step is not None else in_episode)
+    if not len(matching):
+        available = steps[in_episode]
+        nearest = available[np.argmin(np.abs(available - step))]
         raise UserError(
-            f"options: no dream begins in row {row} of episode {episode}; accepted: "
-            f"{len(kept)} rows from {kept.min()} to {kept.max()}, the nearest is {close}"
+            f"options: no dream begins at step {step} of episode {episode}; accepted: "
+            f"{len(available)} steps from {available.min()} to {available.max()}, the nearest is "
+            f"{nearest}"
         )
-    return found
+    return matching
 
 
-def validate_reset_options(given: dict[str, Any] | None, known: tuple[str, ...]) -> dict[str, Any]:
-    """The options of a reset. Raises UserError for what is none of them."""
-    given = given or {}
-    for name in given:
-        if name not in known:
-            hint = did_you_mean(name, known)
+def validate_reset_options(
+    options: dict[str, Any] | None, names: tuple[str, ...]
+) -> dict[str, Any]:
+    """The options of a reset. Raises UserError for a name that is not among `names`."""
+    options = options or {}
+    for name in options:
+        if name not in names:
+            hint = did_you_mean(name, names)
             raise UserError(
-                f"options: no such option of reset as {name!r}{hint}; accepted: {', '.join(known)}"
+                f"options: no such option of reset as {name!r}{hint}; accepted: {', '.join(names)}"
             )
-    if "step" in given and "episode" not in given:
-        raise UserError("options: row is that of an episode; accepted with episode")
-    return given
+    if "step" in options and "episode" not in options:
+        raise UserError("options: step needs the number of an episode; accepted with episode")
+    return options
 
 
 def _box(observation: ObservationSpec) -> spaces.Box:

@@ -1,5 +1,5 @@
-"""A finished or running run, loaded from its folder."""
+"""Loads finished or running runs from their folders."""
 
 from worldmodel.loading.run import LoadedRun, evaluate_run, load, make_dream
 
-__all__ = ["LoadedRun", "make_dream", "evaluate_run", "load"]
+__all__ = ["LoadedRun", "evaluate_run", "load", "make_dream"]

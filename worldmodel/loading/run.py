@@ -1,12 +1,11 @@
-"""A finished or running run, loaded from its folder: model, policy, config and what can be asked of
-them.
-"""
+"""Loads a run from its folder: model, policy and config, to predict, evaluate and dream with."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +16,10 @@ from worldmodel import data
 from worldmodel.config.evaluation_data import evaluation_data_options
 from worldmodel.config.io import build_options, with_overrides
 from worldmodel.data.compatibility import conform_to_spec
-from worldmodel.data.trajectories import split_episodes
+from worldmodel.data.trajectories import Trajectories, split_episodes
 from worldmodel.data.windows import Window
-from worldmodel.dream import DreamEnv, DreamVectorEnv
-from worldmodel.dream import dream as dreams
-from worldmodel.dream.options import DreamOptions
+from worldmodel.dream import DreamEnv, DreamOptions, DreamVectorEnv, build_dream
+from worldmodel.dream.dream import check_model
 from worldmodel.evaluation.evaluator import Results, evaluate_loaded
 from worldmodel.models import WorldModel
 from worldmodel.system.compilation import enable_compilation_cache
@@ -29,128 +27,212 @@ from worldmodel.training.restore import Restored, restore
 
 
 class LoadedRun(Restored):
-    """One checkpoint of a run, and what can be asked of it."""
+    """One checkpoint of a run, as `worldmodel.load` returns it.
+
+    directory: the folder of the run
+    config: its options
+    spec: shapes and training statistics of its data
+    stage, step: the checkpoint's
+    model: the world model
+    policy: from features (B, F) to a distribution over actions, or None
+    value: of states under the policy, where the run trained a critic
+    other_seeds: model, policy and value of the other training seeds
+    last: the last checkpoint of the run, where this one is the best
+
+    Example:
+        >>> import worldmodel
+        >>> run = worldmodel.load(RUN)
+        >>> run.config.model.name, run.spec.action.size
+        ('rssm', 1)
+    """
 
     def predict(
         self,
-        observations: dict[str, np.ndarray],
+        observations: Mapping[str, np.ndarray],
         actions: np.ndarray,
         context: int,
         horizon: int,
         samples: int = 1,
         key: jax.Array | None = None,
     ) -> dict[str, np.ndarray]:
-        """Open-loop prediction in raw units.
+        """Predicts observations open loop: after `context` observations, from actions alone.
 
-        observations: name -> (B, >= context, ...); the first `context` rows are seen
-        actions: (B, >= context + horizon - 1, ...); row t is what was done at observation t
-        Returns name -> (B, samples, horizon, ...), the expected observation of each sampled future.
+        observations: name -> (B, T, ...) in raw units, T >= context; later ones are not used
+        actions: (B, T', A) floats or (B, T') classes in raw units, T' >= context + horizon - 1;
+            action t is taken at observation t
+        context: number of observations that the model filters
+        horizon: number of steps to predict
+        samples: number of sampled rollouts
+        key: for the noise of the model; default `jax.random.key(0)`
+
+        Returns name -> (B, samples, horizon, ...) in raw units, the mean of the predicted
+        observation in each sampled rollout.
+
+        Raises ValueError for missing observations or too few of them or of actions.
+
+        Example:
+            >>> import worldmodel
+            >>> from worldmodel import data
+            >>> run = worldmodel.load(RUN)
+            >>> dataset = data.load(run.config.data)
+            >>> observed = {name: x[None, :4] for name, x in dataset.observations.items()}
+            >>> actions = dataset.actions[None, :6]
+            >>> predicted = run.predict(observed, actions, context=4, horizon=3, samples=2)
+            >>> predicted["observation"].shape
+            (1, 2, 3, 3)
         """
-        window, future = self._inputs(observations, actions, context, horizon)
-        key = jax.random.key(0) if key is None else key
-        predicted = _predict(self.model, window, future, jax.random.split(key, samples))
-        return {name: np.asarray(jnp.swapaxes(value, 0, 1)) for name, value in predicted.items()}
-
-    def evaluate(self, **overrides: Any) -> Results:
-        """Judges this checkpoint and rewrites its evaluation; keywords are single options of
-        `evaluation`, those of a group as a dict: `episodes=10, planner={"kind": "cem"}`.
-
-        Raises ConfigError, or DataError for logs of `data` that are not like the run's.
-        """
-        config = with_overrides(self.config, {"evaluation": overrides})
-        if config.evaluation.data is not None:
-            trajectories = conform_to_spec(data.load(evaluation_data_options(config)), self.spec)
-        else:
-            trajectories = data.load(config.data)
-            self.directory.check_dataset(self.spec, trajectories.fingerprint())
-        return evaluate_loaded(self, trajectories, config.evaluation)
-
-    def dream(
-        self, num_envs: int | None = None, autoreset_mode: str = "NextStep", **options: Any
-    ) -> DreamEnv | DreamVectorEnv:
-        """The model as a Gymnasium environment, or with `num_envs` as a vector environment, which
-        begins anew by `autoreset_mode`: NextStep, SameStep or Disabled.
-
-        `options` are those of `DreamOptions`: where dreams begin and end, and what uncertainty
-        costs. Raises ConfigError for others, and for a model that cannot be make_dream.
-        """
-        chosen = build_options(DreamOptions, options, "dream")
-        dreams.check_model(self.model, self.spec, chosen)
-        logs = data.load(self.config.data)
-        self.directory.check_dataset(self.spec, logs.fingerprint())
-        count = logs.num_episodes
-        training, held_out = split_episodes(count, self.config.data.holdout)
-        numbers = {"training": training, "held_out": held_out, "all": np.arange(count)}[
-            chosen.split
-        ]
-        context = chosen.context or self.config.evaluation.context
-        limit = chosen.time_limit or int(logs.lengths.max()) - 1
-        chosen = replace(chosen, context=context, time_limit=limit)
-        dream = dreams.build_dream(self.model, self.spec, logs.select(numbers), numbers, chosen)
-        if num_envs is None:
-            return DreamEnv(dream, self.spec)
-        return DreamVectorEnv(dream, self.spec, num_envs, autoreset_mode)
-
-    def _inputs(
-        self, observations: dict[str, np.ndarray], actions: np.ndarray, context: int, horizon: int
-    ) -> tuple[Window, jax.Array]:
-        missing = self.spec.observations.keys() - observations.keys()
-        if missing:
-            raise ValueError(f"observations {sorted(missing)} are missing")
-        if actions.shape[1] < context + horizon - 1:
-            raise ValueError(
-                f"{actions.shape[1]} actions were given; context {context} and horizon {horizon} "
-                f"need {context + horizon - 1}"
-            )
-        actions = jnp.asarray(self.spec.action.normalize(actions))
-        seen = {k: jnp.asarray(observations[k])[:, :context] for k in self.spec.observations}
-        shape = (actions.shape[0], context)
-        no = jnp.zeros(shape, bool)
+        self._check_lengths(observations, actions, context, horizon)
+        normalized = jnp.asarray(self.spec.action.normalize(actions))
+        no = jnp.zeros((len(actions), context), bool)
         window = Window(
-            observation=seen,
-            action=actions[:, :context],
-            reward=jnp.zeros(shape),
+            observation={
+                k: jnp.asarray(observations[k])[:, :context] for k in self.spec.observations
+            },
+            action=normalized[:, :context],
+            reward=jnp.zeros(no.shape),
             is_first=no.at[:, 0].set(True),
             is_last=no,
             is_terminal=no,
             mask=~no,
         )
-        return window, actions[:, context - 1 : context + horizon - 1]
+        keys = jax.random.split(jax.random.key(0) if key is None else key, samples)
+        future = normalized[:, context - 1 : context + horizon - 1]
+        predicted = _predict(self.model, window, future, keys)
+        return {name: np.asarray(jnp.swapaxes(value, 0, 1)) for name, value in predicted.items()}
+
+    def evaluate(self, **overrides: Any) -> Results:
+        """Evaluates this checkpoint and rewrites the run's `evaluation/`.
+
+        overrides: single options of `evaluation`; those of a group as a dict:
+            `episodes=10, planner={"kind": "cem"}`
+
+        Returns the results, as `results.json` holds them.
+
+        Raises ConfigError for an invalid option, and DataError if the dataset is not the one that
+        the run was trained on, or if that of `data` does not fit the run.
+        """
+        config = with_overrides(self.config, {"evaluation": overrides})
+        if config.evaluation.data is not None:
+            dataset = conform_to_spec(data.load(evaluation_data_options(config)), self.spec)
+        else:
+            dataset = self.dataset()
+        return evaluate_loaded(self, dataset, config.evaluation)
+
+    def dataset(self) -> Trajectories:
+        """The dataset that the run was trained on, with the held-out episodes.
+
+        Raises DataError if it is missing, or is no longer the same.
+        """
+        dataset = data.load(self.config.data)
+        self.directory.check_dataset(self.spec, dataset.fingerprint())
+        return dataset
+
+    @overload
+    def dream(
+        self, num_envs: None = None, autoreset_mode: str = ..., **options: Any
+    ) -> DreamEnv: ...
+
+    @overload
+    def dream(self, num_envs: int, autoreset_mode: str = ..., **options: Any) -> DreamVectorEnv: ...
+
+    def dream(
+        self, num_envs: int | None = None, autoreset_mode: str = "NextStep", **options: Any
+    ) -> DreamEnv | DreamVectorEnv:
+        """The model as a Gymnasium environment that begins at logged steps of the dataset.
+
+        num_envs: None for a `gymnasium.Env`, else the size of a `gymnasium.vector.VectorEnv`
+        autoreset_mode: of the vector environment: NextStep, SameStep or Disabled
+        options: fields of `DreamOptions`: where dreams begin and end, and what uncertainty costs
+
+        Raises ConfigError for an invalid option and for a model that cannot be dreamed, and
+        DataError if the dataset is no longer that of the run.
+
+        Example:
+            >>> import worldmodel
+            >>> envs = worldmodel.load(RUN).dream(num_envs=2, time_limit=50)
+            >>> observations, infos = envs.reset(seed=0)
+            >>> observations.shape
+            (2, 3)
+        """
+        chosen = build_options(DreamOptions, options, "dream")
+        check_model(self.model, self.spec, chosen)
+        dataset = self.dataset()
+        count = dataset.num_episodes
+        training, held_out = split_episodes(count, self.config.data.holdout)
+        splits = {"training": training, "held_out": held_out, "all": np.arange(count)}
+        episode_ids = splits[chosen.split]
+        chosen = replace(
+            chosen,
+            context=chosen.context or self.config.evaluation.context,
+            time_limit=chosen.time_limit or int(dataset.lengths.max()) - 1,
+        )
+        episodes = dataset.select(episode_ids)
+        dream = build_dream(self.model, self.spec, episodes, episode_ids, chosen)
+        if num_envs is None:
+            return DreamEnv(dream, self.spec)
+        return DreamVectorEnv(dream, self.spec, num_envs, autoreset_mode)
+
+    def _check_lengths(
+        self,
+        observations: Mapping[str, np.ndarray],
+        actions: np.ndarray,
+        context: int,
+        horizon: int,
+    ) -> None:
+        missing = self.spec.observations.keys() - observations.keys()
+        if missing:
+            raise ValueError(f"observations {sorted(missing)} are missing")
+        for name in self.spec.observations:
+            if (steps := observations[name].shape[1]) < context:
+                raise ValueError(f"observation {name!r} has {steps} steps; context is {context}")
+        if actions.shape[1] < context + horizon - 1:
+            raise ValueError(
+                f"{actions.shape[1]} actions were given; context {context} and horizon {horizon} "
+                f"need {context + horizon - 1}"
+            )
 
 
 @nnx.jit
 def _predict(
     model: WorldModel, window: Window, actions: jax.Array, keys: jax.Array
 ) -> dict[str, jax.Array]:
-    """{name: (samples, B, H, ...)}: filter the window, follow the actions, once for every key."""
+    """name -> (samples, B, H, ...): filters the window and rolls out, once for every key."""
 
-    def one(key: jax.Array) -> dict[str, jax.Array]:
+    def sample(key: jax.Array) -> dict[str, jax.Array]:
         observe_key, rollout_key = jax.random.split(key)
-        seen = model.observe(window, observe_key)
-        last = jax.tree.map(lambda x: x[:, -1], seen)
+        last = jax.tree.map(lambda x: x[:, -1], model.observe(window, observe_key))
         states = model.rollout(last, actions, rollout_key)
         return {name: p.mean() for name, p in model.observation(states).items()}
 
-    return jax.lax.map(one, keys)
+    return jax.lax.map(sample, keys)
 
 
 def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
-    """Loads a run: its last stage that has a checkpoint, at `last` (the newest that is whole), at
-    `best` (by `best_metric` of the stage's options) or at a step. Where it trained several seeds,
-    model and policy are the first one's, and `other_seeds` those of the others. The best one comes with
-    the `last`: it was chosen among several, in part for its luck.
+    """Loads a checkpoint of a run: that of its last stage that has one.
 
-    Raises CheckpointError if there is no such run or checkpoint, or if it holds another model.
+    path: the folder of the run, such as `runs/NAME`
+    checkpoint: `last` (the newest that is not damaged), `best` (by the stage's `best_metric`) or
+        the number of a step, as text
+
+    Returns the run. Of a run with several training seeds, model and policy are those of the first,
+    and `other_seeds` holds the others. With `best`, `last` is the last checkpoint: the best one
+    was selected among several, in part for its luck.
+
+    Raises CheckpointError if there is no such run or checkpoint, or if it belongs to another model.
+
+    Example:
+        >>> import worldmodel
+        >>> run = worldmodel.load(RUN)
+        >>> run.stage
+        'policy'
     """
     restored = restore(path, checkpoint)
     return LoadedRun(**{field.name: getattr(restored, field.name) for field in fields(restored)})
 
 
 def evaluate_run(run: str | Path, checkpoint: str = "last", **overrides: Any) -> int:
-    """Judges a checkpoint of the run in folder `run`; `overrides` are single evaluation options.
-
-    Returns the exit status. Raises UserError for what the user can mend, such as logs that are no
-    longer those the run was trained on: other episodes would be held out.
+    """Evaluates a checkpoint of the run in folder `run` and returns the exit status; `overrides`
+    are single options of `evaluation`. Raises UserError.
     """
     loaded = load(run, checkpoint)
     enable_compilation_cache(loaded.config.training.compilation_cache)
@@ -161,5 +243,5 @@ def evaluate_run(run: str | Path, checkpoint: str = "last", **overrides: Any) ->
 def make_dream(
     run: str | Path, checkpoint: str = "last", num_envs: int | None = None, **options: Any
 ) -> DreamEnv | DreamVectorEnv:
-    """What Gymnasium makes of `worldmodel/Dream-v0`: `load(run, checkpoint).dream(...)`."""
+    """Gymnasium's entry point of `worldmodel/Dream-v0`: `load(run, checkpoint).dream(...)`."""
     return load(run, checkpoint).dream(num_envs, **options)

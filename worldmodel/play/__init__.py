@@ -1,1 +1,1 @@
-"""Looking at a run's model by hand: beside the real environment, and from logged rows."""
+"""Compares a run's model with the real environment, live, and imagines from logged steps."""

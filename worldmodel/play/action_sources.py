@@ -1,4 +1,6 @@
-"""Who acts: the run's policy, chance, nobody, or whoever types. All are `ActFunction`s, in raw units."""
+"""Sources of actions: the run's policy, random or zero actions, or the keyboard. Each is an
+`ActFunction` in raw units.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 import numpy as np
+from flax import nnx
 
 from worldmodel.data.spec import ActionSpec, DataSpec
 from worldmodel.environments.real import Observation
@@ -16,14 +19,15 @@ from worldmodel.loading import LoadedRun
 
 
 class UserQuit(Exception):
-    """Whoever types has left."""
+    """The user at the keyboard has quit."""
 
 
 def make_action_source(kind: str, run: LoadedRun) -> ActFunction:
-    """The one called `kind`. Raises ConfigError where a run has no policy."""
+    """The source `kind`: policy, random, keyboard or zero. Raises ConfigError for the policy of a
+    run that has none.
+    """
     if kind == "policy":
-        require_policy(run)
-        return model_policy(run.model, FeaturePolicy(run.policy), run.spec)
+        return model_policy(run.model, FeaturePolicy(require_policy(run)), run.spec)
     if kind == "random":
         return random_policy(run.spec)
     if kind == "keyboard":
@@ -31,15 +35,17 @@ def make_action_source(kind: str, run: LoadedRun) -> ActFunction:
     return zero_policy(run.spec)
 
 
-def require_policy(run: LoadedRun) -> None:
+def require_policy(run: LoadedRun) -> nnx.Module:
+    """The run's policy. Raises ConfigError if it has none."""
     if run.policy is None:
         raise ConfigError(
             f"actions=policy: {run.directory.path} has no policy; accepted: the other choices"
         )
+    return run.policy
 
 
 def zero_action(action: ActionSpec) -> np.ndarray:
-    """The action nearest to nothing: zeros within the bounds, or the first class."""
+    """Zeros, clipped to the bounds, or the first class."""
     if action.discrete:
         return np.zeros((), np.int32)
     return np.clip(np.zeros(action.size, np.float32), action.low, action.high).astype(np.float32)
@@ -47,19 +53,19 @@ def zero_action(action: ActionSpec) -> np.ndarray:
 
 def zero_policy(spec: DataSpec) -> ActFunction:
     """Takes the zero action."""
-    nothing = zero_action(spec.action)
+    zero = zero_action(spec.action)
 
     def act(
         memory: Any, observation: Observation, seeds: np.ndarray, step: int
     ) -> tuple[Any, np.ndarray]:
-        return memory, np.stack([nothing] * len(seeds))
+        return memory, np.stack([zero] * len(seeds))
 
     return act
 
 
 def keyboard_policy(spec: DataSpec, source: TextIO) -> ActFunction:
-    """Takes what is typed, a line a step: the action's numbers or the class. An empty line repeats
-    the last action. Raises UserQuit at `q`, at Ctrl-C and where the lines end.
+    """Reads an action from each line of `source`: its numbers or its class. An empty line repeats
+    the last action. Raises UserQuit at `q`, at Ctrl-C and at the end of `source`.
     """
     actions = _read(spec.action, source)
 
@@ -72,27 +78,27 @@ def keyboard_policy(spec: DataSpec, source: TextIO) -> ActFunction:
 
 
 def _read(action: ActionSpec, source: TextIO) -> Iterator[np.ndarray]:
-    last, prompt = zero_action(action), f"{action_format(action)}, empty: as before, q: leave > "
+    last, accepted = zero_action(action), action_format(action)
     while True:
         if source.isatty():
-            print(prompt, end="", file=sys.stderr, flush=True)
+            print(f"{accepted} (empty: repeat, q: quit) > ", end="", file=sys.stderr, flush=True)
         try:
             line = source.readline()
         except KeyboardInterrupt:
             raise UserQuit from None
         if not line or line.strip().lower() == "q":
             raise UserQuit
-        taken = parse_action(line, action, last)
-        if taken is None:
-            print(f"{line.strip()}: accepted: {action_format(action)}", file=sys.stderr)
+        parsed = parse_action(line, action, last)
+        if parsed is None:
+            print(f"{line.strip()}: accepted: {accepted}", file=sys.stderr)
             continue
-        last = taken
+        last = parsed
         yield last
 
 
 def parse_action(line: str, action: ActionSpec, last: np.ndarray) -> np.ndarray | None:
-    """The action that a line says, `last` where it is empty; None where it says none. Numbers
-    beyond the bounds are taken as the bounds.
+    """The action of a line, `last` if it is empty, or None if it is invalid. Numbers outside the
+    bounds are clipped.
     """
     words = line.replace(",", " ").split()
     if not words:
@@ -110,7 +116,7 @@ def parse_action(line: str, action: ActionSpec, last: np.ndarray) -> np.ndarray 
 
 
 def action_format(action: ActionSpec) -> str:
-    """In words, what may be typed."""
+    """A description of the accepted input."""
     if action.discrete:
         return f"a class from 0 to {action.size - 1}"
     bounds = {*zip(action.low, action.high, strict=True)}

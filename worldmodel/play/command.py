@@ -1,5 +1,5 @@
-"""From the words of `python -m worldmodel.play` to what is played. Mistakes in options are told
-before JAX is imported.
+"""The command line of `python -m worldmodel.play`. Invalid options are reported before JAX is
+imported.
 """
 
 from __future__ import annotations
@@ -13,34 +13,37 @@ from worldmodel.config.option import format_value
 from worldmodel.errors import raise_config_errors
 from worldmodel.play.options import ACTIONS, PlayOptions
 
-MOST_FRAMES = 500  # of a video: with a textured floor, 5 MB
+MAX_VIDEO_FRAMES = 500  # with a textured floor, 5 MB
 DESCRIPTION = """
-Looks at the model of a run by hand, and prints a line a step.
+Plays one episode of a run's model and prints one line per step.
 
-Beside the real environment (default): both take the same actions. The model sees the first rows,
-then goes on alone.
+By default, compares the model with the real environment: both take the same actions. The model
+filters the first observations, then predicts open loop.
 
-With episode=NUMBER, from a row of a held-out episode: what would follow under each of several
-choices of actions, with the same noise.
+With episode=NUMBER, imagines from a step of a held-out episode what follows under each of several
+sources of actions, with the same noise.
 """
 USAGES = (
     "python -m worldmodel.play run=runs/NAME [actions=policy|random|zero|keyboard] [video=FILE]",
-    "python -m worldmodel.play run=runs/NAME episode=N start_step=T actions=logged,random,zero",
+    "python -m worldmodel.play run=runs/NAME episode=N [start_step=T] [actions=logged,random,zero]",
 )
 
 
 def run(words: Sequence[str]) -> int:
-    """Plays what the words ask for; returns the exit status. Raises UserError."""
+    """Runs the command and returns the exit status. Raises UserError."""
     arguments = Arguments.parse(words)
     if arguments.has(HELP_FLAGS):
         print(help_text.command(DESCRIPTION, USAGES, PlayOptions()))
         return 0
     options = parse(arguments.options)
     if options.episode is None:
-        from worldmodel.play.compare_live import play
+        from worldmodel.play.live_report import report_live_comparison
+
+        report_live_comparison(options)
     else:
-        from worldmodel.play.counterfactuals import play
-    play(options)
+        from worldmodel.play.counterfactual_report import report_counterfactuals
+
+        report_counterfactuals(options, options.episode)
     return 0
 
 
@@ -48,34 +51,34 @@ def parse(words: Sequence[str]) -> PlayOptions:
     """Reads OPTION=VALUE words. Raises ConfigError."""
     options = PlayOptions()
     parse_options(words, options)
-    raise_config_errors(_errors(options))
+    raise_config_errors(_conflicts(options))
     validate_checkpoint([options.run], options.checkpoint)
     return options
 
 
-def _errors(options: PlayOptions) -> Iterator[str]:
-    """What does not go together."""
+def _conflicts(options: PlayOptions) -> Iterator[str]:
+    """One message for each option that does not go with the others."""
     actions, given = options.actions or [], f"actions={format_value(options.actions)}"
     if options.episode is None:
         if len(actions) > 1 or "logged" in actions:
             yield (
-                f"{given}: beside the real environment one acts; accepted: "
-                f"{', '.join(name for name in ACTIONS if name != 'logged')}; a list with episode=N"
+                f"{given}: the real environment takes actions from one source; accepted: one of "
+                f"{', '.join(name for name in ACTIONS if name != 'logged')}; a list needs episode=N"
             )
         for key in ("start_step", "figure"):
             if (value := getattr(options, key)) is not None:
-                yield f"{key}={value}: belongs to a logged start; accepted with episode=N"
+                yield f"{key}={value}: needs a logged episode; accepted with episode=N"
     else:
         if "keyboard" in actions:
-            yield f"{given}: keys are typed beside the real environment; accepted: all others"
+            yield f"{given}: keyboard needs the real environment; accepted: the other sources"
         if len(set(actions)) < len(actions):
-            yield f"{given}: accepts each once"
+            yield f"{given}: names a source twice; accepted: each once"
         for key in ("environment", "video"):
             if (value := getattr(options, key)) is not None:
-                yield f"{key}={value}: is for play beside reality; accepted without episode"
-    if options.video is not None and options.steps > MOST_FRAMES:
-        yield f"steps={options.steps}: accepts up to {MOST_FRAMES} with a video, a frame a step"
+                yield f"{key}={value}: needs the real environment; accepted without episode"
+    if options.video is not None and options.steps > MAX_VIDEO_FRAMES:
+        yield f"steps={options.steps}: accepts up to {MAX_VIDEO_FRAMES} with a video"
     for key, ending in (("video", ".gif"), ("figure", ".png")):
         value = getattr(options, key)
         if value is not None and Path(value).suffix.lower() != ending:
-            yield f"{key}={value}: accepts a file that ends in {ending}"
+            yield f"{key}={value}: accepts a file name that ends in {ending}"

@@ -1,4 +1,4 @@
-"""Real and dreamed numbers over time, as frames of a video."""
+"""Real and dreamed values over time, as frames of a video."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from worldmodel.data.spec import DataSpec
 from worldmodel.play.live_comparison import ComparedStep
 from worldmodel.play.observation_values import flatten_observation, value_names
 
-MOST_CURVES = 4
-SIZE, DPI = (4.0, 3.0), 80  # inches, and pixels an inch
+MAX_CURVES = 4
+SIZE, DPI = (4.0, 3.0), 80  # inches, and pixels per inch
 
 
 class Curves:
-    """A panel for each of the first numbers that are observed; a call draws all that was so far."""
+    """A panel for each of the first observed values; a call adds a step and draws the frame."""
 
     def __init__(self, spec: DataSpec):
         self.spec = spec
-        self.names = value_names(spec)[:MOST_CURVES]
+        self.names = value_names(spec)[:MAX_CURVES]
         figure = Figure(figsize=SIZE, dpi=DPI, layout="constrained")
         self.canvas = FigureCanvasAgg(figure)
         self.axes = figure.subplots(len(self.names), 1, sharex=True, squeeze=False)[:, 0]
@@ -34,16 +34,16 @@ class Curves:
             self.lines.append((real, dreamed))
         self.axes[0].legend(fontsize=7, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
         self.steps: list[int] = []
-        self.shown: list[np.ndarray] = []
+        self.values: list[np.ndarray] = []
 
-    def __call__(self, moment: ComparedStep) -> np.ndarray:
-        real = flatten_observation(moment.observation, self.spec)[: len(self.names)]
+    def __call__(self, step: ComparedStep) -> np.ndarray:
+        real = flatten_observation(step.observation, self.spec)[: len(self.names)]
         dreamed = np.full_like(real, np.nan)
-        if moment.dreamed is not None:
-            dreamed = flatten_observation(moment.dreamed.observation, self.spec)[: len(self.names)]
-        self.steps.append(moment.step)
-        self.shown.append(np.stack([real, dreamed]))
-        over_time = np.stack(self.shown)
+        if step.dreamed is not None:
+            dreamed = flatten_observation(step.dreamed.observation, self.spec)[: len(self.names)]
+        self.steps.append(step.step)
+        self.values.append(np.stack([real, dreamed]))
+        over_time = np.stack(self.values)
         for i, (axes, lines) in enumerate(zip(self.axes, self.lines, strict=True)):
             for j, line in enumerate(lines):
                 line.set_data(self.steps, over_time[:, j, i])

@@ -1,4 +1,4 @@
-"""A picture of what is imagined under each choice of actions."""
+"""Draws the rollouts that are imagined under each source of actions."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from worldmodel.data.spec import DataSpec
 from worldmodel.play import observation_values
 from worldmodel.play.counterfactual_rollouts import CounterfactualRollout
 
-MOST_PANELS = 5  # and one for the reward
-FRAMES = 8  # in a strip
+MAX_PANELS = 5  # and one for the reward
+MAX_FRAMES = 8  # of images, in a row
 COLOURS = {"policy": "#007a5a", "random": "#c65102", "zero": "#9aa3ad", "logged": "#0067a5"}
 TRUTH = "#1c1f23"
 
@@ -23,29 +23,29 @@ def plot_rollouts(
     truth: CounterfactualRollout | None,
     spec: DataSpec,
 ) -> Figure:
-    """A panel for each of the first numbers and for the reward so far, with a line a choice; the
-    truth is dashed. Where images are observed, a strip of them for each choice.
+    """A panel for each of the first values and for the cumulative reward, with a line for each
+    source; the truth is dashed. If images are observed, a row of them for each source.
     """
     image = next((name for name, o in spec.observations.items() if o.is_image), None)
     if image is not None:
-        return _strips(imagined, truth, image)
-    names = observation_values.value_names(spec)[:MOST_PANELS]
-    lines = [(name, future, COLOURS[name], "-") for name, future in imagined.items()]
+        return _plot_images(imagined, truth, image)
+    names = observation_values.value_names(spec)[:MAX_PANELS]
+    lines = [(name, rollout, COLOURS[name], "-") for name, rollout in imagined.items()]
     lines += [("truth", truth, TRUTH, "--")] if truth is not None else []
     panels = len(names) + spec.has_reward
     columns = min(panels, 3)
     rows = -(-panels // columns)
     figure = Figure(figsize=(3.4 * columns, 2.3 * rows + 0.5), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for name, future, colour, style in lines:
-        over_time = observation_values.flatten_observation(future.observation, spec)
+    for name, rollout, colour, style in lines:
+        over_time = observation_values.flatten_observation(rollout.observation, spec)
         steps = np.arange(1, len(over_time) + 1)
         for i, panel in enumerate(axes[: len(names)]):
             panel.plot(steps, over_time[:, i], color=colour, linestyle=style, label=name)
-        if spec.has_reward and future.reward is not None:
-            axes[len(names)].plot(steps, np.cumsum(future.reward), color=colour, linestyle=style)
+        if spec.has_reward and rollout.reward is not None:
+            axes[len(names)].plot(steps, np.cumsum(rollout.reward), color=colour, linestyle=style)
     titles = [f"observed {name}" if name.isdigit() else name for name in names]
-    titles.append("reward so far, logged (truth) or imagined")
+    titles.append("cumulative reward, logged (truth) or imagined")
     for panel, title in zip(axes[:panels], titles, strict=False):
         panel.set_title(title, fontsize=9)
         panel.tick_params(labelsize=8)
@@ -57,23 +57,23 @@ def plot_rollouts(
     return figure
 
 
-def _strips(
+def _plot_images(
     imagined: Mapping[str, CounterfactualRollout], truth: CounterfactualRollout | None, image: str
 ) -> Figure:
-    strips = ({"truth": truth} if truth is not None else {}) | dict(imagined)
-    steps = len(next(iter(imagined.values())).survival)
-    shown = np.unique(np.linspace(1, steps, min(FRAMES, steps)).round().astype(int))
+    images = ({"truth": truth} if truth is not None else {}) | dict(imagined)
+    steps = next(iter(imagined.values())).steps
+    chosen = np.unique(np.linspace(1, steps, min(MAX_FRAMES, steps)).round().astype(int))
     figure = Figure(
-        figsize=(1.2 * len(shown) + 0.8, 1.25 * len(strips) + 0.3), layout="constrained"
+        figsize=(1.2 * len(chosen) + 0.8, 1.25 * len(images) + 0.3), layout="constrained"
     )
-    axes = figure.subplots(len(strips), len(shown), squeeze=False)
-    for line, (name, future) in zip(axes, strips.items(), strict=True):
+    axes = figure.subplots(len(images), len(chosen), squeeze=False)
+    for line, (name, rollout) in zip(axes, images.items(), strict=True):
         line[0].set_ylabel(name)
-        for panel, step in zip(line, shown, strict=True):
-            frame = future.observation[image][step - 1]
+        for panel, step in zip(line, chosen, strict=True):
+            frame = rollout.observation[image][step - 1]
             panel.imshow(frame if frame.shape[-1] == 3 else frame[..., 0], cmap="gray")
             panel.set_xticks([])
             panel.set_yticks([])
-    for panel, step in zip(axes[0], shown, strict=True):
+    for panel, step in zip(axes[0], chosen, strict=True):
         panel.set_title(f"step {step}", fontsize=9)
     return figure

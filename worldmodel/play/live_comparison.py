@@ -1,12 +1,12 @@
-"""A model's dream and the real environment under the same actions, moment by moment.
+"""A model's dream and the real environment under the same actions, step by step.
 
-The model is filtered through the first rows, then goes on alone, while the real environment goes
-on.
+The model filters the first observations and then predicts open loop, while the real environment
+continues.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import jax
@@ -14,37 +14,34 @@ import numpy as np
 
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.dream import Dream, DreamState, build_dream
+from worldmodel.dream import Dream, DreamOptions, DreamState, DreamStep, build_dream
 from worldmodel.dream.dream import check_model
-from worldmodel.dream.options import DreamOptions
 from worldmodel.environments.real import Observation, RealEnvironment
 from worldmodel.errors import ConfigError
 from worldmodel.evaluation.returns import ActFunction
 from worldmodel.loading import LoadedRun
-from worldmodel.play import observation_values
 from worldmodel.play.action_sources import UserQuit
+from worldmodel.play.observation_values import normalized_rmse
 
 
-class DreamStep(NamedTuple):
-    """What the dream says of a step. `error`: how far its observation is from the real one."""
+class Prediction(NamedTuple):
+    """A step of the dream. `error`: normalized RMSE of its observation."""
 
-    observation: Observation
+    observation: Mapping[str, np.ndarray]
     reward: float
     ended: bool
     error: float
 
 
 class ComparedStep(NamedTuple):
-    """A step: what was done, what followed, and what the dream says, which begins after the rows
-    that the model is shown.
-    """
+    """A step of the real environment, and of the dream once it has begun."""
 
     step: int  # the first is 1
     action: np.ndarray  # in raw units
     observation: Observation
     reward: float
     ended: bool
-    dreamed: DreamStep | None
+    dreamed: Prediction | None
 
     @property
     def done(self) -> bool:
@@ -59,71 +56,77 @@ def compare_live(
     steps: int,
     seed: int,
 ) -> Iterator[ComparedStep]:
-    """The moments of episode `seed`: at most `steps`, until the real episode or the dream ends, or
-    whoever acts leaves. The first `context - 1` are shown to the model.
+    """The steps of episode `seed`: at most `steps`, until the real episode or the dream ends, or
+    the user quits. The dream begins at step `context`.
 
-    Raises ConfigError for a model that cannot be dreamed, and where `steps` leave nothing to dream.
+    Raises ConfigError for a model that cannot be dreamed, and if `steps` is less than `context`.
     """
     check_model(run.model, run.spec, DreamOptions())
     if steps < context:
         raise ConfigError(
-            f"steps={steps}: the model is shown context={context} rows first; accepted: steps of "
+            f"steps={steps}: the model filters context={context} steps first; accepted: steps of "
             f"{context} or more"
         )
-    rows, done = [environment.reset(seed)], []
-    key, memory, dream, state = jax.random.key(seed), None, None, None
+    observations, actions, rewards = [environment.reset(seed)], [], []
+    key, memory, dream = jax.random.key(seed), None, None
     for step in range(1, steps + 1):
-        seen = {name: value[None] for name, value in rows[-1].items()}
+        batch = {name: value[None] for name, value in observations[-1].items()}
         try:
-            memory, (action,) = act(memory, seen, np.array([seed]), step - 1)
+            memory, (action,) = act(memory, batch, np.array([seed]), step - 1)
         except UserQuit:
             return
         outcome = environment.step(action)
-        rows.append(outcome.observation)
-        done.append((action, outcome.reward))
+        observations.append(outcome.observation)
+        actions.append(action)
+        rewards.append(outcome.reward)
         if step == context:
-            dream, state = _begun(run, _logged(run.spec, rows, done), context)
-        dreamed = None
+            episode = _as_dataset(run.spec, observations, actions, rewards)
+            dream = _begin_dream(run, episode, context)
+        prediction = None
         if dream is not None:
-            state, said = _step(dream, state, action, jax.random.fold_in(key, step))
-            dreamed = _imagined(said, outcome.observation, run.spec)
+            functions, state = dream
+            taken = _step(functions, state, action, jax.random.fold_in(key, step))
+            dream = functions, taken.state
+            prediction = _predict(taken, outcome.observation, run.spec)
         ended = outcome.terminated or outcome.truncated
-        moment = ComparedStep(step, action, outcome.observation, outcome.reward, ended, dreamed)
-        yield moment
-        if moment.done:
+        compared = ComparedStep(
+            step, action, outcome.observation, outcome.reward, ended, prediction
+        )
+        yield compared
+        if compared.done:
             return
 
 
-def _logged(spec: DataSpec, rows: list[Observation], done: list) -> Trajectories:
-    """What happened so far, as logs of one episode."""
-    actions, rewards = zip(*done, strict=True)
+def _as_dataset(
+    spec: DataSpec, observations: list[Observation], actions: list[np.ndarray], rewards: list[float]
+) -> Trajectories:
+    """The steps so far, as a dataset of one episode."""
     return Trajectories(
-        observations={name: np.stack([row[name] for row in rows]) for name in spec.observations},
+        observations={
+            name: np.stack([o[name] for o in observations]) for name in spec.observations
+        },
         actions=np.stack([*actions, np.zeros_like(actions[-1])]),
         rewards=np.array([*rewards, 0.0], np.float32),
-        lengths=np.array([len(rows)]),
+        lengths=np.array([len(observations)]),
         terminated=np.array([False]),
         action_spec=spec.action,
         source="the real environment",
     )
 
 
-def _begun(run: LoadedRun, logs: Trajectories, context: int) -> tuple[Dream, DreamState]:
-    """A dream that begins in the row before the last, after all rows up to it were seen."""
+def _begin_dream(run: LoadedRun, episode: Trajectories, context: int) -> tuple[Dream, DreamState]:
+    """A dream that begins at the step before the last, filtered from all steps up to it."""
     options = DreamOptions(start_from="first_step", context=context, time_limit=2**31 - 1)
-    dream = build_dream(run.model, run.spec, logs, np.zeros(1, int), options)
-    return dream, dream.reset_at(np.int32(0), jax.random.key(0))[0]
+    dream = build_dream(run.model, run.spec, episode, np.zeros(1, int), options)
+    return dream, dream.reset_at(np.zeros((), np.int32), jax.random.key(0))[0]
 
 
 @jax.jit
-def _step(
-    dream: Dream, state: DreamState, action: jax.Array, key: jax.Array
-) -> tuple[DreamState, tuple[dict[str, jax.Array], jax.Array, jax.Array]]:
-    state, observation, reward, ended, _, _ = dream.step(state, action, key)
-    return state, (observation, reward, ended)
+def _step(dream: Dream, state: DreamState, action: jax.Array, key: jax.Array) -> DreamStep:
+    return dream.step(state, action, key)
 
 
-def _imagined(said: tuple, real: Observation, spec: DataSpec) -> DreamStep:
-    observation, reward, ended = jax.device_get(said)
-    error = observation_values.normalized_rmse(observation, real, spec)
-    return DreamStep(observation, float(reward), bool(ended), error)
+def _predict(taken: DreamStep, real: Observation, spec: DataSpec) -> Prediction:
+    observation, reward, ended = jax.device_get((taken.observation, taken.reward, taken.terminated))
+    error = normalized_rmse(observation, real, spec)
+    return Prediction(observation, float(reward), bool(ended), error)

@@ -1,6 +1,5 @@
-"""What is shown of observations: their first numbers, and how far a dreamed one is from the real.
-
-An image counts as one number, its mean.
+"""Observations as numbers of a table: names, values and errors. An image counts as one number, its
+mean.
 """
 
 from __future__ import annotations
@@ -16,45 +15,45 @@ WIDTH = 9  # characters of a number in a table, with the space before it
 
 
 def value_names(spec: DataSpec) -> list[str]:
-    """What `values` are called."""
-    found = []
+    """The names of the values of `flatten_observation`."""
+    names = []
     for name, o in spec.observations.items():
         many = not o.is_image and o.shape[0] > 1
-        found += [f"{name}.{i}" for i in range(o.shape[0])] if many else [name]
-    return found if len(spec.observations) > 1 else [n.rpartition(".")[2] for n in found]
+        names += [f"{name}.{i}" for i in range(o.shape[0])] if many else [name]
+    return names if len(spec.observations) > 1 else [n.rpartition(".")[2] for n in names]
 
 
 def flatten_observation(observation: Mapping[str, np.ndarray], spec: DataSpec) -> np.ndarray:
-    """(..., D) of observations {name: (..., *shape)}: vectors one after another."""
+    """Concatenates observations, name -> (..., *shape), to (..., D)."""
     parts = []
     for name, o in spec.observations.items():
-        seen = np.asarray(observation[name], np.float64)
-        parts.append(seen.mean((-3, -2, -1))[..., None] if o.is_image else seen)
+        value = np.asarray(observation[name], np.float64)
+        parts.append(value.mean((-3, -2, -1))[..., None] if o.is_image else value)
     return np.concatenate(parts, -1)
 
 
 def normalized_rmse(
     dreamed: Mapping[str, np.ndarray], real: Mapping[str, np.ndarray], spec: DataSpec
 ) -> float:
-    """Root mean square of the difference, in training standard deviations of each number; of
-    images alone, in shares of the pixels' range.
+    """Root mean squared error over all vectors, in training standard deviations; if there are only
+    images, in fractions of the pixel range.
     """
     vectors = {name: o for name, o in spec.observations.items() if not o.is_image}
-    judged = vectors or spec.observations
-    off = [
-        (np.asarray(dreamed[name], np.float64) - real[name]) / (o.std or PIXEL_RANGE)
-        for name, o in judged.items()
+    errors = [
+        ((np.asarray(dreamed[name], np.float64) - real[name]) / (o.std or PIXEL_RANGE)).ravel()
+        for name, o in (vectors or spec.observations).items()
     ]
-    return float(np.sqrt(np.mean(np.square(np.concatenate([x.ravel() for x in off])))))
+    return float(np.sqrt(np.mean(np.square(np.concatenate(errors)))))
 
 
 def error_unit(spec: DataSpec) -> str:
+    """The unit of `normalized_rmse`."""
     only_images = all(o.is_image for o in spec.observations.values())
-    return "shares of the pixels' range" if only_images else "training standard deviations"
+    return "fractions of the pixel range" if only_images else "training standard deviations"
 
 
 def format_number(value: float | None) -> str:
-    """WIDTH characters: three digits that count, or a dash."""
+    """Three significant digits in WIDTH characters; a dash for None."""
     if value is None:
         return "-".rjust(WIDTH)
     size = abs(value)
@@ -63,5 +62,5 @@ def format_number(value: float | None) -> str:
 
 
 def format_heading(name: str) -> str:
-    """WIDTH characters: the name of a column, without its middle where it is long."""
+    """The name of a column in WIDTH characters; a long one is shortened in the middle."""
     return (name if len(name) < WIDTH else f"{name[: WIDTH - 4]}~{name[-2:]}").rjust(WIDTH)

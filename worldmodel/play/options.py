@@ -1,4 +1,4 @@
-"""Options of `python -m worldmodel.play`: a run's model looked at by hand."""
+"""Options of `python -m worldmodel.play`."""
 
 from __future__ import annotations
 
@@ -13,35 +13,33 @@ ACTIONS = ("logged", "policy", "random", "zero", "keyboard")
 
 @dataclass
 class PlayOptions:
-    """Which run is looked at, from where, and under which actions."""
+    """The run, where its episode begins, and the source of actions."""
 
     run: str = option(MISSING, "run directory, such as runs/NAME")
-    checkpoint: str = option("last", "checkpoint to look at: last, best or a step")
+    checkpoint: str = option("last", "checkpoint: last, best or a step")
     environment: str | None = option(
         None, "id of the real Gymnasium environment (none: the run's data.environment)"
     )
     actions: list[str] | None = option(
         None,
-        "who acts: one beside the real environment (keys: typed, a line a step), a list from a "
-        "logged row, where each is imagined (none: the policy; from a logged row all but keys)",
+        "source of actions: one for the real environment (keyboard: one line per step), or a list "
+        "with episode=N (none: the policy if there is one, else random; with episode=N, all)",
         choices=ACTIONS,
     )
-    steps: int = option(
-        100, "steps in all; from a logged row, those that are imagined", low=1, high=100_000
-    )
+    steps: int = option(100, "steps to play, or to imagine with episode=N", low=1, high=100_000)
     context: int | None = option(
         None,
-        "rows the model sees before it goes on alone (none: as in the run's evaluation)",
+        "steps that the model filters before it predicts (none: as in the run's evaluation)",
         low=1,
     )
     seed: int = option(
-        0, "of the real episode, of random actions and of all noise", low=0, high=2**31 - 1
+        0, "seed of the real episode, of random actions and of all noise", low=0, high=2**31 - 1
     )
-    video: str | None = option(None, "GIF of the real environment and the dream, side by side")
+    video: str | None = option(None, "GIF file of the real environment and the dream, side by side")
     episode: int | None = option(
-        None, "number of a held-out episode: imagine from a row of it, not beside reality", low=0
+        None, "number of a held-out episode to imagine from, without the real environment", low=0
     )
     start_step: int | None = option(
-        None, "the row to imagine from (none: the first after the context)", low=0
+        None, "step of the episode to imagine from (none: the last of the context)", low=0
     )
-    figure: str | None = option(None, "PNG of what is imagined from a logged row")
+    figure: str | None = option(None, "PNG file of the imagined rollouts")

@@ -1,7 +1,7 @@
-"""What a video shows of a step: the real environment by its camera, and what is dreamed.
+"""The panels of a video: the rendered real environment, and the dream.
 
-Images are shown as they are. A vector is shown by a second copy of the environment that is set to
-what the vector says, where that can be done, else as curves beside the real numbers.
+Images are drawn unchanged. A vector is rendered by a second copy of the environment whose state is
+set to it; where that is not possible, real and dreamed values are drawn as curves.
 """
 
 from __future__ import annotations
@@ -25,70 +25,70 @@ from worldmodel.play.video import Video
 
 Scene = Callable[[ComparedStep], np.ndarray]  # (height, width, 3) uint8
 Pose = Callable[[ComparedStep], None]
-FPS = 20  # of environments that tell none
+FPS = 20  # of environments without render_fps
 
 
 @contextmanager
 def open_environment(
     name: str, spec: DataSpec, options: PlayOptions
 ) -> Iterator[tuple[RealEnvironment, Video | None]]:
-    """The real environment, and a video of it where that is asked for."""
+    """The real environment, and a video of it with `options.video`."""
     with ExitStack() as stack:
 
-        def made(rendered: bool) -> RealEnvironment:
+        def make(rendered: bool) -> RealEnvironment:
             environment = RealEnvironment(name, spec, rendered)
             stack.callback(environment.close)
             return environment
 
-        environment = made(drawn=False)  # which tells what is wrong with it
+        environment = make(rendered=False)  # raises UserError for an unknown environment
         if options.video is None:
             yield environment, None
             return
-        _draw_without_display()
+        _render_without_display()
         image = next((key for key, o in spec.observations.items() if o.is_image), None)
         fps = environment.environment.metadata.get("render_fps") or FPS
         if image is not None:
-            halves = [_seen(image), _dreamed(image)]
-            yield environment, Video(options.video, halves, fps)
+            panels = [_real_image(image), _dreamed_image(image)]
+            yield environment, Video(options.video, panels, fps)
             return
         try:
-            environment, copy = _drawable(made(rendered=True)), _drawable(made(rendered=True))
-        except Exception as error:  # whatever the environment's own library makes of it
-            why = f"{name} cannot be drawn here ({first_line(error)})"
+            environment, copy = (_check_rendering(make(rendered=True)) for _ in range(2))
+        except Exception as error:  # anything that the environment's own library raises
+            why = f"{name} cannot be rendered here ({first_line(error)})"
             print(f"video: {why}; curves are drawn instead", file=sys.stderr)
             yield environment, Video(options.video, [Curves(spec)], fps)
             return
         pose = pose_setter(copy, environment)
-        right = Curves(spec) if pose is None else _posed(copy, pose)
+        right = Curves(spec) if pose is None else _posed_copy(copy, pose)
         yield environment, Video(options.video, [lambda _: environment.render(), right], fps)
 
 
-def _draw_without_display() -> None:
-    """MuJoCo and pygame ask for a display unless they are told that there is none."""
+def _render_without_display() -> None:
+    """MuJoCo and pygame need a display unless these variables are set."""
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 
-def _drawable(environment: RealEnvironment) -> RealEnvironment:
+def _check_rendering(environment: RealEnvironment) -> RealEnvironment:
     environment.reset(0)
     frame = environment.render()
     if frame.ndim != 3:
-        raise UserError("it has no rgb_array")
+        raise UserError("it has no render mode rgb_array")
     return environment
 
 
-def _seen(image: str) -> Scene:
-    return lambda moment: moment.observation[image]
+def _real_image(image: str) -> Scene:
+    return lambda step: step.observation[image]
 
 
-def _dreamed(image: str) -> Scene:
-    return lambda moment: (moment.dreamed or moment).observation[image]
+def _dreamed_image(image: str) -> Scene:
+    return lambda step: (step.dreamed or step).observation[image]
 
 
-def _posed(copy: RealEnvironment, pose: Pose) -> Scene:
-    def scene(moment: ComparedStep) -> np.ndarray:
-        pose(moment)
+def _posed_copy(copy: RealEnvironment, pose: Pose) -> Scene:
+    def scene(step: ComparedStep) -> np.ndarray:
+        pose(step)
         return copy.render()
 
     return scene
@@ -98,55 +98,56 @@ def _posed(copy: RealEnvironment, pose: Pose) -> Scene:
 
 
 def pose_setter(copy: RealEnvironment, original: RealEnvironment) -> Pose | None:
-    """Sets `copy` to what is dreamed, and to the real observation before the model is alone; None
-    where an environment's state cannot be set from what is observed.
+    """Sets the state of `copy` from the dreamed observation, or from the real one before the dream
+    begins. None if observations do not determine the environment's state.
     """
-    if copy.environment.spec.id in POSES:
-        return POSES[copy.environment.spec.id](copy.environment.unwrapped)
+    name = copy.environment.spec.id if copy.environment.spec is not None else None
+    if name in POSES:
+        return POSES[name](copy.environment.unwrapped)
     hidden = unobserved_positions(copy.environment)
     if hidden is None:
         return None
     return _mujoco(copy.environment.unwrapped, original.environment.unwrapped, hidden)
 
 
-def _vector(moment: ComparedStep) -> np.ndarray:
-    """The only observation, dreamed where it is, in the precision of states."""
-    (vector,) = (moment.dreamed or moment).observation.values()
+def _vector(step: ComparedStep) -> np.ndarray:
+    """The only observation, the dreamed one if there is one, in float64."""
+    (vector,) = (step.dreamed or step).observation.values()
     return np.asarray(vector, np.float64)
 
 
 def _pendulum(copy: Any) -> Pose:
-    def pose(moment: ComparedStep) -> None:
-        cosine, sine, speed = _vector(moment)
+    def pose(step: ComparedStep) -> None:
+        cosine, sine, speed = _vector(step)
         copy.state = np.array([np.arctan2(sine, cosine), speed])
-        copy.last_u = float(np.clip(moment.action[0], -copy.max_torque, copy.max_torque))
+        copy.last_u = float(np.clip(step.action[0], -copy.max_torque, copy.max_torque))
 
     return pose
 
 
 def _cart_pole(copy: Any) -> Pose:
-    """It observes its state."""
+    """Its observation is its state."""
 
-    def pose(moment: ComparedStep) -> None:
-        copy.state = _vector(moment)
+    def pose(step: ComparedStep) -> None:
+        copy.state = _vector(step)
 
     return pose
 
 
 def _mujoco(copy: Any, original: Any, hidden: int) -> Pose:
-    """Positions that are not observed, how far the robot has come, go on with the dreamed speed:
-    the mean of that before and after a step.
+    """Positions that are not observed (how far the robot has come) are integrated from the dreamed
+    velocity, the mean of that before and after a step.
     """
-    unobserved, speed = np.zeros((2, hidden))
-    moved = slice(copy.model.nq - hidden, copy.model.nq)  # their speeds in an observation
+    unobserved, velocity = np.zeros((2, hidden))
+    own = slice(copy.model.nq - hidden, copy.model.nq)  # their velocities in an observation
 
-    def pose(moment: ComparedStep) -> None:
-        vector = _vector(moment)
-        if moment.dreamed is None:
+    def pose(step: ComparedStep) -> None:
+        vector = _vector(step)
+        if step.dreamed is None:
             unobserved[:] = original.data.qpos[:hidden]
         else:
-            unobserved[:] += copy.dt * (speed + vector[moved]) / 2
-        speed[:] = vector[moved]
+            unobserved[:] += copy.dt * (velocity + vector[own]) / 2
+        velocity[:] = vector[own]
         set_state(copy, vector, unobserved)
 
     return pose

@@ -1,0 +1,85 @@
+"""Prints a live comparison line by line, with a summary and a video."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from worldmodel.data.spec import DataSpec
+from worldmodel.errors import ConfigError
+from worldmodel.evaluation.rank_metrics import ImaginedReturn, RealReturn
+from worldmodel.loading import load
+from worldmodel.play import scenes
+from worldmodel.play.action_sources import make_action_source
+from worldmodel.play.live_comparison import ComparedStep, Prediction, compare_live
+from worldmodel.play.observation_values import error_unit
+from worldmodel.play.options import PlayOptions
+from worldmodel.play.step_table import StepTable
+from worldmodel.play.video import Video
+from worldmodel.system.compilation import enable_compilation_cache
+
+
+def report_live_comparison(options: PlayOptions) -> None:
+    """Plays an episode and prints one line per step and a summary. Raises UserError."""
+    run = load(options.run, options.checkpoint)
+    enable_compilation_cache(run.config.training.compilation_cache)
+    name = options.environment or run.config.data.environment
+    if name is None:
+        raise ConfigError(
+            f"run={options.run}: its data.environment names no real environment; accepted: "
+            "environment=ID, or episode=N, which imagines from a logged step"
+        )
+    kind = (options.actions or ["random" if run.policy is None else "policy"])[0]
+    context = options.context or run.config.evaluation.context
+    act = make_action_source(kind, run)
+    with scenes.open_environment(name, run.spec, options) as (environment, video):
+        print(
+            f"{run.config.name}, stage {run.stage}, step {run.step}: {name} compared with a dream "
+            f"of {run.config.model.name}\nseed {options.seed}, actions: {kind}; the model filters "
+            f"{context} steps, then predicts open loop"
+        )
+        steps = compare_live(run, environment, act, context, options.steps, options.seed)
+        compared = _print_steps(steps, run.spec, video)
+        print(*_summary(compared, run.spec), sep="\n")
+        if video is not None and video.frames:
+            video.write()
+            print(f"video                {video.path}, {video.frames} frames")
+
+
+def _print_steps(
+    steps: Iterator[ComparedStep], spec: DataSpec, video: Video | None
+) -> list[tuple[ComparedStep, Prediction]]:
+    """Prints a line for each step as it comes; returns those that the model dreamed."""
+    table, dreamed = StepTable(spec), []
+    print(*table.header(), sep="\n", flush=True)
+    for step in steps:
+        print(table.line(step), flush=True)
+        if step.dreamed is not None:
+            dreamed.append((step, step.dreamed))
+        if video is not None:
+            video.add(step)
+    return dreamed
+
+
+def _summary(steps: list[tuple[ComparedStep, Prediction]], spec: DataSpec) -> Iterator[str]:
+    """Returns and error of the dreamed steps."""
+    if not steps:
+        yield "No step was dreamed: the episode ended while the model was filtering."
+        return
+    yield ""
+    last, prediction = steps[-1]
+    if last.done:
+        ends = {
+            (True, True): "both episodes ended",
+            (True, False): "the real episode ended, the dream did not",
+            (False, True): "the dream ended, the real episode did not",
+        }
+        yield f"at step {last.step} {ends[last.ended, prediction.ended]}"
+    real = RealReturn(np.sum([step.reward for step, _ in steps]))
+    imagined = ImaginedReturn(np.sum([dreamed.reward for _, dreamed in steps]))
+    error = np.median([dreamed.error for _, dreamed in steps])
+    yield f"dreamed steps        {len(steps)}, from step {steps[0][0].step} on"
+    yield f"real return          {real.values:.4g} over these steps"
+    yield f"imagined return      {imagined.values:.4g} over these steps"
+    yield f"median error         {error:.3g} {error_unit(spec)}"
