@@ -93,7 +93,8 @@ def test_a_stable_baselines_agent_trained_in_a_dream_works_in_the_real_environme
     swing_up: Path,
 ) -> None:
     """SAC with its defaults and the learning rate that its authors use for Pendulum is trained in
-    the dream alone. Its costs are compared with those of the run's own policy on the same 50 episodes.
+    the dream alone. Its costs are compared with those of the run's own policy on the same 50
+    episodes.
     """
     reason = "Stable-Baselines3 is not installed: pip install worldmodel[sb3]"
     baselines = pytest.importorskip("stable_baselines3", reason=reason)

@@ -90,7 +90,7 @@ class Dream:
 
     Example:
         >>> import jax, worldmodel
-        >>> dream = worldmodel.load(RUN).dream().dream
+        >>> dream = worldmodel.load("runs/smoke-0").dream().dream
         >>> keys = jax.random.split(jax.random.key(0), 8)
         >>> states, observations = jax.jit(jax.vmap(dream.reset))(keys)
         >>> observations["observation"].shape

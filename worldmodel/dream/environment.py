@@ -26,7 +26,7 @@ class DreamEnv(gymnasium.Env):
 
     Example:
         >>> import worldmodel
-        >>> env = worldmodel.load(RUN).dream()
+        >>> env = worldmodel.load("runs/smoke-0").dream()
         >>> observation, info = env.reset(seed=0)
         >>> observation, reward, terminated, truncated, info = env.step(env.action_space.sample())
         >>> observation.shape

@@ -59,7 +59,7 @@ class DreamVectorEnv(VectorEnv):
 
     Example:
         >>> import worldmodel
-        >>> envs = worldmodel.load(RUN).dream(num_envs=4)
+        >>> envs = worldmodel.load("runs/smoke-0").dream(num_envs=4)
         >>> observations, infos = envs.reset(seed=0)
         >>> _, rewards, terminated, truncated, _ = envs.step(envs.action_space.sample())
         >>> rewards.shape

@@ -41,7 +41,7 @@ class LoadedRun(Restored):
 
     Example:
         >>> import worldmodel
-        >>> run = worldmodel.load(RUN)
+        >>> run = worldmodel.load("runs/smoke-0")
         >>> run.config.model.name, run.spec.action.size
         ('rssm', 1)
     """
@@ -73,7 +73,7 @@ class LoadedRun(Restored):
         Example:
             >>> import worldmodel
             >>> from worldmodel import data
-            >>> run = worldmodel.load(RUN)
+            >>> run = worldmodel.load("runs/smoke-0")
             >>> dataset = data.load(run.config.data)
             >>> observed = {name: x[None, :4] for name, x in dataset.observations.items()}
             >>> actions = dataset.actions[None, :6]
@@ -149,7 +149,7 @@ class LoadedRun(Restored):
 
         Example:
             >>> import worldmodel
-            >>> envs = worldmodel.load(RUN).dream(num_envs=2, time_limit=50)
+            >>> envs = worldmodel.load("runs/smoke-0").dream(num_envs=2, time_limit=50)
             >>> observations, infos = envs.reset(seed=0)
             >>> observations.shape
             (2, 3)
@@ -222,7 +222,7 @@ def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
 
     Example:
         >>> import worldmodel
-        >>> run = worldmodel.load(RUN)
+        >>> run = worldmodel.load("runs/smoke-0")
         >>> run.stage
         'policy'
     """
