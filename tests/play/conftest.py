@@ -1,4 +1,4 @@
-"""Runs that are played with."""
+"""Runs for `python -m worldmodel.play`."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from worldmodel.models.oracle import OracleOptions
 
 @pytest.fixture(scope="session")
 def smoke(smoke_run: Path) -> LoadedRun:
-    """An RSSM and its policy, hardly trained."""
+    """An RSSM and its policy after a few updates."""
     return worldmodel.load(smoke_run)
 
 
 @pytest.fixture(scope="session")
 def oracle(smoke: LoadedRun) -> LoadedRun:
-    """The same run with Pendulum's own dynamics for a model."""
+    """The same run with Pendulum's own dynamics as its model."""
     options = OracleOptions(environment="Pendulum-v1")
     return replace(smoke, model=models.build(options, smoke.spec, jax.random.key(0)), policy=None)
 
 
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> Callable[[LoadedRun], None]:
-    """Makes the command play with a run that is not as it lies in its folder."""
+    """Makes the command use a run that differs from the one in its folder."""
 
     def give(run: LoadedRun) -> None:
         for module in ("live_report", "counterfactual_report"):

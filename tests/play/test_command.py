@@ -1,4 +1,4 @@
-"""`python -m worldmodel.play` as it is typed."""
+"""The command line of `python -m worldmodel.play` and its output."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def words(smoke: LoadedRun) -> list[str]:
 
 
 def steps_of(printed: str) -> list[list[float]]:
-    """The numbers of every line that begins with a step; a dash is none."""
+    """The numbers of every line that begins with a step; a dash is NaN."""
     lines = [line.split() for line in printed.splitlines() if re.match(r" +\d+ ", line)]
     return [[np.nan if cell == "-" else float(cell) for cell in line] for line in lines]
 
 
-# ------------------------------------------------------------------------------------- what it says
+# ------------------------------------------------------------------------------------- command line
 
 
 def test_help_names_every_option_and_imports_no_jax() -> None:
@@ -54,7 +54,7 @@ def test_help_names_every_option_and_imports_no_jax() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "message"),
     [
         ([], "run needs a value"),
         (["run=nowhere"], "run=nowhere: not a run directory"),
@@ -76,8 +76,8 @@ def test_help_names_every_option_and_imports_no_jax() -> None:
         (["run=x", "steps=0"], "steps=0: accepts integer, 1"),
     ],
 )
-def test_mistakes_are_told(given: list[str], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_invalid_options_are_refused(given: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         parse(given)
 
 
@@ -86,7 +86,7 @@ def test_actions_are_one_word_or_a_list(words: list[str]) -> None:
     assert parse([*words, "episode=1", "actions=[zero,random]"]).actions == ["zero", "random"]
 
 
-def test_a_run_without_environment_or_policy_is_told(
+def test_a_missing_environment_or_policy_is_reported(
     smoke: LoadedRun, words: list[str], loaded: Loaded
 ) -> None:
     config = replace(smoke.config, data=replace(smoke.config.data, environment=None))
@@ -100,10 +100,10 @@ def test_a_run_without_environment_or_policy_is_told(
         run([*words, "actions=policy"])
 
 
-# -------------------------------------------------------------------------- beside the environment
+# -------------------------------------------------------------------------- live comparison
 
 
-def test_a_line_a_step_and_two_returns(
+def test_every_step_has_a_line_and_the_summary_two_returns(
     oracle: LoadedRun, words: list[str], loaded: Loaded, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loaded(oracle)
@@ -120,14 +120,16 @@ def test_a_line_a_step_and_two_returns(
     assert "median error" in printed and "training standard deviations" in printed
 
 
-def test_actions_are_typed_through_a_pipe(
+def test_actions_are_read_from_a_pipe(
     oracle: LoadedRun,
     words: list[str],
     loaded: Loaded,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """An empty line repeats, what is no action is told, bounds hold, and q leaves."""
+    """An empty line repeats the last action, invalid input is reported, numbers are clipped, and q
+    quits.
+    """
     loaded(oracle)
     reader, writer = os.pipe()
     os.write(writer, b"1.5\n\n1 2\nup\n-9\n\nq\n0.5\n")
@@ -141,7 +143,7 @@ def test_actions_are_typed_through_a_pipe(
     assert "dreamed steps        2" in printed.out
 
 
-def test_the_end_of_a_pipe_leaves_even_before_a_dream(
+def test_the_end_of_a_pipe_quits_even_before_the_dream_begins(
     oracle: LoadedRun,
     words: list[str],
     loaded: Loaded,
@@ -157,7 +159,7 @@ def test_the_end_of_a_pipe_leaves_even_before_a_dream(
     assert not (tmp_path / "v.gif").exists()
 
 
-def test_what_is_typed_is_understood() -> None:
+def test_typed_lines_are_parsed() -> None:
     two = ActionSpec(False, 2, (-1.0, 0.0), (1.0, 3.0))
     last = np.zeros(2)
     np.testing.assert_array_equal(parse_action("0.5, 9", two, last), [0.5, 3.0])
@@ -197,7 +199,7 @@ def test_a_video_of_the_true_dynamics_has_equal_halves(
         assert len(frames) == 12
         half = (frames.shape[2] - GAP) // 2
         left, right = frames[:, :, :half], frames[:, :, half + GAP :]
-        assert np.ptp(left) > 100  # there is something to see
+        assert np.ptp(left) > 100  # the frames are not empty
         return (np.abs(left - right).max(-1) > 40).mean((1, 2))
 
     assert difference(oracle).max() < 1e-3
@@ -205,7 +207,7 @@ def test_a_video_of_the_true_dynamics_has_equal_halves(
     assert file.stat().st_size < 2**20
 
 
-def test_curves_are_drawn_where_there_is_no_camera(
+def test_curves_are_drawn_without_a_renderer(
     oracle: LoadedRun,
     words: list[str],
     loaded: Loaded,
@@ -214,7 +216,7 @@ def test_curves_are_drawn_where_there_is_no_camera(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     loaded(oracle)
-    monkeypatch.setitem(sys.modules, "pygame", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "pygame", None)  # as if it were not installed
     file = tmp_path / "v.gif"
     assert run([*words, "steps=5", "actions=zero", f"video={file}"]) == 0
     assert "pygame is not installed" in capsys.readouterr().err
@@ -222,18 +224,18 @@ def test_curves_are_drawn_where_there_is_no_camera(
     assert len(frames) == 5 and np.abs(frames[-1] - frames[0]).max() > 100
 
 
-# ----------------------------------------------------------------------------- from a logged start
+# ----------------------------------------------------------------------------- counterfactuals
 
 
-def test_choices_are_shown_beside_the_truth(
+def test_counterfactuals_are_printed_with_the_truth(
     oracle: LoadedRun, words: list[str], loaded: Loaded, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     loaded(oracle)
     picture = tmp_path / "new" / "p.png"
-    with pytest.raises(UserError) as told:
+    with pytest.raises(UserError) as raised:
         run([*words, "episode=999"])
-    number = re.search(r"held out: (\d+)", str(told.value))[1]
+    number = re.search(r"held out: (\d+)", str(raised.value))[1]
     assert run([*words, f"episode={number}", "start_step=5", "steps=7", f"figure={picture}"]) == 0
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 100
@@ -245,9 +247,13 @@ def test_choices_are_shown_beside_the_truth(
     kinds = {"logged", "truth", "random", "zero"}
     assert kinds <= by_name.keys() and all(len(by_name[kind]) == 4 for kind in kinds)
     for imagined, truth in zip(by_name["logged"], by_name["truth"], strict=True):
-        assert [imagined[4], truth[3], truth[5]] == ["-", "-", "-"]  # rewards are never mixed
-        said, true = ([float(x) for x in row] for row in ([*imagined[:3], imagined[3]],
+        assert [imagined[4], truth[3], truth[5]] == [
+            "-",
+            "-",
+            "-",
+        ]  # imagined and logged rewards never mix
+        imagined, true = ([float(x) for x in row] for row in ([*imagined[:3], imagined[3]],
                                                           [*truth[:3], truth[4]]))  # fmt: skip
-        np.testing.assert_allclose(said, true, rtol=0.02, atol=0.01)
+        np.testing.assert_allclose(imagined, true, rtol=0.02, atol=0.01)
     with Image.open(picture) as image:
         assert np.ptp(np.asarray(image.convert("L"))) > 100

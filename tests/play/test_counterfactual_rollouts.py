@@ -1,4 +1,4 @@
-"""Choices of actions from a logged row, with the same state and the same noise."""
+"""Sources of actions from a logged step, with the same state and the same noise."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ CONTEXT, STEPS = 4, 6
 
 @pytest.fixture(scope="module")
 def start(smoke: LoadedRun) -> LoggedStart:
-    logs = data.load(smoke.config.data)
-    _, held_out = split_episodes(logs.num_episodes, smoke.config.data.holdout)
+    dataset = data.load(smoke.config.data)
+    _, held_out = split_episodes(dataset.num_episodes, smoke.config.data.holdout)
     return load_start(smoke, int(held_out[0]), 9, CONTEXT)
 
 
-def test_a_start_is_the_row_of_the_logs(smoke: LoadedRun, start: LoggedStart) -> None:
-    logs = data.load(smoke.config.data)
-    row = logs.offsets[start.episode] + 9
+def test_a_start_is_a_step_of_the_dataset(smoke: LoadedRun, start: LoggedStart) -> None:
+    dataset = data.load(smoke.config.data)
+    step = dataset.offsets[start.episode] + 9
     truth = logged_rollout(start, 3)
     np.testing.assert_array_equal(
-        truth.observation["observation"], logs.observations["observation"][row + 1 : row + 4]
+        truth.observation["observation"], dataset.observations["observation"][step + 1 : step + 4]
     )
-    np.testing.assert_array_equal(truth.reward, logs.rewards[row : row + 3])
-    assert start.steps_left == logs.lengths[start.episode] - 1 - 9
+    np.testing.assert_array_equal(truth.reward, dataset.rewards[step : step + 3])
+    assert start.steps_left == dataset.lengths[start.episode] - 1 - 9
 
 
 def test_the_true_dynamics_imagine_what_was_logged(oracle: LoadedRun, start: LoggedStart) -> None:
@@ -60,12 +60,12 @@ def test_the_same_actions_twice_give_the_same_bits(smoke: LoadedRun, start: Logg
     for name in names:
         jax.tree.map(np.testing.assert_array_equal, first[name], again[name])
     other = counterfactual_rollouts(smoke, start, ["logged"], STEPS, seed=1)["logged"]
-    assert not np.allclose(other.reward, first["logged"].reward)  # the noise is the seed's
+    assert not np.allclose(other.reward, first["logged"].reward)  # the seed changes the noise
 
 
-def test_choices_are_equal_as_long_as_their_actions_are(smoke: LoadedRun) -> None:
-    """Noise belongs to the step: the model is stochastic, and differs from the first action on that
-    does.
+def test_rollouts_are_equal_as_long_as_their_actions_are(smoke: LoadedRun) -> None:
+    """Noise depends on the step alone: rollouts of a stochastic model differ from the first different
+    action on.
     """
     state = smoke.model.initial((1,))
     rng, size = np.random.default_rng(0), smoke.spec.action.size
@@ -79,39 +79,39 @@ def test_choices_are_equal_as_long_as_their_actions_are(smoke: LoadedRun) -> Non
     one, other = follow(actions), follow(changed)
     np.testing.assert_array_equal(one[:3], other[:3])
     assert not np.allclose(one[3], other[3])
-    assert not np.allclose(one[:3], follow(actions, key=1)[:3])  # there is noise
+    assert not np.allclose(one[:3], follow(actions, key=1)[:3])  # the model is stochastic
 
 
-def test_the_policy_does_what_it_would_if_told_its_own_actions(smoke: LoadedRun) -> None:
-    """What it chooses, given as an action, leads to the same future."""
+def test_the_policy_and_its_actions_lead_to_the_same_rollout(smoke: LoadedRun) -> None:
+    """The mode of the policy, given as an action, leads to the same rollout."""
     state, key = smoke.model.initial((1,)), jax.random.key(0)
     actions = jnp.zeros((1, smoke.spec.action.size))
     asked = (smoke.model, smoke.policy, state)
-    led = imagine_counterfactual(*asked, actions, jnp.asarray(True), key, has_reward=True)
+    by_policy = imagine_counterfactual(*asked, actions, jnp.asarray(True), key, has_reward=True)
     mode = smoke.policy(smoke.model.features(state)).mode()
-    told = imagine_counterfactual(*asked, mode, jnp.asarray(False), key, has_reward=True)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), led, told)
+    by_action = imagine_counterfactual(*asked, mode, jnp.asarray(False), key, has_reward=True)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), by_policy, by_action)
     assert np.abs(mode).max() > 1e-3
 
 
-# ----------------------------------------------------------------------------------------- mistakes
+# ----------------------------------------------------------------------------------------- invalid input
 
 
-def test_unknown_episodes_and_rows_are_told(smoke: LoadedRun, start: LoggedStart) -> None:
-    logs = data.load(smoke.config.data)
-    training, held_out = split_episodes(logs.num_episodes, smoke.config.data.holdout)
+def test_unknown_episodes_and_steps_are_refused(smoke: LoadedRun, start: LoggedStart) -> None:
+    dataset = data.load(smoke.config.data)
+    training, held_out = split_episodes(dataset.num_episodes, smoke.config.data.holdout)
     accepted = f"accepted, held out: {', '.join(map(str, held_out))}"
     with pytest.raises(DataError, match=f"episode=999: the dataset has .*{accepted}"):
         load_start(smoke, 999, None, CONTEXT)
     with pytest.raises(DataError, match=f"it belongs to the training split; {accepted}"):
         load_start(smoke, int(training[0]), None, CONTEXT)
-    steps = int(logs.lengths[start.episode]) - 1
+    steps = int(dataset.lengths[start.episode]) - 1
     assert load_start(smoke, start.episode, steps - 1, CONTEXT).steps_left == 1
     with pytest.raises(DataError, match=f"start_step={steps}: .* accepted: 0 to {steps - 1}"):
         load_start(smoke, start.episode, steps, CONTEXT)
 
 
-def test_a_run_without_policy_or_steps_is_told(smoke: LoadedRun, start: LoggedStart) -> None:
+def test_a_run_without_policy_or_steps_is_refused(smoke: LoadedRun, start: LoggedStart) -> None:
     with pytest.raises(ConfigError, match="actions=policy: .* has no policy"):
         counterfactual_rollouts(
             replace(smoke, policy=None), start, ["logged", "policy"], STEPS, seed=0

@@ -1,4 +1,4 @@
-"""A dream beside the real environment."""
+"""A dream compared with the real environment, step by step."""
 
 from __future__ import annotations
 
@@ -28,32 +28,32 @@ def real(smoke: LoadedRun) -> Iterator[RealEnvironment]:
 
 
 def test_the_true_dynamics_dream_what_happens(oracle: LoadedRun, real: RealEnvironment) -> None:
-    moments = list(
+    steps = list(
         compare_live(
             oracle, real, make_action_source("random", oracle), context=4, steps=50, seed=3
         )
     )
-    assert [m.step for m in moments] == list(range(1, 51))
-    assert [m.dreamed is None for m in moments] == [True] * 3 + [False] * 47
-    for moment in moments[3:]:
-        (seen,), (dreamed,) = (x.observation.values() for x in (moment, moment.dreamed))
-        np.testing.assert_allclose(dreamed, seen, atol=1e-4)
-        assert moment.dreamed.reward == pytest.approx(moment.reward, abs=1e-3)
-        assert moment.dreamed.error < 1e-4
+    assert [s.step for s in steps] == list(range(1, 51))
+    assert [s.dreamed is None for s in steps] == [True] * 3 + [False] * 47
+    for step in steps[3:]:
+        (real_value,), (dreamed,) = (x.observation.values() for x in (step, step.dreamed))
+        np.testing.assert_allclose(dreamed, real_value, atol=1e-4)
+        assert step.dreamed.reward == pytest.approx(step.reward, abs=1e-3)
+        assert step.dreamed.error < 1e-4
 
 
-def test_what_is_real_is_gymnasiums_own_episode(smoke: LoadedRun, real: RealEnvironment) -> None:
-    moments = list(
+def test_the_real_steps_are_gymnasiums_own_episode(smoke: LoadedRun, real: RealEnvironment) -> None:
+    steps = list(
         compare_live(smoke, real, make_action_source("policy", smoke), context=2, steps=5, seed=7)
     )
     real.reset(7)
-    for moment in moments:
-        observation, reward, *_ = real.step(moment.action)
-        np.testing.assert_array_equal(moment.observation["observation"], observation["observation"])
-        assert moment.reward == reward
+    for step in steps:
+        observation, reward, *_ = real.step(step.action)
+        np.testing.assert_array_equal(step.observation["observation"], observation["observation"])
+        assert step.reward == reward
 
 
-def test_a_seed_is_a_dream_and_other_actions_are_another(
+def test_a_seed_determines_the_dream_and_other_actions_change_it(
     smoke: LoadedRun, real: RealEnvironment
 ) -> None:
     first, again = (
@@ -75,13 +75,13 @@ def test_a_seed_is_a_dream_and_other_actions_are_another(
 
 
 def test_it_ends_with_the_real_episode(oracle: LoadedRun, real: RealEnvironment) -> None:
-    moments = list(
+    steps = list(
         compare_live(
             oracle, real, make_action_source("zero", oracle), context=199, steps=300, seed=0
         )
     )
-    assert len(moments) == 200 and moments[-1].ended and moments[-1].done
-    assert [m.dreamed is not None for m in moments[-3:]] == [False, True, True]
+    assert len(steps) == 200 and steps[-1].ended and steps[-1].done
+    assert [s.dreamed is not None for s in steps[-3:]] == [False, True, True]
 
 
 def test_steps_that_leave_nothing_to_dream_are_refused(
@@ -95,7 +95,7 @@ def test_steps_that_leave_nothing_to_dream_are_refused(
         )
 
 
-def test_a_family_without_steps_is_told_before_anything_is_done(
+def test_a_family_without_steps_is_refused_before_the_first_step(
     smoke: LoadedRun, real: RealEnvironment
 ) -> None:
     whole = models.build(TrajectoryDiffusionOptions(), smoke.spec, jax.random.key(0))
@@ -104,10 +104,10 @@ def test_a_family_without_steps_is_told_before_anything_is_done(
         next(compare_live(run, real, make_action_source("zero", run), context=4, steps=9, seed=0))
 
 
-# ----------------------------------------------------------------------------------------- numbers
+# ----------------------------------------------------------------------------------------- values
 
 
-def test_errors_count_in_standard_deviations_and_images_as_one_number() -> None:
+def test_errors_are_in_standard_deviations_and_an_image_is_one_value() -> None:
     vector = ObservationSpec((2,), "float32", std=(2.0, 0.5))
     image = ObservationSpec((4, 4, 3), "uint8")
     spec = DataSpec({"state": vector, "image": image}, ActionSpec(True, 2))

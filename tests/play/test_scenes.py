@@ -1,4 +1,4 @@
-"""What a video shows."""
+"""The frames of a video."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from PIL import Image
 
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.environments.real import RealEnvironment
-from worldmodel.play.live_comparison import ComparedStep, DreamStep
+from worldmodel.play.live_comparison import ComparedStep, Prediction
 from worldmodel.play.scenes import pose_setter
 from worldmodel.play.video import CAPTION, GAP, HEIGHT, Video
 
 
-def moment(
-    step: int, real: np.ndarray, dreamed: np.ndarray | None, name: str = "seen"
+def step_of(
+    step: int, real: np.ndarray, dreamed: np.ndarray | None, name: str = "state"
 ) -> ComparedStep:
-    """With nothing but what is observed."""
-    said = None
+    """A step with observations alone."""
+    prediction = None
     if dreamed is not None:
-        said = DreamStep({name: dreamed}, 0.0, False, 0.0)
-    return ComparedStep(step, np.zeros(1), {name: real}, 0.0, False, said)
+        prediction = Prediction({name: dreamed}, 0.0, False, 0.0)
+    return ComparedStep(step, np.zeros(1), {name: real}, 0.0, False, prediction)
 
 
-def opened(name: str) -> RealEnvironment:
+def make(name: str) -> RealEnvironment:
     environment = gymnasium.make(name)
     size = environment.observation_space.shape[0]
     box = isinstance(environment.action_space, gymnasium.spaces.Box)
@@ -35,54 +35,54 @@ def opened(name: str) -> RealEnvironment:
         if box
         else ActionSpec(True, int(environment.action_space.n))
     )
-    return RealEnvironment(name, DataSpec({"seen": ObservationSpec((size,), "float32")}, action))
+    return RealEnvironment(name, DataSpec({"state": ObservationSpec((size,), "float32")}, action))
 
 
-def test_the_copy_of_a_robot_goes_as_far_as_its_dreamed_speed_says() -> None:
-    """Positions and velocities are set exactly; how far it came is not observed."""
+def test_the_copy_of_a_robot_moves_with_its_dreamed_velocity() -> None:
+    """Observed positions and velocities are set exactly; the distance is integrated."""
     pytest.importorskip("mujoco", reason="MuJoCo is not installed: worldmodel[mujoco]")
-    original, copy = opened("HalfCheetah-v5"), opened("HalfCheetah-v5")
+    original, copy = make("HalfCheetah-v5"), make("HalfCheetah-v5")
     original.reset(0)
     pose = pose_setter(copy, original)
-    mine, theirs = (e.environment.unwrapped.data for e in (copy, original))
+    copied, real = (e.environment.unwrapped.data for e in (copy, original))
     rng = np.random.default_rng(0)
     for step in range(1, 41):
-        row = original.step(rng.uniform(-1, 1, 6).astype(np.float32))[0]["seen"]
-        pose(moment(step, row, None if step < 10 else row))
-        np.testing.assert_allclose(mine.qpos[1:], theirs.qpos[1:], atol=1e-5)
-        np.testing.assert_allclose(mine.qvel, theirs.qvel, atol=1e-5)
-        assert mine.qpos[0] == pytest.approx(theirs.qpos[0], abs=1e-9 if step < 10 else 0.03)
-    assert abs(theirs.qpos[0]) > 0.1  # it has moved
-    pose(moment(41, row, np.zeros_like(row)))
-    np.testing.assert_array_equal(mine.qvel, 0)  # a dream may stand still meanwhile
+        observation = original.step(rng.uniform(-1, 1, 6).astype(np.float32))[0]["state"]
+        pose(step_of(step, observation, None if step < 10 else observation))
+        np.testing.assert_allclose(copied.qpos[1:], real.qpos[1:], atol=1e-5)
+        np.testing.assert_allclose(copied.qvel, real.qvel, atol=1e-5)
+        assert copied.qpos[0] == pytest.approx(real.qpos[0], abs=1e-9 if step < 10 else 0.03)
+    assert abs(real.qpos[0]) > 0.1  # the robot has moved
+    pose(step_of(41, observation, np.zeros_like(observation)))
+    np.testing.assert_array_equal(copied.qvel, 0)  # a dream may stand still
 
 
 @pytest.mark.parametrize("name", ["Pendulum-v1", "CartPole-v1"])
-def test_small_environments_are_set_to_what_is_dreamed(name: str) -> None:
-    original, copy = opened(name), opened(name)
-    real, dreamed = (original.reset(seed)["seen"] for seed in (0, 1))
+def test_small_environments_are_set_to_the_dreamed_state(name: str) -> None:
+    original, copy = make(name), make(name)
+    real, dreamed = (original.reset(seed)["state"] for seed in (0, 1))
     pose = pose_setter(copy, original)
-    pose(moment(1, real, dreamed))
+    pose(step_of(1, real, dreamed))
     np.testing.assert_allclose(
         copy.environment.unwrapped.state, original.environment.unwrapped.state
     )
 
 
-def test_an_environment_that_does_not_observe_its_state_has_no_copy() -> None:
-    assert pose_setter(opened("Acrobot-v1"), opened("Acrobot-v1")) is None
+def test_an_environment_whose_observation_is_not_its_state_has_no_copy() -> None:
+    assert pose_setter(make("Acrobot-v1"), make("Acrobot-v1")) is None
 
 
-def test_images_are_shown_as_they_are(tmp_path: Path) -> None:
-    """A frame a step: left what is real, right what is dreamed, in larger pixels."""
+def test_images_are_drawn_unchanged(tmp_path: Path) -> None:
+    """A frame per step: the real image on the left, the dreamed one on the right, enlarged."""
     real, dreamed = np.zeros((2, 4, 4, 3), np.uint8)
     real[0], dreamed[:, 0] = 255, 255
     video = Video(
         str(tmp_path / "v.gif"),
-        [lambda m: m.observation["seen"], lambda m: m.dreamed.observation["seen"]],
+        [lambda m: m.observation["state"], lambda m: m.dreamed.observation["state"]],
         20,
     )
-    video.add(moment(1, real, dreamed))
-    video.add(moment(2, dreamed, real))
+    video.add(step_of(1, real, dreamed))
+    video.add(step_of(2, dreamed, real))
     video.write()
     with Image.open(tmp_path / "v.gif") as gif:
         assert (gif.n_frames, gif.info["duration"]) == (2, 50)

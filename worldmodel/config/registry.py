@@ -20,7 +20,7 @@ from functools import cache
 from typing import Any, TypeVar
 
 from worldmodel.config.training import EvaluationOptions, LoggingOptions, TrainingOptions
-from worldmodel.errors import ConfigError, did_you_mean
+from worldmodel.errors import ConfigError, did_you_mean, first_line
 
 Registered = TypeVar("Registered")
 
@@ -134,7 +134,8 @@ def _load_plugins() -> None:
     for plugin in importlib.metadata.entry_points(group=PLUGINS):
         try:
             plugin.load()
-        except Exception as error:  # whatever a stranger's module does at its import
+        except Exception as error:  # anything that the module raises
             raise ConfigError(
-                f"the plugin {plugin.name} ({plugin.value}) cannot be imported: {error}"
+                f"the plug-in {plugin.name} ({plugin.value}) cannot be imported: "
+                f"{type(error).__name__}: {first_line(error)}; repair or uninstall it"
             ) from error
