@@ -64,8 +64,8 @@ def test_the_same_actions_twice_give_the_same_bits(smoke: LoadedRun, start: Logg
 
 
 def test_rollouts_are_equal_as_long_as_their_actions_are(smoke: LoadedRun) -> None:
-    """Noise depends on the step alone: rollouts of a stochastic model differ from the first different
-    action on.
+    """Noise depends on the step alone: rollouts of a stochastic model differ from the first
+    different action on.
     """
     state = smoke.model.initial((1,))
     rng, size = np.random.default_rng(0), smoke.spec.action.size
@@ -94,7 +94,7 @@ def test_the_policy_and_its_actions_lead_to_the_same_rollout(smoke: LoadedRun) -
     assert np.abs(mode).max() > 1e-3
 
 
-# ----------------------------------------------------------------------------------------- invalid input
+# ------------------------------------------------------------------------------------ invalid input
 
 
 def test_unknown_episodes_and_steps_are_refused(smoke: LoadedRun, start: LoggedStart) -> None:
