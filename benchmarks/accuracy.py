@@ -1,15 +1,15 @@
-"""Open-loop error by horizon of several families of world models, on several sets of logs.
+"""Open-loop error by horizon of several families of world models, on several datasets.
 
     python benchmarks/accuracy.py --folder FOLDER [--logs LOGS] [--picture accuracy.png]
 
 Every run is `python train.py policy=none model=FAMILY ...` in a process of its own, one after the
-other, with equally many updates, windows and parameters. Runs stay in FOLDER, and the same command
-goes on where it was stopped. All models of a set then predict from the same starts in the same
-held-out episodes. Tables hold median errors and, over a reference family's, their ratios; with
-several seeds, medians are over starts and seeds. Intervals resample whole episodes: they say how
-much the episodes matter, not how much other seeds would.
+other, with the same numbers of updates, windows and parameters. Runs stay in FOLDER, and the same
+command resumes. All models of a dataset then predict from the same starts in the same held-out
+episodes. Tables hold median errors and their ratios to a reference family; with several seeds,
+medians are over starts and seeds. Intervals resample whole episodes: they measure the influence of
+the episodes, not of the seeds.
 
-Pendulum needs no files. LOGS holds the files that `SETS` names; they are not part of the project.
+Pendulum needs no files. LOGS holds the files that `SETS` lists; they are not part of the project.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ FAMILIES = ["koopman", "gru", "mlp", "rssm", "diffusion"]
 
 
 def circuit(file: str, observed: str, acted: str) -> list[str]:
-    """One number of a state of several is observed: the filter is given longer to find the rest."""
+    """One of several state variables is observed: the filter needs a longer context."""
     columns = [f"data.observations=[{observed}]", f"data.actions=[{acted}]"]
     cut = ["data.max_episode_steps=1000", "evaluation.context=50"]
     return ["data=table", f"data.path={{logs}}/sysid/{file}", *columns, *cut]
 
 
 SETS = {
-    "pendulum": ["data=pendulum", "data.normalize=[standardize]"],  # as the others have it
+    "pendulum": ["data=pendulum", "data.normalize=[standardize]"],  # as the other families
     "halfcheetah": ["data=npz", "data.path={logs}/halfcheetah/halfcheetah-replay.npz"],
     "hopper": ["data=npz", "data.path={logs}/hopper/hopper-medium.npz"],
     "quadrotor": ["data=npz", "data.path={logs}/nanobench/nanobench_50hz.npz"],
@@ -89,7 +89,7 @@ class Row:
 
 
 def train(logs: str, family: str, seed: int, arguments: argparse.Namespace) -> Path:
-    """Trains a run unless it is finished, and gives its folder."""
+    """Trains a run unless it is finished, and returns its folder."""
     name, folder = f"{logs}-{family}-{seed}", arguments.folder
     stage = {"steps": arguments.steps, "batch_size": arguments.batch, "window": arguments.window}
     command = [sys.executable, str(TRAIN), f"name={name}", f"seed={seed}", "policy=none"]
@@ -112,7 +112,7 @@ def train(logs: str, family: str, seed: int, arguments: argparse.Namespace) -> P
 
 
 def train_all(arguments: argparse.Namespace) -> dict[str, dict[str, list[Path]]]:
-    """Set -> family -> the folder of each seed's run, with a line a run."""
+    """Dataset -> family -> the folder of each seed's run; prints a line per run."""
     runs = {logs: {family: [] for family in arguments.families} for logs in arguments.sets}
     jobs = list(product(arguments.sets, arguments.families, arguments.seeds))
     for number, (logs, family, seed) in enumerate(jobs, 1):
@@ -131,12 +131,12 @@ def parameters(run: Path) -> int:
 # --------------------------------------------------------------------------------------- comparing
 
 
-def judge(
+def evaluate(
     runs: dict[str, list[Path]], config: Config
 ) -> tuple[PredictionStarts, dict[str, Errors]]:
     """The N starts, and for each observation the errors (seeds, N, H) from them.
 
-    PredictionStarts are the same for all runs, since the logs are: runs on others are refused.
+    All runs have the same starts, since they have the same dataset; others are refused.
     """
     enable_compilation_cache(config.training.compilation_cache)
     logs, options = data.load(config.data), config.evaluation
@@ -178,14 +178,14 @@ def compare(errors: Errors, starts: PredictionStarts, reference: str, bootstrap:
 def compare_all(
     runs: dict[str, dict[str, list[Path]]], reference: str
 ) -> dict[str, dict[int, Row]]:
-    """For each observation of each set, a row a horizon."""
+    """For each observation of each dataset, a row per horizon."""
     tables: dict[str, dict[int, Row]] = {}
     for logs, by_family in runs.items():
         config = find_run(by_family[reference][0]).config()
         options = config.evaluation
         bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
-        starts, judged = judge(by_family, config)
-        for name, errors in judged.items():
+        starts, evaluated = evaluate(by_family, config)
+        for name, errors in evaluated.items():
             rows = tables[f"{logs}: {name}"] = {}
             for h in (h for h in options.horizons if h <= errors[reference].shape[-1]):
                 there = np.flatnonzero(starts.remaining_steps >= h)
@@ -209,7 +209,7 @@ def table(title: str, rows: dict[int, Row], reference: str) -> ResultTable:
 
 
 def draw(tables: dict[str, dict[int, Row]], path: Path) -> None:
-    """A panel a table: error by horizon with its interval, a line a family or baseline."""
+    """A panel per table: error by horizon with its interval, a line per family or baseline."""
     wide, high = min(3, len(tables)), -(-len(tables) // 3)
     figure = Figure((3.6 * wide + 1.4, 3.2 * high), layout="constrained")
     axes = figure.subplots(high, wide, squeeze=False)
@@ -233,15 +233,19 @@ def draw(tables: dict[str, dict[int, Row]], path: Path) -> None:
 def parsed() -> argparse.Namespace:
     families = list(schemas("model"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True, help="keeps runs; finished ones stay")
-    parser.add_argument("--logs", type=Path, help="folder of logs (none: pendulum alone)")
-    parser.add_argument("--sets", nargs="+", choices=SETS, help="default: all that can be had")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="folder of runs; finished ones are reused"
+    )
+    parser.add_argument("--logs", type=Path, help="folder of the datasets (none: pendulum alone)")
+    parser.add_argument("--sets", nargs="+", choices=SETS, help="default: all that are available")
     parser.add_argument("--families", nargs="+", choices=families, default=FAMILIES)
-    parser.add_argument("--reference", choices=families, default="gru", help="ratios are to this")
+    parser.add_argument(
+        "--reference", choices=families, default="gru", help="family that ratios are relative to"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--steps", type=int, default=2000, help="updates of each run")
     parser.add_argument("--batch", type=int, default=16, help="windows in a batch")
-    parser.add_argument("--window", type=int, default=112, help="rows in a window")
+    parser.add_argument("--window", type=int, default=112, help="steps in a window")
     parser.add_argument("--horizons", type=int, nargs="+", default=[1, 2, 5, 10, 25, 50, 100])
     parser.add_argument("--picture", type=Path)
     arguments = parser.parse_args()
@@ -256,7 +260,7 @@ def parsed() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parsed()
-    # All are trained before this process takes a device: until then, devices are theirs.
+    # All runs are trained before this process takes a device.
     runs = train_all(arguments)
     tables = compare_all(runs, arguments.reference)
     for title, rows in tables.items():

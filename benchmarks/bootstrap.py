@@ -1,4 +1,4 @@
-"""Seconds of a stratified bootstrap of the interquartile mean, beside one that sorts each resample.
+"""Seconds of a stratified bootstrap of the interquartile mean, compared with sorting each resample.
 
     python benchmarks/bootstrap.py [--resamples 50000] [--runs 10] [--tasks 18] [--repeats 5]
 
@@ -21,14 +21,14 @@ PIECE = 2000  # resamples that are sorted at once
 
 
 def counted(scores: np.ndarray, resamples: int) -> tuple[float, float]:
-    """The ends of the interval, as evaluation makes them."""
+    """The interval, as evaluation computes it."""
     statistic = interquartile_mean(scores)
     number = Bootstrap(resamples).stratified(statistic, [scores.shape], "interquartile mean")
     return number.low, number.high
 
 
 def sorted_each_time(scores: np.ndarray, resamples: int) -> tuple[float, float]:
-    """The ends of the interval, from every resample's own scores in order."""
+    """The interval, by sorting the scores of each resample."""
     generator, (runs, tasks) = np.random.default_rng(0), scores.shape
     cut, found = scores.size // 4, []
     for begin in range(0, resamples, PIECE):

@@ -1,5 +1,5 @@
-"""What a checkpoint costs: the time that training stands still, what the background does, what
-verifying and restoring take, and how much less a judge reads than training.
+"""The cost of a checkpoint: seconds that training waits, seconds in the background, seconds of
+verifying and restoring, and bytes that an evaluation reads.
 
     python benchmarks/checkpoints.py [MiB of parameters] [folder]
 """
@@ -24,7 +24,7 @@ ARRAYS = 64
 
 
 def state(mebibytes: int, seed: int) -> dict[str, Any]:
-    """Noise as parameters, and two moments of an optimiser beside them."""
+    """Random parameters, and the two moments of an optimizer."""
     shape = (ARRAYS, mebibytes * 2**18 // ARRAYS)
     first, second, third = jax.random.normal(jax.random.key(seed), (3, *shape), jnp.float32)
     return {"params": list(first), "optimizer": [list(second), list(third)]}

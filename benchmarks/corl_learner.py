@@ -1,15 +1,15 @@
-"""Updates per second of CORL's TD3+BC and IQL, the reference our learners are compared with.
+"""Updates per second of CORL's TD3+BC and IQL, the reference for the learners of this project.
 
 Runs https://github.com/tinkoff-ai/CORL (written for commit 6afec90) unedited, from a checkout, with
-the Python of an environment that has PyTorch. Nothing of ours is imported.
+the Python of an environment that has PyTorch. Nothing of this project is imported.
 
     git clone https://github.com/tinkoff-ai/CORL SOURCE && git -C SOURCE checkout 6afec90
     python3.11 -m venv ENVIRONMENT
     ENVIRONMENT/bin/pip install torch numpy pyrallis tqdm
     ENVIRONMENT/bin/python corl_learner.py --source SOURCE
 
-What is timed is its training loop: draw 256 rows from its replay buffer, one call of `train`. As
-there, every loss is read by the host. Environments, evaluation and W&B are left out: its files
+Its training loop is timed: draw 256 transitions from its replay buffer, one call of `train`.
+As there, every loss is read by the host. Environments, evaluation and W&B are left out: its files
 import gym, d4rl and wandb, which are empty modules here. Networks and optimizers are made as in its
 `train` functions, with PyTorch's own number of threads.
 """
@@ -40,7 +40,7 @@ def load(source: Path, name: str) -> ModuleType:
     """One of its single-file algorithms, as a module."""
     for missing in ("gym", "d4rl", "wandb"):
         sys.modules.setdefault(missing, ModuleType(missing))
-    sys.modules["gym"].Env = object  # named in the types of its functions
+    sys.modules["gym"].Env = object  # used in type annotations
     path = source / "algorithms" / "offline" / f"{name}.py"
     spec = importlib.util.spec_from_file_location(f"corl_{name}", path)
     module = importlib.util.module_from_spec(spec)
@@ -74,7 +74,7 @@ TRAINERS: dict[str, Callable[[ModuleType, str], Any]] = {"td3_bc": td3_bc, "iql"
 
 
 def filled(corl: ModuleType, rows: int, device: str) -> Any:
-    """Its replay buffer with as many random rows."""
+    """Its replay buffer with random transitions."""
     rng = np.random.default_rng(0)
     data = {
         "observations": rng.normal(size=(rows, OBSERVATION_SIZE)),
@@ -90,7 +90,7 @@ def filled(corl: ModuleType, rows: int, device: str) -> Any:
 
 
 def rates(trainer: Any, buffer: Any, updates: int, repeats: int, device: str) -> list[float]:
-    """Updates per second of each of `repeats` stretches, after the warm-up."""
+    """Updates per second of each of `repeats` repeats, after the warm-up."""
     found = []
     for count in [WARM_UP_UPDATES] + [updates] * repeats:
         began = time.perf_counter()
@@ -107,9 +107,11 @@ def rates(trainer: Any, buffer: Any, updates: int, repeats: int, device: str) ->
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", type=Path, required=True, help="checkout of tinkoff-ai/CORL")
-    parser.add_argument("--updates", type=int, default=200, help="updates in a stretch")
-    parser.add_argument("--repeats", type=int, default=3, help="stretches timed")
-    parser.add_argument("--rows", type=int, default=200_000, help="rows in the replay buffer")
+    parser.add_argument("--updates", type=int, default=200, help="updates per repeat")
+    parser.add_argument("--repeats", type=int, default=3, help="timed repeats")
+    parser.add_argument(
+        "--rows", type=int, default=200_000, help="transitions in the replay buffer"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     arguments = parser.parse_args()
     torch.manual_seed(0)

@@ -1,13 +1,13 @@
-"""How fast logs are read and batches delivered, beside what the learner of the 1m preset takes.
+"""How fast datasets are read and batches loaded, compared with the learner of the 1m preset.
 
     python benchmarks/data_delivery.py [--folder FOLDER] [--rounds 5] [--only load vectors ...]
 
 load      1,000,000 transitions (17 floats, 6 actions): seconds and memory of the first load from
-          ArrayRecord and of a second one from the decoded store, each in a process of its own
-vectors   streamed batches of 256 x 32 a second, beside those the world-model learner consumes
-images    streamed batches of 16 x 64 images of 64 x 64 x 3: bytes read from disk by bytes used
-resident  seconds of an update with its batch gathered inside, beside one with its batch at hand
-waiting   share of a training's time that is spent waiting for streamed batches
+          ArrayRecord and of a second one from the decoded cache, each in a process of its own
+vectors   host batches of 256 x 32 per second, compared with those that the learner consumes
+images    host batches of 16 x 64 images of 64 x 64 x 3: bytes read from disk by bytes used
+device    seconds of an update that gathers its batch, compared with one that is given it
+waiting   fraction of training time spent waiting for host batches
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MIB = 2**20
 
 
 def write_logs(folder: Path, episodes: int, steps: int, image: bool = False) -> Path:
-    """A native set of random logs: 17 floats or one image, 6 actions, reward."""
+    """Writes a random dataset: 17 floats or one image, 6 actions, reward."""
     from worldmodel.data import ActionSpec, Trajectories
     from worldmodel.data.readers import tfds
 
@@ -74,10 +74,10 @@ def read(path: Path, folder: Path) -> Any:
 
 
 def measure_load(folder: Path, rounds: int) -> dict[str, float]:
-    """Seconds of one load and its peak memory beyond the imports, by the bytes of the arrays."""
-    import tensorflow_datasets  # noqa: F401  what is imported is not what is measured
+    """Seconds of one load, and its peak memory beyond the imports per byte of the arrays."""
+    import tensorflow_datasets  # noqa: F401  imports are not measured
 
-    import worldmodel.data.readers.tfds  # noqa: F401  nor this
+    import worldmodel.data.readers.tfds  # noqa: F401  imports are not measured
 
     before = status("VmRSS")
     began = time.perf_counter()
@@ -91,7 +91,7 @@ def measure_load(folder: Path, rounds: int) -> dict[str, float]:
 
 
 def measure_vectors(folder: Path, rounds: int) -> dict[str, float]:
-    """Batches a second that Grain delivers, and that the learner of the 1m preset takes."""
+    """Batches per second that Grain loads, and that the learner of the 1m preset consumes."""
     import jax
 
     from worldmodel.data.host_loader import HostLoader
@@ -122,7 +122,7 @@ def measure_vectors(folder: Path, rounds: int) -> dict[str, float]:
 
 
 def measure_images(folder: Path, rounds: int) -> dict[str, float]:
-    """Bytes that the kernel reads from disk for windows of a store that is in no cache."""
+    """Bytes that the kernel reads from disk for windows of an uncached file."""
     from worldmodel.data.host_loader import Shard, WindowSource
 
     logs = read(folder / "images", folder)
@@ -130,9 +130,9 @@ def measure_images(folder: Path, rounds: int) -> dict[str, float]:
     files = [Path(value.filename) for value in logs.fields().values()]
     used, was_read, seconds = 0, 0, []
     for k in range(rounds):
-        source = pickle.loads(sent)  # maps the files anew: pages that are mapped stay in the cache
+        source = pickle.loads(sent)  # opens the files again: mapped pages stay in the cache
         for file in files:
-            forget(file)
+            drop_cache(file)
         before, began = disk_bytes(), time.perf_counter()
         window = source.batches(100 + k, 1)
         seconds.append(time.perf_counter() - began)
@@ -147,7 +147,7 @@ def measure_images(folder: Path, rounds: int) -> dict[str, float]:
 
 
 def measure_resident(folder: Path, rounds: int) -> dict[str, float]:
-    """Seconds of an update of the 1m learner, its batch gathered inside or at hand, in turn."""
+    """Seconds of an update of the 1m learner that gathers its batch or is given it, in turn."""
     import jax
 
     from worldmodel.data.loader import DeviceLoader
@@ -177,7 +177,7 @@ def measure_resident(folder: Path, rounds: int) -> dict[str, float]:
 
 
 def measure_waiting(folder: Path, rounds: int) -> dict[str, float]:
-    """A real training of the tiny model on streamed batches; its own account of waiting."""
+    """Trains the tiny model on host batches and reads its own measure of waiting."""
     runs = folder / "runs"
     command = [sys.executable, str(Path(__file__).parent.parent / "train.py")]
     command += ["data=tfds", f"data.path={folder / 'vectors'}", f"data.cache_dir={folder}"]
@@ -210,7 +210,7 @@ def world_model_learner(spec: Any) -> tuple[Any, Any]:
 
 
 def status(field: str) -> int:
-    """Bytes that /proc/self/status tells."""
+    """Bytes of a field of /proc/self/status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
@@ -221,7 +221,7 @@ def disk_bytes() -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("read_bytes"))
 
 
-def forget(file: Path) -> None:
+def drop_cache(file: Path) -> None:
     """Drops a file's pages from the system's cache."""
     descriptor = os.open(file, os.O_RDONLY)
     os.fsync(descriptor)
@@ -241,7 +241,7 @@ def measured(part: str, folder: Path, rounds: int) -> dict[str, float]:
 
 
 def run(part: str, folder: Path, rounds: int) -> dict[str, float]:
-    """Prepares what a part needs, measures it and prints a line."""
+    """Prepares a part, measures it and prints a line."""
     write_logs(folder, 1000, 1000)
     if part == "load":
         first, later = [], []
@@ -267,7 +267,7 @@ def run(part: str, folder: Path, rounds: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, help="kept if given, else a temporary one")
+    parser.add_argument("--folder", type=Path, help="folder of the files (none: a temporary one)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--measure", choices=PARTS, help=argparse.SUPPRESS)

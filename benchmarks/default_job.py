@@ -6,8 +6,7 @@ persistence.
 
 Each seed is `python train.py model=MODEL seed=SEED WORDS` in a process of its own, one after the
 other.
-The first run finds nothing collected and nothing compiled; the others find the first one's logs and
-programs.
+The first run starts without a dataset and compiled programs; the others reuse those of the first.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ TRAIN = Path(__file__).parent.parent / "train.py"
 
 
 def run(model: str, seed: int, words: list[str], folder: Path) -> dict[str, Any]:
-    """Trains one seed and reads its results; tells the seconds until the first update as well."""
+    """Trains one seed; returns its results and the seconds until the first update."""
     command = [sys.executable, "-u", str(TRAIN), f"model={model}", f"seed={seed}"]
     command += ["logging.wandb=disabled", *words]
     command += [f"runs_dir={folder / 'runs'}", f"data.cache_dir={folder / 'datasets'}"]
@@ -50,8 +49,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="rssm")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--folder", type=Path, help="kept if given, else a temporary one")
-    parser.add_argument("--words", nargs="+", default=[], help="further words of train.py")
+    parser.add_argument("--folder", type=Path, help="folder of the runs (none: a temporary one)")
+    parser.add_argument("--words", nargs="+", default=[], help="more options of train.py")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)

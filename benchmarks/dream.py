@@ -1,16 +1,16 @@
-"""Steps a second of dreams beside those of the simulator they stand for, HalfCheetah-v5.
+"""Steps per second of dreams, compared with those of the simulator, HalfCheetah-v5.
 
     python benchmarks/dream.py [--envs 1024] [--steps 64] [--repeats 9] [--preset 1m]
 
-Models have first parameters, and their end is made as unlikely as a trained one says it is: what a
-step costs does not depend on more. Both ways to step are timed, the function in a `lax.scan` and
-the vector environment, whose arrays come back to the host at every step. The simulator is one
+Models have initial parameters, and episode ends are made as unlikely as in a trained model: the
+cost of a step depends on nothing else. Two ways of stepping are timed, the function in a `lax.scan`
+and the vector environment, whose arrays are copied to the host at every step. The simulator is one
 environment in this process, without wrappers. All take turns, repeat by repeat, and a ratio is to
-the simulator in the same repeat; shown are medians with quartiles.
+the simulator in the same repeat; the table holds medians with quartiles.
 
-What bounds a step are its matrix products, so the last column is its arithmetic as a share of what
-a plain large product does in the same repeat. On a machine that does other things too, what a
-second of one core does is the steadier figure: the two columns after the ratio count these.
+A step is bound by its matrix products, so the last column is its arithmetic as a fraction of a
+plain large product in the same repeat. On a shared machine, steps per second of CPU time vary less:
+the two columns after the ratio hold these.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def parameters(dream: Dream) -> int:
 
 
 def scanned(dream: Dream, envs: int, steps: int) -> Callable[[], Any]:
-    """Runs `steps` steps of `envs` dreams in one call; all that a step gives is kept."""
+    """Runs `steps` steps of `envs` dreams in one call and keeps all outputs."""
     low, high = (
         np.asarray(bound, np.float32) for bound in (dream.action_spec.low, dream.action_spec.high)
     )
@@ -92,14 +92,14 @@ def stepped(dream: Dream, logs: Trajectories, envs: int, steps: int) -> Callable
 
 
 def multiplied() -> tuple[Callable[[], Any], int]:
-    """A plain product, and its operations."""
+    """A plain matrix product, and its number of operations."""
     x = jax.random.normal(jax.random.key(0), (PRODUCT, PRODUCT))
     product = jax.jit(jnp.matmul)
     return lambda: product(x, x), 2 * PRODUCT**3
 
 
 def operations(dream: Dream, envs: int) -> float:
-    """Of a step of one dream, as the compiler counts them."""
+    """Operations of a step of one dream, as the compiler counts them."""
     state, _ = dream.reset(jax.random.key(0), envs)
     actions = jnp.zeros((envs, dream.action_spec.size))
     program = jax.jit(Dream.step).lower(dream, state, actions, jax.random.key(0)).compile()
@@ -120,7 +120,7 @@ def simulated(steps: int) -> Callable[[], Any]:
 
 
 class Timing(NamedTuple):
-    """Steps a second, and a second of one core, one a repeat."""
+    """Steps per second, and per second of CPU time, for each repeat."""
 
     wall: list[float]
     core: list[float]

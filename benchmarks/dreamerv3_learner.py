@@ -1,7 +1,7 @@
-"""Seconds per update of DreamerV3's own learner, the reference our learner is compared with.
+"""Seconds per update of DreamerV3's own learner, the reference for the learner of this project.
 
 Runs https://github.com/danijar/dreamerv3 (written for commit e3f0224) unedited, from a checkout,
-with the Python of an environment that has its packages. Nothing of ours is imported.
+with the Python of an environment that has its packages. Nothing of this project is imported.
 
     git clone https://github.com/danijar/dreamerv3 SOURCE && git -C SOURCE checkout e3f0224
     python3.11 -m venv ENVIRONMENT
@@ -16,7 +16,7 @@ the default settings of its configs.yaml, but on the CPU in float32, without the
 compiled at the first update instead of ahead (which would compile the report too). Its constructor
 overwrites XLA_FLAGS, so flags set from outside have no effect.
 
-The checkout was written for JAX 0.4.33. The one thing it needs that JAX 0.10.2 lacks is put back in
+The checkout was written for JAX 0.4.33. The one thing it needs that JAX 0.10.2 lacks is restored in
 memory by `accept_positional_jit_options`; no file is edited. A single device is assumed: the code
 paths for several devices were not tried.
 """

@@ -1,14 +1,14 @@
-"""Kills training runs at random moments, gives the same command again, and compares what they end
-in with a run that nobody killed.
+"""Kills training runs at random times, repeats the same command, and compares the results with
+those of an uninterrupted run.
 
     python benchmarks/fault_injection.py [--kills 100] [--models rssm koopman diffusion]
         [--folder runs/faults] [--jobs 2] [--seed 0]
 
-Every run is a whole job at toy length: collecting logs, a world model, a policy in its imagination,
-evaluation. SIGKILL comes at a moment drawn uniformly over the time that the reference run took, so
-it meets start-up, compilation, training, saving and evaluation as often as they last. The same is:
-the bits of every stage's final state, every row of metrics.jsonl but for clocks and rates, and
-the evaluation. Runs that differ are kept for a look, the others are removed.
+Every run is a whole job at toy length: collecting a dataset, a world model, a policy in its
+imagination, evaluation. SIGKILL is sent at a time drawn uniformly over the duration of the
+reference run, so it hits start-up, compilation, training, saving and evaluation in proportion to
+their durations. Equal must be: the bits of every stage's final state, every row of metrics.jsonl except
+clocks and rates, and the evaluation. Runs that differ are kept, the others are removed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 CLOCKS = ("time", "updates_per_second", "data_wait_fraction")
-# Three calls to the device and two checkpoints between rows, so that there is much to be met.
+# Three calls to the device and two checkpoints between rows, so that kills hit all of them.
 WORDS = (
     "experiment=smoke", "training.steps_per_dispatch=5", "training.checkpoint_every=10",
     "logging.wandb=disabled", "logging.progress=plain",
@@ -43,7 +43,7 @@ MOMENTS = (
 
 @dataclass(frozen=True)
 class Job:
-    """The command of a run, and where it writes."""
+    """The command of a run, and its folder."""
 
     model: str
     name: str
@@ -66,7 +66,7 @@ class Job:
 
 
 def finish(job: Job) -> tuple[float, str]:
-    """Runs a job to its end; seconds and what it said. Raises RuntimeError if it fails."""
+    """Runs a job; returns seconds and output. Raises RuntimeError if it fails."""
     began = time.monotonic()
     output = job.folder / f"{job.name}.log"
     with output.open("w") as file:
@@ -78,7 +78,7 @@ def finish(job: Job) -> tuple[float, str]:
 
 
 def kill(job: Job, after: float, how: signal.Signals = signal.SIGKILL) -> str:
-    """Starts a job and ends it after so many seconds; the moment that was met."""
+    """Starts a job and kills it after so many seconds; returns what it was doing."""
     output = job.folder / f"{job.name}.log"
     with output.open("w") as file:
         process = job.start(file)
@@ -91,7 +91,7 @@ def kill(job: Job, after: float, how: signal.Signals = signal.SIGKILL) -> str:
 
 
 def moment(pid: int, run: Path) -> str:
-    """What the process was about, by its heartbeat and the folders of its checkpoints."""
+    """What the process was doing, by its heartbeat and the folders of its checkpoints."""
     if not (run / "heartbeat.json").exists():
         return "start"
     beat = json.loads((run / "heartbeat.json").read_text())
@@ -104,7 +104,7 @@ def moment(pid: int, run: Path) -> str:
 
 
 def outcome(run: Path) -> dict[str, Any]:
-    """All that has to be the same."""
+    """Everything that has to be equal."""
     summary = json.loads((run / "summary.json").read_text())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     results = json.loads((run / "evaluation" / "results.json").read_text())
@@ -123,7 +123,7 @@ def differences(run: Path, reference: dict[str, Any]) -> list[str]:
 def trials(
     models: list[str], references: dict[str, float], kills: int, folder: Path, seed: int
 ) -> Iterator[tuple[Job, float]]:
-    """Jobs, and after how many seconds each is killed."""
+    """Jobs, and the seconds after which each is killed."""
     draw = random.Random(seed)
     for number in range(kills):
         model = models[number % len(models)]
@@ -131,7 +131,7 @@ def trials(
 
 
 def attempt(job: Job, after: float, reference: dict[str, Any]) -> tuple[str, list[str]]:
-    """Kills a job, gives its command again; the moment that was met, and what differs then."""
+    """Kills a job and repeats its command; returns what it was doing, and the differences."""
     met = kill(job, after)
     try:
         finish(job)
@@ -148,13 +148,13 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--models", nargs="+", default=["rssm", "koopman", "diffusion"])
     parser.add_argument("--folder", type=Path, default=Path("runs/faults"))
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--jobs", type=int, default=1, help="concurrent runs")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the times")
     given = parser.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     seconds, expected = {}, {}
     for model in given.models:
-        for again in ("cold", "reference"):  # the second finds its programs compiled
+        for again in ("cold", "reference"):  # the second uses compiled programs
             job = Job(model, f"{model}-{again}", given.folder)
             shutil.rmtree(job.path, ignore_errors=True)
             seconds[model], _ = finish(job)

@@ -1,14 +1,14 @@
-"""Whole trajectories by diffusion beside step-by-step models, on Pendulum: is what they dream true?
+"""Trajectory diffusion compared with step-by-step models on Pendulum: are their rollouts accurate?
 
     python benchmarks/guided_diffusion.py --folder FOLDER [--words ...]
 
 Every model is trained by `python train.py`, with WORDS, in a process of its own and kept in FOLDER;
-trajectory diffusion, whose updates are cheap, for twice as many, on pieces of 16 steps. From the
-same held-out starts, each dreams 32 steps under the same policy, a noisy swing-up controller. The
-actions it dreamt are then done in the real environment, from the same states: the dynamics error is
-how far the dream is from what happens, in training standard deviations, median over starts with a
-95 % interval. Then, for trajectory diffusion alone: guidance strengths, and calls of the network.
-Last, calibration of the samples that follow logged actions.
+trajectory diffusion, whose updates are cheap, for twice as many, on segments of 16 steps. From the
+same held-out starts, each imagines 32 steps under the same policy, a noisy swing-up controller. The
+imagined actions are then taken in the real environment from the same states: the dynamics error is
+the distance of imagined and real observations in training standard deviations, median over starts
+with a 95 % interval. Then, for trajectory diffusion alone: guidance strengths, and calls of the
+network. Last, calibration of samples under logged actions.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from worldmodel.nn.distributions import Normal
 
 TRAIN = Path(__file__).parent.parent / "train.py"
 HORIZONS = (16, 32)
-CONTEXT = 10  # rows seen before
-PIECE = 17  # rows of a denoised piece: 16 steps; two of them make 32
+CONTEXT = 10  # steps of context
+PIECE = 17  # observations of a segment of 16 steps; two segments make 32
 MODELS = ("trajectory_diffusion", "diffusion", "rssm", "mlp", "gru")
 WHOLE = "trajectory_diffusion"
 STRENGTHS = (0.0, 0.25, 0.5, 1.0, 2.0)
@@ -184,10 +184,12 @@ def show(title: str, rows: dict[str, dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True, help="keeps runs; finished ones stay")
+    parser.add_argument(
+        "--folder", type=Path, required=True, help="folder of runs; finished ones are reused"
+    )
     parser.add_argument("--steps", type=int, default=4000, help="updates of each model")
     parser.add_argument("--starts", type=int, default=512)
-    parser.add_argument("--words", nargs="+", default=[], help="further words of train.py")
+    parser.add_argument("--words", nargs="+", default=[], help="more options of train.py")
     arguments = parser.parse_args()
     runs = {model: train(model, arguments) for model in MODELS}
     whole = runs[WHOLE]

@@ -2,7 +2,7 @@
 
     python benchmarks/horizon_table.py runs/A runs/B ... [--picture curves.png]
 
-Reads the `evaluation/results.json` that train.py and eval.py leave; nothing is measured here.
+Reads the `evaluation/results.json` of train.py and eval.py; nothing is measured here.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def table(runs: list[Path]) -> str:
 
 
 def draw(runs: list[Path], path: Path) -> None:
-    """A panel a run: error by horizon with its interval, beside the two baselines."""
+    """A panel per run: error by horizon with its interval, and the two baselines."""
     import matplotlib
 
     matplotlib.use("Agg")

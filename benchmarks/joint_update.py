@@ -1,12 +1,12 @@
-"""One joint update (world model, actor, critic) beside DreamerV3's own learner, in the same run.
+"""Seconds of one joint update (world model, actor, critic), compared with DreamerV3's own learner.
 
     python benchmarks/joint_update.py [--source CHECKOUT --python ENVIRONMENT/bin/python] [--rounds
     3]
 
 The 1m preset on vectors of 24 numbers with 6 continuous actions, batch 16 x 64, horizon 15,
 float32, random batches. Both learners run in processes of their own, in turn, so that a slow phase
-of the machine meets both. How to make an environment for DreamerV3 is told in dreamerv3_learner.py.
-Without --source only ours is measured.
+of the machine meets both. dreamerv3_learner.py describes how to make an environment for
+DreamerV3. Without --source only this project is measured.
 """
 
 from __future__ import annotations

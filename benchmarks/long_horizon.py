@@ -1,12 +1,12 @@
-"""Seconds of a gradient through long predictions: koopman beside gru and mlp of the same preset.
+"""Seconds of a gradient through long predictions: koopman, gru and mlp of the same preset.
 
     python benchmarks/long_horizon.py [--preset tiny] [--batch 256] [--repeats 5]
 
 Two measures, forward and backward. `rollout`: from given latents and actions to predicted latents,
 the squared distance of which from others is the loss. `loss`: the whole training loss of a window
-that is one row longer, with encoder, filter and decoder, which all families share. Vectors of 17
+that is one step longer, with encoder, filter and decoder, which all families share. Vectors of 17
 numbers, 6 actions, no rewards, as in the published protocol. The families take turns, repeat by
-repeat; ratios are medians of the ratios within a repeat. An exponent e says that seconds grow as
+repeat; ratios are medians of the ratios within a repeat. An exponent e means that seconds grow as
 horizon^e, by least squares on logarithms.
 """
 
@@ -37,7 +37,7 @@ SPEC = DataSpec(
     ActionSpec(False, ACTIONS, (-1.0,) * ACTIONS, (1.0,) * ACTIONS),
     has_reward=False,
 )
-KEY = jax.random.key(0)  # no family draws from it
+KEY = jax.random.key(0)  # no family uses it
 
 
 def window_of(batch: int, rows: int) -> Window:
@@ -51,7 +51,7 @@ def window_of(batch: int, rows: int) -> Window:
 
 
 def rollout_loss(model: models.WorldModel, window: Window) -> jax.Array:
-    """From the first row's latent; the targets are random, for time does not depend on them."""
+    """From the first latent; the targets are random, since times do not depend on them."""
     start = model.initial(window.shape[:1])
     states = model.rollout(start, window.action[:, :-1], KEY)
     aim = window.observation["observation"][:, 1:, :1]

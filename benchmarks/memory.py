@@ -1,14 +1,13 @@
-"""What an update of a world model needs besides its parameters, in the ways there are to need less.
+"""Memory of an update of a world model besides its parameters, under options that reduce it.
 
-    python benchmarks/memory.py [preset] [batch] [rows]
+    python benchmarks/memory.py [preset] [batch] [steps]
 
-For an RSSM on Pendulum's vectors, with training.remat, accumulate and precision: what is kept for
-the gradient, as JAX counts it, and the temporaries of a compiled update on one of the devices, as
-XLA does. Nothing is run, so the numbers hold whatever else the machine does.
+For an RSSM on Pendulum's vectors, with training.remat, gradient_accumulation_steps and precision:
+what is kept for the gradient, as JAX counts it, and the temporaries of a compiled update on one
+device, as XLA counts them. Nothing is run, so the numbers do not depend on the machine's load.
 
-One CPU device takes the steps of time one by one anyway. What others are given to compile is seen
-with XLA_FLAGS=--xla_force_host_platform_device_count=2, but a CPU's temporaries do not show what
-remat saves.
+One CPU device computes time steps one by one. XLA_FLAGS=--xla_force_host_platform_device_count=2
+shows the program for several devices, but a CPU's temporaries do not show what remat saves.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ WAYS = {
 
 
 def kept_bytes(learner: WorldModelLearner, state: TrainState, batch: Window) -> int:
-    """Of arrays that lie between the loss of a piece of the batch and its gradient."""
+    """Bytes kept between the loss of a microbatch and its gradient."""
     loss = learner.loss(state.frozen)
     loss = remat_loss(loss) if learner.remat else loss
     piece = jax.tree.map(

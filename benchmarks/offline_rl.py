@@ -1,17 +1,18 @@
-"""Offline algorithms: updates per second beside CORL's, five seeds at once beside one, and what
-renewing the imagined rows costs.
+"""Offline algorithms: updates per second compared with CORL's, five seeds at once compared with
+one, and the cost of new model rollouts.
 
     python benchmarks/offline_rl.py [--corl CHECKOUT --corl-python ENVIRONMENT/bin/python]
         [--rounds 3] [--only updates seeds refresh]
 
-updates   TD3+BC and IQL, 2 x 256 units, batches of 256, float32, 200,000 rows of HalfCheetah's
-          sizes
+updates   TD3+BC and IQL, 2 x 256 units, batches of 256, float32, 200,000 transitions of
+          HalfCheetah's sizes
 seeds     seconds of an update of five seeds at once, in those of one seed
 refresh   seconds of imagining 50,000 x 5 steps with an ensemble, in those of 1,000 updates of MOPO
 
-Rows are random: times do not depend on them. Both sides draw their batches and are timed as they
-train, in processes of their own that take turns, so that a slow phase of the machine meets both.
-corl_learner.py tells how to make an environment for CORL. Without --corl only ours is measured.
+Transitions are random: times do not depend on them. Both sides draw their batches and are timed as
+they train, in processes of their own that take turns, so that a slow phase of the machine affects
+both. corl_learner.py describes how to make an environment for CORL. Without --corl only this
+project is measured.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ ALGORITHMS = ("td3_bc", "iql")
 SEEDS = 5
 EPISODES, STEPS = 200, 1000
 OBSERVATION, ACTION = 17, 6  # sizes
-STARTS = 50_000  # that a refresh imagines 5 steps from
+STARTS = 50_000  # initial states of a refresh
 WARM_UP_CALLS = 2  # the first one compiles
 
 
@@ -41,7 +42,7 @@ WARM_UP_CALLS = 2  # the first one compiles
 
 
 class Bench:
-    """Policy stages on random rows, built and run as training builds and runs them."""
+    """Policy stages on random transitions, built and run as in training."""
 
     def __init__(self, updates: int, repeats: int):
         import numpy as np
@@ -62,7 +63,7 @@ class Bench:
         self.updates, self.repeats = updates, repeats
 
     def update(self, *words: str) -> list[float]:
-        """Seconds of an update of the run that `words` ask for, once each repeat."""
+        """Seconds of an update of the run with options `words`, for each repeat."""
         import jax
 
         from worldmodel.training.dispatch import make_dispatch
@@ -79,7 +80,7 @@ class Bench:
         return [seconds / self.updates for seconds in self._timed(call, stage)]
 
     def refresh(self, *words: str) -> list[float]:
-        """Seconds of a refresh, once each repeat."""
+        """Seconds of the rollouts of one refresh, for each repeat."""
         import jax
 
         from worldmodel.training.dispatch import make_rollout_update
@@ -154,7 +155,7 @@ def run(command: list[str]) -> dict[str, Any]:
 
 
 def table(ours: dict[str, list[float]], corl: dict[str, list[float]]) -> dict[str, list[float]]:
-    """A number a round by what it is.
+    """Numbers for each round.
 
     ours: seconds by what was timed; corl: updates per second by algorithm
     """
@@ -183,8 +184,8 @@ def main() -> None:
     parser.add_argument("--corl", help="a checkout of tinkoff-ai/CORL")
     parser.add_argument("--corl-python", default=sys.executable, help="the Python that runs it")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--updates", type=int, default=200, help="updates in a call that is timed")
-    parser.add_argument("--repeats", type=int, default=3, help="calls timed in a round")
+    parser.add_argument("--updates", type=int, default=200, help="updates per timed call")
+    parser.add_argument("--repeats", type=int, default=3, help="timed calls per round")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--ours", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

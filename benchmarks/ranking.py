@@ -1,12 +1,13 @@
-"""Does the default run's model rank policies as the world does, and an untrained one not?
+"""Whether the default run's model ranks policies as the real environment does, and untrained ones
+do not.
 
     python benchmarks/ranking.py --folder FOLDER [--model rssm] [--untrained 8] [--words ...]
 
-Trains the default run by train.py, with WORDS; it stays in FOLDER, and the same command goes on
-where it was stopped. Then the same policies, with the same returns in the real environment, are
-imagined by models of the same kind with new parameters. A new reward head of `rssm` says 0 of
-everything, which would rank nothing at all; so its last layer is drawn as that of the decoder is.
-Exits with 1 where the trained model's rank correlation is below --target.
+Trains the default run by train.py, with WORDS; it stays in FOLDER, and the same command resumes.
+Then the same policies, with the same returns in the real environment, are imagined by models of the
+same family with initial parameters. The initial reward head of `rssm` predicts 0 everywhere, which
+would rank nothing; so its last layer is initialized as that of the decoder.
+Exits with 1 if the trained model's rank correlation is below --target.
 """
 
 from __future__ import annotations
@@ -44,11 +45,11 @@ TRAIN = Path(__file__).parent.parent / "train.py"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--folder", type=Path, required=True, help="where the run stays")
-    parser.add_argument("--model", default="rssm", help="family of models")
-    parser.add_argument("--untrained", type=int, default=8, help="models with new parameters")
-    parser.add_argument("--target", type=float, default=0.9, help="least rank correlation")
-    parser.add_argument("--words", nargs="+", default=[], help="further words of train.py")
+    parser.add_argument("--folder", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--model", default="rssm", help="family of world models")
+    parser.add_argument("--untrained", type=int, default=8, help="number of untrained models")
+    parser.add_argument("--target", type=float, default=0.9, help="minimum rank correlation")
+    parser.add_argument("--words", nargs="+", default=[], help="more options of train.py")
     given = parser.parse_args()
     words = [f"model={given.model}", f"runs_dir={given.folder}", "logging.wandb=disabled"]
     subprocess.run([sys.executable, str(TRAIN), *words, *given.words], check=True)
@@ -65,7 +66,7 @@ def main() -> int:
 
 
 def compare(run: LoadedRun, untrained: int) -> dict[str, RankAgreement]:
-    """The agreement of every model with the world, the trained one first."""
+    """The agreement of every model with the real environment, the trained one first."""
     options, environment = run.config.evaluation, run.config.data.environment
     lengths = ranking_horizons(options.policy_ranking, environment)[-1:]
     choosers = candidate_policies(run.policy, run.checkpoint_policies(), run.spec.action)
@@ -91,7 +92,7 @@ def compare(run: LoadedRun, untrained: int) -> dict[str, RankAgreement]:
 
 
 def new(run: LoadedRun, seed: int) -> WorldModel:
-    """A model of the run's kind with new parameters, none of which are all zeros on purpose."""
+    """A model of the run's family with initial parameters and no layer of zeros."""
     model = nnx.jit(lambda key: models.build(run.config.model, run.spec, key))(jax.random.key(seed))
     output = getattr(getattr(model, "reward_head", None), "output", None)
     if output is not None:

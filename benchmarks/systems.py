@@ -1,9 +1,9 @@
-"""Free runs of real systems, and those of linear models on the same rows: a table in Markdown.
+"""Free-run errors on real systems, and those of linear models on the same data, as Markdown tables.
 
     python benchmarks/systems.py LOGS [--runs RUNS]
 
 LOGS is the folder of the benchmarks' files, RUNS that of the finished runs of the experiments,
-whose `evaluation/results.json` is read. The linear model is fitted here to the rows that the
+whose `evaluation/results.json` is read. The linear model is fitted here to the data that the
 experiment trains on, by least squares one step ahead (ARX): y' = sum_k A_k y_k + B_k u_k + c over
 the last n rows. n is the one with the smallest free-run error over the last records, or the last
 15 % of the only one, of training; then all of them are fitted.
@@ -28,11 +28,11 @@ from worldmodel.data.trajectories import Trajectories
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 ORDERS = (2, 3, 4, 6, 8, 10, 15, 20, 30)
-LEFT_OUT = 0.15  # of training, to choose the order by
+LEFT_OUT = 0.15  # of training, to select the order
 
 
 class System(NamedTuple):
-    """A benchmark: where its file lies, and in what unit errors are told."""
+    """A benchmark: its file, and the unit of its errors."""
 
     path: str
     unit: str
@@ -65,7 +65,7 @@ def records(trajectories: Trajectories) -> list[Record]:
 
 
 def regressors(record: Record, order: int) -> np.ndarray:
-    """(T + 1 - order, order (D + A) + 1): what comes before rows `order` ... T."""
+    """(T + 1 - order, order (D + A) + 1): the samples before `order` ... T."""
     y, u = record
     rows = len(y) - order
     lagged = [x[k : k + rows] for x in (y, u) for k in range(order)]
@@ -82,7 +82,7 @@ def fit(known: Sequence[Record], order: int) -> np.ndarray:
 
 
 def simulate(weights: np.ndarray, record: Record, order: int, context: int) -> np.ndarray:
-    """(T + 1 - context, D): the rows after the context, each from what was said before it."""
+    """(T + 1 - context, D): the samples after the context, each from the predictions before it."""
     y, u = record
     size = order * y.shape[1]
     said = np.concatenate([y[:context], np.zeros_like(y[context:])])
@@ -101,7 +101,7 @@ def free_run_error(weights: np.ndarray, record: Record, order: int, context: int
 
 
 def linear(training: Sequence[Record], context: int) -> tuple[np.ndarray, int]:
-    """The weights and the order of the model that is chosen."""
+    """Weights and order of the selected model."""
     known, held_out = divided(training)
 
     def error(order: int) -> float:
@@ -113,7 +113,7 @@ def linear(training: Sequence[Record], context: int) -> tuple[np.ndarray, int]:
 
 
 def divided(training: Sequence[Record]) -> tuple[list[Record], list[Record]]:
-    """What is fitted to choose an order, and what it is chosen by."""
+    """The data to fit for each order, and the data to select the order by."""
     if len(training) > 1:
         count = max(1, round(LEFT_OUT * len(training)))
         return list(training[:-count]), list(training[-count:])
@@ -126,16 +126,16 @@ def divided(training: Sequence[Record]) -> tuple[list[Record], list[Record]]:
 
 
 def lines(name: str, logs: Path, runs: Path) -> Iterator[str]:
-    """A line for every file of the test part."""
+    """A line for every test file."""
     system, config = SYSTEMS[name], config_of(name, logs)
     context = config.evaluation.context
     weights, order = linear(records(data.load(config.data)), context)
-    judged = data.load(evaluation_data_options(config))
+    dataset = data.load(evaluation_data_options(config))
     ours = errors_of(runs / config.name / "evaluation" / "results.json")
     by_file: dict[str, list[float]] = {}
-    for index, record in enumerate(records(judged)):
+    for index, record in enumerate(records(dataset)):
         error = free_run_error(weights, record, order, context)
-        by_file.setdefault(file_of(judged.name(index)), []).append(error)
+        by_file.setdefault(file_of(dataset.name(index)), []).append(error)
     for file, errors in by_file.items():
         mine = f"{system.scale * ours[file]:.3g}" if file in ours else "-"
         theirs = f"{system.scale * np.mean(errors):.3g} (order {order})"
@@ -143,7 +143,7 @@ def lines(name: str, logs: Path, runs: Path) -> Iterator[str]:
 
 
 def errors_of(results: Path) -> dict[str, float]:
-    """File -> RMSE, mean over channels and over its records. Empty where there is no such run."""
+    """File -> RMSE, mean over channels and over its records. Empty without such a run."""
     if not results.exists():
         return {}
     found: dict[str, list[float]] = {}

@@ -1,12 +1,12 @@
-"""Which measure of an ensemble's uncertainty tells its error best, on several sets of logs.
+"""Which measure of an ensemble's uncertainty predicts its error best, on several datasets.
 
     python benchmarks/uncertainty.py --folder FOLDER [--logs LOGS] [--seeds 0 1]
 
-Trains `model=ensemble` on each set, by train.py in a process of its own; runs stay in FOLDER, and
-the same command goes on where it was stopped. Measures and errors are those of the report
-(worldmodel/evaluation/uncertainty.py), on held-out episodes and, where there are logs of another
-policy in the same environment, on these: what is asked of a penalty is to tell where the model has
-not been. Numbers are means over seeds; intervals resample whole episodes.
+Trains `model=ensemble` on each dataset, by train.py in a process of its own; runs stay in FOLDER,
+and the same command resumes. Measures and errors are those of the report, on held-out episodes and,
+if there is a dataset of another policy in the same environment, on that one: a penalty has to
+detect states that the model was not trained on. Numbers are means over seeds; intervals
+resample whole episodes.
 
 Pendulum needs no files. LOGS holds the others; they are not part of the project.
 """
@@ -41,7 +41,7 @@ STATISTICS: dict[str, Callable[[np.ndarray, np.ndarray], Statistic]] = {
     "linear correlation": pearson,
     "sparsification (0 best, 1 chance)": sparsification,
 }
-PAIR = ("ensemble_std", "max_aleatoric")  # the first is said to do at least as well
+PAIR = ("ensemble_std", "max_aleatoric")  # the first is expected to be at least as good
 
 # Name -> the file (none: pendulum), and others of the same environment.
 SETS: dict[str, tuple[str | None, list[str]]] = {
@@ -61,8 +61,8 @@ SETS: dict[str, tuple[str | None, list[str]]] = {
 }  # fmt: skip
 
 
-class Judged:
-    """PredictionStarts, and of each seed the measures {name: (N, H)} and the error (N, H)."""
+class Evaluated:
+    """The starts, and for each seed the measures {name: (N, H)} and the error (N, H)."""
 
     def __init__(
         self, starts: PredictionStarts, seeds: list[tuple[dict[str, np.ndarray], np.ndarray]]
@@ -84,7 +84,7 @@ class Judged:
 
 
 def train(logs: str, seed: int, arguments: argparse.Namespace) -> Path:
-    """Trains a run unless it is finished, and gives its folder."""
+    """Trains a run unless it is finished, and returns its folder."""
     file, _ = SETS[logs]
     runs = arguments.folder / "runs"
     command = [sys.executable, str(TRAIN), f"name={logs}-{seed}", f"seed={seed}", "policy=none"]
@@ -100,46 +100,46 @@ def train(logs: str, seed: int, arguments: argparse.Namespace) -> Path:
     return runs / f"{logs}-{seed}"
 
 
-def judge(runs: list[Path], files: list[Path]) -> dict[str, Judged]:
-    """What is judged on -> its numbers: the held-out episodes, then each of `files`."""
-    found: dict[str, Judged] = {}
+def evaluate(runs: list[Path], files: list[Path]) -> dict[str, Evaluated]:
+    """Dataset -> its numbers: the held-out episodes, then each of `files`."""
+    found: dict[str, Evaluated] = {}
     for path in runs:
         run = worldmodel.load(path)
         enable_compilation_cache(run.config.training.compilation_cache)
         options = replace(run.config.evaluation, num_samples=32)
 
         _, held_out = split(data.load(run.config.data), run.config.data.holdout)
-        judged = {"held out": held_out}
-        judged |= {f.stem: data.load(replace(run.config.data, path=str(f))) for f in files}
-        for name, logs in judged.items():
+        datasets = {"held out": held_out}
+        datasets |= {f.stem: data.load(replace(run.config.data, path=str(f))) for f in files}
+        for name, logs in datasets.items():
             logs = replace(logs, action_spec=run.spec.action)  # the run's own bounds of actions
             arguments = (run.model, run.spec, logs, options, jax.random.key(options.seed))
             starts, *measured = uncertainties_and_errors(*arguments)
-            found.setdefault(name, Judged(starts, [])).seeds.append(tuple(measured))
+            found.setdefault(name, Evaluated(starts, [])).seeds.append(tuple(measured))
     return found
 
 
-def tables(found: dict[tuple[str, str], Judged]) -> list[ResultTable]:
-    """A table a horizon and statistic: the measures' values, and the difference of `PAIR`."""
+def tables(found: dict[tuple[str, str], Evaluated]) -> list[ResultTable]:
+    """A table per horizon and statistic: the measures' values, and the difference of `PAIR`."""
     names = [name.replace("_", " ") for name in UNCERTAINTIES]
     difference = " - ".join(name.replace("_", " ") for name in PAIR)
-    header = ["trained on", "judged on", *names, difference]
+    header = ["trained on", "evaluated on", *names, difference]
     return [
         ResultTable(
             f"{kind}, {steps} step{'s' * (steps > 1)}",
             header,
-            [[*place, *row(judged, kind, steps)] for place, judged in found.items()],
+            [[*place, *row(evaluated, kind, steps)] for place, evaluated in found.items()],
         )
         for kind in STATISTICS
         for steps in STEPS
     ]
 
 
-def row(judged: Judged, kind: str, steps: int) -> list[str]:
-    by_name = {name: judged.statistic(kind, name, steps) for name in UNCERTAINTIES}
-    once = np.ones((1, int((judged.starts.remaining_steps >= steps).sum())), int)
+def row(evaluated: Evaluated, kind: str, steps: int) -> list[str]:
+    by_name = {name: evaluated.statistic(kind, name, steps) for name in UNCERTAINTIES}
+    once = np.ones((1, int((evaluated.starts.remaining_steps >= steps).sum())), int)
     first, second = (by_name[name] for name in PAIR)
-    difference = judged.number(lambda counts: first(counts) - second(counts), steps)
+    difference = evaluated.number(lambda counts: first(counts) - second(counts), steps)
     return [f"{statistic(once)[0]:.2f}" for statistic in by_name.values()] + [str(difference)]
 
 
@@ -158,7 +158,7 @@ def main() -> None:
     for logs in arguments.sets:
         runs = [train(logs, seed, arguments) for seed in arguments.seeds]
         others = [arguments.logs / file for file in SETS[logs][1]]
-        found |= {(logs, where): judged for where, judged in judge(runs, others).items()}
+        found |= {(logs, where): evaluated for where, evaluated in evaluate(runs, others).items()}
         print(f"{logs} is done", file=sys.stderr, flush=True)
     for sheet in tables(found):
         print(sheet.markdown(), end="\n\n", flush=True)
