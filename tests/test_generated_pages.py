@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from types import ModuleType
 
 import pytest
 from pages import PAGES, ROOT
@@ -12,10 +13,17 @@ from worldmodel.config.compose import choices_of
 from worldmodel.config.option import iter_options
 from worldmodel.config.registry import SCHEMA_GROUPS, every_schema
 
-spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-assert spec is not None and spec.loader is not None
-generate = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(generate)
+
+def module(name: str) -> ModuleType:
+    """A module of docs/, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+generate = module("generate")
 
 
 @pytest.mark.parametrize("page", [p for p, text in PAGES.items() if "<!-- generated" in text])
@@ -50,3 +58,13 @@ def test_every_experiment_is_described_by_its_own_comment():
     for path in (ROOT / "configs" / "experiment").glob("*.yaml"):
         section = text.partition(f"### experiment={path.stem}\n")[2].partition("###")[0]
         assert "python" in section and "Expect" in section, path.name
+
+
+def test_lines_of_docstrings_that_explain_arguments_become_a_list():
+    pytest.importorskip("griffe")  # comes with the extra `docs`
+    docstrings = module("docstrings")
+    text = "Rolls out.\n\nstart: (B, ...)\nactor: gives\n    actions\n\nExample:\n    >>> 1\n    1"
+    assert docstrings.to_markdown(text) == (
+        "Rolls out.\n\n- **start**: (B, ...)\n- **actor**: gives\n    actions\n\n"
+        "Examples:\n    >>> 1\n    1"
+    )
