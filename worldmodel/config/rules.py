@@ -49,11 +49,11 @@ def _stages(config: Config) -> Iterator[str]:
         return
     model = f"model={config.model.name} has no parameters"
     if isinstance(config.policy, NoPolicy):
-        yield f"policy=none: {model}, so there is nothing to train; accepts another policy"
+        yield f"policy=none: {model}, so there is nothing to train; accepted: another policy"
     if config.training.joint:
-        yield f"training.joint=true: {model} to train; accepts training.joint=false"
+        yield f"training.joint=true: {model} to train; accepted: training.joint=false"
     if config.model.ema_decay:
-        yield f"model.ema_decay={config.model.ema_decay:g}: {model} to average; accepts 0"
+        yield f"model.ema_decay={config.model.ema_decay:g}: {model} to average; accepted: 0"
 
 
 def _pretrained_model(config: Config) -> Iterator[str]:
@@ -61,7 +61,7 @@ def _pretrained_model(config: Config) -> Iterator[str]:
     if source and (isinstance(config.policy, NoPolicy) or config.training.joint):
         yield (
             f"training.pretrained_model={source}: only a policy stage uses it; "
-            "accepts a policy other than none, with training.joint=false"
+            "accepted: with a policy other than none and training.joint=false"
         )
 
 
@@ -73,7 +73,7 @@ def _joint_training(config: Config) -> Iterator[str]:
     if config.model.ema_decay:
         yield (
             f"model.ema_decay={config.model.ema_decay:g}: with training.joint=true the policy is "
-            "trained on the current parameters, not on their average; accepts 0"
+            "trained on the current parameters, not on their average; accepted: 0"
         )
 
 
@@ -125,7 +125,7 @@ def _planner(config: Config) -> Iterator[str]:
     if not entry_of("model", config.model).target.has_dynamics:
         yield (
             f"{key}: plans in imagination, and model={config.model.name} has no dynamics; "
-            "accepts none, or another model"
+            "accepted: none, or another model"
         )
     if planner.num_elites > planner.num_samples:
         yield (

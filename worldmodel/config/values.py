@@ -52,8 +52,12 @@ def unknown_option(key: str, known: Iterable[str]) -> str:
     """Returns the message for an unknown option: the nearest known one, and all of its level."""
     known = list(known)
     level, _, leaf = key.rpartition(".")
-    twins = [k for k in known if k.rpartition(".")[2] == leaf]
-    close = twins or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    by_leaf: dict[str, list[str]] = {}
+    for option in known:
+        by_leaf.setdefault(option.rpartition(".")[2], []).append(option)
+    close = by_leaf.get(leaf) or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    for similar in difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.6):
+        close = close or by_leaf[similar]
     message = f"{key}: no such option"
     if elsewhere := _other_schemas(key):
         message += f" here; it belongs to {' and '.join(elsewhere)}"

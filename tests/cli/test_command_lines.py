@@ -1,0 +1,144 @@
+"""train.py and eval.py as processes: help, invalid input, exit statuses and sweeps."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from composing import CONFIGS, ROOT
+
+from worldmodel.cli.sweep import plan_sweep
+from worldmodel.cli.train import run_training
+from worldmodel.errors import ConfigError
+
+
+def python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *arguments]
+    return subprocess.run(
+        command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+@pytest.mark.parametrize("script", ["train.py", "eval.py"])
+def test_help_is_printed_with_status_0(script):
+    done = python(script, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "evaluation.episodes = 50" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "expected"),
+    [
+        ("train.py", ["training.world_model.stepz=3"], "'training.world_model.steps'"),
+        ("train.py", ["data=pendulm"], "'pendulum'"),
+        ("train.py", ["seed=abc"], "integer, 0 to"),
+        ("train.py", ["--seed=3"], "options have no dashes: seed=3"),
+        ("train.py", ["-m", "seed=0,1,x", "experiment=smoke"], "seed=x: accepts integer"),
+        ("eval.py", ["rum=runs/x"], "'run'"),
+    ],
+)
+def test_invalid_input_exits_with_status_2_and_a_few_lines(script, words, expected, tmp_path):
+    done = python(str(ROOT / script), *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert expected in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_errors_are_found_before_a_device_is_used(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "none_such")  # whoever takes a device fails
+    done = python("train.py", "training.world_model.stepz=3")
+    assert done.returncode == 2
+    assert "no such option" in done.stderr
+
+
+# --------------------------------------------------------------------------- exit statuses, sweeps
+
+DRIVER = """
+import sys
+from worldmodel.cli.train import run_training
+from worldmodel.errors import DataError
+
+def job(config):
+    print("ran", config.name, config.seed)
+    if config.seed == 1:
+        raise DataError("no logs here")
+    if config.seed == 2:
+        raise RuntimeError("unexpected")
+    return 75 if config.seed == 3 else None
+
+if __name__ == "__main__":
+    sys.exit(run_training(job, __file__, "A job."))
+"""
+
+
+@pytest.fixture
+def driver(tmp_path) -> Path:
+    (tmp_path / "configs").symlink_to(CONFIGS)
+    (tmp_path / "train.py").write_text(DRIVER)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("seed", "status"), [(0, 0), (1, 2), (2, 1), (3, 75)])
+def test_the_exit_status_is_that_of_the_job(driver, monkeypatch, capsys, seed, status):
+    def job(config):
+        outcomes = {0: None, 1: ConfigError("mend this"), 2: RuntimeError("unexpected"), 3: 75}
+        outcome = outcomes[config.seed]
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(sys, "argv", ["train.py", f"seed={seed}"])
+    if status == 1:  # left to Python: a traceback and status 1
+        with pytest.raises(RuntimeError, match="unexpected"):
+            run_training(job, str(driver / "train.py"), "")
+        return
+    assert run_training(job, str(driver / "train.py"), "") == status
+    assert capsys.readouterr().err == ("error: mend this\n" if status == 2 else "")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "status", "ran"),
+    [
+        ("0,4", 0, [0, 4]),
+        ("0,1,4", 2, [0, 1, 4]),
+        ("2,4", 1, [2, 4]),
+        ("0,3,4", 75, [0, 3]),
+    ],
+)
+def test_a_sweep_runs_its_jobs_and_reports_failures(driver, seeds, status, ran):
+    done = python("train.py", "--multirun", f"seed={seeds}", cwd=driver)
+    assert done.returncode == status, done.stderr
+    assert [int(s) for s in re.findall(r"ran \S+ (\d+)", done.stdout)] == ran
+    left = {p.name for p in driver.iterdir()} - {"configs", "train.py", "__pycache__"}
+    assert left == {"runs"}  # no outputs/ or multirun/ named by a clock
+    assert [p.name for p in (driver / "runs").rglob("*")] == [".multirun", "multirun.yaml"]
+
+
+def test_a_sweep_with_two_jobs_of_the_same_name_is_refused():
+    with pytest.raises(
+        ConfigError, match="name=pendulum-rssm-actor_critic-0: jobs .* have the same name"
+    ):
+        plan_sweep(CONFIGS, ["training.policy.steps=1,2"])
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["seed=range(0,3)", "policy=glob(*)", "policy.horizon=5"], "belongs to policy=actor"),
+        (["policy=glob(x*)"], "matches no choice"),
+        (["seed=interval(0,3)"], "needs an optimizing sweeper"),
+    ],
+)
+def test_errors_in_a_sweep_are_found_before_its_first_job(words, expected):
+    with pytest.raises(ConfigError, match=re.escape(expected)):
+        plan_sweep(CONFIGS, words)
