@@ -73,8 +73,10 @@ class Diffusion(BaseDiffusionModel):
         self.add_points(options, spec, rngs=rngs, dtype=dtype)
         steps, actions = options.history, spec.action.size
         self.feature_size = steps * self.point_size + (steps - 1) * actions
-        known = self.feature_size + actions
-        self.network = PointDenoiser(self.point_size, known, units, blocks, rngs=rngs, dtype=dtype)
+        conditioning = self.feature_size + actions
+        self.network = PointDenoiser(
+            self.point_size, conditioning, units, blocks, rngs=rngs, dtype=dtype
+        )
         self.add_heads(spec, self.feature_size, hidden, rngs=rngs, dtype=dtype)
 
     # -------------------------------------------------------------------------------- the interface
@@ -143,7 +145,7 @@ class Diffusion(BaseDiffusionModel):
 
     def _given(self, state: History, actions: jax.Array) -> jax.Array:
         """The conditioning of the network: the history and the actions (..., A)."""
-        return self.network.from_known(jnp.concatenate([self.features(state), actions], -1))
+        return self.network.from_conditioning(jnp.concatenate([self.features(state), actions], -1))
 
     def _denoising(
         self, state: History, action: jax.Array, target: jax.Array, key: jax.Array

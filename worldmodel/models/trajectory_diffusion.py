@@ -142,8 +142,10 @@ class TrajectoryDiffusion(BaseDiffusionModel):
         end = self.point_size + spec.has_reward
         self.borders = (self.point_size, end, end + 1)
         channels = self.borders[-1] + actions
-        known = channels + 2 * self.point_size
-        self.network = SequenceDenoiser(channels, known, units, 2 * blocks, rngs=rngs, dtype=dtype)
+        conditioning = channels + 2 * self.point_size
+        self.network = SequenceDenoiser(
+            channels, conditioning, units, 2 * blocks, rngs=rngs, dtype=dtype
+        )
         self.forward = ForwardModel(
             self.point_size + actions, self.point_size, units, rngs=rngs, dtype=dtype
         )

@@ -71,16 +71,23 @@ class SequenceBlock(nnx.Module):
 
 
 class PointDenoiser(nnx.Module):
-    """F for points (..., D), with conditioning (..., units): `from_known` of a history, for
+    """F for points (..., D), with conditioning (..., units): `from_conditioning` of a history, for
     instance. It is the same at all levels, so it is computed once per sample.
     """
 
     def __init__(
-        self, size: int, known: int, units: int, blocks: int, *, rngs: nnx.Rngs, dtype: jnp.dtype
+        self,
+        size: int,
+        conditioning: int,
+        units: int,
+        blocks: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype,
     ):
         self.embedding = NoiseEmbedding(units, rngs=rngs, dtype=dtype)
         self.from_point = Linear(size, units, rngs=rngs, dtype=dtype)
-        self.from_known = Linear(known, units, rngs=rngs, dtype=dtype)
+        self.from_conditioning = Linear(conditioning, units, rngs=rngs, dtype=dtype)
         self.blocks = nnx.List([PointBlock(units, rngs=rngs, dtype=dtype) for _ in range(blocks)])
         self.modulated = AdaptiveNorm(units, rngs=rngs, dtype=dtype)
         self.output = Linear(units, size, rngs=rngs, dtype=dtype, scale=0.0)
@@ -97,20 +104,27 @@ class SequenceDenoiser(nnx.Module):
     """F for sequences (..., T, D) of any length, with conditioning (..., T, K) of each step."""
 
     def __init__(
-        self, size: int, known: int, units: int, blocks: int, *, rngs: nnx.Rngs, dtype: jnp.dtype
+        self,
+        size: int,
+        conditioning: int,
+        units: int,
+        blocks: int,
+        *,
+        rngs: nnx.Rngs,
+        dtype: jnp.dtype,
     ):
         self.embedding = NoiseEmbedding(units, rngs=rngs, dtype=dtype)
-        self.input = Linear(size + known, units, rngs=rngs, dtype=dtype)
+        self.input = Linear(size + conditioning, units, rngs=rngs, dtype=dtype)
         self.blocks = nnx.List(
             [SequenceBlock(units, 2 ** (i % 4), rngs=rngs, dtype=dtype) for i in range(blocks)]
         )
         self.modulated = AdaptiveNorm(units, rngs=rngs, dtype=dtype)
         self.output = Linear(units, size, rngs=rngs, dtype=dtype, scale=0.0)
 
-    def __call__(self, x: jax.Array, noise: jax.Array, known: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, noise: jax.Array, conditioning: jax.Array) -> jax.Array:
         """noise: (...), one level for all steps of a sequence"""
         embedded = self.embedding(noise)
-        x = self.input(jnp.concatenate([x, known], -1))
+        x = self.input(jnp.concatenate([x, conditioning], -1))
         for block in self.blocks:
             x = block(x, embedded)
         x = jax.nn.silu(self.modulated(x, embedded[..., None, :]))

@@ -43,9 +43,9 @@ class EnsembleLayerNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x32 = x.astype(jnp.float32)
-        centred = x32 - x32.mean(-1, keepdims=True)
-        inverse = jax.lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.epsilon)
-        return (centred * inverse * self.scale[...] + self.bias[...]).astype(x.dtype)
+        centered = x32 - x32.mean(-1, keepdims=True)
+        inverse = jax.lax.rsqrt(jnp.square(centered).mean(-1, keepdims=True) + self.epsilon)
+        return (centered * inverse * self.scale[...] + self.bias[...]).astype(x.dtype)
 
 
 class EnsembleDense(nnx.Module):
