@@ -299,7 +299,7 @@ def error_of(options: object, dataset: Trajectories, **changes: object) -> str:
 
 def test_a_model_that_does_not_go_step_by_step_is_refused(hoppers: Trajectories) -> None:
     whole = error_of(TrajectoryDiffusionOptions(segment_length=4), hoppers)
-    assert "samples whole trajectories" in whole and "accepted: a family with single steps" in whole
+    assert "samples whole trajectories" in whole and "accepted: model=diffusion, ensemble" in whole
     assert "has no dynamics" in error_of(ObservedOptions(), hoppers)
 
 

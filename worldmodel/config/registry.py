@@ -97,6 +97,11 @@ def entries(group: str) -> dict[str, Entry]:
     return dict(sorted(_entries[group].items()))
 
 
+def names(group: str, condition: Callable[[Any], bool]) -> str:
+    """The choices whose registered class has a property, for messages: "gru, koopman"."""
+    return ", ".join(name for name, entry in entries(group).items() if condition(entry.target))
+
+
 def schemas(group: str) -> dict[str, type]:
     """The dataclass of options of each choice."""
     return {name: entry.options for name, entry in entries(group).items()}

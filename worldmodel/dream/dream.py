@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from worldmodel.config.registry import names
 from worldmodel.data.spec import ActionSpec, DataSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.dream.initial_states import (
@@ -249,10 +250,11 @@ def require_step_model(model: WorldModel) -> None:
     """Raises ConfigError for a model that does not go step by step."""
     if model.has_dynamics and model.autoregressive:
         return
+    accepted = names("model", lambda family: family.has_dynamics and family.autoregressive)
     why = "samples whole trajectories" if model.has_dynamics else "has no dynamics"
     raise ConfigError(
         f"dream: {type(model).__name__} {why}, and an environment goes step by step; accepted: "
-        "a family with single steps, such as model=rssm, koopman, gru, mlp, ensemble or diffusion"
+        f"model={accepted}"
     )
 
 

@@ -13,9 +13,10 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 
+from worldmodel.config.registry import names
 from worldmodel.errors import ConfigError
 from worldmodel.imagination.rollout import Rollout
-from worldmodel.models.interface import EnsembleModel, State, WorldModel, families
+from worldmodel.models.interface import EnsembleModel, State, WorldModel
 from worldmodel.nn.distributions import Normal
 
 # ---------------------------------------------------------------------------------------- measures
@@ -125,29 +126,29 @@ def _kl(one: Normal, other: Normal) -> jax.Array:
 
 
 def step_uncertainty(
-    model: WorldModel, names: Collection[str], state: State, action: jax.Array
+    model: WorldModel, measures: Collection[str], state: State, action: jax.Array
 ) -> dict[str, jax.Array]:
     """Measures, name -> (B,), of actions (B, ...) in states (B, ...).
 
     Raises ConfigError for a model without members, or a name that is not in `UNCERTAINTIES`.
     """
-    unknown = [name for name in names if name not in UNCERTAINTIES]
+    unknown = [name for name in measures if name not in UNCERTAINTIES]
     if unknown:
         raise ConfigError(
             f"unknown uncertainty {unknown[0]!r}; accepted: {', '.join(UNCERTAINTIES)}"
         )
     members = model.predict_members(state, action)
     if members is None:
-        accepted = families(lambda family: issubclass(family, EnsembleModel))
+        accepted = names("model", lambda family: issubclass(family, EnsembleModel))
         raise ConfigError(
             f"uncertainty: {type(model).__name__} has no members that could disagree; accepted: "
             f"model={accepted}"
         )
-    return {name: UNCERTAINTIES[name](members) for name in names}
+    return {name: UNCERTAINTIES[name](members) for name in measures}
 
 
 def measure_uncertainty(
-    model: WorldModel, names: Collection[str], states: State, actions: jax.Array
+    model: WorldModel, measures: Collection[str], states: State, actions: jax.Array
 ) -> dict[str, jax.Array]:
     """Measures, name -> (B, H), of actions (B, H, ...) in states (B, H, ...), as
     `step_uncertainty`.
@@ -155,8 +156,8 @@ def measure_uncertainty(
     Computed step by step: the hidden layers of M members for all H steps would not fit in memory.
     """
     steps = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), (states, actions))
-    measures = jax.lax.map(lambda step: step_uncertainty(model, names, *step), steps)
-    return {name: jnp.swapaxes(x, 0, 1) for name, x in measures.items()}
+    values = jax.lax.map(lambda step: step_uncertainty(model, measures, *step), steps)
+    return {name: jnp.swapaxes(x, 0, 1) for name, x in values.items()}
 
 
 # -------------------------------------------------------------------------------------- transforms

@@ -15,9 +15,9 @@ from flax import nnx
 from worldmodel.config import ModelOptions
 from worldmodel.config.registry import entry_of
 from worldmodel.data.spec import DataSpec
-from worldmodel.models.interface import EnsembleModel, State, WorldModel, families
+from worldmodel.models.interface import EnsembleModel, State, WorldModel
 
-__all__ = ["EnsembleModel", "ModelBuilder", "State", "WorldModel", "build", "families", "family"]
+__all__ = ["EnsembleModel", "ModelBuilder", "State", "WorldModel", "build", "family"]
 
 ModelBuilder = Callable[[jax.Array], WorldModel]  # from a key to a new model
 

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from worldmodel.config import ModelOptions
-from worldmodel.config.registry import entries
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.nn.distributions import Distribution, Normal
@@ -197,8 +196,3 @@ class EnsembleModel(WorldModel):
     def regularization(self) -> dict[str, jax.Array]:
         """Terms by name that are added to the negative log-likelihood in training."""
         raise self._missing("regularization")
-
-
-def families(condition: Callable[[type[WorldModel]], bool]) -> str:
-    """The names of the registered families with a property, for messages: "gru, koopman"."""
-    return ", ".join(name for name, e in entries("model").items() if condition(e.target))

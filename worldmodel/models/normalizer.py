@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from worldmodel.config.registry import names
 from worldmodel.data.spec import DataSpec, ObservationSpec
 from worldmodel.errors import ConfigError
-from worldmodel.models.interface import families
 from worldmodel.nn.codecs import image_keys, vector_keys
 from worldmodel.nn.distributions import ScaledMSE
 
@@ -46,9 +46,10 @@ class VectorNormalizer:
     def of(cls, spec: DataSpec) -> VectorNormalizer:
         """Raises ConfigError for a dataset with images."""
         if images := image_keys(spec):
+            accepted = names("model", lambda family: family.supports_images)
             raise ConfigError(
                 f"model: this family supports vectors only, and {', '.join(images)} "
-                f"are images; accepted: model={families(lambda family: family.supports_images)}"
+                f"are images; accepted: model={accepted}"
             )
         return cls(
             tuple(VectorStatistics.of(key, spec.observations[key]) for key in vector_keys(spec))

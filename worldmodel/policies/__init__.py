@@ -9,7 +9,8 @@ It is called with (options, model, spec, optimizer, dtype) and trains on a froze
 `graphdefs` include `model`, the world model it acts on, and `actor`, a module from features to a
 distribution over actions; where they include `critic`, `build_value(options, spec, modules)`
 returns the value function. `needs_reward` is False for algorithms that ignore the dataset's
-rewards. An algorithm that can train jointly with the model registers a second class as `joint`.
+rewards, `supports_discrete_actions` True for those that allow them. An algorithm that can train
+jointly with the model registers a second class as `joint`.
 """
 
 from __future__ import annotations

@@ -330,6 +330,7 @@ class ActorCriticLearner:
     """Trains actor and critic on rollouts of a frozen model, from every step of every batch."""
 
     needs_reward = True
+    supports_discrete_actions = True
 
     def __init__(
         self,

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from worldmodel.config.registry import names
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
@@ -27,7 +28,7 @@ from worldmodel.imagination.transitions import (
     transition_shapes,
     transitions_from_window,
 )
-from worldmodel.models import EnsembleModel, WorldModel, families
+from worldmodel.models import EnsembleModel, WorldModel
 from worldmodel.nn.learner import Metrics, Params, TrainState, graphdefs_of, split_module
 from worldmodel.policies.networks import Critics
 from worldmodel.policies.offline_options import OfflineOptions
@@ -88,6 +89,7 @@ class OfflineLearner(Generic[Options]):
     """
 
     needs_reward: ClassVar[bool] = True  # of the dataset
+    supports_discrete_actions: ClassVar[bool] = False
     targets: ClassVar[tuple[str, ...]] = ("critic",)  # modules that have a target network
 
     def __init__(
@@ -99,9 +101,10 @@ class OfflineLearner(Generic[Options]):
         dtype: jnp.dtype,
     ):
         if spec.action.discrete:
+            accepted = names("policy", lambda a: a is None or a.supports_discrete_actions)
             raise ConfigError(
                 f"policy={options.name} requires continuous actions, and this dataset has discrete "
-                "ones; accepted: policy=actor_critic"
+                f"ones; accepted: policy={accepted}"
             )
         self.options, self.model, self.spec, self.dtype = options, model, spec, dtype
         self.reward_unit = reward_unit(options, spec)
@@ -258,7 +261,7 @@ def reward_unit(options: OfflineOptions, spec: DataSpec) -> float:
 def require_ensemble(model: WorldModel, option: str) -> None:
     """Raises ConfigError, naming `option`, for a model without members."""
     if not isinstance(model, EnsembleModel):
-        accepted = families(lambda family: issubclass(family, EnsembleModel))
+        accepted = names("model", lambda family: issubclass(family, EnsembleModel))
         raise ConfigError(
             f"{option} requires a model with several members; accepted: model={accepted}"
         )

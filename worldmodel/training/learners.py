@@ -13,6 +13,7 @@ from flax import nnx
 
 from worldmodel import models, policies
 from worldmodel.config import ModelOptions, PolicyOptions
+from worldmodel.config.registry import names
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
 from worldmodel.nn.learner import Learner, TrainState
@@ -106,9 +107,10 @@ class LearnerBuilder:
 
     def _check_reward(self) -> None:
         if not self.spec.has_reward and policies.needs_reward(self.policy):
+            accepted = names("policy", lambda a: a is None or not a.needs_reward)
             raise ConfigError(
-                f"policy={self.policy.name} learns from rewards, and these data have none; "
-                "accepted: policy=bc, or policy=none for the world model alone"
+                f"policy={self.policy.name} learns from rewards, and this dataset has none; "
+                f"accepted: policy={accepted}"
             )
 
 
