@@ -20,20 +20,20 @@ class AggregateOptions:
     )
     group_by: list[str] | None = option(
         None,
-        "options that tell methods apart, such as [policy.name] (none: all that differ between "
+        "options that tell methods apart, such as [policy.name] (null: all that differ between "
         "runs, but for names, seeds, data, where a model is taken from, and what is written)",
     )
     score: str | None = option(
         None,
-        "what is put together (none: the normalised score where every run has one, else the "
+        "what is put together (null: the normalised score where every run has one, else the "
         "return, which has to be of a single task)",
         choices=SCORES,
     )
     agent: str | None = option(
         None,
-        "whose returns (none: each run's policy, or its planner if alone)",
+        "whose returns (null: each run's policy, or its planner if alone)",
         choices=("policy", "planner"),
     )
     output_dir: str | None = option(
-        None, "where aggregate.{md,json,html} go (none: .aggregated/ beside the first run)"
+        None, "where aggregate.{md,json,html} go (null: .aggregated/ beside the first run)"
     )

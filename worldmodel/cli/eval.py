@@ -1,7 +1,4 @@
-"""The command line of eval.py: which runs are evaluated, at which checkpoint, on what data.
-
-Nothing here imports JAX: errors in the options are reported before anything slow starts.
-"""
+"""The command line of eval.py: which runs are evaluated, at which checkpoint, on what data."""
 
 from __future__ import annotations
 

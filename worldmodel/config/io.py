@@ -1,4 +1,4 @@
-"""Configurations on disk: a run directory's config.yaml, and how two of them differ."""
+"""Configurations on disk: the config.yaml of a run directory, and differences between two."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from worldmodel.system.storage import write_text_atomic
 
 Options = TypeVar("Options")
 
-# Options that do not change what is computed: a run may go on with other values of these.
+# Options that do not change what is computed: a run may resume with other values of these.
 RUNTIME_OPTIONS = (
     *("name", "runs_dir", "fresh", "training.max_to_keep", "training.compilation_cache"),
     *("training.on_divergence", "training.dry_run", "training.fsdp_shards"),
@@ -36,7 +36,7 @@ RUNTIME_OPTION_PREFIXES = ("logging.", "evaluation.", "training.distributed.")
 
 
 def save_config(config: Config, path: str | os.PathLike) -> None:
-    """Writes a resolved config as YAML, whole or not at all."""
+    """Writes a resolved config as YAML, atomically."""
     values = {"version": __version__, **dataclasses.asdict(config)}
     values["schema"] = {
         group: schema_name(group, getattr(config, group)) for group in SCHEMA_GROUPS
@@ -87,7 +87,7 @@ def _read_yaml(path: Path) -> Any:
 
 def _build(values: Any) -> Config:
     if not isinstance(values, dict):
-        raise ConfigError("expected options, one a line")
+        raise ConfigError("the file holds no options")
     values = dict(values)
     named = values.pop("schema", None)
     config = Config()

@@ -9,18 +9,16 @@ from worldmodel.config.option import option
 
 @dataclass
 class PolicyRankingOptions:
-    """Policies of different quality, and sequences of actions, each in the model and in the real
-    environment.
-    """
+    """Returns of several policies and action sequences, in the model and in the environment."""
 
     rollouts_per_policy: int = option(
-        50, "starts of each policy, in either world (0: not judged)", low=0
+        50, "rollouts of each policy, in the model and in the environment (0: no ranking)", low=0
     )
     horizons: list[int] = option(
-        [15, 50, 200], "steps after which returns are compared; the last counts", low=1
+        [15, 50, 200], "steps after which returns are compared; the last is the headline", low=1
     )
     num_start_states: int = option(
-        8, "states in which sequences of actions are ranked (0: none)", low=0
+        8, "start states in which action sequences are ranked (0: none)", low=0
     )
-    num_action_sequences: int = option(64, "sequences of actions from each of them", low=2)
-    sequence_length: int = option(15, "length of a sequence", low=1)
+    num_action_sequences: int = option(64, "random action sequences per start state", low=2)
+    sequence_length: int = option(15, "steps of an action sequence", low=1)

@@ -98,7 +98,7 @@ class TrainingOptions:
     )
     max_to_keep: int = option(2, "newest checkpoints to keep per stage", low=1)
     compilation_cache: str | None = option(
-        "~/.cache/worldmodel/xla", "cache of compiled programs (none: no cache)"
+        "~/.cache/worldmodel/xla", "cache of compiled programs (null: no cache)"
     )
     distributed: DistributedOptions = dataclasses.field(default_factory=DistributedOptions)
 
@@ -141,18 +141,18 @@ class EvaluationOptions:
     confidence: float = option(0.95, "coverage of the intervals", low=0.5, high=0.999)
     first_start: int | None = option(
         None,
-        "timestep of the first start (none: the first one after a whole context)",
+        "timestep of the first start (null: the first one after a whole context)",
         low=0,
     )
     start_stride: int | None = option(
         None,
-        "timesteps between starts, as many as fit (none: `starts_per_episode` starts)",
+        "timesteps between starts, as many as fit (null: `starts_per_episode` starts)",
         low=1,
     )
     data: dict[str, Any] | None = option(
         None,
         "other data to evaluate on, all of it: data options that override the run's, `format` for "
-        "another format (none: the run's held-out episodes)",
+        "another format (null: the run's held-out episodes)",
     )
     free_run: bool = option(
         False, "simulate whole episodes from their actions alone, after the context, in raw units"

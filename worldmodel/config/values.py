@@ -1,4 +1,4 @@
-"""Values of options by their dotted keys: nested or flat, in their options' types, or refused."""
+"""Values of options by their dotted keys: flattened, converted, validated and assigned."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worldmodel.config.registry import SCHEMA_GROUPS, schemas
 def flatten(
     values: dict, known: Container[str] = (), prefix: str = ""
 ) -> Iterator[tuple[str, Any]]:
-    """Yields (dotted key, value) of nested dicts; a `known` key is never taken apart."""
+    """Yields (dotted key, value) of nested dicts; the value of a `known` key is never flattened."""
     for name, value in values.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict) and key not in known:
@@ -33,8 +33,9 @@ def assign(config: Any, key: str, value: Any) -> None:
 def convert_values(
     values: Mapping[str, Any], known: Mapping[str, Option], groups: Iterable[str] = ()
 ) -> tuple[dict[str, Any], list[str]]:
-    """Returns the values of `known` options, each in its option's type, and an error for each
-    other one; `groups` are further names that a misspelt key may be close to.
+    """Returns the values of `known` options, each in the type of its option, and all errors.
+
+    `groups` are further names that a misspelt key may be close to.
     """
     converted: dict[str, Any] = {}
     errors = []

@@ -42,7 +42,7 @@ class InspectOptions:
     """Options of `inspect`."""
 
     data: DataOptions = MISSING
-    output_dir: str | None = option(None, "folder for the card and the plots (none: inspect/NAME)")
+    output_dir: str | None = option(None, "folder for the card and the plots (null: inspect/NAME)")
     window: int | None = option(None, "one more window length to count, in steps", low=2)
 
 

@@ -26,10 +26,10 @@ class DreamOptions:
         4096, "maximum number of initial states, evenly spaced over all", low=1
     )
     context: int | None = option(
-        None, "logged steps that the model filters first (none: as in the run's evaluation)", low=1
+        None, "logged steps that the model filters first (null: as in the run's evaluation)", low=1
     )
     time_limit: int | None = option(
-        None, "steps after which a dream is truncated (none: those of the longest episode)", low=1
+        None, "steps after which a dream is truncated (null: those of the longest episode)", low=1
     )
     member_sampling: str = option(
         "step",

@@ -18,18 +18,18 @@ class PlayOptions:
     run: str = option(MISSING, "run directory, such as runs/NAME")
     checkpoint: str = option("last", "checkpoint: last, best or a step")
     environment: str | None = option(
-        None, "id of the real Gymnasium environment (none: the run's data.environment)"
+        None, "id of the real Gymnasium environment (null: the run's data.environment)"
     )
     actions: list[str] | None = option(
         None,
         "source of actions: one for the real environment (keyboard: one line per step), or a list "
-        "with episode=N (none: the policy if there is one, else random; with episode=N, all)",
+        "with episode=N (null: the policy if there is one, else random; with episode=N, all)",
         choices=ACTIONS,
     )
     steps: int = option(100, "steps to play, or to imagine with episode=N", low=1, high=100_000)
     context: int | None = option(
         None,
-        "steps that the model filters before it predicts (none: as in the run's evaluation)",
+        "steps that the model filters before it predicts (null: as in the run's evaluation)",
         low=1,
     )
     seed: int = option(
@@ -40,6 +40,6 @@ class PlayOptions:
         None, "number of a held-out episode to imagine from, without the real environment", low=0
     )
     start_step: int | None = option(
-        None, "step of the episode to imagine from (none: the last of the context)", low=0
+        None, "step of the episode to imagine from (null: the last of the context)", low=0
     )
     figure: str | None = option(None, "PNG file of the imagined rollouts")
