@@ -36,7 +36,7 @@ MIB = 2**20
 def write_logs(folder: Path, episodes: int, steps: int, image: bool = False) -> Path:
     """Writes a random dataset: 17 floats or one image, 6 actions, reward."""
     from worldmodel.data import ActionSpec, Trajectories
-    from worldmodel.data.readers import tfds
+    from worldmodel.data.rlds_writer import write_rlds
 
     target = folder / ("images" if image else "vectors")
     if target.exists():
@@ -59,7 +59,7 @@ def write_logs(folder: Path, episodes: int, steps: int, image: bool = False) -> 
         ActionSpec(False, 6, (-1.0,) * 6, (1.0,) * 6),
         "random logs",
     )
-    tfds.write_rlds(logs, target, target.name)
+    write_rlds(logs, target, target.name)
     return target
 
 

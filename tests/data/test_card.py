@@ -1,4 +1,4 @@
-"""The data card tells what is in the logs, in JSON and as a table."""
+"""The data card summarizes a dataset as JSON and as tables."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from worldmodel.data.moments import moments
 
 
 def logs(discrete: bool = False, rewards: bool = True) -> Trajectories:
-    """Episodes of 2, 3 and 1 transitions; the second is terminal; padding must not be counted."""
+    """Episodes of 2, 3 and 1 transitions; the second is terminal."""
     padding = np.array([2, 6, 8])
     actions = np.array([1, 2, 3, 1, 2, 2, 3, 1, 3], np.float32)[:, None]
     actions[padding] = 0
@@ -36,7 +36,7 @@ def logs(discrete: bool = False, rewards: bool = True) -> Trajectories:
 
 
 def rounded(value: Any) -> Any:
-    """Plain JSON with its numbers to twelve digits: sums over other pieces differ beyond those."""
+    """Rounds numbers to twelve digits: sums over other chunks differ beyond these."""
     if isinstance(value, dict):
         return {key: rounded(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -44,12 +44,12 @@ def rounded(value: Any) -> Any:
     return round(value, 12) if isinstance(value, float) else value
 
 
-def test_a_card_counts_episodes_ends_and_returns():
-    made = build_card(logs())
-    assert (made["episodes"], made["transitions"]) == (3, 6)
-    assert (made["terminals"], made["timeouts"]) == (1, 2)
-    assert made["lengths"] == {"min": 1, "median": 2.0, "max": 3}
-    assert made["returns"] == {"min": -3.0, "mean": 5 / 3, "max": 6.0}
+def test_a_card_counts_episodes_and_returns():
+    card = build_card(logs())
+    assert (card["episodes"], card["transitions"]) == (3, 6)
+    assert (card["terminals"], card["timeouts"]) == (1, 2)
+    assert card["lengths"] == {"min": 1, "median": 2.0, "max": 3}
+    assert card["returns"] == {"min": -3.0, "mean": 5 / 3, "max": 6.0}
     assert build_card(logs(rewards=False))["returns"] is None
 
 
@@ -69,53 +69,63 @@ def test_a_card_describes_vectors_by_dimension_and_images_by_pixel():
     }
 
 
-def test_a_card_leaves_the_padding_of_actions_out():
+def test_statistics_of_actions_exclude_padding():
     continuous, discrete = build_card(logs())["action"], build_card(logs(discrete=True))["action"]
     assert (continuous["kind"], continuous["low"], continuous["high"]) == ("continuous", [-2], [4])
     assert (continuous["min"], continuous["max"]) == ([1], [2])
     assert discrete == {"kind": "discrete", "size": 5, "counts": [0, 3, 3, 0, 0]}
 
 
-def test_a_card_survives_json_and_prints_as_a_table():
-    for made in (build_card(logs()), build_card(logs(discrete=True, rewards=False))):
-        restored = json.loads(json.dumps(made, allow_nan=False))
-        assert restored == made
+def test_a_card_survives_json_and_renders_as_tables():
+    for card in (build_card(logs()), build_card(logs(discrete=True, rewards=False))):
+        restored = json.loads(json.dumps(card, allow_nan=False))
+        assert restored == card
         text = io.StringIO()
         Console(file=text, width=120).print(render(restored))
-        for words in ("logs.file", "3 (1 terminals, 2 time-outs)", "observation camera", "action"):
+        for words in ("logs.file", "3 (1 terminal, 2 truncated)", "observation camera", "action"):
             assert words in text.getvalue()
 
 
-def test_windows_are_counted_in_whole_episodes():
+def test_windows_are_counted_within_episodes():
     counted = build_card(logs(), windows=(3, 5))["windows"]
-    # Episodes of 3, 4 and 2 rows: windows of 3 rows are one in the first and two in the second.
-    assert counted[0] == {"rows": 3, "episodes": 2 / 3, "share": 7 / 9, "count": 3}
-    assert counted[1] == {"rows": 5, "episodes": 0, "share": 0, "count": 0}
+    # Episodes of 3, 4 and 2 steps: one window of 3 steps in the first, two in the second.
+    assert counted[0] == {
+        "length": 3,
+        "episode_fraction": 2 / 3,
+        "step_fraction": 7 / 9,
+        "count": 3,
+    }
+    assert counted[1] == {
+        "length": 5,
+        "episode_fraction": 0,
+        "step_fraction": 0,
+        "count": 0,
+    }
 
 
-def test_the_same_observation_again_is_counted_within_episodes_alone():
+def test_repeated_observations_are_counted_within_episodes():
     still = dataclasses.replace(
         logs(), observations={"x": np.array([0, 0, 1, 1, 2, 2, 3, 3, 3], np.float32)[:, None]}
     )
-    # Of six transitions, 0 -> 0, 2 -> 2 and 3 -> 3 stand still; 1 -> 1 is from one to the next.
+    # Three of six transitions repeat: 0 -> 0, 2 -> 2, 3 -> 3; 1 -> 1 is between two episodes.
     assert build_card(still)["repeated_observations"] == 3 / 6
 
 
 def test_actions_at_a_bound_are_counted_without_padding():
     whole = dataclasses.replace(logs(), action_spec=ActionSpec(False, 1, (0.0,), (2.0,)))
-    # Taken are 1 2 | 1 2 2 | 1; the zeros of the padding are at the lower bound, and do not count.
+    # The actions are 1 2 | 1 2 2 | 1; the zeros of the padding, at the lower bound, do not count.
     action = build_card(dataclasses.replace(whole, actions=np.minimum(whole.actions, 2)))["action"]
     assert action["at_bounds"] == [3 / 6]
     assert action["integer_valued"]
 
 
-def test_a_clock_is_told_from_what_falls():
+def test_monotonic_columns_are_detected():
     x = build_card(logs())["observations"]["x"]
     assert x["monotonic"] == [True, False]
 
 
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=5))
-def test_a_card_of_a_selection_is_that_of_its_episodes_alone(episodes: list[int]):
+def test_the_card_of_a_selection_is_that_of_its_episodes_alone(episodes: list[int]):
     chosen = logs().select(np.array(episodes))
     assert rounded(build_card(chosen)) == rounded(build_card(chosen.compact()))
 
@@ -125,9 +135,9 @@ def test_a_card_of_a_selection_is_that_of_its_episodes_alone(episodes: list[int]
     st.sampled_from([0.0, 1e6, -1e9]),
     st.integers(0, 1000),
 )
-def test_moments_by_pieces_are_those_of_the_whole(sizes: list[int], far: float, seed: int):
+def test_moments_of_chunks_are_those_of_the_whole(sizes: list[int], far: float, seed: int):
     rows = far + np.random.default_rng(seed).normal(size=(sum(sizes), 3))
-    found = moments(np.split(rows, np.cumsum(sizes)[:-1]))
-    np.testing.assert_allclose(found.mean, rows.mean(0), rtol=1e-12)
-    np.testing.assert_allclose(found.std, rows.std(0), rtol=1e-6, atol=1e-6)
-    np.testing.assert_array_equal((found.low, found.high), (rows.min(0), rows.max(0)))
+    result = moments(np.split(rows, np.cumsum(sizes)[:-1]))
+    np.testing.assert_allclose(result.mean, rows.mean(0), rtol=1e-12)
+    np.testing.assert_allclose(result.std, rows.std(0), rtol=1e-6, atol=1e-6)
+    np.testing.assert_array_equal((result.low, result.high), (rows.min(0), rows.max(0)))

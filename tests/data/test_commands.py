@@ -1,4 +1,4 @@
-"""`python -m worldmodel.data`: what people see of their logs, and that mistakes are told."""
+"""`python -m worldmodel.data`: its output, and its error messages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LENGTHS = np.array([30, 12, 80])
 
 
 def archive(path: Path) -> str:
-    """Three episodes of a vector, one of whose columns never changes; the first one terminates."""
+    """Three episodes of a vector with a constant column; the first one is terminal."""
     rng = np.random.default_rng(0)
     observations = rng.normal(size=(int((LENGTHS + 1).sum()), 3))
     observations[:, 2] = 7
@@ -37,27 +37,27 @@ def archive(path: Path) -> str:
 
 
 def tables(folder: Path) -> str:
-    """Six flights of a robot, a file each."""
+    """Six flights of a robot, one file each."""
     for flight in range(6):
         rows = [f"{t / 10},{t},{-t},{t % 3}" for t in range(40)]
         (folder / f"flight{flight}.csv").write_text("\n".join(["t,x,y,u", *rows]))
     return str(folder / "*.csv")
 
 
-def test_inspect_prints_a_card_and_draws(
+def test_inspect_prints_a_card_and_writes_plots(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     assert run(["inspect", archive(tmp_path / "logs.npz"), f"output_dir={out}", "window=20"]) == 0
-    told = capsys.readouterr().out
-    for words in ("3 (1 terminals, 2 time-outs)", "transitions          122", "12 to 80"):
-        assert words in told
-    assert "windows of 20 rows" in told and "What looks odd" in told
-    assert "columns 2" in told or "column 2" in told  # the one that never changes
-    made = json.loads((out / "card.json").read_text())
-    usable = next(window for window in made["windows"] if window["rows"] == 20)
+    output = capsys.readouterr().out
+    for words in ("3 (1 terminal, 2 truncated)", "transitions          122", "12 to 80"):
+        assert words in output
+    assert "windows of 20 steps" in output and "Warnings" in output
+    assert "columns 2" in output or "column 2" in output  # the constant one
+    card = json.loads((out / "card.json").read_text())
+    usable = next(window for window in card["windows"] if window["length"] == 20)
     assert usable["count"] == (31 - 20 + 1) + (81 - 20 + 1)
-    assert usable["share"] == pytest.approx((31 + 81) / (31 + 13 + 81))
+    assert usable["step_fraction"] == pytest.approx((31 + 81) / (31 + 13 + 81))
     for picture in ("episodes.png", "over-time.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
 
@@ -67,19 +67,19 @@ def test_inspect_takes_the_options_of_the_format(
 ) -> None:
     words = ["observations=[x,y]", "data.actions=[u]", "time=t", "max_episode_steps=13"]
     assert run(["inspect", tables(tmp_path), *words, f"output_dir={tmp_path / 'out'}"]) == 0
-    told = capsys.readouterr().out
-    assert "18 (0 terminals, 18 time-outs)" in told  # 6 records of 39 transitions, cut in three
-    assert " x " in told and " u " in told
+    output = capsys.readouterr().out
+    assert "18 (0 terminal, 18 truncated)" in output  # 6 records of 39 transitions, cut in three
+    assert " x " in output and " u " in output
 
 
-def test_convert_writes_what_trains_alike(
+def test_convert_writes_the_same_dataset(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, target = archive(tmp_path / "logs.npz"), tmp_path / "native"
     assert run(["convert", path, str(target), "environment=Hopper-v5"]) == 0
-    told = capsys.readouterr().out
-    assert f"data=tfds data.path={target} data.environment=Hopper-v5" in told
-    assert "3 episodes, 122 transitions" in told
+    output = capsys.readouterr().out
+    assert f"data=tfds data.path={target} data.environment=Hopper-v5" in output
+    assert "3 episodes, 122 transitions" in output
     native = load(TFDSData(path=str(target)))
     assert native.lengths.tolist() == (LENGTHS + 1).tolist()
     assert native.terminated.tolist() == [True, False, False]
@@ -88,28 +88,30 @@ def test_convert_writes_what_trains_alike(
         run(["convert", path, str(target)])
 
 
-def test_list_names_formats_and_sets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_formats_and_datasets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(["convert", archive(tmp_path / "logs.npz"), str(tmp_path / "sets" / "native")])
     capsys.readouterr()
     assert run(["list", str(tmp_path / "sets")]) == 0
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     for words in ("hdf5", "data.episode = null", "ornstein_uhlenbeck", "3 episodes, 122 transi"):
-        assert words in told
+        assert words in output
 
 
-def test_what_a_native_set_knows_of_its_environment_is_kept(
+def test_convert_keeps_the_environment_of_a_native_dataset(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first, second = str(tmp_path / "first"), str(tmp_path / "second")
     run(["convert", archive(tmp_path / "logs.npz"), first, "environment=Hopper-v5"])
     run(["convert", first, second, "normalize=[none]"])
-    told = capsys.readouterr().out.splitlines()[-1]
-    assert "data.environment=Hopper-v5 'data.normalize=[none]'" in told
+    output = capsys.readouterr().out.splitlines()[-1]
+    assert "data.environment=Hopper-v5 'data.normalize=[none]'" in output
     run(["list", str(tmp_path)])
     assert f"{second}: 3 episodes, 122 transitions of Hopper-v5" in capsys.readouterr().out
 
 
-def test_a_set_that_cannot_be_read_does_not_keep_others_from_the_list(
+def test_list_shows_the_other_datasets_if_one_cannot_be_read(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(["convert", archive(tmp_path / "logs.npz"), str(tmp_path / "good")])
@@ -117,18 +119,18 @@ def test_a_set_that_cannot_be_read_does_not_keep_others_from_the_list(
         (tmp_path / name).mkdir()
         (tmp_path / name / "dataset_info.json").write_text("{")
     run(["list", str(tmp_path)])
-    told = capsys.readouterr().out
-    assert "good: 3 episodes" in told and "broken: no card.json" in told
-    assert "incomplete" not in told
+    output = capsys.readouterr().out
+    assert "good: 3 episodes" in output and "broken: no card.json" in output
+    assert "incomplete" not in output
 
 
-def test_help_of_a_source_names_the_options_of_its_format(
+def test_help_for_a_source_lists_the_options_of_its_format(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["inspect", tables(tmp_path), "--help"]) == 0
-    told = capsys.readouterr().out
-    assert "window = null" in told and "data.terminal = null" in told
-    assert "data.split" not in told and "data.path" not in told  # of others; said by SOURCE
+    output = capsys.readouterr().out
+    assert "window = null" in output and "data.terminal = null" in output
+    assert "data.split" not in output and "data.path" not in output
     assert run(["--help"]) == 0
     assert "convert SOURCE DEST" in capsys.readouterr().out
 
@@ -140,8 +142,8 @@ def test_help_of_a_source_names_the_options_of_its_format(
         (["inspect"], "SOURCE is missing"),
         (["inspect", "window=3"], "SOURCE is missing"),
         (["convert", "LOGS"], "usage: python -m worldmodel.data convert SOURCE DEST"),
-        (["inspect", "LOGS", "output_dir=LOGS"], "cannot be made"),
-        (["convert", "LOGS", "LOGS/below"], "cannot be made"),
+        (["inspect", "LOGS", "output_dir=LOGS"], "cannot be created"),
+        (["convert", "LOGS", "LOGS/below"], "cannot be created"),
         (["inspect", "LOGS", "windw=3"], "did you mean 'window'?"),
         (["inspect", "LOGS", "window=1"], "window=1: accepts integer, 2 or more"),
         (
@@ -151,12 +153,12 @@ def test_help_of_a_source_names_the_options_of_its_format(
         (["inspect", "LOGS", "path=elsewhere"], "already set by SOURCE"),
         (["inspect", "LOGs"], "does not exist (did you mean"),
         (["inspect", "CartPole-v1"], "did you mean 'gymnasium:CartPole-v1'"),
-        (["inspect", "FOLDER"], "holds no logs"),
+        (["inspect", "FOLDER"], "holds no dataset"),
         (["inspect", "gymnasium:"], "expected gymnasium:ENVIRONMENT"),
         (["list", "FOLDER", "more"], "more: unexpected argument"),
     ],
 )
-def test_mistakes_are_told(tmp_path: Path, words: list[str], expected: str) -> None:
+def test_mistakes_are_reported(tmp_path: Path, words: list[str], expected: str) -> None:
     logs = archive(tmp_path / "logs.npz")
     (tmp_path / "empty").mkdir()
     places = {"LOGS": logs, "LOGs": logs.replace("logs.npz", "lgs.npz")}
@@ -166,7 +168,7 @@ def test_mistakes_are_told(tmp_path: Path, words: list[str], expected: str) -> N
     assert expected in str(caught.value)
 
 
-def test_a_source_tells_its_format(tmp_path: Path) -> None:
+def test_the_format_follows_from_the_source(tmp_path: Path) -> None:
     archive(tmp_path / "logs.npz")
     assert parse_source(str(tmp_path)).format == "npz"
     assert parse_source(tables(tmp_path)).format == "table"
@@ -175,7 +177,7 @@ def test_a_source_tells_its_format(tmp_path: Path) -> None:
         parse_source(str(tmp_path))
 
 
-def test_a_mistake_ends_with_status_2_and_jax_is_never_imported(tmp_path: Path) -> None:
+def test_a_mistake_exits_with_status_2_and_jax_is_never_imported(tmp_path: Path) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "worldmodel.data"]
     made = [*command, "inspect", archive(tmp_path / "logs.npz"), f"output_dir={tmp_path / 'out'}"]
     done = subprocess.run(made, capture_output=True, text=True)

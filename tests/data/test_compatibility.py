@@ -1,4 +1,4 @@
-"""Other logs for a trained model: what does not look like its own is named."""
+"""Datasets for a trained model: differences from its own dataset are reported."""
 
 import dataclasses
 import re
@@ -31,13 +31,13 @@ def logs(observations=None, actions=2, scale=1.0):
 SPEC = logs().spec()
 
 
-def test_logs_that_fit_keep_their_rows_and_take_the_bounds_of_the_run():
+def test_a_matching_dataset_keeps_its_steps_and_takes_the_bounds_of_the_run():
     other = logs({"speed": 1, "position": 3, "more": 5}, scale=4.0)
-    seen = conform_to_spec(other, SPEC)
-    assert list(seen.observations) == ["position", "speed"]  # as the model names them
-    np.testing.assert_array_equal(seen.observations["speed"], other.observations["speed"])
-    assert seen.action_spec == SPEC.action
-    assert seen.fingerprint() != other.fingerprint()
+    conformed = conform_to_spec(other, SPEC)
+    assert list(conformed.observations) == ["position", "speed"]  # in the order of the model
+    np.testing.assert_array_equal(conformed.observations["speed"], other.observations["speed"])
+    assert conformed.action_spec == SPEC.action
+    assert conformed.fingerprint() != other.fingerprint()
 
 
 @pytest.mark.parametrize(
@@ -45,19 +45,21 @@ def test_logs_that_fit_keep_their_rows_and_take_the_bounds_of_the_run():
     [
         (logs({"positon": 3, "speed": 1}), "observation 'position' is missing (did you mean"),
         (logs({"position": 4, "speed": 1}), "of shape (4,); accepted: float32 of shape (3,)"),
-        (logs(actions=3), "vectors of 3 numbers; accepted: 2"),
-        (logs(actions=0), "actions are classes; accepted: numbers"),
+        (logs(actions=3), "actions have 3 dimensions; accepted: 2"),
+        (logs(actions=0), "actions are discrete; accepted: continuous"),
     ],
 )
-def test_what_does_not_fit_is_named(other, expected):
+def test_differences_are_reported(other, expected):
     with pytest.raises(DataError, match=re.escape(expected)):
         conform_to_spec(other, SPEC)
 
 
-def test_all_faults_are_told_at_once():
+def test_all_differences_are_reported_at_once():
     with pytest.raises(DataError) as raised:
         conform_to_spec(logs({"position": 4}, actions=1), SPEC)
-    assert all(word in str(raised.value) for word in ("(4,)", "'speed'", "1 numbers", "some logs"))
+    assert all(
+        word in str(raised.value) for word in ("(4,)", "'speed'", "have 1 dimensions", "some logs")
+    )
 
 
 def test_actions_outside_the_bounds_are_counted_without_padding():

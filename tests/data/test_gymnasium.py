@@ -1,4 +1,4 @@
-"""Logging real environments: what is kept, what is refused, and that it happens once."""
+"""Collecting episodes in environments: what is stored, what is refused, and that it runs once."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from worldmodel.data import ActionSpec, load, rlds_writer
+from worldmodel.data import ActionSpec, collection, load, rlds_writer
 from worldmodel.data.behaviours import BEHAVIOURS, LONGEST_HOLD_STEPS, behaviour
 from worldmodel.data.readers import gymnasium as reader
 from worldmodel.data.readers.gymnasium import GymnasiumData
-from worldmodel.errors import DataError, UserError
+from worldmodel.errors import ConfigError, DataError, UserError
 
 
 class Probe(gymnasium.Env):
@@ -48,7 +48,7 @@ class Probe(gymnasium.Env):
 
 @pytest.fixture
 def register():
-    """Registers a Probe with the given spaces for the time of a test; returns its id."""
+    """Registers a Probe with the given spaces for the duration of a test; returns its id."""
     names = []
 
     def _register(**kwargs) -> str:
@@ -65,10 +65,10 @@ def options(environment: str, folder: object = "unused", **changes) -> Gymnasium
     return GymnasiumData(environment=environment, cache_dir=str(folder), **changes)
 
 
-# ------------------------------------------------------------------------------- what is logged
+# ----------------------------------------------------------------------------- what is collected
 
 
-def test_default_pendulum_logs_are_mixed_and_none_is_good():
+def test_default_episodes_of_pendulum_vary_and_none_is_good():
     logs = reader.collect(options("Pendulum-v1", episodes=30))
     returns = logs.returns()
     assert logs.num_transitions == 30 * 200 and not logs.terminated.any()
@@ -81,7 +81,7 @@ def test_default_pendulum_logs_are_mixed_and_none_is_good():
     assert (speed > 6).mean() > 0.05 and (cosine > 0.9).mean() > 0.03
 
 
-def test_replaying_the_logged_actions_gives_the_logged_episode_to_its_final_observation():
+def test_replaying_the_actions_reproduces_the_episode_up_to_its_final_observation():
     logs = reader.collect(options("Pendulum-v1", episodes=2, collection_seed=5))
     environment = gymnasium.make("Pendulum-v1")
     for episode, start in enumerate(logs.offsets):
@@ -95,7 +95,7 @@ def test_replaying_the_logged_actions_gives_the_logged_episode_to_its_final_obse
         assert logs.rewards[row + 1] == 0 and not logs.actions[row + 1].any()
 
 
-def test_a_fallen_pole_is_terminal_and_a_time_out_is_not():
+def test_a_fallen_pole_is_terminal_and_a_time_limit_is_not():
     cartpole = reader.collect(options("CartPole-v1", episodes=6))
     assert cartpole.terminated.all() and cartpole.action_spec == ActionSpec(True, 2)
     assert set(np.unique(cartpole.actions)) == {0, 1}
@@ -103,13 +103,13 @@ def test_a_fallen_pole_is_terminal_and_a_time_out_is_not():
     assert not mountain_car.terminated.any() and mountain_car.num_transitions == 200
 
 
-def test_an_environment_without_a_limit_is_timed_out(register, monkeypatch):
-    monkeypatch.setattr(reader, "LONGEST_EPISODE_STEPS", 7)
+def test_an_environment_without_a_time_limit_is_truncated(register, monkeypatch):
+    monkeypatch.setattr(collection, "LONGEST_EPISODE_STEPS", 7)
     logs = reader.collect(options(register(steps=10**9), episodes=2))
     assert logs.lengths.tolist() == [8, 8] and not logs.terminated.any()
 
 
-def test_rows_are_copies_where_the_environment_reuses_its_array(register):
+def test_observations_are_copied_if_the_environment_reuses_its_array(register):
     rows = reader.collect(options(register(), episodes=1)).observations["observation"]
     assert len(np.unique(rows, axis=0)) == 4
 
@@ -126,7 +126,7 @@ def test_images_and_named_observations_keep_their_names(register):
     assert both.observations["joints"].dtype == np.float32
 
 
-def test_actions_reach_the_environment_in_its_own_shape(register):
+def test_actions_have_the_shape_of_the_environment(register):
     matrix = spaces.Box(np.array([[-1, 0], [2, -4]]), np.array([[1, 3], [5, -2]]), dtype=np.float64)
     logs = reader.collect(options(register(action_space=matrix), episodes=3))
     assert logs.action_spec == ActionSpec(False, 4, (-1, 0, 2, -4), (1, 3, 5, -2))
@@ -136,7 +136,7 @@ def test_actions_reach_the_environment_in_its_own_shape(register):
     assert set(np.unique(shifted.actions)) == {0, 1, 2}
 
 
-def test_the_same_options_give_the_same_logs_and_another_seed_others():
+def test_the_same_options_give_the_same_episodes_and_another_seed_gives_others():
     first, again = (reader.collect(options("Pendulum-v1", episodes=3)) for _ in range(2))
     other = reader.collect(options("Pendulum-v1", episodes=3, collection_seed=100))
     assert first.actions.tobytes() == again.actions.tobytes()
@@ -159,24 +159,24 @@ def test_the_same_options_give_the_same_logs_and_another_seed_others():
         ({"action_space": spaces.MultiDiscrete([2, 3])}, "action is MultiDiscrete"),
     ],
 )
-def test_spaces_that_cannot_be_logged_are_named(register, kwargs, words):
+def test_unsupported_spaces_are_reported(register, kwargs, words):
     with pytest.raises(DataError, match=words.replace("(", r"\(")):
         reader.collect(options(register(**kwargs), episodes=1))
 
 
-def test_a_misspelt_environment_or_behaviour_is_answered_with_the_nearest():
+def test_a_misspelt_environment_or_behavior_policy_gets_a_suggestion():
     with pytest.raises(DataError, match="did you mean 'Pendulum-v1'"):
         reader.collect(options("Pendulm-v1"))
     with pytest.raises(UserError, match="did you mean 'uniform'.*accepted.*sticky"):
         reader.collect(options("Pendulum-v1", behaviour_policies=["unifrom"]))
-    with pytest.raises(DataError, match="data.environment is not set"):
-        reader.collect(GymnasiumData())
+    with pytest.raises(ConfigError, match="data.environment needs a value for data=gymnasium"):
+        load(GymnasiumData())
 
 
 # ---------------------------------------------------------------------------------- the cache
 
 
-def test_logs_are_collected_once_and_read_back_to_the_bit(tmp_path, monkeypatch, capsys):
+def test_episodes_are_collected_once_and_read_back_bit_for_bit(tmp_path, monkeypatch, capsys):
     choice = options("Pendulum-v1", tmp_path, episodes=3)
     expected = reader.collect(choice)
     capsys.readouterr()
@@ -197,7 +197,7 @@ def test_logs_are_collected_once_and_read_back_to_the_bit(tmp_path, monkeypatch,
     assert [entry.name for entry in tmp_path.iterdir()] == [folder.name]
 
 
-def test_every_option_that_shapes_the_logs_has_its_own_folder():
+def test_every_option_that_changes_the_episodes_changes_the_folder():
     base = options("Pendulum-v1")
     changed = [
         base,
@@ -227,7 +227,7 @@ gymnasium.read(GymnasiumData(environment="CartPole-v1", episodes=3, cache_dir=sy
 """
 
 
-def test_a_killed_writer_leaves_no_half_set(tmp_path):
+def test_a_killed_process_leaves_no_incomplete_dataset(tmp_path):
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=os.environ)
     assert killed.returncode == -signal.SIGKILL
     choice = options("CartPole-v1", tmp_path, episodes=3)
@@ -235,7 +235,7 @@ def test_a_killed_writer_leaves_no_half_set(tmp_path):
     assert load(choice).num_episodes == 3
 
 
-def test_two_processes_that_collect_at_once_end_with_one_set(tmp_path, monkeypatch):
+def test_two_processes_that_collect_at_once_store_one_dataset(tmp_path, monkeypatch):
     choice = options("CartPole-v1", tmp_path, episodes=2)
     prepare, logs = rlds_writer._prepare, reader.collect(choice)
 
@@ -261,7 +261,7 @@ def actions_of(name: str, spec: ActionSpec, steps: int, seed: int = 0) -> np.nda
 
 
 @pytest.mark.parametrize("name", BEHAVIOURS)
-def test_every_behaviour_is_seeded_stays_in_bounds_and_covers_them(name):
+def test_every_behavior_policy_is_seeded_and_covers_its_bounds(name):
     actions = actions_of(name, TORQUE, 3000)
     assert (actions >= TORQUE.low).all() and (actions <= TORQUE.high).all()
     assert (np.ptp(actions, axis=0) > 0.9 * np.subtract(TORQUE.high, TORQUE.low)).all()
@@ -270,7 +270,7 @@ def test_every_behaviour_is_seeded_stays_in_bounds_and_covers_them(name):
     assert set(classes) == set(range(5))
 
 
-def test_uniform_forgets_ornstein_uhlenbeck_drifts_and_sticky_holds():
+def test_ornstein_uhlenbeck_is_correlated_and_sticky_holds_actions():
     def correlation(name: str) -> float:
         action = actions_of(name, TORQUE, 3000)[:, 0]
         return float(np.corrcoef(action[:-1], action[1:])[0, 1])

@@ -1,4 +1,4 @@
-"""D4RL's HDF5 layout: time-outs are no terminals, and no successor comes from another episode."""
+"""D4RL's HDF5 layout: time-outs are not terminal, and transitions never mix episodes."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from worldmodel.data.readers.hdf5 import HDF5Data
 from worldmodel.errors import DataError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
-# (transitions, ends for good) of each episode; the log breaks off in the last one.
+# (transitions, terminal) of each episode; the last one is cut off, without a mark.
 EPISODES = [(3, True), (2, False), (4, True), (2, None)]
 
 Kinds = list[tuple[int, bool | None]]
 
 
 def arrays(episodes: Kinds = EPISODES) -> dict[str, np.ndarray]:
-    """T rows an episode that know their episode and place; `None` ends are unmarked."""
+    """T rows per episode that encode episode and step; `None` has no mark at its end."""
     rows = [(e, t) for e, (n, _) in enumerate(episodes) for t in range(n)]
     last = np.cumsum([n for n, _ in episodes]) - 1
     place = np.array(rows, np.float32)
@@ -64,10 +64,10 @@ def transitions(logs: Trajectories) -> list[tuple]:
     return found
 
 
-def expected(episodes: Kinds = EPISODES, final_known: bool = True) -> list[tuple]:
+def expected(episodes: Kinds = EPISODES, with_final: bool = True) -> list[tuple]:
     found = []
     for e, (n, end) in enumerate(episodes):
-        for t in range(n if final_known else n - 1):
+        for t in range(n if with_final else n - 1):
             action = np.float32(e) + np.float32(t) / np.float32(100)
             found.append((e, t, action, 10 * e + t, e, t + 1, end is True and t == n - 1))
     return found
@@ -78,19 +78,19 @@ KINDS = st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_si
 
 @settings(max_examples=30, deadline=None)
 @given(KINDS)
-def test_no_successor_comes_from_another_episode(
+def test_no_transition_mixes_episodes(
     tmp_path_factory: pytest.TempPathFactory, kinds: Kinds
 ) -> None:
     folder = tmp_path_factory.mktemp("hdf5")
     assert transitions(read(folder, arrays(kinds))) == expected(kinds)
-    # Without a mark for time-outs, a successor that is not the next row tells of one.
+    # Without time-outs, an episode ends where the next observation is not that of the next row.
     assert transitions(read(folder, without(arrays(kinds), "timeouts"))) == expected(kinds)
     if max(n for n, _ in kinds) > 1:
         bare = without(arrays(kinds), "next_observations")
-        assert transitions(read(folder, bare)) == expected(kinds, final_known=False)
+        assert transitions(read(folder, bare)) == expected(kinds, with_final=False)
 
 
-def test_a_row_marked_as_both_is_a_terminal_and_a_broken_log_is_none(tmp_path: Path) -> None:
+def test_a_row_marked_as_both_is_terminal_and_an_unmarked_end_is_not(tmp_path: Path) -> None:
     content = arrays()
     content["timeouts"] |= content["terminals"]
     logs = read(tmp_path, content)
@@ -98,16 +98,16 @@ def test_a_row_marked_as_both_is_a_terminal_and_a_broken_log_is_none(tmp_path: P
     assert logs.lengths.tolist() == [4, 3, 5, 3]
 
 
-def test_terminals_without_their_final_observation_are_told(
+def test_missing_final_observations_of_terminal_episodes_are_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
         logs = read(tmp_path, without(arrays(), "next_observations"))
     assert not logs.terminated.any() and logs.lengths.tolist() == [3, 2, 4, 2]
-    assert "2 episodes ended, but the observation after" in caplog.text
+    assert "2 terminal episodes lack the observation after" in caplog.text
 
 
-def test_groups_images_classes_and_logs_without_reward(tmp_path: Path) -> None:
+def test_groups_images_classes_and_missing_rewards_are_read(tmp_path: Path) -> None:
     rng, base = np.random.default_rng(0), without(arrays(), "observations", "rewards")
     count = len(base["actions"])
     camera = rng.integers(0, 256, (count, 16, 16, 3)).astype(np.uint8)
@@ -120,7 +120,7 @@ def test_groups_images_classes_and_logs_without_reward(tmp_path: Path) -> None:
     assert list(read(tmp_path, single).observations) == ["image"]
 
 
-def test_a_bad_file_among_others_can_be_left_out(
+def test_an_unreadable_file_among_others_can_be_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write(tmp_path / "a.hdf5", arrays())
@@ -139,7 +139,7 @@ def shorter(key: str) -> dict[str, Any]:
 
 
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
-    "no terminals": (without(arrays(), "terminals"), "has no terminals; keys there: actions"),
+    "no terminals": (without(arrays(), "terminals"), "has no terminals; present: actions"),
     "misspelt": (
         without(arrays(), "observations") | {"obsrvations": np.zeros((11, 2))},
         "has no observations (did you mean 'obsrvations'?)",
@@ -169,14 +169,14 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_file_is_named_with_what_is_accepted(tmp_path: Path, kind: str) -> None:
+def test_an_invalid_file_is_reported_with_what_is_accepted(tmp_path: Path, kind: str) -> None:
     content, words = BROKEN[kind]
     with pytest.raises(DataError) as caught:
         read(tmp_path, content)
     assert words in str(caught.value) and "logs.hdf5" in str(caught.value)
 
 
-def test_what_is_no_hdf5_file_is_told(tmp_path: Path) -> None:
+def test_files_that_are_not_hdf5_are_refused(tmp_path: Path) -> None:
     for name, content in {"text.hdf5": b"hello", "empty.hdf5": b""}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=f"{name}: cannot be read"):
@@ -185,8 +185,8 @@ def test_what_is_no_hdf5_file_is_told(tmp_path: Path) -> None:
         load(HDF5Data(path=str(tmp_path / "none.hdf5")))
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of real logs is not here")
-def test_real_hopper_logs_end_in_falls() -> None:
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of real datasets is missing")
+def test_a_real_hopper_dataset_is_read() -> None:
     logs = load(HDF5Data(path=str(SHARED / "formats" / "hopper_medium_mini_d4rl.hdf5")))
     assert (logs.num_episodes, logs.num_transitions) == (28, 10_000)
     assert logs.terminated.sum() == 27 and not logs.terminated[-1]

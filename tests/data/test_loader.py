@@ -1,4 +1,4 @@
-"""DeviceLoader and streamed batches are the same, whoever makes them, and bytes are read once."""
+"""DeviceLoader and HostLoader give the same batches, in any process; the cache decodes once."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from worldmodel.data import ActionSpec, Trajectories, load
 from worldmodel.data.host_loader import HostLoader, Shard
 from worldmodel.data.loader import DeviceLoader, make_loader
-from worldmodel.data.readers import tfds
 from worldmodel.data.readers.tfds import TFDSData
+from worldmodel.data.rlds_writer import write_rlds
 from worldmodel.data.windows import Window, batch_indices, batch_indices_on_host, cursor
 
 LENGTHS = [30, 7, 3, 12, 2, 41]
@@ -50,15 +50,15 @@ def logs(discrete: bool = False) -> Trajectories:
 
 @pytest.fixture(scope="module")
 def mapped(tmp_path_factory: pytest.TempPathFactory) -> Trajectories:
-    """The same logs, written, read again and memory-mapped."""
+    """The same dataset, written, read and memory-mapped."""
     folder = tmp_path_factory.mktemp("sets")
-    tfds.write_rlds(logs(), folder / "set", "set")
+    write_rlds(logs(), folder / "set", "set")
     read = load(TFDSData(path=str(folder / "set"), cache="always", cache_dir=str(folder)))
     assert isinstance(read.observations["image"], np.memmap)
     return read
 
 
-def resident(trajectories: Trajectories, step: int) -> Window:
+def on_device(trajectories: Trajectories, step: int) -> Window:
     batches = DeviceLoader.build(trajectories, BATCH, ROWS, SEED)
     return jax.jit(batches.batch)(batches.arrays(), batches.feed(step, 1), 0)
 
@@ -71,60 +71,60 @@ def equal(a: Window, b: Window) -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 3])
-def test_streamed_batches_are_the_resident_ones(mapped: Trajectories, num_workers: int) -> None:
+def test_both_loaders_give_the_same_batches(mapped: Trajectories, num_workers: int) -> None:
     streamed = HostLoader.build(mapped, BATCH, ROWS, SEED, num_workers)
     try:
         for call in range(3):
             feed = streamed.feed(7 + 2 * call, 2)
             for k in range(2):
-                equal(streamed.batch((), feed, k), resident(logs(), 7 + 2 * call + k))
+                equal(streamed.batch((), feed, k), on_device(logs(), 7 + 2 * call + k))
     finally:
         streamed.close()
 
 
 @pytest.mark.parametrize("shards", [1, 2, 4])
-def test_the_parts_of_all_processes_make_the_whole_batch(mapped: Trajectories, shards: int) -> None:
+def test_the_shards_of_all_processes_form_a_batch(mapped: Trajectories, shards: int) -> None:
     parts = [
         HostLoader.build(mapped, BATCH, ROWS, SEED, shard=Shard(i, shards)) for i in range(shards)
     ]
     feeds = [part.feed(11, 1) for part in parts]
     whole = jax.tree.map(lambda *x: np.concatenate(x, 1)[0], *feeds)
-    equal(whole, resident(logs(), 11))
+    equal(whole, on_device(logs(), 11))
     for part in parts:
         part.close()
 
 
 @pytest.mark.parametrize("discrete", [False, True])
-def test_a_selection_is_delivered_as_if_it_were_all_there_is(discrete: bool) -> None:
+def test_a_selection_gives_the_batches_of_its_episodes_alone(discrete: bool) -> None:
     chosen = logs(discrete).select(np.array([5, 0, 2]))
     batches = HostLoader.build(chosen, BATCH, ROWS, SEED)
     single = jax.tree.map(lambda x: x[0], batches.source.batches(4, 1))
-    equal(single, resident(chosen, 4))
-    equal(single, resident(chosen.compact(), 4))
+    equal(single, on_device(chosen, 4))
+    equal(single, on_device(chosen.compact(), 4))
 
 
-def test_a_run_that_goes_on_elsewhere_sees_the_batches_it_would_have_seen(
+def test_a_jump_to_another_step_gives_the_batches_of_that_step(
     mapped: Trajectories,
 ) -> None:
     streamed = HostLoader.build(mapped, BATCH, ROWS, SEED)
     streamed.feed(0, 2)
     jumped = streamed.feed(30, 2)
     back = streamed.feed(2, 2)
-    equal(streamed.batch((), jumped, 1), resident(logs(), 31))
-    equal(streamed.batch((), back, 0), resident(logs(), 2))
+    equal(streamed.batch((), jumped, 1), on_device(logs(), 31))
+    equal(streamed.batch((), back, 0), on_device(logs(), 2))
     streamed.close()
 
 
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10**7), st.integers(1, 64), st.integers(1, 5000), st.integers(0, 2**31 - 1))
-def test_the_host_draws_the_windows_that_the_device_draws(
+def test_host_and_device_draw_the_same_windows(
     step: int, batch: int, count: int, seed: int
 ) -> None:
-    on_device = batch_indices(cursor(step, batch, count, seed), 0, batch, count)
-    np.testing.assert_array_equal(on_device, batch_indices_on_host(step, batch, count, seed))
+    indices = batch_indices(cursor(step, batch, count, seed), 0, batch, count)
+    np.testing.assert_array_equal(indices, batch_indices_on_host(step, batch, count, seed))
 
 
-def test_rows_travel_to_other_processes_by_the_names_of_their_files(mapped: Trajectories) -> None:
+def test_memory_mapped_arrays_are_pickled_as_file_names(mapped: Trajectories) -> None:
     source = HostLoader.build(mapped, BATCH, ROWS, SEED).source
     pixels = mapped.observations["image"][:8].tobytes()
     sent = pickle.dumps(source)
@@ -132,7 +132,7 @@ def test_rows_travel_to_other_processes_by_the_names_of_their_files(mapped: Traj
     equal(pickle.loads(sent).batches(3, 2), source.batches(3, 2))
 
 
-def test_delivery_is_chosen_by_size_and_can_be_forced(
+def test_the_loader_is_chosen_by_size_and_can_be_set(
     mapped: Trajectories, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from worldmodel.data import loader
@@ -144,21 +144,21 @@ def test_delivery_is_chosen_by_size_and_can_be_forced(
     assert isinstance(make_loader(mapped, BATCH, ROWS, SEED, "device"), DeviceLoader)
 
 
-# ---------------------------------------------------------------------------------------- the store
+# ---------------------------------------------------------------------------------------- the cache
 
 
-def store_of(folder: Path) -> Path:
+def entry_of(folder: Path) -> Path:
     (found,) = (folder / "decoded").iterdir()
     return found
 
 
-def test_a_second_start_decodes_nothing_and_other_files_are_decoded_anew(tmp_path: Path) -> None:
-    tfds.write_rlds(logs(), tmp_path / "set", "set")
+def test_a_dataset_is_decoded_once_and_other_files_are_decoded_again(tmp_path: Path) -> None:
+    write_rlds(logs(), tmp_path / "set", "set")
     options = TFDSData(path=str(tmp_path / "set"), cache="always", cache_dir=str(tmp_path))
     first = load(options)
-    written = (store_of(tmp_path) / "meta.json").stat().st_mtime_ns
+    written = (entry_of(tmp_path) / "meta.json").stat().st_mtime_ns
     again = load(options)
-    assert (store_of(tmp_path) / "meta.json").stat().st_mtime_ns == written
+    assert (entry_of(tmp_path) / "meta.json").stat().st_mtime_ns == written
     assert (
         first.fingerprint()
         == again.fingerprint()
@@ -166,7 +166,7 @@ def test_a_second_start_decodes_nothing_and_other_files_are_decoded_anew(tmp_pat
     )
 
     other = tmp_path / "other"
-    tfds.write_rlds(logs().select(np.array([1, 0])), other, "set")
+    write_rlds(logs().select(np.array([1, 0])), other, "set")
     for path in (tmp_path / "set").iterdir():
         path.unlink()
     for path in other.iterdir():
@@ -175,19 +175,19 @@ def test_a_second_start_decodes_nothing_and_other_files_are_decoded_anew(tmp_pat
     assert len(list((tmp_path / "decoded").iterdir())) == 2
 
 
-def test_what_a_killed_writer_left_is_removed_and_never_read(tmp_path: Path) -> None:
-    tfds.write_rlds(logs(), tmp_path / "set", "set")
+def test_what_a_killed_process_left_is_removed_and_never_read(tmp_path: Path) -> None:
+    write_rlds(logs(), tmp_path / "set", "set")
     options = TFDSData(path=str(tmp_path / "set"), cache="always", cache_dir=str(tmp_path))
     load(options)
-    whole = store_of(tmp_path)
+    whole = entry_of(tmp_path)
     gone = max(int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()) + 10_000
     left = whole.rename(whole.with_name(f".{whole.name}.{platform.node()}.{gone}-abc"))
     (left / "meta.json").unlink()
     assert load(options).lengths.tolist() == LENGTHS
-    assert not left.exists() and (store_of(tmp_path) / "meta.json").exists()
+    assert not left.exists() and (entry_of(tmp_path) / "meta.json").exists()
 
 
-def test_writers_at_once_leave_one_store(tmp_path: Path) -> None:
+def test_concurrent_writers_leave_one_entry(tmp_path: Path) -> None:
     from worldmodel.data import cache
 
     target = tmp_path / "kept"

@@ -1,4 +1,4 @@
-"""Minari: sets that its own collector made are read as they were logged, or refused."""
+"""Minari: datasets of its own collector are read as they were collected, or refused."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gymnasium import spaces
 from worldmodel.data import ActionSpec, load
 from worldmodel.data.readers import minari as reader
 from worldmodel.data.readers.minari import MinariData
-from worldmodel.errors import DataError
+from worldmodel.errors import ConfigError, DataError
 
 minari = pytest.importorskip("minari", reason="the extra `minari` is not installed")
 EpisodeBuffer = pytest.importorskip("minari.data_collector").EpisodeBuffer
@@ -25,7 +25,7 @@ FORMATS = ["hdf5", "arrow", "parquet"]
 
 
 class Room(gymnasium.Env):
-    """Shows `shows` in step k of an episode of `length` steps, after which it ends for real."""
+    """Observes `shows(k)` at step k of an episode of `length` steps, which then is terminal."""
 
     def __init__(
         self,
@@ -56,7 +56,7 @@ def pixels(*shape: int) -> spaces.Box:
 
 
 def filled(*shape: int, dtype: type = np.float32, times: float = 1) -> Callable[[int], np.ndarray]:
-    """What a room shows: in step k, an array full of `times` k."""
+    """Observations of a room: at step k, an array filled with `times` k."""
     return lambda k: np.full(shape, times * k, dtype)
 
 
@@ -69,7 +69,7 @@ def root(tmp_path, monkeypatch) -> Path:
 def collect(
     environment: gymnasium.Env, name: str, episodes: int = 2, steps: int = 1000, **options
 ) -> list[minari.EpisodeData]:
-    """Has Minari log random episodes of at most `steps` steps; returns them as Minari has them."""
+    """Has Minari collect random episodes of at most `steps` steps; returns Minari's episodes."""
     collector = minari.DataCollector(environment, **options)
     collector.action_space.seed(0)
     for seed in range(episodes):
@@ -84,7 +84,7 @@ def collect(
 
 
 def room(root: Path, name: str = "room/test-v0", episodes: int = 2, **options) -> Path:
-    """The folder of a set from a room with a vector of two and one action."""
+    """The folder of a dataset from a room with a vector of size 2 and one action."""
     options = {"observation": box(2), "action": box(1), "shows": filled(2)} | options
     storage = {key: options.pop(key) for key in ("data_format", "jpeg_encoding") if key in options}
     collect(Room(**options), name, episodes, **storage)
@@ -99,7 +99,7 @@ def read(name: str = "room/test-v0", **options):
 
 
 @pytest.mark.parametrize("data_format", FORMATS)
-def test_real_episodes_are_read_as_minari_has_them(root, data_format):
+def test_episodes_are_read_as_minari_returns_them(root, data_format):
     logged = collect(gymnasium.make("CartPole-v1"), "cart/pole-v3", 5, data_format=data_format)
     logs = read("cart/pole-v3")
     assert logs.lengths.tolist() == [len(episode) + 1 for episode in logged]
@@ -112,25 +112,25 @@ def test_real_episodes_are_read_as_minari_has_them(root, data_format):
     assert logs.terminated.all()  # a random policy drops the pole
 
 
-def test_a_time_out_is_no_terminal_and_declared_bounds_are_kept(root):
+def test_a_time_limit_is_not_terminal_and_declared_bounds_are_kept(root):
     collect(gymnasium.make("Pendulum-v1", max_episode_steps=20), "pendulum/random-v0", 3)
     logs = read("pendulum/random-v0")
     assert logs.lengths.tolist() == [21] * 3 and not logs.terminated.any()
     assert logs.action_spec == ActionSpec(False, 1, (-2.0,), (2.0,))
 
 
-def test_an_episode_that_breaks_off_is_no_terminal(root):
+def test_an_episode_that_was_cut_off_is_not_terminal(root):
     collect(gymnasium.make("CartPole-v1"), "cart/short-v0", steps=3)
     assert not read("cart/short-v0").terminated.any()
 
 
-def test_a_set_is_read_once_and_later_episode_by_episode(root):
+def test_episodes_are_read_one_by_one(root):
     room(root, episodes=4)
     log = reader.read(MinariData(dataset="room/test-v0"))
     assert log.count == 4 and isinstance(log.episodes, Iterator)
     assert [path.name for path in log.files] == ["main_data.hdf5", "metadata.json"]
     shutil.rmtree(root / "room")
-    assert "cannot read it" in next(iter(log.episodes)).fault
+    assert "cannot read it" in next(iter(log.episodes)).error
 
 
 @pytest.mark.parametrize("data_format", FORMATS)
@@ -183,21 +183,21 @@ def test_a_discrete_observation_is_a_one_hot_vector(root):
     np.testing.assert_array_equal(read().observations["observation"][:4], np.eye(4))
 
 
-def test_a_text_is_left_out(root, caplog):
+def test_text_is_left_out(root, caplog):
     space = spaces.Dict(mission=spaces.Text(10), place=box(2))
     room(root, observation=space, shows=lambda k: {"mission": "go", "place": filled(2)(k)})
     assert set(read().observations) == {"place"}
-    assert "'mission' left out, it is a text" in caplog.text
+    assert "'mission' is text and is left out" in caplog.text
 
 
-def test_classes_of_actions_begin_at_zero(root):
+def test_classes_of_actions_start_at_zero(root):
     logged = room_actions(root, spaces.Discrete(3, start=5))
     logs = read()
     assert logs.action_spec == ActionSpec(True, 3)
     assert logs.actions[:3].tolist() == (logged - 5).tolist()
 
 
-def test_actions_of_any_shape_are_vectors(root):
+def test_actions_of_any_shape_become_vectors(root):
     logged = room_actions(root, box(2, 2, dtype=np.float64))
     logs = read()
     assert logs.action_spec == ActionSpec(False, 4, (-1.0,) * 4, (1.0,) * 4)
@@ -205,7 +205,7 @@ def test_actions_of_any_shape_are_vectors(root):
 
 
 @pytest.mark.parametrize("bound", [np.inf, np.finfo(np.float32).max])
-def test_bounds_that_are_none_come_from_the_data(root, bound):
+def test_infinite_bounds_are_inferred_from_the_data(root, bound):
     collector = minari.DataCollector(Room(box(2), box(1, bound=bound), filled(2)))
     collector.reset(seed=0)
     for action in (-3.0, 0.0, 5.0):
@@ -227,28 +227,29 @@ def refused(words: str, name: str = "room/test-v0", **options) -> None:
         read(name, **options)
 
 
-def test_a_set_that_is_not_there_names_those_that_are(root):
+def test_a_missing_dataset_is_refused_with_a_list_of_the_others(root):
     room(root, "room/near-v0")
     room(root, "far-v1")
     wanted = "room/near-v1"
-    refused("no Minari data set 'room/near-v1' .*mean 'room/near-v0'", wanted)
-    refused("there: far-v1, room/near-v0;", wanted)
+    refused("no Minari dataset 'room/near-v1' .*mean 'room/near-v0'", wanted)
+    refused("present: far-v1, room/near-v0;", wanted)
     refused(f"MINARI_DATASETS_PATH={root} minari download room/near-v1", wanted)
-    refused("data.dataset is not set", None)
-    refused("there: none", "any-v0", path=str(root / "nowhere"))
+    with pytest.raises(ConfigError, match="data.dataset needs a value for data=minari"):
+        load(MinariData())
+    refused("present: none", "any-v0", path=str(root / "nowhere"))
 
 
-def test_the_folder_of_sets_can_be_given(root, monkeypatch):
+def test_the_folder_of_datasets_can_be_given(root, monkeypatch):
     room(root)
     monkeypatch.delenv("MINARI_DATASETS_PATH")
     assert read(path=str(root)).num_episodes == 2
     monkeypatch.setenv("HOME", str(root.parent / "home"))
-    refused("home/.minari/datasets has no Minari data set")
+    refused("home/.minari/datasets has no Minari dataset")
 
 
-def test_without_minari_the_extra_is_named(root, monkeypatch):
+def test_without_minari_the_extra_is_suggested(root, monkeypatch):
     room(root)
-    monkeypatch.setitem(sys.modules, "minari", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "minari", None)  # as if it were not installed
     refused(r'pip install "worldmodel\[minari\]"')
 
 
@@ -261,25 +262,25 @@ def test_without_minari_the_extra_is_named(root, monkeypatch):
         ),
         (
             {"observation": spaces.Text(5), "shows": lambda k: "word"},
-            "no observation holds numbers",
+            "no numeric observations",
         ),
         ({"action": spaces.MultiDiscrete([2, 3])}, "action is MultiDiscrete.*: Box or Discrete"),
         ({"action": spaces.Dict(a=box(1))}, "action is Dict"),
     ],
 )
-def test_spaces_of_other_kinds_are_refused(root, options, words):
+def test_unsupported_spaces_are_refused(root, options, words):
     room(root, **options)
     refused(words)
 
 
 @pytest.mark.parametrize("metadata", ["", "[]", "{}", '{"data_format": "hdf5"}'])
-def test_a_set_that_minari_cannot_open_is_refused(root, metadata):
+def test_a_dataset_that_minari_cannot_open_is_refused(root, metadata):
     folder = room(root)
     (folder / "metadata.json").write_text(metadata)
     refused(f"{folder}: Minari cannot open it")
 
 
-def test_a_set_of_a_later_minari_is_refused(root):
+def test_a_dataset_of_a_later_minari_is_refused(root):
     metadata = room(root) / "metadata.json"
     metadata.write_text(metadata.read_text().replace(minari.__version__, "99.0.0"))
     refused("does not support the dataset generated by Minari 99.0.0")
@@ -289,7 +290,7 @@ def test_a_set_of_a_later_minari_is_refused(root):
 
 
 @pytest.mark.parametrize("kept", [0, 0.01, 0.5, 0.99])
-def test_a_file_that_is_cut_off_is_named(root, kept):
+def test_a_truncated_file_is_reported(root, kept):
     file = room(root) / "main_data.hdf5"
     whole = file.read_bytes()
     file.write_bytes(whole[: int(kept * len(whole))])
@@ -297,11 +298,11 @@ def test_a_file_that_is_cut_off_is_named(root, kept):
 
 
 @pytest.mark.parametrize("data_format", ["arrow", "parquet"])
-def test_one_damaged_episode_is_named_and_the_others_are_read(root, data_format):
+def test_a_damaged_episode_is_reported_and_the_others_are_read(root, data_format):
     folder = room(root, episodes=4, data_format=data_format)
     (file,) = (folder / "2").glob("*." + data_format)
     file.write_bytes(file.read_bytes()[:100])
-    refused("1 fault in the logs\n  - episode 2: Minari cannot read it")
+    refused("1 error in the data\n  - episode 2: Minari cannot read it")
     logs = read(on_invalid_episode="skip")
     assert logs.num_episodes == 3 and logs.name(2) == "episode 3"
 
@@ -322,12 +323,12 @@ def test_a_long_episode_is_read_whole_or_refused(root, data_format):
     )
     try:
         assert read("room/long-v0").lengths.tolist() == [steps + 1]
-    except DataError as refusal:  # of several batches of Arrow's, Minari reads the first alone
-        assert "episode 0: Minari gives 32767 of its 40000 steps" in str(refusal)
+    except DataError as refusal:  # Minari reads only the first of several batches of Arrow
+        assert "episode 0: Minari returns 32767 of its 40000 transitions" in str(refusal)
 
 
 def edited(root: Path, field: str, change: Callable[[np.ndarray], np.ndarray], **options) -> None:
-    """A set whose episode 1 has other values in a field."""
+    """Writes a dataset whose episode 1 has other values in a field."""
     import h5py
 
     with h5py.File(room(root, **options) / "main_data.hdf5", "r+") as file:
@@ -339,19 +340,27 @@ def edited(root: Path, field: str, change: Callable[[np.ndarray], np.ndarray], *
 @pytest.mark.parametrize(
     ("field", "change", "words"),
     [
-        ("terminations", lambda x: np.roll(x, -1), "it terminates in row 1, and goes on to row 3"),
-        ("observations", lambda x: x[:-1], "'observation' has 3 rows for 3 steps; accepted: 4"),
-        ("rewards", lambda x: x[:2], "Minari gives 2 of its 3 steps"),
-        ("actions", lambda x: x[:1], "action has 1 rows"),
+        (
+            "terminations",
+            lambda x: np.roll(x, -1),
+            "terminates at step 1 and continues to step 3",
+        ),
+        (
+            "observations",
+            lambda x: x[:-1],
+            "has 3 steps for 3 transitions; accepted: 4",
+        ),
+        ("rewards", lambda x: x[:2], "Minari returns 2 of its 3 transitions"),
+        ("actions", lambda x: x[:1], "action has 1 steps"),
     ],
 )
-def test_an_inconsistent_episode_is_named(root, field, change, words):
+def test_an_inconsistent_episode_is_reported(root, field, change, words):
     edited(root, field, change)
-    refused(f"1 fault in the logs\n  - episode 1: .*{words}")
+    refused(f"1 error in the data\n  - episode 1: .*{words}")
     assert read(on_invalid_episode="skip").num_episodes == 1
 
 
-def test_a_class_that_the_space_does_not_have_is_named(root):
+def test_a_class_outside_the_space_is_reported(root):
     room_of_classes = {"observation": spaces.Discrete(4), "shows": lambda k: np.int64(k)}
     edited(root, "observations", lambda x: np.array([0, 1, 9, 3]), **room_of_classes)
-    refused("episode 1: observation 'observation' is 9 in row 2; accepted: 0 to 3")
+    refused("episode 1: observation 'observation' is 9 at step 2; accepted: 0 to 3")

@@ -1,4 +1,4 @@
-"""Vectors are brought to a common range by training statistics, key by key, and back again."""
+"""Vectors are normalized by training statistics, per observation, and back again."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from worldmodel.nn.codecs import Decoder, Encoder
 
 
 def logs(episodes: int = 10) -> Trajectories:
-    """Columns far from zero, tiny, and constant; one episode in ten is a thousand times larger."""
+    """Columns far from zero, tiny and constant; one episode in ten is a thousand times larger."""
     rng = np.random.default_rng(0)
 
     def episode(e: int) -> Episode:
@@ -36,26 +36,26 @@ def rows(trajectories: Trajectories, key: str) -> np.ndarray:
     return trajectories.observations[key][trajectories.step_indices()].astype(np.float64)
 
 
-def seen(spec: DataSpec, key: str, x: np.ndarray) -> np.ndarray:
+def normalized(spec: DataSpec, key: str, x: np.ndarray) -> np.ndarray:
     shift, scale = spec.observations[key].shift_and_scale()
     return (x - shift) / scale
 
 
-def test_standardised_columns_have_mean_0_and_deviation_1_and_constant_ones_stay_0() -> None:
+def test_standardized_columns_have_mean_0_and_deviation_1_and_constant_ones_are_0() -> None:
     trajectories = logs(9)
-    x = seen(trajectories.spec({"x": "standardize"}), "x", rows(trajectories, "x"))
+    x = normalized(trajectories.spec({"x": "standardize"}), "x", rows(trajectories, "x"))
     np.testing.assert_allclose(x.mean(0), 0, atol=1e-4)
     np.testing.assert_allclose(x.std(0), [1, 1, 0], atol=1e-4)
 
 
-def test_min_max_columns_fill_the_range_and_constant_ones_stay_0() -> None:
+def test_min_max_columns_fill_the_range_and_constant_ones_are_0() -> None:
     trajectories = logs(9)
-    x = seen(trajectories.spec({"x": "min_max"}), "x", rows(trajectories, "x"))
+    x = normalized(trajectories.spec({"x": "min_max"}), "x", rows(trajectories, "x"))
     np.testing.assert_allclose(x.min(0), [-1, -1, 0], atol=1e-4)
     np.testing.assert_allclose(x.max(0), [1, 1, 0], atol=1e-4)
 
 
-def test_statistics_are_those_of_the_training_part_alone() -> None:
+def test_statistics_are_those_of_the_training_split() -> None:
     whole = logs()
     training, _ = split(whole, 0.3)
     for part in (training, training.compact()):
@@ -73,7 +73,7 @@ def test_a_spec_survives_json() -> None:
     assert DataSpec.from_json(spec.to_json()) == spec
 
 
-def test_kinds_are_chosen_for_all_and_for_single_observations() -> None:
+def test_normalization_is_chosen_for_all_and_for_single_observations() -> None:
     trajectories = logs()
 
     def chosen(*entries: str) -> dict[str, str]:
@@ -86,8 +86,8 @@ def test_kinds_are_chosen_for_all_and_for_single_observations() -> None:
 
 
 @pytest.mark.parametrize("kind", ["none", "standardize", "min_max"])
-def test_a_perfect_decoder_says_what_the_encoder_saw(kind: str) -> None:
-    """Whatever the kind: raw in, raw out, and no loss where both agree."""
+def test_decoding_inverts_the_normalization_of_the_encoder(kind: str) -> None:
+    """The mean is in the data's own units, and the loss is 0 where both agree."""
     trajectories = logs(9)
     spec = trajectories.spec(dict.fromkeys(("x", "y"), kind))
     rngs = nnx.Rngs(params=0)
@@ -95,15 +95,15 @@ def test_a_perfect_decoder_says_what_the_encoder_saw(kind: str) -> None:
     decoder = Decoder(spec, 4, 4, 8, 1, 1, rngs=rngs, dtype=np.float32)
     x = trajectories.observations["x"][:5]
     coder = decoder.scaling[0]
-    said = coder.predict(encoder.scaling[0].normalize(x))
-    np.testing.assert_allclose(said.mean(), x, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(said.loss(x), 0, atol=1e-6)
+    prediction = coder.predict(encoder.scaling[0].normalize(x))
+    np.testing.assert_allclose(prediction.mean(), x, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(prediction.loss(x), 0, atol=1e-6)
     predicted = decoder(jax.numpy.zeros((5, 8)))["x"]
     assert predicted.mean().shape == (5, 3) and bool((predicted.loss(x) > 0).all())
 
 
-def test_statistics_survive_the_file_bit_for_bit(rng):
-    """spec.json holds them as text: every digit that a number has."""
+def test_statistics_survive_json_bit_for_bit(rng):
+    """spec.json stores all digits."""
     numbers = [tuple(rng.normal(size=3).tolist()) for _ in range(5)]
     observed = ObservationSpec((3,), "float32", *numbers, normalization="standardize")
     action = ActionSpec(False, 1, (-1 / 3,), (2 / 7,))

@@ -1,4 +1,4 @@
-"""NumPy archives: every layout gives the same episodes, and no successor comes from another one."""
+"""NumPy archives: every layout gives the same episodes, and transitions never mix episodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TERMINATED = np.array([True, False, True])
 
 
 def whole(lengths: np.ndarray = LENGTHS) -> dict[str, np.ndarray]:
-    """T+1 observations an episode; each knows its episode and row, actions and rewards likewise."""
+    """T+1 observations per episode; observations, actions and rewards encode episode and step."""
     episode = np.repeat(np.arange(len(lengths)), lengths + 1)
     row = np.concatenate([np.arange(n + 1) for n in lengths])
     step = row < np.repeat(lengths, lengths + 1)
@@ -36,7 +36,7 @@ def whole(lengths: np.ndarray = LENGTHS) -> dict[str, np.ndarray]:
 
 
 def by_rows(lengths: np.ndarray = LENGTHS) -> dict[str, np.ndarray]:
-    """The same with T rows an episode and marks, as D4RL has them; final observations aside."""
+    """The same with T rows per episode and marks, as in D4RL, and separate final observations."""
     arrays, ends = whole(lengths), np.cumsum(lengths) - 1
     last = np.cumsum(lengths + 1) - 1
     first = np.delete(np.arange(len(arrays["observations"])), last)
@@ -62,7 +62,7 @@ def without(arrays: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 
 def transitions(logs: Trajectories) -> list[tuple]:
-    """(observation, action, reward, next observation, ended) of every transition, in order."""
+    """(observation, action, reward, next observation, terminal) of every transition, in order."""
     found = []
     for first, length, ended in zip(logs.offsets, logs.lengths, logs.terminated, strict=True):
         x = logs.observations["observation"]
@@ -74,27 +74,29 @@ def transitions(logs: Trajectories) -> list[tuple]:
     return found
 
 
-def expected(lengths: np.ndarray, final_known: bool = True) -> list[tuple]:
-    """The same from the process itself, step by step."""
+def expected(lengths: np.ndarray, with_final: bool = True) -> list[tuple]:
+    """The same, computed step by step."""
     found = []
     for e, n in enumerate(lengths.tolist()):
-        for t in range(n if final_known else n - 1):
+        for t in range(n if with_final else n - 1):
             ended = e % 2 == 0 and t == n - 1
             action = np.float32(e + t / 100)
             found.append((e, t, action, 10 * e + t, e, t + 1, ended))
     return found
 
 
-@pytest.mark.parametrize("aside", ["next_observations", "last_next"])
-def test_all_layouts_with_final_observations_hold_the_same(tmp_path: Path, aside: str) -> None:
-    other = {"next_observations": "last_next", "last_next": "next_observations"}[aside]
+@pytest.mark.parametrize("final", ["next_observations", "last_next"])
+def test_all_layouts_with_final_observations_give_the_same_transitions(
+    tmp_path: Path, final: str
+) -> None:
+    other = {"next_observations": "last_next", "last_next": "next_observations"}[final]
     assert transitions(read(tmp_path, whole())) == expected(LENGTHS)
     assert transitions(read(tmp_path, without(by_rows(), other))) == expected(LENGTHS)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=6))
-def test_no_successor_comes_from_another_episode(
+def test_no_transition_mixes_episodes(
     tmp_path_factory: pytest.TempPathFactory, lengths: list[int]
 ) -> None:
     folder, counts = tmp_path_factory.mktemp("npz"), np.array(lengths)
@@ -102,23 +104,23 @@ def test_no_successor_comes_from_another_episode(
     assert transitions(read(folder, whole(counts))) == expected(counts)
     assert transitions(read(folder, without(rows, "last_next"))) == expected(counts)
     assert transitions(read(folder, without(rows, "next_observations"))) == expected(counts)
-    # Without a mark for time-outs, a successor that is not the next row tells of one.
+    # Without time-outs, an episode ends where the next observation is not that of the next row.
     unmarked = without(rows, "last_next", "timeouts")
     assert transitions(read(folder, unmarked)) == expected(counts)
     if max(lengths) > 1:
         bare = without(rows, "last_next", "next_observations")
-        assert transitions(read(folder, bare)) == expected(counts, final_known=False)
+        assert transitions(read(folder, bare)) == expected(counts, with_final=False)
 
 
-def test_a_terminal_whose_final_observation_is_missing_is_told(
+def test_a_missing_final_observation_of_a_terminal_episode_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     bare = without(by_rows(), "last_next", "next_observations")
     with caplog.at_level(logging.WARNING):
         logs = read(tmp_path, bare)
     assert not logs.terminated.any() and logs.lengths.tolist() == [3, 4]
-    assert "2 episodes ended, but the observation after" in caplog.text
-    assert "1 episodes without a whole transition left out" in caplog.text
+    assert "2 terminal episodes lack the observation after" in caplog.text
+    assert "1 episodes without a complete transition left out" in caplog.text
 
 
 def test_rows_by_episode_lengths_keep_their_names(tmp_path: Path) -> None:
@@ -129,8 +131,8 @@ def test_rows_by_episode_lengths_keep_their_names(tmp_path: Path) -> None:
     assert [name.rsplit(" ")[-1] for name in logs.names] == ["hover", "circle"]
 
 
-def test_ogbench_terminals_are_ends_of_records(tmp_path: Path) -> None:
-    """Its last row is the final observation: no transition is lost, and nothing terminates."""
+def test_terminals_of_ogbench_are_ends_of_episodes(tmp_path: Path) -> None:
+    """The last row is the final observation: no transition is lost, and none is terminal."""
     arrays = whole()
     ends = np.zeros(len(arrays["observations"]), np.float32)
     ends[np.cumsum(LENGTHS + 1) - 1] = 1
@@ -143,19 +145,19 @@ def test_ogbench_terminals_are_ends_of_records(tmp_path: Path) -> None:
     np.testing.assert_array_equal(logs.observations["observation"], arrays["observations"])
 
 
-def test_stable_baselines_and_single_records_are_read(tmp_path: Path) -> None:
+def test_archives_of_stable_baselines_and_single_episodes_are_read(tmp_path: Path) -> None:
     rows = by_rows()
     starts = np.isin(np.arange(LENGTHS.sum()), np.cumsum(LENGTHS) - LENGTHS)
     archive = {"obs": rows["observations"], "actions": rows["actions"], "rewards": rows["rewards"]}
     logs = read(tmp_path, archive | {"episode_starts": starts})
-    assert transitions(logs) == expected(LENGTHS, final_known=False)
+    assert transitions(logs) == expected(LENGTHS, with_final=False)
     one = {"observations": np.zeros((5, 2)), "actions": np.zeros((4, 1))}
     assert read(tmp_path, one).lengths.tolist() == [5]
     one["actions"] = np.zeros((5, 1))
     assert read(tmp_path, one).lengths.tolist() == [5]
 
 
-def test_dicts_images_and_classes_keep_their_kinds(tmp_path: Path) -> None:
+def test_dicts_images_and_classes_are_preserved(tmp_path: Path) -> None:
     rng, rows = np.random.default_rng(0), int((LENGTHS + 1).sum())
     camera = rng.integers(0, 256, (rows, 16, 16, 3)).astype(np.uint8)
     classes = rng.integers(0, 3, LENGTHS.sum())
@@ -169,7 +171,7 @@ def test_dicts_images_and_classes_keep_their_kinds(tmp_path: Path) -> None:
     assert list(single.observations) == ["image"]
 
 
-def test_several_files_are_one_set_and_a_bad_one_can_be_left_out(
+def test_several_files_are_one_dataset_and_an_unreadable_one_can_be_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     np.savez(tmp_path / "a.npz", **whole())
@@ -179,7 +181,7 @@ def test_several_files_are_one_set_and_a_bad_one_can_be_left_out(
         load(NPZData(path=str(tmp_path)))
     with caplog.at_level(logging.WARNING):
         logs = load(NPZData(path=str(tmp_path / "*.npz"), on_invalid_episode="skip"))
-    assert logs.num_episodes == 6 and "1 faulty episodes left out" in caplog.text
+    assert logs.num_episodes == 6 and "1 invalid episodes skipped" in caplog.text
     assert "b.npz" in caplog.text
 
 
@@ -187,7 +189,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "no actions": (without(whole(), "actions"), "has no 'actions'"),
     "misspelt": (
         without(whole(), "observations") | {"observation": np.zeros((11, 2))},
-        "has no 'observations' (did you mean 'observation'?); keys there: actions",
+        "has no 'observations' (did you mean 'observation'?); present: actions",
     ),
     "sums": (whole() | {"lengths": LENGTHS + 1}, "lengths sum to 11 in 3 episodes, observations"),
     "a zero length": (whole() | {"lengths": np.array([0, 4, 4])}, "each 1 or more"),
@@ -215,13 +217,13 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "not finite": (
         whole() | {"rewards": np.array([0, 0, 0, 0, np.nan, 0, 0, 0])},
-        "reward is not finite: episode 2 row 0",
+        "reward is not finite: episode 2, step 0",
     ),
 }
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_archive_is_named_with_what_is_accepted(tmp_path: Path, kind: str) -> None:
+def test_an_invalid_archive_is_reported_with_what_is_accepted(tmp_path: Path, kind: str) -> None:
     arrays, words = BROKEN[kind]
     np.savez(tmp_path / "logs.npz", **arrays)
     with pytest.raises(DataError) as caught:
@@ -230,7 +232,7 @@ def test_a_broken_archive_is_named_with_what_is_accepted(tmp_path: Path, kind: s
     assert words in message and "logs.npz" in str(caught.value)
 
 
-def test_what_is_no_archive_is_told(tmp_path: Path) -> None:
+def test_files_that_are_not_archives_are_refused(tmp_path: Path) -> None:
     for name, content in {"text.npz": b"hello", "empty.npz": b""}.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(DataError, match=f"{name}: cannot be read"):
@@ -240,11 +242,11 @@ def test_what_is_no_archive_is_told(tmp_path: Path) -> None:
         load(NPZData(path=str(tmp_path / "one.npy")))
     with pytest.raises(DataError, match="does not exist"):
         load(NPZData(path=str(tmp_path / "none.npz")))
-    with pytest.raises(DataError, match=r"names no file that ends in \.npz"):
-        load(NPZData(path=str(tmp_path / "*.npy")))
+    with pytest.raises(DataError, match=r"no file ends in \.npz"):
+        load(NPZData(path=str(tmp_path / "none*")))
 
 
-def test_a_damaged_member_is_found(tmp_path: Path) -> None:
+def test_a_damaged_array_is_detected(tmp_path: Path) -> None:
     path = tmp_path / "logs.npz"
     np.savez(path, **whole())
     with zipfile.ZipFile(path) as archive:
@@ -256,7 +258,7 @@ def test_a_damaged_member_is_found(tmp_path: Path) -> None:
         load(NPZData(path=str(path)))
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of real logs is not here")
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the folder of real datasets is missing")
 @pytest.mark.parametrize(
     ("file", "episodes", "steps", "terminals"),
     [
@@ -273,17 +275,17 @@ def test_real_archives_are_read(file: str, episodes: int, steps: int, terminals:
     assert logs.terminated.sum() == terminals
 
 
-def test_bounds_must_fit_the_actions(tmp_path: Path) -> None:
+def test_declared_bounds_must_match_the_actions(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"action_low has 2 numbers, .* have 1 dimensions"):
         read(tmp_path, whole(), action_low=[0.0, 0.0], action_high=[1.0, 1.0])
     logs = read(tmp_path, whole(), action_low=[0.0], action_high=[4.0])
     assert (logs.action_spec.low, logs.action_spec.high) == ((0.0,), (4.0,))
-    with pytest.raises(DataError, match=r"outside its bounds: episode 1 row 0.*low \[0.0\]"):
+    with pytest.raises(DataError, match=r"outside its bounds: episode 1, step 0.*low \[0.0\]"):
         read(tmp_path, whole(), action_low=[0.0], action_high=[0.5])
 
 
-def test_long_records_are_cut_as_by_timeouts(tmp_path: Path) -> None:
-    """Pieces share the row between them, so no transition is lost, and only the last one ends."""
+def test_long_episodes_are_cut_as_by_a_time_limit(tmp_path: Path) -> None:
+    """Pieces share an observation, so no transition is lost; only the last one may be terminal."""
     logs = read(tmp_path, whole(), max_episode_steps=2)
     assert logs.lengths.tolist() == [3, 2, 2, 3, 3]
     assert logs.terminated.tolist() == [False, True, False, False, True]

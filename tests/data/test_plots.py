@@ -1,4 +1,4 @@
-"""Pictures of logs: the right episodes, whatever the shapes, also of selections."""
+"""Plots show the right episodes, for all kinds of datasets and for selections."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LENGTHS = (30, 12, 50, 20)  # transitions
 
 
 def logs(channels: int = 3, discrete: bool = False, rewards: bool = True) -> Trajectories:
-    """Four episodes with a camera and 20 numbers; episode e earns e at every step."""
+    """Four episodes with a camera and 20 numbers; the reward of episode e is always e."""
     rng = np.random.default_rng(0)
 
     def episode(e: int, steps: int) -> Episode:
@@ -33,7 +33,7 @@ def logs(channels: int = 3, discrete: bool = False, rewards: bool = True) -> Tra
 def test_the_worst_the_median_and_the_best_episode_are_drawn() -> None:
     # Returns are 0, 12, 100 and 60.
     assert [episode for episode, _ in representative_episodes(logs())] == [0, 1, 2]
-    assert [words.split("\n")[1] for _, words in representative_episodes(logs())] == [
+    assert [title.split("\n")[1] for _, title in representative_episodes(logs())] == [
         "worst, return 0", "median, return 12", "best, return 100",
     ]  # fmt: skip
     assert [episode for episode, _ in representative_episodes(logs(rewards=False))] == [
@@ -45,7 +45,7 @@ def test_the_worst_the_median_and_the_best_episode_are_drawn() -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 4])
-def test_every_kind_of_logs_can_be_drawn(tmp_path: Path, channels: int) -> None:
+def test_every_kind_of_dataset_can_be_drawn(tmp_path: Path, channels: int) -> None:
     made = logs(channels, discrete=channels == 1, rewards=channels == 1)
     made = made.select(np.array([3, 1])) if channels == 4 else made
     drawn = draw(made, tmp_path, "logs")
@@ -54,10 +54,10 @@ def test_every_kind_of_logs_can_be_drawn(tmp_path: Path, channels: int) -> None:
     ]  # fmt: skip
     for path in drawn:
         image = imread(path)
-        assert image.std() > 0.02  # not an empty sheet
+        assert image.std() > 0.02  # not empty
 
 
-def test_lines_are_those_of_their_own_episode_without_padding() -> None:
+def test_lines_show_their_own_episode_without_padding() -> None:
     made = logs()
     figure = over_time(made, representative_episodes(made), "logs", {"action": ["left", "right"]})
     labels = [axes.get_ylabel() for axes in figure.axes[:: len(representative_episodes(made))]]

@@ -1,4 +1,4 @@
-"""Inputs and outputs in npy files: records become episodes, and what does not fit is named."""
+"""Inputs and outputs in npy files: records become episodes, and mismatches are reported."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def saved(folder: Path, **arrays: np.ndarray) -> Path:
     return folder
 
 
-def test_realisations_are_records_and_their_periods_follow_each_other(tmp_path: Path):
+def test_realizations_are_records_and_their_periods_are_joined(tmp_path: Path):
     u, y = RNG.normal(size=(10, 2, 3, 4)), RNG.normal(size=(10, 5, 3, 4))
     found = logs(saved(tmp_path, u_a=u, y_a=y))
     assert found.lengths.tolist() == [40] * 3 and found.names[1] == "y_a.npy record 1"
@@ -44,19 +44,19 @@ def test_realisations_are_records_and_their_periods_follow_each_other(tmp_path: 
 
 
 @pytest.mark.parametrize("shape", [(8,), (8, 1), (8, 1, 1)])
-def test_axes_may_be_left_out(tmp_path: Path, shape: tuple[int, ...]):
+def test_trailing_axes_may_be_omitted(tmp_path: Path, shape: tuple[int, ...]):
     u, y = np.arange(8.0), np.arange(8.0) ** 2
     found = logs(saved(tmp_path, u_a=u.reshape(shape), y_a=y.reshape(shape)))
     np.testing.assert_array_equal(found.observations["observation"][:, 0], y)
     np.testing.assert_array_equal(found.actions[:-1, 0], u[:-1])
 
 
-def test_with_feedthrough_an_input_is_the_action_of_the_row_before(tmp_path: Path):
+def test_with_feedthrough_an_input_is_the_action_of_the_previous_step(tmp_path: Path):
     found = logs(saved(tmp_path, u_a=np.arange(8.0), y_a=np.zeros(8)), feedthrough=True)
     np.testing.assert_array_equal(found.actions[:, 0], [1, 2, 3, 4, 5, 6, 7, 0])
 
 
-def test_files_are_paired_by_their_order_and_chosen_by_name(tmp_path: Path):
+def test_files_are_paired_in_order_and_chosen_by_pattern(tmp_path: Path):
     arrays = {f"{kind}_{name}": np.full(5, n) for n, name in enumerate("ab") for kind in "uy"}
     saved(tmp_path, **arrays)
     found = logs(tmp_path)
@@ -67,7 +67,7 @@ def test_files_are_paired_by_their_order_and_chosen_by_name(tmp_path: Path):
     assert parse_source(str(tmp_path)).format == "records"
 
 
-FAULTS: dict[str, tuple[dict[str, np.ndarray], str]] = {
+INVALID: dict[str, tuple[dict[str, np.ndarray], str]] = {
     "no inputs": ({"y_a": np.zeros(5)}, "data.inputs=u_*.npy: none"),
     "one too many": (
         {"u_a": np.zeros(5), "y_a": np.zeros(5), "y_b": np.zeros(5)},
@@ -75,22 +75,22 @@ FAULTS: dict[str, tuple[dict[str, np.ndarray], str]] = {
     ),
     "samples": (
         {"u_a": np.zeros((5, 1, 2)), "y_a": np.zeros((6, 1, 2))},
-        "has 2 records of 6 samples, its inputs u_a.npy 2 of 5",
+        "has 2 records of 6 samples, its inputs u_a.npy have 2 of 5",
     ),
     "records": ({"u_a": np.zeros((5, 1, 2)), "y_a": np.zeros((5, 1))}, "has 1 records of 5"),
-    "axes": ({"u_a": np.zeros((5,) * 5), "y_a": np.zeros(5)}, "accepted: (samples,), then"),
-    "words": ({"u_a": np.array(["a"]), "y_a": np.zeros(5)}, "holds no array of numbers"),
+    "axes": ({"u_a": np.zeros((5,) * 5), "y_a": np.zeros(5)}, "accepted: (samples,) to"),
+    "words": ({"u_a": np.array(["a"]), "y_a": np.zeros(5)}, "is not an array of numbers"),
 }
 
 
-@pytest.mark.parametrize("kind", FAULTS)
-def test_what_does_not_fit_is_named(tmp_path: Path, kind: str):
-    arrays, expected = FAULTS[kind]
+@pytest.mark.parametrize("kind", INVALID)
+def test_mismatches_are_reported(tmp_path: Path, kind: str):
+    arrays, expected = INVALID[kind]
     with pytest.raises(DataError, match=re.escape(expected)):
         logs(saved(tmp_path, **arrays))
 
 
-def test_a_file_that_cannot_be_read_can_be_left_out(tmp_path: Path):
+def test_an_unreadable_file_can_be_skipped(tmp_path: Path):
     saved(tmp_path, u_a=np.zeros(5), u_b=np.zeros(5), y_b=np.zeros(5))
     (tmp_path / "y_a.npy").write_bytes(b"no array")
     with pytest.raises(DataError, match=r"y_a\.npy: cannot be read"):
@@ -98,14 +98,14 @@ def test_a_file_that_cannot_be_read_can_be_left_out(tmp_path: Path):
     assert logs(tmp_path, on_invalid_episode="skip").names == ("y_b.npy",)
 
 
-def test_what_is_no_folder_is_told(tmp_path: Path):
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path):
     saved(tmp_path, u_a=np.zeros(5))
-    with pytest.raises(DataError, match="is a file; data=records reads a folder"):
+    with pytest.raises(DataError, match="is a file; accepted: .*a folder"):
         logs(tmp_path / "u_a.npy")
 
 
-@pytest.mark.skipif(not MIRROR.is_dir(), reason="the folder of real logs is not here")
-def test_a_real_mirror_is_read():
+@pytest.mark.skipif(not MIRROR.is_dir(), reason="the folder of real datasets is missing")
+def test_records_of_a_real_mirror_are_read():
     names = {"inputs": "u_*_test.npy", "outputs": "y_*_test.npy"}
     options = RecordsData(path=str(MIRROR), cache="never", **names)
     found = load(options)

@@ -1,4 +1,4 @@
-"""The native format: written logs come back to the bit, foreign sets are read or refused."""
+"""The native format is read back bit for bit; TFDS datasets of other origin are read or refused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ from worldmodel.config import DataOptions
 from worldmodel.data import ActionSpec, Trajectories, load
 from worldmodel.data.readers import tfds as native
 from worldmodel.data.readers.tfds import TFDSData
-from worldmodel.errors import DataError
+from worldmodel.data.rlds_writer import write_rlds
+from worldmodel.errors import ConfigError, DataError
 
 LENGTHS = [4, 2, 7]
 ROWS = sum(LENGTHS)
@@ -27,7 +28,7 @@ LAST = np.cumsum(LENGTHS) - 1
 
 
 def logs(discrete: bool = False, reward: bool = True) -> Trajectories:
-    """Three episodes with a vector, an awkward vector and an image; the second one is terminal."""
+    """Three episodes with vectors and an image; the second one is terminal."""
     generator = np.random.default_rng(0)
     awkward = np.array([-0.0, 1e-45, 3.4e38, 1 / 3], np.float32)  # a denormal, nearly infinite
     actions = generator.uniform([-2, -0.3], [0.3, 7], (ROWS, 2)).astype(np.float32)
@@ -61,7 +62,7 @@ def foreign(
     version: str = "2.1.0",
     config: str | None = None,
 ) -> Path:
-    """A set that somebody else's builder prepared, FOLDER/CALLED/[CONFIG/]VERSION."""
+    """A dataset prepared by another builder, in FOLDER/CALLED/[CONFIG/]VERSION."""
     import tensorflow_datasets as tfds
 
     class Foreign(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -110,9 +111,9 @@ FLAGS = {"is_first": np.bool_, "is_last": np.bool_, "is_terminal": np.bool_}
 
 @pytest.mark.parametrize("discrete", [False, True])
 @pytest.mark.parametrize("reward", [False, True])
-def test_what_is_written_is_read_back_to_the_bit(tmp_path, discrete, reward):
+def test_a_written_dataset_is_read_back_bit_for_bit(tmp_path, discrete, reward):
     written = logs(discrete, reward)
-    native.write_rlds(written, tmp_path / "set", "some name", {"environment": "Some-v0"})
+    write_rlds(written, tmp_path / "set", "some name", {"environment": "Some-v0"})
     read = load(TFDSData(path=str(tmp_path / "set")))
     assert read.observations.keys() == written.observations.keys()
     for key, value in written.observations.items():
@@ -132,7 +133,7 @@ def test_what_is_written_is_read_back_to_the_bit(tmp_path, discrete, reward):
 def test_steps_on_disk_follow_rlds(tmp_path):
     import tensorflow_datasets as tfds
 
-    native.write_rlds(logs(), tmp_path / "set", "name")
+    write_rlds(logs(), tmp_path / "set", "name")
     records = tfds.builder_from_directory(tmp_path / "set").as_data_source("train")
     terminal, timed_out = (list(records[episode]["steps"]) for episode in (1, 2))
     assert [bool(step["is_first"]) for step in timed_out] == [True] + [False] * 6
@@ -145,21 +146,21 @@ def test_steps_on_disk_follow_rlds(tmp_path):
 
 def test_episodes_keep_their_order(tmp_path):
     order = np.array([0, 1, 2, 2, 1, 0, 0, 2, 1, 1, 0, 2])
-    native.write_rlds(logs().select(order), tmp_path / "set", "name")
+    write_rlds(logs().select(order), tmp_path / "set", "name")
     read = load(TFDSData(path=str(tmp_path / "set")))
     assert read.lengths.tolist() == np.array(LENGTHS)[order].tolist()
 
 
-def test_a_card_lies_beside_the_records(tmp_path):
-    native.write_rlds(logs(), tmp_path / "set", "name")
+def test_a_card_is_written_with_the_records(tmp_path):
+    write_rlds(logs(), tmp_path / "set", "name")
     assert json.loads((tmp_path / "set" / "card.json").read_text())["transitions"] == ROWS - 3
 
 
-def test_a_folder_in_use_is_not_overwritten_and_nothing_else_is_left(tmp_path):
+def test_a_folder_in_use_is_not_changed(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "mine.txt").write_text("precious")
     with pytest.raises(FileExistsError):
-        native.write_rlds(logs(), tmp_path / "set", "name")
+        write_rlds(logs(), tmp_path / "set", "name")
     assert [path.name for path in tmp_path.rglob("*")] == ["set", "mine.txt"]
 
 
@@ -178,10 +179,10 @@ def test_libraries_are_imported_on_use_and_tensorflow_never(tmp_path):
     subprocess.run([sys.executable, "-c", LAZY, str(tmp_path)], check=True)
 
 
-# ------------------------------------------------------------------------ sets of other origin
+# -------------------------------------------------------------------- datasets of other origin
 
 
-def test_a_foreign_set_gets_its_bounds_from_its_data(tmp_path):
+def test_bounds_of_another_dataset_are_inferred_from_its_data(tmp_path):
     actions = np.array([[0.5, 3.0], [1.5, 3.0], [99.0, 99.0]], np.float32)  # the last is padding
     episode = {
         "observation": np.arange(6, dtype=np.float32).reshape(3, 2),
@@ -231,7 +232,7 @@ def test_nested_observations_discrete_actions_and_png_images_are_read(tmp_path, 
     assert read.observations["arm/joint"].tolist() == [[0, 0], [1, 1], [2, 2]] * 2
     assert read.observations["arm/gripper"].shape == (6, 1)
     assert read.observations["map"][:, 0, 0, 0].tolist() == [0, 1, 2] * 2
-    assert "instruction" not in read.observations and "'instruction' left out" in caplog.text
+    assert "instruction" not in read.observations and "'instruction' is not numeric" in caplog.text
     assert read.action_spec == ActionSpec(True, 6) and read.actions.tolist() == [0, 1, 0] * 2
     assert read.rewards is None
 
@@ -249,25 +250,28 @@ def simple_steps() -> dict:
     return {"observation": tensor(1), "action": tensor(1), "reward": np.float32, **FLAGS}
 
 
-def test_an_episode_that_breaks_off_is_no_terminal_and_one_row_is_no_episode(tmp_path, caplog):
+def test_a_cut_off_episode_is_not_terminal_and_a_single_step_is_left_out(tmp_path, caplog):
     episodes = [simple(4, last=False), simple(1), simple(3, terminal=True)]
     read = load(TFDSData(path=str(foreign(tmp_path, simple_steps(), episodes))))
     assert read.lengths.tolist() == [4, 3] and read.terminated.tolist() == [False, True]
-    assert read.returns().tolist() == [3.0, 2.0]  # what the last row earned has no successor
-    assert "1 episodes of a single row left out" in caplog.text
-    assert "2 episodes have a reward in their last row" in caplog.text
+    assert read.returns().tolist() == [
+        3.0,
+        2.0,
+    ]  # the reward of the last step has no next observation
+    assert "1 episodes of a single step left out" in caplog.text
+    assert "2 episodes have a reward at their last step" in caplog.text
 
 
-@pytest.mark.parametrize(("called", "told"), [("d4rl_hopper", True), ("hopper", False)])
-def test_terminal_observations_that_d4rl_made_up_are_told(tmp_path, caplog, called, told):
+@pytest.mark.parametrize(("called", "warned"), [("d4rl_hopper", True), ("hopper", False)])
+def test_zeros_in_place_of_final_observations_cause_a_warning(tmp_path, caplog, called, warned):
     episodes = [simple(3, terminal=True), simple(4, terminal=True), simple(3)]
     episodes[0]["observation"][-1] = 0
     folder = foreign(tmp_path, simple_steps(), episodes, called=called)
     assert load(TFDSData(path=str(folder))).num_episodes == 3
-    assert ("1 episodes end in zeros, which D4RL's builder puts" in caplog.text) == told
+    assert ("1 episodes end in zeros, which D4RL's builder writes" in caplog.text) == warned
 
 
-def test_array_record_is_read_where_a_set_is_stored_twice(tmp_path):
+def test_array_record_is_preferred_to_tfrecord(tmp_path):
     folder = foreign(tmp_path, simple_steps(), [simple(3)])
     info = json.loads((folder / "dataset_info.json").read_text())
     info |= {"fileFormat": "tfrecord", "alternativeFileFormats": ["array_record"]}
@@ -275,15 +279,15 @@ def test_array_record_is_read_where_a_set_is_stored_twice(tmp_path):
     assert load(TFDSData(path=str(folder))).lengths.tolist() == [3]
 
 
-def test_a_version_is_found_below_the_name_and_several_are_refused(tmp_path):
+def test_a_version_is_found_below_the_name_and_several_datasets_are_refused(tmp_path):
     foreign(tmp_path / "one", simple_steps(), [simple(3)])
     assert load(TFDSData(path=str(tmp_path / "one"))).num_episodes == 1
     foreign(tmp_path / "two", simple_steps(), [simple(3)])
-    with pytest.raises(DataError, match="several data sets.*one/foreign/2.1.0.*two/foreign/2.1.0"):
+    with pytest.raises(DataError, match="several datasets.*one/foreign/2.1.0.*two/foreign/2.1.0"):
         load(TFDSData(path=str(tmp_path)))
 
 
-def test_a_part_of_a_split_can_be_read_and_an_unknown_one_is_refused(tmp_path):
+def test_a_part_of_a_split_is_read_and_an_unknown_split_is_refused(tmp_path):
     folder = str(foreign(tmp_path, simple_steps(), [simple(rows) for rows in (3, 4, 5, 6)]))
     assert load(TFDSData(path=folder, split="train[:50%]")).lengths.tolist() == [3, 4]
     with pytest.raises(DataError, match="cannot read split 'test'.*splits: train"):
@@ -308,7 +312,7 @@ def test_tfrecord_is_read(caplog):
     assert camera.shape == (14, 4, 6, 3) and camera.dtype == np.uint8
     assert camera[..., 0, 0, 0].tolist() == [10 * e + r for e, r in where]
     assert np.all(camera == camera[:, :1, :1, :1])
-    assert "observation 'objects' left out, it holds no numbers" in caplog.text
+    assert "observation 'objects' is not numeric" in caplog.text
     assert read.observations.keys() == {"camera", "position"}
     assert read.rewards.tolist() == [0, 1, 2, 0] + [0, 1, 0] + [0, 1, 2, 3, 0] + [0, 0]
     np.testing.assert_array_equal(read.actions[4:7], np.float32([[0, -1], [0.1, -1], [0, 0]]))
@@ -342,7 +346,7 @@ def test_an_empty_part_of_a_split_is_refused():
 
 @settings(max_examples=25, deadline=None)
 @given(share=st.floats(0, 1, exclude_max=True))
-def test_wherever_a_tfrecord_file_is_cut_off_it_is_named_and_the_rest_is_read(share):
+def test_a_truncated_tfrecord_file_is_reported_and_the_rest_is_read(share):
     whole = (SAMPLE / FIRST_FILE).read_bytes()
     first_record = 16 + int.from_bytes(whole[:8], "little")  # its length, checksums and bytes
     cut = int(share * len(whole))
@@ -350,13 +354,13 @@ def test_wherever_a_tfrecord_file_is_cut_off_it_is_named_and_the_rest_is_read(sh
     with tempfile.TemporaryDirectory() as root:
         folder = shutil.copytree(SAMPLE, Path(root) / "set")
         (folder / FIRST_FILE).write_bytes(whole[:cut])
-        refused(folder, f"record 1 of {FIRST_FILE} cannot be read .*cut off")
+        refused(folder, f"record 1 of {FIRST_FILE} cannot be read .*truncated")
         read = load(TFDSData(path=str(folder), on_invalid_episode="skip"))
     assert read.lengths.tolist() == left
-    assert read.name(len(left) - 1) == "episode 3"  # as it was called before
+    assert read.name(len(left) - 1) == "episode 3"  # names do not change
 
 
-def test_a_damaged_tfrecord_is_named_and_the_rest_is_read(tmp_path):
+def test_a_damaged_tfrecord_file_is_reported_and_the_rest_is_read(tmp_path):
     folder = shutil.copytree(SAMPLE, tmp_path / "set")
     records = bytearray((folder / SECOND_FILE).read_bytes())
     records[12] ^= 0xFF  # the first byte of the first record
@@ -370,7 +374,7 @@ def test_a_damaged_tfrecord_is_named_and_the_rest_is_read(tmp_path):
     assert read.lengths.tolist() == [4, 3]
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     folder = shutil.copytree(SAMPLE, tmp_path / "set")
     (folder / SECOND_FILE).unlink()
     refused(folder, f"files are missing\n  - {SECOND_FILE}")
@@ -382,41 +386,41 @@ def test_a_missing_file_is_named(tmp_path):
 
 @pytest.fixture
 def array_record(tmp_path) -> Path:
-    """The file of a set of 30 written episodes."""
-    native.write_rlds(logs().select(np.arange(30) % 3), tmp_path / "set", "name")
+    """The file of a dataset of 30 episodes."""
+    write_rlds(logs().select(np.arange(30) % 3), tmp_path / "set", "name")
     return next((tmp_path / "set").glob("*.array_record*"))
 
 
-def test_a_damaged_record_is_named_and_the_others_are_read(array_record):
+def test_a_damaged_record_is_reported_and_the_others_are_read(array_record):
     records = bytearray(array_record.read_bytes())
     records[10_000] ^= 0xFF
     array_record.write_bytes(records)
-    words = rf"1 fault in the logs\n  - episode 12: record 12 of {array_record.name} cannot be read"
+    words = rf"1 error in the data\n  - episode 12: record 12 of {array_record.name} cannot be read"
     refused(array_record.parent, words)
     read = load(TFDSData(path=str(array_record.parent), on_invalid_episode="skip"))
     assert read.lengths.tolist() == (LENGTHS * 10)[:12] + (LENGTHS * 10)[13:]
 
 
 @pytest.mark.parametrize("kept", [0, 100, 0.4, 0.5, 0.9999])
-def test_an_array_record_file_that_is_cut_off_is_named(array_record, kept):
+def test_a_truncated_array_record_file_is_reported(array_record, kept):
     records = array_record.read_bytes()
     array_record.write_bytes(records[: kept if kept > 1 else int(kept * len(records))])
-    refused(array_record.parent, "episode 0.*(cannot be read|is missing in the record)")
+    refused(array_record.parent, "episode 0.*(cannot be read|is missing from the record)")
 
 
-def test_a_file_that_is_no_array_record_is_named(array_record):
+def test_a_file_that_is_not_an_array_record_is_reported(array_record):
     array_record.write_bytes(bytes(255 - byte for byte in array_record.read_bytes()))
     refused(array_record.parent, f"record 0 of {array_record.name} cannot be read")
 
 
-# ------------------------------------------------------------------------------ sets by their name
+# -------------------------------------------------------------------------------- datasets by name
 
 
 def by_name(builder: str, data_dir: Path | None = None) -> TFDSData:
     return TFDSData(builder=builder, path=str(data_dir) if data_dir else None)
 
 
-def test_a_prepared_set_is_found_by_its_name_and_its_newest_version(tmp_path):
+def test_the_newest_version_is_found_by_the_name(tmp_path):
     for rows, version in enumerate(("1.9.0", "1.10.0", "1.2.0"), start=3):
         foreign(tmp_path, simple_steps(), [simple(rows)], version=version)
     assert load(by_name("foreign", tmp_path)).lengths.tolist() == [4]
@@ -424,7 +428,7 @@ def test_a_prepared_set_is_found_by_its_name_and_its_newest_version(tmp_path):
     assert load(by_name("foreign:1.2.*", tmp_path)).lengths.tolist() == [5]
 
 
-def test_a_config_is_a_part_of_the_name_and_tfds_folder_the_default(tmp_path, monkeypatch):
+def test_the_name_includes_a_config_and_the_default_folder_is_that_of_tfds(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     for rows, config in enumerate(("v0-medium", "v0-expert"), start=3):
         foreign(tmp_path, simple_steps(), [simple(rows)], config=config)
@@ -444,26 +448,26 @@ def test_a_config_is_a_part_of_the_name_and_tfds_folder_the_default(tmp_path, mo
         ("../secrets", "accepted: NAME, NAME/CONFIG or NAME/CONFIG:VERSION"),
     ],
 )
-def test_names_that_tfds_does_not_know_are_refused(tmp_path, name, words):
+def test_unknown_names_are_refused(tmp_path, name, words):
     with pytest.raises(DataError, match=words):
         load(by_name(name, tmp_path))
 
 
 @pytest.mark.skipif(find_spec("tensorflow") is not None, reason="TensorFlow is installed")
-def test_what_is_not_prepared_needs_tensorflow_and_the_message_says_how(tmp_path):
+def test_without_tensorflow_the_message_explains_how_to_prepare_a_dataset(tmp_path):
     with pytest.raises(DataError) as refusal:
         load(by_name("d4rl_mujoco_halfcheetah/v0-medium", tmp_path))
     message = str(refusal.value)
-    assert f"is not prepared under {tmp_path}" in message
+    assert f"is not prepared below {tmp_path}" in message
     assert 'pip install "worldmodel[tensorflow]"' in message
     assert f"tfds.builder('d4rl_mujoco_halfcheetah/v0-medium', data_dir='{tmp_path}'" in message
 
 
-def test_a_builder_is_prepared_where_tensorflow_is_installed(tmp_path):
-    pytest.importorskip("tensorflow", reason="preparing a set needs TensorFlow")
+def test_a_builder_is_prepared_with_tensorflow(tmp_path):
+    pytest.importorskip("tensorflow", reason="preparing a dataset needs TensorFlow")
     import tensorflow_datasets as tfds
 
-    class TwoPoints(tfds.core.GeneratorBasedBuilder):  # known to TFDS by its name, two_points
+    class TwoPoints(tfds.core.GeneratorBasedBuilder):  # registered by TFDS as two_points
         VERSION = tfds.core.Version("1.0.0")
         code_path = None
 
@@ -497,22 +501,22 @@ def refused(folder: Path, words: str) -> None:
     assert str(folder) in str(caught.value)
 
 
-def test_a_missing_or_empty_folder_is_named(tmp_path):
-    refused(tmp_path, "is empty; data=tfds reads a prepared TFDS directory")
+def test_a_missing_or_empty_folder_is_reported(tmp_path):
+    refused(tmp_path, "is an empty folder; data=tfds reads TFDS in the RLDS layout")
     refused(tmp_path / "nowhere", "does not exist")
     (tmp_path / "notes.txt").write_text("")
     refused(tmp_path, "has no dataset_info.json")
-    with pytest.raises(DataError, match="data.path is not set"):
+    with pytest.raises(ConfigError, match="data.path or data.builder needs a value"):
         load(TFDSData())
 
 
-def test_a_set_that_tfds_cannot_open_is_refused(tmp_path):
-    native.write_rlds(logs(), tmp_path / "set", "name")
+def test_a_dataset_that_tfds_cannot_open_is_refused(tmp_path):
+    write_rlds(logs(), tmp_path / "set", "name")
     (tmp_path / "set" / "features.json").write_text("{")
     refused(tmp_path / "set", "TFDS cannot open it")
 
 
-def test_files_of_another_format_are_refused(tmp_path):
+def test_another_storage_format_is_refused(tmp_path):
     folder = foreign(tmp_path, simple_steps(), [simple(3)])
     info = folder / "dataset_info.json"
     info.write_text(info.read_text().replace('"array_record"', '"riegeli"'))
@@ -536,18 +540,20 @@ def test_layouts_that_are_not_rlds_are_refused(tmp_path, change, words):
 
 def test_records_without_steps_are_refused(tmp_path):
     refused(
-        foreign(tmp_path, simple_steps(), [simple(3)], layout="turns"), "no nested data set `steps`"
+        foreign(tmp_path, simple_steps(), [simple(3)], layout="turns"), "no nested dataset `steps`"
     )
 
 
 @pytest.mark.parametrize("field", ["is_last", "is_terminal"])
-def test_an_end_inside_a_record_is_refused(tmp_path, field):
+def test_a_record_of_several_episodes_is_refused(tmp_path, field):
     episode = simple(5)
     episode[field][2] = True
-    words = f"episode 1: {field} in row 2, before the last row, 4; accepted: one episode a record"
+    words = (
+        f"episode 1: {field} at step 2, before the last step, 4; accepted: one episode per record"
+    )
     refused(foreign(tmp_path, simple_steps(), [simple(3), episode]), words)
 
 
 def test_options_without_a_reader_are_refused():
-    with pytest.raises(DataError, match="no reader takes DataOptions; accepted: Gymnasium"):
+    with pytest.raises(ConfigError, match="DataOptions is not registered; accepts one of gym"):
         load(DataOptions(name="unknown"))

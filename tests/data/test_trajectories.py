@@ -1,4 +1,4 @@
-"""Whole episodes: chosen, summed and split without mixing their rows."""
+"""Episodes are selected, summed and split as a whole."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ EPISODE_LENGTHS = st.lists(st.integers(2, 9), min_size=1, max_size=12)
 
 
 def episodes_of(lengths: list[int]) -> Trajectories:
-    """Every row knows its episode and its place in it; reward is 1 + the episode, padding is 0."""
+    """Every step encodes its episode and position; the reward is 1 + the episode, padding 0."""
     episode = np.repeat(np.arange(len(lengths)), lengths)
     row = np.concatenate([np.arange(length) for length in lengths])
     last = row == np.repeat(lengths, lengths) - 1
@@ -28,7 +28,7 @@ def episodes_of(lengths: list[int]) -> Trajectories:
 
 
 def identities(trajectories: Trajectories) -> list[int]:
-    """The episodes held, by their rows; each is checked to be whole and in order."""
+    """The episodes, identified by their steps, which are checked to be complete and in order."""
     found = []
     for start, length in zip(trajectories.offsets, trajectories.lengths, strict=True):
         place = trajectories.observations["place"][start : start + length]
@@ -39,7 +39,7 @@ def identities(trajectories: Trajectories) -> list[int]:
 
 @settings(max_examples=60, deadline=None)
 @given(EPISODE_LENGTHS, st.data())
-def test_select_keeps_whole_episodes_in_the_given_order(lengths, data):
+def test_select_returns_whole_episodes_in_the_given_order(lengths, data):
     chosen = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=8))
     selected = episodes_of(lengths).select(np.array(chosen))
     assert identities(selected) == chosen
@@ -70,10 +70,8 @@ def test_a_split_is_disjoint_and_complete(lengths, holdout):
 
 @settings(max_examples=60, deadline=None)
 @given(EPISODE_LENGTHS, st.data())
-def test_what_a_step_changes_is_counted_inside_episodes_alone(lengths, data):
-    """A step moves the row by one and never the episode, though neighbouring rows may differ in
-    both; padding of last rows is no reward.
-    """
+def test_step_differences_never_cross_episodes(lengths, data):
+    """A step changes the position by one and never the episode; padding is not a reward."""
     chosen = data.draw(st.permutations(range(len(lengths))))
     spec = episodes_of(lengths).select(np.array(chosen)).spec()
     assert spec.observations["place"].delta_rms == (0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Faults in logs are found, all at once, and named by source, episode, row and field."""
+"""Invalid datasets are refused with every error, by source, episode, step and field."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ LENGTHS = np.array([3, 4, 5])
 
 
 def logs(**changes: Any) -> Trajectories:
-    """Three sound episodes of 3, 4 and 5 rows, with the given fields replaced."""
-    sound = Trajectories(
+    """Three valid episodes of 3, 4 and 5 steps, with the given fields replaced."""
+    valid = Trajectories(
         observations={
             "x": np.zeros((12, 2), np.float32),
             "image": np.zeros((12, 4, 4, 1), np.uint8),
@@ -28,7 +28,7 @@ def logs(**changes: Any) -> Trajectories:
         action_spec=ActionSpec(False, 1, (-1.0,), (2.0,)),
         source="logs.file",
     )
-    return dataclasses.replace(sound, **changes)
+    return dataclasses.replace(valid, **changes)
 
 
 def classes(**changes: Any) -> Trajectories:
@@ -43,7 +43,7 @@ def put(value: np.ndarray, row: Any, entry: Any) -> np.ndarray:
     return value
 
 
-def faults(trajectories: Trajectories) -> str:
+def errors(trajectories: Trajectories) -> str:
     with pytest.raises(DataError) as caught:
         validate(trajectories)
     assert str(caught.value).startswith("logs.file: ")
@@ -54,11 +54,11 @@ VECTORS, ACTIONS, REWARDS = np.zeros((12, 2), np.float32), logs().actions, np.ze
 CLASSES = np.zeros(12, np.int32)
 
 
-def test_sound_logs_pass():
+def test_a_valid_dataset_passes():
     validate(logs())
     validate(classes())
     validate(logs(rewards=None))
-    validate(logs(actions=put(ACTIONS, slice(None), 2.00001)))  # rounding is no fault
+    validate(logs(actions=put(ACTIONS, slice(None), 2.00001)))  # rounding is accepted
     validate(logs(actions=put(ACTIONS, [2, 6, 11], 50)))  # padding has no bounds
     validate(classes(actions=put(CLASSES, [2, 6, 11], -1)))
 
@@ -68,35 +68,35 @@ def test_sound_logs_pass():
     [
         (
             logs(observations={"x": put(VECTORS, (5, 1), np.nan)}),
-            "observation 'x' is not finite: episode 1 row 2;",
+            "observation 'x' is not finite: episode 1, step 2;",
         ),
         (
             logs(observations={"x": put(VECTORS, 11, np.inf)}),
-            "observation 'x' is not finite: episode 2 row 4;",
+            "observation 'x' is not finite: episode 2, step 4;",
         ),
-        (logs(actions=put(ACTIONS, 0, np.nan)), "action is not finite: episode 0 row 0;"),
-        (logs(rewards=put(REWARDS, 3, -np.inf)), "reward is not finite: episode 1 row 0;"),
+        (logs(actions=put(ACTIONS, 0, np.nan)), "action is not finite: episode 0, step 0;"),
+        (logs(rewards=put(REWARDS, 3, -np.inf)), "reward is not finite: episode 1, step 0;"),
         (
             logs(rewards=put(REWARDS, 6, 1)),
-            "reward after the last transition: episode 1 row 3; accepted: 0",
+            "reward after the last transition: episode 1, step 3; accepted: 0",
         ),
         (
             logs(actions=put(ACTIONS, 4, 2.1)),
-            "action is outside its bounds: episode 1 row 1; accepted: low [-1.0] to high [2.0]",
+            "action is outside its bounds: episode 1, step 1; accepted: low [-1.0] to high [2.0]",
         ),
         (
             classes(actions=put(CLASSES, 8, 3)),
-            "action is no class: episode 2 row 1; accepted: 0 to 2",
+            "action is not a class: episode 2, step 1; accepted: 0 to 2",
         ),
-        (classes(actions=put(CLASSES, 8, -1)), "action is no class: episode 2 row 1;"),
+        (classes(actions=put(CLASSES, 8, -1)), "action is not a class: episode 2, step 1;"),
         (logs(lengths=np.array([], np.int64)), "no episodes; accepted: at least one"),
-        (logs(lengths=np.array([1, 6, 5])), "episode 0 has 1 row(s); accepted: at least 2"),
+        (logs(lengths=np.array([1, 6, 5])), "episode 0 has 1 step(s); accepted: at least 2"),
         (
             logs(lengths=np.array([3, 4, 6])),
-            "observation 'x' has 12 rows; accepted: 13, the sum of lengths",
+            "observation 'x' has 12 steps; accepted: 13, the sum of lengths",
         ),
-        (logs(rewards=REWARDS[:11]), "reward has 11 rows; accepted: 12"),
-        (logs(actions=ACTIONS[:11]), "action has 11 rows; accepted: 12"),
+        (logs(rewards=REWARDS[:11]), "reward has 11 steps; accepted: 12"),
+        (logs(actions=ACTIONS[:11]), "action has 11 steps; accepted: 12"),
         (logs(terminated=np.zeros(2, bool)), "terminated has 2 entries; accepted: 3"),
         (logs(observations={}), "no observations"),
         (
@@ -110,11 +110,11 @@ def test_sound_logs_pass():
         (logs(observations={"x": np.zeros((12, 2), np.uint8)}), "observation 'x' is uint8"),
         (
             logs(rewards=np.zeros((12, 1), np.float32)),
-            "reward is float32 of shape (12, 1); accepted: float32 (rows,)",
+            "reward is float32 of shape (12, 1); accepted: float32 (steps,)",
         ),
         (
             logs(actions=np.zeros((12, 2), np.float32)),
-            "action is float32 of shape (12, 2); accepted: float32 (rows, 1)",
+            "action is float32 of shape (12, 2); accepted: float32 (steps, 1)",
         ),
         (
             classes(actions=np.zeros(12, np.int64)),
@@ -132,27 +132,27 @@ def test_sound_logs_pass():
         ),
     ],
 )
-def test_a_fault_is_named_with_its_place_and_what_is_accepted(broken, words):
-    message = faults(broken)
+def test_an_error_names_the_place_and_what_is_accepted(broken, words):
+    message = errors(broken)
     assert words in message
-    assert "1 fault in the logs" in message or "lengths" in words
+    assert "1 error in the data" in message or "lengths" in words
 
 
-def test_all_faults_come_at_once_and_many_rows_in_one_line():
-    message = faults(
+def test_all_errors_are_reported_at_once_and_many_steps_share_a_line():
+    message = errors(
         logs(
             observations={"x": put(VECTORS, slice(None), np.nan)},
             rewards=put(REWARDS, 1, np.nan),
             actions=put(ACTIONS, 1, -5),
         )
     )
-    assert "3 faults in the logs" in message and message.count("\n") == 3
-    assert "episode 0 row 0, episode 0 row 1, episode 0 row 2, and 9 more rows" in message
+    assert "3 errors in the data" in message and message.count("\n") == 3
+    assert "episode 0, step 0; episode 0, step 1; episode 0, step 2; and 9 more steps" in message
 
 
-def test_a_long_list_of_faults_is_cut():
-    message = faults(logs(lengths=np.ones(12, np.int64), terminated=np.zeros(12, bool)))
-    assert "12 faults" in message and message.endswith("... and 2 more")
+def test_a_long_list_of_errors_is_shortened():
+    message = errors(logs(lengths=np.ones(12, np.int64), terminated=np.zeros(12, bool)))
+    assert "12 errors" in message and message.endswith("... and 2 more")
     assert "episode 9 has" in message and "episode 10 has" not in message
 
 
@@ -160,16 +160,16 @@ def test_a_long_list_of_faults_is_cut():
 
 
 def episode(rows: int = 3, **changes: Any) -> Episode:
-    sound = Episode(
+    valid = Episode(
         observations={"x": np.arange(2.0 * rows).reshape(rows, 2)},
         actions=np.linspace(-1, 1, rows)[:, None],
         rewards=np.ones(rows),
         terminated=False,
     )
-    return dataclasses.replace(sound, **changes)
+    return dataclasses.replace(valid, **changes)
 
 
-def test_episodes_of_t_or_t_plus_one_actions_stack_alike_with_zeros_as_padding():
+def test_episodes_with_t_or_t_plus_one_actions_stack_equally_and_are_padded_with_zeros():
     stacked = stack_episodes(
         [
             episode(3),
@@ -197,7 +197,7 @@ def test_integer_actions_are_classes_unless_the_spec_says_otherwise():
     [
         (
             {"observations": {"x": np.zeros((3, 3))}},
-            "episode 1: observation 'x' has shape (3,), episode 0 had (2,)",
+            "episode 1: observation 'x' has shape (3,), episode 0 has (2,)",
         ),
         (
             {"observations": {"y": np.zeros((3, 2))}},
@@ -215,28 +215,28 @@ def test_integer_actions_are_classes_unless_the_spec_says_otherwise():
             {"observations": {"x": np.zeros((3, 2, 2, 3), np.uint8)}},
             "episode 1: observation 'x' has shape (2, 2, 3)",
         ),
-        ({"actions": np.zeros(3, int)}, "episode 1: action has shape (), episode 0 had (1,)"),
+        ({"actions": np.zeros(3, int)}, "episode 1: action has shape (), episode 0 has (1,)"),
         (
             {"actions": np.zeros((5, 1))},
-            "episode 1: action has 5 rows, observation 'x' has 3; accepted: 2 or 3",
+            "episode 1: action has 5 steps, observation 'x' has 3; accepted: 2 or 3",
         ),
         (
             {"rewards": np.zeros(1)},
-            "episode 1: reward has 1 rows, observation 'x' has 3; accepted: 2 or 3",
+            "episode 1: reward has 1 steps, observation 'x' has 3; accepted: 2 or 3",
         ),
         ({"rewards": None}, "episode 1: reward is missing, episode 0 has it"),
         (
             {"actions": np.zeros((3, 2)), "name": "b.npz"},
-            "b.npz: action has shape (2,), episode 0 had (1,)",
+            "b.npz: action has shape (2,), episode 0 has (1,)",
         ),
     ],
 )
-def test_an_episode_unlike_the_first_is_named(odd, words):
+def test_an_episode_that_differs_from_the_first_is_reported(odd, words):
     with pytest.raises(DataError) as caught:
         stack_episodes([episode(), episode(**odd)], "logs.file")
     assert str(caught.value).startswith("logs.file: ") and words in str(caught.value)
 
 
-def test_no_episodes_are_refused():
+def test_an_empty_dataset_is_refused():
     with pytest.raises(DataError, match="logs.file: no episodes"):
         stack_episodes([], "logs.file")

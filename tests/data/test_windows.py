@@ -1,4 +1,4 @@
-"""Windows never cross an episode, and which of them are drawn depends on (seed, step) alone."""
+"""Windows never cross an episode, and those of a batch depend on (seed, step) alone."""
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from worldmodel.data.windows import build_window_index, gather_windows, permute_
 
 
 def labelled(lengths: list[int]) -> Trajectories:
-    """Episodes whose observation is (episode, row), so that every row tells where it comes from."""
+    """Episodes whose observation is (episode, step), which identifies every step."""
     episode = np.repeat(np.arange(len(lengths)), lengths)
     row = np.concatenate([np.arange(n) for n in lengths])
     last = np.cumsum(lengths) - 1
@@ -44,7 +44,7 @@ def test_no_window_crosses_an_episode(lengths: list[int], length: int) -> None:
     for w in range(index.count):
         mask = np.asarray(window.mask[w])
         rows = np.asarray(window.observation["observation"][w])
-        assert len(set(rows[:, 0])) == 1  # padding repeats the episode's own last row
+        assert len(set(rows[:, 0])) == 1  # padding repeats the last step of the episode
         real = rows[mask, 1]
         np.testing.assert_array_equal(real, real[0] + np.arange(len(real)))
         assert mask.all() or (real[0] == 0 and len(real) == lengths[int(rows[0, 0])])
@@ -102,14 +102,14 @@ def test_batches_do_not_depend_on_where_a_run_was_resumed() -> None:
         np.testing.assert_array_equal(drawn(batches, start)[: 40 - start], whole[start:])
 
 
-def test_consecutive_batches_walk_through_whole_epochs() -> None:
+def test_consecutive_batches_cover_whole_epochs() -> None:
     batches = DeviceLoader.build(labelled([30, 7, 12]), batch_size=4, length=4, seed=3)
     walked = drawn(batches, 0, 3 * batches.count).ravel()
     for epoch in walked.reshape(-1, batches.count):
         np.testing.assert_array_equal(np.sort(epoch), np.arange(batches.count))
 
 
-def test_the_cursor_is_exact_at_steps_no_32_bit_number_holds() -> None:
+def test_the_cursor_is_exact_beyond_32_bits() -> None:
     batches = DeviceLoader.build(labelled([30, 7, 12]), batch_size=256, length=4, seed=3)
     step = 10**9
     epoch, offset = divmod(step * 256, batches.count)
@@ -118,7 +118,7 @@ def test_the_cursor_is_exact_at_steps_no_32_bit_number_holds() -> None:
     np.testing.assert_array_equal(drawn(batches, step)[2:], drawn(batches, step + 2)[:-2])
 
 
-def test_a_batch_inside_jit_is_the_batch_outside() -> None:
+def test_a_batch_is_the_same_inside_and_outside_jit() -> None:
     batches = DeviceLoader.build(labelled([30, 7, 12]), batch_size=5, length=4, seed=3)
     at = batches.cursor(11)
     inside = jax.jit(batches.batch)(batches.arrays(), at, 2)
@@ -132,7 +132,7 @@ def test_whole_episodes_are_masked_after_their_end() -> None:
     np.testing.assert_array_equal(window.reward[0], [0, 1, 0, 0, 0])
 
 
-def test_actions_reach_the_model_in_the_normalised_range() -> None:
+def test_models_see_normalized_actions() -> None:
     spec = ActionSpec(False, 2, (-2.0, 0.0), (2.0, 1.0))
     raw = np.array([[-2.0, 0.0], [0.0, 0.5], [2.0, 1.0]], np.float32)
     np.testing.assert_allclose(spec.normalize(raw), [[-1, -1], [0, 0], [1, 1]])
@@ -140,8 +140,8 @@ def test_actions_reach_the_model_in_the_normalised_range() -> None:
     np.testing.assert_allclose(spec.denormalize(np.array([[9.0, -9.0]])), [[2.0, 0.0]])
 
 
-def test_the_origins_of_a_batch_are_the_rows_it_holds() -> None:
-    """Each row says which episode and row it is, so the batch itself tells where it is from."""
+def test_the_description_of_a_batch_matches_its_content() -> None:
+    """Observations identify their episode and step, so the batch shows where it is from."""
     kept = labelled([30, 7, 3, 12]).select(np.array([3, 0, 2]))
     for loader in ("device", "host"):
         batches = make_loader(kept, 6, 5, 3, loader)
@@ -149,7 +149,7 @@ def test_the_origins_of_a_batch_are_the_rows_it_holds() -> None:
         window = jax.device_get(batches.batch(batches.arrays(), feed, 0))
         batches.close()
         expected = [
-            f"episode {int(rows[0, 0])}, rows {int(rows[0, 1])}-{int(rows[mask, 1].max())}"
+            f"episode {int(rows[0, 0])}, steps {int(rows[0, 1])}-{int(rows[mask, 1].max())}"
             for rows, mask in zip(window.observation["observation"], window.mask, strict=True)
         ]
         assert batches.describe_windows(4) == expected

@@ -140,7 +140,7 @@ def test_a_model_without_a_policy_is_judged_where_its_environment_can_be_made(wo
     assert "policy" not in made.returns and made.decision.agreement.spearman.n == 12
     missing = evaluate(*judged, "Pendulum-v9", options)
     (note,) = (n for n in missing.notes if n.startswith("Policies are not ranked"))
-    assert missing.decision is None and "data.environment=Pendulum-v9: cannot be made" in note
+    assert missing.decision is None and "data.environment=Pendulum-v9: cannot be created" in note
 
 
 def test_a_liar_ranks_the_other_way(found):

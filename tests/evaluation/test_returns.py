@@ -103,10 +103,10 @@ def test_a_misspelt_id_names_the_nearest():
 
 
 def test_environment_that_does_not_fit_the_logs_is_a_users_mistake():
-    with pytest.raises(UserError, match=r"does not fit the logs.*shape \(4,\)"):
+    with pytest.raises(UserError, match=r"does not match the dataset.*shape \(4,\)"):
         environments.check_environment("CartPole-v1", PENDULUM)
     discrete = DataSpec(PENDULUM.observations, ActionSpec(True, 5))
-    with pytest.raises(UserError, match="vectors of size 1, the logs have 5 classes"):
+    with pytest.raises(UserError, match="vectors of size 1, the dataset has 5 classes"):
         environments.check_environment("Pendulum-v1", discrete)
     twice = DataSpec(PENDULUM.observations | CARTPOLE.observations | {"b": None}, PENDULUM.action)
     with pytest.raises(UserError, match="a single Box"):

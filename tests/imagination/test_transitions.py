@@ -30,7 +30,7 @@ def transitions():
     episodes = [episode(4, 100, True), episode(4, 200, False), episode(2, 300, True)]
     dataset = stack_episodes(episodes, "numbers")
     model = models.build(MLPOptions(units=4, latent_dim=4), dataset.spec(), KEY)
-    window = pad_episodes(dataset, rows=5)
+    window = pad_episodes(dataset, length=5)
     features = jax.jit(lambda w: model.features(model.observe(w, KEY)))(window)
     flat = jax.device_get(jax.jit(lambda w: transitions_from_window(model, w, KEY))(window))
     result = jax.tree.map(lambda x: x.reshape(3, 4, *x.shape[1:]), flat)

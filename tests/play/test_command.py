@@ -93,7 +93,7 @@ def test_a_missing_environment_or_policy_is_reported(
     loaded(replace(smoke, config=config))
     with pytest.raises(ConfigError, match="names no real environment; accepted: environment=ID"):
         run(words)
-    with pytest.raises(UserError, match="cannot be made .did you mean 'Pendulum-v1'"):
+    with pytest.raises(UserError, match="cannot be created .did you mean 'Pendulum-v1'"):
         run([*words, "environment=Pendulm-v1"])
     loaded(replace(smoke, policy=None))
     with pytest.raises(ConfigError, match="actions=policy: .* has no policy"):

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from worldmodel.config import Config, DataOptions
+from worldmodel.config.data_sources import dataset_errors
 from worldmodel.config.option import iter_options
 from worldmodel.config.registry import schemas
 from worldmodel.config.values import convert_values
@@ -48,4 +49,4 @@ def _build(run_data: DataOptions, values: Mapping[str, Any]) -> tuple[DataOption
     converted, errors = convert_values(given, known)
     changes = {key.removeprefix(PREFIX): value for key, value in converted.items()}
     options = dataclasses.replace(options, **changes)
-    return options, errors or list(options.errors())
+    return options, errors or list(dataset_errors(options))

@@ -21,7 +21,7 @@ ComposeWith = tuple[str | dict[str, str], ...]
 
 def feedthrough() -> Any:
     """Returns the option `feedthrough`, of formats with sampled inputs and outputs of a system."""
-    help = "inputs act on the output of their own row: each is the action of the row before"
+    help = "inputs act on the output of their own sample: each is the action of the previous one"
     return option(False, help)
 
 
@@ -30,44 +30,58 @@ class DataOptions:
     """Options of every data format."""
 
     name: str = option(MISSING, "data source")
-    path: str | None = option(None, "file or folder the logs are read from")
+    path: str | None = option(None, "file, folder or glob pattern of the dataset")
     environment: str | None = option(
-        None, "Gymnasium id of the real environment, for returns (none: not measured)"
+        None, "Gymnasium id of the real environment, for returns (null: not measured)"
     )
     holdout: float = option(
-        0.1, "share of the episodes kept from training, to judge the model", low=0.0, high=0.9
+        0.1, "share of the episodes held out from training, for evaluation", low=0.0, high=0.9
     )
     normalize: list[str] = option(
         ["standardize"],
-        "how models see vectors, by training statistics: standardize, min_max or none (symlog); "
+        "normalization of vectors by training statistics: standardize, min_max or none (symlog); "
         "KIND for all, KEY:KIND for one observation",
     )
     action_low: list[float] | None = option(
-        None, "lower bounds of the actions, one a dimension (none: declared there, or the least)"
+        None,
+        "lower bounds of the actions, one per dimension (null: declared, or the minimum)",
     )
     action_high: list[float] | None = option(
-        None, "upper bounds of the actions, one a dimension (none: declared there, or the greatest)"
+        None,
+        "upper bounds of the actions, one per dimension (null: declared, or the maximum)",
     )
     max_episode_steps: int | None = option(
-        None, "longer episodes are cut after so many transitions, as by time-outs", low=1
+        None,
+        "longer episodes are cut after so many transitions, as by a time limit",
+        low=1,
     )
     on_invalid_episode: str = option(
-        "error", "an episode with faults stops the run, or is left out", choices=("error", "skip")
+        "error",
+        "an invalid episode stops the run, or is left out",
+        choices=("error", "skip"),
     )
     cache: str = option(
         "auto",
-        "keep logs decoded on disk, memory-mapped; auto: large ones",
+        "cache the decoded dataset on disk, memory-mapped; auto: if it is large",
         choices=("auto", "always", "never"),
     )
-    cache_dir: str = option("datasets", "folder that keeps collected and decoded logs")
+    cache_dir: str = option("datasets", "folder of collected and decoded datasets")
     loader: str = option(
         "auto",
-        "where batches come from: rows on the device, or streamed from the host; auto: by size",
+        "where batches are gathered: on the device, or streamed from the host; auto: by size",
         choices=("auto", "device", "host"),
     )
     num_workers: int = option(
-        0, "processes that make streamed batches (0: threads of this one)", low=0, high=256
+        0, "worker processes for streamed batches (0: threads of the main process)", low=0, high=256
     )
+
+    def column_names(self) -> dict[str, list[str]]:
+        """Returns the names of columns, by vector observation and for `action`, if known."""
+        return {}
+
+    def recorded_environment(self) -> str | None:
+        """Returns the environment that the dataset's own metadata names, if it does."""
+        return None
 
     def errors(self) -> Iterator[str]:
         """Yields what is wrong with these options together; a format adds its own rules."""

@@ -61,8 +61,10 @@ def register(
 
     name: the choice, as in `model=koopman`
     options: the dataclass of its options, not registered before
-    details: for a reader, `source`, the option that names its logs, and `endings`, those of its
-        files; for a policy algorithm, `joint`, its learner that trains the model too
+    details: for a policy algorithm, `joint`, its learner that trains the model too; for a reader,
+        all optional: `source`, the option that VALUE sets in a source FORMAT:VALUE (default:
+        `path`); `endings` of its files; `recognizes`, from a folder to whether the format reads it;
+        `listing`, from a folder to lines for `python -m worldmodel.data list`
 
     Raises ValueError if the name or the options are registered already. The file of a model family:
 

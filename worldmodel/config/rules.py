@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 
 from worldmodel.config import Config, NoPolicy, references
+from worldmodel.config.data_sources import dataset_errors
 from worldmodel.config.evaluation_data import data_errors
 from worldmodel.config.option import option_errors
 from worldmodel.config.registry import entry_of
@@ -28,7 +29,7 @@ def _joint_errors(config: Config) -> Iterator[str]:
                 f"{key}={name}: is the name of a directory; accepts letters, digits and "
                 "_ . , + = @ -, up to 200"
             )
-    yield from config.data.errors()
+    yield from dataset_errors(config.data)
     yield from config.model.errors(config)
     yield from config.policy.errors(config)
     for rule in (

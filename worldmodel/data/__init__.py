@@ -1,8 +1,9 @@
-"""Logs in: any format becomes `Trajectories`, checked and described. Nothing here needs JAX."""
+"""Datasets: any format becomes `Trajectories`, checked and summarized. Nothing here imports JAX."""
 
 from worldmodel.data.card import build_card, render
 from worldmodel.data.episodes import Episode, stack_episodes
 from worldmodel.data.readers import load
+from worldmodel.data.rlds_writer import write_rlds
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.data.validation import validate
@@ -19,4 +20,5 @@ __all__ = [
     "split",
     "stack_episodes",
     "validate",
+    "write_rlds",
 ]

@@ -1,4 +1,4 @@
-"""`python -m worldmodel.data`: look into logs, and convert them."""
+"""`python -m worldmodel.data`: inspects and converts datasets."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""Decoded logs kept on disk, to be memory-mapped: a second start of a large set decodes nothing.
+"""Cache of decoded datasets on disk, memory-mapped, so that a large one is decoded only once.
 
-A store is a folder of raw columns with a `meta.json`. It is named by a digest of everything that
-shapes it, so it is never stale, and it appears whole or not at all.
+An entry is a folder of raw columns with a `meta.json`. Its name is a digest of everything that
+determines its content, so it is never stale, and it is created atomically.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.system.storage import disk_error, make_directory, raise_storage_errors
 
-FORMAT = 1  # of a store, and of what readers make of their files: raise it and all is decoded anew
+FORMAT = 1  # of an entry and of what readers return: increment it to invalidate the cache
 META = "meta.json"
 
 
 def cache_key(recipe: dict[str, Any], files: Iterable[Path]) -> str:
-    """A digest of the options that shape what is read, and of the content of the files."""
+    """A digest of the options that determine what is read, and of the content of the files."""
     total = hashlib.sha256(json.dumps([FORMAT, recipe], sort_keys=True).encode())
     with ThreadPoolExecutor() as pool:
         for digest in pool.map(_file_digest, files):
@@ -46,14 +46,14 @@ def _file_digest(path: Path) -> bytes:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A hidden folder to write to, which becomes `folder` if all goes well, and else is removed.
+    """Gives a hidden folder that becomes `folder` on success, and is removed on failure.
 
-    Another process may have finished the same one meanwhile: then that one stays. Folders that a
-    killed writer left are removed.
+    If another process has created `folder` meanwhile, that one stays. Also removes hidden folders
+    that a killed process left.
     """
     make_directory(folder.parent)
     _remove_abandoned(folder)
-    part = folder.parent / f"{_mine(folder)}{os.getpid()}-{secrets.token_hex(4)}"
+    part = folder.parent / f"{_hidden_prefix(folder)}{os.getpid()}-{secrets.token_hex(4)}"
     make_directory(part)
     try:
         yield part
@@ -71,21 +71,22 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
 
 
-def _mine(folder: Path) -> str:
-    """How the names of this machine's hidden folders begin: others may write here too."""
+def _hidden_prefix(folder: Path) -> str:
+    """Prefix of the hidden folders of this machine; others may share the file system."""
     return f".{folder.name}.{platform.node()}."
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Removes hidden folders of writers on this machine that are no longer there."""
+    """Removes hidden folders of processes of this machine that no longer run."""
+    prefix = _hidden_prefix(folder)
     for part in folder.parent.iterdir():
-        writer = part.name.removeprefix(_mine(folder)).partition("-")[0]
-        if part.name.startswith(_mine(folder)) and writer.isdigit() and not _runs(int(writer)):
+        writer = part.name.removeprefix(prefix).partition("-")[0]
+        if part.name.startswith(prefix) and writer.isdigit() and not _is_running(int(writer)):
             shutil.rmtree(part, ignore_errors=True)
 
 
-def _runs(process: int) -> bool:
-    """Whether a process of this number is there; nothing is sent to it."""
+def _is_running(process: int) -> bool:
+    """Whether a process with this id exists."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -96,13 +97,13 @@ def _runs(process: int) -> bool:
 
 
 def write_metadata(trajectories: Trajectories, folder: Path) -> None:
-    """Writes the `meta.json` of rows that lie in `folder` already, each column in its file."""
+    """Writes the `meta.json` of columns that are files in `folder` already."""
     columns = {}
     for name, array in trajectories.fields().items():
         if not isinstance(array, np.memmap):
             raise ValueError(f"{name} is not memory-mapped")
         columns[name] = {
-            "file": Path(array.filename).name, "dtype": str(array.dtype), "shape": array.shape,
+            "file": Path(str(array.filename)).name, "dtype": str(array.dtype), "shape": array.shape,
         }  # fmt: skip
     meta = {
         "columns": columns,
@@ -118,7 +119,7 @@ def write_metadata(trajectories: Trajectories, folder: Path) -> None:
 
 
 def open_cache(folder: Path) -> Trajectories:
-    """The logs kept in `folder`, with their rows memory-mapped."""
+    """Opens the cached dataset in `folder`, memory-mapped."""
     meta = json.loads((folder / META).read_text())
     arrays = {
         name: open_memmap(folder / c["file"], np.dtype(c["dtype"]), tuple(c["shape"]))

@@ -1,12 +1,13 @@
-"""The data card: what a set of logs holds, as JSON for files and as tables for people.
+"""The data card: a summary of a dataset, as JSON and as tables.
 
-Logs may be memory-mapped and larger than memory: vectors are read piece by piece, images by sample.
+The dataset may be memory-mapped and larger than memory: vectors are read in chunks, images are
+sampled.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,11 +20,11 @@ from rich.text import Text
 from worldmodel.data.moments import Moments, moments
 from worldmodel.data.trajectories import Trajectories
 
-MOST_IMAGES = 2000  # that the card's pixel statistics look at, evenly spaced
-MOST_PAIRS = 2000  # of successive rows that are compared, chosen at random
-WINDOWS = (16, 32, 64)  # rows
-MOST_COLUMNS = 16  # that a table shows one by one
-AT_BOUND = 1e-3  # an action this near to a bound is at it, as a share of their distance
+MAX_IMAGES = 2000  # for the pixel statistics, evenly spaced
+MAX_PAIRS = 2000  # of consecutive steps that are compared, chosen at random
+WINDOWS = (16, 32, 64)  # steps
+MAX_COLUMNS = 16  # that a table shows one by one
+AT_BOUND = 1e-3  # maximum distance of an action at its bound, as a share of the width
 
 
 def build_card(
@@ -31,10 +32,25 @@ def build_card(
     windows: Sequence[int] = WINDOWS,
     columns: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
-    """Plain JSON. Lengths are in transitions, windows in rows; the statistics of actions and
-    rewards leave padding out.
+    """Summarizes a dataset as plain JSON.
 
-    `columns` names the columns of vectors, by observation, and of `action`.
+    Args:
+        trajectories: the dataset
+        windows: lengths of windows to count, in steps
+        columns: names of the columns of vectors, by observation, and of `action`
+
+    Returns:
+        Counts of episodes, transitions, terminal and truncated episodes; `lengths` in transitions;
+        `windows` in steps; and statistics of returns, rewards, observations and actions, all
+        without padding.
+
+    Example:
+        >>> import numpy as np
+        >>> from worldmodel.data import Episode, build_card, stack_episodes
+        >>> episode = Episode({"x": np.zeros((9, 2))}, np.ones((8, 1)), np.ones(8), terminated=True)
+        >>> card = build_card(stack_episodes([episode], "one flight"))
+        >>> card["transitions"], card["returns"]["mean"], card["observations"]["x"]["std"]
+        (8, 8.0, [0.0, 0.0])
     """
     t, columns = trajectories, columns or {}
     steps, terminals = t.lengths - 1, int(t.terminated.sum())
@@ -54,7 +70,7 @@ def build_card(
             "episodes": int(longest.sum()),
             "terminals": int(t.terminated[longest].sum()),
         },
-        "windows": [_window(t.lengths, rows) for rows in windows],
+        "windows": [_window(t.lengths, length) for length in windows],
         "repeated_observations": _repeated(t),
         "repeated_episodes": t.num_episodes - len({_content(t, e) for e in range(t.num_episodes)}),
         "returns": None if t.rewards is None else _range(t.returns()),
@@ -66,14 +82,14 @@ def build_card(
     }
 
 
-def _window(lengths: np.ndarray, rows: int) -> dict[str, Any]:
-    """What windows of `rows` rows can use: an episode shorter than that gives a padded one."""
-    usable = lengths >= rows
+def _window(lengths: np.ndarray, length: int) -> dict[str, Any]:
+    """Which part of the dataset fills whole windows: a shorter episode gives one padded window."""
+    usable = lengths >= length
     return {
-        "length": rows,
+        "length": length,
         "episode_fraction": float(usable.mean()),
         "step_fraction": float(lengths[usable].sum() / lengths.sum()),
-        "count": int((lengths[usable] - rows + 1).sum()),
+        "count": int((lengths[usable] - length + 1).sum()),
     }
 
 
@@ -82,18 +98,18 @@ def _observation(
 ) -> dict[str, Any]:
     description = {"shape": list(value.shape[1:]), "dtype": str(value.dtype)}
     if value.ndim == 4:
-        rows = trajectories.step_indices()
-        return description | _pixels(value, rows[:: max(1, len(rows) // MOST_IMAGES)])
+        steps = trajectories.step_indices()
+        return description | _pixels(value, steps[:: max(1, len(steps) // MAX_IMAGES)])
     return (
         description
         | _named(columns, value.shape[1])
         | _vectors(moments(trajectories.chunks(value)))
-        | {"monotonic": _rising(trajectories, value).tolist()}
+        | {"monotonic": _monotonic(trajectories, value).tolist()}
     )
 
 
 def _vectors(found: Moments) -> dict[str, list[float]]:
-    """One number a dimension."""
+    """One number per dimension."""
     return {
         "min": found.low.tolist(),
         "max": found.high.tolist(),
@@ -102,56 +118,58 @@ def _vectors(found: Moments) -> dict[str, list[float]]:
     }
 
 
-def _pixels(value: np.ndarray, rows: np.ndarray) -> dict[str, float]:
-    """One number for all pixels, from their histogram: a float copy would take too much memory."""
-    counts = sum(np.bincount(value[row].ravel(), minlength=256) for row in rows)
+def _pixels(value: np.ndarray, steps: np.ndarray) -> dict[str, float]:
+    """One number for all pixels, from their histogram, since a float copy needs too much memory."""
+    counts = sum(np.bincount(value[step].ravel(), minlength=256) for step in steps)
     levels = np.arange(256)
     mean = np.average(levels, weights=counts)
-    seen = np.flatnonzero(counts)
+    present = np.flatnonzero(counts)
     return {
-        "min": int(seen[0]),
-        "max": int(seen[-1]),
+        "min": int(present[0]),
+        "max": int(present[-1]),
         "mean": float(mean),
         "std": float(np.sqrt(np.average((levels - mean) ** 2, weights=counts))),
     }
 
 
-def _rising(trajectories: Trajectories, value: np.ndarray) -> np.ndarray:
-    """(D,) whether a column never falls within an episode and rises in each, as a clock does."""
+def _monotonic(trajectories: Trajectories, value: np.ndarray) -> np.ndarray:
+    """(D,) whether a column never decreases within an episode and increases in each, like time."""
     rising = np.ones(value.shape[1], bool)
     for first, last in zip(trajectories.offsets, trajectories.last_steps, strict=True):
         if not rising.any():
             break
-        rows = value[first : last + 1]
-        rising &= (rows[1:] >= rows[:-1]).all(0) & (rows[-1] > rows[0])
+        part = value[first : last + 1]
+        rising &= (part[1:] >= part[:-1]).all(0) & (part[-1] > part[0])
     return rising
 
 
 def _action(trajectories: Trajectories, columns: Sequence[str] | None) -> dict[str, Any]:
     spec, actions = trajectories.action_spec, trajectories.actions
 
-    def taken() -> Any:
+    def chunks() -> Iterator[np.ndarray]:
         return trajectories.chunks(actions, padding=False)
 
     if spec.discrete:
-        counts = sum(np.bincount(part, minlength=spec.size) for part in taken())
+        counts = np.sum([np.bincount(part, minlength=spec.size) for part in chunks()], axis=0)
         return {"kind": "discrete", "size": spec.size, "counts": counts.tolist()}
     low, high = np.asarray(spec.low), np.asarray(spec.high)
     near = AT_BOUND * (high - low)
-    at_bounds = sum(((part <= low + near) | (part >= high - near)).sum(0) for part in taken())
+    at_bounds = np.sum(
+        [((part <= low + near) | (part >= high - near)).sum(0) for part in chunks()], axis=0
+    )
     return (
         {"kind": "continuous", "size": spec.size, "low": list(spec.low), "high": list(spec.high)}
         | _named(columns, spec.size)
-        | _vectors(moments(taken()))
+        | _vectors(moments(chunks()))
         | {
             "at_bounds": (at_bounds / trajectories.num_transitions).tolist(),
-            "integer_valued": all(np.array_equal(part, np.round(part)) for part in taken()),
+            "integer_valued": all(np.array_equal(part, np.round(part)) for part in chunks()),
         }
     )
 
 
 def _named(columns: Sequence[str] | None, size: int) -> dict[str, list[str]]:
-    """The names of columns, where there is one for each."""
+    """The names of columns, if there is one for each."""
     return {"columns": list(columns)} if columns and len(columns) == size else {}
 
 
@@ -163,22 +181,22 @@ def _rewards(trajectories: Trajectories) -> dict[str, float] | None:
 
 
 def _repeated(trajectories: Trajectories) -> float:
-    """Share of the transitions that lead from an observation to the very same one."""
-    rows = np.setdiff1d(trajectories.step_indices(), trajectories.last_steps, assume_unique=True)
-    if len(rows) > MOST_PAIRS:  # at random: a log may repeat every row twice
-        rows = np.sort(np.random.default_rng(0).choice(rows, MOST_PAIRS, replace=False))
+    """Share of the transitions that do not change the observation."""
+    steps = np.setdiff1d(trajectories.step_indices(), trajectories.last_steps, assume_unique=True)
+    if len(steps) > MAX_PAIRS:  # at random, since repetitions may be periodic
+        steps = np.sort(np.random.default_rng(0).choice(steps, MAX_PAIRS, replace=False))
     values = trajectories.observations.values()
-    same = [all(np.array_equal(v[row], v[row + 1]) for v in values) for row in rows]
+    same = [all(np.array_equal(v[step], v[step + 1]) for v in values) for step in steps]
     return float(np.mean(same))
 
 
 def _content(trajectories: Trajectories, episode: int) -> bytes:
-    """A digest of an episode; of its images, the first and the last one count."""
+    """A digest of an episode, with the first and the last of its images."""
     first, last = trajectories.offsets[episode], trajectories.last_steps[episode]
     digest = hashlib.blake2b(digest_size=16)
     for value in trajectories.fields().values():
         step = max(1, last - first) if value.ndim == 4 else 1
-        digest.update(np.ascontiguousarray(value[first : last + 1 : step]))
+        digest.update(np.ascontiguousarray(value[first : last + 1 : step]).data)
     return digest.digest()
 
 
@@ -190,14 +208,24 @@ def _range(values: np.ndarray) -> dict[str, float]:
 
 
 def render(card: dict[str, Any]) -> Group:
-    """A card as tables: an overview, then one for each observation and one for the actions."""
+    """Renders a card as tables for `rich`: an overview, each observation, and the actions.
+
+    Example:
+        >>> import numpy as np
+        >>> from rich.console import Console
+        >>> from worldmodel.data import Episode, build_card, render, stack_episodes
+        >>> episode = Episode({"x": np.zeros((9, 2))}, np.ones((8, 1)), np.ones(8), terminated=True)
+        >>> Console().print(render(build_card(stack_episodes([episode], "one flight"))))
+        one flight
+          episodes ...
+    """
     observations = [_observation_section(*item) for item in card["observations"].items()]
     overview = _section(card["source"], _overview(card))
     return Group(overview, *observations, _action_section(card["action"]))
 
 
 def _section(title: str, table: Table) -> Group:
-    """A title that may be wider than its table."""
+    """A table below a title, which may be wider than the table."""
     return Group(Text(title, style="bold"), table, "")
 
 
@@ -205,12 +233,12 @@ def _overview(card: dict[str, Any]) -> Table:
     table = Table.grid(padding=(0, 3))
     table.add_row(
         "  episodes",
-        f"{card['episodes']:,} ({card['terminals']:,} terminals, {card['timeouts']:,} time-outs)",
+        f"{card['episodes']:,} ({card['terminals']:,} terminal, {card['timeouts']:,} truncated)",
     )
     table.add_row("  transitions", f"{card['transitions']:,}")
     table.add_row("  length", _length_words(**card["lengths"]))
     for window in card["windows"]:
-        table.add_row(f"  windows of {window['length']:,} rows", _window_words(window))
+        table.add_row(f"  windows of {window['length']:,} steps", _window_words(window))
     table.add_row("  return", _extent(card["returns"]))
     table.add_row("  reward", _extent(card["rewards"]))
     return table
@@ -224,11 +252,11 @@ def _length_words(min: int, median: float, max: int) -> str:
 
 def _window_words(window: dict[str, Any]) -> str:
     if not window["count"]:
-        return "none, all episodes have fewer rows"
+        return "none, all episodes are shorter"
     if window["episode_fraction"] == 1:
         return f"{window['count']:,}, in all episodes"
-    where = f"{_percent(window['episode_fraction'])} of the episodes, {_percent(window['step_fraction'])} of the rows"
-    return f"{window['count']:,}, in {where}"
+    episodes, steps = _percent(window["episode_fraction"]), _percent(window["step_fraction"])
+    return f"{window['count']:,}, in {episodes} of the episodes, {steps} of the steps"
 
 
 def _observation_section(key: str, observation: dict[str, Any]) -> Group:
@@ -248,7 +276,7 @@ def _action_section(action: dict[str, Any]) -> Group:
         return _section(title, table)
     table = _table(*STATISTICS, "low", "high", "at a bound")
     low, high, at_bounds = action["low"], action["high"], action["at_bounds"]
-    if action["size"] > MOST_COLUMNS:
+    if action["size"] > MAX_COLUMNS:
         more = [(_number(min(low)), _number(max(high)), _percents(at_bounds))]
     else:
         each = zip(low, high, at_bounds, strict=True)
@@ -258,8 +286,8 @@ def _action_section(action: dict[str, Any]) -> Group:
 
 
 def _class_table(counts: list[int]) -> Table:
-    table, total = _table("times", "share", first="class"), sum(counts)
-    if len(counts) > MOST_COLUMNS:
+    table, total = _table("count", "share", first="class"), sum(counts)
+    if len(counts) > MAX_COLUMNS:
         shares = [count / total for count in counts]
         table.add_row("each", _to(counts, "{:,}".format), _percents(shares))
         return table
@@ -282,11 +310,9 @@ def _table(*numbers: str, first: str = "column") -> Table:
 def _add_columns(
     table: Table, entry: dict[str, Any], more: Sequence[Sequence[str]] | None = None
 ) -> None:
-    """A line for each column with its statistics and what is said `more` of it; where there are
-    many, one line for all.
-    """
+    """Adds a row per column, with its statistics and `more` cells; many columns share one row."""
     size = len(entry["mean"])
-    if size > MOST_COLUMNS:
+    if size > MAX_COLUMNS:
         low, high = _number(min(entry["min"])), _number(max(entry["max"]))
         mean, std = (_to(entry[name], "{:.2g}".format) for name in ("mean", "std"))
         table.add_row(f"all {size:,}", low, mean, high, std, *(more or [()])[0])
@@ -312,7 +338,7 @@ def _number(value: float) -> str:
 
 
 def _percent(share: float) -> str:
-    """A share that is neither none nor all never reads so."""
+    """Never rounds to 0 % or 100 % what is between them."""
     if 0 < share < 5e-4:
         return "< 0.1 %"
     return "> 99.9 %" if 0.9995 < share < 1 else f"{100 * share:.3g} %"

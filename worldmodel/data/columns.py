@@ -1,6 +1,4 @@
-"""Rows that arrive piece by piece, in memory or straight to files, without a second copy of them
-all.
-"""
+"""Collects rows that arrive in chunks, in memory or in files, without ever holding two copies."""
 
 from __future__ import annotations
 
@@ -9,14 +7,14 @@ from typing import BinaryIO
 
 import numpy as np
 
-GROWTH = 1.25  # a full array in memory grows to so many times its size
+GROWTH = 1.25  # factor by which a full array in memory grows
 FIRST_ROWS = 1024
 
 
 class ColumnWriter:
-    """Named columns of rows. With a folder, column i is the file `i.bin` there, rows end to end.
+    """Named columns of rows. With a folder, column i is the file `i.bin` there.
 
-    The first piece of a column decides its type and the shape of its rows.
+    The first chunk of a column sets its type and the shape of its rows.
     """
 
     def __init__(self, folder: Path | None = None):
@@ -24,26 +22,26 @@ class ColumnWriter:
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.types: dict[str, np.dtype] = {}
         self.rows: dict[str, int] = {}
-        self.arrays_: dict[str, np.ndarray] = {}
+        self.arrays: dict[str, np.ndarray] = {}
         self.files: dict[str, BinaryIO] = {}
 
     def append(self, columns: dict[str, np.ndarray]) -> None:
-        """Adds rows to each column."""
-        for name, piece in columns.items():
+        """Appends rows to each column."""
+        for name, chunk in columns.items():
             if name not in self.rows:
-                self._begin(name, piece)
+                self._begin(name, chunk)
             if self.folder is not None:
-                self.files[name].write(np.ascontiguousarray(piece, self.types[name]).data)
+                self.files[name].write(np.ascontiguousarray(chunk, self.types[name]).data)
             else:
-                self._put(name, piece)
-            self.rows[name] += len(piece)
+                self._put(name, chunk)
+            self.rows[name] += len(chunk)
 
     def finish(self) -> dict[str, np.ndarray]:
-        """All rows of each column: arrays, or read-only memory-mapped files."""
+        """Returns each whole column: an array, or a read-only memory-mapped file."""
         if self.folder is None:
-            for name, array in self.arrays_.items():
+            for name, array in self.arrays.items():
                 array.resize((self.rows[name], *self.shapes[name]), refcheck=False)
-            return self.arrays_
+            return self.arrays
         for file in self.files.values():
             file.flush()
             file.close()
@@ -54,23 +52,23 @@ class ColumnWriter:
             for i, (name, rows) in enumerate(self.rows.items())
         }
 
-    def _begin(self, name: str, piece: np.ndarray) -> None:
-        self.shapes[name], self.types[name] = piece.shape[1:], piece.dtype
+    def _begin(self, name: str, chunk: np.ndarray) -> None:
+        self.shapes[name], self.types[name] = chunk.shape[1:], chunk.dtype
         if self.folder is not None:
             self.files[name] = (self.folder / f"{len(self.rows)}.bin").open("wb")
         else:
-            self.arrays_[name] = np.empty((FIRST_ROWS, *piece.shape[1:]), piece.dtype)
+            self.arrays[name] = np.empty((FIRST_ROWS, *chunk.shape[1:]), chunk.dtype)
         self.rows[name] = 0
 
-    def _put(self, name: str, piece: np.ndarray) -> None:
-        end = self.rows[name] + len(piece)
-        array = self.arrays_[name]
+    def _put(self, name: str, chunk: np.ndarray) -> None:
+        end = self.rows[name] + len(chunk)
+        array = self.arrays[name]
         if end > len(array):
-            # In place: the system moves pages, and those not yet written take no memory.
+            # In place: the system moves pages, and pages not yet written take no memory.
             array.resize((max(end, int(len(array) * GROWTH)), *array.shape[1:]), refcheck=False)
-        array[self.rows[name] : end] = piece
+        array[self.rows[name] : end] = chunk
 
 
 def open_memmap(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    """The rows of a file as a read-only array."""
+    """Opens the rows of a file as a read-only array."""
     return np.memmap(path, dtype, "r", shape=shape)

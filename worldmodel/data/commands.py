@@ -26,8 +26,7 @@ from worldmodel.data.catalogue import catalogue
 from worldmodel.data.normalization import resolve_normalization
 from worldmodel.data.quality import quality_warnings
 from worldmodel.data.readers import load
-from worldmodel.data.readers.tfds import TFDSData
-from worldmodel.data.rlds_writer import CARD, write_rlds
+from worldmodel.data.rlds_writer import CARD, NATIVE_FORMAT, write_rlds
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import ConfigError, DataError, did_you_mean
 
@@ -48,13 +47,13 @@ class InspectOptions:
 
 @dataclass
 class ConvertOptions:
-    """Options of `convert`: those of the format alone."""
+    """Options of `convert`: those of the format."""
 
     data: DataOptions = MISSING
 
 
 class Command(NamedTuple):
-    """What a command does, the words it takes, and its options."""
+    """A command: its function, its positional arguments, and its options."""
 
     action: Callable[[Arguments], int]
     words: str
@@ -86,14 +85,14 @@ def run(words: Sequence[str]) -> int:
 
 
 def usage() -> str:
-    """What all commands do."""
+    """Returns the help of all commands."""
     calls = "\n       ".join(command.usage(name) for name, command in COMMANDS.items())
     summaries = "\n".join(f"{name:10s}{command.summary}" for name, command in COMMANDS.items())
     return f"Usage: {calls}\n\n{summaries}\n\n{textwrap.fill(SOURCES, help_text.WIDTH)}"
 
 
 def command_help(name: str, words: Sequence[str]) -> str:
-    """What one command does and accepts; if SOURCE is among the words, also its options."""
+    """Returns the help of a command, with the options of SOURCE if it is given."""
     command = COMMANDS[name]
     description, options, set_by_source = f"{name} {command.summary}.", None, []
     if command.options is not None:
@@ -110,84 +109,83 @@ def command_help(name: str, words: Sequence[str]) -> str:
 
 
 def inspect(arguments: Arguments) -> int:
-    """Prints the card of a source and what looks odd, and writes card and plots into a folder."""
+    """Prints the card of a dataset and warnings, and writes the card and plots into a folder."""
     from worldmodel.data import plots
 
     (word,) = arguments.take("SOURCE", usage=COMMANDS["inspect"].usage("inspect"))
     options = InspectOptions()
     source, data = sources.parse_source_options(word, arguments.options, options), options.data
     folder = Path(options.output_dir or f"inspect/{source.name}").expanduser()
-    _make(folder)  # before the logs are read, which may take long
-    logs = load(data)
-    columns = sources.column_names(data)
-    windows = sorted({*WINDOWS, options.window} - {None})
-    made = build_card(logs, windows, columns)
-    odd = quality_warnings(made, resolve_normalization(data, logs))
+    _create(folder)  # before the dataset is read, which may take long
+    dataset = load(data)
+    columns = data.column_names()
+    windows = sorted({*WINDOWS, *([options.window] if options.window else [])})
+    card = build_card(dataset, windows, columns)
     console = Console()
-    console.print(render(made))
-    _tell(console, odd)
-    (folder / CARD).write_text(json.dumps(made, indent=2) + "\n")
-    drawn = plots.draw(logs, folder, source.name, columns)
-    console.print(f"card and {len(drawn)} plots in {folder}", highlight=False, markup=False)
+    console.print(render(card))
+    _print_warnings(console, quality_warnings(card, resolve_normalization(data, dataset)))
+    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
+    paths = plots.draw(dataset, folder, source.name, columns)
+    console.print(f"card and {len(paths)} plots in {folder}", highlight=False, markup=False)
     return 0
 
 
-def _make(folder: Path) -> None:
+def _create(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DataError(f"{folder} cannot be made: {error.strerror}") from error
+        raise DataError(f"{folder} cannot be created: {error.strerror}") from error
 
 
-def _tell(console: Console, found: Sequence[str]) -> None:
-    if not found:
-        console.print("Nothing looks odd.\n")
+def _print_warnings(console: Console, warnings: Sequence[str]) -> None:
+    if not warnings:
+        console.print("No warnings.\n")
         return
     table = Table.grid(padding=(0, 1))
-    for text in found:
+    for text in warnings:
         table.add_row("-", Text(text))
-    console.print(Text(f"What looks odd ({len(found)})", style="bold"), table, "", sep="\n")
+    console.print(Text(f"Warnings ({len(warnings)})", style="bold"), table, "", sep="\n")
 
 
 # ----------------------------------------------------------------------------------------- convert
 
 
 def convert(arguments: Arguments) -> int:
-    """Writes a source in the native form, whole or not at all, and says how to train on it."""
+    """Writes a dataset in the native format, atomically, and prints the command to train on it."""
     word, target = arguments.take("SOURCE", "DEST", usage=COMMANDS["convert"].usage("convert"))
     options = ConvertOptions()
     source, data = sources.parse_source_options(word, arguments.options, options), options.data
     folder = Path(target).expanduser()
-    refusal = DataError(f"{folder} is not empty; accepted: a DEST that does not exist yet")
+    not_empty = DataError(f"{folder} is not empty; accepted: a DEST that does not exist yet")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise refusal
-    _make(folder.parent)
-    logs = load(data)
-    scaling = resolve_normalization(data, logs)
-    data.environment = data.environment or sources.recorded_environment(data)
-    known = {"environment": data.environment} if data.environment else {}
+        raise not_empty
+    _create(folder.parent)
+    dataset = load(data)
+    scaling = resolve_normalization(data, dataset)
+    data.environment = data.environment or data.recorded_environment()
+    metadata = {"environment": data.environment} if data.environment else {}
     try:
-        write_rlds(logs, folder, source.name, known)
+        write_rlds(dataset, folder, source.name, metadata)
     except FileExistsError:
-        raise refusal from None
+        raise not_empty from None
     except OSError as error:
         raise DataError(f"{folder} cannot be written: {error.strerror}") from error
-    _tell(Console(), quality_warnings(json.loads((folder / CARD).read_text()), scaling))
-    print(f"{folder}: {logs.num_episodes:,} episodes, {logs.num_transitions:,} transitions")
-    print(shlex.join(_training(source, data, target, logs)))
+    _print_warnings(Console(), quality_warnings(json.loads((folder / CARD).read_text()), scaling))
+    print(f"{folder}: {dataset.num_episodes:,} episodes, {dataset.num_transitions:,} transitions")
+    print(shlex.join(_training(source, data, target, dataset)))
     return 0
 
 
 def _training(
-    source: sources.Source, data: DataOptions, target: str, logs: Trajectories
+    source: sources.Source, data: DataOptions, target: str, dataset: Trajectories
 ) -> Iterator[str]:
-    """The words of the command that trains on what was converted."""
-    yield from ("python", "train.py", "data=tfds", f"data.path={target}")
+    """The words of the command that trains on the converted dataset."""
+    yield from ("python", "train.py", f"data={NATIVE_FORMAT}", f"data.path={target}")
     if data.environment:
         yield f"data.environment={data.environment}"
-    if data.normalize != TFDSData().normalize:
+    if data.normalize != DataOptions().normalize:
         yield f"data.normalize={format_value(data.normalize)}"
-    if logs.rewards is None:
+    if dataset.rewards is None:
         yield "policy=none"
     yield f"name={source.name}"
 
@@ -196,13 +194,13 @@ def _training(
 
 
 def list_datasets(arguments: Arguments) -> int:
-    """Prints formats with their options, behaviours, and the data sets in a folder."""
+    """Prints the formats with their options, and the datasets in a folder."""
     words = arguments.take("[FOLDER]", usage=COMMANDS["list"].usage("list"))
     if arguments.options:
         raise ConfigError(f"{arguments.options[0]}: `list` has no options")
     folder = Path(words[0] if words else "datasets").expanduser()
     if words and not folder.is_dir():
-        raise DataError(f"{folder}: not a folder; accepts a folder of data sets")
+        raise DataError(f"{folder}: not a folder; accepts a folder of datasets")
     for line in catalogue(folder):
         print(line)
     return 0
@@ -212,18 +210,18 @@ COMMANDS = {
     "inspect": Command(
         inspect,
         "SOURCE [OPTION=VALUE ...]",
-        "prints a card of the logs with what looks odd about them, and draws them",
+        "prints a summary of a dataset with warnings, and plots it",
         InspectOptions,
     ),
     "convert": Command(
         convert,
         "SOURCE DEST [OPTION=VALUE ...]",
-        "writes logs in the native form: RLDS in TFDS, stored as ArrayRecord",
+        "writes a dataset in the native format: TFDS in the RLDS layout, as ArrayRecord",
         ConvertOptions,
     ),
     "list": Command(
         list_datasets,
         "[FOLDER]",
-        "names the formats with their options, and the data sets in FOLDER (datasets)",
+        "lists the formats with their options, and the datasets in FOLDER (default: datasets)",
     ),
 }

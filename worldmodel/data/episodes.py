@@ -1,13 +1,15 @@
-"""From the episodes a reader finds to `Trajectories`: fields as they are kept, faults by name."""
+"""From the episodes that a reader yields to `Trajectories`: converts fields to their types, and
+reports what does not fit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from worldmodel.data.columns import ColumnWriter
 from worldmodel.data.spec import ActionSpec
@@ -17,27 +19,34 @@ from worldmodel.errors import DataError, bullet_list
 
 @dataclass(frozen=True)
 class Episode:
-    """One episode of T transitions, as a reader found it.
+    """One episode of T transitions, as a reader yields it. Fields are arrays, or nested lists.
 
-    observations: name -> (T+1, ...) numbers
-    actions: (T, ...) or (T+1, ...); a last row is padding, and whatever it holds is dropped
-    rewards: (T,) or (T+1,) likewise, or None
-    terminated: whether the environment really ended here
-    name: how messages call it, with its file where there are several; 'episode 7' if empty
-    time: (T+1,) when each observation was made, or None; it must not go backwards
+    Attributes:
+        observations: name -> (T+1, ...) numbers
+        actions: (T, ...) or (T+1, ...); the last of T+1 is padding, and its value is ignored
+        rewards: (T,) or (T+1,), likewise, or None
+        terminated: True if the episode ended in a terminal state, False if it was truncated
+        name: what messages call it, with its file if there are several; if empty, 'episode 7'
+        time: (T+1,) seconds at which each observation was made, or None; must not decrease
+
+    Example:
+        >>> import numpy as np
+        >>> from worldmodel.data import Episode
+        >>> episode = Episode({"position": np.zeros((11, 3))}, np.zeros((10, 1)), np.zeros(10),
+        ...                   terminated=False, name="flight 7")
     """
 
-    observations: dict[str, ArrayLike]
-    actions: ArrayLike
-    rewards: ArrayLike | None
+    observations: Mapping[str, Any]
+    actions: Any
+    rewards: Any | None
     terminated: bool
     name: str = ""
-    time: ArrayLike | None = None
+    time: Any | None = None
 
 
 @dataclass(frozen=True)
 class UnreadableEpisode:
-    """What a reader yields in place of an episode that it cannot read, and goes on."""
+    """What a reader yields in place of an episode that it cannot read, before it continues."""
 
     name: str
     error: str
@@ -45,13 +54,14 @@ class UnreadableEpisode:
 
 @dataclass(frozen=True)
 class EpisodeStream:
-    """What a reader gives: logs that are read once, episode by episode.
+    """What a reader returns: episodes, read one by one as they are iterated over, once.
 
-    source: where they come from, for messages
-    episodes: read as they are asked for
-    action_spec: what is declared of the actions; None: what the data say
-    files: all files that the content depends on; none: not from files
-    count: number of episodes, where it is known before they are read
+    Attributes:
+        source: where they come from, for messages
+        episodes: the episodes
+        action_spec: declared kind and bounds of the actions; None: inferred from the data
+        files: all files that the content depends on; empty if it does not come from files
+        count: number of episodes if known before they are read, for the progress bar
     """
 
     source: str
@@ -69,24 +79,43 @@ def stack_episodes(
     skipped: list[str] | None = None,
     folder: Path | None = None,
 ) -> Trajectories:
-    """Episodes end to end: uint8 images, other observations as float32 vectors, padding zero.
+    """Lays episodes end to end in flat arrays.
 
-    Without `action_spec`, it is inferred. Raises DataError that lists every field whose type, shape
-    or number of rows does not fit; with `skipped`, such episodes are left out and their faults go
-    into that list. With `folder`, the rows go to files there and come back memory-mapped.
+    uint8 arrays (T+1, height, width, channels) stay images, and every other observation becomes
+    float32 vectors. One integer per step is a discrete action, unless `action_spec` says otherwise.
+
+    Args:
+        episodes: the episodes
+        source: where they come from, for messages
+        action_spec: kind and bounds of the actions; None: inferred from the data
+        skipped: a list to which errors are added, while the episodes that have them are left out;
+            None: any error raises
+        folder: a folder for the arrays, which are then memory-mapped; None: in memory
+
+    Raises:
+        DataError: lists every field whose type, shape or number of steps does not fit, by episode
+
+    Example:
+        >>> import numpy as np
+        >>> from worldmodel.data import Episode, stack_episodes
+        >>> flights = [Episode({"x": np.zeros((t + 1, 2))}, np.ones((t, 1)), None, terminated=False)
+        ...            for t in (10, 20)]
+        >>> stack_episodes(flights, "flights").observations["x"].shape
+        (32, 2)
     """
-    columns, lengths, terminated, names, faults = ColumnWriter(folder), [], [], [], []
+    columns, lengths, terminated, names = ColumnWriter(folder), [], [], []
+    errors: list[str] = []
     first: tuple[str, dict[str, np.ndarray]] | None = None
     for index, episode in enumerate(episodes):
         name = episode.name or f"episode {index}"
         if isinstance(episode, UnreadableEpisode):
-            faults.append(f"{name}: {episode.error}")
+            errors.append(f"{name}: {episode.error}")
             continue
         fields = _columns(episode, action_spec)
         first = first or (name, {field: value[:0] for field, value in fields.items()})
-        found = list(_misfits(name, fields, *first)) or list(_uneven_rows(name, fields))
-        found = found or list(_time_faults(name, episode))
-        faults += found
+        found = list(_inconsistencies(name, fields, *first)) or list(_length_errors(name, fields))
+        found = found or list(_time_errors(name, episode))
+        errors += found
         if not found:
             fields = _padded(fields)
             columns.append(fields)
@@ -94,13 +123,13 @@ def stack_episodes(
             terminated.append(bool(episode.terminated))
             names.append(name)
         elif len(names) == 0:
-            first = None  # no pattern for the others
+            first = None  # not a reference for the others
     if skipped is None:
-        raise_data_errors(faults, source)
+        raise_data_errors(errors, source)
     else:
-        skipped += faults
+        skipped += errors
     if not names:
-        raise_data_errors(faults, source)
+        raise_data_errors(errors, source)
         raise DataError(f"{source}: no episodes; accepted: at least one")
     return _trajectories(columns, lengths, terminated, names, source, action_spec)
 
@@ -113,39 +142,39 @@ def _trajectories(
     source: str,
     action_spec: ActionSpec | None,
 ) -> Trajectories:
-    flat, rows = columns.finish(), np.array(lengths, np.int64)
+    flat, steps = columns.finish(), np.array(lengths, np.int64)
     plain = all(name == f"episode {i}" for i, name in enumerate(names))
     return Trajectories(
         observations={_key(f): value for f, value in flat.items() if f.startswith(OBSERVATION)},
         actions=flat["action"],
         rewards=flat.get("reward"),
-        lengths=rows,
+        lengths=steps,
         terminated=np.array(terminated, bool),
-        action_spec=action_spec or infer_action_spec(flat["action"], rows),
+        action_spec=action_spec or infer_action_spec(flat["action"], steps),
         source=source,
         names=() if plain else tuple(names),
     )
 
 
-def raise_data_errors(faults: list[str], source: str) -> None:
-    """Raises DataError that lists the faults, the first few of them, if there are any."""
-    if faults:
-        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-        raise DataError(bullet_list(f"{source}: {count} in the logs", faults))
+def raise_data_errors(errors: list[str], source: str) -> None:
+    """Raises DataError with the first few of `errors`, if there are any."""
+    if errors:
+        count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+        raise DataError(bullet_list(f"{source}: {count} in the data", errors))
 
 
 def infer_action_spec(actions: np.ndarray, lengths: np.ndarray) -> ActionSpec:
-    """What the data say: classes (N,) are counted, others lie between their minimum and maximum.
+    """Infers the number of classes (N,), or the minimum and maximum of vectors (N, A).
 
-    A dimension that never changes gets a width of 1, since bounds of no width cannot be normalised.
+    A constant dimension gets bounds of width 1, since no width cannot be normalized.
     """
     if actions.ndim == 1:  # padding is class 0
         return ActionSpec(discrete=True, size=int(actions.max(initial=0)) + 1)
     low, high = np.full(actions.shape[1], np.inf), np.full(actions.shape[1], -np.inf)
     begin = 0
-    for length in lengths:  # padding says nothing about bounds
+    for length in lengths:  # the padding does not count
         real = actions[begin : begin + length - 1]
-        finite = np.isfinite(real)  # what is not is a fault, and named as one later
+        finite = np.isfinite(real)  # validation reports the others later
         low = np.minimum(low, real.min(0, initial=np.inf, where=finite))
         high = np.maximum(high, real.max(0, initial=-np.inf, where=finite))
         begin += length
@@ -168,7 +197,7 @@ def _key(field: str) -> str:
 
 
 def _columns(episode: Episode, spec: ActionSpec | None) -> dict[str, np.ndarray]:
-    """The fields of an episode as they are kept, under the names that messages give them."""
+    """The fields of an episode in their final types, by the names that messages use."""
     columns = {
         observation_field(key): _observation(value) for key, value in episode.observations.items()
     }
@@ -179,7 +208,7 @@ def _columns(episode: Episode, spec: ActionSpec | None) -> dict[str, np.ndarray]
     return columns
 
 
-def _observation(value: ArrayLike) -> np.ndarray:
+def _observation(value: Any) -> np.ndarray:
     """(T+1, ...) to a uint8 image (T+1, height, width, channels) or a float32 vector (T+1, D)."""
     if getattr(value, "dtype", None) == np.uint8 and value.ndim == 4:
         return value
@@ -187,13 +216,13 @@ def _observation(value: ArrayLike) -> np.ndarray:
     return value.reshape(len(value), -1) if value.dtype == np.float32 and value.size else value
 
 
-def _action(value: ArrayLike, spec: ActionSpec | None) -> np.ndarray:
-    """(T,) int32 classes, or (T, A) float32. Whole numbers (T,) are classes, unless the spec says
+def _action(value: Any, spec: ActionSpec | None) -> np.ndarray:
+    """(T,) int32 classes, or (T, A) float32. Integers (T,) are classes, unless the spec says
     otherwise.
     """
     integers = spec is None or spec.discrete
     value = _numbers(value, integers)
-    if value.dtype == np.int32 and value.ndim > 1:  # several whole numbers are a vector
+    if value.dtype == np.int32 and value.ndim > 1:  # several integers are a vector
         value = value.astype(np.float32)
     if value.dtype != np.float32:
         return value
@@ -204,106 +233,108 @@ def _action(value: ArrayLike, spec: ActionSpec | None) -> np.ndarray:
     return value.reshape(len(value), -1) if value.size else value
 
 
-def _numbers(value: ArrayLike, integers: bool = False) -> np.ndarray:
-    """float32, or int32 where `integers` may stay; what is no array of numbers stays as it is."""
+def _numbers(value: Any, integers: bool = False) -> np.ndarray:
+    """float32, or int32 if `integers` may stay; anything but an array of numbers is unchanged."""
     try:
         value = np.atleast_1d(np.asarray(value))
-    except ValueError:  # rows of different shapes
+    except ValueError:  # steps of different shapes
         return np.asarray(value, object)
     if value.dtype.kind in "iub" and integers:
         return value.astype(np.int32)
     return value.astype(np.float32, copy=False) if value.dtype.kind in "fiub" else value
 
 
-def _misfits(
+def _inconsistencies(
     name: str, columns: dict[str, np.ndarray], first_name: str, first: dict[str, np.ndarray]
 ) -> Iterator[str]:
-    """Fields that are no numbers, or not what the first episode had."""
+    """Fields that are not numeric, or that differ from those of the first episode."""
     for field in (field for field in first if field not in columns):
         yield f"{name}: {field} is missing, {first_name} has it; accepted: the same fields in all"
     for field, value in columns.items():
         if value.dtype.kind not in "fiu":
-            yield f"{name}: {field} is {value.dtype}; accepted: numbers, of one shape in every row"
+            yield f"{name}: {field} is {value.dtype}; accepted: numbers, of one shape in every step"
         elif field not in first:
             yield f"{name}: {field} is new, {first_name} has none; accepted: the same fields in all"
         elif value.shape[1:] != first[field].shape[1:]:
             shape = first[field].shape[1:]
-            yield f"{name}: {field} has shape {value.shape[1:]}, {first_name} had {shape}"
+            yield f"{name}: {field} has shape {value.shape[1:]}, {first_name} has {shape}"
         elif value.dtype != first[field].dtype:
-            yield f"{name}: {field} is {value.dtype}, {first_name} had {first[field].dtype}"
+            yield f"{name}: {field} is {value.dtype}, {first_name} has {first[field].dtype}"
         elif field == "reward" and value.ndim > 1:
-            yield f"{name}: reward has shape {value.shape[1:]}; accepted: one number a row"
+            yield f"{name}: reward has shape {value.shape[1:]}; accepted: one number per step"
 
 
-def _uneven_rows(name: str, columns: dict[str, np.ndarray]) -> Iterator[str]:
-    """Fields whose rows do not match those of the first observation."""
+def _length_errors(name: str, columns: dict[str, np.ndarray]) -> Iterator[str]:
+    """Fields whose number of steps does not match that of the first observation."""
     if not any(field.startswith(OBSERVATION) for field in columns):
         yield f"{name}: no observations; accepted: at least one named observation"
         return
     reference = next(iter(columns))
-    rows = len(columns[reference])
-    if rows < 2:
-        yield f"{name}: {rows} row(s); accepted: at least 2, a transition needs a successor"
+    steps = len(columns[reference])
+    if steps < 2:
+        yield f"{name}: {steps} step(s); accepted: at least 2, which make a transition"
         return
     for field, value in columns.items():
-        accepted = (rows,) if field.startswith(OBSERVATION) else (rows - 1, rows)
+        accepted = (steps,) if field.startswith(OBSERVATION) else (steps - 1, steps)
         if len(value) not in accepted:
             yield (
-                f"{name}: {field} has {len(value)} rows, {reference} has {rows}; "
+                f"{name}: {field} has {len(value)} steps, {reference} has {steps}; "
                 f"accepted: {' or '.join(map(str, accepted))}"
             )
 
 
-def _time_faults(name: str, episode: Episode) -> Iterator[str]:
+def _time_errors(name: str, episode: Episode) -> Iterator[str]:
     if episode.time is None:
         return
     time = np.asarray(episode.time, np.float64)
     backwards = np.flatnonzero(~(np.diff(time) >= 0))
     if len(backwards):
-        row = int(backwards[0]) + 1
+        step = int(backwards[0]) + 1
         yield (
-            f"{name} row {row}: time is {time[row]:.10g} after {time[row - 1]:.10g}; "
-            "accepted: time that does not go backwards"
+            f"{name}, step {step}: time is {time[step]:.10g} after {time[step - 1]:.10g}; "
+            "accepted: time that does not decrease"
         )
 
 
 def _padded(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Action and reward with a last row of zeros, whatever they had there."""
-    rows = len(columns[next(iter(columns))])
+    """Action and reward with zeros in the last step."""
+    steps = len(columns[next(iter(columns))])
     for field in columns.keys() & {"action", "reward"}:
-        padded = np.zeros((rows, *columns[field].shape[1:]), columns[field].dtype)
-        padded[:-1] = columns[field][: rows - 1]
+        padded = np.zeros((steps, *columns[field].shape[1:]), columns[field].dtype)
+        padded[:-1] = columns[field][: steps - 1]
         columns = {**columns, field: padded}
     return columns
 
 
 def split_long_episodes(
-    episodes: Iterable[Episode | UnreadableEpisode], longest: int | None
+    episodes: Iterable[Episode | UnreadableEpisode], max_steps: int | None
 ) -> Iterator[Episode | UnreadableEpisode]:
-    """Episodes of at most `longest` transitions: a longer one is cut, as by time-outs.
+    """Cuts episodes into pieces of at most `max_steps` transitions, as a time limit would.
 
     The last observation of a piece is the first of the next one.
     """
     for index, episode in enumerate(episodes):
-        whole = isinstance(episode, UnreadableEpisode) or longest is None
-        rows = 0 if whole else len(next(iter(episode.observations.values()), ()))
-        if whole or rows <= longest + 1:
+        if isinstance(episode, UnreadableEpisode) or max_steps is None:
+            yield episode
+            continue
+        steps = len(next(iter(episode.observations.values()), ()))
+        if steps <= max_steps + 1:
             yield episode
             continue
         name = episode.name or f"episode {index}"
-        for begin in range(0, rows - 1, longest):
-            yield _piece(episode, f"{name} from row {begin}", begin, longest, rows)
+        for begin in range(0, steps - 1, max_steps):
+            yield _piece(episode, f"{name} from step {begin}", begin, max_steps, steps)
 
 
-def _piece(episode: Episode, name: str, begin: int, longest: int, rows: int) -> Episode:
-    def part(values: ArrayLike) -> ArrayLike:
-        return np.asarray(values)[begin : begin + longest + 1]
+def _piece(episode: Episode, name: str, begin: int, max_steps: int, steps: int) -> Episode:
+    def part(values: Any) -> Any:
+        return np.asarray(values)[begin : begin + max_steps + 1]
 
     return Episode(
         observations={key: part(value) for key, value in episode.observations.items()},
         actions=part(episode.actions),
         rewards=None if episode.rewards is None else part(episode.rewards),
-        terminated=episode.terminated and begin + longest >= rows - 1,
+        terminated=episode.terminated and begin + max_steps >= steps - 1,
         name=name,
         time=None if episode.time is None else part(episode.time),
     )

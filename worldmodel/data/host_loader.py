@@ -1,8 +1,8 @@
-"""Streamed loader: windows are gathered on the host, ahead of time, for logs that do not fit on
-the device.
+"""Loader that gathers windows on the host, ahead of time, for datasets that do not fit on the
+device.
 
-The batch of a step is a function of (seed, step), so it does not matter which thread or process
-makes it: Grain hands out the numbers of calls, and keeps the results in order.
+The batch of a step is a function of (seed, step), so any thread or process can compute it: Grain
+distributes the indices of calls, and keeps the results in order.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import grain
 import jax
@@ -31,13 +31,14 @@ from worldmodel.data.windows import (
 )
 from worldmodel.system import signals
 
-STREAMED_BYTES = 64 * 2**20  # of one call's batches
-AHEAD = 2  # calls whose batches are made before they are asked for
-THREADS = 2  # that make them, where no worker processes do
+MAX_FEED_BYTES = 64 * 2**20  # of the batches of one call
+PREFETCHED_CALLS = 2
+THREADS = 2  # that gather batches if there are no worker processes
 
 
-class Shard(NamedTuple):
-    """The part of every batch that this process makes: the `index`-th of `count` equal ones."""
+@dataclass(frozen=True)
+class Shard:
+    """The part of every batch that this process loads: the `index`-th of `count` equal parts."""
 
     index: int = 0
     count: int = 1
@@ -45,7 +46,7 @@ class Shard(NamedTuple):
 
 @dataclass
 class HostLoader:
-    """Windows gathered on the host; `feed` is a stack of batches (updates, batch / shards, ...)."""
+    """Windows gathered on the host; a feed is a stack of batches (updates, batch / shards, ...)."""
 
     source: WindowSource
     trajectories: Trajectories
@@ -73,13 +74,13 @@ class HostLoader:
 
     @property
     def max_updates_per_call(self) -> int:
-        return max(1, STREAMED_BYTES // self.source.batch_bytes())
+        return max(1, MAX_FEED_BYTES // self.source.batch_bytes())
 
     def arrays(self) -> tuple[()]:
         return ()
 
     def feed(self, step: int, updates: int) -> Window:
-        """Those that come in order were made ahead of time; a jump starts anew."""
+        """Calls in order were prefetched; any other call restarts the prefetching."""
         if self.pending is None or self.expected != (step, updates):
             self.close()
             self.pending = self._from(step, updates)
@@ -97,18 +98,18 @@ class HostLoader:
         )
 
     def close(self) -> None:
-        if self.pending is not None and hasattr(self.pending, "close"):
-            self.pending.close()
+        if (stop := getattr(self.pending, "close", None)) is not None:  # not in old versions
+            stop()
         self.pending = self.expected = None
 
     def _from(self, step: int, updates: int) -> Iterator[Window]:
         calls = grain.MapDataset.range(2**31 - 1).map(_Call(self.source, step, updates))
         threads = grain.ReadOptions(
-            num_threads=0 if self.num_workers else THREADS, prefetch_buffer_size=AHEAD
+            num_threads=0 if self.num_workers else THREADS, prefetch_buffer_size=PREFETCHED_CALLS
         )
         stream = calls.to_iter_dataset(threads)
         if self.num_workers:
-            if not flags.FLAGS.is_parsed():  # Grain reads its flags, whoever runs it
+            if not flags.FLAGS.is_parsed():  # Grain reads its flags in any program
                 flags.FLAGS.mark_as_parsed()
             options = grain.MultiprocessingOptions(
                 num_workers=self.num_workers, per_worker_buffer_size=1
@@ -118,13 +119,13 @@ class HostLoader:
 
 
 def _start_worker(number: int, count: int) -> None:
-    """Stopping is for the process that trains: its workers go on until it is done with them."""
+    """Workers ignore signals: the training process stops them when it has finished."""
     signals.ignore()
 
 
 @dataclass(frozen=True)
 class _Call:
-    """From the number of a call to its batches. A class, so that it travels to worker processes."""
+    """Maps the index of a call to its batches. A class, so that it can be pickled for workers."""
 
     source: WindowSource
     first: int
@@ -135,25 +136,23 @@ class _Call:
 
 
 class WindowSource:
-    """Batches of windows by step number, in numpy. Memory-mapped rows travel to other processes by
-    the names of their files.
-    """
+    """Batches of windows by step number, in NumPy; memory-mapped arrays are pickled by name."""
 
     def __init__(
         self, trajectories: Trajectories, batch_size: int, length: int, seed: int, shard: Shard
     ):
         if batch_size % shard.count:
-            raise ValueError(f"a batch of {batch_size} does not divide into {shard.count} shards")
-        self.rows, self.action = (
-            step_arrays(trajectories, raw_actions=True),
-            trajectories.action_spec,
-        )
+            raise ValueError(f"a batch of {batch_size} is not divisible by {shard.count} shards")
+        self.steps = step_arrays(trajectories, raw_actions=True)
+        self.action = trajectories.action_spec
         self.index: WindowIndex = build_window_index(trajectories, length)
         self.batch_size, self.length, self.seed, self.shard = batch_size, length, seed, shard
-        self.wide = _wide(self.rows)
+        self.wide = _wide(self.steps)
 
     def batches(self, step: int, updates: int) -> Window:
-        """This shard of `updates` batches from `step` on, (updates, part of batch, length, ...)."""
+        """This shard of the batches of `updates` steps from `step` on: (updates, batch / shards,
+        length, ...).
+        """
         part = self.batch_size // self.shard.count
         mine = slice(self.shard.index * part, (self.shard.index + 1) * part)
         sizes = (self.batch_size, self.index.count, self.seed)
@@ -162,53 +161,61 @@ class WindowSource:
         )
         starts, counts = self.index.starts[chosen], self.index.valid_lengths[chosen]
         for array in self.wide:
-            _announce(array, starts, counts)
-        window = gather_windows(self.rows, starts, counts, self.length)
+            _prefetch(array, starts, counts)
+        window = gather_windows(self.steps, starts, counts, self.length)
         padding = window.is_last | ~window.mask
         window = window.with_action(normalize_actions(window.action, padding, self.action))
         return jax.tree.map(lambda x: x.reshape(updates, part, *x.shape[1:]), window)
 
     def batch_bytes(self) -> int:
         """Bytes of one whole batch."""
-        row = sum(x.dtype.itemsize * int(np.prod(x.shape[1:])) for x in jax.tree.leaves(self.rows))
-        return self.batch_size * self.length * (row + 1)
+        step = sum(
+            x.dtype.itemsize * int(np.prod(x.shape[1:])) for x in jax.tree.leaves(self.steps)
+        )
+        return self.batch_size * self.length * (step + 1)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"rows": jax.tree.map(_MappedFile.of, self.rows), "wide": []}
+        return self.__dict__ | {"steps": jax.tree.map(_MappedFile.of, self.steps), "wide": []}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         def opened(x: Any) -> np.ndarray:
             return x.open() if isinstance(x, _MappedFile) else x
 
-        self.__dict__ |= state | {"rows": jax.tree.map(opened, state["rows"])}
-        self.wide = _wide(self.rows)
+        self.__dict__ |= state | {"steps": jax.tree.map(opened, state["steps"])}
+        self.wide = _wide(self.steps)
 
 
-def _wide(rows: StepArrays) -> list[np.ndarray]:
-    """The memory-mapped columns with rows of a page or more, such as images.
+def _wide(steps: StepArrays) -> list[np.memmap]:
+    """The memory-mapped arrays with steps of a page or more, such as images.
 
-    The system would read around every place that is touched, several times what is used. It is told
-    not to, and of each window before its rows are copied, so that they come in one piece.
+    The system's read-ahead around every access would read several times what is used. It is turned
+    off, and `_prefetch` requests each window in one piece before it is copied.
     """
-    arrays = [x for x in jax.tree.leaves(rows) if isinstance(x, np.memmap)]
+    arrays = [x for x in jax.tree.leaves(steps) if isinstance(x, np.memmap)]
     wide = [x for x in arrays if x[:1].nbytes >= mmap.PAGESIZE and hasattr(mmap, "MADV_RANDOM")]
     for array in wide:
-        array.base.madvise(mmap.MADV_RANDOM)
+        _map_of(array).madvise(mmap.MADV_RANDOM)
     return wide
 
 
-def _announce(array: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> None:
-    """Asks the system to read the windows of `counts` rows that begin at `starts`."""
-    row = array[:1].nbytes
-    begins = starts.astype(np.int64) * row
-    for begin, end in zip(begins.tolist(), (begins + counts * row).tolist(), strict=True):
+def _map_of(array: np.memmap) -> mmap.mmap:
+    if not isinstance(array.base, mmap.mmap):
+        raise TypeError("expected an array that spans its whole file")
+    return array.base
+
+
+def _prefetch(array: np.memmap, starts: np.ndarray, counts: np.ndarray) -> None:
+    """Has the system read the windows of `counts` steps that begin at `starts`."""
+    size = array[:1].nbytes
+    begins = starts.astype(np.int64) * size
+    for begin, end in zip(begins.tolist(), (begins + counts * size).tolist(), strict=True):
         page = begin - begin % mmap.PAGESIZE
-        array.base.madvise(mmap.MADV_WILLNEED, page, end - page)
+        _map_of(array).madvise(mmap.MADV_WILLNEED, page, end - page)
 
 
 @dataclass(frozen=True)
 class _MappedFile:
-    """A memory-mapped array, without its content."""
+    """A memory-mapped array, pickled without its content."""
 
     path: str
     dtype: np.dtype

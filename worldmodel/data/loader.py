@@ -1,7 +1,7 @@
-"""How batches reach the compiled step. Both ways give the same ones for the same (seed, step).
+"""Batches for the compiled update. Both loaders give the same batch for the same (seed, step).
 
-`DeviceLoader`: all rows lie on the device, and windows are gathered inside the step. `HostLoader`
-(host_loader.py): the host gathers them, for what does not fit.
+`DeviceLoader` keeps the whole dataset on the device and gathers windows inside the update.
+`HostLoader` (host_loader.py) gathers them on the host, for datasets that do not fit.
 """
 
 from __future__ import annotations
@@ -29,17 +29,20 @@ from worldmodel.data.windows import (
     step_arrays,
 )
 
-DEVICE_SHARE = 0.25  # of the device's memory, that resident rows may take
+DEVICE_SHARE = 0.25  # of the memory of the device that the dataset may take
 
 
 class Loader(Protocol):
-    """Batches of `batch_size` windows of `length` rows.
+    """Batches of `batch_size` windows of `length` steps.
 
-    `arrays()` go to the device once. `feed(step, updates)` is made on the host for each call to the
-    device: what the batches of `updates` steps from `step` on need. `batch(arrays, feed, k)`,
-    called inside jit, is the k-th of them. `describe_windows(step)` says where the windows of a step's batch
-    come from. `axis` is the batch axis of the feed's arrays, None if
-    every device needs all of it.
+    arrays(): put on the device once
+    feed(step, updates): computed on the host for each call to the device; everything that the
+        batches of `updates` updates from `step` on need
+    batch(arrays, feed, k): the k-th of these batches; called inside jit
+    describe_windows(step): episode and steps of each window of a batch, for messages
+    axis: the batch axis of the arrays of a feed, or None if every device needs all of it
+    count: number of windows in an epoch
+    max_updates_per_call: limit on `updates`
     """
 
     @property
@@ -49,10 +52,10 @@ class Loader(Protocol):
     def trajectories(self) -> Trajectories: ...
 
     @property
-    def count(self) -> int: ...  # windows in an epoch
+    def count(self) -> int: ...
 
     @property
-    def max_updates_per_call(self) -> int: ...  # that one call to the device may take
+    def max_updates_per_call(self) -> int: ...
 
     def arrays(self) -> Any: ...
 
@@ -66,16 +69,16 @@ class Loader(Protocol):
 
 
 class DeviceArrays(NamedTuple):
-    """What the compiled step reads: all rows, and each window's first row and number of rows."""
+    """All steps, and the first step and the number of valid steps of each window."""
 
-    rows: StepArrays
+    steps: StepArrays
     starts: Any
     counts: Any
 
 
 @dataclass(frozen=True)
 class DeviceLoader:
-    """Rows on the device; `feed` is the place in the sequence of windows where a call begins."""
+    """The dataset on the device; a feed is the position in the sequence of windows."""
 
     resident: DeviceArrays
     trajectories: Trajectories
@@ -108,13 +111,13 @@ class DeviceLoader:
         return cursor(step, self.batch_size, self.count, self.seed)
 
     def indices(self, at: Cursor, k: Any) -> jax.Array:
-        """(batch_size,) windows of the k-th batch after `at`."""
+        """(batch_size,) window indices of the k-th batch after `at`."""
         return batch_indices(at, k, self.batch_size, self.count)
 
     def batch(self, arrays: DeviceArrays, feed: Cursor, k: Any) -> Window:
         chosen = replicate(self.indices(feed, k))
         return gather_windows(
-            arrays.rows, arrays.starts[chosen], arrays.counts[chosen], self.length
+            arrays.steps, arrays.starts[chosen], arrays.counts[chosen], self.length
         )
 
     def describe_windows(self, step: int) -> list[str]:
@@ -128,8 +131,8 @@ class DeviceLoader:
 
 
 def replicate(x: jax.Array) -> jax.Array:
-    """Inside a step that is compiled for a mesh: computed by each device for itself, which for a
-    few numbers is faster than asking the others.
+    """Has every device of a mesh compute the whole of `x`, inside a compiled update. For a few
+    numbers that is faster than communication.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return x
@@ -144,7 +147,7 @@ def make_loader(
     loader: str = "auto",
     num_workers: int = 0,
 ) -> DeviceLoader | HostLoader:
-    """The delivery asked for; `auto` keeps on the device what leaves it room to train."""
+    """The loader of this kind; `auto` uses the device if that leaves enough memory for training."""
     if loader == "auto":
         fits = trajectories.num_bytes <= DEVICE_SHARE * _device_bytes()
         loader = "device" if fits else "host"
@@ -155,17 +158,18 @@ def make_loader(
 
 
 def _device_bytes() -> int:
-    """Memory of one device; of the machine, where the device does not tell."""
+    """Memory of one device, or of the machine if the device does not report it."""
     statistics = jax.local_devices()[0].memory_stats() or {}
     if "bytes_limit" in statistics:
         return statistics["bytes_limit"]
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def pad_episodes(trajectories: Trajectories, rows: int | None = None) -> Window:
-    """Every episode as one masked window of numpy arrays, from its first row, (episodes, rows,
-    ...).
+def pad_episodes(trajectories: Trajectories, length: int | None = None) -> Window:
+    """Every episode as one masked window from its first step: NumPy arrays (episodes, length, ...).
+
+    `length` defaults to that of the longest episode.
     """
-    rows = rows or int(trajectories.lengths.max())
-    counts = np.minimum(trajectories.lengths, rows).astype(np.int32)
-    return gather_windows(step_arrays(trajectories), trajectories.offsets, counts, rows)
+    length = length or int(trajectories.lengths.max())
+    counts = np.minimum(trajectories.lengths, length).astype(np.int32)
+    return gather_windows(step_arrays(trajectories), trajectories.offsets, counts, length)

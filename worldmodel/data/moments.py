@@ -1,4 +1,4 @@
-"""Statistics of columns whose rows need not fit in memory: one pass, piece by piece."""
+"""Statistics of columns that need not fit in memory, in one pass over chunks of rows."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Moments(NamedTuple):
-    """(D,) float64 each; `std` is that of all rows, not of a sample."""
+    """float64 (D,) each. `std` is the population standard deviation."""
 
     mean: np.ndarray
     std: np.ndarray
@@ -23,13 +23,13 @@ class Moments(NamedTuple):
 
 
 def moments(parts: Iterable[np.ndarray]) -> Moments:
-    """Of pieces (n, D) that hold at least one row in all.
+    """Computes the moments of chunks (n, D) that hold at least one row in total.
 
-    Means and sums of squares are joined as by Chan, Golub and LeVeque (1983), so that columns far
-    from zero keep their digits.
+    Means and sums of squares are merged as by Chan, Golub and LeVeque (1983), which stays accurate
+    for columns far from zero. Raises ValueError without rows.
     """
     count, mean, squares = 0, np.zeros(()), np.zeros(())
-    low, high = np.inf, -np.inf
+    low, high = np.full((), np.inf), np.full((), -np.inf)
     for part in parts:
         if not len(part):
             continue

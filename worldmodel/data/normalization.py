@@ -1,4 +1,4 @@
-"""Which observation is brought to which range: the options `data.normalize`, key by key."""
+"""The option `data.normalize`: which normalization each observation gets."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from worldmodel.errors import ConfigError, did_you_mean
 
 
 def resolve_normalization(options: DataOptions, trajectories: Trajectories) -> dict[str, str]:
-    """Name of each vector -> its kind of scaling. Raises ConfigError for a name that is none.
+    """Returns vector -> its normalization. Raises ConfigError for an unknown vector.
 
-    An entry KIND is for all, KEY:KIND for one; later entries win.
+    An entry KIND applies to all vectors, KEY:KIND to one; later entries take precedence.
     """
     vectors = [key for key, value in trajectories.observations.items() if value.ndim == 2]
     chosen = dict.fromkeys(vectors, "none")
@@ -18,8 +18,9 @@ def resolve_normalization(options: DataOptions, trajectories: Trajectories) -> d
         key, _, kind = entry.rpartition(":")
         if key and key not in vectors:
             raise ConfigError(
-                f"data.normalize={entry}: these logs have no vector {key!r}"
-                f"{did_you_mean(key, vectors)}; accepted: {', '.join(vectors) or 'none, only images'}"
+                f"data.normalize={entry}: this dataset has no vector {key!r}"
+                f"{did_you_mean(key, vectors)}; "
+                f"accepted: {', '.join(vectors) or 'none, all observations are images'}"
             )
         chosen |= {key: kind} if key else dict.fromkeys(vectors, kind)
     return chosen

@@ -1,4 +1,4 @@
-"""Pictures of logs: how long and how good episodes are, and a few of them over time, as PNG."""
+"""Plots of a dataset as PNG files: lengths and returns, and a few episodes over time."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from matplotlib.figure import Figure
 
 from worldmodel.data.trajectories import Trajectories
 
-# After Okabe and Ito, told apart with any colour vision.
+# Colors after Okabe and Ito, which remain distinguishable with any color vision.
 OBSERVED, ACTED, EARNED = "#0067a5", "#c65102", "#007a5a"
-ENDED, CUT = "#c65102", "#9aa3ad"  # terminals and time-outs
+ENDED, CUT = "#c65102", "#9aa3ad"  # terminal and truncated episodes
 GRID = "#e4e6e9"
 DPI = 110
-MOST_COLUMNS = 8  # of one field that are drawn over time, evenly spaced
-MOST_STEPS = 1000  # of an episode that are drawn: more would be a smear
+MAX_COLUMNS = 8  # of one field that are drawn over time, evenly spaced
+MAX_STEPS = 1000  # of an episode that are drawn
 PANEL = (4.0, 0.95)  # inches, of one column of one episode
 FRAMES = 10  # in a strip
-MOST_LETTERS = 40  # of an episode's name over its column
+MAX_LETTERS = 40  # of the name of an episode above its column
 
 
 class PlottedEpisode(NamedTuple):
-    """An episode that is drawn, with the words that tell it from the others."""
+    """An episode that is drawn, with its title."""
 
     episode: int
-    words: str
+    title: str
 
 
 def draw(
@@ -38,18 +38,18 @@ def draw(
     title: str,
     columns: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Path]:
-    """Writes all pictures of these logs into `folder`; returns their paths.
+    """Writes all plots of a dataset into `folder`, and returns their paths.
 
     `columns` names the columns of vectors, by observation, and of `action`.
     """
-    shown = representative_episodes(trajectories)
+    chosen = representative_episodes(trajectories)
     figures = {
         "episodes": episodes(trajectories, title),
-        "over-time": over_time(trajectories, shown, title, columns or {}),
+        "over-time": over_time(trajectories, chosen, title, columns or {}),
     }
     for key, value in trajectories.observations.items():
         if value.ndim == 4:
-            figures[f"frames-{_file_name(key)}"] = frames(trajectories, key, shown, title)
+            figures[f"frames-{_file_name(key)}"] = frames(trajectories, key, chosen, title)
     paths = []
     for name, figure in figures.items():
         paths.append(folder / f"{name}.png")
@@ -61,33 +61,33 @@ def representative_episodes(trajectories: Trajectories) -> list[PlottedEpisode]:
     """The worst, the median and the best episode by return; without rewards, by length."""
     if trajectories.rewards is None:
         order, values = trajectories.lengths - 1, "{:,.0f} transitions"
-        words = ("shortest", "median", "longest")
+        ranks = ("shortest", "median", "longest")
     else:
         order, values = trajectories.returns(), "return {:,.4g}"
-        words = ("worst", "median", "best")
+        ranks = ("worst", "median", "best")
     ranked = np.argsort(order, kind="stable")
-    places = {0: words[0], (len(ranked) - 1) // 2: words[1], len(ranked) - 1: words[2]}
+    places = {0: ranks[0], (len(ranked) - 1) // 2: ranks[1], len(ranked) - 1: ranks[2]}
     if len(ranked) == 1:
         places = {0: "the only one"}
     return [
-        PlottedEpisode(int(e), f"{_short(trajectories.name(e))}\n{word}, {values.format(order[e])}")
-        for place, word in places.items()
+        PlottedEpisode(int(e), f"{_short(trajectories.name(e))}\n{rank}, {values.format(order[e])}")
+        for place, rank in places.items()
         for e in [ranked[place]]
     ]
 
 
 def _short(name: str) -> str:
-    """An episode's name without the folders of its file, and without the middle of a long rest."""
+    """The name of an episode without folders, and shortened in the middle."""
     name = name.rpartition("/")[2]
-    half = MOST_LETTERS // 2
-    return name if len(name) <= MOST_LETTERS else f"{name[:half]}...{name[-half:]}"
+    half = MAX_LETTERS // 2
+    return name if len(name) <= MAX_LETTERS else f"{name[:half]}...{name[-half:]}"
 
 
 # ---------------------------------------------------------------------------------------- episodes
 
 
 def episodes(trajectories: Trajectories, title: str) -> Figure:
-    """Histograms of the lengths, by how episodes ended, and of the returns."""
+    """Histograms of lengths and returns, by how episodes ended."""
     rewarded = trajectories.rewards is not None
     figure = Figure(figsize=(9.0 if rewarded else 4.8, 3.4), layout="constrained")
     figure.suptitle(title, fontsize=11)
@@ -107,7 +107,7 @@ def episodes(trajectories: Trajectories, title: str) -> Figure:
 
 
 def _histogram(axes: Axes, values: np.ndarray, ended: np.ndarray, whole: bool = False) -> None:
-    """Bars of all episodes, stacked by how they ended; `whole` numbers get bins around them."""
+    """Stacked bars by how episodes ended; `whole` numbers get bins centered on them."""
     bins = int(np.clip(2 * np.sqrt(len(values)), 8, 40))
     low, high = float(values.min()), float(values.max())
     if whole and high - low < bins:
@@ -118,19 +118,19 @@ def _histogram(axes: Axes, values: np.ndarray, ended: np.ndarray, whole: bool = 
         edges = np.linspace(low - margin, high + margin, bins)
     else:
         edges = np.linspace(low, high, bins + 1)
-    kinds = {"time-out": (~ended, CUT), "terminal": (ended, ENDED)}
+    kinds = {"truncated": (~ended, CUT), "terminal": (ended, ENDED)}
     kinds = {name: (which, color) for name, (which, color) in kinds.items() if which.any()}
     axes.hist(
         [values[which] for which, _ in kinds.values()],
-        edges,
+        edges.tolist(),
         stacked=True,
         color=[color for _, color in kinds.values()],
         label=[f"{name} ({which.sum():,})" for name, (which, _) in kinds.items()],
         edgecolor="white",
         linewidth=0.6,
     )
-    axes.yaxis.get_major_locator().set_params(integer=True)
-    axes.xaxis.get_major_locator().set_params(integer=whole)
+    axes.locator_params(axis="y", integer=True)
+    axes.locator_params(axis="x", integer=whole)
     _plain(axes)
 
 
@@ -138,10 +138,9 @@ def _histogram(axes: Axes, values: np.ndarray, ended: np.ndarray, whole: bool = 
 
 
 class TimeSeries(NamedTuple):
-    """One number of every row (N,), to be drawn over time, with its `bounds`, if there are any.
+    """One number per step (N,), drawn over time, with its `bounds` if it has any.
 
-    Those of the rows' actions, such as the reward, hold until the next row and have padding at the
-    end of an episode.
+    Actions and rewards (`of_action`) hold until the next step, and the last step is padding.
     """
 
     title: str
@@ -153,36 +152,36 @@ class TimeSeries(NamedTuple):
 
 def over_time(
     trajectories: Trajectories,
-    shown: Sequence[PlottedEpisode],
+    chosen: Sequence[PlottedEpisode],
     title: str,
     columns: Mapping[str, Sequence[str]],
 ) -> Figure:
-    """Episodes side by side, from top to bottom observations, actions and reward."""
+    """Episodes side by side; from top to bottom observations, actions and reward."""
     tracks = list(_tracks(trajectories, columns))
-    size = (PANEL[0] * len(shown) + 0.8, PANEL[1] * len(tracks) + 1.2)
+    size = (PANEL[0] * len(chosen) + 0.8, PANEL[1] * len(tracks) + 1.2)
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle("; ".join([title, *_left_out(trajectories, shown)]), fontsize=11)
-    grid = figure.subplots(len(tracks), len(shown), squeeze=False, sharex="col", sharey="row")
+    figure.suptitle("; ".join([title, *_omissions(trajectories, chosen)]), fontsize=11)
+    grid = figure.subplots(len(tracks), len(chosen), squeeze=False, sharex="col", sharey="row")
     for track, row in zip(tracks, grid, strict=True):
-        for panel, (episode, _) in zip(row, shown, strict=True):
+        for panel, (episode, _) in zip(row, chosen, strict=True):
             _line(panel, trajectories, episode, track)
         row[0].set_ylabel(track.title, fontsize=8, rotation=0, ha="right", va="center")
     figure.align_ylabels(grid[:, 0])
-    for panel, (_, words) in zip(grid[0], shown, strict=True):
-        panel.set_title(words, fontsize=9)
+    for panel, (_, heading) in zip(grid[0], chosen, strict=True):
+        panel.set_title(heading, fontsize=9)
     for panel in grid[-1]:
         panel.set_xlabel("step", fontsize=9)
     return figure
 
 
-def _left_out(trajectories: Trajectories, shown: Sequence[PlottedEpisode]) -> Iterator[str]:
-    """How much is drawn of fields and episodes that are drawn in part."""
+def _omissions(trajectories: Trajectories, chosen: Sequence[PlottedEpisode]) -> Iterator[str]:
+    """Notes on fields and episodes of which only a part is drawn."""
     fields = {**trajectories.observations, "action": trajectories.actions}
     for key, value in fields.items():
-        if value.ndim == 2 and value.shape[1] > MOST_COLUMNS:
-            yield f"{MOST_COLUMNS} of {value.shape[1]:,} columns of {key}"
-    if max(trajectories.lengths[episode] for episode, _ in shown) > MOST_STEPS:
-        yield f"first {MOST_STEPS:,} steps"
+        if value.ndim == 2 and value.shape[1] > MAX_COLUMNS:
+            yield f"{MAX_COLUMNS} of {value.shape[1]:,} columns of {key}"
+    if max(trajectories.lengths[episode] for episode, _ in chosen) > MAX_STEPS:
+        yield f"first {MAX_STEPS:,} steps"
 
 
 def _tracks(
@@ -204,8 +203,8 @@ def _tracks(
 
 
 def _some(key: str, size: int, names: Sequence[str] | None) -> Iterator[tuple[int, str]]:
-    """Columns that are drawn, and their titles."""
-    for i in np.unique(np.linspace(0, size - 1, min(size, MOST_COLUMNS)).astype(int)).tolist():
+    """The columns that are drawn, and their titles."""
+    for i in np.unique(np.linspace(0, size - 1, min(size, MAX_COLUMNS)).astype(int)).tolist():
         if names and len(names) == size:
             yield i, f"{key}\n{names[i]}"
         else:
@@ -214,9 +213,9 @@ def _some(key: str, size: int, names: Sequence[str] | None) -> Iterator[tuple[in
 
 def _line(axes: Axes, trajectories: Trajectories, episode: int, track: TimeSeries) -> None:
     first = trajectories.offsets[episode]
-    rows = min(int(trajectories.lengths[episode]) - track.of_action, MOST_STEPS)
+    steps = min(int(trajectories.lengths[episode]) - track.of_action, MAX_STEPS)
     style = "steps-post" if track.of_action else "default"
-    values = track.values[first : first + rows]
+    values = track.values[first : first + steps]
     axes.plot(values, color=track.color, linewidth=1.0, drawstyle=style)
     for bound in track.bounds:
         axes.axhline(bound, color=CUT, linewidth=0.8, linestyle="--")
@@ -234,18 +233,18 @@ def _plain(axes: Axes) -> None:
 
 
 def frames(
-    trajectories: Trajectories, key: str, shown: Sequence[PlottedEpisode], title: str
+    trajectories: Trajectories, key: str, chosen: Sequence[PlottedEpisode], title: str
 ) -> Figure:
-    """Evenly spaced images of each episode, from the first to the last, a strip each."""
+    """Evenly spaced images of each episode, one strip per episode."""
     images = trajectories.observations[key]
     height, width = images.shape[1:3]
     wide = 1.2  # inches of one image
-    tall = float(np.clip(wide * height / width, 0.3, 3.0)) + 0.4  # with the words around it
-    figure = Figure(figsize=(wide * FRAMES, tall * len(shown) + 0.3), layout="constrained")
+    tall = float(np.clip(wide * height / width, 0.3, 3.0)) + 0.4  # with its labels
+    figure = Figure(figsize=(wide * FRAMES, tall * len(chosen) + 0.3), layout="constrained")
     figure.suptitle(f"{title}: {key}, {width} x {height} pixels", fontsize=11)
-    strips = figure.subfigures(len(shown), 1, squeeze=False)[:, 0]
-    for strip, (episode, words) in zip(strips, shown, strict=True):
-        strip.suptitle(words.replace("\n", ": "), fontsize=9, x=0.01, ha="left")
+    strips = figure.subfigures(len(chosen), 1, squeeze=False)[:, 0]
+    for strip, (episode, heading) in zip(strips, chosen, strict=True):
+        strip.suptitle(heading.replace("\n", ": "), fontsize=9, x=0.01, ha="left")
         length = int(trajectories.lengths[episode])
         steps = np.linspace(0, length - 1, FRAMES).round().astype(int)
         for panel, step in zip(strip.subplots(1, FRAMES), steps, strict=True):
@@ -255,7 +254,7 @@ def frames(
 
 
 def _picture(axes: Axes, image: np.ndarray) -> None:
-    """Three or four channels are colours; of any other number, the first one is shown."""
+    """Shows three or four channels as colors; otherwise the first channel."""
     image = image[..., :3] if image.shape[-1] in (3, 4) else image[..., 0]
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.set(xticks=[], yticks=[])

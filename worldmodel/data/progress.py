@@ -1,4 +1,4 @@
-"""Progress of work on logs: a bar on a terminal, a line where it took long elsewhere."""
+"""Progress of long work: a bar on a terminal, or else a line every few seconds."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import track
-
 Item = TypeVar("Item")
-TOLD_AFTER_SECONDS = 5.0
+REPORT_INTERVAL_SECONDS = 5.0
 
 
 def progress_bar(items: Iterable[Item], count: int | None, task: str) -> Iterator[Item]:
-    """The same items; `count` is their number where it is known."""
+    """Yields the items; `count` is their number if known."""
     if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.progress import track
+
         yield from track(items, task, total=count, console=Console(stderr=True), transient=True)
         return
-    began = told = time.monotonic()
+    began = reported = time.monotonic()
     for number, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
-        if now - told > TOLD_AFTER_SECONDS:
+        if now - reported > REPORT_INTERVAL_SECONDS:
             of = f" of {count}" if count else ""
             print(
                 f"{task}: {number}{of} episodes, {now - began:.0f} s", file=sys.stderr, flush=True
             )
-            told = now
+            reported = now

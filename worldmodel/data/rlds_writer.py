@@ -1,7 +1,6 @@
-"""The native format on disk: TFDS in the RLDS layout, stored as ArrayRecord, written without
-TensorFlow.
+"""Writes the native format: TFDS in the RLDS layout, stored as ArrayRecord, without TensorFlow.
 
-One record is one episode, `steps` with `observation`, `action`, `reward`, `is_first`, `is_last`,
+One record is one episode: `steps` with `observation`, `action`, `reward`, `is_first`, `is_last`,
 `is_terminal` and `discount`. `readers/tfds.py` reads it.
 """
 
@@ -26,16 +25,33 @@ from worldmodel.data.trajectories import Trajectories
 from worldmodel.system.storage import make_directory
 
 CARD = "card.json"
-METADATA_KEY = "worldmodel"  # our part of TFDS's metadata.json
+METADATA_KEY = "worldmodel"  # our entry in TFDS's metadata.json
+NATIVE_FORMAT = "tfds"  # the reader of what is written here
 
 
 def write_rlds(
     trajectories: Trajectories, folder: Path, name: str, metadata: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes `folder`, a prepared TFDS directory with a `card.json`: whole, or not at all.
+    """Writes a dataset as a prepared TFDS directory with a `card.json`, atomically.
 
-    `metadata` is kept beside the action spec; `environment` is its one key with a meaning. Raises
-    FileExistsError if something is in `folder`, also when another process finished it meanwhile.
+    Args:
+        trajectories: the dataset
+        folder: where to write; must be empty or missing
+        name: name of the TFDS dataset
+        metadata: stored with the dataset; `environment` is the Gymnasium id of its environment
+
+    Raises:
+        FileExistsError: `folder` is not empty; also if another process has just written it
+
+    Example:
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from worldmodel.data import Episode, load, stack_episodes, write_rlds
+        >>> from worldmodel.data.readers.tfds import TFDSData
+        >>> episode = Episode({"x": np.zeros((9, 2))}, np.ones((8, 1)), np.ones(8), terminated=True)
+        >>> write_rlds(stack_episodes([episode], "one flight"), Path("flights"), "flights")
+        >>> load(TFDSData(path="flights")).num_transitions
+        8
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
@@ -44,7 +60,7 @@ def write_rlds(
     extra = {
         METADATA_KEY: {**(metadata or {}), "action": dataclasses.asdict(trajectories.action_spec)}
     }
-    # A sibling, because a rename is atomic only within one file system.
+    # A sibling folder, because a rename is atomic only within one file system.
     with tempfile.TemporaryDirectory(
         prefix=f".{folder.name}.incomplete-", dir=folder.parent
     ) as root:
@@ -59,13 +75,13 @@ def write_rlds(
 
 
 def _prepare(trajectories: Trajectories, root: str, name: str, metadata: dict[str, Any]) -> Path:
-    """Has TFDS write the records and their description under `root`; returns where."""
+    """Has TFDS write the records and their description under `root`; returns the folder."""
     import tensorflow_datasets as tfds
 
     class RLDS(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         VERSION = tfds.core.Version("1.0.0")
-        # TFDS would look for checksums of downloads next to the code, with importlib_resources,
-        # which it does not install.
+        # Keeps TFDS from looking for checksums of downloads with importlib_resources, which it
+        # does not install.
         code_path = None
 
         def _info(self) -> tfds.core.DatasetInfo:
@@ -74,7 +90,7 @@ def _prepare(trajectories: Trajectories, root: str, name: str, metadata: dict[st
                 description=f"Trajectories in the RLDS layout, from {trajectories.source}.",
                 features=_features(trajectories),
                 metadata=tfds.core.MetadataDict(metadata),
-                disable_shuffling=True,  # episodes stay in their order
+                disable_shuffling=True,  # keeps the order of the episodes
             )
 
         def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
@@ -85,10 +101,10 @@ def _prepare(trajectories: Trajectories, root: str, name: str, metadata: dict[st
             for episode in progress_bar(range(count), count, f"writing {name}"):
                 yield episode, {"steps": _steps(trajectories, episode)}
 
-    RLDS.name = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "logs"
+    RLDS.name = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") or "dataset"
     builder = RLDS(data_dir=root, file_format="array_record")
     tfds.disable_progress_bar()
-    with contextlib.redirect_stdout(io.StringIO()):  # TFDS announces a download
+    with contextlib.redirect_stdout(io.StringIO()):  # TFDS prints that it downloads
         builder.download_and_prepare()
     return Path(builder.data_dir)
 
@@ -96,10 +112,10 @@ def _prepare(trajectories: Trajectories, root: str, name: str, metadata: dict[st
 def _features(trajectories: Trajectories) -> Any:
     import tensorflow_datasets as tfds
 
-    def tensor(rows: np.ndarray) -> Any:
-        # Images are compressed without loss; TFDS's own Image feature needs TensorFlow to write.
-        encoding = "zlib" if rows.dtype == np.uint8 else "none"
-        return tfds.features.Tensor(shape=rows.shape[1:], dtype=rows.dtype, encoding=encoding)
+    def tensor(values: np.ndarray) -> Any:
+        # Lossless compression for images; writing TFDS's Image feature would need TensorFlow.
+        encoding = "zlib" if values.dtype == np.uint8 else "none"
+        return tfds.features.Tensor(shape=values.shape[1:], dtype=values.dtype, encoding=encoding)
 
     observation = {key: tensor(value) for key, value in trajectories.observations.items()}
     steps = {
@@ -116,18 +132,18 @@ def _features(trajectories: Trajectories) -> Any:
 
 
 def _steps(trajectories: Trajectories, episode: int) -> dict[str, Any]:
-    """The columns of one episode. `discount[t]`, like `reward[t]`, belongs to the step from t."""
+    """The columns of one episode. `discount[t]`, like `reward[t]`, is of the transition from t."""
     start, length = trajectories.offsets[episode], trajectories.lengths[episode]
-    rows, row = slice(start, start + length), np.arange(length)
+    part, step = slice(start, start + length), np.arange(length)
     terminated = bool(trajectories.terminated[episode])
     steps = {
-        "observation": {key: value[rows] for key, value in trajectories.observations.items()},
-        "action": trajectories.actions[rows],
-        "discount": (row < length - 1 - terminated).astype(np.float32),
-        "is_first": row == 0,
-        "is_last": row == length - 1,
-        "is_terminal": (row == length - 1) & terminated,
+        "observation": {key: value[part] for key, value in trajectories.observations.items()},
+        "action": trajectories.actions[part],
+        "discount": (step < length - 1 - terminated).astype(np.float32),
+        "is_first": step == 0,
+        "is_last": step == length - 1,
+        "is_terminal": (step == length - 1) & terminated,
     }
     if trajectories.rewards is not None:
-        steps["reward"] = trajectories.rewards[rows]
+        steps["reward"] = trajectories.rewards[part]
     return steps

@@ -1,4 +1,4 @@
-"""From a word that says where logs are, and OPTION=VALUE words, to the options of their format."""
+"""From a SOURCE argument and OPTION=VALUE arguments to the options of its format."""
 
 from __future__ import annotations
 
@@ -8,20 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from worldmodel.config import DataOptions
 from worldmodel.config.arguments import parse_options
-from worldmodel.config.registry import entries, schemas
-from worldmodel.data.readers.table import TableData
-from worldmodel.data.readers.tfds import TFDSData, read_metadata
+from worldmodel.config.data_sources import dataset_errors, reads_files, source_option
+from worldmodel.config.registry import entries
 from worldmodel.errors import DataError, did_you_mean, raise_config_errors
 
-PREPARED = "dataset_info.json"  # marks a folder that TFDS prepared
-PREFIX = "data."  # of the options of a data source, which may be left out here
-
-
-def prefixes() -> dict[str, str]:
-    """Format -> the option that says where its logs are: a source may be FORMAT:VALUE of it."""
-    return {name: entry.details["source"] for name, entry in entries("data").items()}
+PREFIX = "data."  # of the options of a format, which may be omitted here
 
 
 def endings() -> dict[str, str]:
@@ -31,17 +23,18 @@ def endings() -> dict[str, str]:
 
 
 def accepted() -> str:
-    """What a SOURCE may be, in words."""
-    named = {name: what for name, what in prefixes().items() if what != "path"}
+    """Describes what a SOURCE may be."""
+    named = {name: source_option(entry) for name, entry in entries("data").items()}
+    folders = [name for name, entry in entries("data").items() if entry.details.get("recognizes")]
     return (
-        "a folder that TFDS prepared, "
-        f"a file, a folder or a pattern of files that end in {', '.join(endings())}, "
-        f"or one of {', '.join(f'{name}:{what.upper()}' for name, what in named.items())}"
+        f"a file, a folder or a glob pattern of files that end in {', '.join(endings())}, "
+        f"a folder of {' or '.join(folders)}, or one of "
+        f"{', '.join(f'{name}:{key.upper()}' for name, key in named.items() if key != 'path')}"
     )
 
 
 class Source(NamedTuple):
-    """Logs as the command line names them: their format, and the option that tells where."""
+    """A dataset on the command line: its format, and the option that names it."""
 
     format: str
     option: str
@@ -49,22 +42,23 @@ class Source(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What to call the logs, fit for a folder."""
+        """A name for the dataset that is valid as a folder."""
         value = self.value
         if self.option == "path":
             path = Path(value).expanduser()
             path = path.parent if _is_pattern(path) else path
             value = path.resolve().stem if path.is_file() else path.resolve().name
-        return re.sub(r"[^\w.+-]+", "-", value).strip("-.") or "logs"
+        return re.sub(r"[^\w.+-]+", "-", value).strip("-.") or "dataset"
 
 
 def parse_source(word: str) -> Source:
-    """Reads a SOURCE word. Raises DataError, which says what is accepted."""
-    prefix, colon, what = word.partition(":")
-    if colon and prefix in prefixes():
-        if not what:
-            raise DataError(f"{word}: expected {prefix}:{prefixes()[prefix].upper()}")
-        return Source(prefix, prefixes()[prefix], what)
+    """Parses a SOURCE argument. Raises DataError, which lists what is accepted."""
+    prefix, colon, value = word.partition(":")
+    if colon and prefix in entries("data"):
+        key = source_option(entries("data")[prefix])
+        if not value:
+            raise DataError(f"{word}: expected {prefix}:{key.upper()}")
+        return Source(prefix, key, value)
     path = Path(word).expanduser()
     if not path.exists() and not _is_pattern(path):
         raise DataError(f"{word} does not exist{_hint(word)}\n  accepted: {accepted()}")
@@ -72,51 +66,45 @@ def parse_source(word: str) -> Source:
 
 
 def _hint(word: str) -> str:
-    """What may have been meant by a word that names no file."""
-    prefix, colon, what = word.partition(":")
-    if colon and (close := did_you_mean(prefix, prefixes())):
+    """A suggestion for an argument that names no file."""
+    prefix, colon, _ = word.partition(":")
+    if colon and (close := did_you_mean(prefix, entries("data"))):
         return close
-    if re.fullmatch(r"[\w./-]+-v\d+", word):
-        return f" (did you mean 'gymnasium:{word}' or 'minari:{word}'?)"
+    if re.fullmatch(r"[\w./-]+-v\d+", word):  # such as CartPole-v1
+        others = [name for name, entry in entries("data").items() if not reads_files(entry)]
+        return f" (did you mean {' or '.join(repr(f'{name}:{word}') for name in others)}?)"
     folder = Path(word).expanduser().parent
     return did_you_mean(word, map(str, folder.iterdir())) if folder.is_dir() else ""
 
 
 def _format(path: Path) -> str:
-    """The format of a file, a folder or a pattern. Raises DataError if it is none, or several."""
-    if path.is_dir() and _holds_prepared(path):
-        return "tfds"
+    """The format of a file, a folder or a pattern. Raises DataError for none or several."""
     if path.is_dir():
+        for name, entry in entries("data").items():
+            if (recognizes := entry.details.get("recognizes")) and recognizes(path):
+                return name
         files = [file for file in path.iterdir() if file.is_file()]
     else:
         files = [path] if path.is_file() else list(path.parent.glob(path.name))
-    known = endings()
-    formats = Counter(known[end] for f in files if (end := f.suffix.lower()) in known)
+    by_ending = endings()
+    formats = Counter(by_ending[end] for f in files if (end := f.suffix.lower()) in by_ending)
     if len(formats) == 1:
         return next(iter(formats))
     if formats:
-        held = " and ".join(f"{name} ({count})" for name, count in formats.most_common())
-        ways = " or ".join(f"{name}:{path}" for name in formats)
-        raise DataError(f"{path} holds files of several formats: {held}; say which: {ways}")
+        counts = " and ".join(f"{name} ({count})" for name, count in formats.most_common())
+        choices = " or ".join(f"{name}:{path}" for name in formats)
+        raise DataError(f"{path} holds files of several formats: {counts}; choose one: {choices}")
     if path.is_file():
-        by_path = dict.fromkeys(known.values())
+        choices = " or ".join(f"{name}:{path}" for name in dict.fromkeys(by_ending.values()))
         raise DataError(
-            f"{path}: its ending tells no format; accepted: {', '.join(endings())}\n"
-            f"  or say which it is: {' or '.join(f'{name}:{path}' for name in by_path)}"
+            f"{path}: unknown file extension; accepted: {', '.join(by_ending)}\n"
+            f"  or name the format: {choices}"
         )
-    raise DataError(f"{path} holds no logs\n  accepted: {accepted()}")
-
-
-def _holds_prepared(folder: Path) -> bool:
-    """Whether a TFDS set is here, or below as TFDS nests them: DATA_DIR/NAME/CONFIG/VERSION."""
-    return any(next(folder.glob(f"{d}{PREPARED}"), None) for d in ("", "*/", "*/*/", "*/*/*/"))
+    raise DataError(f"{path} holds no dataset\n  accepted: {accepted()}")
 
 
 def _is_pattern(path: Path) -> bool:
     return not path.exists() and any(mark in path.name for mark in "*?[")
-
-
-# ----------------------------------------------------------------------------------------- options
 
 
 def parse_source_options(word: str, words: Sequence[str], options: Any) -> Source:
@@ -124,7 +112,7 @@ def parse_source_options(word: str, words: Sequence[str], options: Any) -> Sourc
     command from OPTION=VALUE `words`. Raises ConfigError that lists every error.
     """
     source = parse_source(word)
-    options.data = schemas("data")[source.format]()
+    options.data = entries("data")[source.format].options()
     setattr(options.data, source.option, source.value)
     given = parse_options(words, options, shorthand=PREFIX)
     raise_config_errors(
@@ -132,19 +120,5 @@ def parse_source_options(word: str, words: Sequence[str], options: Any) -> Sourc
         for key in (PREFIX + "name", PREFIX + source.option)
         if key in given
     )
-    raise_config_errors(options.data.errors())
+    raise_config_errors(dataset_errors(options.data))
     return source
-
-
-def recorded_environment(data: DataOptions) -> str | None:
-    """The environment that a native set says it was logged in; None for all other logs."""
-    if not isinstance(data, TFDSData) or not data.path:
-        return None
-    return read_metadata(Path(data.path).expanduser()).get("environment")
-
-
-def column_names(data: DataOptions) -> dict[str, list[str]]:
-    """The names of the columns that vectors are made of, where the options tell them."""
-    if not isinstance(data, TableData):
-        return {}
-    return {"observation": data.observations, "action": data.actions}

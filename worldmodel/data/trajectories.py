@@ -1,4 +1,4 @@
-"""The container every reader fills: whole episodes, row by row, in flat arrays."""
+"""The container that every reader fills: whole episodes in flat arrays, one entry per step."""
 
 from __future__ import annotations
 
@@ -11,29 +11,39 @@ import numpy as np
 from worldmodel.data.moments import moments
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 
-NUMBERS_AT_ONCE = 2**20  # in one piece: 8 MiB as float64
+NUMBERS_AT_ONCE = 2**20  # in one chunk: 8 MiB as float64
 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """Whole episodes of rows, as RLDS has them.
+    """A dataset of whole episodes, in the step convention of RLDS.
 
-    An episode of T transitions has T+1 rows. `reward[t]` is what `action[t]`, taken at
-    `observation[t]`, earned; in the last row of an episode action and reward are padding (zeros).
-    The arrays may be memory-mapped files, and may hold rows of other episodes: a selection shares
-    them.
+    An episode of T transitions has T+1 steps. `rewards[t]` is the reward of taking `actions[t]` at
+    observation t. The action and reward of the last step of an episode are padding (zeros). The
+    arrays may be memory-mapped files, and may hold steps of other episodes: a selection shares the
+    arrays of the whole dataset.
 
-    observations: name -> (N, ...) float32 vectors or uint8 images
-    actions: (N, A) float32 in raw units, or (N,) int32 classes
-    rewards: (N,) float32, or None for logs without reward
-    lengths: (episodes,) rows of each episode, at least 2
-    terminated: (episodes,) True where the environment really ended; False for a time-out or the end
-    of the log
-    action_spec: kind and bounds of the actions
-    source: where the logs come from, for messages
-    episode_starts: (episodes,) first row of each episode, or None where they lie end to end
-    names: what messages call the episodes; none: 'episode 7'
-    digest: what `fingerprint` would compute, where that is known
+    Attributes:
+        observations: name -> (N, ...) float32 vectors or uint8 images
+        actions: (N, A) float32 in the data's own units, or (N,) int32 classes
+        rewards: (N,) float32, or None if no rewards were logged
+        lengths: (episodes,) number of steps of each episode, at least 2
+        terminated: (episodes,) True for a terminal episode; False for one that was truncated
+        action_spec: kind and bounds of the actions
+        source: where the data come from, for messages
+        episode_starts: (episodes,) first step of each episode, or None if they lie end to end
+        names: names of the episodes in messages; if empty, 'episode 7'
+        digest: the result of `fingerprint` where it was stored
+
+    Example:
+        >>> import numpy as np
+        >>> from worldmodel.data import Episode, stack_episodes
+        >>> episode = Episode({"x": np.zeros((4, 2))}, np.ones((3, 1)), np.ones(3), terminated=True)
+        >>> dataset = stack_episodes([episode, episode], "two episodes")
+        >>> dataset.num_episodes, dataset.num_transitions, dataset.num_steps
+        (2, 6, 8)
+        >>> dataset.returns().tolist()
+        [3.0, 3.0]
     """
 
     observations: dict[str, np.ndarray]
@@ -61,45 +71,46 @@ class Trajectories:
 
     @property
     def offsets(self) -> np.ndarray:
-        """(episodes,) first row of each episode."""
+        """(episodes,) first step of each episode in the arrays."""
         if self.episode_starts is not None:
             return self.episode_starts
         return np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
 
     @property
     def last_steps(self) -> np.ndarray:
-        """(episodes,) last row of each episode, where action and reward are padding."""
+        """(episodes,) last step of each episode, where action and reward are padding."""
         return self.offsets + self.lengths - 1
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the rows held, in all fields."""
+        """Bytes of the steps of these episodes, over all fields."""
         return self.num_steps * sum(v.dtype.itemsize * v[0].size for v in self.fields().values())
 
     def fields(self) -> dict[str, np.ndarray]:
-        """Every array of rows, by its name in messages and files."""
+        """Every array, by its name in messages and files."""
         fields = {f"observations.{key}": value for key, value in self.observations.items()}
         fields["actions"] = self.actions
         return fields if self.rewards is None else fields | {"rewards": self.rewards}
 
     def name(self, episode: int) -> str:
+        """The name of an episode in messages."""
         return self.names[episode] if self.names else f"episode {episode}"
 
     def contiguous_slices(self) -> Iterator[slice]:
-        """The rows held, in order, as few slices as possible: what memory-mapped files like."""
+        """The steps of these episodes, in order, in as few slices as possible."""
         begins, ends = self.offsets, self.offsets + self.lengths
         breaks = np.flatnonzero(begins[1:] != ends[:-1])
         for first, last in zip([0, *(breaks + 1)], [*breaks, len(begins) - 1], strict=True):
             yield slice(int(begins[first]), int(ends[last]))
 
     def step_indices(self) -> np.ndarray:
-        """(num_steps,) where in the arrays the rows of these episodes are, in order."""
+        """(num_steps,) positions in the arrays of the steps of these episodes, in order."""
         return np.concatenate([np.arange(run.start, run.stop) for run in self.contiguous_slices()])
 
     def chunks(self, values: np.ndarray, padding: bool = True) -> Iterator[np.ndarray]:
-        """The rows of `values` (N, ...) that these episodes hold, in order, a few at a time.
+        """The entries of `values` (N, ...) that belong to these episodes, in order, in chunks.
 
-        Without `padding`, the last row of every episode is left out.
+        Without `padding`, the last step of every episode is left out.
         """
         inside = np.ones(len(values), bool)
         inside[self.last_steps] = padding
@@ -110,7 +121,7 @@ class Trajectories:
                 yield values[part] if inside[part].all() else values[part][inside[part]]
 
     def step_differences(self, values: np.ndarray) -> Iterator[np.ndarray]:
-        """Differences (n, D) of neighbouring rows of each episode, a few at a time."""
+        """Differences (n, D) of consecutive steps of each episode, in chunks."""
         last = np.zeros(len(values), bool)
         last[self.last_steps] = True
         at_once = max(1, NUMBERS_AT_ONCE // max(1, values[:1].size))
@@ -120,14 +131,14 @@ class Trajectories:
                 yield np.diff(values[begin : end + 1], axis=0)[~last[begin:end]]
 
     def returns(self) -> np.ndarray:
-        """(episodes,) undiscounted sum of rewards; the padding of last rows is zero."""
+        """(episodes,) float64 undiscounted sum of rewards. Raises ValueError without rewards."""
         if self.rewards is None:
-            raise ValueError("these logs have no reward")
+            raise ValueError("this dataset has no rewards")
         offsets = np.concatenate([[0], np.cumsum(self.lengths)[:-1]])
         return np.add.reduceat(self.rewards[self.step_indices()].astype(np.float64), offsets)
 
     def fingerprint(self) -> str:
-        """SHA-256 of everything in here: does a run go on with the logs it began with?"""
+        """SHA-256 of the content, by which a resumed run recognizes its dataset."""
         if self.digest is not None:
             return self.digest
         total = hashlib.sha256(repr(self.action_spec).encode())
@@ -135,13 +146,13 @@ class Trajectories:
         for name, array in sorted(self.fields().items()):
             total.update(f"{name} {array.dtype} {rows + array.shape[1:]}".encode())
             for run in self.contiguous_slices():
-                total.update(np.ascontiguousarray(array[run]))
+                total.update(np.ascontiguousarray(array[run]).data)
         for array in (self.lengths.astype(np.int64), self.terminated):
-            total.update(np.ascontiguousarray(array))
+            total.update(np.ascontiguousarray(array).data)
         return total.hexdigest()
 
     def select(self, episodes: np.ndarray) -> Trajectories:
-        """The given episodes, in the given order. No row is copied."""
+        """The given episodes, in the given order, without copying any step."""
         return replace(
             self,
             lengths=self.lengths[episodes],
@@ -155,19 +166,20 @@ class Trajectories:
         """The same episodes end to end in arrays of their own."""
         if self.episode_starts is None:
             return self
-        rows = self.step_indices()
+        steps = self.step_indices()
         return replace(
             self,
-            observations={key: value[rows] for key, value in self.observations.items()},
-            actions=self.actions[rows],
-            rewards=None if self.rewards is None else self.rewards[rows],
+            observations={key: value[steps] for key, value in self.observations.items()},
+            actions=self.actions[steps],
+            rewards=None if self.rewards is None else self.rewards[steps],
             episode_starts=None,
         )
 
     def spec(self, scaling: Mapping[str, str] | None = None) -> DataSpec:
-        """Shapes, and statistics over all rows held here: call it on the training split.
+        """Shapes, and statistics over all steps: call it on the training split.
 
-        `scaling` names how each vector is brought to a common range (see `ObservationSpec`).
+        Args:
+            scaling: vector -> its normalization (see `ObservationSpec`); `none` if absent
         """
         observations = {}
         for key, value in self.observations.items():
@@ -177,7 +189,7 @@ class Trajectories:
                 observations[key] = ObservationSpec(shape, dtype)
                 continue
             mean, std, low, high = moments(self.chunks(value))
-            # A constant column carries no scale of its own; rounding may leave it a tiny one.
+            # A constant dimension has no scale of its own; rounding may leave it a tiny one.
             std = np.where(std <= np.maximum(1e-6, 1e-7 * np.abs(mean)), 1.0, std)
             change = moments(self.step_differences(value)).rms
             numbers = (tuple(x.tolist()) for x in (mean, std, low, high, change))
@@ -192,11 +204,27 @@ class Trajectories:
 def split(
     trajectories: Trajectories, holdout: float, seed: int = 0
 ) -> tuple[Trajectories, Trajectories]:
-    """Splits by episode into (training, held out). With one episode, or holdout 0, both are the
-    whole set.
+    """Splits a dataset by episode.
 
-    The split depends on the data and `holdout` alone, not on the run's seed, so that runs can be
-    compared.
+    The split depends on the number of episodes, `holdout` and `seed` alone, not on a run's seed, so
+    that runs can be compared.
+
+    Args:
+        trajectories: the dataset
+        holdout: share of the episodes to hold out, 0 to 0.9; at least one episode if above 0
+        seed: seed of the permutation of the episodes
+
+    Returns:
+        The training split and the held-out split. With a single episode, or `holdout=0`, both are
+        the whole dataset.
+
+    Example:
+        >>> import numpy as np
+        >>> from worldmodel.data import Episode, split, stack_episodes
+        >>> episode = Episode({"x": np.zeros((4, 2))}, np.ones((3, 1)), None, terminated=False)
+        >>> training, held_out = split(stack_episodes([episode] * 10, "ten"), holdout=0.2)
+        >>> training.num_episodes, held_out.num_episodes
+        (8, 2)
     """
     training, held_out = split_episodes(trajectories.num_episodes, holdout, seed)
     if len(held_out) == trajectories.num_episodes:
@@ -205,7 +233,7 @@ def split(
 
 
 def split_episodes(count: int, holdout: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of the episodes of each part of a split of `count` episodes, ascending."""
+    """The indices of the episodes of each part of a split of `count` episodes, ascending."""
     episodes = np.random.default_rng(seed).permutation(count)
     kept = min(round(holdout * count) or int(holdout > 0), count - 1)
     if kept == 0:

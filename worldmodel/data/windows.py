@@ -2,9 +2,9 @@
 (seed, k).
 
 Batch k takes the positions k B ... k B + B - 1 of an endless sequence in which every epoch is a
-fresh permutation of all windows. The permutation is a keyed bijection that is evaluated at single
-positions (a Feistel network walked until it lands inside the range), so nothing is stored, shuffled
-or saved, and the step number is the whole state of the data.
+new permutation of all windows. The permutation is a keyed bijection that is evaluated at single
+positions (a Feistel network with cycle walking), so no order is stored or shuffled, and the step
+number is the whole state of the data loader.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ import numpy as np
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 
-ROUNDS = 6
+ROUNDS = 6  # of the Feistel network
 GOLDEN = 0x9E3779B9  # 2^32 / golden ratio: spreads consecutive numbers over 32 bits
+
+Array = jax.Array | np.ndarray
 
 
 @partial(
@@ -33,11 +35,11 @@ GOLDEN = 0x9E3779B9  # 2^32 / golden ratio: spreads consecutive numbers over 32 
 )  # fmt: skip
 @dataclass(frozen=True)
 class Window:
-    """Consecutive rows of logged episodes, batch-first, in RLDS steps.
+    """Consecutive steps of logged episodes, batch-first, in the step convention of RLDS.
 
     observation: name -> (B, T, ...), float32 vectors or uint8 images
-    action: (B, T, A) float32 in [-1, 1], or (B, T) int32; what was done at row t
-    reward: (B, T) float32; what that action earned
+    action: (B, T, A) float32 in [-1, 1], or (B, T) int32; the action taken at step t
+    reward: (B, T) float32; the reward of that action
     is_first, is_last, is_terminal: (B, T) bool
     mask: (B, T) bool; False for the padding after an episode shorter than the window
     """
@@ -53,14 +55,16 @@ class Window:
     @property
     def shape(self) -> tuple[int, int]:
         """(B, T)."""
-        return self.mask.shape
+        batch, length = self.mask.shape
+        return batch, length
 
-    def with_action(self, action: jax.Array) -> Window:
+    def with_action(self, action: Array) -> Window:
+        """The same window with other actions."""
         return replace(self, action=action)
 
 
 class StepArrays(NamedTuple):
-    """All rows of a set of episodes laid end to end, as `Window` names them, without the mask."""
+    """All steps of a dataset end to end: the fields of `Window` without the mask, (N, ...) each."""
 
     observation: dict[str, Any]
     action: Any
@@ -71,10 +75,9 @@ class StepArrays(NamedTuple):
 
 
 def step_arrays(trajectories: Trajectories, raw_actions: bool = False) -> StepArrays:
-    """The arrays of `trajectories` as numpy rows, with continuous actions brought to [-1, 1].
+    """Returns the arrays of a dataset, with actions normalized to [-1, 1] unless `raw_actions`.
 
-    Rows of other episodes that a selection's arrays hold are there too, unmarked. With
-    `raw_actions` nothing but the marks is computed, and `normalize_actions` is left to do.
+    The arrays of a selection also hold steps of other episodes, which are not marked.
     """
     t, count = trajectories, len(trajectories.actions)
     is_first, is_last, is_terminal = (np.zeros(count, bool) for _ in range(3))
@@ -85,18 +88,19 @@ def step_arrays(trajectories: Trajectories, raw_actions: bool = False) -> StepAr
     return StepArrays(t.observations, action, reward, is_first, is_last, is_terminal)
 
 
-def normalize_actions(action: np.ndarray, padding: np.ndarray, spec: ActionSpec) -> np.ndarray:
-    """Raw actions (..., A) or classes (...) as models see them, zero where `padding` (...)."""
+def normalize_actions(action: Array, padding: Array, spec: ActionSpec) -> np.ndarray:
+    """Actions (..., A) or classes (...) as models see them, zero where `padding` (...)."""
     action = spec.normalize(action)
     return np.where(padding if spec.discrete else padding[..., None], action.dtype.type(0), action)
 
 
 @dataclass(frozen=True)
 class WindowIndex:
-    """Where every window of `length` rows starts.
+    """The position of every window of `length` steps.
 
-    starts: (W,) first row; valid_lengths: (W,) rows of the window inside its episode: `length`, or fewer for
-    an episode that is shorter and gives one padded window.
+    starts: (W,) first step
+    valid_lengths: (W,) steps inside the episode: `length`, or fewer for the single, padded window
+        of a shorter episode
     """
 
     starts: np.ndarray
@@ -109,32 +113,30 @@ class WindowIndex:
 
 
 def build_window_index(trajectories: Trajectories, length: int) -> WindowIndex:
-    """Every window of `length` rows of the episodes."""
+    """Lists every window of `length` steps of the episodes."""
     lengths, offsets = trajectories.lengths, trajectories.offsets
     counts = np.maximum(lengths - length + 1, 1)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     starts = np.repeat(offsets, counts) + within
-    rows = np.repeat(np.minimum(lengths, length), counts)
+    valid_lengths = np.repeat(np.minimum(lengths, length), counts)
     place = np.int32 if len(trajectories.actions) < 2**31 else np.int64
-    return WindowIndex(starts.astype(place), rows.astype(np.int32), length)
+    return WindowIndex(starts.astype(place), valid_lengths.astype(np.int32), length)
 
 
 def describe_windows(
     trajectories: Trajectories, starts: np.ndarray, counts: np.ndarray
 ) -> list[str]:
-    """Where the windows of `counts` rows that begin at `starts` were taken from, for messages:
-    the episode's name, and its rows.
-    """
+    """Describes the windows of `counts` steps that begin at `starts`: episode and steps of each."""
     order = np.argsort(trajectories.offsets)
     offsets = trajectories.offsets[order]
     places = np.searchsorted(offsets, starts, side="right") - 1
     first = starts - offsets[places]
-    rows = zip(order[places].tolist(), first.tolist(), (first + counts - 1).tolist(), strict=True)
-    return [f"{trajectories.name(e)}, rows {begin}-{end}" for e, begin, end in rows]
+    spans = zip(order[places].tolist(), first.tolist(), (first + counts - 1).tolist(), strict=True)
+    return [f"{trajectories.name(e)}, steps {begin}-{end}" for e, begin, end in spans]
 
 
 class Cursor(NamedTuple):
-    """A place in the endless sequence of windows of `seed`: position `offset` of epoch `epoch`."""
+    """Position `offset` of epoch `epoch` in the endless sequence of windows of `seed`."""
 
     seed: Any
     epoch: Any
@@ -142,15 +144,13 @@ class Cursor(NamedTuple):
 
 
 def cursor(step: int, batch_size: int, count: int, seed: int) -> Cursor:
-    """The place where the batch of `step` begins, among `count` windows an epoch. Exact for any
-    step.
-    """
+    """Where the batch of `step` begins, with `count` windows per epoch. Exact for any step."""
     epoch, offset = divmod(step * batch_size, count)
     return Cursor(np.uint32(seed), np.uint32(epoch & 0xFFFFFFFF), np.uint32(offset))
 
 
 def batch_indices(at: Cursor, batch: Any, batch_size: int, count: int) -> jax.Array:
-    """(batch_size,) indices of the windows of the batch that lies `batch` batches after `at`."""
+    """(batch_size,) window indices of the batch that comes `batch` batches after `at`."""
     position = (
         jnp.uint32(at.offset)
         + jnp.uint32(batch) * jnp.uint32(batch_size)
@@ -161,18 +161,18 @@ def batch_indices(at: Cursor, batch: Any, batch_size: int, count: int) -> jax.Ar
 
 
 def batch_indices_on_host(step: int, batch_size: int, count: int, seed: int) -> np.ndarray:
-    """What `batch_indices` gives for the batch of `step`, in numpy: for processes without JAX."""
+    """The result of `batch_indices` for the batch of `step`, computed in NumPy."""
     epoch, position = np.divmod(step * batch_size + np.arange(batch_size, dtype=np.int64), count)
-    seed, epoch = np.full(batch_size, seed, np.uint32), epoch.astype(np.uint32)
-    return permute_index(position.astype(np.uint32), seed, epoch, count)
+    seeds = np.full(batch_size, seed, np.uint32)
+    return permute_index(position.astype(np.uint32), seeds, epoch.astype(np.uint32), count)
 
 
-def permute_index(position: jax.Array, seed: Any, epoch: Any, count: int) -> jax.Array:
+def permute_index(position: Any, seed: Any, epoch: Any, count: int) -> Any:
     """Entry `position` of the permutation of range(count) that belongs to (seed, epoch).
 
     A balanced Feistel network permutes [0, 4^k), the smallest such range that holds `count`;
-    walking its cycle until the value is below `count` restricts it to a permutation of
-    range(count).
+    following its cycle until the value is below `count` restricts it to a permutation of
+    range(count). NumPy arrays give a NumPy array, others a JAX array.
     """
     half_bits = max(1, (max(count - 1, 1).bit_length() + 1) // 2)
     numpy = isinstance(position, np.ndarray)
@@ -180,13 +180,13 @@ def permute_index(position: jax.Array, seed: Any, epoch: Any, count: int) -> jax
         seed, epoch = jnp.asarray(seed, jnp.uint32), jnp.asarray(epoch, jnp.uint32)
     key = mix(epoch ^ mix(seed + np.uint32(GOLDEN)))
 
-    def network(value: jax.Array) -> jax.Array:
+    def network(value: Any) -> Any:
         return _feistel(value, key, half_bits)
 
-    def outside(value: jax.Array) -> jax.Array:
+    def outside(value: Any) -> Any:
         return (value >= np.uint32(count)).any()
 
-    def walk(value: jax.Array) -> jax.Array:
+    def walk(value: Any) -> Any:
         where = np.where if numpy else jnp.where
         return where(value >= np.uint32(count), network(value), value)
 
@@ -198,7 +198,7 @@ def permute_index(position: jax.Array, seed: Any, epoch: Any, count: int) -> jax
     return value.astype(np.int32)
 
 
-def _feistel(value: jax.Array, key: jax.Array, half_bits: int) -> jax.Array:
+def _feistel(value: Any, key: Any, half_bits: int) -> Any:
     mask, shift = np.uint32((1 << half_bits) - 1), np.uint32(half_bits)
     left, right = value >> shift, value & mask
     for number in range(1, ROUNDS + 1):
@@ -207,24 +207,24 @@ def _feistel(value: jax.Array, key: jax.Array, half_bits: int) -> jax.Array:
     return (left << shift) | right
 
 
-def mix(x: jax.Array) -> jax.Array:
-    """A bijective hash of 32 bits with good avalanche (the finaliser of MurmurHash3)."""
+def mix(x: Any) -> Any:
+    """A bijective hash of uint32 with good avalanche (the finalizer of MurmurHash3)."""
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> np.uint32(13))) * np.uint32(0xC2B2AE35)
     return x ^ (x >> np.uint32(16))
 
 
-def gather_windows(rows: StepArrays, starts: jax.Array, counts: jax.Array, length: int) -> Window:
-    """The windows that begin at `starts` (B,) with `counts` (B,) real rows each, as (B, length,
-    ...): numpy arrays of numpy rows, else JAX's.
+def gather_windows(arrays: StepArrays, starts: Array, counts: Array, length: int) -> Window:
+    """Gathers the windows (B, length, ...) that begin at `starts` (B,) and have `counts` (B,) valid
+    steps each.
 
-    Rows past an episode's end repeat its last row and are masked, so nothing of the next episode is
-    ever read.
+    Steps past the end of an episode repeat its last step and are masked, so the next episode is
+    never read. The result has NumPy arrays if `starts` is one, else JAX arrays.
     """
     xp = starts.__array_namespace__()
     within = xp.arange(length)
     index = starts[:, None] + xp.minimum(within, counts[:, None] - 1)
-    taken = jax.tree.map(lambda x: xp.take(xp.asarray(x), index, axis=0, mode="clip"), rows)
+    taken = jax.tree.map(lambda x: xp.take(xp.asarray(x), index, axis=0, mode="clip"), arrays)
     mask = within < counts[:, None]
     return Window(
         observation=taken.observation,

@@ -1,4 +1,4 @@
-"""The real environment behind a set of logs."""
+"""The real environment of a dataset."""
 
 from worldmodel.environments.real import (
     Observation,

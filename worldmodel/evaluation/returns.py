@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from worldmodel.data.readers.gymnasium import LONGEST_EPISODE_STEPS
+from worldmodel.data.collection import LONGEST_EPISODE_STEPS
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.environments.real import Observation, RealEnvironment

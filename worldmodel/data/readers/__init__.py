@@ -1,14 +1,14 @@
-"""One file a format. A reader turns its options into a EpisodeStream; `load` stacks and checks it."""
+"""Readers of datasets, one file per format. `load` runs a reader, and checks what it returns."""
 
 from __future__ import annotations
 
 import dataclasses
-import glob
 import logging
-import os
 from pathlib import Path
 
 from worldmodel.config import DataOptions
+from worldmodel.config.data_sources import dataset_errors
+from worldmodel.config.option import option_errors
 from worldmodel.config.registry import entry_of
 from worldmodel.data import cache
 from worldmodel.data.episodes import (
@@ -21,76 +21,94 @@ from worldmodel.data.progress import progress_bar
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.validation import drop_invalid_episodes
-from worldmodel.errors import ConfigError, DataError, bullet_list
+from worldmodel.errors import ConfigError, bullet_list, raise_config_errors
 
 logger = logging.getLogger(__name__)
 
-# Options that do not shape what is read.
-USE = {"name", "environment", "holdout", "normalize", "cache", "cache_dir", "loader", "num_workers"}
-KEPT_BYTES = 32 * 2**20  # files from this size on are kept decoded
+# Options that do not change the content of a dataset.
+RUNTIME_OPTIONS = {
+    *("name", "environment", "holdout", "normalize"),
+    *("cache", "cache_dir", "loader", "num_workers"),
+}
+CACHED_BYTES = 32 * 2**20  # files of at least this size are cached
 
 
 def load(options: DataOptions) -> Trajectories:
-    """Reads the logs that `options` describe, and checks them. Raises DataError.
+    """Reads and checks a dataset.
 
-    Large ones are kept decoded in `cache_dir`, and come back memory-mapped.
+    Large ones are cached in `options.cache_dir` and memory-mapped.
+
+    Args:
+        options: the options of a format, such as `NPZData(path="logs/*.npz")`
+
+    Raises:
+        ConfigError: options that are missing or do not go together
+        DataError: data that are missing, unreadable or invalid, with file, episode, step and field
+
+    Example:
+        >>> import numpy as np
+        >>> from worldmodel.data import load
+        >>> from worldmodel.data.readers.npz import NPZData
+        >>> np.savez("flight.npz", observations=np.zeros((11, 3)), actions=np.zeros((10, 1)))
+        >>> load(NPZData(path="flight.npz")).num_transitions
+        10
     """
-    log = entry_of("data", options).target(options)
-    if not _keeps(options, log):
-        return _read(options, log, None)
-    recipe = {k: v for k, v in dataclasses.asdict(options).items() if k not in USE}
-    key = cache.cache_key(recipe | {"kind": type(options).__name__}, log.files)
+    raise_config_errors(option_errors(options, "data."))
+    raise_config_errors(dataset_errors(options))
+    stream = entry_of("data", options).target(options)
+    if not _is_cached(options, stream):
+        return _read(options, stream, None)
+    recipe = {k: v for k, v in dataclasses.asdict(options).items() if k not in RUNTIME_OPTIONS}
+    key = cache.cache_key(recipe | {"kind": type(options).__name__}, stream.files)
     folder = Path(options.cache_dir).expanduser() / "decoded" / key
     if not (folder / cache.META).exists():
         with cache.atomic_folder(folder) as part:
-            cache.write_metadata(_read(options, log, part), part)
+            cache.write_metadata(_read(options, stream, part), part)
     return cache.open_cache(folder)
 
 
-def _read(options: DataOptions, log: EpisodeStream, folder: Path | None) -> Trajectories:
-    """Stacks and checks the episodes; what is skipped is told."""
+def _read(options: DataOptions, stream: EpisodeStream, folder: Path | None) -> Trajectories:
+    """Stacks and checks the episodes; a warning lists those that are skipped."""
     skip = options.on_invalid_episode == "skip"
     skipped: list[str] = []
     episodes = progress_bar(
-        split_long_episodes(log.episodes, options.max_episode_steps), log.count, log.source
+        split_long_episodes(stream.episodes, options.max_episode_steps), stream.count, stream.source
     )
     trajectories = stack_episodes(
         episodes,
-        log.source,
-        declared_actions(options) or log.action_spec,
+        stream.source,
+        declared_actions(options) or stream.action_spec,
         skipped=skipped if skip else None,
         folder=folder,
     )
     _check_declared(options, trajectories)
     before = trajectories.num_episodes
-    trajectories, faults = drop_invalid_episodes(trajectories)
+    trajectories, errors = drop_invalid_episodes(trajectories)
     if not skip:
-        raise_data_errors(faults, log.source)
+        raise_data_errors(errors, stream.source)
     left_out = len(skipped) + before - trajectories.num_episodes
     if left_out:
-        logger.warning(
-            "%s",
-            bullet_list(f"{log.source}: {left_out} faulty episodes left out", skipped + faults),
-        )
+        head = f"{stream.source}: {left_out} invalid episodes skipped"
+        logger.warning("%s", bullet_list(head, skipped + errors))
     return trajectories
 
 
 def _check_declared(options: DataOptions, trajectories: Trajectories) -> None:
-    """Raises ConfigError for bounds that are not one for each dimension of the actions."""
+    """Raises ConfigError for declared bounds that do not match the dimensions of the actions."""
     actions, low = trajectories.actions, options.action_low
     if low is None or (actions.ndim == 2 and actions.shape[1] == len(low)):
         return
-    there = "are classes" if actions.ndim == 1 else f"have {actions.shape[1]} dimensions"
-    raise ConfigError(f"data.action_low has {len(low)} numbers, but these actions {there}")
+    kind = "are discrete" if actions.ndim == 1 else f"have {actions.shape[1]} dimensions"
+    raise ConfigError(f"data.action_low has {len(low)} numbers, but these actions {kind}")
 
 
-def _keeps(options: DataOptions, log: EpisodeStream) -> bool:
-    """Whether the logs are kept decoded: large files are, and all where that is asked for."""
-    if not log.files or options.cache == "never":
+def _is_cached(options: DataOptions, stream: EpisodeStream) -> bool:
+    """Whether the decoded dataset is cached: large files are, and any if the options say so."""
+    if not stream.files or options.cache == "never":
         return False
     if options.cache == "always" or options.loader == "host":
         return True
-    return sum(file.stat().st_size for file in log.files) >= KEPT_BYTES
+    return sum(file.stat().st_size for file in stream.files) >= CACHED_BYTES
 
 
 def declared_actions(options: DataOptions) -> ActionSpec | None:
@@ -99,42 +117,3 @@ def declared_actions(options: DataOptions) -> ActionSpec | None:
     if low is None or high is None:
         return None
     return ActionSpec(False, len(low), tuple(low), tuple(high))
-
-
-def existing_path(options: DataOptions, accepted: str) -> Path:
-    """`options.path`, if something is there. Raises DataError, which says what is `accepted`."""
-    if not options.path:
-        raise DataError(f"data.path is not set; data={options.name} reads {accepted}")
-    path = Path(options.path).expanduser()
-    if not path.exists():
-        raise DataError(f"{path} does not exist; data={options.name} reads {accepted}")
-    if path.is_dir() and not any(path.iterdir()):
-        raise DataError(f"{path} is empty; data={options.name} reads {accepted}")
-    return path
-
-
-def existing_files(options: DataOptions, accepted: str, *endings: str) -> list[Path]:
-    """The files that `options.path` names, sorted: one file, all in a folder, or a glob pattern.
-
-    Raises DataError if there are none with one of the `endings`.
-    """
-    pattern = os.path.expanduser(options.path or "")
-    if any(mark in pattern for mark in "*?[") and not os.path.exists(pattern):
-        found = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
-    else:
-        path = existing_path(options, accepted)
-        found = sorted(path.iterdir()) if path.is_dir() else [path]
-        if path.is_file():
-            return found
-    files = [file for file in found if file.is_file() and file.suffix.lower() in endings]
-    if not files:
-        raise DataError(
-            f"{options.path} names no file that ends in {' or '.join(endings)}; "
-            f"data={options.name} reads {accepted}"
-        )
-    return files
-
-
-def needs_path(options: DataOptions) -> str:
-    """What a format of files says where no path is given."""
-    return f"data.path needs a file, a folder or a pattern such as logs/*, for data={options.name}"

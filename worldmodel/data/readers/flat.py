@@ -1,9 +1,8 @@
-"""Rows of many episodes end to end, as D4RL and others store them, taken apart without mixing them.
+"""Splits rows of many episodes that lie end to end, as in D4RL, without mixing episodes.
 
-A row is an observation, the action taken there and what that earned. What a format must tell is
-where episodes end and where the observation after the last action of each is to be found. Where it
-was not logged, the last transition has no successor and is left out; a terminal that only it led to
-is then unknown.
+A row is an observation, the action taken there and its reward. A format has to specify where
+episodes end, and where the observation after the last action of each episode is. If that was not
+logged, the last transition has no next observation and is left out, and with it a terminal state.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from worldmodel.errors import DataError
 
 logger = logging.getLogger(__name__)
 
-Arrays = Mapping[str, Any]  # name -> (N, ...), whatever can be sliced: in memory, or on disk
+Arrays = Mapping[str, Any]  # name -> (N, ...), anything that can be sliced, in memory or on disk
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,10 @@ class FlatDataset:
 
     observations: name -> (N, ...); actions: (N, ...); rewards: (N,) or None
     last: (episodes,) last row of each episode, ascending; the final one is N - 1
-    terminated: (episodes,) whether the environment really ended after it
-    next_observations: name -> (N, ...) the observation after each row, where that was logged
-    final_observations: name -> (episodes, ...) the observation after each last row, likewise
-    names: (episodes,) what messages call the episodes
+    terminated: (episodes,) whether the episode is terminal
+    names: (episodes,) names of the episodes in messages
+    next_observations: name -> (N, ...) the observation after each row, if logged
+    final_observations: name -> (episodes, ...) the observation after each last row, if logged
     last_is_observation_only: the last row of an episode is its final observation, without action
     """
 
@@ -48,7 +47,7 @@ class FlatDataset:
 
 
 def episodes(rows: FlatDataset, source: str) -> Iterator[Episode]:
-    """The episodes, one after the other; what was left out is told at the end."""
+    """Yields the episodes; warns at the end about what was left out."""
     begins = np.concatenate([[0], rows.last[:-1] + 1])
     lost_terminals = short = 0
     for index, (begin, last) in enumerate(zip(begins.tolist(), rows.last.tolist(), strict=True)):
@@ -60,27 +59,27 @@ def episodes(rows: FlatDataset, source: str) -> Iterator[Episode]:
         if len(next(iter(observations.values()))) < 2:
             short += 1
             continue
-        known = bool(final) or rows.last_is_observation_only
-        lost_terminals += bool(rows.terminated[index]) and not known
+        complete = bool(final) or rows.last_is_observation_only
+        lost_terminals += bool(rows.terminated[index]) and not complete
         yield Episode(
             observations,
-            actions=_classes(np.asarray(rows.actions[part])),
+            actions=flat_classes(np.asarray(rows.actions[part])),
             rewards=None if rows.rewards is None else np.asarray(rows.rewards[part]),
-            terminated=bool(rows.terminated[index]) and known,
+            terminated=bool(rows.terminated[index]) and complete,
             name=rows.names[index],
         )
     if lost_terminals:
         logger.warning(
-            "%s: %d episodes ended, but the observation after their last action was not logged; "
-            "they count as ends of the log, and nothing of the end can be learned from them",
+            "%s: %d terminal episodes lack the observation after their last action; they count as "
+            "truncated, and nothing is learned from their terminal states",
             source, lost_terminals,
         )  # fmt: skip
     if short:
-        logger.warning("%s: %d episodes without a whole transition left out", source, short)
+        logger.warning("%s: %d episodes without a complete transition left out", source, short)
 
 
 def _final(rows: FlatDataset, index: int, last: int) -> dict[str, np.ndarray] | None:
-    """The observation after the last row of an episode, (1, ...) each, if it was logged."""
+    """The observation after the last row of an episode, (1, ...) each, if logged."""
     if rows.next_observations is not None:
         return {
             key: np.asarray(value[last : last + 1]) for key, value in rows.next_observations.items()
@@ -93,14 +92,14 @@ def _final(rows: FlatDataset, index: int, last: int) -> dict[str, np.ndarray] | 
     return None
 
 
-def _classes(actions: np.ndarray) -> np.ndarray:
-    """(T, 1) whole numbers are classes (T,); all else stays as it is."""
+def flat_classes(actions: np.ndarray) -> np.ndarray:
+    """Turns (T, 1) integers into classes (T,); leaves everything else unchanged."""
     single = actions.dtype.kind in "iu" and actions.shape[1:] == (1,)
     return actions[:, 0] if single else actions
 
 
 def episode_ends(count: int, *marks: Any) -> np.ndarray:
-    """Where any of `marks` (N,) is set, and the last row of all: (episodes,) ascending."""
+    """(episodes,) the rows where any of `marks` (N,) is set, and the last row, ascending."""
     ends = np.zeros(count, bool)
     for mark in marks:
         ends |= np.asarray(mark).reshape(-1).astype(bool)
@@ -111,21 +110,23 @@ def episode_ends(count: int, *marks: Any) -> np.ndarray:
 def find_discontinuities(
     observations: Arrays, next_observations: Arrays, rows_at_once: int = 65_536
 ) -> np.ndarray:
-    """(N,) bool: rows whose logged successor is not the next row, so an episode ends there."""
+    """(N,) bool: rows whose logged next observation is not that of the next row, so an episode ends
+    there.
+    """
     count = len(next(iter(observations.values())))
-    found = np.zeros(count, bool)
+    ends = np.zeros(count, bool)
     for key, value in observations.items():
         for begin in range(0, count - 1, rows_at_once):
             end = min(begin + rows_at_once, count - 1)
             after = np.asarray(next_observations[key][begin:end]).reshape(end - begin, -1)
-            there = np.asarray(value[begin + 1 : end + 1]).reshape(end - begin, -1)
-            same = (after == there) | ((after != after) & (there != there))  # NaN equals NaN here
-            found[begin:end] |= ~same.all(1)
-    return found
+            next_row = np.asarray(value[begin + 1 : end + 1]).reshape(end - begin, -1)
+            both_nan = (after != after) & (next_row != next_row)
+            ends[begin:end] |= ~((after == next_row) | both_nan).all(1)
+    return ends
 
 
 def check_lengths(expected: int, of: str, **fields: Any) -> None:
-    """Raises DataError for fields (None: not there) that have another number of rows."""
+    """Raises DataError for fields that have another number of rows; None is an absent field."""
     for name, value in fields.items():
         parts = value.items() if isinstance(value, Mapping) else [("", value)]
         for key, part in parts:

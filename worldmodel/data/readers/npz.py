@@ -1,17 +1,18 @@
-"""NumPy archives. All hold `observations` and `actions`, and `rewards` if they are known; for the
-observations of a dict, `observations/NAME` each. They differ in how rows belong to episodes:
+"""NumPy archives. All hold `observations` and `actions`, and optionally `rewards`; a dict of
+observations is `observations/NAME` each. They differ in how rows belong to episodes:
 
-- T+1 rows of observations an episode: `lengths` (episodes,) transitions, and if known `terminated`,
-  `truncated` (episodes,)
-- T rows: `terminals`, `timeouts` (N,), and the observation after the last action in
-  `next_observations` (N, ...) or `last_next` (episodes, ...); or it was not logged
-- T rows, the last one unfollowed: `episode_lengths` (episodes,) rows, and if known `episode_names`
-- OGBench's: `terminals` without `timeouts` and `rewards` mark the last row of a record, which is
-  its final observation; the world does not end there
-- Stable-Baselines': `obs`, and `episode_starts` (N,)
-- one record, of as many observations as actions, or one more
+- T+1 rows of observations per episode: `lengths` (episodes,) in transitions, and optionally
+  `terminated`, `truncated` (episodes,)
+- T rows: `terminals`, `timeouts` (N,), and optionally the observation after the last action in
+  `next_observations` (N, ...) or `last_next` (episodes, ...)
+- T rows without a next observation of the last: `episode_lengths` (episodes,) in rows, and
+  optionally `episode_names`
+- OGBench: `terminals` without `timeouts` and `rewards` mark the last row of an episode, which is
+  its final observation and not a terminal state
+- Stable-Baselines: `obs`, and `episode_starts` (N,)
+- one episode, with as many observations as actions, or one more
 
-`lengths` and `episode_lengths` are told apart by their sums, so either name will do.
+`lengths` and `episode_lengths` are distinguished by their sums, so either name works.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ import numpy as np
 from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
-from worldmodel.data.readers import existing_files, needs_path
+from worldmodel.data.readers.files import existing_files, summary
 from worldmodel.data.readers.flat import (
     FlatDataset,
     check_lengths,
     episode_ends,
     episodes,
     find_discontinuities,
+    flat_classes,
 )
 from worldmodel.errors import DataError, did_you_mean, first_line
 
-ACCEPTED = "NumPy archives (.npz) with observations and actions: a file, a folder or a pattern"
 KEYS = (
     *("actions", "rewards", "lengths", "terminated", "truncated", "terminals", "timeouts"),
     *("episode_lengths", "episode_names", "episode_starts"),
@@ -50,28 +51,24 @@ Dict = dict[str, np.ndarray]
 
 @dataclass
 class NPZData(DataOptions):
-    """NumPy archives (README lists the keys; OGBench's among them): file, folder or pattern."""
+    """NumPy archives (.npz) with observations and actions: a file, a folder or a pattern."""
 
     name: str = option("npz", "data source")
 
-    def errors(self) -> Iterator[str]:
-        if not self.path:
-            yield needs_path(self)
-        yield from super().errors()
+
+ACCEPTED = summary(NPZData)
 
 
-@register("data", "npz", NPZData, source="path", endings=(".npz",))
+@register("data", "npz", NPZData, endings=(".npz",))
 def read(options: NPZData) -> EpisodeStream:
-    """The episodes of all archives, read file by file. An archive that cannot be read is
-    UnreadableEpisode. Raises DataError if there is no file.
-    """
-    files = existing_files(options, ACCEPTED, ".npz")
+    """Reads the episodes of all archives. Raises DataError if there is no file."""
+    files = existing_files(options)
     return EpisodeStream(str(options.path), _episodes(files), files=tuple(files))
 
 
 def _episodes(files: Sequence[Path]) -> Iterator[Episode | UnreadableEpisode]:
     for path in files:
-        prefix = f"{path} " if len(files) > 1 else ""  # messages name a single source anyway
+        prefix = f"{path} " if len(files) > 1 else ""  # messages already name a single source
         try:
             archive = _load(path)
             whole = _whole_episodes(archive, prefix)
@@ -81,7 +78,7 @@ def _episodes(files: Sequence[Path]) -> Iterator[Episode | UnreadableEpisode]:
 
 
 def _load(path: Path) -> Archive:
-    """The members that have a meaning here, each read once."""
+    """Reads the arrays that have a meaning here."""
     try:
         archive = np.load(path, allow_pickle=False)
         if not isinstance(archive, np.lib.npyio.NpzFile):
@@ -93,11 +90,10 @@ def _load(path: Path) -> Archive:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
         raise DataError(f"cannot be read ({first_line(error)}); accepted: {ACCEPTED}") from error
     for key in ("observations", "actions"):
-        there = {name.partition("/")[0] for name in arrays}
-        if key not in there and not (key == "observations" and "obs" in there):
-            raise DataError(
-                f"has no {key!r}{did_you_mean(key, names)}; keys there: {', '.join(names) or 'none'}"
-            )
+        present = {name.partition("/")[0] for name in arrays}
+        if key not in present and not (key == "observations" and "obs" in present):
+            hint = did_you_mean(key, names)
+            raise DataError(f"has no {key!r}{hint}; present: {', '.join(names) or 'none'}")
     if scalars := [key for key, value in arrays.items() if value.ndim == 0]:
         raise DataError(f"{', '.join(scalars)} is a single number; accepted: arrays of rows")
     if len(arrays["actions"]) == 0:
@@ -106,7 +102,7 @@ def _load(path: Path) -> Archive:
 
 
 def _named(archive: Archive, key: str) -> Dict | None:
-    """The arrays KEY/NAME, or KEY alone under the name of what it holds; None if there are none."""
+    """The arrays KEY/NAME, or the array KEY with a default name; None if there are none."""
     if key in archive:
         image = archive[key].dtype == np.uint8 and archive[key].ndim == 4
         return {"image" if image else "observation": archive[key]}
@@ -116,8 +112,7 @@ def _named(archive: Archive, key: str) -> Dict | None:
 
 
 def _observations(archive: Archive) -> Dict:
-    found = _named(archive, "observations") or _named(archive, "obs")
-    return found or {}
+    return _named(archive, "observations") or _named(archive, "obs") or {}
 
 
 def _lengths(archive: Archive) -> np.ndarray | None:
@@ -125,12 +120,11 @@ def _lengths(archive: Archive) -> np.ndarray | None:
     if lengths is None:
         return None
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 1).any():
-        least = (
-            f", the least {lengths.min()}" if lengths.dtype.kind in "iu" and lengths.size else ""
-        )
+        integers = lengths.dtype.kind in "iu" and lengths.size
+        minimum = f", minimum {lengths.min()}" if integers else ""
         raise DataError(
-            f"lengths is {lengths.dtype} of shape {lengths.shape}{least}; "
-            "accepted: whole numbers (episodes,), each 1 or more"
+            f"lengths is {lengths.dtype} of shape {lengths.shape}{minimum}; "
+            "accepted: integers (episodes,), each 1 or more"
         )
     return lengths
 
@@ -139,7 +133,7 @@ def _lengths(archive: Archive) -> np.ndarray | None:
 
 
 def _whole_episodes(archive: Archive, prefix: str) -> Iterator[Episode] | None:
-    """Episodes that bring their final observation in a row of their own, or None for T rows."""
+    """Episodes with T+1 rows of observations, or None if the archive has T rows."""
     observations, actions = _observations(archive), archive["actions"]
     rows, lengths = len(next(iter(observations.values()))), _lengths(archive)
     if lengths is None:
@@ -173,7 +167,7 @@ def _cut_whole(
         actions = archive["actions"][part]
         yield Episode(
             {key: value[row : row + length + 1] for key, value in observations.items()},
-            actions=actions[:, 0] if _is_column_of_classes(actions) else actions,
+            actions=flat_classes(actions),
             rewards=None if rewards is None else rewards[part],
             terminated=bool(terminated[index]),
             name=names[index],
@@ -181,54 +175,44 @@ def _cut_whole(
         begin += length
 
 
-def _is_column_of_classes(actions: np.ndarray) -> bool:
-    return actions.dtype.kind in "iu" and actions.shape[1:] == (1,)
-
-
 # ------------------------------------------------------------------------------------------- T rows
 
 
 def _rows(archive: Archive, prefix: str) -> FlatDataset:
     observations, actions = _observations(archive), archive["actions"]
-    next_observations, final_observations = (
-        _named(archive, "next_observations"),
-        _named(archive, "last_next"),
-    )
+    next_observations = _named(archive, "next_observations")
+    final_observations = _named(archive, "last_next")
     count, rewards = len(actions), archive.get("rewards")
     marks = {key: archive.get(key) for key in ("terminals", "timeouts", "episode_starts")}
     per_row = {"observations": observations, "next_observations": next_observations or {}}
     check_lengths(count, "actions", rewards=rewards, **per_row, **marks)
-    for name, given in (
-        ("next_observations", next_observations),
-        ("last_next", final_observations),
-    ):
+    successors = {"next_observations": next_observations, "last_next": final_observations}
+    for name, given in successors.items():
         if given is not None and given.keys() != observations.keys():
             raise DataError(f"{name} holds {', '.join(given)}; accepted: {', '.join(observations)}")
     last = _last_rows(archive, observations, next_observations, count)
-    check_lengths(len(last), "the marks' episodes", last_next=final_observations or {})
-    # OGBench calls the ends of its records terminals.
-    records = rewards is None and marks["timeouts"] is None and marks["terminals"] is not None
-    ended = marks["terminals"] if not records else None
+    check_lengths(len(last), "the number of episodes", last_next=final_observations or {})
+    # OGBench marks the ends of its episodes as terminals.
+    ogbench = rewards is None and marks["timeouts"] is None and marks["terminals"] is not None
+    ended = marks["terminals"] if not ogbench else None
     terminated = np.zeros(len(last), bool) if ended is None else ended.reshape(-1)[last] != 0
-    names = _names(archive, prefix, len(last))
-    whole = records and next_observations is None and final_observations is None
     return FlatDataset(
-        observations,
-        actions,
-        rewards,
-        last,
-        terminated,
-        names,
-        next_observations,
-        final_observations,
-        whole,
+        observations=observations,
+        actions=actions,
+        rewards=rewards,
+        last=last,
+        terminated=terminated,
+        names=_names(archive, prefix, len(last)),
+        next_observations=next_observations,
+        final_observations=final_observations,
+        last_is_observation_only=ogbench and not any(successors.values()),
     )
 
 
 def _last_rows(
     archive: Archive, observations: Dict, next_observations: Dict | None, count: int
 ) -> np.ndarray:
-    """(episodes,) last rows, by whatever tells them."""
+    """(episodes,) the last row of each episode, from lengths, starts or marks."""
     lengths = _lengths(archive)
     if lengths is not None:
         return np.cumsum(lengths) - 1

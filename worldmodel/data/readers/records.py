@@ -1,12 +1,12 @@
-"""Records of a system's inputs and outputs in npy files, as system identification has them.
+"""Records of the inputs and outputs of a system in npy files, as in system identification.
 
-A folder holds files of inputs and of outputs, in pairs by the order of their names: what a record
-was driven with, and what it answered. An array is (samples,), (samples, channels) or (samples,
-channels, realisations), each of the last a record of its own, or (samples, channels, realisations,
-periods): periods of a realisation were recorded one after the other, and are one record again.
+A folder holds files of inputs and of outputs, which are paired in the order of their names. An
+array is (samples,), (samples, channels) or (samples, channels, realizations), where each
+realization is a record, or (samples, channels, realizations, periods), where the consecutive
+periods of a realization are joined to one record.
 
 A record of T+1 samples gives T transitions: the last input is padding. With `data.feedthrough` an
-input already acts on the output of its own sample; it is then the action of the sample before.
+input acts on the output of its own sample, and becomes the action of the previous sample.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ import numpy as np
 from worldmodel.config import DataOptions, feedthrough, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
-from worldmodel.data.readers import existing_path
+from worldmodel.data.readers.files import existing_path, summary
 from worldmodel.errors import DataError, bullet_list, first_line
 
-ACCEPTED = "a folder of inputs and outputs, u_*.npy and y_*.npy"
-SHAPES = "(samples,), then channels, realisations and periods, as far as there are any"
+SHAPES = "(samples,) to (samples, channels, realizations, periods)"
 
 Pair = tuple[Path, Path]
 
@@ -34,23 +33,21 @@ class RecordsData(DataOptions):
     """Inputs and outputs of a system in npy files: a folder of u_*.npy and y_*.npy."""
 
     name: str = option("records", "data source")
-    inputs: str = option("u_*.npy", "names of the files of inputs, which become actions")
+    inputs: str = option("u_*.npy", "pattern of the files of inputs, which become actions")
     outputs: str = option(
-        "y_*.npy", "those of the files of outputs, in the order of the inputs', which are observed"
+        "y_*.npy", "pattern of the files of outputs, which become observations, in the same order"
     )
     feedthrough: bool = feedthrough()
 
-    def errors(self) -> Iterator[str]:
-        if not self.path:
-            yield "data.path needs a folder of u_*.npy and y_*.npy, for data=records"
-        yield from super().errors()
+
+ACCEPTED = summary(RecordsData)
 
 
-@register("data", "records", RecordsData, source="path", endings=(".npy",))
+@register("data", "records", RecordsData, endings=(".npy",))
 def read(options: RecordsData) -> EpisodeStream:
-    """The records of all pairs of files, read pair by pair. One that cannot be read is UnreadableEpisode.
+    """Reads the records of all pairs of files.
 
-    Raises DataError if there is no folder, or not as many files of inputs as of outputs.
+    Raises DataError if there is no folder, or if the numbers of input and output files differ.
     """
     pairs = _pairs(options)
     files = tuple(file for pair in pairs for file in pair)
@@ -58,20 +55,17 @@ def read(options: RecordsData) -> EpisodeStream:
 
 
 def _pairs(options: RecordsData) -> list[Pair]:
-    folder = existing_path(options, ACCEPTED)
+    folder = existing_path(options)
     if not folder.is_dir():
-        raise DataError(f"{folder} is a file; data={options.name} reads {ACCEPTED}")
-    found = [sorted(folder.glob(names)) for names in (options.inputs, options.outputs)]
-    if len(found[0]) != len(found[1]) or not found[0]:
+        raise DataError(f"data.path={options.path}: is a file; accepted: {ACCEPTED}")
+    inputs, outputs = (sorted(folder.glob(names)) for names in (options.inputs, options.outputs))
+    if len(inputs) != len(outputs) or not inputs:
         lines = [
-            f"data.{key}={names}: {', '.join(file.name for file in files) or 'none'}"
-            for key, names, files in (
-                ("inputs", options.inputs, found[0]),
-                ("outputs", options.outputs, found[1]),
-            )
+            f"data.inputs={options.inputs}: {', '.join(f.name for f in inputs) or 'none'}",
+            f"data.outputs={options.outputs}: {', '.join(f.name for f in outputs) or 'none'}",
         ]
-        raise DataError(bullet_list(f"{folder}: accepted are as many inputs as outputs", lines))
-    return list(zip(*found, strict=True))
+        raise DataError(bullet_list(f"{folder}: accepted: as many inputs as outputs", lines))
+    return list(zip(inputs, outputs, strict=True))
 
 
 def _episodes(options: RecordsData, pairs: Sequence[Pair]) -> Iterator[Episode | UnreadableEpisode]:
@@ -80,8 +74,8 @@ def _episodes(options: RecordsData, pairs: Sequence[Pair]) -> Iterator[Episode |
             u, y = _records(inputs), _records(outputs)
             if u.shape[::2] != y.shape[::2]:
                 raise DataError(
-                    f"has {y.shape[2]} records of {y.shape[0]} samples, its inputs "
-                    f"{inputs.name} {u.shape[2]} of {u.shape[0]}; accepted: the same of both"
+                    f"has {y.shape[2]} records of {y.shape[0]} samples, its inputs {inputs.name} "
+                    f"have {u.shape[2]} of {u.shape[0]}; accepted: the same numbers in both"
                 )
         except DataError as error:
             yield UnreadableEpisode(str(outputs), str(error))
@@ -103,7 +97,7 @@ def _records(file: Path) -> np.ndarray:
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"cannot be read ({first_line(error)}); accepted: {ACCEPTED}") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
-        raise DataError(f"holds no array of numbers; accepted: {ACCEPTED}")
+        raise DataError(f"is not an array of numbers; accepted: {ACCEPTED}")
     if not 1 <= array.ndim <= 4:
         raise DataError(f"has shape {array.shape}; accepted: {SHAPES}")
     samples, channels, records, periods = array.shape + (1,) * (4 - array.ndim)

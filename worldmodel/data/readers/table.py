@@ -1,16 +1,16 @@
-"""CSV and Parquet tables: a row is an observation, the action taken there and what that earned.
+"""CSV and Parquet tables: a row is an observation, the action taken there and its reward.
 
-One file is one episode, unless `data.episode` names a column: then the rows with one value of it
-are an episode, in the order of the file, however they alternate with others. An episode lies in
+One file is one episode, unless `data.episode` names a column: then the rows with the same value in
+it are an episode, in the order of the file, even if episodes are interleaved. An episode lies in
 one file: the same value in another file is another episode. Messages count rows from 0.
 
-A table of T+1 rows gives T transitions: what the last row says of action and reward is padding.
-With `data.feedthrough` an action already acts on the observation of its own row, as the input of a
-sampled system may; it is then the action of the row before.
+A table of T+1 rows gives T transitions: action and reward of the last row are padding. With
+`data.feedthrough` an action acts on the observation of its own row, as the input of a sampled
+system may, and becomes the action of the previous row.
 
-CSV is text in UTF-8 with a header; the delimiter is whichever of , ; and tab finds most of the
-wanted columns in it. An empty cell is no number (NaN), which validation finds. A column of lists
-of one length, as Parquet may hold, is a vector. pyarrow is imported inside the functions.
+CSV is UTF-8 text with a header; the delimiter is the one of , ; and tab that yields most of the
+requested columns. An empty cell is NaN, which validation reports. A column of lists of one length,
+as in Parquet, is a vector. pyarrow is imported inside the functions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from omegaconf import MISSING
 from worldmodel.config import DataOptions, feedthrough, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
-from worldmodel.data.readers import existing_files, needs_path
+from worldmodel.data.readers.files import existing_files
 from worldmodel.data.readers.table_columns import (
     classes,
     groups,
@@ -48,13 +48,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ACCEPTED = "CSV or Parquet tables: a file, a folder of files or a pattern such as logs/*.csv"
 PARQUET = (".parquet", ".pq")
-ENDINGS = (".csv", ".tsv", *PARQUET)  # in a folder; a pattern may name another one, as in *.txt
 DELIMITERS = (",", ";", "\t")
 HEADER_BYTES = 2**20
-MOST_COLUMNS = 60  # named in one message
-UNEVEN = 5.0  # a step of time so many times longer than the median one is worth a word
+MAX_COLUMNS_SHOWN = 60  # in one message
+UNEVEN = 5.0  # a time step so many times longer than the median causes a warning
 
 
 @dataclass
@@ -62,45 +60,44 @@ class TableData(DataOptions):
     """CSV or Parquet tables: a file, a folder of files or a pattern."""
 
     name: str = option("table", "data source")
-    observations: list[str] = option(MISSING, "columns that are observed, as one vector")
-    actions: list[str] = option(MISSING, "columns that are acted")
-    reward: str | None = option(None, "column of the reward of the row's action (none: no reward)")
+    observations: list[str] = option(MISSING, "columns of the observation, one vector")
+    actions: list[str] = option(MISSING, "columns of the action")
+    reward: str | None = option(None, "column of the reward of the row's action (null: no reward)")
     episode: str | None = option(
-        None, "column that tells episodes apart (none: every file is one episode)"
+        None, "column that identifies the episode (null: every file is one episode)"
     )
-    time: str | None = option(None, "column of the time, which must not go backwards")
+    time: str | None = option(None, "column of the time, which must not decrease")
     terminal: str | None = option(
-        None, "column that is true where the episode really ended (none: they never do)"
+        None, "column that is true in a terminal state (null: no episode is terminal)"
     )
     discrete: bool = option(False, "the single column of actions holds classes 0, 1, ...")
     row_range: list[int] | None = option(
-        None, "[FIRST,LAST] rows of every file that are read, counted from 0 (none: all)", low=0
+        None, "[FIRST,LAST] rows to read from every file, counted from 0 (null: all)", low=0
     )
     feedthrough: bool = feedthrough()
 
+    def column_names(self) -> dict[str, list[str]]:
+        return {"observation": self.observations, "action": self.actions}
+
     def errors(self) -> Iterator[str]:
-        if not self.path:
-            yield needs_path(self)
+        for key in ("observations", "actions"):
+            names = getattr(self, key)
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                yield f"data.{key}: {_listing(twice)} is listed twice; accepted: each column once"
         if self.discrete and len(self.actions) > 1:
-            yield f"data.discrete=true: takes one column of classes, not {len(self.actions)}"
+            yield f"data.discrete=true: accepts one column in data.actions, not {len(self.actions)}"
         if self.row_range is not None and not (
             len(self.row_range) == 2 and self.row_range[0] < self.row_range[1]
         ):
             given = ",".join(map(str, self.row_range))
-            yield f"data.row_range=[{given}]: accepts [FIRST,LAST], the first below the last"
+            yield f"data.row_range=[{given}]: accepts [FIRST,LAST] with FIRST < LAST"
         yield from super().errors()
 
 
-@register("data", "table", TableData, source="path", endings=(".csv", ".tsv", ".parquet", ".pq"))
+@register("data", "table", TableData, endings=(".csv", ".tsv", *PARQUET))
 def read(options: TableData) -> EpisodeStream:
-    """The episodes of all tables, read file by file as they are asked for.
-
-    Raises DataError if no file has the wanted columns. One file among others that cannot be read,
-    or lacks some, is UnreadableEpisode.
-    """
-    ending = Path(options.path or "").suffix.lower()
-    files = existing_files(options, ACCEPTED, *ENDINGS, *({ending} - {"", *ENDINGS}))
-    _check_options(options, files[0])
+    """Reads the episodes of all tables. Raises DataError if no file has the requested columns."""
+    files = existing_files(options)
     _check_headers(options, files)
     return EpisodeStream(
         source=str(options.path),
@@ -113,56 +110,34 @@ def read(options: TableData) -> EpisodeStream:
 # ----------------------------------------------------------------------------------------- options
 
 
-def _wanted(options: TableData) -> list[str]:
-    """The columns that are read, each once."""
+def _requested(options: TableData) -> list[str]:
+    """The requested columns, each once."""
     single = [options.reward, options.episode, options.time, options.terminal]
     names = [*options.observations, *options.actions, *(name for name in single if name)]
     return list(dict.fromkeys(names))
 
 
-def _check_options(options: TableData, file: Path) -> None:
-    """Raises DataError for columns that are not named, or named twice."""
-    for key in ("observations", "actions"):
-        names = getattr(options, key)
-        if not names:
-            raise DataError(f"data.{key} is empty; accepted: {_columns_of(file)}")
-        if twice := sorted({name for name in names if names.count(name) > 1}):
-            raise DataError(f"data.{key} names {_listing(twice)} twice; accepted: each column once")
-    if options.discrete and len(options.actions) > 1:
-        raise DataError(
-            f"data.discrete=true with {len(options.actions)} columns in data.actions; "
-            "accepted: the one column that holds the classes"
-        )
-
-
-def _columns_of(file: Path) -> str:
-    try:
-        return f"columns of {file}, which are {_listing(_open(file, []).names)}"
-    except DataError:
-        return "names of columns"
-
-
 def _check_headers(options: TableData, files: Sequence[Path]) -> None:
-    """Raises DataError if no file has the wanted columns. Looks at files until one has."""
-    faults: dict[str, list[Path]] = {}
+    """Raises DataError if no file has the requested columns."""
+    errors: dict[str, list[Path]] = {}
     for file in files:
         try:
-            _open(file, _wanted(options))
+            _open(file, _requested(options))
             return
         except DataError as error:
-            faults.setdefault(str(error), []).append(file)
+            errors.setdefault(str(error), []).append(file)
     lines = []
-    for fault, those in faults.items():
+    for error, those in errors.items():
         more = f" (and {len(those) - 1} more)" if len(those) > 1 else ""
-        lines.append(f"{those[0]}{more}: {fault}")
-    head = f"{options.path}: no file has the columns that are asked for"
+        lines.append(f"{those[0]}{more}: {error}")
+    head = f"{options.path}: no file has the requested columns"
     raise DataError(lines[0] if len(lines) == 1 else bullet_list(head, lines))
 
 
 def _listing(names: Sequence[str]) -> str:
-    names = [name for name in names if name]  # a comma at the end of a header adds an empty one
-    more = f" and {len(names) - MOST_COLUMNS} more" if len(names) > MOST_COLUMNS else ""
-    return ", ".join(map(quoted, names[:MOST_COLUMNS])) + more
+    names = [name for name in names if name]  # a trailing delimiter adds an empty name
+    more = f" and {len(names) - MAX_COLUMNS_SHOWN} more" if len(names) > MAX_COLUMNS_SHOWN else ""
+    return ", ".join(map(quoted, names[:MAX_COLUMNS_SHOWN])) + more
 
 
 # ------------------------------------------------------------------------------------------- files
@@ -170,7 +145,7 @@ def _listing(names: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class _CSV:
-    """A CSV file whose header was read: the last of the first `header_lines` lines."""
+    """A CSV file; its header is the last of the first `header_lines` lines."""
 
     file: Path
     names: list[str]
@@ -178,13 +153,13 @@ class _CSV:
     header_lines: int
 
     def table(self, columns: list[str], text: list[str]) -> pa.Table:
-        """The columns, with types that fit all their cells; those in `text` stay text."""
+        """Reads the columns, with types that fit all cells; those in `text` stay text."""
         import pyarrow as pa
 
         try:
             return self._parse(columns, text, threads=True)
         except pa.ArrowInvalid:
-            return self._parse(columns, text, threads=False)  # whose error names the row
+            return self._parse(columns, text, threads=False)  # its error includes the row
 
     def _parse(self, columns: list[str], text: list[str], threads: bool) -> pa.Table:
         import pyarrow as pa
@@ -206,28 +181,28 @@ class _CSV:
 
 @dataclass(frozen=True)
 class _Parquet:
-    """A Parquet file whose schema was read."""
+    """A Parquet file."""
 
     file: Path
     names: list[str]
 
     def table(self, columns: list[str], text: list[str]) -> pa.Table:
-        """The columns, of the types that they have there."""
+        """Reads the columns, with their types in the file."""
         from pyarrow import parquet
 
         with parquet.ParquetFile(self.file) as file:
             return file.read(columns=columns).select(columns)
 
 
-def _open(file: Path, wanted: Sequence[str]) -> _CSV | _Parquet:
-    """A file by its header. Raises DataError, without the file's name, if it lacks a column."""
-    with _faults_of_pyarrow():
-        table = _open_parquet(file) if _is_parquet(file) else _open_csv(file, wanted)
-    if missing := [name for name in wanted if name not in table.names]:
+def _open(file: Path, requested: Sequence[str]) -> _CSV | _Parquet:
+    """Opens a file. Raises DataError, without its name, if a requested column is missing."""
+    with _pyarrow_errors():
+        table = _open_parquet(file) if _is_parquet(file) else _open_csv(file, requested)
+    if missing := [name for name in requested if name not in table.names]:
         hints = ", ".join(quoted(name) + did_you_mean(name, table.names) for name in missing)
-        raise DataError(f"no column {hints}; columns there: {_listing(table.names)}")
-    if twice := [name for name in wanted if table.names.count(name) > 1]:
-        raise DataError(f"two columns are named {_listing(twice)}; accepted: names of their own")
+        raise DataError(f"no column {hints}; present: {_listing(table.names)}")
+    if twice := [name for name in requested if table.names.count(name) > 1]:
+        raise DataError(f"two columns are named {_listing(twice)}; accepted: unique names")
     return table
 
 
@@ -243,11 +218,11 @@ def _open_parquet(file: Path) -> _Parquet:
         return _Parquet(file, opened.schema_arrow.names)
 
 
-def _open_csv(file: Path, wanted: Sequence[str]) -> _CSV:
-    """The header is the first line that is not blank; spaces around names do not count."""
+def _open_csv(file: Path, requested: Sequence[str]) -> _CSV:
+    """Reads the header, the first line that is not blank, without spaces around names."""
     import pyarrow as pa
 
-    with pa.input_stream(str(file)) as stream:  # unpacks .gz and the like
+    with pa.input_stream(str(file)) as stream:  # also decompresses .gz and others
         head = stream.read(HEADER_BYTES).decode("utf-8-sig", errors="replace")
     lines = io.StringIO(head, newline=None)
     number, header = next(((n, line) for n, line in enumerate(lines, 1) if line.strip()), (0, ""))
@@ -256,9 +231,9 @@ def _open_csv(file: Path, wanted: Sequence[str]) -> _CSV:
     if "\0" in header:
         raise DataError("is neither text in UTF-8 nor Parquet; accepted: CSV or Parquet")
     if not lines.read().strip():
-        raise DataError("has one line; accepted: a header and rows below it")
+        raise DataError("has a single line; accepted: a header and rows")
     names = {delimiter: _cells(header, delimiter) for delimiter in DELIMITERS}
-    best = max(names, key=lambda d: (len(set(wanted) & set(names[d])), len(names[d])))
+    best = max(names, key=lambda d: (len(set(requested) & set(names[d])), len(names[d])))
     return _CSV(file, names[best], best, number)
 
 
@@ -270,31 +245,31 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 @contextmanager
-def _faults_of_pyarrow() -> Iterator[None]:
-    """What pyarrow or the system says of a file that cannot be read, as a DataError."""
+def _pyarrow_errors() -> Iterator[None]:
+    """Turns errors of pyarrow and the system into DataError."""
     import pyarrow as pa
 
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        accepted = "CSV whose rows are as long as its header, or Parquet"
+        accepted = "CSV with rows of the same length as the header, or Parquet"
         raise DataError(f"cannot be read: {reason[:200]}; accepted: {accepted}") from error
 
 
 # ---------------------------------------------------------------------------------------- episodes
 
-Which = np.ndarray | slice  # of the rows of a file
+Which = np.ndarray | slice  # selects rows of a file
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """The rows of a file, or of one episode of it, in the order of the file.
+    """The rows of a file or of one episode, in the order of the file.
 
     observations: (rows, D) float32
     actions: (rows, A) float32
     rewards: (rows, 1), or None
-    time: (rows,) seconds since any moment, or None
+    time: (rows,) seconds, or None
     terminal: (rows,) bool, or None
     """
 
@@ -305,11 +280,15 @@ class _Rows:
     terminal: np.ndarray | None
 
     def select(self, which: Which) -> _Rows:
-        return _Rows(*(None if rows is None else rows[which] for rows in vars(self).values()))
+        return _Rows(
+            self.observations[which],
+            self.actions[which],
+            *(None if x is None else x[which] for x in (self.rewards, self.time, self.terminal)),
+        )
 
 
 def _episodes(options: TableData, files: Sequence[Path]) -> Iterator[Episode | UnreadableEpisode]:
-    """The episodes of all files; what looks odd of them all together is told at the end."""
+    """Yields the episodes of all files; warns at the end about their time steps and identifiers."""
     count = 0
     uneven: list[str] = []
     spread: list[str] = []
@@ -333,13 +312,13 @@ def _episodes(options: TableData, files: Sequence[Path]) -> Iterator[Episode | U
                 spread.append(f"{value} is in {first_file[value]} and in {file}")
             yield episode
     _warn(
-        f"{options.path}: steps of time more than {UNEVEN:g} times the median in {len(uneven)} of "
-        f"{count} episodes; a model takes all steps for equally long",
+        f"{options.path}: time steps longer than {UNEVEN:g} times the median in {len(uneven)} of "
+        f"{count} episodes; models assume a constant time step",
         uneven,
     )
     _warn(
-        f"{options.path}: values of column {quoted(options.episode)} that are in several files: "
-        f"{len(spread)}; they are an episode of its own in each",
+        f"{options.path}: {len(spread)} values of column {quoted(options.episode)} are in several "
+        "files; each file counts as another episode",
         spread,
     )
 
@@ -350,19 +329,18 @@ def _warn(head: str, lines: list[str]) -> None:
 
 
 def _load(options: TableData, file: Path) -> tuple[_Rows, list[tuple[str, Which]]]:
-    """The rows of a file, and which of them each episode has.
-
-    Raises DataError, without the file's name.
+    """Reads the rows of a file and selects those of each episode. Raises DataError, without its
+    name.
     """
-    with _faults_of_pyarrow():
-        wanted = _wanted(options)
-        # Numbers of episodes stay text, so that 1 and 001 differ.
+    with _pyarrow_errors():
+        requested = _requested(options)
+        # Episode identifiers stay text, so that 1 and 001 differ.
         text = [options.episode] if options.episode else []
-        table = _open(file, wanted).table(wanted, text)
+        table = _open(file, requested).table(requested, text)
         if table.num_rows == 0:
-            raise DataError("has no rows; accepted: at least 2, a transition needs a successor")
-        table = _among(options, table)
-        columns = {name: plain(table.column(name)) for name in wanted}
+            raise DataError("has no rows; accepted: at least 2, which make a transition")
+        table = _row_range(options, table)
+        columns = {name: plain(table.column(name)) for name in requested}
 
         def optional(name: str | None, get: Callable[[str, pa.ChunkedArray], Any]) -> Any:
             return get(name, columns[name]) if name else None
@@ -377,23 +355,21 @@ def _load(options: TableData, file: Path) -> tuple[_Rows, list[tuple[str, Which]
         return rows, optional(options.episode, groups) or [("", slice(None))]
 
 
-def _among(options: TableData, table: pa.Table) -> pa.Table:
-    """The rows of a file that are asked for. Raises DataError, without its name, where they are
-    not there.
-    """
+def _row_range(options: TableData, table: pa.Table) -> pa.Table:
+    """The requested rows of a file. Raises DataError, without its name, if they do not exist."""
     if options.row_range is None:
         return table
     first, last = options.row_range
     if last >= table.num_rows:
         raise DataError(
-            f"data.row_range=[{first},{last}]: has {table.num_rows:,} rows; accepted: up to "
+            f"has {table.num_rows:,} rows, data.row_range is [{first},{last}]; accepted: up to "
             f"{table.num_rows - 1}"
         )
     return table.slice(first, last - first + 1)
 
 
 def _episode(options: TableData, name: str, rows: _Rows) -> Episode:
-    """Raises DataError, without the name, for an end in the middle and for actions of no class."""
+    """Converts an episode. Raises DataError, without its name."""
     _check_terminal(options, rows.terminal)
     actions = rows.actions[1:] if options.feedthrough else rows.actions[:-1]
     return Episode(
@@ -407,23 +383,23 @@ def _episode(options: TableData, name: str, rows: _Rows) -> Episode:
 
 
 def _check_terminal(options: TableData, terminal: np.ndarray | None) -> None:
-    """Raises DataError if an episode ends before its last row."""
-    early = () if terminal is None else np.flatnonzero(terminal[:-1])
-    if len(early) == 0:
+    """Raises DataError if an episode is terminal before its last row."""
+    if terminal is None or not terminal[:-1].any():
         return
-    apart = "" if options.episode else "; data.episode names a column that tells episodes apart"
+    early = np.flatnonzero(terminal[:-1])
+    hint = "" if options.episode else "; data.episode names a column that identifies the episode"
     raise DataError(
         f"column {quoted(options.terminal)} is true at row {early[0]} of rows 0 to "
-        f"{len(terminal) - 1}; accepted: true at the last row alone{apart}"
+        f"{len(terminal) - 1}; accepted: true at the last row only{hint}"
     )
 
 
 def _long_steps(episode: Episode) -> list[str]:
-    """A line if a step of time is much longer than the usual one, else none."""
+    """Returns a line if a time step is much longer than the median, else none."""
     steps = np.zeros(0) if episode.time is None else np.diff(episode.time)
     if len(steps) == 0 or not np.isfinite(steps).all():
         return []
     median, row = float(np.median(steps)), int(steps.argmax())
-    if steps[row] <= UNEVEN * median or median == 0:  # 0: a clock too coarse to tell
+    if steps[row] <= UNEVEN * median or median == 0:  # 0: the resolution is too coarse
         return []
     return [f"{episode.name}: {steps[row]:.3g} s after row {row}, the median is {median:.3g} s"]

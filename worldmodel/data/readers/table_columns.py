@@ -1,6 +1,6 @@
-"""What the columns of a pyarrow table hold, as NumPy arrays.
+"""Converts columns of a pyarrow table to NumPy arrays.
 
-DataError names the column, the first row that does not fit (from 0), and what it holds.
+Every DataError names the column, its first invalid row (from 0), and the value there.
 """
 
 from __future__ import annotations
@@ -16,25 +16,25 @@ from worldmodel.errors import DataError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MOST_CHARACTERS = 60  # of a name or a cell in a message
+MAX_CHARACTERS = 60  # of a name or a cell in a message
 TICKS_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
 
 def quoted(value: object) -> str:
-    """A name or a cell as messages show it."""
+    """A name or a cell, quoted and shortened for a message."""
     text = repr(value)
-    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]}..."
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}..."
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Values in place of the codes of a dictionary, and text without spaces around it."""
+    """Decodes a dictionary column, and strips spaces from text."""
     import pyarrow as pa
     from pyarrow import compute
 
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if _is_text(column.type):
-        column = compute.utf8_trim_whitespace(column.cast(pa.large_string()))
+        column = compute.call_function("utf8_trim_whitespace", [column.cast(pa.large_string())])
     return column
 
 
@@ -52,37 +52,39 @@ def _is_vector(kind: pa.DataType) -> bool:
 
 
 def vectors(columns: dict[str, pa.ChunkedArray], names: Sequence[str]) -> np.ndarray:
-    """(rows, D) float32: the columns side by side."""
+    """(rows, D) float32: the columns, concatenated."""
     parts = [matrix(name, columns[name]) for name in names]
-    with np.errstate(over="ignore"):  # what is too large becomes infinite, and validation finds it
+    with np.errstate(over="ignore"):  # too large numbers become infinite, which validation reports
         return np.concatenate(parts, axis=1, dtype=np.float32, casting="same_kind")
 
 
 def matrix(name: str, column: pa.ChunkedArray) -> np.ndarray:
-    """(rows, 1) float64, or (rows, D) of a column of lists that are D long."""
+    """(rows, 1) float64, or (rows, D) for a column of lists of length D."""
     from pyarrow import compute
 
     if not _is_vector(column.type):
         return _numbers(name, column)[:, None]
-    lengths = compute.list_value_length(column).fill_null(0).to_numpy()
+    lengths = compute.call_function("list_value_length", [column]).fill_null(0).to_numpy()
     if (uneven := np.flatnonzero(lengths != lengths[0])).size:
         row = int(uneven[0])
         raise DataError(
             f"column {quoted(name)} has {lengths[row]} numbers at row {row} and {lengths[0]} at "
             "row 0; accepted: lists of one length"
         )
-    return _numbers(name, compute.list_flatten(column)).reshape(len(column), lengths[0])
+    return _numbers(name, compute.call_function("list_flatten", [column])).reshape(
+        len(column), lengths[0]
+    )
 
 
 def _numbers(name: str, column: pa.ChunkedArray, accepted: str = "numbers") -> np.ndarray:
-    """(rows,) float64; what is missing is NaN, true is 1."""
+    """(rows,) float64; a missing value is NaN, true is 1."""
     import pyarrow as pa
 
     return _cast(name, column, [pa.float64()], accepted).to_numpy()
 
 
 def truths(name: str, column: pa.ChunkedArray) -> np.ndarray:
-    """(rows,) bool; what is missing is false."""
+    """(rows,) bool; a missing value is false."""
     import pyarrow as pa
 
     accepted = "true or false, 1 or 0"
@@ -90,12 +92,12 @@ def truths(name: str, column: pa.ChunkedArray) -> np.ndarray:
         column = _cast(name, column, [pa.bool_()], accepted)
     values = np.nan_to_num(_numbers(name, column, accepted))
     if (others := np.flatnonzero((values != 0) & (values != 1))).size:
-        raise _offence(name, column, int(others[0]), accepted)
+        raise _cell_error(name, column, int(others[0]), accepted)
     return values == 1
 
 
 def seconds(name: str, column: pa.ChunkedArray) -> np.ndarray:
-    """(rows,) float64: numbers as they are, dates and times since the earliest one."""
+    """(rows,) float64 seconds: numbers unchanged, dates and times since the earliest one."""
     import pyarrow as pa
     from pyarrow import compute
 
@@ -108,19 +110,22 @@ def seconds(name: str, column: pa.ChunkedArray) -> np.ndarray:
     if (unit := getattr(column.type, "unit", None)) is None:
         return _numbers(name, column, accepted)
     ticks = column.cast(pa.int32() if pa.types.is_time32(column.type) else pa.int64())
-    earliest = compute.min(ticks)  # taken off as integers: a float keeps no nanoseconds since 1970
-    return compute.subtract(ticks, earliest).to_numpy() / TICKS_PER_SECOND[unit]
+    # Subtracted as integers, since a float cannot represent nanoseconds since 1970.
+    elapsed = compute.call_function("subtract", [ticks, compute.call_function("min", [ticks])])
+    return elapsed.to_numpy() / TICKS_PER_SECOND[unit]
 
 
 def groups(name: str, column: pa.ChunkedArray) -> list[tuple[str, np.ndarray]]:
-    """Each value, in order of first appearance, and its rows, in order."""
+    """Returns each value in order of first appearance, and its rows in order."""
     import pyarrow as pa
     from pyarrow import compute
 
-    missing = np.flatnonzero(compute.is_null(column, nan_is_null=True).to_numpy())
+    options = compute.NullOptions(nan_is_null=True)
+    is_null = compute.call_function("is_null", [column], options)
+    missing = np.flatnonzero(is_null.to_numpy())
     if missing.size:
-        raise _offence(name, column, int(missing[0]), "a value in every row")
-    encoded = column.combine_chunks().dictionary_encode()  # numbers values as they appear
+        raise _cell_error(name, column, int(missing[0]), "a value in every row")
+    encoded = column.combine_chunks().dictionary_encode()  # in order of first appearance
     values = encoded.dictionary.cast(pa.large_string()).to_pylist()
     codes = encoded.indices.to_numpy()
     rows = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
@@ -128,7 +133,7 @@ def groups(name: str, column: pa.ChunkedArray) -> list[tuple[str, np.ndarray]]:
 
 
 def classes(name: str, values: np.ndarray) -> np.ndarray:
-    """(T,) float32 whole numbers to int32. Raises DataError for others, and for missing ones."""
+    """(T,) float32 integers to int32. Raises DataError for other and for missing values."""
     whole = (values >= 0) & (values < 2**31) & (values == np.floor(values))
     if (others := np.flatnonzero(~whole)).size:
         row = int(others[0])
@@ -142,7 +147,7 @@ def classes(name: str, values: np.ndarray) -> np.ndarray:
 def _cast(
     name: str, column: pa.ChunkedArray, kinds: Sequence[pa.DataType], accepted: str
 ) -> pa.ChunkedArray:
-    """The column as the first of `kinds` that it can be. Raises DataError that names the row."""
+    """Casts the column to the first of `kinds` that fits. Raises DataError with the row."""
     import pyarrow as pa
 
     def as_kind(kind: pa.DataType, rows: int | None = None) -> pa.ChunkedArray | None:
@@ -151,7 +156,7 @@ def _cast(
         except pa.ArrowInvalid:
             return None
 
-    def first_fault(kind: pa.DataType) -> int:
+    def first_error(kind: pa.DataType) -> int:
         return bisect_left(range(len(column)), True, key=lambda r: as_kind(kind, r + 1) is None)
 
     try:
@@ -162,11 +167,11 @@ def _cast(
         raise DataError(
             f"column {quoted(name)} holds {column.type}; accepted: {accepted}"
         ) from error
-    # Of the kind that the rows before it are, where there are several.
-    raise _offence(name, column, max(first_fault(kind) for kind in kinds), accepted)
+    # The kind that fits the most rows determines the invalid row.
+    raise _cell_error(name, column, max(first_error(kind) for kind in kinds), accepted)
 
 
-def _offence(name: str, column: pa.ChunkedArray, row: int, accepted: str) -> DataError:
+def _cell_error(name: str, column: pa.ChunkedArray, row: int, accepted: str) -> DataError:
     value = column[row].as_py()
     held = "empty" if value is None else quoted(value)
     return DataError(f"column {quoted(name)} is {held} at row {row}; accepted: {accepted}")

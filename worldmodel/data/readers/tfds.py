@@ -1,12 +1,13 @@
 """TFDS in the RLDS layout, stored as ArrayRecord or TFRecord, read without TensorFlow.
 
-One record is one episode, `steps` with `observation`, `action`, `reward`, `is_first`, `is_last`,
-`is_terminal` and `discount`. `worldmodel/data/rlds_writer.py` writes it. tensorflow_datasets is imported
-inside the functions, since that takes a second.
+One record is one episode: `steps` with `observation`, `action`, `reward`, `is_first`, `is_last`,
+`is_terminal` and `discount`. `rlds_writer.py` writes it. tensorflow_datasets is imported inside the
+functions, since that takes a second.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,58 +21,104 @@ import numpy as np
 from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
-from worldmodel.data.readers import existing_path
+from worldmodel.data.readers.files import existing_path
 from worldmodel.data.readers.tfds_builder import INSTALL_TENSORFLOW, prepared
-from worldmodel.data.rlds_writer import CARD, METADATA_KEY, write_rlds
+from worldmodel.data.rlds_writer import CARD, METADATA_KEY, NATIVE_FORMAT
 from worldmodel.data.spec import ActionSpec
-from worldmodel.errors import DataError, bullet_list, first_line
-
-__all__ = ["read", "read_metadata", "write_rlds"]
+from worldmodel.errors import DataError, UserError, bullet_list, first_line
 
 logger = logging.getLogger(__name__)
 
 ACCEPTED = "a prepared TFDS directory (RLDS layout, with dataset_info.json)"
-FORMATS = ("array_record", "tfrecord")  # that can be read, the better one first
+FORMATS = ("array_record", "tfrecord")  # that can be read, the preferred one first
+INFO = "dataset_info.json"  # marks a prepared directory
+DEPTHS = ("", "*/", "*/*/", "*/*/*/")  # TFDS nests DATA_DIR/NAME/CONFIG/VERSION
 
-# What is worth a warning, after the number of episodes that have it.
-SINGLE_ROW = "of a single row left out, they hold no transition"
-LAST_REWARD = "have a reward in their last row, where RLDS has padding"
-NO_LAST_OBSERVATION = "end in zeros, which D4RL's builder puts for what was not observed"
+# Warnings, after the number of episodes that have them.
+SINGLE_STEP = "of a single step left out, since they hold no transition"
+LAST_REWARD = "have a reward at their last step, where RLDS has padding"
+NO_LAST_OBSERVATION = "end in zeros, which D4RL's builder writes for missing observations"
 
-Keys = tuple[str, ...]  # where a leaf is in nested dicts
+Keys = tuple[str, ...]  # path of a leaf in nested dicts
 Record = Mapping[str, Any] | UnreadableEpisode
 
 
 @dataclass
 class TFDSData(DataOptions):
-    """RLDS: a prepared TFDS directory, or a TFDS builder by its name."""
+    """TFDS in the RLDS layout: a prepared directory, or the name of a TFDS builder."""
 
     name: str = option("tfds", "data source")
     builder: str | None = option(
-        None, "TFDS builder in place of a path, such as d4rl_mujoco_halfcheetah/v0-medium"
+        None, "TFDS builder instead of a path, such as d4rl_mujoco_halfcheetah/v0-medium"
     )
     split: str = option("train", "TFDS split to read")
 
-    def errors(self) -> Iterator[str]:
-        if not self.path and not self.builder:
-            yield "data.path needs the folder of a prepared TFDS data set, or data.builder its name"
-        yield from super().errors()
+    def recorded_environment(self) -> str | None:
+        return read_metadata(Path(self.path).expanduser()).get("environment") if self.path else None
 
 
-@register("data", "tfds", TFDSData, source="builder")
+def is_prepared(folder: Path) -> bool:
+    """Whether TFDS has prepared a dataset in this folder."""
+    return (folder / INFO).exists()
+
+
+def holds_dataset(folder: Path) -> bool:
+    """Whether a prepared dataset is in this folder, or below as TFDS nests them."""
+    return any(next(folder.glob(f"{depth}{INFO}"), None) for depth in DEPTHS)
+
+
+def prepared_datasets(folder: Path) -> Iterator[str]:
+    """Describes the prepared datasets below `folder` for `python -m worldmodel.data list`."""
+    yield f"Datasets in {folder}"
+    count = 0
+    for info in sorted(folder.glob(f"**/{INFO}")):
+        place = info.parent
+        if any(part.startswith(".") for part in place.relative_to(folder).parts):
+            continue  # is being written
+        count += 1
+        yield f"  {place}: {_card_summary(place / CARD)}{_environment_of(place)}"
+    if not count:
+        yield "  none"
+
+
+def _card_summary(path: Path) -> str:
+    try:
+        card = json.loads(path.read_text())
+        return f"{card['episodes']:,} episodes, {card['transitions']:,} transitions"
+    except FileNotFoundError:
+        return f"no {path.name}; inspect it"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"its {path.name} cannot be read"
+
+
+def _environment_of(folder: Path) -> str:
+    try:
+        name = read_metadata(folder).get("environment")
+    except UserError as error:
+        return f"; {first_line(error)}"
+    return f" of {name}" if name else ""
+
+
+@register(
+    "data",
+    NATIVE_FORMAT,
+    TFDSData,
+    source="builder",
+    recognizes=holds_dataset,
+    listing=prepared_datasets,
+)
 def read(options: TFDSData) -> EpisodeStream:
-    """Reads a prepared TFDS directory, ours or any other in the RLDS layout.
+    """Reads a prepared TFDS directory in the RLDS layout.
 
-    `observation` is a tensor or a dict of tensors; `action` a vector of floats or one integer. Its
-    bounds come from our metadata, else from the minimum and maximum of the data. As in RLDS, the
-    last row's action and reward are padding; so they are where the last step is not marked
-    `is_last`: the log broke off, and there is no successor. Episodes of a single row hold no
-    transition and are left out, with a warning. Raises DataError for any other layout or format.
+    `observation` is a tensor or a dict of tensors, `action` a vector of floats or one integer. Its
+    bounds come from our metadata, or else from the data. Action and reward of the last step are
+    padding, as in RLDS, even if it is not marked `is_last`. Episodes of a single step hold no
+    transition and are left out, with a warning. Raises DataError for other layouts and formats.
     """
     if options.builder:
         folder = prepared(options.builder, options.path)
     else:
-        folder = _prepared_folder(existing_path(options, ACCEPTED))
+        folder = _prepared_folder(existing_path(options))
     builder = _builder(folder)
     source = f"{folder} ({options.split})"
     steps = _step_features(builder, folder)
@@ -80,40 +127,35 @@ def read(options: TFDSData) -> EpisodeStream:
     read_records = _array_records if _stored_as(builder) == "array_record" else _tf_records
     records = read_records(builder, options.split, shards)
     files = tuple(sorted(p for p in folder.iterdir() if p.is_file() and p.name != CARD))
-    made_up_ends = builder.name.startswith("d4rl_")
-    episodes = _episodes(records, steps, observations, source, made_up_ends)
+    padded_with_zeros = builder.name.startswith("d4rl_")
+    episodes = _episodes(records, steps, observations, source, padded_with_zeros)
     total = sum(shard.take for shard in shards)
     return EpisodeStream(source, episodes, _action_spec(builder, steps), files, total)
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """The metadata that `write` was given, such as `environment`; empty for foreign sets."""
+    """The metadata that `write_rlds` stored, such as `environment`; empty for other datasets."""
     return _our_metadata(_builder(_prepared_folder(Path(folder))))
 
 
-# ---------------------------------------------------------------------------------------- the set
+# ------------------------------------------------------------------------------------ the dataset
 
 
 def _prepared_folder(path: Path) -> Path:
-    """`path`, or the only prepared directory in it (TFDS nests DATA_DIR/NAME/VERSION)."""
-    if (path / "dataset_info.json").exists():
+    """`path`, or the only prepared directory below it."""
+    if is_prepared(path):
         return path
-    found = sorted(
-        info.parent
-        for depth in ("*", "*/*", "*/*/*")
-        for info in path.glob(f"{depth}/dataset_info.json")
-    )
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise DataError(
-            f"{path} holds several data sets; set data.path to one of: {', '.join(map(str, found))}"
-        )
-    raise DataError(f"{path} has no dataset_info.json; data=tfds reads {ACCEPTED}")
+    folders = sorted(info.parent for depth in DEPTHS for info in path.glob(f"{depth}{INFO}"))
+    if len(folders) == 1:
+        return folders[0]
+    if folders:
+        names = ", ".join(map(str, folders))
+        raise DataError(f"{path} holds several datasets; set data.path to one of: {names}")
+    raise DataError(f"{path} has no {INFO}; data=tfds reads {ACCEPTED}")
 
 
 def _builder(folder: Path) -> Any:
-    """TFDS's view of a prepared directory, in the best of the formats it is stored in."""
+    """Opens a prepared directory with TFDS, in the preferred one of its storage formats."""
     import tensorflow_datasets as tfds
 
     try:
@@ -122,8 +164,8 @@ def _builder(folder: Path) -> Any:
         readable = [name for name in FORMATS if name in stored]
         if readable and readable[0] != _stored_as(builder):
             builder.info.set_file_format(readable[0], override=True, override_if_initialized=True)
-    except Exception as error:  # TFDS raises whatever its parser met
-        needs = getattr(error, "name", None) == "tensorflow"  # as audio and video do
+    except Exception as error:  # TFDS raises any exception of its parsers
+        needs = getattr(error, "name", None) == "tensorflow"  # as for audio and video
         remedy = INSTALL_TENSORFLOW if needs else f"data=tfds reads {ACCEPTED}"
         raise DataError(f"{folder}: TFDS cannot open it ({first_line(error)}); {remedy}") from error
     if not readable:
@@ -139,7 +181,7 @@ def _stored_as(builder: Any) -> str:
 
 
 def _step_features(builder: Any, folder: Path) -> Mapping[str, Any]:
-    """The features of one step, as plain dicts, checked to be RLDS's."""
+    """The features of one step as plain dicts. Raises DataError if they are not those of RLDS."""
     import tensorflow_datasets as tfds
 
     def plain(feature: Any) -> Any:
@@ -150,7 +192,7 @@ def _step_features(builder: Any, folder: Path) -> Mapping[str, Any]:
     features = plain(builder.info.features)
     nested = features.get("steps") if isinstance(features, dict) else None
     if not isinstance(nested, tfds.features.Dataset):
-        raise DataError(f"{folder} has no nested data set `steps`; data=tfds reads {ACCEPTED}")
+        raise DataError(f"{folder} has no nested dataset `steps`; data=tfds reads {ACCEPTED}")
     steps = plain(nested.feature)
     missing = [key for key in ("observation", "action") if key not in steps]
     if missing:
@@ -164,27 +206,27 @@ def _step_features(builder: Any, folder: Path) -> Mapping[str, Any]:
     if not (kind == "f" or (kind in "iu" and action.shape == ())):
         raise DataError(
             f"{folder}: action is {_dtype(action)} of shape {action.shape}; "
-            "accepted: floats of any shape, or one integer, the class"
+            "accepted: floats of any shape, or one integer (a class)"
         )
     return steps
 
 
 def _dtype(feature: Any) -> np.dtype:
-    """The type of a feature's numbers; object for a sequence of several fields."""
+    """The dtype of a feature; object for a sequence of several fields."""
     return np.dtype(object if isinstance(feature.np_dtype, dict) else feature.np_dtype)
 
 
-# ------------------------------------------------------------------------------------- its records
+# ---------------------------------------------------------------------------------------- records
 
 
 def _shards(builder: Any, split: str, folder: Path) -> Sequence[Any]:
-    """The files of a split, or of a part of one, each with the records to `skip` and `take`."""
+    """The files of a split or of a part of it, each with its records to skip and take."""
     try:
         shards = builder.info.splits[split].file_instructions
-    except Exception as error:  # TFDS raises whatever it made of these words
-        known = ", ".join(builder.info.splits)
+    except Exception as error:  # TFDS raises any exception of its parser
+        splits = ", ".join(builder.info.splits)
         raise DataError(
-            f"{folder}: cannot read split {split!r} ({first_line(error)}); splits: {known}, or a "
+            f"{folder}: cannot read split {split!r} ({first_line(error)}); splits: {splits}, or a "
             "part such as train[:50%]"
         ) from error
     if not shards:
@@ -201,15 +243,14 @@ def _array_records(builder: Any, split: str, shards: Sequence[Any]) -> Iterator[
     for episode, (shard, position) in enumerate(places):
         try:
             yield records[episode]
-        except Exception as error:  # ArrayRecord and protobuf raise whatever they met
+        except Exception as error:  # ArrayRecord and protobuf raise any exception
             yield _unreadable(episode, shard, position, error)
 
 
 def _tf_records(builder: Any, split: str, shards: Sequence[Any]) -> Iterator[Record]:
     """The records of a split, with steps as columns.
 
-    TFRecord has no index: where a file is damaged, its later records are out of reach too. Its
-    checksums are not looked at.
+    TFRecord has no index, so all records after a damaged one are lost. Checksums are not verified.
     """
     decoders, episodes = _as_columns(), count()
     for shard in shards:
@@ -219,26 +260,24 @@ def _tf_records(builder: Any, split: str, shards: Sequence[Any]) -> Iterator[Rec
             episode = next(episodes)
             try:
                 if (record := next(records, None)) is None:
-                    raise EOFError("the file is cut off or damaged here, or before")
+                    raise EOFError("the file is truncated or damaged here or before")
                 yield builder.info.features.deserialize_example_np(record, decoders=decoders)
-            except Exception as error:  # protobuf and TFDS raise whatever they met
+            except Exception as error:  # protobuf and TFDS raise any exception
                 yield _unreadable(episode, shard, position, error)
 
 
 def _intact_records(path: str) -> Iterator[bytes]:
-    """The records of a TFRecord file up to its end, or to where it cannot be read on."""
+    """The records of a TFRecord file up to its end, or to the first damage."""
     import grain
 
     try:
         yield from grain.experimental.TFRecordIterDataset(path)
-    except (ValueError, OverflowError, MemoryError):  # what a wrong length of a record leads to
+    except (ValueError, OverflowError, MemoryError):  # from a wrong record length
         return
 
 
 def _as_columns() -> dict[str, Any]:
-    """The decoders that leave steps as columns. TFDS would decode them one by one, ten times
-    slower.
-    """
+    """Decoders that leave steps as columns; decoding them one by one is ten times slower."""
     import tensorflow_datasets as tfds
 
     return {"steps": tfds.decode.SkipDecoding()}
@@ -252,7 +291,7 @@ def _unreadable(episode: int, shard: Any, position: int, error: Exception) -> Un
 
 
 def _action_spec(builder: Any, steps: Mapping[str, Any]) -> ActionSpec | None:
-    """From our metadata, else from a feature that knows its classes, else None."""
+    """From our metadata, or else from a feature with a number of classes, or else None."""
     if raw := _our_metadata(builder).get("action"):
         return ActionSpec.from_json(raw)
     classes = getattr(steps["action"], "num_classes", None)
@@ -264,7 +303,7 @@ def _our_metadata(builder: Any) -> dict[str, Any]:
     return dict(metadata.items()).get(METADATA_KEY, {}) if metadata is not None else {}
 
 
-# ------------------------------------------------------------------------------------ its episodes
+# --------------------------------------------------------------------------------------- episodes
 
 
 def _episodes(
@@ -272,7 +311,7 @@ def _episodes(
     features: Mapping[str, Any],
     observations: Mapping[str, tuple[Keys, Any]],
     source: str,
-    made_up_ends: bool,
+    padded_with_zeros: bool,
 ) -> Iterator[Episode | UnreadableEpisode]:
     notes: Counter[str] = Counter()
     for index, record in enumerate(records):
@@ -282,14 +321,16 @@ def _episodes(
             continue
         try:
             episode = _episode(record["steps"], features, observations, name)
-        except DataError as fault:
-            yield UnreadableEpisode(name, str(fault))
+        except DataError as error:
+            yield UnreadableEpisode(name, str(error))
             continue
         if len(episode.actions) < 2:
-            notes[SINGLE_ROW] += 1
+            notes[SINGLE_STEP] += 1
             continue
-        notes[LAST_REWARD] += episode.rewards is not None and bool(np.any(episode.rewards[-1]))
-        notes[NO_LAST_OBSERVATION] += made_up_ends and _ends_in_zeros(episode)
+        notes[LAST_REWARD] += episode.rewards is not None and bool(
+            np.any(np.asarray(episode.rewards)[-1])
+        )
+        notes[NO_LAST_OBSERVATION] += padded_with_zeros and _ends_in_zeros(episode)
         yield episode
     for note, times in notes.items():
         if times:
@@ -302,7 +343,7 @@ def _episode(
     observations: Mapping[str, tuple[Keys, Any]],
     name: str,
 ) -> Episode:
-    """An episode of steps that are columns. Raises DataError that says what is wrong with them."""
+    """Converts the columns of an episode. Raises DataError, without its name."""
     _check_ends(steps)
     rewards = None
     if "reward" in features:
@@ -320,19 +361,19 @@ def _episode(
 
 
 def _check_ends(steps: Mapping[str, Any]) -> None:
-    """An end in the middle means several episodes in one record: no transition may cross it."""
+    """Raises DataError if a record holds several episodes."""
     for field in ("is_last", "is_terminal"):
         flags = _flags(steps, field)
         inside = np.flatnonzero(flags[:-1])
         if len(inside):
             raise DataError(
-                f"{field} in row {inside[0]}, before the last row, {len(flags) - 1}; "
-                "accepted: one episode a record"
+                f"{field} at step {inside[0]}, before the last step, {len(flags) - 1}; "
+                "accepted: one episode per record"
             )
 
 
 def _flags(steps: Mapping[str, Any], field: str) -> np.ndarray:
-    """(T+1,) bool; none where the set has no such field, or the record has lost it."""
+    """(T+1,) bool; empty if the dataset or the record has no such field."""
     flags = steps.get(field)
     return np.zeros(0, bool) if flags is None else np.asarray(flags, bool)
 
@@ -343,8 +384,8 @@ def _ends_in_zeros(episode: Episode) -> bool:
 
 
 def _observations(feature: Any, source: str) -> dict[str, tuple[Keys, Any]]:
-    """Name -> path and feature of the observations that are numbers; '/' joins nested names."""
-    kept = {}
+    """Name -> path and feature of the numeric observations; '/' joins nested names."""
+    numeric = {}
     for path, leaf in _leaves(feature):
         dtype, shape = _dtype(leaf), leaf.shape
         image = dtype == np.uint8 and len(shape) == 3
@@ -355,12 +396,12 @@ def _observations(feature: Any, source: str) -> dict[str, tuple[Keys, Any]]:
                 "accepted: vectors of numbers and uint8 images (height, width, channels)"
             )
         if dtype.kind in "fiub":
-            kept[name] = (path, leaf)
+            numeric[name] = (path, leaf)
         else:
-            logger.warning("%s: observation %r left out, it holds no numbers", source, name)
-    if not kept:
-        raise DataError(f"{source}: no observation holds numbers; accepted: vectors, uint8 images")
-    return kept
+            logger.warning("%s: observation %r is not numeric and is left out", source, name)
+    if not numeric:
+        raise DataError(f"{source}: no numeric observations; accepted: vectors, uint8 images")
+    return numeric
 
 
 def _leaves(feature: Any, path: Keys = ()) -> Iterator[tuple[Keys, Any]]:
@@ -378,16 +419,16 @@ def _at(tree: Any, path: Keys) -> Any:
 
 
 def _column(feature: Any, raw: Any, field: str) -> np.ndarray:
-    """(T+1, ...) values of a field that was stored as numbers, or encoded row by row."""
+    """(T+1, ...) values of a field, stored as numbers or encoded step by step."""
     if raw is None:
-        raise DataError(f"{field} is missing in the record")
+        raise DataError(f"{field} is missing from the record")
     if isinstance(raw, np.ndarray) and raw.dtype != object:
         return raw
     try:
-        if isinstance(raw, Mapping):  # a tensor of free shape is two columns, value and shape
-            raw = [dict(zip(raw, row, strict=True)) for row in zip(*raw.values(), strict=True)]
-        return np.stack([feature.decode_example_np(row) for row in raw])
-    except Exception as error:  # decoders raise whatever they met
+        if isinstance(raw, Mapping):  # a tensor of variable shape: values and shapes
+            raw = [dict(zip(raw, step, strict=True)) for step in zip(*raw.values(), strict=True)]
+        return np.stack([feature.decode_example_np(step) for step in raw])
+    except Exception as error:  # decoders raise any exception
         raise DataError(
-            f"{field} cannot be decoded ({first_line(error)}); accepted: one shape in every row"
+            f"{field} cannot be decoded ({first_line(error)}); accepted: one shape at every step"
         ) from error
