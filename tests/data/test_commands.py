@@ -50,7 +50,7 @@ def test_inspect_prints_a_card_and_writes_plots(
     out = tmp_path / "out"
     assert run(["inspect", archive(tmp_path / "logs.npz"), f"output_dir={out}", "window=20"]) == 0
     output = capsys.readouterr().out
-    for words in ("3 (1 terminal, 2 truncated)", "transitions          122", "12 to 80"):
+    for words in ("3 (1 terminal, 2 truncated)", "transitions           122", "12 to 80"):
         assert words in output
     assert "windows of 20 steps" in output and "Warnings" in output
     assert "columns 2" in output or "column 2" in output  # the constant one

@@ -156,7 +156,7 @@ def test_interleaved_episodes_are_separated(
     file = written(folder / f"log.{ending}", rows(len(labels), ep=labels))
     naive: dict[str, list[int]] = {}
     for row, label in enumerate(labels):
-        naive.setdeerror(label, []).append(row)
+        naive.setdefault(label, []).append(row)
     found = episodes(file, episode="ep")
     assert [episode.name for episode in found] == [f"{file} episode {label}" for label in naive]
     for episode, expected in zip(found, naive.values(), strict=True):
