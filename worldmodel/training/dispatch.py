@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from worldmodel.data.loader import Loader
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window
-from worldmodel.errors import DataError
 from worldmodel.nn.learner import Learner, RolloutLearner, TrainState
 from worldmodel.training import mesh as meshes
 from worldmodel.training.plan import StagePlan
@@ -57,10 +56,8 @@ class Stage:
 
 
 def make_stage(plan: StagePlan, trajectories: Trajectories, learner: Learner) -> Stage:
-    """Raises DataError where no window of the planned length can be taken from `trajectories`."""
+    """The stage with its batches: those of its updates, and those that rollouts start from."""
     batches = plan.make_loader(trajectories)
-    if batches.count < 1:
-        raise DataError(f"{trajectories.source}: no window of {plan.window} timesteps to train on")
     rollout_update = None
     if isinstance(learner, RolloutLearner) and learner.rollout_every:
         windows = plan.make_rollout_loader(trajectories, learner.rollout_windows)
