@@ -7,8 +7,8 @@ those of an uninterrupted run.
 Every run is a whole job at toy length: collecting a dataset, a world model, a policy in its
 imagination, evaluation. SIGKILL is sent at a time drawn uniformly over the duration of the
 reference run, so it hits start-up, compilation, training, saving and evaluation in proportion to
-their durations. Equal must be: the bits of every stage's final state, every row of metrics.jsonl except
-clocks and rates, and the evaluation. Runs that differ are kept, the others are removed.
+their durations. The bits of every stage's final state, every row of metrics.jsonl except
+clocks and rates, and the evaluation must be equal. Runs that differ are kept, others removed.
 """
 
 from __future__ import annotations

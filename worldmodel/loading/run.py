@@ -44,6 +44,14 @@ class LoadedRun(Restored):
         >>> run = worldmodel.load("runs/smoke-0")
         >>> run.config.model.name, run.spec.action.size
         ('rssm', 1)
+
+        Rollouts of its model under its policy, from logged steps:
+
+        >>> import jax
+        >>> start = jax.tree.map(lambda x: x[:4], run.dream().dream.initial_states.state)
+        >>> rollout = worldmodel.imagine(run.model, start, run.policy, 5, jax.random.key(0))
+        >>> rollout.rewards.shape
+        (4, 5)
     """
 
     def predict(
