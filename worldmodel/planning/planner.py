@@ -48,8 +48,10 @@ class Planner(nnx.Module):
     ):
         self.options, self.weigh, self.action_size = options, weigh, action_size
         self.actor, self.value = actor, value
-        default = DEFAULT_DISCOUNT if value is None else value.discount
-        self.discount = default if options.discount is None else options.discount
+        if options.discount is not None:
+            self.discount = options.discount
+        else:
+            self.discount = DEFAULT_DISCOUNT if value is None else value.discount
 
     def init_carry(self, batch: int) -> jax.Array:
         """The plan (B, H, A) before the first step: all zero, the middle of the action range."""
