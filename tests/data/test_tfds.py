@@ -3,108 +3,30 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
-import tempfile
-from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from rlds_datasets import (
+    FLAGS,
+    LENGTHS,
+    ROWS,
+    ends,
+    foreign,
+    logs,
+    refused,
+    simple,
+    simple_steps,
+    tensor,
+)
 
 from worldmodel.config import DataOptions
-from worldmodel.data import ActionSpec, Trajectories, load
+from worldmodel.data import ActionSpec, load
 from worldmodel.data.readers import tfds as native
 from worldmodel.data.readers.tfds import TFDSData
 from worldmodel.data.rlds_writer import write_rlds
 from worldmodel.errors import ConfigError, DataError
-
-LENGTHS = [4, 2, 7]
-ROWS = sum(LENGTHS)
-LAST = np.cumsum(LENGTHS) - 1
-
-
-def logs(discrete: bool = False, reward: bool = True) -> Trajectories:
-    """Three episodes with vectors and an image; the second one is terminal."""
-    generator = np.random.default_rng(0)
-    awkward = np.array([-0.0, 1e-45, 3.4e38, 1 / 3], np.float32)  # a denormal, nearly infinite
-    actions = generator.uniform([-2, -0.3], [0.3, 7], (ROWS, 2)).astype(np.float32)
-    if discrete:
-        actions = generator.integers(0, 4, ROWS).astype(np.int32)
-    actions[LAST] = 0
-    rewards = generator.standard_normal(ROWS).astype(np.float32)
-    rewards[LAST] = 0
-    spec = ActionSpec(False, 2, (-2.0, -1 / 3), (1 / 3, 7.1))
-    return Trajectories(
-        observations={
-            "velocity": generator.standard_normal((ROWS, 3)).astype(np.float32),
-            "awkward": np.tile(awkward, (ROWS, 1)),
-            "camera": generator.integers(0, 256, (ROWS, 6, 5, 3)).astype(np.uint8),
-        },
-        actions=actions,
-        rewards=rewards if reward else None,
-        lengths=np.array(LENGTHS),
-        terminated=np.array([False, True, False]),
-        action_spec=ActionSpec(True, 4) if discrete else spec,
-        source="test",
-    )
-
-
-def foreign(
-    folder: Path,
-    steps: dict,
-    episodes: list,
-    layout: str = "steps",
-    called: str = "foreign",
-    version: str = "2.1.0",
-    config: str | None = None,
-) -> Path:
-    """A dataset prepared by another builder, in FOLDER/CALLED/[CONFIG/]VERSION."""
-    import tensorflow_datasets as tfds
-
-    class Foreign(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-        VERSION = tfds.core.Version(version)
-        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)] if config else []
-        code_path = None
-        name = called
-
-        def _info(self):
-            features = tfds.features.FeaturesDict({layout: tfds.features.Dataset(steps)})
-            return tfds.core.DatasetInfo(builder=self, features=features, disable_shuffling=True)
-
-        def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples()}
-
-        def _generate_examples(self):
-            for index, episode in enumerate(episodes):
-                yield index, {layout: episode}
-
-    tfds.disable_progress_bar()
-    made = Foreign(data_dir=str(folder), file_format="array_record")
-    made.download_and_prepare()
-    return Path(made.data_dir)
-
-
-def ends(rows: int, last: bool = True, terminal: bool = False) -> dict[str, np.ndarray]:
-    row = np.arange(rows)
-    return {
-        "is_first": row == 0,
-        "is_last": (row == rows - 1) & last,
-        "is_terminal": (row == rows - 1) & terminal,
-    }
-
-
-def tensor(*shape: int | None, dtype: type = np.float32, **options):
-    import tensorflow_datasets as tfds
-
-    return tfds.features.Tensor(shape=shape, dtype=dtype, **options)
-
-
-FLAGS = {"is_first": np.bool_, "is_last": np.bool_, "is_terminal": np.bool_}
-
 
 # -------------------------------------------------------------------------------- round trips
 
@@ -237,19 +159,6 @@ def test_nested_observations_discrete_actions_and_png_images_are_read(tmp_path, 
     assert read.rewards is None
 
 
-def simple(rows: int, **flags) -> dict:
-    return {
-        "observation": np.arange(rows, dtype=np.float32)[:, None],
-        "action": np.linspace(-1, 1, rows, dtype=np.float32)[:, None],
-        "reward": np.ones(rows, np.float32),
-        **ends(rows, **flags),
-    }
-
-
-def simple_steps() -> dict:
-    return {"observation": tensor(1), "action": tensor(1), "reward": np.float32, **FLAGS}
-
-
 def test_a_cut_off_episode_is_not_terminal_and_a_single_step_is_left_out(tmp_path, caplog):
     episodes = [simple(4, last=False), simple(1), simple(3, terminal=True)]
     read = load(TFDSData(path=str(foreign(tmp_path, simple_steps(), episodes))))
@@ -292,213 +201,6 @@ def test_a_part_of_a_split_is_read_and_an_unknown_split_is_refused(tmp_path):
     assert load(TFDSData(path=folder, split="train[:50%]")).lengths.tolist() == [3, 4]
     with pytest.raises(DataError, match="cannot read split 'test'.*splits: train"):
         load(TFDSData(path=folder, split="test"))
-
-
-# ------------------------------------------------------------------------------------ TFRecord
-
-# Written by TFDS itself, with TensorFlow: samples/make_tfrecord.py, which says what is in it. Two
-# files of two episodes each.
-SAMPLE = Path(__file__).parent / "samples" / "tfrecord"
-FIRST_FILE, SECOND_FILE = (f"sample-train.tfrecord-0000{i}-of-00002" for i in (0, 1))
-
-
-def test_tfrecord_is_read(caplog):
-    read = load(TFDSData(path=str(SAMPLE)))
-    assert read.lengths.tolist() == [4, 3, 5, 2]
-    assert read.terminated.tolist() == [False, True, False, False]
-    where = [(e, r) for e, rows in enumerate(read.lengths) for r in range(rows)]
-    assert read.observations["position"].tolist() == [list(row) for row in where]
-    camera = read.observations["camera"]
-    assert camera.shape == (14, 4, 6, 3) and camera.dtype == np.uint8
-    assert camera[..., 0, 0, 0].tolist() == [10 * e + r for e, r in where]
-    assert np.all(camera == camera[:, :1, :1, :1])
-    assert "observation 'objects' is not numeric" in caplog.text
-    assert read.observations.keys() == {"camera", "position"}
-    assert read.rewards.tolist() == [0, 1, 2, 0] + [0, 1, 0] + [0, 1, 2, 3, 0] + [0, 0]
-    np.testing.assert_array_equal(read.actions[4:7], np.float32([[0, -1], [0.1, -1], [0, 0]]))
-
-
-WITHOUT_TENSORFLOW = """
-import sys
-from worldmodel.data.readers.tfds import TFDSData
-from worldmodel.data import load
-assert load(TFDSData(path=sys.argv[1])).num_episodes == 4
-assert "tensorflow" not in sys.modules
-"""
-
-
-def test_tfrecord_needs_no_tensorflow():
-    subprocess.run([sys.executable, "-c", WITHOUT_TENSORFLOW, str(SAMPLE)], check=True)
-
-
-@pytest.mark.parametrize(
-    ("split", "lengths"),
-    [("train[:50%]", [4, 3]), ("train[1:3]", [3, 5]), ("train[-1:]", [2]), ("all", [4, 3, 5, 2])],
-)
-def test_a_part_of_a_split_may_begin_and_end_inside_tfrecord_files(split, lengths):
-    assert load(TFDSData(path=str(SAMPLE), split=split)).lengths.tolist() == lengths
-
-
-def test_an_empty_part_of_a_split_is_refused():
-    with pytest.raises(DataError, match=r"split 'train\[:0\]' holds no episodes"):
-        load(TFDSData(path=str(SAMPLE), split="train[:0]"))
-
-
-@settings(max_examples=25, deadline=None)
-@given(share=st.floats(0, 1, exclude_max=True))
-def test_a_truncated_tfrecord_file_is_reported_and_the_rest_is_read(share):
-    whole = (SAMPLE / FIRST_FILE).read_bytes()
-    first_record = 16 + int.from_bytes(whole[:8], "little")  # its length, checksums and bytes
-    cut = int(share * len(whole))
-    left = [4, 5, 2] if cut >= first_record else [5, 2]
-    with tempfile.TemporaryDirectory() as root:
-        folder = shutil.copytree(SAMPLE, Path(root) / "set")
-        (folder / FIRST_FILE).write_bytes(whole[:cut])
-        refused(folder, f"record 1 of {FIRST_FILE} cannot be read .*truncated")
-        read = load(TFDSData(path=str(folder), on_invalid_episode="skip"))
-    assert read.lengths.tolist() == left
-    assert read.name(len(left) - 1) == "episode 3"  # names do not change
-
-
-def test_a_damaged_tfrecord_file_is_reported_and_the_rest_is_read(tmp_path):
-    folder = shutil.copytree(SAMPLE, tmp_path / "set")
-    records = bytearray((folder / SECOND_FILE).read_bytes())
-    records[12] ^= 0xFF  # the first byte of the first record
-    (folder / SECOND_FILE).write_bytes(records)
-    refused(folder, f"episode 2: record 0 of {SECOND_FILE} cannot be read")
-    read = load(TFDSData(path=str(folder), on_invalid_episode="skip"))
-    assert read.lengths.tolist() == [4, 3, 2]
-    records[7] = 0xFF  # a length beyond all memory: nothing after it can be found
-    (folder / SECOND_FILE).write_bytes(records)
-    read = load(TFDSData(path=str(folder), on_invalid_episode="skip"))
-    assert read.lengths.tolist() == [4, 3]
-
-
-def test_a_missing_file_is_reported(tmp_path):
-    folder = shutil.copytree(SAMPLE, tmp_path / "set")
-    (folder / SECOND_FILE).unlink()
-    refused(folder, f"files are missing\n  - {SECOND_FILE}")
-    assert load(TFDSData(path=str(folder), split="train[:50%]")).num_episodes == 2
-
-
-# --------------------------------------------------------------------------- damaged ArrayRecord
-
-
-@pytest.fixture
-def array_record(tmp_path) -> Path:
-    """The file of a dataset of 30 episodes."""
-    write_rlds(logs().select(np.arange(30) % 3), tmp_path / "set", "name")
-    return next((tmp_path / "set").glob("*.array_record*"))
-
-
-def test_a_damaged_record_is_reported_and_the_others_are_read(array_record):
-    records = bytearray(array_record.read_bytes())
-    records[10_000] ^= 0xFF
-    array_record.write_bytes(records)
-    words = rf"1 error in the data\n  - episode 12: record 12 of {array_record.name} cannot be read"
-    refused(array_record.parent, words)
-    read = load(TFDSData(path=str(array_record.parent), on_invalid_episode="skip"))
-    assert read.lengths.tolist() == (LENGTHS * 10)[:12] + (LENGTHS * 10)[13:]
-
-
-@pytest.mark.parametrize("kept", [0, 100, 0.4, 0.5, 0.9999])
-def test_a_truncated_array_record_file_is_reported(array_record, kept):
-    records = array_record.read_bytes()
-    array_record.write_bytes(records[: kept if kept > 1 else int(kept * len(records))])
-    refused(array_record.parent, "episode 0.*(cannot be read|is missing from the record)")
-
-
-def test_a_file_that_is_not_an_array_record_is_reported(array_record):
-    array_record.write_bytes(bytes(255 - byte for byte in array_record.read_bytes()))
-    refused(array_record.parent, f"record 0 of {array_record.name} cannot be read")
-
-
-# -------------------------------------------------------------------------------- datasets by name
-
-
-def by_name(builder: str, data_dir: Path | None = None) -> TFDSData:
-    return TFDSData(builder=builder, path=str(data_dir) if data_dir else None)
-
-
-def test_the_newest_version_is_found_by_the_name(tmp_path):
-    for rows, version in enumerate(("1.9.0", "1.10.0", "1.2.0"), start=3):
-        foreign(tmp_path, simple_steps(), [simple(rows)], version=version)
-    assert load(by_name("foreign", tmp_path)).lengths.tolist() == [4]
-    assert load(by_name("foreign:1.9.0", tmp_path)).lengths.tolist() == [3]
-    assert load(by_name("foreign:1.2.*", tmp_path)).lengths.tolist() == [5]
-
-
-def test_the_name_includes_a_config_and_the_default_folder_is_that_of_tfds(tmp_path, monkeypatch):
-    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    for rows, config in enumerate(("v0-medium", "v0-expert"), start=3):
-        foreign(tmp_path, simple_steps(), [simple(rows)], config=config)
-    assert load(by_name("foreign/v0-medium")).lengths.tolist() == [3]
-    assert load(by_name("foreign/v0-expert:2.1.0")).lengths.tolist() == [4]
-    with pytest.raises(DataError, match=r"foreign/v0-expart is not .*mean 'foreign/v0-expert'\?"):
-        load(by_name("foreign/v0-expart"))
-
-
-@pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        ("d4rl_mujoco_halfchetah/v0-medium", "TFDS has no builder .*'d4rl_mujoco_halfcheetah'"),
-        ("d4rl_mujoco_halfcheetah/v0-mediun", "has no config .*mean 'v0-medium'.*and 7 more"),
-        ("d4rl_mujoco_halfcheetah", "d4rl_mujoco_halfcheetah needs a config; accepted: v0-expert"),
-        ("mnist/large", "mnist has no config 'large'; accepted: the name alone"),
-        ("../secrets", "accepted: NAME, NAME/CONFIG or NAME/CONFIG:VERSION"),
-    ],
-)
-def test_unknown_names_are_refused(tmp_path, name, words):
-    with pytest.raises(DataError, match=words):
-        load(by_name(name, tmp_path))
-
-
-@pytest.mark.skipif(find_spec("tensorflow") is not None, reason="TensorFlow is installed")
-def test_without_tensorflow_the_message_explains_how_to_prepare_a_dataset(tmp_path):
-    with pytest.raises(DataError) as refusal:
-        load(by_name("d4rl_mujoco_halfcheetah/v0-medium", tmp_path))
-    message = str(refusal.value)
-    assert f"is not prepared below {tmp_path}" in message
-    assert 'pip install "worldmodel[tensorflow]"' in message
-    assert f"tfds.builder('d4rl_mujoco_halfcheetah/v0-medium', data_dir='{tmp_path}'" in message
-
-
-def test_a_builder_is_prepared_with_tensorflow(tmp_path):
-    pytest.importorskip("tensorflow", reason="preparing a dataset needs TensorFlow")
-    import tensorflow_datasets as tfds
-
-    class TwoPoints(tfds.core.GeneratorBasedBuilder):  # registered by TFDS as two_points
-        VERSION = tfds.core.Version("1.0.0")
-        code_path = None
-
-        def _info(self):
-            features = {"steps": tfds.features.Dataset(simple_steps())}
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features)
-            )
-
-        def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples()}
-
-        def _generate_examples(self):
-            if not (tmp_path / "source").exists():
-                raise OSError("no network")
-            yield 0, {"steps": simple(3)}
-
-    with pytest.raises(DataError, match=r"TFDS cannot prepare it \(OSError: .*no network"):
-        load(by_name("two_points", tmp_path))
-    (tmp_path / "source").touch()
-    assert load(by_name("two_points", tmp_path)).lengths.tolist() == [3]
-    assert (tmp_path / "two_points" / "1.0.0" / "dataset_info.json").exists()
-
-
-# ------------------------------------------------------------------------------------ refused
-
-
-def refused(folder: Path, words: str) -> None:
-    with pytest.raises(DataError, match=words) as caught:
-        load(TFDSData(path=str(folder)))
-    assert str(folder) in str(caught.value)
 
 
 def test_a_missing_or_empty_folder_is_reported(tmp_path):

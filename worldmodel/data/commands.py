@@ -119,7 +119,7 @@ def inspect(arguments: Arguments) -> int:
     _create(folder)  # before the dataset is read, which may take long
     dataset = load(data)
     columns = data.column_names()
-    windows = sorted({*WINDOWS, *([options.window] if options.window else [])})
+    windows = sorted({*WINDOWS, options.window or WINDOWS[0]})
     card = build_card(dataset, windows, columns)
     console = Console()
     console.print(render(card))
