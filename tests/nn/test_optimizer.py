@@ -16,13 +16,13 @@ def reference(params: dict, grads: list[dict], o: StageOptions) -> dict:
     for step, grad in enumerate(grads, start=1):
         for k in params:
             g = grad[k].astype(np.float64)
-            limit = o.clip * max(1e-3, np.linalg.norm(params[k]))
+            limit = o.agc_clip * max(1e-3, np.linalg.norm(params[k]))
             g = g * min(1.0, limit / np.linalg.norm(g))
             square[k] = o.beta2 * square[k] + (1 - o.beta2) * g**2
             scaled = g / (np.sqrt(square[k] / (1 - o.beta2**step)) + o.epsilon)
             mean[k] = o.beta1 * mean[k] + (1 - o.beta1) * scaled
-            fall = (o.steps - step + 1) / (o.decay * o.steps)
-            rate = o.learning_rate * min(1.0, step / o.warmup, fall)
+            fall = (o.steps - step + 1) / (o.lr_decay_fraction * o.steps)
+            rate = o.learning_rate * min(1.0, step / o.warmup_steps, fall)
             params[k] = params[k] - rate * mean[k] / (1 - o.beta1**step)
     return params
 
