@@ -82,7 +82,9 @@ class Row:
 
     def to_json(self) -> dict[str, Any]:
         named = {"error": self.error, "ratio": self.ratio}
-        return {kind: {who: n.to_json() for who, n in by.items()} for kind, by in named.items()}
+        return {
+            kind: {method: n.to_json() for method, n in by.items()} for kind, by in named.items()
+        }
 
 
 # ---------------------------------------------------------------------------------------- training
@@ -151,8 +153,8 @@ def evaluate(
             for name, (model, *_) in errors.items():
                 found[name][family].append(model)
     for name, (_, *baselines) in errors.items():
-        found[name] |= {who: [e] for who, e in zip(BASELINES, baselines, strict=False)}
-    return starts, {n: {who: np.stack(e) for who, e in by.items()} for n, by in found.items()}
+        found[name] |= {method: [e] for method, e in zip(BASELINES, baselines, strict=False)}
+    return starts, {n: {method: np.stack(e) for method, e in by.items()} for n, by in found.items()}
 
 
 def compare(errors: Errors, starts: PredictionStarts, reference: str, bootstrap: Bootstrap) -> Row:
@@ -165,12 +167,12 @@ def compare(errors: Errors, starts: PredictionStarts, reference: str, bootstrap:
         over += f" for each of {seeds} seeds" if seeds > 1 else ""
         return bootstrap.clustered(statistic, episodes, f"{what} {over}")
 
-    flat, seeds = {who: e.ravel() for who, e in errors.items()}, len(errors[reference])
-    others = [who for who in errors if who not in (reference, *BASELINES)]
+    flat, seeds = {method: e.ravel() for method, e in errors.items()}, len(errors[reference])
+    others = [method for method in errors if method not in (reference, *BASELINES)]
     what = f"median error / median error of {reference}"
     return Row(
-        {who: number(median(e), len(errors[who]), "median") for who, e in flat.items()},
-        {who: number(ratio(flat[who], flat[reference]), seeds, what) for who in others},
+        {method: number(median(e), len(errors[method]), "median") for method, e in flat.items()},
+        {method: number(ratio(flat[method], flat[reference]), seeds, what) for method in others},
         count,
     )
 
@@ -189,7 +191,7 @@ def compare_all(
             rows = tables[f"{logs}: {name}"] = {}
             for h in (h for h in options.horizons if h <= errors[reference].shape[-1]):
                 there = np.flatnonzero(starts.remaining_steps >= h)
-                at = {who: e[:, there, h - 1] for who, e in errors.items()}
+                at = {method: e[:, there, h - 1] for method, e in errors.items()}
                 rows[h] = compare(at, starts.take(there), reference, bootstrap)
     return tables
 
@@ -200,7 +202,12 @@ def compare_all(
 def table(title: str, rows: dict[int, Row], reference: str) -> ResultTable:
     """Errors, then ratios. n counts starts, once for each seed."""
     first = next(iter(rows.values()))
-    header = ["steps", *first.error, *(f"{who} / {reference}" for who in first.ratio), "n (ep.)"]
+    header = [
+        "steps",
+        *first.error,
+        *(f"{method} / {reference}" for method in first.ratio),
+        "n (ep.)",
+    ]
     cells = []
     for h, row in rows.items():
         numbers = [*row.error.values(), *row.ratio.values()]
@@ -216,10 +223,10 @@ def draw(tables: dict[str, dict[int, Row]], path: Path) -> None:
     for axis in axes.flat[len(tables) :]:
         axis.remove()
     for axis, (title, rows) in zip(axes.flat, tables.items(), strict=False):
-        for who in next(iter(rows.values())).error:
-            numbers = [row.error[who] for row in rows.values()]
-            style = {"persistence": "k--", "climatology": "k:"}.get(who, ".-")
-            (line,) = axis.plot(list(rows), [n.value for n in numbers], style, label=who)
+        for method in next(iter(rows.values())).error:
+            numbers = [row.error[method] for row in rows.values()]
+            style = {"persistence": "k--", "climatology": "k:"}.get(method, ".-")
+            (line,) = axis.plot(list(rows), [n.value for n in numbers], style, label=method)
             ends = [n.low for n in numbers], [n.high for n in numbers]
             axis.fill_between(list(rows), *ends, color=line.get_color(), alpha=0.15, linewidth=0)
         axis.set(xscale="log", yscale="log", title=title, xlabel="steps ahead")
