@@ -1,5 +1,5 @@
-"""Sweeps as a user runs them: what is refused, what an optimising sweeper is told, and the table
-at the end. The job is a small one: it earns what its options say.
+"""Sweeps as users run them: errors, optimizing sweepers, and the table at the end. The job is a toy
+whose return is a function of its options.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from worldmodel.system.storage import write_json
 def job(config):
     print("ran", config.name)
     policy = config.policy
-    earned = config.seed + policy.discount * 100 - abs(policy.horizon - 7)
-    number = {"value": earned, "low": earned - 1, "high": earned + 1, "n": 4, "method": "by hand"}
+    value = config.seed + policy.discount * 100 - abs(policy.horizon - 7)
+    number = {"value": value, "low": value - 1, "high": value + 1, "n": 4, "method": "by hand"}
     results = {"returns": {"policy": number}}
     write_json(Path(config.runs_dir) / config.name / "evaluation" / "results.json", results)
 
@@ -60,7 +60,7 @@ def train(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
 
 
-def finished(run: str, value: float, *settings: str) -> JobResult:
+def result(run: str, value: float, *settings: str) -> JobResult:
     number = {"value": value, "low": value - 1, "high": value + 1, "n": 4, "method": "by hand"}
     return JobResult(run, ["data=pendulum", *settings], number)
 
@@ -70,8 +70,8 @@ def finished(run: str, value: float, *settings: str) -> JobResult:
 
 def test_jobs_that_differ_by_their_seed_are_a_row_with_an_interval_over_seeds() -> None:
     returns = np.random.default_rng(0).normal(50, 10, 8)
-    jobs = [finished(f"a-{i}", value, "policy=a", f"seed={i}") for i, value in enumerate(returns)]
-    row = row_of(table([*jobs, finished("b-0", 1.0, "policy=b", "seed=0")], EvaluationOptions()), 0)
+    jobs = [result(f"a-{i}", value, "policy=a", f"seed={i}") for i, value in enumerate(returns)]
+    row = row_of(table([*jobs, result("b-0", 1.0, "policy=b", "seed=0")], EvaluationOptions()), 0)
     value, low, high = (float(x) for x in re.findall(r"[\d.]+", row[2]))
     assert row[0] == "policy=a" and row[1].count("a-") == 8 and row[3] == "8"
     assert "over 8 seeds" in row[4]
@@ -92,8 +92,8 @@ def test_jobs_that_differ_by_their_seed_are_a_row_with_an_interval_over_seeds() 
 
 
 def test_a_single_run_keeps_the_interval_of_its_episodes_and_the_best_row_comes_first() -> None:
-    jobs = [finished(f"{i}", 10.0 * i, f"policy.horizon={i}", "seed=0") for i in (1, 3, 2)]
-    text = table([*jobs, jobs[0]], EvaluationOptions())  # the first setting was come to twice
+    jobs = [result(f"{i}", 10.0 * i, f"policy.horizon={i}", "seed=0") for i in (1, 3, 2)]
+    text = table([*jobs, jobs[0]], EvaluationOptions())  # the first setting is repeated
     assert [row_of(text, k)[0] for k in range(3)] == [f"policy.horizon={i}" for i in (3, 2, 1)]
     assert row_of(text, 2) == ["policy.horizon=1", "1", "10.0 [9.00, 11.0]", "4", "by hand"]
     assert "# Return of the policy: data=pendulum seed=0" in text
@@ -122,7 +122,7 @@ def test_a_sweep_ends_with_the_table_of_its_own_jobs(folder: Path) -> None:
 # -------------------------------------------------------------------- what files may sweep over
 
 
-def test_values_on_the_command_line_take_the_place_of_those_swept_over_by_a_file() -> None:
+def test_values_on_the_command_line_replace_those_swept_over_by_a_file() -> None:
     words = plan_sweep(CONFIGS, ["experiment=seeds", "seed=7"]).words
     assert "policy=bc,td3_bc,iql" in words and not any("range" in word for word in words)
     words = plan_sweep(CONFIGS, ["experiment=seeds", "seed=1,2", "policy=bc"]).words
@@ -158,7 +158,7 @@ def test_a_plugin_that_is_not_installed_is_named(word: str) -> None:
 
 @pytest.mark.slow
 @needs_optuna
-def test_a_search_finds_the_best_return_and_takes_the_same_course_again(folder: Path) -> None:
+def test_a_search_finds_the_best_return_and_is_reproducible(folder: Path) -> None:
     words = ["-m", "experiment=search", "policy=mopo", "hydra.sweeper.n_trials=3"]
     first, second = (train(folder, *words) for _ in range(2))
     assert first.returncode == second.returncode == 0, first.stderr
@@ -183,9 +183,7 @@ def test_a_search_finds_the_best_return_and_takes_the_same_course_again(folder: 
         (["policy=actor_critic", "policy.horizon=int(interval(0,9))"], "policy.horizon=0"),
     ],
 )
-def test_a_search_that_cannot_be_is_refused_before_it_starts(
-    words: list[str], expected: str
-) -> None:
+def test_a_search_with_errors_is_refused_before_it_starts(words: list[str], expected: str) -> None:
     with pytest.raises(ConfigError, match=expected):
         plan_sweep(CONFIGS, ["hydra/sweeper=optuna", *words])
 
@@ -206,7 +204,7 @@ from pathlib import Path
 from worldmodel.cli.train import run_training
 
 def job(config):
-    for number in (signal.SIGTERM, signal.SIGUSR2):  # as a run takes them, and gives them back
+    for number in (signal.SIGTERM, signal.SIGUSR2):  # handled as in a run, then restored
         earlier = signal.signal(number, lambda *_: None)
         signal.raise_signal(number)
         signal.signal(number, earlier)
@@ -222,7 +220,7 @@ QUEUED = ("-m", "hydra/launcher=submitit_local")
 
 @pytest.mark.slow
 @needs_submitit
-def test_jobs_of_a_queue_end_in_the_same_table(folder: Path) -> None:
+def test_queued_jobs_end_with_the_same_table(folder: Path) -> None:
     words = ("policy.discount=0.5,0.9", "seed=0,1", "name=${policy.discount}-${seed}")
     done = train(folder, *QUEUED, *words)
     assert done.returncode == 0, done.stderr
@@ -234,10 +232,10 @@ def test_jobs_of_a_queue_end_in_the_same_table(folder: Path) -> None:
 
 @pytest.mark.slow
 @needs_submitit
-def test_a_job_that_saved_and_left_is_queued_again(folder: Path) -> None:
+def test_a_job_stopped_after_saving_is_requeued(folder: Path) -> None:
     (folder / "train.py").write_text(STOPPED_ONCE)
     done = train(folder, *QUEUED, "seed=0")
     assert done.returncode == 0, done.stderr
     assert (folder / "0.txt").read_text() == "started\n" * 2
-    failed = train(folder, *QUEUED, "seed=3")  # its status, once it was not asked to stop
+    failed = train(folder, *QUEUED, "seed=3")  # the status of a job that was not stopped
     assert failed.returncode != 0 and "exit status 3" in failed.stderr

@@ -1,7 +1,8 @@
-"""The whole job as a user runs it: real processes, real files, real signals."""
+"""Whole jobs as users run them: processes, files and signals."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -12,16 +13,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
 import worldmodel
 from worldmodel.cli.eval import parse_eval
 from worldmodel.errors import CheckpointError, ConfigError
-from worldmodel.nn.learner import split_module
 from worldmodel.status.report import read_heartbeat, run_state
-from worldmodel.training.restore import load_world_model
 
 Launch = Callable[..., list[str]]
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +34,7 @@ def digests(run: Path) -> dict[str, str]:
     return {name: entry["state_sha256"] for name, entry in stages.items()}
 
 
-def test_the_whole_job_leaves_what_others_rely_on(smoke_run: Path) -> None:
+def test_a_job_writes_the_documented_files(smoke_run: Path) -> None:
     assert {p.name for p in (smoke_run / "checkpoints").iterdir()} == {"world_model", "policy"}
     rows = [json.loads(line) for line in (smoke_run / "metrics.jsonl").read_text().splitlines()]
     assert [(r["stage"], r["step"]) for r in rows] == [
@@ -60,9 +58,12 @@ def test_the_whole_job_leaves_what_others_rely_on(smoke_run: Path) -> None:
     assert (smoke_run / "evaluation" / "results.md").exists()
 
 
-def test_another_runs_model_is_that_of_its_own_complete_stage(
-    smoke_run: Path, tmp_path: Path
-) -> None:
+def test_a_pretrained_model_is_that_of_a_complete_stage(smoke_run: Path, tmp_path: Path) -> None:
+    import jax
+
+    from worldmodel.nn.learner import split_module
+    from worldmodel.training.restore import load_world_model
+
     loaded = worldmodel.load(smoke_run)
     taken = load_world_model(smoke_run, loaded.config.model, loaded.spec)
     same = jax.tree.map(np.array_equal, split_module(taken)[1], split_module(loaded.model)[1])
@@ -83,16 +84,16 @@ def test_another_runs_model_is_that_of_its_own_complete_stage(
     [
         ["saving"],
         pytest.param(
-            ["compiling", "training", "saving", "in the second stage", "judging"],
+            ["compiling", "training", "saving", "in the second stage", "evaluating"],
             marks=pytest.mark.slow,
         ),
     ],
     ids=["once", "five times"],
 )
-def test_a_killed_run_ends_in_the_same_bits(
+def test_a_killed_run_resumes_to_bit_identical_parameters(
     names: list[str], smoke_run: Path, launch: Launch, tmp_path: Path
 ) -> None:
-    """benchmarks/fault_injection.py does so at a hundred random moments."""
+    """benchmarks/fault_injection.py does this at a hundred random moments."""
     command, folder = launch(f"runs_dir={tmp_path}"), tmp_path / "smoke-0"
     checkpoints = folder / "checkpoints"
     moments = {
@@ -100,10 +101,10 @@ def test_a_killed_run_ends_in_the_same_bits(
         "training": (folder / "metrics.jsonl").exists,
         "saving": lambda: any(not p.name.isdigit() for p in checkpoints.glob("*/*")),
         "in the second stage": (checkpoints / "policy" / "30").exists,
-        "judging": lambda: phase_of(folder) == "evaluation",
+        "evaluating": lambda: phase_of(folder) == "evaluation",
     }
     for name in names:
-        assert stopped_at(command, moments[name], signal.SIGKILL)[0] == -signal.SIGKILL, name
+        assert run_until(command, moments[name], signal.SIGKILL)[0] == -signal.SIGKILL, name
     done = run(command)
     assert done.returncode == 0, done.stderr[-2000:]
     assert digests(folder) == digests(smoke_run)
@@ -117,7 +118,7 @@ def read_rows(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def stopped_at(command: list[str], moment: Callable[[], bool], number: int) -> tuple[int, str]:
+def run_until(command: list[str], moment: Callable[[], bool], number: int) -> tuple[int, str]:
     """Sends a signal to the whole group of a run at a moment; returns its status and output."""
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
@@ -135,18 +136,18 @@ def phase_of(folder: Path) -> str | None:
     return beat.get("phase") if beat.get("state") == "running" else None
 
 
-def test_a_run_is_stopped_at_any_moment_and_the_same_command_goes_on(
+def test_a_run_stopped_at_any_moment_resumes_with_the_same_command(
     smoke_run: Path, launch: Launch, tmp_path: Path
 ) -> None:
     command, folder = launch(f"runs_dir={tmp_path}"), tmp_path / "smoke-0"
     began = time.monotonic()
     moments = [
-        (lambda: time.monotonic() > began + 0.5, signal.SIGUSR1, 75),  # it is still importing
+        (lambda: time.monotonic() > began + 0.5, signal.SIGUSR1, 75),  # while it imports
         ((folder / "metrics.jsonl").exists, signal.SIGTERM, 75),
         (lambda: phase_of(folder) == "evaluation", signal.SIGINT, 130),
     ]
     for moment, number, expected in moments:
-        status, output = stopped_at(command, moment, number)
+        status, output = run_until(command, moment, number)
         assert status == expected and "Traceback" not in output, output
         assert "run the same command to resume" in output
     assert run_state(read_heartbeat(folder), time.time())[0] == "stopped"
@@ -155,16 +156,16 @@ def test_a_run_is_stopped_at_any_moment_and_the_same_command_goes_on(
     assert len(environments) == 1  # two starts, with the same software on the same devices
 
 
-def test_a_finished_run_tells_so_and_with_what_it_was_made(smoke_run: Path) -> None:
+def test_a_finished_run_reports_its_state_and_its_environment(smoke_run: Path) -> None:
     beat = read_heartbeat(smoke_run)
     assert run_state(beat, time.time()) == ("finished", "")
     assert (beat["stage"], beat["step"], beat["total"]) == ("policy", 60, 60)
     (entry,) = json.loads((smoke_run / "environment.json").read_text())
-    assert entry["packages"]["jax"] == jax.__version__
+    assert entry["packages"]["jax"] == importlib.metadata.version("jax")
     assert entry["devices"] == {"kind": "cpu", "count": 1} and entry["processes"] == 1
 
 
-def test_a_dry_run_tells_what_is_needed_and_writes_nothing(
+def test_a_dry_run_prints_requirements_and_writes_nothing(
     smoke_run: Path, launch: Launch, tmp_path: Path
 ) -> None:
     done = run(launch(f"runs_dir={tmp_path}", "training.dry_run=true"))
@@ -172,18 +173,16 @@ def test_a_dry_run_tells_what_is_needed_and_writes_nothing(
     assert not list(tmp_path.iterdir())
     stages = json.loads((smoke_run / "summary.json").read_text())["stages"]
     for name, entry in stages.items():
-        told = {
+        printed = {
             words[1]: " ".join(words[2:])
             for line in done.stdout.splitlines()
             if (words := line.split())[0] == name
         }
-        assert told["parameters"].startswith(f"{entry['parameters']:,}: ")
-        assert told["steps"].startswith("60, ") and told["memory"].endswith("of it temporary")
+        assert printed["parameters"].startswith(f"{entry['parameters']:,}: ")
+        assert printed["steps"].startswith("60, ") and printed["memory"].endswith("of it temporary")
 
 
-def test_a_changed_config_is_refused_and_nothing_is_touched(
-    smoke_run: Path, launch: Launch
-) -> None:
+def test_a_changed_config_is_refused_and_no_file_changes(smoke_run: Path, launch: Launch) -> None:
     before = {p: p.stat().st_mtime_ns for p in smoke_run.rglob("*") if p.is_file()}
     done = run(launch(f"runs_dir={smoke_run.parent}", "training.policy.learning_rate=0.5"))
     assert done.returncode == 2 and "Traceback" not in done.stderr
@@ -192,7 +191,7 @@ def test_a_changed_config_is_refused_and_nothing_is_touched(
     assert before == {p: p.stat().st_mtime_ns for p in smoke_run.rglob("*") if p.is_file()}
 
 
-def test_a_missing_data_set_is_named(launch: Launch, tmp_path: Path) -> None:
+def test_a_missing_dataset_is_named(launch: Launch, tmp_path: Path) -> None:
     words = ["data=tfds", f"data.path={tmp_path / 'nowhere'}", f"runs_dir={tmp_path / 'runs'}"]
     command = [sys.executable, str(ROOT / "train.py"), *words, "training.compilation_cache=null"]
     done = run(command)
@@ -200,9 +199,7 @@ def test_a_missing_data_set_is_named(launch: Launch, tmp_path: Path) -> None:
     assert "nowhere" in done.stderr
 
 
-def test_what_a_later_stage_refuses_is_known_before_the_first(
-    launch: Launch, tmp_path: Path
-) -> None:
+def test_errors_of_a_later_stage_are_found_before_the_first(launch: Launch, tmp_path: Path) -> None:
     """CartPole has discrete actions: no gradient through the model, and nothing is written."""
     words = ["data.environment=CartPole-v1", "policy.actor_grad=dynamics", f"runs_dir={tmp_path}"]
     done = run(launch(*words))
@@ -224,7 +221,7 @@ def test_a_loaded_run_predicts_in_raw_units(smoke_run: Path) -> None:
         loaded.predict(observations, actions, context=6, horizon=7)
 
 
-def test_an_unknown_run_or_checkpoint_names_what_there_is(smoke_run: Path) -> None:
+def test_an_unknown_run_or_checkpoint_is_refused_with_the_existing_ones(smoke_run: Path) -> None:
     with pytest.raises(CheckpointError, match="smoke-0"):
         worldmodel.load(smoke_run.parent / "smoke-1")
     with pytest.raises(CheckpointError, match=r"policy: \[30, 60\]"):
@@ -235,9 +232,7 @@ def test_an_unknown_run_or_checkpoint_names_what_there_is(smoke_run: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_planner_stands_beside_the_policy_that_it_starts_from(
-    smoke_run: Path, tmp_path: Path
-) -> None:
+def test_a_planner_is_evaluated_next_to_its_policy(smoke_run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(smoke_run, tmp_path / "copy")
     words = [
         "kind=mppi",
@@ -248,14 +243,16 @@ def test_a_planner_stands_beside_the_policy_that_it_starts_from(
         "num_policy_samples=2",
     ]
     words = [f"evaluation.planner.{word}" for word in words]
-    asked = parse_eval([f"run={copy}", "evaluation.episodes=2", "evaluation.horizons=[1]", *words])
-    loaded = worldmodel.load(*asked.runs, asked.checkpoint)
+    request = parse_eval(
+        [f"run={copy}", "evaluation.episodes=2", "evaluation.horizons=[1]", *words]
+    )
+    loaded = worldmodel.load(*request.runs, request.checkpoint)
     assert loaded.value is not None
-    loaded.evaluate(**asked.evaluation)
+    loaded.evaluate(**request.evaluation)
     results = json.loads((copy / "evaluation" / "results.json").read_text())
     assert list(results["returns"]) == ["policy", "planner", "dataset", "random"]
     assert len(results["episodes"]["planner"]) == 2
-    assert results["config"]["evaluation"]["planner"]["proposals"] == 2
+    assert results["config"]["evaluation"]["planner"]["num_policy_samples"] == 2
     assert "the planner returns" in (copy / "evaluation" / "results.md").read_text()
     assert "planner" in (copy / "evaluation" / "report.html").read_text()
 
