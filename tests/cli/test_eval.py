@@ -45,9 +45,9 @@ def test_data_options_are_short_for_those_of_evaluation_data(run_directory):
 
 def test_evaluation_data_starts_from_the_data_options_of_the_run():
     config = build("evaluation.data.episodes=3", "evaluation.data.holdout=0")
-    judged = evaluation_data_options(config)
-    assert dataclasses.replace(judged, episodes=200, holdout=0.1) == config.data
-    assert type(judged.holdout) is float
+    options = evaluation_data_options(config)
+    assert dataclasses.replace(options, episodes=200, holdout=0.1) == config.data
+    assert type(options.holdout) is float
     other = build("evaluation.data={format: npz, path: x}", "data.cache_dir=here")
     assert evaluation_data_options(other) == NPZData(
         path="x", cache_dir="here", environment="Pendulum-v1"

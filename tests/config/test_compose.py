@@ -67,11 +67,17 @@ SYSTEMS = ("wiener_hammerstein", "silverbox", "cascaded_tanks", "fine_steering_m
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_systems_are_evaluated_on_data_that_they_were_not_trained_on(name):
     config = build(f"experiment={name}", "data.path=logs")
-    known, judged = config.data, evaluation_data_options(config)
-    assert config.evaluation.free_run and judged.path == "logs"
+    training, evaluation = config.data, evaluation_data_options(config)
+    assert config.evaluation.free_run and evaluation.path == "logs"
     if name in ("wiener_hammerstein", "silverbox"):
-        assert judged.row_range[0] > known.row_range[1] or judged.row_range[1] < known.row_range[0]
+        assert (
+            evaluation.row_range[0] > training.row_range[1]
+            or evaluation.row_range[1] < training.row_range[0]
+        )
     elif name == "cascaded_tanks":
-        assert not {*judged.observations, *judged.actions} & {*known.observations, *known.actions}
+        assert not {*evaluation.observations, *evaluation.actions} & {
+            *training.observations,
+            *training.actions,
+        }
     else:
-        assert judged.inputs != known.inputs and judged.outputs != known.outputs
+        assert evaluation.inputs != training.inputs and evaluation.outputs != training.outputs

@@ -67,14 +67,14 @@ from worldmodel.errors import ConfigError
 )
 def test_an_error_names_the_key_and_the_accepted_values(words, expected):
     # The dictionary form holds a space of its own.
-    told = message(*([words] if "{" in words else words.split()))
-    assert all(text in told for text in expected), told
-    assert len(told.splitlines()) <= 3
+    text = message(*([words] if "{" in words else words.split()))
+    assert all(part in text for part in expected), text
+    assert len(text.splitlines()) <= 3
 
 
 def test_all_errors_are_listed_at_once():
-    told = message("sead=1", "model.preset=2m", "training.policy.steps=0", "fresh=maybe")
-    assert [line.split(":")[0] for line in told.splitlines() if not line.startswith(" ")] == [
+    text = message("sead=1", "model.preset=2m", "training.policy.steps=0", "fresh=maybe")
+    assert [line.split(":")[0] for line in text.splitlines() if not line.startswith(" ")] == [
         "sead",
         "model.preset=2m",
         "training.policy.steps=0",
@@ -83,8 +83,8 @@ def test_all_errors_are_listed_at_once():
 
 
 def test_a_long_list_of_errors_is_truncated():
-    told = message(*(f"no_such_option_{i}=1" for i in range(30))).splitlines()
-    assert told[-1] == "... and 20 more"
+    text = message(*(f"no_such_option_{i}=1" for i in range(30))).splitlines()
+    assert text[-1] == "... and 20 more"
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A checkpoint is judged on logs that are not its run's own: whole, and only where they fit."""
+"""A checkpoint is evaluated on other data than that of its run: all of it, and only if it fits."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def archive(path: Path, size: int = 3, episodes: int = 3) -> Path:
     return path
 
 
-def test_other_logs_are_judged_whole(copy: Path, tmp_path: Path) -> None:
+def test_other_data_is_evaluated_in_whole(copy: Path, tmp_path: Path) -> None:
     file = archive(tmp_path / "other.npz")
     words = [f"run={copy}", "data=npz", f"data.path={file}", "evaluation.free_run=true"]
     words += [f"evaluation.{key}={value}".replace(" ", "") for key, value in QUICK.items()]
@@ -55,7 +55,7 @@ def test_other_logs_are_judged_whole(copy: Path, tmp_path: Path) -> None:
     assert f"{file}: all episodes" in (copy / "evaluation" / "report.html").read_text()
 
 
-def test_logs_that_do_not_fit_are_refused_in_words(copy: Path, tmp_path: Path) -> None:
+def test_data_of_another_shape_is_refused(copy: Path, tmp_path: Path) -> None:
     file = archive(tmp_path / "other.npz", size=4)
     with pytest.raises(DataError, match=r"'observation' is float32 of shape \(4,\).*shape \(3,\)"):
         worldmodel.load(copy).evaluate(data={"format": "npz", "path": str(file)})
@@ -63,13 +63,13 @@ def test_logs_that_do_not_fit_are_refused_in_words(copy: Path, tmp_path: Path) -
         worldmodel.load(copy).evaluate(data={"format": "npz", "pth": str(file)})
 
 
-def test_a_run_on_its_own_logs_says_so(copy: Path) -> None:
+def test_results_name_the_held_out_episodes(copy: Path) -> None:
     worldmodel.load(copy).evaluate(**QUICK)
     results = json.loads((copy / "evaluation" / "results.json").read_text())
     assert results["data"].endswith(": held-out episodes")
 
 
-def test_training_ends_with_the_test_set_that_a_file_names(
+def test_training_ends_with_an_evaluation_on_the_given_data(
     launch: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     """And one that does not fit is refused before anything is trained."""

@@ -11,23 +11,23 @@ from worldmodel.config.registry import every_schema
 
 
 def test_help_lists_every_option_and_choice():
-    told = training_help(CONFIGS, [], "What it does.")
+    text = training_help(CONFIGS, [], "What it does.")
     for group, _, schema in every_schema():
         for option, _ in iter_options(schema(), f"{group}."):
-            assert f"  {option.key} = " in told
-            assert option.help.split()[0] in told
+            assert f"  {option.key} = " in text
+            assert option.help.split()[0] in text
     for option, _ in iter_options(Config()):
-        assert option.key in told
+        assert option.key in text
     for file in CONFIGS.glob("*/*.yaml"):
-        assert file.stem in told
-    assert "training.world_model.steps = 2000 " in told
-    assert max(map(len, told.splitlines())) <= 100
+        assert file.stem in text
+    assert "training.world_model.steps = 2000 " in text
+    assert max(map(len, text.splitlines())) <= 100
 
 
 def test_help_shows_the_choices_on_the_same_command_line():
-    told = training_help(CONFIGS, ["experiment=smoke", "policy=none"], "")
-    assert "training.world_model.steps = 60 " in told
-    assert "none*" in told and "smoke*" in told
+    text = training_help(CONFIGS, ["experiment=smoke", "policy=none"], "")
+    assert "training.world_model.steps = 60 " in text
+    assert "none*" in text and "smoke*" in text
 
 
 def test_every_option_has_help():

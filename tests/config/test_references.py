@@ -7,17 +7,17 @@ from worldmodel.config.references import REFERENCES, resolve_reference
 from worldmodel.errors import ConfigError
 
 
-def asked(name=None, own=None):
+def resolve(name=None, own=None):
     return resolve_reference(EvaluationOptions(reference=name, reference_range=own))
 
 
-def test_a_published_return_has_its_published_score():
+def test_published_returns_have_their_published_scores():
     # D4RL's README: the random and expert policies score 0 and 100.
-    hopper = asked("d4rl/hopper")
+    hopper = resolve("d4rl/hopper")
     assert hopper.score(-20.272305) == 0 and hopper.score(3234.3) == 100
-    assert asked("d4rl/kitchen").score(2) == 50
-    assert asked("minari/pointmaze-umaze").score(218.70) == pytest.approx(100)
-    assert asked(None) is None
+    assert resolve("d4rl/kitchen").score(2) == 50
+    assert resolve("minari/pointmaze-umaze").score(218.70) == pytest.approx(100)
+    assert resolve(None) is None
 
 
 def test_every_pair_has_a_range_a_source_and_a_limit():
@@ -25,21 +25,21 @@ def test_every_pair_has_a_range_a_source_and_a_limit():
         assert reference.low < reference.high and reference.source and reference.limit > 0
 
 
-def test_another_episode_limit_is_told():
-    pen = asked("d4rl/pen")
+def test_another_episode_limit_is_reported():
+    pen = resolve("d4rl/pen")
     assert "not comparable" in pen.note(200) and "100 steps" in pen.note(200)
     assert "not comparable" in pen.note(None)
     assert "not comparable" not in pen.note(100)
 
 
-def test_a_pair_of_ones_own():
-    own = asked(own=[-1500.0, 0.0])
+def test_a_range_of_ones_own():
+    own = resolve(own=[-1500.0, 0.0])
     assert own.score(-750) == 50 and "not comparable" not in own.note(200)
     for wrong in ([1.0], [3.0, 1.0], [0.0, 1.0, 2.0]):
         with pytest.raises(ConfigError, match=r"accepts \[MIN,MAX\]"):
-            asked(own=wrong)
+            resolve(own=wrong)
     with pytest.raises(ConfigError, match="set only one of them"):
-        asked("d4rl/hopper", [0.0, 1.0])
+        resolve("d4rl/hopper", [0.0, 1.0])
 
 
 @pytest.mark.parametrize(
@@ -51,17 +51,17 @@ def test_a_pair_of_ones_own():
         ("d4rl/hoper", "did you mean 'd4rl/hopper'"),
     ],
 )
-def test_contested_and_unknown_pairs_are_refused_with_advice(name, why):
+def test_contested_and_unknown_references_are_refused_with_advice(name, why):
     with pytest.raises(ConfigError, match=why) as error:
-        asked(name)
+        resolve(name)
     assert "reference_range=[MIN,MAX]" in str(error.value)
 
 
 def test_a_reference_is_plain_json():
-    assert asked("d4rl/pen").to_json() == {
+    assert resolve("d4rl/pen").to_json() == {
         "name": "d4rl/pen",
         "min": 96.262799,
         "max": 3076.8331017826877,
-        "source": asked("d4rl/pen").source,
+        "source": resolve("d4rl/pen").source,
         "episode_limit": 100,
     }
