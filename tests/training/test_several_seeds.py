@@ -118,7 +118,7 @@ def test_every_seed_has_a_model_and_a_policy_of_its_own(runs: Runs) -> None:
     [
         (lambda it: {"options": replace(it["options"], units=9)}, "other model.units;"),
         (lambda it: {"num_seeds": 3}, "other training.num_seeds;"),
-        (lambda it: {"spec": replace(it["spec"], reward=(0.0, 7.0))}, "other data;"),
+        (lambda it: {"spec": replace(it["spec"], reward_mean_std=(0.0, 7.0))}, "other data;"),
     ],
 )
 def test_another_runs_model_is_refused_if_it_differs_and_the_error_says_how(
