@@ -58,7 +58,7 @@ from worldmodel.errors import ConfigError
         ("name=a/b", ["name=a/b: is the name of a directory"]),
         ("name=..", ["name=..: is the name of a directory"]),
         ("data=gymnasium", ["data.environment needs"]),
-        ("data=tfds", ["data.path needs"]),
+        ("data=tfds", ["data.path or data.builder needs"]),
         ("model.blocks=7", ["model.deter=128 (of preset tiny)", "model.blocks=7"]),
         ("model.deter=101", ["model.deter=101: must be divisible by model.blocks=2"]),
         ("policy=none training.joint=true", ["training.joint=true: needs a policy"]),
