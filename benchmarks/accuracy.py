@@ -35,8 +35,8 @@ from worldmodel import data
 from worldmodel.config import Config
 from worldmodel.config.registry import schemas
 from worldmodel.data.trajectories import split
-from worldmodel.evaluation.prediction import open_loop_errors
 from worldmodel.evaluation.result_table import ResultTable
+from worldmodel.evaluation.sampled_rollouts import open_loop_errors
 from worldmodel.evaluation.starts import PredictionStarts
 from worldmodel.evaluation.statistics import Bootstrap, Estimate, Statistic, median, ratio
 from worldmodel.runs.directory import find_run

@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 
-from worldmodel.evaluation.aggregates import interquartile_mean
+from worldmodel.aggregate.statistics import interquartile_mean
 from worldmodel.evaluation.statistics import Bootstrap
 
 PIECE = 2000  # resamples that are sorted at once

@@ -26,7 +26,6 @@ from flax import nnx
 import worldmodel
 from worldmodel import models
 from worldmodel.evaluation.candidate_policies import candidate_policies, imagined_returns
-from worldmodel.evaluation.policy_ranking import first_observations, ranking_horizons, real_returns
 from worldmodel.evaluation.rank_metrics import (
     ImaginedReturn,
     RankAgreement,
@@ -35,6 +34,11 @@ from worldmodel.evaluation.rank_metrics import (
 )
 from worldmodel.evaluation.result_table import ResultTable
 from worldmodel.evaluation.returns import environments_of, model_policies
+from worldmodel.evaluation.sections.policy_ranking import (
+    first_observations,
+    ranking_horizons,
+    real_returns,
+)
 from worldmodel.evaluation.statistics import Bootstrap
 from worldmodel.loading import LoadedRun
 from worldmodel.models import WorldModel

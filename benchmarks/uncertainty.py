@@ -29,9 +29,9 @@ from worldmodel import data
 from worldmodel.data.trajectories import split
 from worldmodel.evaluation.correlation import pearson, sparsification, spearman
 from worldmodel.evaluation.result_table import ResultTable
+from worldmodel.evaluation.sections.uncertainty import STEPS, uncertainties_and_errors
 from worldmodel.evaluation.starts import PredictionStarts
 from worldmodel.evaluation.statistics import Bootstrap, Estimate, Statistic
-from worldmodel.evaluation.uncertainty import STEPS, uncertainties_and_errors
 from worldmodel.imagination import UNCERTAINTIES
 from worldmodel.system.compilation import enable_compilation_cache
 

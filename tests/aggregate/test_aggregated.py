@@ -33,9 +33,9 @@ from worldmodel.config.values import assign
 from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.errors import CheckpointError, ConfigError
 from worldmodel.evaluation.evaluator import write
-from worldmodel.evaluation.prediction import Prediction
-from worldmodel.evaluation.results import AgentReturns, Provenance, Results, Scale
+from worldmodel.evaluation.results import Provenance, Results
 from worldmodel.evaluation.returns import EvaluationEpisodes
+from worldmodel.evaluation.sections.returns import AgentReturns, Returns, Scale
 from worldmodel.evaluation.statistics import SEEDS, Bootstrap
 from worldmodel.models.observed import ObservedOptions
 from worldmodel.policies.rebrac import ReBRACOptions
@@ -102,7 +102,7 @@ def judge(tmp_path: Path, walker_spec) -> Judge:
             name, "policy", step, environment=task, config=dataclasses.asdict(config)
         )
         scale = None if reference is None else Scale(reference, reference.note(1000))
-        write(Results(Prediction({}, []), earned, 0.95, source, scale=scale), run.evaluation)
+        write(Results({"returns": Returns(earned, task, scale)}, 0.95, source), run.evaluation)
         return run.path
 
     return made
@@ -197,7 +197,7 @@ def test_a_method_is_ahead_where_the_whole_interval_is_above_a_half() -> None:
     assert summarize(of_scores(one=low, other=low))[0] == "No method is clearly ahead of the other."
     assert len(aggregate_tables(of_scores(alone=low))) == 2  # nobody to be better than
     assert summarize(of_scores(alone=low))[0].startswith(
-        "Interquartile mean of the normalised score"
+        "Interquartile mean of the normalized score"
     )
 
 
@@ -350,7 +350,7 @@ def test_the_command_writes_and_says_all(runs: Path, judge: Judge) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["runs=nowhere"], "nowhere neither is a run"),
+        (["runs=nowhere"], "nowhere is not a run"),
         (["run=a"], "did you mean 'runs'"),
         ([], "runs needs a value"),
         (["runs=a", "score=normalised"], "did you mean 'normalized'"),

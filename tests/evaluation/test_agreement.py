@@ -103,7 +103,7 @@ def test_intervals_are_over_policies(rng):
     found = rank_agreement(ImaginedReturn(m), RealReturn(r), Bootstrap(seed=1))
     assert found.spearman.low < found.spearman.value < found.spearman.high <= 1
     assert found.spearman.n == 12 and "bootstrap over policies" in found.spearman.method
-    assert found.to_json().keys() == {"spearman", "pearson", "regret", "mmrv", "bias"}
+    assert vars(found).keys() == {"spearman", "pearson", "regret", "mmrv", "bias"}
 
 
 OPERATIONS = [

@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contexts import context_of
 
 from worldmodel.config import Config, EvaluationOptions, NoPolicy, StageOptions, TrainingOptions
 from worldmodel.data.loader import DeviceLoader
 from worldmodel.data.readers.gymnasium import GymnasiumData
-from worldmodel.evaluation.calibration import scores_of
-from worldmodel.evaluation.prediction import evaluate_open_loop
+from worldmodel.evaluation.scores import scores_of
+from worldmodel.evaluation.sections.calibration import Calibration
+from worldmodel.evaluation.sections.prediction import Prediction
 from worldmodel.evaluation.starts import prediction_starts
 from worldmodel.models.ensemble import EnsembleOptions
 from worldmodel.nn.distributions import Normal
@@ -74,7 +76,7 @@ def kalman(worlds):
 
 
 def judged(model, logs, options=OPTIONS):
-    return evaluate_open_loop(model, logs.spec(), logs, options, KEY).observations["position"]
+    return Calibration.run(context_of(model, logs, options)).observations["position"]
 
 
 def surprise_of_the_filter(logs, horizon):
@@ -96,13 +98,13 @@ def surprise_of_the_filter(logs, horizon):
 
 def test_the_likelihood_is_that_of_the_kalman_filter(kalman, logs):
     """Within 2 %: so is then its logarithm, to 0.02."""
-    for horizon, numbers in judged(kalman(), logs).calibration.items():
+    for horizon, numbers in judged(kalman(), logs).items():
         expected = surprise_of_the_filter(logs, horizon)
         assert math.exp(expected - numbers.log_score.value) == pytest.approx(1, abs=0.02)
 
 
 def test_the_kalman_filter_is_calibrated_at_every_horizon(kalman, logs):
-    for numbers in judged(kalman(), logs).calibration.values():
+    for numbers in judged(kalman(), logs).values():
         assert numbers.spread_skill_ratio.value == pytest.approx(1, abs=0.05)
         assert numbers.spread_skill_ratio.low < 1 < numbers.spread_skill_ratio.high
         for level, nominal in ((50, 0.5), (80, 0.8), (90, 0.9), (95, 0.95)):
@@ -114,7 +116,7 @@ def test_the_kalman_filter_is_calibrated_at_every_horizon(kalman, logs):
 
 
 def test_each_number_of_a_vector_has_its_own_and_they_agree_with_the_whole(kalman, logs):
-    numbers = judged(kalman(), logs).calibration[3]
+    numbers = judged(kalman(), logs)[3]
     for name in ("crps", "log_score"):
         whole, each = getattr(numbers, name), numbers.dimensions[name]
         assert len(each) == 2
@@ -126,7 +128,7 @@ def test_each_number_of_a_vector_has_its_own_and_they_agree_with_the_whole(kalma
 
 @pytest.mark.parametrize(("told", "sure"), [(0.0, True), (2.0, False)])
 def test_who_mistakes_the_noise_is_too_sure_or_too_wide(kalman, logs, told, sure):
-    right, wrong = (judged(kalman(x), logs).calibration[1] for x in (1.0, told))
+    right, wrong = (judged(kalman(x), logs)[1] for x in (1.0, told))
     assert (
         wrong.crps.value > right.crps.value and wrong.energy_score.value > right.energy_score.value
     )
@@ -138,27 +140,28 @@ def test_who_mistakes_the_noise_is_too_sure_or_too_wide(kalman, logs, told, sure
 
 
 def test_noise_of_the_observation_widens_the_futures_and_not_the_prediction(kalman, logs):
-    without, with_noise = (judged(kalman(x), logs) for x in (0.0, 1.0))
+    without, with_noise = (
+        Prediction.run(context_of(kalman(x), logs, OPTIONS)).observations["position"]
+        for x in (0.0, 1.0)
+    )
     assert without.horizons[1].error == with_noise.horizons[1].error
 
 
 def test_futures_that_agree_have_no_calibration(worlds, logs):
-    found = evaluate_open_loop(worlds.Linear(), logs.spec(), logs, OPTIONS, KEY)
-    assert found.observations["position"].calibration == {}
-    assert any("All sampled futures of position agree" in note for note in found.notes)
+    found = Calibration.run(context_of(worlds.Linear(), logs, OPTIONS))
+    assert found.observations["position"] == {} and found.tables() == found.cards() == []
+    assert any("All sampled rollouts of position are the same" in note for note in found.notes())
 
 
 def test_few_samples_have_no_calibration(kalman, logs):
-    found = evaluate_open_loop(
-        kalman(), logs.spec(), logs, EvaluationOptions([1], CONTEXT, 2, 3), KEY
-    )
-    assert found.observations["position"].calibration == {}
-    assert any("evaluation.num_samples of 4 or more" in note for note in found.notes)
+    found = Calibration.run(context_of(kalman(), logs, EvaluationOptions([1], CONTEXT, 2, 3)))
+    assert found.observations["position"] == {}
+    assert any("evaluation.num_samples of 4 or more" in note for note in found.notes())
 
 
 def test_intervals_that_few_samples_cannot_have_are_left_out(kalman, logs):
     options = EvaluationOptions([1], CONTEXT, 5, 8, resamples=100)
-    numbers = judged(kalman(), logs, options).calibration[1]
+    numbers = judged(kalman(), logs, options)[1]
     assert set(numbers.coverage) == {50, 80} and numbers.nominal[80] == pytest.approx(7 / 9)
 
 
@@ -210,9 +213,7 @@ def test_an_ensemble_learns_the_likelihood_of_a_linear_system(worlds):
     state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.cursor(0), keys.steps)
     model = trained_modules(learner, state)["model"]
 
-    found = (
-        evaluate_open_loop(model, spec, held_out, OPTIONS, KEY).observations["position"].calibration
-    )
+    found = Calibration.run(context_of(model, held_out, OPTIONS, spec)).observations["position"]
     _, starts, _ = prediction_starts(held_out, OPTIONS)
     x, std = held_out.observations["position"].astype(float), spec.observations["position"].std
     for horizon in OPTIONS.horizons:

@@ -8,22 +8,33 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import yaml
+from contexts import context_of
 
 from worldmodel import loading
 from worldmodel.config import EvaluationOptions
 from worldmodel.errors import ConfigError
-from worldmodel.evaluation.compare_models import compare_models
-from worldmodel.evaluation.compare_returns import compare_returns
-from worldmodel.evaluation.compare_runs import compare_runs, labels
-from worldmodel.evaluation.comparison import MORE, Comparison, Measure, compare
-from worldmodel.evaluation.comparison_page import comparison_page
-from worldmodel.evaluation.comparison_tables import comparison_tables, summarize
-from worldmodel.evaluation.prediction import evaluate_open_loop
-from worldmodel.evaluation.statistics import Bootstrap, median
+from worldmodel.evaluation.compare_runs import compare_contexts, compare_runs, labels
+from worldmodel.evaluation.comparison import (
+    ComparedMeasure,
+    Comparison,
+    compare,
+    compare_measures,
+    comparison_page,
+    comparison_tables,
+    summarize,
+)
+from worldmodel.evaluation.report_files import json_document
+from worldmodel.evaluation.returns import EvaluationEpisodes
+from worldmodel.evaluation.section import MORE
+from worldmodel.evaluation.sections.calibration import Calibration
+from worldmodel.evaluation.sections.prediction import Prediction
+from worldmodel.evaluation.sections.returns import Returns, agent_returns
+from worldmodel.evaluation.sections.rewards_and_termination import RewardsAndTermination
+from worldmodel.evaluation.sections.usable_horizon import UsableHorizons
+from worldmodel.evaluation.statistics import Bootstrap, Measured, median
 from worldmodel.runs.best import BestMetric
 
 OPTIONS = EvaluationOptions(
@@ -31,11 +42,11 @@ OPTIONS = EvaluationOptions(
 )
 
 
-def measures(worlds, **models) -> dict[str, Measure]:
-    """By their places."""
+def measures(worlds, **models) -> dict[str, ComparedMeasure]:
+    """By their keys."""
     logs = worlds.linear_logs([30, 25, 40, 30], noise=0.2)
-    given = {name: (model, logs.spec()) for name, model in models.items()}
-    return {measure.place: measure for measure in compare_models(given, logs, OPTIONS)}
+    contexts = {name: context_of(model, logs, OPTIONS) for name, model in models.items()}
+    return {found.measure.key: found for found in compare_contexts(contexts).measures}
 
 
 def test_the_model_with_less_noise_is_ahead_at_every_horizon(worlds) -> None:
@@ -44,7 +55,7 @@ def test_the_model_with_less_noise_is_ahead_at_every_horizon(worlds) -> None:
     errors = found["prediction.position"]
     for at in errors.rows.values():
         assert (at.lead.best, at.lead.runner_up) == ("fine", "middling") and at.lead.is_clear
-        by = 1 - at.numbers["fine"].value / at.numbers["middling"].value
+        by = 1 - at.runs["fine"].value / at.runs["middling"].value
         assert (
             at.lead.margin.value == pytest.approx(by)
             and at.lead.margin.low <= by <= at.lead.margin.high
@@ -58,40 +69,39 @@ def test_a_comparison_holds_the_numbers_of_each_models_own_evaluation(worlds) ->
     logs, noise = worlds.linear_logs([30, 25, 40, 30], noise=0.2), {"a": 0.1, "b": 0.3}
     found = measures(worlds, **{name: worlds.Linear(x) for name, x in noise.items()})
     for run, x in noise.items():
-        key = jax.random.key(OPTIONS.seed)
-        alone = evaluate_open_loop(worlds.Linear(x), logs.spec(), logs, OPTIONS, key)
-        judged = alone.observations["position"]
+        context = context_of(worlds.Linear(x), logs, OPTIONS)
+        alone = Prediction.run(context).observations["position"]
+        calibrations = Calibration.run(context).observations["position"]
+        rewards = RewardsAndTermination.run(context).rewards
+        usable = UsableHorizons.run(context).observations["position"]
         for h in OPTIONS.horizons:
-            calibration, expected = judged.calibration[h], alone.rewards[h]
+            calibration, expected = calibrations[h], rewards[h]
             for place, number in {
-                "prediction.position": judged.horizons[h].error,
+                "prediction.position": alone.horizons[h].error,
                 "crps.position": calibration.crps,
                 "spread_skill_ratio.position": calibration.spread_skill_ratio,
                 "reward": expected.error,
                 "return": expected.return_error,
             }.items():
-                ours = found[place].rows[str(h)].numbers[run]
+                ours = found[place].rows[str(h)].runs[run]
                 assert (ours.value, ours.n) == (pytest.approx(number.value), number.n), place
-        assert (
-            found["usable_horizon.position"].rows["position"].numbers[run]
-            == (judged.usable.percentiles[50])
-        )
+        assert found["usable_horizon.position"].rows["position"].runs[run] == usable.percentiles[50]
 
 
 def test_what_is_better_when_more_is_told_by_the_difference() -> None:
     values = {"a": np.arange(40.0), "b": np.arange(40.0) + 2, "c": np.full(40, np.nan)}
-    given = {run: median(v) for run, v in values.items()}
-    found = compare(given, np.arange(40), "median", Bootstrap(100), MORE)
+    given = {run: Measured(median(v), np.arange(40), "median") for run, v in values.items()}
+    found = compare(given, Bootstrap(100), MORE)
     assert (found.lead.best, found.lead.runner_up) == ("b", "a")  # what is not a number is last
     assert found.lead.margin.low == found.lead.margin.value == found.lead.margin.high == 2
-    assert compare({"a": given["a"]}, np.arange(40), "median", Bootstrap(100)).lead is None
+    assert compare({"a": given["a"]}, Bootstrap(100)).lead is None
 
 
 def test_two_that_are_the_same_are_not_told_apart(worlds) -> None:
     found = measures(worlds, one=worlds.Linear(0.2), other=worlds.Linear(0.2))
     for place, measure in found.items():
         for at in measure.rows.values():
-            assert at.numbers["one"] == at.numbers["other"], place
+            assert at.runs["one"] == at.runs["other"], place
             if at.lead is not None:
                 assert at.lead.margin.low == at.lead.margin.value == at.lead.margin.high == 0
                 assert not at.lead.is_clear
@@ -106,14 +116,27 @@ def test_returns_are_compared_episode_by_episode() -> None:
     episodes = generator.normal(0, 100, 40)
     ours = episodes + 3 + generator.normal(0, 1, 40)
 
-    def of(theirs):
-        earned = {"policy": {"a": episodes[None], "b": theirs}, "planner": {"a": episodes[None]}}
-        (measure,) = compare_returns(earned, "Pendulum-v1", Bootstrap(500))
+    def returns(**agents: np.ndarray) -> Returns:
+        one, bootstrap = np.ones(40, bool), Bootstrap(500)
+
+        def played(earned: np.ndarray) -> EvaluationEpisodes:
+            return EvaluationEpisodes(np.arange(40), earned[:, None], one * 1, one, ~one, None)
+
+        found = {
+            name: agent_returns([played(earned) for earned in of_seeds], bootstrap, None)
+            for name, of_seeds in agents.items()
+        }
+        return Returns(found, "Pendulum-v1")
+
+    def of(theirs: np.ndarray) -> ComparedMeasure:
+        ours = returns(policy=episodes[None], planner=episodes[None])
+        given = {"a": ours.measures(), "b": returns(policy=theirs).measures()}
+        (measure,) = compare_measures(given, Bootstrap(500))
         assert [*measure.rows] == ["policy"]  # one run alone has a planner
         return measure
 
     found = of(ours[None]).rows["policy"]
-    assert found.numbers["a"].high > found.numbers["b"].low  # told apart by no interval of theirs
+    assert found.runs["a"].high > found.runs["b"].low  # told apart by no interval of theirs
     assert found.lead.best == "b" and 2 < found.lead.margin.low < found.lead.margin.high < 4
     (said,) = summarize(Comparison(["a", "b"], "", None, 0.95, [of(ours[None])]))
     assert said.startswith("Returns: b's policy returns more than a's") and "40 episodes" in said
@@ -233,16 +256,15 @@ def test_a_page_of_models_without_a_policy(worlds) -> None:
 def test_logs_without_reward_leave_the_reward_out(worlds) -> None:
     """Other logs may lack what the models learned to tell."""
     logs = worlds.linear_logs([30, 25, 40, 30], noise=0.2)
-    models = {"a": (worlds.Linear(0.5), logs.spec()), "b": (worlds.Repeat(), logs.spec())}
-    found = compare_models(models, replace(logs, rewards=None), OPTIONS)
-    assert [measure.place for measure in found] == [
+    spec, bare = logs.spec(), replace(logs, rewards=None)
+    models = {"a": worlds.Linear(0.5), "b": worlds.Repeat()}
+    contexts = {name: context_of(model, bare, OPTIONS, spec) for name, model in models.items()}
+    found = compare_contexts(contexts)
+    assert [compared.measure.key for compared in found.measures] == [
         "prediction.position",
         "usable_horizon.position",
     ]
-    alone = evaluate_open_loop(
-        *models["a"], replace(logs, rewards=None), OPTIONS, jax.random.key(0)
-    )
-    assert not alone.rewards and "The logs hold no reward" in " ".join(alone.notes)
+    assert "The dataset has no rewards" in " ".join(found.notes)
 
 
 def test_what_is_not_finite_is_not_drawn(worlds) -> None:
@@ -251,9 +273,10 @@ def test_what_is_not_finite_is_not_drawn(worlds) -> None:
             return state * np.nan
 
     logs = worlds.linear_logs([30, 25, 40, 30])
-    models = {"a": (Diverged(), logs.spec()), "b": (worlds.Repeat(), logs.spec())}
-    found = compare_models(models, logs, replace(OPTIONS, horizons=[8]))
-    page = comparison_page(Comparison(["a", "b"], "", None, 0.95, found))
+    options = replace(OPTIONS, horizons=[8])
+    models = {"a": Diverged(), "b": worlds.Repeat()}
+    contexts = {name: context_of(model, logs, options) for name, model in models.items()}
+    page = comparison_page(compare_contexts(contexts))
     drawn = re.findall(r' (?:d|points|cx|cy)="([^"]*)"', page)
     assert drawn and not any("nan" in path or "inf" in path for path in drawn)
 
@@ -263,10 +286,12 @@ def test_the_last_checkpoints_stand_beside_the_best(worlds) -> None:
     last = Comparison(["a", "b"], "", None, 0.95, [found["prediction.position"]])
     best = Comparison(["a", "b"], "", None, 0.95, [found["crps.position"]], last=last)
     assert [line.partition(":")[0] for line in summarize(best)] == [
-        "CRPS of sampled futures of position",
+        "CRPS of sampled rollouts of position",
         "Last checkpoints",
     ]
     titles = [sheet.title for sheet in comparison_tables(best)]
     assert len(titles) == 2 and titles[1].endswith(", last checkpoints")
-    assert best.to_json()["last"]["prediction"]["position"]["8"]["lead"]["best"] == "b"
+    assert (
+        json_document(best.numbers())["last"]["prediction"]["position"]["8"]["lead"]["best"] == "b"
+    )
     assert "last checkpoints" in comparison_page(best)

@@ -6,27 +6,26 @@ import json
 import jax
 import numpy as np
 import pytest
+from contexts import context_of
 
 from worldmodel import models
 from worldmodel.config import EvaluationOptions
 from worldmodel.data.spec import ObservationSpec
 from worldmodel.errors import DataError
-from worldmodel.evaluation import free_run as module
 from worldmodel.evaluation.evaluator import evaluate
-from worldmodel.evaluation.free_run import evaluate_free_run
 from worldmodel.evaluation.report import page
-from worldmodel.evaluation.results import to_json
-from worldmodel.evaluation.tables import markdown
+from worldmodel.evaluation.results import markdown, to_json
+from worldmodel.evaluation.sections import free_run as module
+from worldmodel.evaluation.sections.free_run import FreeRuns
 from worldmodel.models.gru import GRUOptions
 
 OPTIONS = EvaluationOptions(
     [1], context=4, starts_per_episode=2, num_samples=1, resamples=100, free_run=True
 )
-KEY = jax.random.key(0)
 
 
 def judged(model, logs, options=OPTIONS):
-    return evaluate_free_run(model, logs.spec(), logs, options, KEY)["position"]
+    return FreeRuns.run(context_of(model, logs, options)).observations["position"]
 
 
 def test_who_knows_the_world_fits_all_of_it(worlds):
@@ -103,22 +102,22 @@ def test_a_model_that_diverges_is_infinitely_wrong(worlds):
 
 
 def test_records_no_longer_than_the_context_are_refused(worlds):
-    with pytest.raises(DataError, match=r"longest record has 4 rows.*evaluation.context=4"):
+    with pytest.raises(DataError, match=r"longest record has 4 steps.*evaluation.context=4"):
         judged(worlds.Repeat(), worlds.linear_logs([4, 3]))
 
 
 def test_free_runs_are_in_every_report(worlds):
     logs = worlds.linear_logs([30, 25])
-    results = evaluate(worlds.Repeat(), None, logs.spec(), logs, logs, None, OPTIONS)
+    results = evaluate(context_of(worlds.Repeat(), logs, OPTIONS))
     saved = json.loads(json.dumps(to_json(results), allow_nan=False))["free_run"]["position"]
     assert saved["context"] == 4 and len(saved["channels"]) == 2
     assert [record["rows"] for record in saved["records"]] == [26, 21]
-    fit = results.free_run["position"].mean.fit
+    fit = results[FreeRuns].observations["position"].mean.fit
     assert saved["mean"]["fit"]["value"] == fit.value
     for text in (markdown(results), page(results)):
         assert str(fit).split(" [")[0].lstrip("-") in text and "Free run of position" in text
     asked = dataclasses.replace(OPTIONS, free_run=False)
-    without = evaluate(worlds.Repeat(), None, logs.spec(), logs, logs, None, asked)
+    without = evaluate(context_of(worlds.Repeat(), logs, asked))
     assert to_json(without)["free_run"] is None and "Free run" not in page(without)
 
 
@@ -128,4 +127,4 @@ def test_images_alone_are_refused(worlds) -> None:
         logs.spec(), observations={"camera": ObservationSpec((8, 8, 3), "uint8")}
     )
     with pytest.raises(DataError, match="camera are images; accepted"):
-        evaluate_free_run(worlds.Repeat(), spec, logs, EvaluationOptions(), jax.random.key(0))
+        FreeRuns.run(context_of(worlds.Repeat(), logs, EvaluationOptions(), spec))

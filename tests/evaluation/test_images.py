@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from worldmodel.evaluation.images import psnr, ssim
+from worldmodel.evaluation.sampled_rollouts import psnr, ssim
 
 
 def naive_ssim(x, y):

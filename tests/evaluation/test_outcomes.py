@@ -2,22 +2,25 @@
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contexts import context_of
 from scipy import stats
 
 from worldmodel.config import EvaluationOptions
-from worldmodel.evaluation.compare_models import compare_models
-from worldmodel.evaluation.prediction import evaluate_open_loop
-from worldmodel.evaluation.rewards_and_termination import area_under_curve, f1, reward_errors
+from worldmodel.evaluation.compare_runs import compare_contexts
+from worldmodel.evaluation.sections.rewards_and_termination import (
+    RewardsAndTermination,
+    area_under_curve,
+    f1,
+    reward_errors,
+)
 from worldmodel.evaluation.starts import PredictionStarts, prediction_starts
 
 OPTIONS = EvaluationOptions(
     horizons=[1, 3, 8], context=4, starts_per_episode=5, num_samples=4, resamples=100
 )
-KEY = jax.random.key(0)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +49,7 @@ def paying(worlds):
 
 
 def judged(model, logs, options=OPTIONS):
-    return evaluate_open_loop(model, logs.spec(), logs, options, KEY)
+    return RewardsAndTermination.run(context_of(model, logs, options))
 
 
 def test_a_known_reward_has_no_error(paying, logs):
@@ -84,7 +87,7 @@ def test_logs_without_reward_are_not_judged_by_it(worlds, logs):
             raise AssertionError("no reward to tell of")
 
     found = judged(Unpaid(), bare)
-    assert found.rewards == {} and any("no reward" in note for note in found.notes)
+    assert found.rewards == {} and any("no rewards" in note for note in found.notes())
 
 
 # -------------------------------------------------------------------------------------------- ends
@@ -143,7 +146,7 @@ def test_an_unlikely_end_is_ranked_but_not_foretold(counting):
 def test_logs_without_terminations_are_not_judged_by_them(counting):
     logs, model = counting
     found = judged(model(), dataclasses.replace(logs, terminated=np.zeros(6, bool)))
-    assert found.terminations == {} and any("terminated" in note for note in found.notes)
+    assert found.terminations == {} and any("terminated" in note for note in found.notes())
 
 
 def test_areas_and_f1_of_a_draw_are_those_of_the_repeated_cases():
@@ -165,13 +168,14 @@ def test_areas_and_f1_of_a_draw_are_those_of_the_repeated_cases():
 
 def test_models_are_compared_by_the_ends_they_foretell(counting):
     logs, model = counting
-    models = {"late": (model(late=2), logs.spec()), "knows": (model(), logs.spec())}
-    found = {measure.place: measure.rows for measure in compare_models(models, logs, OPTIONS)}
+    models = {"late": model(late=2), "knows": model()}
+    contexts = {name: context_of(m, logs, OPTIONS) for name, m in models.items()}
+    found = {c.measure.key: c.rows for c in compare_contexts(contexts).measures}
     for place in ("terminal.auc", "terminal.f1"):
         assert list(found[place]) == ["1", "3", "8"]
         for compared in found[place].values():
-            numbers = compared.numbers
+            numbers = compared.runs
             assert compared.lead.best == "knows" and numbers["knows"].value == 1
             assert compared.lead.margin.value == pytest.approx(1 - numbers["late"].value)
     alone = judged(model(late=2), logs).terminations
-    assert found["terminal.f1"]["3"].numbers["late"].value == alone[3].f1.value
+    assert found["terminal.f1"]["3"].runs["late"].value == alone[3].f1.value

@@ -15,24 +15,26 @@ from worldmodel.data import ActionSpec
 from worldmodel.data.readers.gymnasium import GymnasiumData, collect
 from worldmodel.data.windows import Window
 from worldmodel.environments.real import RealEnvironment
-from worldmodel.evaluation import behavior_cloning, ranking
+from worldmodel.evaluation import candidate_policies as module
 from worldmodel.evaluation.action_sequences import candidates, rank_action_sequences, starts_of
-from worldmodel.evaluation.behavior_cloning import clone_policy
 from worldmodel.evaluation.candidate_policies import (
     EpsilonPolicy,
     candidate_policies,
+    clone_policy,
     imagined_returns,
 )
 from worldmodel.evaluation.evaluator import evaluate
-from worldmodel.evaluation.figures import imagined_and_real_returns
-from worldmodel.evaluation.policy_ranking import (
+from worldmodel.evaluation.rank_metrics import ImaginedReturn, RealReturn
+from worldmodel.evaluation.report_files import json_document
+from worldmodel.evaluation.returns import environments_of, model_policy, random_policy
+from worldmodel.evaluation.section import Context
+from worldmodel.evaluation.sections.policy_ranking import (
+    PolicyRanking,
     first_observations,
-    rank_policies,
     ranking_horizons,
     real_returns,
 )
-from worldmodel.evaluation.rank_metrics import ImaginedReturn, RealReturn
-from worldmodel.evaluation.returns import environments_of, model_policy, random_policy
+from worldmodel.evaluation.sections.returns import Returns
 from worldmodel.evaluation.statistics import Bootstrap
 from worldmodel.models.mlp import MLPOptions
 from worldmodel.models.oracle import Oracle, OracleOptions
@@ -81,9 +83,9 @@ def world(pendulum):
 @pytest.fixture(scope="module")
 def found(world, pendulum):
     earlier = {"step 7": ActionHead(3, world.spec.action, 16, 1, rngs=nnx.Rngs(5))}
-    given = (world.actor, earlier, world.spec, pendulum, "Pendulum-v1", OPTIONS)
+    given = (world.actor, world.spec, pendulum, pendulum, "Pendulum-v1", OPTIONS)
     return {
-        name: rank_policies(model, *given)
+        name: PolicyRanking.run(Context(model, *given, checkpoint_policies=earlier))
         for name, model in (("oracle", world.oracle), ("liar", world.liar))
     }
 
@@ -110,7 +112,7 @@ def test_true_dynamics_rank_policies_as_the_world_does(found):
     decision = found["oracle"]
     assert list(decision.horizons) == [5, 60] and decision.steps == 60
     assert {"policy", "step 7", "random", "50 % random actions"} <= decision.policies.keys()
-    assert {"cloned from the logs", "planner"} <= decision.policies.keys()
+    assert {"behavior cloning", "planner"} <= decision.policies.keys()
     planned = decision.policies["planner"]
     assert planned.real.n == planned.imagined.n == 8 and decision.policies["policy"].real.n == 12
     # It plans with the true dynamics and rewards, and is better than a will of one's own.
@@ -126,8 +128,9 @@ def test_true_dynamics_rank_policies_as_the_world_does(found):
 def test_without_a_policy_the_clone_takes_its_place(world, pendulum):
     few = PolicyRankingOptions(rollouts_per_policy=12, horizons=[60], num_start_states=0)
     options = dataclasses.replace(OPTIONS, policy_ranking=few, planner=PlannerOptions())
-    decision = rank_policies(world.oracle, None, {}, world.spec, pendulum, "Pendulum-v1", options)
-    assert {"cloned from the logs", "random", "50 % random actions"} <= decision.policies.keys()
+    given = (world.oracle, None, world.spec, pendulum, pendulum, "Pendulum-v1", options)
+    decision = PolicyRanking.run(Context(*given))
+    assert {"behavior cloning", "random", "50 % random actions"} <= decision.policies.keys()
     assert decision.policies.keys().isdisjoint({"policy", "planner"})
     assert decision.agreement.spearman.low > 0 and decision.sequences is None
 
@@ -135,12 +138,14 @@ def test_without_a_policy_the_clone_takes_its_place(world, pendulum):
 def test_a_model_without_a_policy_is_judged_where_its_environment_can_be_made(world, pendulum):
     few = PolicyRankingOptions(rollouts_per_policy=2, horizons=[3], num_start_states=0)
     options = EvaluationOptions([1], 4, 1, 2, resamples=100, policy_ranking=few)
-    judged = (world.oracle, None, world.spec, pendulum, pendulum)
-    made = evaluate(*judged, "Pendulum-v1", options)
-    assert "policy" not in made.returns and made.decision.agreement.spearman.n == 12
-    missing = evaluate(*judged, "Pendulum-v9", options)
+    given = (world.oracle, None, world.spec, pendulum, pendulum)
+    made = evaluate(Context(*given, "Pendulum-v1", options))
+    assert "policy" not in made[Returns].returns
+    assert made[PolicyRanking].agreement.spearman.n == 12
+    missing = evaluate(Context(*given, "Pendulum-v9", options))
     (note,) = (n for n in missing.notes if n.startswith("Policies are not ranked"))
-    assert missing.decision is None and "data.environment=Pendulum-v9: cannot be created" in note
+    assert "policy_ranking" not in missing.sections
+    assert "data.environment=Pendulum-v9: cannot be created" in note
 
 
 def test_a_liar_ranks_the_other_way(found):
@@ -154,23 +159,20 @@ def test_a_liar_ranks_the_other_way(found):
 
 def test_tables_figure_and_json_hold_the_same_numbers(found):
     decision = found["oracle"]
-    saved = decision.to_json()
-    assert (
-        saved["spearman"]
-        == decision.agreement.spearman.to_json()
-        == saved["horizons"]["60"]["spearman"]
-    )
+    saved = json_document(decision.numbers())["policy_ranking"]
+    assert saved["spearman"] == saved["horizons"]["60"]["spearman"]
+    assert saved["spearman"]["value"] == decision.agreement.spearman.value
     assert saved["policies"]["random"].keys() == {"imagined", "real"}
     assert saved["sequences"]["spearman"].keys() >= {"value", "low", "high", "quartiles"}
-    tables = [*ranking.tables(decision), ranking.policies_sheet(decision)]
+    tables = decision.tables()
     assert decision.agreement.mmrv.brief in tables[0].markdown()
     assert "Ranking of policies, 12 starts each (8 of the planner)" in tables[0].markdown()
     assert "linear corr." not in tables[0].narrow().markdown()
     real = [both.real.value for both in decision.policies.values()]
     assert tables[-1].rows[0][2] == decision.policies[tables[-1].rows[0][0]].real
     assert max(real) == decision.policies[tables[-1].rows[0][0]].real.value
-    assert imagined_and_real_returns(decision).count("<circle") == len(real)
-    assert decision.agreement.spearman.brief in ranking.sentence(decision)
+    assert decision.figures()[0].count("<circle") == len(real)
+    assert decision.agreement.spearman.brief in decision.sentences()[0]
 
 
 def test_a_mixture_acts_as_its_policy_or_by_chance(world):
@@ -255,14 +257,14 @@ def test_a_clone_of_images_sees_a_few_windows_at_once(image_spec):
     options = MLPOptions(burn_in=1, units=8, latent_dim=8, depth=2)
     model = nnx.jit(lambda key: models.build(options, image_spec, key))(jax.random.key(0))
     head = ActionHead(model.feature_size, image_spec.action, 8, 1, rngs=nnx.Rngs(0))
-    rows = (behavior_cloning.WINDOWS, behavior_cloning.ROWS)
+    rows = (module.WINDOWS, module.ROWS)
 
     def column(kind, *shape):
         return jax.ShapeDtypeStruct((*rows, *shape), kind)
 
     image, marks = {"image": column(np.uint8, 64, 64, 3)}, [column(bool)] * 4
     window = Window(image, column(np.int32), column(np.float32), *marks)
-    lowered = behavior_cloning._trained.lower(model, head, window, jax.random.key(0))
+    lowered = module._trained.lower(model, head, window, jax.random.key(0))
     assert lowered.compile().compiled.memory_analysis().temp_size_in_bytes < 100e6
 
 
@@ -282,7 +284,7 @@ def test_discrete_actions_and_episodes_that_end(tmp_path):
         sequence_length=5,
     )
     options = EvaluationOptions(resamples=200, policy_ranking=few)
-    decision = rank_policies(model, actor, {}, spec, logs, "CartPole-v1", options)
+    decision = PolicyRanking.run(Context(model, actor, spec, logs, logs, "CartPole-v1", options))
     # A new reward head says 0 of everything: the model ranks nothing, and says so.
     assert decision.agreement.spearman.value == 0
     assert decision.policies["highest action"].real.value < 12

@@ -6,20 +6,23 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from contexts import context_of
 
 from worldmodel.config import EvaluationOptions
 from worldmodel.errors import DataError
-from worldmodel.evaluation.prediction import evaluate_open_loop, open_loop_errors
+from worldmodel.evaluation.sampled_rollouts import open_loop_errors
+from worldmodel.evaluation.sections.prediction import Prediction
+from worldmodel.evaluation.sections.rewards_and_termination import RewardsAndTermination
 from worldmodel.evaluation.starts import choose_starts
 
 OPTIONS = EvaluationOptions(
     horizons=[1, 3, 8], context=4, starts_per_episode=5, num_samples=3, resamples=100
 )
-KEY = jax.random.key(0)
+KEY = jax.random.key(OPTIONS.seed)
 
 
 def judged(model, logs, options=OPTIONS):
-    return evaluate_open_loop(model, logs.spec(), logs, options, KEY)
+    return Prediction.run(context_of(model, logs, options))
 
 
 def test_model_that_repeats_has_skill_exactly_0(worlds):
@@ -116,7 +119,7 @@ def test_models_are_compared_on_the_starts_that_their_numbers_come_from(worlds):
 def test_horizons_that_no_episode_has_room_for_are_left_out_with_a_note(worlds):
     found = judged(worlds.Repeat(), worlds.linear_logs([8, 9, 7]))
     assert list(found.observations["position"].horizons) == [1, 3]
-    assert "8" in found.notes[0]
+    assert "8" in found.notes()[0]
 
 
 def test_no_horizon_at_all_is_an_error_that_says_what_fits(worlds):
@@ -221,11 +224,12 @@ def test_horizons_are_those_of_the_episodes_that_are_judged(worlds):
     logs = worlds.linear_logs([6] * 501 + [60] + [6] * 498)
     found = judged(worlds.Repeat(), logs, EvaluationOptions([1, 20], 4, 1, 2, resamples=10))
     assert list(found.observations["position"].horizons) == [1]
-    assert any("no held-out episode is long enough: 20" in note for note in found.notes)
+    assert any("no held-out episode is long enough: 20" in note for note in found.notes())
 
 
 def test_ends_before_the_first_horizon_are_no_trouble(worlds):
     logs = worlds.linear_logs([30, 25, 4])
     logs = replace(logs, terminated=np.array([False, False, True]))
     options = EvaluationOptions([5, 8], 2, 3, 2, resamples=10)
-    assert judged(worlds.Repeat(), logs, options).terminations == {}
+    found = RewardsAndTermination.run(context_of(worlds.Repeat(), logs, options))
+    assert found.terminations == {}

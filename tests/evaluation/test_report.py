@@ -1,46 +1,41 @@
 """What is written: whole, self-contained, the same numbers everywhere."""
 
 import base64
+import csv
 import dataclasses
 import io
 import json
 import re
 from html.parser import HTMLParser
 
-import jax
 import numpy as np
 import pytest
+from contexts import context_of
 from PIL import Image
 from rich.console import Console
 
-from worldmodel import models
 from worldmodel.config import EvaluationOptions
 from worldmodel.config.references import resolve_reference
 from worldmodel.data import build_card
 from worldmodel.evaluation.evaluator import evaluate, render, write
-from worldmodel.evaluation.policy_ranking import PolicyRanking
-from worldmodel.evaluation.prediction import (
+from worldmodel.evaluation.figures import ticks
+from worldmodel.evaluation.rank_metrics import ImaginedReturn, RealReturn, rank_agreement
+from worldmodel.evaluation.report import page
+from worldmodel.evaluation.result_table import by_horizon
+from worldmodel.evaluation.results import COLUMNS, Provenance, Results, markdown, summarize, to_json
+from worldmodel.evaluation.section import Section
+from worldmodel.evaluation.sections.calibration import Calibration
+from worldmodel.evaluation.sections.policy_ranking import PolicyRanking
+from worldmodel.evaluation.sections.prediction import (
     Curve,
     ExampleRollout,
     HorizonMetrics,
     ObservationPrediction,
-)
-from worldmodel.evaluation.rank_metrics import ImaginedReturn, RealReturn, rank_agreement
-from worldmodel.evaluation.report import page
-from worldmodel.evaluation.results import (
-    AgentReturns,
     Prediction,
-    Provenance,
-    Results,
-    Scale,
-    to_json,
 )
-from worldmodel.evaluation.spectrum import Spectrum
+from worldmodel.evaluation.sections.returns import AgentReturns, Returns, Scale
+from worldmodel.evaluation.sections.usable_horizon import UsableHorizons
 from worldmodel.evaluation.statistics import Bootstrap, Estimate, wilson
-from worldmodel.evaluation.summary import _by_horizon, summarize
-from worldmodel.evaluation.svg import ticks
-from worldmodel.evaluation.tables import markdown
-from worldmodel.models.koopman import KoopmanOptions
 
 VOID = {"meta", "img", "path", "polygon", "circle"}
 KINDS = {"value", "low", "high", "n", "sample_unit", "method"}
@@ -75,12 +70,31 @@ def results(worlds):
     options = EvaluationOptions([1, 5], 4, 3, 2, resamples=100)
     model, spec = worlds.Linear(0.2), logs.spec()
     source = Provenance("a <run>", "world_model", 40, command="python eval.py run=runs/a")
-    found = evaluate(model, None, spec, logs, logs, "Pendulum-v1", options, source)
-    earned = np.array([-150.0, -900.0, -1234.0])
-    returns = {
-        "policy": AgentReturns(Bootstrap(100).mean(earned, "episodes"), earned)
-    } | found.returns
-    return Results(found.prediction, returns, 0.95, found.provenance)
+    context = context_of(model, logs, options, spec, environment="Pendulum-v1")
+    found = evaluate(context, source)
+    return with_returns(found, policy=np.array([-150.0, -900.0, -1234.0]))
+
+
+def with_section(results: Results, name: str, section: Section) -> Results:
+    return dataclasses.replace(results, sections={**results.sections, name: section})
+
+
+def with_returns(results: Results, **earned: np.ndarray) -> Results:
+    """Also of these agents, on top of those it has."""
+    before = results[Returns]
+    made = {
+        name: AgentReturns(Bootstrap(100).mean(values, "episodes"), values)
+        for name, values in earned.items()
+    }
+    returns = Returns({**made, **{n: r for n, r in before.returns.items() if n not in made}})
+    return with_section(results, "returns", returns)
+
+
+def ranking(wrong: float) -> PolicyRanking:
+    real = np.arange(9.0)
+    imagined = ImaginedReturn(np.where(real < wrong, -real, real))
+    agreement = rank_agreement(imagined, RealReturn(real), Bootstrap(100))
+    return PolicyRanking({200: agreement}, {}, 12, None)
 
 
 def checked(html):
@@ -104,7 +118,7 @@ def test_files_are_written_and_hold_the_same_numbers(results, worlds, tmp_path):
         each = numbers.pop("dimensions")
         assert len(each) == 2
         assert all(number.keys() - {"episodes"} == KINDS for number in [*numbers.values(), *each])
-        error = Estimate.from_json(numbers["error"]).brief
+        error = Estimate.from_json(numbers["error"], saved["methods"]).brief
         assert error in markdown
         assert f"<b>{error.split(' [')[0]}</b>" in html
     assert saved["returns"]["dataset"]["n"] == 4
@@ -116,20 +130,18 @@ def test_files_are_written_and_hold_the_same_numbers(results, worlds, tmp_path):
 def test_success_and_normalised_scores_stand_beside_the_return_with_their_scale(results):
     reference = resolve_reference(EvaluationOptions(reference="d4rl/hopper"))
     earned = dataclasses.replace(
-        results.returns["policy"],
+        results[Returns].returns["policy"],
         success=wilson(2, 3),
         normalized=Estimate(47.1, 40.0, 50.0, 3, "", "episodes"),
     )
-    scaled = dataclasses.replace(
-        results,
-        returns=results.returns | {"policy": earned},
-        scale=Scale(reference, reference.note(200)),
-    )
+    returns = {**results[Returns].returns, "policy": earned}
+    section = Returns(returns, scale=Scale(reference, reference.note(200)))
+    scaled = with_section(results, "returns", section)
     saved, text = to_json(scaled), markdown(scaled)
     assert saved["success"]["policy"]["value"] == 2 / 3 and "dataset" not in saved["success"]
     assert saved["normalized"]["policy"]["value"] == 47.1
     assert saved["reference"]["name"] == "d4rl/hopper" and saved["reference"]["source"]
-    assert "| agent | return | success | normalised | episodes |" in text
+    assert "| agent | return | success | normalized | episodes |" in text
     for told in (text, checked(page(scaled, [], None)).text):
         assert "not comparable with published ones" in told
     assert to_json(results)["normalized"] == {} and to_json(results)["reference"] is None
@@ -145,12 +157,68 @@ def test_page_is_whole_and_loads_nothing(results):
     assert "prefers-color-scheme: dark" in html and "width=device-width" in html
 
 
+def test_the_csv_has_every_number_with_its_interval(results, tmp_path):
+    write(results, tmp_path)
+    saved = json.loads((tmp_path / "results.json").read_text())
+    with (tmp_path / "results.csv").open(newline="") as file:
+        reader = csv.DictReader(file)
+        assert tuple(reader.fieldnames or ()) == COLUMNS
+        rows = {tuple(row[name] for name in COLUMNS[:4]): row for row in reader}
+    for horizon in ("1", "5"):
+        number = saved["prediction"]["position"][horizon]["skill"]
+        row = rows["prediction", "position", horizon, "skill"]
+        assert {name: float(row[name]) for name in COLUMNS[4:]} == {
+            name: number[name] for name in COLUMNS[4:]
+        }
+    row = rows["returns", "policy", "", "returns"]
+    assert float(row["value"]) == saved["returns"]["policy"]["value"]
+    assert len(rows) == json.dumps(saved).count('"sample_unit"')  # every number, under its own name
+
+
+def test_a_method_text_stands_once_in_results_json(results):
+    text = json.dumps(to_json(results))
+    methods = json.loads(text)["methods"]
+    assert json.loads(text)["format"] == 2 and len(methods) == len({*methods})
+    assert all(text.count(json.dumps(method)) == 1 for method in methods)
+
+
+def test_the_report_begins_with_cards_of_one_number_each(results):
+    html = page(results)
+    cards = re.findall(r'<div class="card"><h2>(.*?)</h2><p class="number">(.*?)</p>', html)
+    titles = [title for title, _ in cards]
+    assert titles == [
+        "How far ahead to trust it",
+        "What the policy returns",
+    ]  # 2 samples: no spread
+    median = results[UsableHorizons].observations["position"].percentiles[50]
+    assert cards[0][1].startswith(f"{median.value:.0f} ")
+    assert html.index('class="cards"') < html.index("<section>")
+    alone = Results({}, 0.95)
+    assert 'class="cards"' not in page(alone)
+
+
+def test_notes_stand_once_in_their_own_section(results):
+    noted = with_section(results, "policy_ranking", ranking(0))
+    for text in (page(noted), markdown(noted)):
+        assert text.count("Returns imagined by the model against those") == 1
+    html = page(noted)
+    for title, words in (
+        ("Rewards and termination", "No held-out episode was terminated"),
+        ("Usable horizon", "A start is usable until"),
+        ("Policy ranking", "Returns imagined by the model against those"),
+        ("Open-loop prediction", "Errors are medians"),
+    ):
+        begin = html.index(f"<h2>{title}</h2>")
+        assert words in html[begin : html.index("</section>", begin)]
+        assert html.count(words) == 1
+
+
 def test_terminal_tables_fit_100_columns(results):
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(render(results))
     text = console.export_text()
     assert max(map(len, text.splitlines())) <= 100
-    assert results.prediction.observations["position"].horizons[1].skill.brief in text
+    assert results[Prediction].observations["position"].horizons[1].skill.brief in text
 
 
 def test_headline_says_what_the_intervals_allow():
@@ -161,14 +229,13 @@ def test_headline_says_what_the_intervals_allow():
         horizons = {
             1: HorizonMetrics(number(0.2, 0.1, 0.3), number(1, 1, 1), skill, None),
         }
-        judged = ObservationPrediction("", horizons, None, [])
+        prediction = Prediction({"x": ObservationPrediction("", horizons)})
         returns = {
             "policy": AgentReturns(policy, np.zeros(1)),
-            "dataset": AgentReturns(number(0, -1, 1), None),
+            "dataset": AgentReturns(number(0, -1, 1), np.zeros(1)),
         }
-        return " ".join(
-            summarize(Results(Prediction({"x": judged}, []), returns, 0.95, Provenance()))
-        )
+        sections = {"prediction": prediction, "returns": Returns(returns)}
+        return " ".join(summarize(Results(sections, 0.95)))
 
     good = said(number(0.8, 0.7, 0.9), number(5, 4, 6))
     assert "is better than persistence at 1 step" in good and "above the dataset's mean" in good
@@ -185,8 +252,8 @@ def test_images_become_strips_and_move():
     number = Estimate(0.1, 0.05, 0.2, 3, "")
     curve = Curve(np.ones((3, 4)), np.ones((3, 4)), None, np.ones(4))
     horizons = {4: HorizonMetrics(number, number, number, None)}
-    judged = ObservationPrediction("share of the pixel range", horizons, curve, [example])
-    results = Results(Prediction({"image": judged}, []), {}, 0.95, Provenance())
+    predicted = ObservationPrediction("share of the pixel range", horizons, curve, [example])
+    results = Results({"prediction": Prediction({"image": predicted})}, 0.95)
     video, *stills = checked(page(results)).loads
     assert len(stills) == 2 * 4
     kind, data = video.split(",")
@@ -196,74 +263,6 @@ def test_images_become_strips_and_move():
     left = np.asarray(film.convert("RGB"), int)[:, :16]
     assert np.abs(left - real[5]).mean() < np.abs(left - real[4]).mean() / 4
     assert "climatology" not in to_json(results)["prediction"]["image"]["4"]
-
-
-def drawn(html):
-    """The unit disc's circle (n, 2) and dots (N, 2), in pixels."""
-    svg = re.search(r'<svg role="img" aria-label="Eigenvalues.*?</svg>', html).group()
-    circle = re.search(r'class="line logs" d="M([^"]*)"', svg).group(1)
-    dots = re.findall(r'<circle [^>]*cx="([^"]*)" cy="([^"]*)"', svg)
-    return np.array([p.split(",") for p in circle.split("L")], float), np.array(dots, float)
-
-
-def test_koopman_shows_its_spectrum(worlds):
-    """The fixed one in closed form: exp(-0.2 / m) turned by j pi / m, j = 0 ... m - 1."""
-    logs, modes = worlds.linear_logs([30, 25, 40, 22]), 8
-    spec = logs.spec()
-    options = KoopmanOptions(units=8, latent_dim=2 * modes, spectrum="fixed")
-    model = models.build(options, spec, jax.random.key(0))
-    judging = EvaluationOptions([1, 5], 4, 3, 2, resamples=10)
-    results = evaluate(model, None, spec, logs, logs, None, judging)
-    saved = json.loads(json.dumps(to_json(results), allow_nan=False))["spectrum"]
-    columns = {name: [row[name] for row in saved] for name in saved[0]}
-    np.testing.assert_allclose(columns["magnitude"], np.exp(-0.2 / modes), rtol=1e-5)
-    np.testing.assert_allclose(columns["angle"], np.pi * np.arange(modes) / modes, rtol=1e-5)
-    np.testing.assert_allclose(columns["half_life_steps"], modes * np.log(2) / 0.2, rtol=1e-4)
-    assert columns["period_steps"][0] is None  # it does not turn
-    expected = 2 * modes / np.arange(1, modes)
-    np.testing.assert_allclose(columns["period_steps"][1:], expected, rtol=1e-5)
-    html = page(results)
-    sentence = (
-        "8 of 8 modes keep more than half after 10 steps, 0 after 100. "
-        "The slowest halves in 27.7 steps; the fastest turns once in 2.29 steps."
-    )
-    assert sentence in markdown(results) and sentence in checked(html).text
-    assert "<h2>Latent spectrum</h2>" in html
-    assert len(drawn(html)[1]) == 2 * modes - 1  # the first one is real: its own conjugate
-
-
-def test_a_model_without_a_linear_latent_shows_no_spectrum(results):
-    assert results.spectrum is None and to_json(results)["spectrum"] is None
-    for text in (page(results), markdown(results)):
-        assert "spectrum" not in text and "Eigenvalues" not in text
-
-
-def test_half_lives_and_periods_in_closed_form():
-    """What does not decay or turn has neither; a size that rounding took below 1 does not decay."""
-    turned = 0.9 * np.exp(1j * np.pi / 3)
-    values = np.array([0.5, 1j, turned, -(0.5 ** (1 / 50)), 1 - 6e-8, 0, 1.1])
-    rows = Spectrum(values.real, values.imag).to_json()
-    half_lives = [row["half_life_steps"] for row in rows]
-    periods = [row["period_steps"] for row in rows]
-    slow = np.log(0.5) / np.log(0.9)
-    assert half_lives == pytest.approx([1, None, slow, 50, None, 0, None])
-    assert periods == pytest.approx([None, 4, 6, 2, None, None, None])
-    assert str(Spectrum(np.ones(2), np.zeros(2))) == (
-        "2 of 2 modes keep more than half after 10 steps, 2 after 100. "
-        "The slowest does not decay; none turns."
-    )
-
-
-def test_the_disc_is_round_and_eigenvalues_lie_where_they_should(results):
-    values = np.linspace(0, 1, 40) * np.exp(1j * np.linspace(0.1, 3, 40))
-    spectrum = Spectrum(values.real, values.imag)
-    circle, dots = drawn(page(dataclasses.replace(results, spectrum=spectrum)))
-    centre, radius = (circle.min(0) + circle.max(0)) / 2, np.ptp(circle, 0) / 2
-    assert radius[0] == pytest.approx(radius[1], abs=0.1)  # pixels
-    right, down = ((dots - centre) / radius).T
-    assert np.hypot(right, down).max() <= 1.002
-    expected = np.concatenate([values, values[1:].conj()])  # 0 is its own conjugate
-    np.testing.assert_allclose(right - 1j * down, expected, atol=2e-3)
 
 
 def test_ticks_are_round_and_inside():
@@ -296,7 +295,7 @@ def test_every_new_number_is_written_with_n_and_interval(results):
         for number in numbers(saved[part])
     ]
     assert len(found) > 30
-    assert all(number["n"] > 0 and number["method"] for number in found)
+    assert all(number["n"] > 0 and saved["methods"][number["method"]] for number in found)
     assert any("terminated" in note for note in saved["notes"])
     assert any("single training seed" in note for note in saved["notes"])
 
@@ -304,16 +303,16 @@ def test_every_new_number_is_written_with_n_and_interval(results):
 def test_calibration_is_in_all_that_is_written(worlds):
     logs = worlds.linear_logs([30, 25, 40, 22], noise=0.2)
     options = EvaluationOptions([1, 2, 5], 4, 3, 19, resamples=100)
-    results = evaluate(worlds.Linear(0.2), None, logs.spec(), logs, logs, None, options)
+    results = evaluate(context_of(worlds.Linear(0.2), logs, options))
     saved = json.loads(json.dumps(to_json(results), allow_nan=False))["calibration"]["position"]
     assert saved.keys() == {"1", "2", "5"}
     assert saved["5"]["coverage"].keys() == {"50", "80", "90"}
     assert (
         saved["5"]["coverage"]["90"]["nominal"] == 0.9 and len(saved["5"]["rank_histogram"]) == 20
     )
-    numbers = results.prediction.observations["position"].calibration[5]
+    numbers = results[Calibration].observations["position"][5]
     html, text = page(results), markdown(results)
-    for title in ("Calibration of sampled position", "Steps until persistence is nearer"):
+    for title in ("Calibration of sampled position", "Usable horizon in steps"):
         assert title in html and title in text
     assert numbers.spread_skill_ratio.brief in text and numbers.coverage[80].brief in text
     svg = 'aria-label="position · +5 steps: how often'
@@ -327,41 +326,37 @@ def test_calibration_is_in_all_that_is_written(worlds):
 
 
 def test_the_last_checkpoint_stands_beside_the_best(results):
-    earned = np.array([-500.0, -600.0])
-    returns = {"policy": AgentReturns(Bootstrap(100).mean(earned, "episodes"), earned)}
     source = dataclasses.replace(results.provenance, step=90)
-    last = dataclasses.replace(results, returns=returns, provenance=source)
+    last = with_returns(results, policy=np.array([-500.0, -600.0]))
+    last = dataclasses.replace(last, provenance=source)
     both = dataclasses.replace(results, last=last)
     saved = json.loads(json.dumps(to_json(both), allow_nan=False))
     assert saved["step"] == 40 and saved["last"]["step"] == 90
     assert saved["last"]["returns"]["policy"]["value"] == -550
     assert saved["last"]["prediction"].keys() == {"position"}
     for text in (markdown(both), page(both).replace("\u2212", "-")):
-        assert "policy, last checkpoint" in text and "step 90) beside this best one" in text
+        assert "ast checkpoint: " in text and "step 90), next to this best one: skill" in text
+        assert "return -550" in text and "-550 [" in text
     same = dataclasses.replace(results, last=results)
     assert "also the last one" in markdown(same)
-    assert to_json(results)["last"] is None and "last checkpoint" not in markdown(results)
+    assert to_json(results)["last"] is None and "ast checkpoint" not in markdown(results)
 
 
 def test_both_checkpoints_tell_how_they_rank_policies(results):
-    def decision(wrong: float) -> PolicyRanking:
-        real = np.arange(9.0)
-        imagined = ImaginedReturn(np.where(real < wrong, -real, real))
-        agreement = rank_agreement(imagined, RealReturn(real), Bootstrap(100))
-        return PolicyRanking({200: agreement}, {}, 12, None)
-
     source = dataclasses.replace(results.provenance, step=90)
-    last = dataclasses.replace(results, decision=decision(5), provenance=source)
-    both = dataclasses.replace(results, decision=decision(0), last=last)
+    last = with_section(results, "policy_ranking", ranking(5))
+    last = dataclasses.replace(last, provenance=source)
+    both = with_section(results, "policy_ranking", ranking(0))
+    both = dataclasses.replace(both, last=last)
     text = markdown(both)
-    assert "## Ranking of policies, 12 starts each, over 9 policies" in text
-    assert "## Ranking of policies, 12 starts each, last checkpoint, over 9 policies" in text
-    found = last.decision.agreement.spearman
-    assert found.value < both.decision.agreement.spearman.value == 1
+    assert text.count("### Ranking of policies, 12 starts each, over 9 policies") == 2
+    assert text.index("## Policy ranking") < text.index("## Last checkpoint: Policy ranking")
+    found = last[PolicyRanking].agreement.spearman
+    assert found.value < both[PolicyRanking].agreement.spearman.value == 1
     assert f"rank correlation {found} of policies" in summarize(both)[-1]
     assert to_json(both)["last"]["policy_ranking"]["spearman"]["value"] == found.value
     same = dataclasses.replace(both, last=dataclasses.replace(both, last=None))
-    assert "last checkpoint, over" not in markdown(same)
+    assert "Last checkpoint: " not in markdown(same)
 
 
 def test_the_headline_says_how_far_and_how_sure(worlds):
@@ -371,16 +366,14 @@ def test_the_headline_says_how_far_and_how_sure(worlds):
     options = EvaluationOptions([1], 4, 3, 19, resamples=100)
     said = {}
     for noise in (0.05, 1e-6):
-        results = evaluate(worlds.Linear(noise), None, logs.spec(), logs, logs, None, options)
-        said[noise] = summarize(results)[1]
-    assert "no nearer before step 1 [1, 1], for 95 % before step 1 [1, 1]." in said[1e-6]
-    assert "Its sampled futures are too wide at 1 step." in said[0.05]
+        said[noise] = summarize(evaluate(context_of(worlds.Linear(noise), logs, options)))
+    assert "Usable horizon of position: 1 [1, 1] steps (median over" in said[1e-6][1]
+    assert said[1e-6][1].endswith("1 [1, 1] or more for 95 % of them.")
+    assert said[0.05][2] == "Sampled rollouts of position are too wide at 1 step."
 
 
 def test_horizons_that_are_neighbours_are_told_by_their_ends():
     of = {1: "good", 2: "good", 5: "good", 10: "bad", 15: "even", 25: "even"}
-    assert _by_horizon(of) == "good at 1 to 5 steps, bad at 10 steps and even at 15 and 25 steps"
-    assert _by_horizon(dict.fromkeys(of, "good")) == "good at 1 to 25 steps"
-    assert _by_horizon(of | {5: "bad", 10: "good"}).startswith(
-        "good at 1, 2 and 10 steps, bad at 5"
-    )
+    assert by_horizon(of) == "good at 1 to 5 steps, bad at 10 steps and even at 15 and 25 steps"
+    assert by_horizon(dict.fromkeys(of, "good")) == "good at 1 to 25 steps"
+    assert by_horizon(of | {5: "bad", 10: "good"}).startswith("good at 1, 2 and 10 steps, bad at 5")

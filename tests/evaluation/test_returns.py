@@ -14,7 +14,6 @@ from worldmodel.config import Config, EvaluationOptions, PlannerOptions
 from worldmodel.data import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.environments import real as environments
 from worldmodel.errors import UserError
-from worldmodel.evaluation.agents import add_training_horizons
 from worldmodel.evaluation.returns import (
     EvaluationEpisodes,
     FeaturePolicy,
@@ -25,6 +24,7 @@ from worldmodel.evaluation.returns import (
     run_episodes,
     run_episodes_in,
 )
+from worldmodel.evaluation.sections.returns import add_training_horizons
 from worldmodel.evaluation.statistics import Bootstrap, wilson
 from worldmodel.models.rssm import RSSMOptions
 from worldmodel.nn.heads import ActionHead

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import binomtest
 from scipy.stats import t as student
 
-from worldmodel.evaluation.rewards_and_termination import area_under_curve
+from worldmodel.evaluation.sections.rewards_and_termination import area_under_curve
 from worldmodel.evaluation.statistics import (
     LARGE,
     Bootstrap,

@@ -8,14 +8,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contexts import context_of
 from rich.console import Console
 
 from worldmodel.config import EvaluationOptions
 from worldmodel.evaluation.evaluator import evaluate, render
 from worldmodel.evaluation.report import page
-from worldmodel.evaluation.results import to_json
-from worldmodel.evaluation.tables import markdown
-from worldmodel.evaluation.uncertainty import is_ensemble, uncertainties_and_errors
+from worldmodel.evaluation.results import markdown, to_json
+from worldmodel.evaluation.sections.uncertainty import (
+    Uncertainty,
+    is_ensemble,
+    uncertainties_and_errors,
+)
 from worldmodel.imagination import UNCERTAINTIES
 from worldmodel.nn.distributions import Bernoulli, Normal, ScalarMSE
 
@@ -59,18 +63,18 @@ def model(worlds, logs):
 
 @pytest.fixture(scope="module")
 def results(model, logs):
-    return evaluate(model, None, logs.spec(), logs, logs, None, OPTIONS)
+    return evaluate(context_of(model, logs, OPTIONS))
 
 
 def test_the_measures_that_are_right_agree_and_those_that_are_wrong_do_not(results):
     """After one step the error is WRONG |x| / std; the members differ by |x| / std; the noise that
     they believe in is its inverse."""
     for name in ("max_pairwise", "max_deviation", "epistemic_std"):
-        agreement = results.uncertainty.measures[name][1]
+        agreement = results[Uncertainty].quality[name][1]
         assert agreement.spearman.value == pytest.approx(1.0)
         assert agreement.pearson.value == pytest.approx(1.0, abs=1e-5)
         assert agreement.ause.value == pytest.approx(0.0, abs=1e-6)
-    aleatoric = results.uncertainty.measures["max_aleatoric"][1]
+    aleatoric = results[Uncertainty].quality["max_aleatoric"][1]
     assert aleatoric.spearman.value == pytest.approx(-1.0)
     assert aleatoric.pearson.value < 0 and aleatoric.ause.value > 1
 
@@ -115,7 +119,7 @@ def test_reward_counts_in_the_error(model, logs):
 
 
 def test_an_episode_too_short_for_five_steps_counts_at_one(results, logs):
-    of = results.uncertainty.measures["ensemble_std"]
+    of = results[Uncertainty].quality["ensemble_std"]
     assert of[1].pearson.n > of[5].pearson.n > 0
     assert "in 4 held-out episodes" in of[1].pearson.method
     assert "in 3 held-out episodes" in of[5].pearson.method
@@ -140,7 +144,7 @@ def test_all_measures_are_written_with_n_and_interval(results):
                 }
                 assert number["low"] <= number["value"] + 1e-9 and number["n"] > 10
     text, html = markdown(results), page(results)
-    cell = results.uncertainty.measures["ensemble_std"][5].spearman.brief
+    cell = results[Uncertainty].quality["ensemble_std"][5].spearman.brief
     assert f"| ensemble std | {cell} |" in text
     assert "error after 5 steps" in text and "<h2>Uncertainty</h2>" in html
     console = Console(width=100, record=True, file=io.StringIO())
@@ -158,7 +162,7 @@ def test_a_model_without_two_members_shows_none(worlds, model, logs):
             return jax.tree.map(lambda x: x[:1], super().predict_members(state, action))
 
     assert not is_ensemble(Alone(), spec)
-    results = evaluate(worlds.Linear(), None, spec, logs, logs, None, OPTIONS)
-    assert results.uncertainty is None and to_json(results)["uncertainty"] is None
+    results = evaluate(context_of(worlds.Linear(), logs, OPTIONS))
+    assert "uncertainty" not in results.sections and to_json(results)["uncertainty"] is None
     for text in (page(results), markdown(results)):
         assert "ncertainty" not in text

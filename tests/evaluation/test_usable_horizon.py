@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from worldmodel.evaluation.sections.usable_horizon import usable_horizon
 from worldmodel.evaluation.starts import PredictionStarts
 from worldmodel.evaluation.statistics import Bootstrap
-from worldmodel.evaluation.usable_horizon import usable_horizon
 
 LAST = 20
 
@@ -57,7 +57,7 @@ def test_short_episodes_count_as_long_as_they_are_known():
     assert found.percentiles[50].value == 15 and found.percentiles[5].value == 15
 
 
-def test_results_are_plain_json():
-    found = usable_horizon(*made([5, 9], [LAST] * 2), Bootstrap(200)).to_json()
+def test_every_percentile_has_a_name_in_results_json():
+    found = usable_horizon(*made([5, 9], [LAST] * 2), Bootstrap(200)).numbers()
     assert found.keys() == {"p5", "p50", "p95", "censored", "max_horizon"}
-    assert found["p50"]["value"] == 5
+    assert found["p50"].value == 5

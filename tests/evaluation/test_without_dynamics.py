@@ -12,7 +12,7 @@ import pytest
 from worldmodel import models
 from worldmodel.config import EvaluationOptions
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.evaluation import evaluate, write
+from worldmodel.evaluation import Context, evaluate, write
 from worldmodel.models.observed import ObservedOptions
 from worldmodel.policies.actor_critic import ActorCriticOptions, build_heads
 
@@ -27,7 +27,7 @@ def test_a_family_without_dynamics_is_judged_by_returns_alone(
     model = models.build(ObservedOptions(), spec, KEY)
     actor, _ = build_heads(ActorCriticOptions(layers=1), model, spec.action, KEY, jnp.float32)
     options = EvaluationOptions(episodes=2, resamples=100)
-    results = evaluate(model, actor, spec, pendulum, pendulum, environment, options)
+    results = evaluate(Context(model, actor, spec, pendulum, pendulum, environment, options))
     write(results, tmp_path)
     found = json.loads((tmp_path / "results.json").read_text())
     assert found["prediction"] == {} and "no dynamics" in found["notes"][0]

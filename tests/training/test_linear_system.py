@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import jax
 import numpy as np
 import pytest
 
@@ -11,7 +10,8 @@ from worldmodel.data.loader import DeviceLoader
 from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.evaluation.prediction import evaluate_open_loop
+from worldmodel.evaluation import Context
+from worldmodel.evaluation.sections.prediction import Prediction
 from worldmodel.models.rssm import RSSMOptions
 from worldmodel.training import mesh as meshes
 from worldmodel.training.dispatch import make_dispatch, stage_keys
@@ -73,7 +73,8 @@ def test_the_error_approaches_that_of_the_true_system() -> None:
     model = trained_modules(learner, state)["model"]
 
     judged = EvaluationOptions(horizons=[1], context=8, starts_per_episode=20, num_samples=32)
-    result = evaluate_open_loop(model, spec, held_out, judged, jax.random.key(0)).observations["x"]
+    context = Context(model, None, spec, held_out, held_out, None, judged)
+    result = Prediction.run(context).observations["x"]
     scale = np.mean(np.square(NOISE / np.asarray(spec.observations["x"].std)))
     # The median over starts of the norm of two independent normals, each of the noise's size.
     best = np.sqrt(scale) * np.sqrt(np.log(2))

@@ -23,7 +23,7 @@ from worldmodel.aggregate.runs import find_runs, read_runs
 from worldmodel.config import help as help_text
 from worldmodel.config.arguments import HELP_FLAGS, Arguments, parse_options
 from worldmodel.errors import CheckpointError
-from worldmodel.evaluation.report_files import Report, write_report
+from worldmodel.evaluation.report_files import Report, to_plain, write_report
 
 DESCRIPTION = """
 Puts the scores of finished runs together, over tasks and training seeds: interquartile mean, mean,
@@ -75,12 +75,12 @@ def _publish(found: AggregateResults, folder: Path) -> None:
 
     write_report(
         Report(
-            ", ".join(found.methods),
-            summarize(found),
-            aggregate_tables(found),
-            [how(found), *found.table.notes],
-            found.to_json(),
-            aggregated_page(found),
+            title=", ".join(found.methods),
+            summary=summarize(found),
+            tables=aggregate_tables(found),
+            notes=[how(found), *found.table.notes],
+            json=to_plain(found.document()),
+            page=aggregated_page(found),
         ),
         folder,
         "aggregate",

@@ -124,7 +124,10 @@ def _known(runs: Sequence[EvaluatedRun], by: Sequence[str]) -> list[str]:
     def faults() -> Iterator[str]:
         for key in by:
             if f"{key}.name" in known:
-                yield f"group_by={key}: holds several options; accepted: one of them, such as {key}.name"
+                yield (
+                    f"group_by={key}: holds several options; accepted: one of them, such as "
+                    f"{key}.name"
+                )
             elif key not in known:
                 yield f"group_by={unknown_option(key, known)}"
 

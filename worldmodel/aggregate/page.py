@@ -6,9 +6,8 @@ import numpy as np
 
 from worldmodel.aggregate.results import AggregateResults, aggregate_tables, how, summarize
 from worldmodel.config import MAX_COMPARED_RUNS
-from worldmodel.evaluation.figures import figure, interval_bars
-from worldmodel.evaluation.report import document, header, section, table, words
-from worldmodel.evaluation.svg import Panel
+from worldmodel.evaluation.figures import Panel, figure, interval_bars
+from worldmodel.evaluation.html import document, folded, header, notes, section, table, words
 
 
 def aggregated_page(found: AggregateResults) -> str:
@@ -20,7 +19,7 @@ def aggregated_page(found: AggregateResults) -> str:
         header(title, f"{found.score} on {', '.join(found.table.tasks)}", summarize(found)),
         section("Scores", _figures(found, colors)),
         section("In numbers", "".join(map(table, aggregate_tables(found)))),
-        "".join(f"<p class=note>{words(note)}</p>" for note in (how(found), *found.table.notes)),
+        notes([how(found), *found.table.notes]),
         _methods(found),
     ]
     return document(title, "".join(body))
@@ -69,4 +68,4 @@ def _methods(found: AggregateResults) -> str:
         f"<dt>{words(method)}</dt><dd>{words(', '.join(found.table.runs.get(method, [])))}</dd>"
         for method in found.methods
     )
-    return f"<details><summary>Runs of each method</summary><dl>{runs}</dl></details>"
+    return folded("Runs of each method", f"<dl>{runs}</dl>")

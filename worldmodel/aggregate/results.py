@@ -11,16 +11,15 @@ from typing import Any
 import numpy as np
 
 from worldmodel.aggregate.methods import ScoreTable
-from worldmodel.evaluation.aggregates import (
+from worldmodel.aggregate.statistics import (
     aggregate,
-    note_on_seeds,
     performance_profile,
     probability_of_improvement,
 )
 from worldmodel.evaluation.result_table import ResultTable, listed
-from worldmodel.evaluation.statistics import SEEDS, Bootstrap, Estimate, finite_or_none
+from worldmodel.evaluation.statistics import SEEDS, Bootstrap, Estimate, note_on_seeds
 
-TARGET = 100.0  # of normalised scores: what the better return of the reference scores
+TARGET = 100.0  # of normalized scores: what the better return of the reference scores
 THRESHOLDS = 51  # of a performance profile
 EVEN = 0.5  # probability of improvement of two methods that are alike
 AGGREGATES = {
@@ -35,7 +34,7 @@ AGGREGATES = {
 class AggregateResults:
     """What the scores of several methods come to; methods are in the order of their IQM.
 
-    numbers: method -> iqm, mean, median and, of normalised scores, optimality_gap
+    numbers: method -> iqm, mean, median and, of normalized scores, optimality_gap
     by_task: method -> the mean over seeds on each task
     improvement: ours -> theirs -> how probable it is that a run of ours beats one of theirs
     profiles: method -> the share of scores above each of `thresholds`
@@ -55,7 +54,7 @@ class AggregateResults:
 
     @property
     def score(self) -> str:
-        return "normalised score" if self.table.normalized else "return"
+        return "normalized score" if self.table.normalized else "return"
 
     @property
     def where(self) -> str:
@@ -66,33 +65,34 @@ class AggregateResults:
         """Those over which its probability of improvement is above one half, with the interval."""
         return {other: n for other, n in self.improvement[method].items() if n.low > EVEN}
 
-    def to_json(self) -> dict[str, Any]:
-        """`methods.METHOD.{iqm, mean, median, optimality_gap, tasks, scores, seeds, runs}`, scores
-        (seeds, tasks); `probability_of_improvement.OURS.THEIRS`; `performance_profiles.{thresholds, METHOD}`.
+    def document(self) -> dict[str, Any]:
+        """aggregate.json: `methods.METHOD.{iqm, mean, median, optimality_gap, tasks, scores, seeds,
+        runs}` with scores (seeds, tasks), `probability_of_improvement.OURS.THEIRS`, and
+        `performance_profiles.{thresholds, METHOD}`.
         """
+        profiles = {
+            method: {end: [getattr(n, end) for n in numbers] for end in ("value", "low", "high")}
+            for method, numbers in self.performance_profiles.items()
+        }
         return {
             "summary": summarize(self),
             "score": "normalized" if self.table.normalized else "return",
             "group_by": self.table.group_by,
             "tasks": self.table.tasks,
             "confidence": self.confidence,
-            "methods": {method: self._of(method) for method in self.methods},
-            "probability_of_improvement": {
-                ours: {theirs: number.to_json() for theirs, number in others.items()}
-                for ours, others in self.improvement.items()
+            "methods": {
+                method: numbers
+                | {
+                    "tasks": self.by_task[method],
+                    "scores": self.table.scores[method],
+                    "seeds": len(self.table.scores[method]),
+                    "runs": self.table.runs.get(method, []),
+                }
+                for method, numbers in self.numbers.items()
             },
-            "performance_profiles": {"thresholds": self.thresholds.tolist()}
-            | {method: _columns(numbers) for method, numbers in self.performance_profiles.items()},
+            "probability_of_improvement": self.improvement,
+            "performance_profiles": {"thresholds": self.thresholds} | profiles,
             "notes": self.table.notes,
-        }
-
-    def _of(self, method: str) -> dict[str, Any]:
-        scores = self.table.scores[method]
-        return {name: number.to_json() for name, number in self.numbers[method].items()} | {
-            "tasks": {task: number.to_json() for task, number in self.by_task[method].items()},
-            "scores": scores.tolist(),
-            "seeds": len(scores),
-            "runs": self.table.runs.get(method, []),
         }
 
 
@@ -201,8 +201,3 @@ def how(found: AggregateResults) -> str:
         "seeds within tasks."
     )
     return " ".join(said)
-
-
-def _columns(numbers: list[Estimate]) -> dict[str, list[float | None]]:
-    ends = ("value", "low", "high")
-    return {end: [finite_or_none(getattr(number, end)) for number in numbers] for end in ends}

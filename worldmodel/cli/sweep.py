@@ -191,4 +191,7 @@ def _policy_return(config: Config) -> dict | None:
     results = Path(config.runs_dir) / config.name / "evaluation" / "results.json"
     if not _has_return(config) or not results.exists():
         return None
-    return json.loads(results.read_text())["returns"]["policy"]
+    from worldmodel.evaluation.statistics import Estimate
+
+    found = json.loads(results.read_text())
+    return Estimate.from_json(found["returns"]["policy"], found.get("methods", ())).to_json()

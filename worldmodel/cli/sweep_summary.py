@@ -53,7 +53,7 @@ def summarize(folder: Path, options: EvaluationOptions) -> str:
 
 def table(jobs: list[JobResult], options: EvaluationOptions) -> str:
     """Returns Markdown, with one row for jobs that differ only in their seed."""
-    from worldmodel.evaluation.aggregates import note_on_seeds
+    from worldmodel.evaluation.statistics import note_on_seeds
 
     common = set.intersection(*(set(_settings(job)) for job in jobs))
     groups: dict[str, list[JobResult]] = {}

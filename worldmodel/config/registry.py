@@ -28,11 +28,13 @@ PACKAGES = {
     "data": "worldmodel.data.readers",
     "model": "worldmodel.models",
     "policy": "worldmodel.policies",
+    "section": "worldmodel.evaluation.sections",
 }
 # Groups whose options depend on the choice, and those with one set of options.
 SCHEMA_GROUPS = ("data", "model", "policy")
 FIXED = {"training": TrainingOptions, "logging": LoggingOptions, "evaluation": EvaluationOptions}
 PLUGINS = "worldmodel.plugins"  # the group of entry points
+NO_OPTIONS = type(None)  # what an entry has that needs none, such as a section
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,17 @@ _entries: dict[str, dict[str, Entry]] = {group: {} for group in PACKAGES}
 
 
 def register(
-    group: str, name: str, options: type, **details: Any
+    group: str, name: str, options: type = NO_OPTIONS, **details: Any
 ) -> Callable[[Registered], Registered]:
-    """A decorator that adds a choice to a group: `data`, `model` or `policy`.
+    """A decorator that adds a choice to a group: `data`, `model`, `policy` or `section`.
 
     name: the choice, as in `model=koopman`
     options: the dataclass of its options, not registered before
     details: for a policy algorithm, `joint`, its learner that trains the model too; for a reader,
         all optional: `source`, the option that VALUE sets in a source FORMAT:VALUE (default:
         `path`); `endings` of its files; `recognizes`, from a folder to whether the format reads it;
-        `listing`, from a folder to lines for `python -m worldmodel.data list`
+        `listing`, from a folder to lines for `python -m worldmodel.data list`;
+        for a section, `order`, its place in the report
 
     Raises ValueError if the name or the options are registered already. The file of a model family:
 
@@ -80,7 +83,11 @@ def register(
 
     def add(target: Registered) -> Registered:
         entries = _entries[group]
-        taken = [e for e in entries.values() if e.name == name or e.options is options]
+        taken = [
+            entry
+            for entry in entries.values()
+            if entry.name == name or (options is not NO_OPTIONS and entry.options is options)
+        ]
         if any(_place(entry.target) != _place(target) for entry in taken):
             raise ValueError(f"{group}={name}: registered already, as {taken[0].target}")
         entries[name] = Entry(name, options, target, details)

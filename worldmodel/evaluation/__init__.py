@@ -1,4 +1,4 @@
-"""How good a model and a policy are, with n and interval: prediction, returns, and the report."""
+"""Evaluation of a model and a policy, with n and an interval for every number, and its report."""
 
 from __future__ import annotations
 
@@ -7,28 +7,25 @@ from typing import Any
 
 _HOMES = {
     "Bootstrap": "statistics",
-    "aggregate": "aggregates",
-    "performance_profile": "aggregates",
-    "probability_of_improvement": "aggregates",
+    "Context": "section",
     "Estimate": "statistics",
     "Provenance": "results",
     "Results": "results",
+    "Section": "section",
     "evaluate": "evaluator",
     "evaluate_loaded": "evaluator",
-    "evaluate_run": "evaluator",
     "model_policy": "returns",
-    "evaluate_open_loop": "prediction",
-    "run_episodes": "returns",
+    "open_loop_errors": "sampled_rollouts",
     "random_policy": "returns",
     "render": "evaluator",
-    "open_loop_errors": "prediction",
+    "run_episodes": "returns",
     "write": "evaluator",
 }
 __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    """Imported when first used: the bootstrap needs no JAX."""
+    """Imports on first use: the bootstrap needs no JAX."""
     if name in _HOMES:
         return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -48,9 +48,6 @@ class MedianWithQuartiles:
         lower, upper = bootstrap.clustered_many(spread, clusters, f"quartile {what}", "starts")
         return cls(found, (lower, upper))
 
-    def to_json(self) -> dict[str, Any]:
-        return self.median.to_json() | {"quartiles": [q.to_json() for q in self.quartiles]}
-
 
 @dataclass(frozen=True)
 class ActionSequenceRanking:
@@ -67,16 +64,6 @@ class ActionSequenceRanking:
     sequence_length: int
     constant_return_starts: int
     unreproducible_starts: int
-
-    def to_json(self) -> dict[str, Any]:
-        measures = {"spearman": self.spearman.to_json(), "regret": self.regret.to_json()}
-        counts = (
-            "num_action_sequences",
-            "sequence_length",
-            "constant_return_starts",
-            "unreproducible_starts",
-        )
-        return measures | {name: getattr(self, name) for name in counts}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""Policies of different quality, made from a run's own, that act alike in a model and in the world.
-
-Where to start is the same in both: the model is shown the first observation of every episode.
+"""Candidate policies of different quality, made from a run's own, that act in a model and in the
+real environment alike: from the first observation of the same episodes. One of them is cloned from
+the dataset.
 """
 
 from __future__ import annotations
@@ -13,17 +13,26 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 
 from worldmodel.data.spec import ActionSpec, DataSpec
-from worldmodel.data.windows import Window
+from worldmodel.data.trajectories import Trajectories
+from worldmodel.data.windows import Window, build_window_index, gather_windows, step_arrays
 from worldmodel.environments.real import Observation
 from worldmodel.evaluation.rank_metrics import ImaginedReturn
 from worldmodel.evaluation.returns import StatePolicy
 from worldmodel.models.interface import State, WorldModel
+from worldmodel.nn.heads import ActionHead
+from worldmodel.nn.learner import Params, split_module
 
 NOISE = (0.1, 0.25, 0.5, 0.75)  # shares of actions that are drawn at random
 WEIGHTS = (0.5, 1.0, 2.0)  # noise on parameters, in standard deviations of each array
+# Behavior cloning
+WINDOWS, ROWS = 256, 32  # of the dataset, evenly spaced
+AT_ONCE = 8  # windows: an image of each row is held at full size, with dozens of channels
+UNITS, LAYERS = 128, 2
+UPDATES, BATCH, LEARNING_RATE = 500, 256, 1e-3
 
 
 class EpsilonPolicy(nnx.Module):
@@ -155,3 +164,52 @@ def _disturbed(policy: nnx.Module, scale: float) -> nnx.Module:
         return jax.device_put(values + scale * values.std() * noise, x.sharding)
 
     return nnx.merge(definition, jax.tree.map(moved, params))
+
+
+def clone_policy(
+    model: WorldModel, spec: DataSpec, dataset: Trajectories, key: jax.Array
+) -> ActionHead:
+    """Behavior cloning: maximizes the likelihood of the logged actions, given the features of some
+    windows of the dataset.
+    """
+    index = build_window_index(dataset, ROWS)
+    chosen = np.linspace(0, index.count - 1, min(WINDOWS, index.count)).astype(int)
+    window = gather_windows(
+        step_arrays(dataset), index.starts[chosen], index.valid_lengths[chosen], ROWS
+    )
+    build_key, key = jax.random.split(key)
+    head = ActionHead(
+        model.feature_size, spec.action, UNITS, LAYERS, rngs=nnx.Rngs(params=build_key)
+    )
+    definition, _ = split_module(head)
+    return nnx.merge(definition, _trained(model, head, window, key))
+
+
+@nnx.jit
+def _trained(model: WorldModel, head: ActionHead, window: Window, key: jax.Array) -> Params:
+    observe_key, key = jax.random.split(key)
+
+    def features_of(given: tuple[Window, jax.Array]) -> jax.Array:
+        window, key = given
+        return model.features(model.observe(jax.tree.map(lambda x: x[None], window), key))[0]
+
+    keys = jax.random.split(observe_key, len(window.mask))
+    features = jax.lax.map(features_of, (window, keys), batch_size=AT_ONCE)
+    features = features.reshape(-1, features.shape[-1])
+    actions = window.action.reshape(len(features), *window.action.shape[2:])
+    taken = (window.mask & ~window.is_last).ravel()  # the last step of an episode has no action
+    shares = taken / taken.sum()
+    definition, params = split_module(head)
+    optimizer = optax.adam(LEARNING_RATE)
+
+    def loss(params: Params, rows: jax.Array) -> jax.Array:
+        return -nnx.merge(definition, params)(features[rows]).log_prob(actions[rows]).mean()
+
+    def update(carry: tuple[Params, optax.OptState], key: jax.Array) -> tuple:
+        params, state = carry
+        rows = jax.random.choice(key, len(features), (BATCH,), p=shares)
+        updates, state = optimizer.update(jax.grad(loss)(params, rows), state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    begun = (params, optimizer.init(params))
+    return jax.lax.scan(update, begun, jax.random.split(key, UPDATES))[0][0]

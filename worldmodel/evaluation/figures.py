@@ -1,24 +1,28 @@
-"""The report's figures, each a grid of small panels as HTML."""
+"""The figures of reports: small panels as inline SVG (axes, lines, bands, points), and images.
+
+A panel is drawn for the width of a phone, and coloured by the page's style sheet; a page lays
+several side by side where there is room.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import base64
+import io
+import math
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
+from PIL import Image
 
-from worldmodel.evaluation.calibration import Calibration
-from worldmodel.evaluation.gif import concatenate_frames, gif
-from worldmodel.evaluation.policy_ranking import PolicyRanking
-from worldmodel.evaluation.prediction import ExampleRollout, ObservationPrediction
-from worldmodel.evaluation.results import AgentReturns
-from worldmodel.evaluation.spectrum import KEPT_AFTER, Spectrum
 from worldmodel.evaluation.statistics import Estimate
-from worldmodel.evaluation.svg import Panel, extent, png
 
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 8, 34
 MOST_DIMENSIONS = 4  # of a vector drawn over time
-MOST_DOTS = 200  # single returns in a row
 MOST_FRAMES = 6  # of an image strip
 MOST_POINTS = 200  # of a training curve
 CURVES = (
@@ -32,17 +36,19 @@ CURVES = (
     "policy/return",
     "policy/entropy",
 )
-CALIBRATION = (
-    "Calibration of sampled futures. Rank of the truth among the samples: level if they are drawn "
-    "from what can happen, high at both ends where they are too sure, in the middle where they are "
-    "too wide. Coverage: how often an interval of the samples holds the truth; on the line if it "
-    "is right, below where it is too sure. Bands are intervals of these shares."
-)
-COLORS = {"policy": "model", "planner": "model", "dataset": "logs", "random": "baseline"}
+# A GIF has the first of these numbers of frames, evenly spaced, that is at most MOST_BYTES.
+FRAMES = (60, 40, 25, 15, 8)
+MOST_BYTES = 300_000
+LARGEST = 96  # pixels of a frame's height
+MILLISECONDS = 100  # of a frame
+COLOURS = 96
+GAP = 2  # pixels between two images side by side
 
 
-def figure(caption: str, panels: Iterable[tuple[str, str]], legend: Sequence[tuple[str, str]] = ()):
-    """A captioned grid of (title, drawing); `legend` names colour classes."""
+def figure(
+    caption: str, panels: Iterable[tuple[str, str]], legend: Sequence[tuple[str, str]] = ()
+) -> str:
+    """HTML: a captioned grid of (title, drawing); `legend` names the colour classes."""
     cells = "".join(
         f'<div class="panel"><h4>{escape(title)}</h4>{drawing}</div>' for title, drawing in panels
     )
@@ -55,9 +61,9 @@ def figure(caption: str, panels: Iterable[tuple[str, str]], legend: Sequence[tup
 
 
 def interval_bars(
-    numbers: dict[str, Estimate], colors: dict[str, str], label: str, x_title: str
+    numbers: Mapping[str, Estimate], colors: Mapping[str, str], label: str, x_title: str
 ) -> str:
-    """A row a run or method: its value, and its interval if it has one."""
+    """A row for each run or method: its value, and its interval if it has one."""
     ends = {
         name: [x if np.isfinite(x) else n.value for x in (n.low, n.high)] + [n.value]
         for name, n in numbers.items()
@@ -74,283 +80,6 @@ def interval_bars(
     for row, (name, (low, high, value)) in enumerate(ends.items()):
         panel.bar(low, high, value, len(ends) - 1 - row, colors[name])
     return panel.svg()
-
-
-def horizon_curves(predictions: dict[str, ObservationPrediction]) -> str:
-    """Error by horizon: model against persistence and climatology."""
-    panels = [(key, _horizon_panel(key, judged)) for key, judged in predictions.items()]
-    legend = [("model", "model"), ("baseline", "persistence")]
-    if any(judged.curve.climatology is not None for judged in predictions.values()):
-        legend.append(("logs", "climatology (median only)"))
-    return figure(
-        "Error by horizon: median over starts, and the quartiles as a band. Persistence repeats "
-        "the last seen observation; climatology is always the training mean.",
-        panels,
-        legend,
-    )
-
-
-def _horizon_panel(key: str, judged: ObservationPrediction) -> str:
-    curve = judged.curve
-    steps = np.arange(1, curve.model.shape[1] + 1)
-    _, top = extent(curve.model, curve.persistence)
-    unit = "error / pixel range" if "pixel" in judged.unit else "error / training std"
-    panel = Panel(
-        (min(1, steps[-1] - 1), steps[-1]),
-        (0, top),
-        label=f"{key}: error of model and persistence by horizon",
-        x_title="steps ahead",
-        y_title=unit,
-        width=400,
-        height=250,
-    )
-    panel.band(steps, curve.persistence[0], curve.persistence[2], "baseline")
-    panel.band(steps, curve.model[0], curve.model[2], "model")
-    if curve.climatology is not None:
-        panel.line(steps, curve.climatology[1], "logs dashed")
-    panel.line(steps, curve.persistence[1], "baseline")
-    panel.line(steps, curve.model[1], "model")
-    return panel.svg()
-
-
-def calibration(predictions: dict[str, ObservationPrediction]) -> str:
-    """Of each observation with sampled futures, at the shortest, a middle and the longest horizon:
-    where the truth ranks among the samples, and how often it is inside an interval.
-    """
-    panels = []
-    for key, judged in predictions.items():
-        horizons = list(judged.calibration)
-        for h in dict.fromkeys(horizons[i] for i in (0, len(horizons) // 2, -1) if horizons):
-            found = judged.calibration[h]
-            name = f"{key} \u00b7 +{h}"
-            panels.append((f"{name}: rank of the truth", _rank_panel(name, found)))
-            if found.coverage:
-                panels.append((f"{name}: coverage", _coverage_panel(name, found)))
-    return figure(CALIBRATION, panels) if panels else ""
-
-
-def _rank_panel(name: str, found: Calibration) -> str:
-    """Shares times their number: 1 where samples and truth are alike."""
-    count = len(found.rank_histogram)
-    low, value, high = (
-        np.array([getattr(rank, end) for rank in found.rank_histogram]) * count
-        for end in ("low", "value", "high")
-    )
-    panel = Panel(
-        (-0.5, count - 0.5),
-        (0, max(2.0, extent(high, value)[1])),
-        label=f"{name} steps: how often the truth has each rank among the samples",
-        x_title="samples below the truth",
-        y_title="share / uniform share",
-        height=180,
-    )
-    edges = np.repeat(np.arange(count + 1) - 0.5, 2)[1:-1]
-    low, value, high = (np.repeat(x, 2) for x in (low, value, high))
-    panel.band(edges, low, high, "model")
-    panel.line(edges, value, "model")
-    panel.line([-0.5, count - 0.5], [1, 1], "logs dashed")
-    return panel.svg()
-
-
-def _coverage_panel(name: str, found: Calibration) -> str:
-    nominal = np.array([found.nominal[level] for level in found.coverage])
-    low, value, high = (
-        np.array([getattr(number, end) for number in found.coverage.values()])
-        for end in ("low", "value", "high")
-    )
-    panel = Panel(
-        (0, 1),
-        (0, 1),
-        label=f"{name} steps: how often an interval holds the truth",
-        x_title="should hold",
-        y_title="holds",
-        height=180,
-    )
-    panel.line([0, 1], [0, 1], "logs dashed")
-    panel.band(nominal, low, high, "model")
-    panel.line(nominal, value, "model")
-    panel.dots(nominal, value, "model", 3)
-    return panel.svg()
-
-
-def example_rollouts(predictions: dict[str, ObservationPrediction]) -> str:
-    """A few starts: vectors over time with sampled futures, images moving and as strips."""
-    figures = []
-    for key, judged in predictions.items():
-        if not judged.examples:
-            continue
-        draw = _strips if judged.examples[0].real.ndim == 4 else _lines
-        figures.append(draw(key, judged.examples))
-    return "".join(figures)
-
-
-def _lines(key: str, examples: list[ExampleRollout]) -> str:
-    size = examples[0].real.shape[1]
-    spread = np.concatenate([e.real for e in examples]).std(0)
-    dimensions = np.sort(np.argsort(-spread, kind="stable")[:MOST_DIMENSIONS])
-    panels = [
-        (f"{key}[{d}] \u00b7 {e.name} start", _line_panel(key, int(d), e, examples))
-        for d in dimensions
-        for e in examples
-    ]
-    shown = f"The {len(dimensions)} of {size} dimensions that vary most. " if size > 4 else ""
-    return figure(
-        f"Imagined against real: {key}. {shown}{_which(examples)} Left of the dotted line the "
-        "model sees the log, right of it only the actions.",
-        panels,
-        [("real", "real"), ("model", "imagined (mean; thin: single futures)")],
-    )
-
-
-def _line_panel(key: str, d: int, example: ExampleRollout, examples: list[ExampleRollout]) -> str:
-    real, imagined = example.real[:, d], example.imagined[:, :, d]
-    ahead = np.arange(len(real)) - example.context_length + 1
-    panel = Panel(
-        (ahead[0], ahead[-1]),
-        extent(*(e.real[:, d] for e in examples), *(e.imagined[..., d] for e in examples)),
-        label=f"{key}[{d}], {example.name} start: imagined against real",
-        x_title="steps ahead",
-        height=180,
-    )
-    panel.rule(0)
-    future = ahead[example.context_length :]
-    for sample in imagined:
-        panel.line(future, sample, "model thin")
-    panel.line(ahead, real, "real")
-    panel.line(future, imagined.mean(0), "model")
-    return panel.svg()
-
-
-def _strips(key: str, examples: list[ExampleRollout]) -> str:
-    panels = [(f"{e.name} start", _strip(e)) for e in examples]
-    return figure(
-        f"Imagined against real: {key}. {_which(examples)} Moving: left real, right the mean "
-        "imagined future. Below, upper row real, lower row imagined; the number is how many steps "
-        "ahead.",
-        panels,
-    )
-
-
-def _strip(example: ExampleRollout) -> str:
-    horizon = example.imagined.shape[1]
-    steps = np.unique(np.geomspace(1, horizon, MOST_FRAMES).round().astype(int))
-    real = example.real[example.context_length :]
-    imagined = example.imagined.astype(np.float32).mean(0)
-    imagined = np.clip(np.nan_to_num(imagined), 0, 255).round().astype(np.uint8)
-    video = gif(concatenate_frames(real, imagined))
-    moving = f'<img class="moving" alt="real and imagined, {horizon} steps" src="{video}">'
-    heads = "".join(f"<span>+{step}</span>" for step in steps)
-    frames = "".join(
-        f'<img alt="{who}, {step} steps ahead" src="{png(image)}">'
-        for who, images in (("real", real), ("imagined", imagined))
-        for step, image in zip(steps, images[steps - 1], strict=True)
-    )
-    return f'{moving}<div class="strip" style="--frames:{len(steps)}">{heads}{frames}</div>'
-
-
-def _which(examples: list[ExampleRollout]) -> str:
-    if len(examples) < 3:
-        return f"{len(examples)} held-out start(s)."
-    return (
-        "Three held-out starts, at the 25th, 50th and 75th percentile of the model's error at the "
-        "longest horizon."
-    )
-
-
-def returns_by_agent(returns: dict[str, AgentReturns]) -> str:
-    """A dot an episode; a diamond and a bar for the mean and its interval."""
-    values = {name: _spread(r.episodes) for name, r in returns.items()}
-    names = list(returns)
-    panel = Panel(
-        extent(*values.values()),
-        (-0.6, len(names) - 0.4),
-        label="Returns of single episodes, and means with intervals",
-        x_title="undiscounted return of an episode",
-        width=400,
-        height=50 + 48 * len(names),
-        left=64,
-        y_ticks=False,
-    )
-    for row, name in enumerate(reversed(names)):
-        episodes, mean = values[name], returns[name].mean
-        # A fixed, even jitter keeps equal returns apart: the golden ratio's multiples.
-        jitter = (np.arange(len(episodes)) * 0.6180339887 % 1 - 0.5) * 0.5
-        panel.dots(episodes, row + jitter, COLORS[name])
-        ends = [x if np.isfinite(x) else mean.value for x in (mean.low, mean.high)]
-        panel.bar(*ends, mean.value, row, COLORS[name])
-        panel.text(4, row, name, COLORS[name])
-    few = any(len(r.episodes) > MOST_DOTS for r in returns.values())
-    return figure(
-        "A dot for every episode"
-        + (f" (at most {MOST_DOTS}, evenly picked by rank)" if few else "")
-        + "; the diamond is the mean, the bar its interval.",
-        [("", panel.svg())],
-    )
-
-
-def imagined_and_real_returns(decision: PolicyRanking) -> str:
-    """A cross a policy: its imagined return over its real one, with both intervals."""
-    pairs = list(decision.policies.values())
-    ends = [[(x.value, x.low, x.high) for x in (both.real, both.imagined)] for both in pairs]
-    real, imagined = np.moveaxis(np.array(ends), 1, 0)  # (policies, 3) each
-    span = extent(real, imagined)
-    panel = Panel(
-        span,
-        span,
-        label="Imagined against real return of every policy",
-        x_title=f"real return after {decision.steps:,} steps",
-        y_title="imagined return",
-        width=400,
-        height=374,  # so that a unit is as long upwards as across
-        left=52,
-    )
-    panel.line(span, span, "logs dashed")
-    for (x, *x_ends), (y, *y_ends) in zip(real, imagined, strict=True):
-        panel.line(x_ends, [y, y], "model thin")
-        panel.line([x, x], y_ends, "model thin")
-    panel.dots(real[:, 0], imagined[:, 0], "model", 3.5)
-    return figure(
-        "A dot for every policy, its mean return in the model over that in the real environment, "
-        "and their intervals. On the dashed line both are the same; a ranking needs only that the "
-        "dots rise together.",
-        [("", panel.svg())],
-    )
-
-
-def _spread(values: np.ndarray) -> np.ndarray:
-    """At most MOST_DOTS of the values, by rank."""
-    ordered = np.sort(values)
-    if len(ordered) <= MOST_DOTS:
-        return np.asarray(values)
-    return ordered[np.linspace(0, len(ordered) - 1, MOST_DOTS).astype(int)]
-
-
-def unit_disc(spectrum: Spectrum) -> str:
-    """Eigenvalues of a step, and their conjugates, in the complex plane."""
-    edge = 1.08 * max(1.0, spectrum.magnitude.max())
-    panel = Panel(
-        (-edge, edge),
-        (-edge, edge),
-        label="Eigenvalues of a step of the latent in the unit disc",
-        x_title="real part",
-        y_title="imaginary part",
-        width=360,
-        height=348,  # so that a unit is as long upwards as across
-    )
-    turn, half_life = np.linspace(0, 2 * np.pi, 121), KEPT_AFTER[0]
-    for radius, form in ((1, "logs"), (0.5 ** (1 / half_life), "logs dashed")):
-        panel.line(radius * np.cos(turn), radius * np.sin(turn), form)
-    turning = spectrum.imaginary != 0  # a real eigenvalue is its own conjugate
-    real = np.concatenate([spectrum.real, spectrum.real[turning]])
-    imaginary = np.concatenate([spectrum.imaginary, -spectrum.imaginary[turning]])
-    panel.dots(real, imaginary, "model", 3)
-    return figure(
-        "Eigenvalues of one step of the latent, for the action 0: a dot and its mirror image are a "
-        "mode. The distance from the centre is the share that a step keeps, all of it on the "
-        f"circle; outside the dashed one more than half is left after {half_life} steps. The angle "
-        "is how far a step turns.",
-        [("", panel.svg())],
-    )
 
 
 def training_curves(rows: list[dict[str, Any]]) -> str:
@@ -378,3 +107,216 @@ def _training_panel(rows: list[dict[str, Any]], stage: str, name: str) -> str:
     )  # fmt: skip
     panel.line(steps, values, "real")
     return panel.svg()
+
+
+class Panel:
+    """One pair of axes over the ranges `x` and `y`. Marks take the name of a colour class."""
+
+    def __init__(
+        self,
+        x: tuple[float, float],
+        y: tuple[float, float],
+        *,
+        label: str,
+        x_title: str = "",
+        y_title: str = "",
+        width: int = 360,
+        height: int = 220,
+        left: int = LEFT,
+        y_ticks: bool = True,
+    ):
+        self.x, self.y = _wide(x), _wide(y)
+        self.label, self.width, self.height, self.left = label, width, height, left
+        self.parts: list[str] = []
+        self._axes(x_title, y_title, y_ticks)
+
+    def at(self, x: float, y: float) -> tuple[float, float]:
+        """Data to pixels."""
+        across = (x - self.x[0]) / (self.x[1] - self.x[0])
+        up = (y - self.y[0]) / (self.y[1] - self.y[0])
+        return (
+            self.left + across * (self.width - self.left - RIGHT),
+            TOP + (1 - up) * (self.height - TOP - BOTTOM),
+        )
+
+    def line(self, xs: ArrayLike, ys: ArrayLike, color: str) -> None:
+        """Broken where a value is not finite."""
+        pen, path = "M", []
+        for x, y in _points(xs, ys):
+            if not math.isfinite(y):
+                pen = "M"
+                continue
+            path.append(f"{pen}{_point(*self.at(x, y))}")
+            pen = "L"
+        self.parts.append(f'<path class="line {color}" d="{"".join(path)}"/>')
+
+    def band(self, xs: ArrayLike, low: ArrayLike, high: ArrayLike, color: str) -> None:
+        upper, lower = _points(xs, high), _points(xs, low)
+        drawn = [i for i in range(len(upper)) if math.isfinite(upper[i][1] + lower[i][1])]
+        edge = [self.at(*upper[i]) for i in drawn] + [self.at(*lower[i]) for i in reversed(drawn)]
+        points = " ".join(_point(*p) for p in edge)
+        self.parts.append(f'<polygon class="band {color}" points="{points}"/>')
+
+    def dots(self, xs: ArrayLike, ys: ArrayLike, color: str, radius: float = 2.2) -> None:
+        for x, y in _points(xs, ys):
+            if not (math.isfinite(x) and math.isfinite(y)):
+                continue  # cannot be drawn
+            px, py = self.at(x, y)
+            self.parts.append(
+                f'<circle class="dot {color}" cx="{px:.1f}" cy="{py:.1f}" r="{radius}"/>'
+            )
+
+    def bar(self, low: float, high: float, middle: float, y: float, color: str) -> None:
+        """A horizontal interval with a mark at its value; nothing where they are not finite."""
+        if not all(map(math.isfinite, (low, high, middle))):
+            return
+        (x0, row), (x1, _), (xm, _) = self.at(low, y), self.at(high, y), self.at(middle, y)
+        self.parts.append(
+            f'<path class="interval {color}" d="M{x0:.1f},{row:.1f}H{x1:.1f}"/>'
+            f'<path class="mark {color}" d="M{xm:.1f},{row - 7:.1f}l6,7l-6,7l-6,-7z"/>'
+        )
+
+    def rule(self, x: float) -> None:
+        """A vertical line from top to bottom."""
+        px, _ = self.at(x, self.y[0])
+        self.parts.append(f'<path class="rule" d="M{px:.1f},{TOP}V{self.height - BOTTOM}"/>')
+
+    def text(self, x: float, y: float, words: str, color: str = "") -> None:
+        """Beside the left axis, at the height of `y`."""
+        _, row = self.at(self.x[0], y)
+        self.parts.append(
+            f'<text class="name {color}" x="{x}" y="{row + 4:.1f}">{escape(words)}</text>'
+        )
+
+    def svg(self) -> str:
+        return (
+            f'<svg role="img" aria-label="{escape(self.label)}" '
+            f'viewBox="0 0 {self.width} {self.height}">{"".join(self.parts)}</svg>'
+        )
+
+    def _axes(self, x_title: str, y_title: str, y_ticks: bool) -> None:
+        bottom, right = self.height - BOTTOM, self.width - RIGHT
+        for tick in ticks(*self.y, 4) if y_ticks else []:
+            _, py = self.at(self.x[0], tick)
+            self.parts.append(
+                f'<path class="grid" d="M{self.left},{py:.1f}H{right}"/>'
+                f'<text class="tick end" x="{self.left - 5}" y="{py + 3.5:.1f}">'
+                f"{_number(tick)}</text>"
+            )
+        for tick in ticks(*self.x, 5):
+            px, _ = self.at(tick, self.y[0])
+            self.parts.append(
+                f'<path class="axis" d="M{px:.1f},{bottom}v3"/>'
+                f'<text class="tick middle" x="{px:.1f}" y="{bottom + 14}">{_number(tick)}</text>'
+            )
+        self.parts.append(f'<path class="axis" d="M{self.left},{bottom}H{right}"/>')
+        middle = (self.left + right) / 2
+        self.parts.append(
+            f'<text class="title middle" x="{middle}" y="{self.height - 5}">'
+            f"{escape(x_title)}</text>"
+        )
+        if y_title:
+            self.parts.append(
+                f'<text class="title middle" transform="translate(10 {(TOP + bottom) / 2}) '
+                f'rotate(-90)">{escape(y_title)}</text>'
+            )
+
+
+def ticks(low: float, high: float, count: int) -> list[float]:
+    """About `count` round numbers inside [low, high]."""
+    raw = (high - low) / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(s * power for s in (1, 2, 2.5, 5, 10) if s * power >= raw * 0.999)
+    first = math.ceil(low / step - 1e-9)
+    return [i * step for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def extent(*arrays: np.ndarray, margin: float = 0.05) -> tuple[float, float]:
+    """The range of all finite values, a little widened."""
+    values = np.concatenate([np.ravel(a) for a in arrays]).astype(np.float64)
+    values = values[np.isfinite(values)]
+    low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
+    return float(low - margin * (high - low)), float(high + margin * (high - low))
+
+
+def _wide(limits: tuple[float, float]) -> tuple[float, float]:
+    """Limits that are not one and the same number."""
+    low, high = limits
+    return (low, high) if high > low else (low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2)
+
+
+def _points(xs: ArrayLike, ys: ArrayLike) -> list[tuple[float, float]]:
+    x, y = (np.asarray(values, np.float64).tolist() for values in (xs, ys))
+    return list(zip(x, y, strict=True))
+
+
+def _point(x: float, y: float) -> str:
+    return f"{x:.1f},{y:.1f}"
+
+
+def _number(value: float) -> str:
+    if value != 0 and not 1e-3 <= abs(value) < 1e6:
+        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e").replace("-", "\u2212")
+    if abs(value) >= 1e4:
+        return f"{value / 1000:g}k".replace("-", "\u2212")
+    return f"{value:g}".replace("-", "\u2212")
+
+
+# --------------------------------------------------------------------------------------- images
+
+
+def image_strip(real: np.ndarray, imagined: np.ndarray) -> str:
+    """Real images (H, ...) and sampled ones (S, H, ...): as one moving picture, and as rows."""
+    horizon = imagined.shape[1]
+    steps = np.unique(np.geomspace(1, horizon, MOST_FRAMES).round().astype(int))
+    mean = np.nan_to_num(imagined.astype(np.float32).mean(0))
+    mean = np.clip(mean, 0, 255).round().astype(np.uint8)
+    video = gif(concatenate_frames(real, mean))
+    moving = f'<img class="moving" alt="real and imagined, {horizon} steps" src="{video}">'
+    heads = "".join(f"<span>+{step}</span>" for step in steps)
+    frames = "".join(
+        f'<img alt="{kind}, {step} steps ahead" src="{png(image)}">'
+        for kind, images in (("real", real), ("imagined", mean))
+        for step, image in zip(steps, images[steps - 1], strict=True)
+    )
+    return f'{moving}<div class="strip" style="--frames:{len(steps)}">{heads}{frames}</div>'
+
+
+def png(image: np.ndarray) -> str:
+    """A data URI of a uint8 image (height, width, 1 or 3 channels; any other count: the first)."""
+    image = image if image.shape[-1] in (1, 3) else image[..., :1]
+    height, width, channels = image.shape
+    lines = np.concatenate([np.zeros((height, 1), np.uint8), image.reshape(height, -1)], 1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 9)), (b"IEND", b""))
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        for kind, body in chunks
+    )
+    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+
+
+def gif(frames: np.ndarray) -> str:
+    """A data URI of uint8 frames (T, height, width, C); of C other than 1 or 3, the first."""
+    for most in FRAMES:
+        kept = np.linspace(0, len(frames) - 1, min(len(frames), most)).round().astype(int)
+        first, *others = [_image(frames[i]) for i in kept]
+        file = io.BytesIO()
+        first.save(file, "GIF", save_all=True, append_images=others, duration=MILLISECONDS, loop=0)
+        if file.tell() <= MOST_BYTES:
+            break
+    return f"data:image/gif;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def concatenate_frames(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """(T, height, width, C) twice -> (T, height, 2 widths and a white gap, C)."""
+    gap = np.full((*left.shape[:2], GAP, left.shape[-1]), 255, np.uint8)
+    return np.concatenate([left, gap, right], 2)
+
+
+def _image(frame: np.ndarray) -> Image.Image:
+    frame = frame if frame.shape[-1] in (1, 3) else frame[..., :1]
+    image = Image.fromarray(np.ascontiguousarray(np.repeat(frame, 3 // frame.shape[-1], -1)))
+    if image.height > LARGEST:
+        image = image.resize((round(image.width * LARGEST / image.height), LARGEST))
+    return image.quantize(COLOURS, dither=Image.Dither.NONE)

@@ -7,7 +7,7 @@ is scored by the model's own dream flatters a bad model. The measures here take 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -91,9 +91,6 @@ class RankAgreement:
     regret: Estimate
     mmrv: Estimate
     bias: Estimate
-
-    def to_json(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name).to_json() for field in fields(self)}
 
 
 def rank_agreement(

@@ -1,39 +1,71 @@
-"""What was found of several runs, as files in a folder and in a terminal."""
+"""Results as plain JSON; reports of several runs, as files and in a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from rich.console import Console, Group
 from rich.text import Text
 
 from worldmodel.evaluation.result_table import ResultTable
+from worldmodel.evaluation.statistics import Annotated, Estimate, finite_or_none
 from worldmodel.system.storage import write_json, write_text_atomic
 
+FORMAT = 2  # of results.json and comparison.json
 NARROWEST = 100  # columns
 
 
 class Report(NamedTuple):
-    """The verdict, tables, notes, and the same as JSON and as a page."""
+    """Summary, tables and notes, and the same as JSON and as an HTML page."""
 
     title: str
-    verdict: Sequence[str]
-    sheets: Sequence[ResultTable]
+    summary: Sequence[str]
+    tables: Sequence[ResultTable]
     notes: Sequence[str]
     json: dict[str, Any]
     page: str
 
 
-def write_report(made: Report, folder: Path, name: str) -> None:
-    """Writes NAME.json, NAME.md and NAME.html, and shows what they hold."""
-    tables = [line for sheet in made.sheets for line in (sheet.markdown(), "")]
-    lines = [f"# {made.title}", "", *made.verdict, "", *tables, *made.notes, ""]
-    write_json(folder / f"{name}.json", made.json)
+def write_report(report: Report, folder: Path, name: str) -> None:
+    """Writes NAME.json, NAME.md and NAME.html, and prints summary, tables and notes."""
+    tables = [line for table in report.tables for line in (table.markdown(), "")]
+    lines = [f"# {report.title}", "", *report.summary, "", *tables, *report.notes, ""]
+    write_json(folder / f"{name}.json", report.json)
     write_text_atomic(folder / f"{name}.md", "\n".join(lines))
-    write_text_atomic(folder / f"{name}.html", made.page)
+    write_text_atomic(folder / f"{name}.html", report.page)
     console = Console(width=max(Console().width, NARROWEST))
-    shown = [sheet.to_rich() for sheet in made.sheets]
-    console.print(Group(*map(Text, made.verdict), *shown, *map(Text, made.notes)))
+    shown = [table.to_rich() for table in report.tables]
+    console.print(Group(*map(Text, report.summary), *shown, *map(Text, report.notes)))
     console.print(f"{name:<12} {folder / f'{name}.html'}", soft_wrap=True, highlight=False)
+
+
+def json_document(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Plain JSON with its format version, and the texts of methods, once each."""
+    methods: dict[str, int] = {}
+    plain = to_plain(tree, methods)
+    return {"format": FORMAT} | plain | {"methods": list(methods)}
+
+
+def to_plain(value: Any, methods: dict[str, int] | None = None) -> Any:
+    """Plain JSON of nested containers, dataclasses, arrays and estimates, with null for what is not
+    finite.
+
+    methods: collects the texts of methods by id; without it they stand at each estimate
+    """
+    if isinstance(value, Estimate):
+        return value.to_json(methods)
+    if isinstance(value, Annotated):
+        return value.estimate.to_json(methods) | to_plain(value.details, methods)
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(x, methods) for key, x in value.items()}
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [to_plain(x, methods) for x in value]
+    return finite_or_none(value) if isinstance(value, float) else value

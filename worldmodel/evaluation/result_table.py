@@ -1,10 +1,9 @@
-"""A table of words and numbers, for any kind of page. It says itself of how many values each
-number is.
-"""
+"""A table of texts and estimates for Markdown, HTML and terminals, which reports n by itself."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from rich import box
@@ -18,7 +17,7 @@ Cell = str | Estimate
 
 
 class Written(NamedTuple):
-    """A table in words alone."""
+    """A table of texts."""
 
     title: str
     header: list[str]
@@ -27,16 +26,19 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class ResultTable:
-    """`hidden_in_terminal` are columns that a terminal has no room for."""
+    """hidden_in_terminal: columns that a terminal has no room for
+    in_terminal: whether a terminal shows the table at all
+    """
 
     title: str
     header: list[str]
-    rows: list[list[Cell]]
+    rows: Sequence[Sequence[Cell]]
     hidden_in_terminal: tuple[str, ...] = ()
+    in_terminal: bool = True
 
     def formatted(self) -> Written:
-        """How many values numbers are of stands in the title where all are of as many, in a last
-        column where those of a row are, and else in each cell.
+        """n is in the title if it is the same everywhere, in a last column if it is the same within
+        each row, and else in each cell.
         """
         numbers = [[cell for cell in row if isinstance(cell, Estimate)] for row in self.rows]
         by_row = [list(dict.fromkeys(n.counted for n in row)) for row in numbers]
@@ -59,10 +61,12 @@ class ResultTable:
     def _brief(self) -> list[list[str]]:
         return [[c.brief if isinstance(c, Estimate) else c for c in row] for row in self.rows]
 
-    def markdown(self) -> str:
+    def markdown(self, heading: str = "##") -> str:
         title, header, rows = self.formatted()
         lines = [header, ["---:"] * len(header), *rows]
-        return "\n".join([f"## {title}", "", *(f"| {' | '.join(cells)} |" for cells in lines)])
+        return "\n".join(
+            [f"{heading} {title}", "", *(f"| {' | '.join(cells)} |" for cells in lines)]
+        )
 
     def to_rich(self) -> RenderableType:
         """Without the columns that are hidden_in_terminal."""
@@ -78,7 +82,19 @@ class ResultTable:
         """Without the columns that are hidden_in_terminal."""
         kept = [i for i, name in enumerate(self.header) if name not in self.hidden_in_terminal]
         rows = [[row[i] for i in kept] for row in self.rows]
-        return ResultTable(self.title, [self.header[i] for i in kept], rows)
+        return replace(self, header=[self.header[i] for i in kept], rows=rows)
+
+
+def table_by_horizon(
+    title: str,
+    rows: Mapping[int, Mapping[str, Estimate]],
+    hidden: Sequence[str] = (),
+    of: str = "steps",
+) -> ResultTable:
+    """A row for every horizon; `hidden` columns are not shown in a terminal."""
+    header = list(next(iter(rows.values())))
+    cells: list[list[Cell]] = [[str(h), *row.values()] for h, row in rows.items()]
+    return ResultTable(title, [of, *header], cells, tuple(hidden))
 
 
 def in_steps(horizons: list[int]) -> str:
@@ -86,7 +102,7 @@ def in_steps(horizons: list[int]) -> str:
 
 
 def span(group: list[int], horizons: list[int]) -> str:
-    """Some of the horizons in words: three or more neighbours are told by their ends."""
+    """Some of the horizons in words: three or more neighbours as a range."""
     first = horizons.index(group[0])
     if len(group) > 2 and group == horizons[first : first + len(group)]:
         return f"{group[0]} to {in_steps(group[-1:])}"
@@ -95,3 +111,10 @@ def span(group: list[int], horizons: list[int]) -> str:
 
 def listed(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def by_horizon(verdicts: Mapping[int, str]) -> str:
+    """`good at 1 to 25 steps and bad at 50 steps`."""
+    horizons = list(verdicts)
+    groups = {v: [h for h in horizons if verdicts[h] == v] for v in verdicts.values()}
+    return listed([f"{v} at {span(group, horizons)}" for v, group in groups.items()])

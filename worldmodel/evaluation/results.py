@@ -1,47 +1,33 @@
-"""What an evaluation found, and the same as JSON."""
+"""The results of an evaluation, and how they are written: JSON, CSV, Markdown and a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import csv
+import io
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar
 
-import numpy as np
+from rich.console import Group, RenderableType
+from rich.text import Text
 
-from worldmodel.config.references import Reference
-from worldmodel.evaluation import ranking
-from worldmodel.evaluation.aggregates import note_on_seeds
-from worldmodel.evaluation.free_run import FreeRun
-from worldmodel.evaluation.policy_ranking import PolicyRanking
-from worldmodel.evaluation.prediction import HorizonMetrics, ObservationPrediction, Prediction
-from worldmodel.evaluation.returns import EvaluationEpisodes
-from worldmodel.evaluation.spectrum import Spectrum
-from worldmodel.evaluation.statistics import SEEDS, Estimate, finite_or_none
-from worldmodel.evaluation.uncertainty import Uncertainty
+from worldmodel.evaluation.report_files import json_document
+from worldmodel.evaluation.result_table import ResultTable, listed
+from worldmodel.evaluation.section import Section, sections
+from worldmodel.evaluation.statistics import Annotated, Estimate, finite_or_none
 
-AGENTS = ("policy", "planner")  # with the model, in the real environment
+COLUMNS = ("section", "key", "horizon", "metric", "value", "low", "high", "n")
 
-
-@dataclass(frozen=True)
-class AgentReturns:
-    """Mean return of one who acts, over episodes or training seeds, and all returns (episodes,).
-
-    played: the episodes in full, those of each training seed; none of the logs
-    success: the rate of what the environment calls success, where it tells
-    normalized: the mean on a scale where a reference's pair is 0 and 100
-    """
-
-    mean: Estimate
-    episodes: np.ndarray
-    rollouts: Sequence[EvaluationEpisodes] = ()
-    success: Estimate | None = None
-    normalized: Estimate | None = None
+Kind = TypeVar("Kind", bound=Section)
 
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where the numbers come from. `split` is the digest of the episodes judged on, `data` says of
-    which logs they are.
+    """Where the results come from.
+
+    held_out_sha256: digest of the episodes evaluated on
+    data: which dataset these are from
+    seconds: that each section took
     """
 
     run: str = ""
@@ -55,169 +41,173 @@ class Provenance:
     config: dict[str, Any] = field(default_factory=dict)
     data: str = ""
 
-
-@dataclass(frozen=True)
-class Scale:
-    """What normalised scores are counted by, and what is to be said of it."""
-
-    reference: Reference
-    note: str
+    @property
+    def checkpoint(self) -> str:
+        return f"{self.stage}, step {self.step:,}" if self.stage else "not from a run"
 
 
 @dataclass(frozen=True)
 class Results:
-    """A whole evaluation. `returns` holds those of policy, planner, logs and random that could be
-    had; `spectrum` is that of a linear latent, `uncertainty` that of an ensemble, `decision` how
-    the model ranks policies and plans; `scale` is there where returns are normalised; `last` what
-    was found of the last checkpoint where these numbers are those of the best; `free_run`, by
-    observation, where that was asked for.
+    """A whole evaluation.
+
+    sections: those that apply, by name, in the order of the report
+    caveats: notes that belong to no section
+    last: results of the last checkpoint, where these are those of the best one
     """
 
-    prediction: Prediction
-    returns: dict[str, AgentReturns]
+    sections: Mapping[str, Section]
     confidence: float
-    provenance: Provenance
-    spectrum: Spectrum | None = None
-    uncertainty: Uncertainty | None = None
-    decision: PolicyRanking | None = None
-    scale: Scale | None = None
+    provenance: Provenance = field(default_factory=Provenance)
+    caveats: list[str] = field(default_factory=list)
     last: Results | None = None
-    free_run: dict[str, FreeRun] = field(default_factory=dict)
+
+    def __getitem__(self, kind: type[Kind]) -> Kind:
+        """The section of a class. Raises KeyError where it does not apply."""
+        for section in self.sections.values():
+            if isinstance(section, kind):
+                return section
+        raise KeyError(kind.__name__)
 
     @property
     def notes(self) -> list[str]:
-        """What one has to know beside the numbers."""
-        said = [note_on_seeds(_seeds(self))] if self.provenance.stage else []
-        if (seeds := _seeds(self)) > 1:
-            said.append(
-                f"Prediction, calibration and ranking are of the first of {seeds} training seeds, "
-                "returns of all."
-            )
-        said += [] if self.scale is None else [self.scale.note]
-        said += [] if self.decision is None else ranking.notes(self.decision)
-        return [*self.prediction.notes, *filter(None, said)]
+        """All caveats."""
+        return [*self.caveats, *(n for s in self.sections.values() for n in s.notes())]
+
+    @property
+    def brackets(self) -> str:
+        return f"Brackets hold the {100 * self.confidence:g} % interval."
+
+    @property
+    def other_last(self) -> Results | None:
+        """The results of the last checkpoint, where that is not this one."""
+        if self.last is None or self.last.provenance.checkpoint == self.provenance.checkpoint:
+            return None
+        return self.last
 
 
-def _seeds(results: Results) -> int:
-    """How many were trained."""
-    return max(
-        (r.mean.n for r in results.returns.values() if r.mean.sample_unit == SEEDS), default=1
-    )
+def summarize(results: Results) -> list[str]:
+    """The results in plain sentences."""
+    sentences = [line for s in results.sections.values() for line in s.sentences()]
+    if results.other_last is not None:
+        last = results.other_last
+        highlights = [text for s in last.sections.values() for text in s.highlights()]
+        found = f": {listed(highlights)}" if highlights else ""
+        sentences.append(
+            f"The last checkpoint ({last.provenance.checkpoint}), next to this best one{found}."
+        )
+    elif results.last is not None:
+        sentences.append("This best checkpoint is also the last one.")
+    return sentences or ["There was neither a prediction nor a return to evaluate."]
 
 
-def checkpoint(source: Provenance) -> str:
-    return f"{source.stage}, step {source.step:,}" if source.stage else "not from a run"
+def tables(results: Results) -> list[ResultTable]:
+    """Of all sections."""
+    return [table for s in results.sections.values() for table in s.tables()]
+
+
+# ----------------------------------------------------------------------------------------- writing
 
 
 def to_json(results: Results) -> dict[str, Any]:
-    """Plain JSON: `prediction.KEY.HORIZON.{error, ...}` and `returns.{policy, planner, ...}`.
-
-    `curves` holds the median error at every horizon; `episodes` single returns, to compare runs on
-    the same seeds; `spectrum` the modes of a linear latent, else null; `uncertainty`, of an
-    ensemble, MEASURE.STEPS.{spearman, pearson, ause}, else null. `calibration.KEY.HORIZON` is of
-    sampled futures; `usable_horizon.KEY`, `reward.HORIZON` and `terminal.HORIZON` are of the same
-    starts; `last` has step, prediction, returns, decision of the last checkpoint beside the best;
-    `free_run`, where whole records were simulated, KEY.{context, mean, channels, records}, else
-    null.
+    """results.json: `numbers` of all sections, and provenance. `methods` holds the text behind
+    every number once; a number's `method` is its place there.
     """
     source = results.provenance
-    return {
-        "run": source.run,
-        "stage": source.stage,
-        "step": source.step,
-        "prediction": {
-            key: {str(h): _numbers(n) for h, n in judged.horizons.items()}
-            for key, judged in results.prediction.observations.items()
-        },
-        "calibration": {
-            key: {str(h): c.to_json() for h, c in judged.calibration.items()}
-            for key, judged in results.prediction.observations.items()
-        },
-        "usable_horizon": {
-            key: judged.usable.to_json()
-            for key, judged in results.prediction.observations.items()
-            if judged.usable is not None
-        },
-        "reward": {str(h): r.to_json() for h, r in results.prediction.rewards.items()},
-        "terminal": {str(h): e.to_json() for h, e in results.prediction.terminations.items()},
-        "returns": {name: r.mean.to_json() for name, r in results.returns.items()},
-        "success": where_told(results, "success"),
-        "normalized": where_told(results, "normalized"),
-        "reference": None if results.scale is None else results.scale.reference.to_json(),
-        "policy_ranking": None if results.decision is None else results.decision.to_json(),
-        "last": None if results.last is None else _of_last(results.last),
-        "units": {key: judged.unit for key, judged in results.prediction.observations.items()},
-        "notes": results.notes,
-        "curves": {key: _curves(judged) for key, judged in results.prediction.observations.items()},
-        "episodes": {
-            name: [finite_or_none(x) for x in r.episodes]
-            for name, r in results.returns.items()
-            if name != "dataset"
-        },
-        "spectrum": None if results.spectrum is None else results.spectrum.to_json(),
-        "uncertainty": None if results.uncertainty is None else results.uncertainty.to_json(),
-        "free_run": {key: run.to_json() for key, run in results.free_run.items()} or None,
-        "environment": source.environment,
-        "data": source.data,
-        "held_out_sha256": source.held_out_sha256,
-        "command": source.command,
-        "seconds": source.seconds,
-        "software": source.software,
-        "config": source.config,
-    }
+    last = results.last
+    return json_document(
+        {
+            "run": source.run,
+            "stage": source.stage,
+            "step": source.step,
+            **_numbers(results),
+            "last": last
+            and {"stage": last.provenance.stage, "step": last.provenance.step, **_numbers(last)},
+            "notes": results.notes,
+            "environment": source.environment,
+            "data": source.data,
+            "held_out_sha256": source.held_out_sha256,
+            "command": source.command,
+            "seconds": source.seconds,
+            "software": source.software,
+            "config": source.config,
+        }
+    )
 
 
-def where_told(results: Results, name: str) -> dict[str, Any]:
-    """Of everyone who acts, where there is such a number."""
-    found = {who: getattr(r, name) for who, r in results.returns.items()}
-    return {who: number.to_json() for who, number in found.items() if number is not None}
+def _numbers(results: Results) -> dict[str, Any]:
+    numbers: dict[str, Any] = {}
+    for kind in sections().values():
+        numbers |= kind.absent
+    for section in results.sections.values():
+        numbers |= section.numbers()
+    return numbers
 
 
-def episodes(results: Results) -> list[dict[str, Any]]:
-    """Plain JSON, a row for every episode played: who acted, of which training seed (0, 1, ...),
-    the episode's seed, return, length, how it ended, and success where the environment tells.
+def to_csv(results: Results) -> str:
+    """results.csv: a row for every number, with the COLUMNS. `section` is a key of results.json,
+    `horizon` in steps, or empty. Where a section is a flat mapping, such as `returns`, its names
+    are keys.
     """
-    return [
-        {"agent": who, "training_seed": seed} | row
-        for who, earned in results.returns.items()
-        for seed, played in enumerate(earned.rollouts)
-        for row in played.rows()
-    ]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for section in results.sections.values():
+        for name, tree in section.numbers().items():
+            flat = isinstance(tree, Mapping) and all(isinstance(x, Estimate) for x in tree.values())
+            for path, number in _estimates(tree):
+                place = (path[0], "", name) if flat else _place(path)
+                ends = (finite_or_none(x) for x in (number.value, number.low, number.high))
+                writer.writerow([name, *place, *ends, number.n])
+    return file.getvalue()
 
 
-def _numbers(numbers: HorizonMetrics) -> dict[str, Any]:
-    lower, upper = numbers.quartiles or (None, None)
-    found = {
-        "error": numbers.error,
-        "error_lower_quartile": lower,
-        "error_upper_quartile": upper,
-        "persistence": numbers.persistence,
-        "skill": numbers.skill,
-        "climatology": numbers.climatology,
-        "skill_climatology": numbers.skill_climatology,
-        **numbers.images,
-    }
-    single = {name: number.to_json() for name, number in found.items() if number is not None}
-    each = [number.to_json() for number in numbers.dimensions]
-    return single | ({"dimensions": each} if each else {})
+def _estimates(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Estimate]]:
+    if isinstance(tree, Estimate):
+        yield path, tree
+    elif isinstance(tree, Annotated):
+        yield path, tree.estimate
+        yield from _estimates(tree.details, path)
+    elif is_dataclass(tree) and not isinstance(tree, type):
+        yield from _estimates({f.name: getattr(tree, f.name) for f in fields(tree)}, path)
+    elif isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from _estimates(value, (*path, str(key)))
+    elif isinstance(tree, (list, tuple)):
+        for place, value in enumerate(tree):
+            yield from _estimates(value, (*path[:-1], f"{path[-1]}[{place}]"))
 
 
-def _of_last(last: Results) -> dict[str, Any]:
-    whole = to_json(last)
-    return {
-        name: whole[name] for name in ("stage", "step", "prediction", "returns", "policy_ranking")
-    }
+def _place(path: tuple[str, ...]) -> tuple[str, str, str]:
+    """Key, horizon and metric. The first number in the path is the horizon, after the key and
+    before the metric; without one, the last part is the metric.
+    """
+    place = next((i for i, part in enumerate(path) if part.isdigit()), None)
+    if place is not None:
+        return ".".join(path[:place]), path[place], ".".join(path[place + 1 :])
+    return ".".join(path[:-1]), "", path[-1]
 
 
-def _curves(judged: ObservationPrediction) -> dict[str, Any]:
-    curve = judged.curve
-    medians = {
-        "error": curve.model,
-        "persistence": curve.persistence,
-        "climatology": curve.climatology,
-    }
-    return {
-        name: [finite_or_none(x) for x in quartiles[1]]
-        for name, quartiles in medians.items()
-        if quartiles is not None
-    } | {"n": curve.starts.tolist()}
+def markdown(results: Results) -> str:
+    """results.md."""
+    source = results.provenance
+    lines = [f"# {source.run or 'world model'}: {source.checkpoint}", "", *summarize(results), ""]
+    lines += [results.brackets, *results.caveats, ""]
+    for section in results.sections.values():
+        lines += _section_markdown(section)
+    if results.other_last is not None:
+        for section in results.other_last.sections.values():
+            lines += _section_markdown(section, "Last checkpoint: ")
+    return "\n".join(lines)
+
+
+def _section_markdown(section: Section, before: str = "") -> list[str]:
+    parts = [table.markdown("###") for table in section.tables()]
+    parts += list(filter(None, [section.explanation, *section.notes()]))
+    blocks = [line for part in parts for line in (part, "")]
+    return [f"## {before}{section.title}", "", *blocks] if blocks else []
+
+
+def render(results: Results) -> RenderableType:
+    """For a terminal of 100 columns: summary, tables and notes."""
+    shown = [table.to_rich() for table in tables(results) if table.in_terminal]
+    return Group(*map(Text, summarize(results)), *shown, *map(Text, results.notes))

@@ -141,7 +141,7 @@ def random_policy(spec: DataSpec) -> ActFunction:
 
 
 class StatePolicy(Protocol):
-    """Chooses an action (B, ...) in a state (B, ...); what it remembers starts as `init_carry(B)`."""
+    """Chooses actions (B, ...) in states (B, ...); its memory starts as `init_carry(B)`."""
 
     def init_carry(self, batch: int) -> Any: ...
 

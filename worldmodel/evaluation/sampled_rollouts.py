@@ -1,17 +1,16 @@
-"""What a model imagines from every start, measured beside what was logged.
+"""Open-loop rollouts from every start, next to what was logged.
 
-From a start the model has seen `context` logged rows; then it follows the logged actions without
-seeing more. Several futures are sampled. Their mean is the prediction. Their spread is judged too:
-for that an observation is drawn from its distribution where the family gives one that can be
-sampled; where it gives only what to expect, as all that learn by squared error do, that stands for
-the draw, and noise of the observation that the state does not hold is missing from the spread.
-Of the model, only its interface is used.
+At a start the model has observed `context` logged steps; from there it follows the logged actions
+alone. Several rollouts are sampled. Their mean is the prediction, and their spread is evaluated
+too: an observation is sampled where a family predicts a distribution with `sample`; elsewhere, as
+for all that learn by squared error, its mean takes the place of the sample, and the spread lacks
+the noise of the observation. Only the interface of the model is used.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,29 +22,31 @@ from worldmodel.config import EvaluationOptions
 from worldmodel.data.spec import DataSpec, ObservationSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window, step_arrays
-from worldmodel.evaluation.calibration import Scores, scores_of
-from worldmodel.evaluation.images import psnr, ssim
-from worldmodel.evaluation.starts import PredictionStarts, context_of, take
+from worldmodel.evaluation.scores import Scores, scores_of
+from worldmodel.evaluation.starts import PredictionStarts, context_of, prediction_starts, take
 from worldmodel.models.interface import WorldModel
 
 PIXEL_RANGE = 255.0  # an error of 1 is black for white; needs no statistics of the split
+SSIM_WINDOW, SIGMA = 11, 1.5
+K1, K2 = 0.01, 0.03
 MOST_STARTS_AT_ONCE = 256
-MOST_BYTES_AT_ONCE = 256 * 2**20  # of sampled futures on the device
-MOST_PIXELS = 1024  # of an image whose spread is judged, evenly spaced
-MOST_FUTURES = 8  # kept in full, to be shown
+MOST_BYTES_AT_ONCE = 256 * 2**20  # of sampled rollouts on the device
+MOST_PIXELS = 1024  # of an image whose spread is evaluated, evenly spaced
+MOST_FUTURES = 8  # kept in full, for figures
 
 
 @dataclass(frozen=True)
 class OpenLoopMetrics:
-    """Of N starts, at horizons 1 to H and, where it says h, at those asked for. What lies past an
-    episode's end is NaN; what the model said that is not a number is infinitely wrong.
+    """Measurements at N starts, at horizons 1 to H or (h) at those of the options. NaN past an
+    episode's end; a prediction of NaN counts as an infinite error.
 
     errors: name -> (K, N, H) of the model, persistence and, for vectors, climatology
-    dimensions: name -> (N, h, D) the model's absolute error in every number of a vector
+    dimensions: name -> (N, h, D) absolute error of the model in every dimension of a vector
     images: name -> {"psnr", "ssim"} -> (2, N, h) of the model and persistence
-    scores: name -> of sampled futures, (N, h, ...)
-    reward: (N, H) what the model expects each step to earn, or None for logs without
-    termination_probability: (N, H) the probability that the episode has termination_probability within so many steps, past its end too
+    scores: name -> scores of the sampled rollouts, (N, h, ...)
+    reward: (N, H) expected reward of each step, None for a dataset without rewards
+    termination_probability: (N, H) probability of termination within so many steps, past an
+        episode's end too
     """
 
     errors: dict[str, np.ndarray]
@@ -56,19 +57,26 @@ class OpenLoopMetrics:
     termination_probability: np.ndarray
 
 
+class Reached(NamedTuple):
+    """The starts that reach a horizon: mask: (N,); episodes: (n,) of these; text: how many."""
+
+    mask: np.ndarray
+    episodes: np.ndarray
+    text: str
+
+
 class OpenLoopEvaluator:
-    """Runs a model from all starts, in pieces of one size so that it is compiled once."""
+    """Rolls a model out from all starts, in batches of one size so that it is compiled once."""
 
     def __init__(
         self,
         model: WorldModel,
         spec: DataSpec,
         held_out: Trajectories,
-        starts: PredictionStarts,
         options: EvaluationOptions,
-        horizons: list[int],
         key: jax.Array,
     ):
+        horizons, starts, self.notes = prediction_starts(held_out, options)
         self.model, self.spec, self.starts, self.options = model, spec, starts, options
         self.horizons, self.horizon = tuple(horizons), horizons[-1]
         self.rows, self.key = step_arrays(held_out), key
@@ -77,16 +85,24 @@ class OpenLoopEvaluator:
         vectors = {name: o for name, o in spec.observations.items() if not o.is_image}
         self.means = {name: np.asarray(o.mean, np.float32) for name, o in vectors.items()}
         size = sum(int(np.prod(o.shape)) for o in spec.observations.values())
-        shown = min(options.num_samples, MOST_FUTURES)
-        floats = self.horizon * ((shown + 4) * size + model.feature_size)
+        kept = min(options.num_samples, MOST_FUTURES)
+        floats = self.horizon * ((kept + 4) * size + model.feature_size)
         floats += options.num_samples * len(horizons) * size  # no more than so many
         fitting = max(1, MOST_BYTES_AT_ONCE // (4 * floats))
-        self.piece = int(min(len(starts), MOST_STARTS_AT_ONCE, fitting))
+        self.batch = int(min(len(starts), MOST_STARTS_AT_ONCE, fitting))
 
-    def evaluate(self) -> OpenLoopMetrics:
+    def reached(self, horizon: int) -> Reached:
+        mask = self.starts.remaining_steps >= horizon
+        episodes = self.starts.episodes[mask]
+        count = len(np.unique(episodes))
+        held_out = f"{count} held-out {'episode' if count == 1 else 'episodes'}"
+        return Reached(mask, episodes, f"{mask.sum()} starts in {held_out}")
+
+    @cached_property
+    def metrics(self) -> OpenLoopMetrics:
         pieces = []
-        for begin in range(0, len(self.starts), self.piece):
-            index = np.arange(begin, min(begin + self.piece, len(self.starts)))
+        for begin in range(0, len(self.starts), self.batch):
+            index = np.arange(begin, min(begin + self.batch, len(self.starts)))
             found, _ = self._run(self.starts.take(index), jax.random.fold_in(self.key, begin))
             pieces.append(self._read(found, len(index)))
         every, asked = np.arange(1, self.horizon + 1), np.array(self.horizons)
@@ -112,34 +128,34 @@ class OpenLoopEvaluator:
                 if all(name in p.scores for p in pieces)
             },
             reward=over("reward", 0, every),
-            # Asked for past an episode's end as well. What is not a number foretells nothing.
+            # Past an episode's end too. NaN predicts no termination.
             termination_probability=np.nan_to_num(
                 np.concatenate([piece.termination_probability for piece in pieces])
             ),
         )
 
     def termination_probability(self, starts: PredictionStarts) -> np.ndarray:
-        """(N, H) the probability, from other starts, of an end within so many steps."""
+        """(N, H) the probability of termination within so many steps, from other starts."""
         pieces = []
-        for begin in range(0, len(starts), self.piece):
-            index = np.arange(begin, min(begin + self.piece, len(starts)))
+        for begin in range(0, len(starts), self.batch):
+            index = np.arange(begin, min(begin + self.batch, len(starts)))
             key = jax.random.fold_in(self.key, len(self.starts) + 1 + begin)
             found, _ = self._run(starts.take(index), key)
             pieces.append(np.asarray(found.termination_probability)[: len(index)])
         return np.nan_to_num(np.concatenate(pieces))
 
     def examples(self, index: np.ndarray) -> dict[str, np.ndarray]:
-        """name -> (F, B, H, ...): some futures in full from the starts `index` (B,), a few."""
-        index = index[: self.piece]
+        """name -> (F, B, H, ...): sampled rollouts in full from the starts `index` (B,), a few."""
+        index = index[: self.batch]
         key = jax.random.fold_in(self.key, len(self.starts))
-        _, futures = self._run(self.starts.take(index), key)
-        return {name: np.asarray(x[:, : len(index)]) for name, x in futures.items()}
+        _, rollouts = self._run(self.starts.take(index), key)
+        return {name: np.asarray(x[:, : len(index)]) for name, x in rollouts.items()}
 
     def _run(
         self, starts: PredictionStarts, key: jax.Array
     ) -> tuple[_BatchMetrics, dict[str, jax.Array]]:
-        """What is found, and futures {name: (F, B, H, ...)}, of B >= len(starts) starts."""
-        starts = starts.take(np.resize(np.arange(len(starts)), self.piece))
+        """Metrics, and rollouts {name: (F, B, H, ...)}, of B >= len(starts) starts."""
+        starts = starts.take(np.resize(np.arange(len(starts)), self.batch))
         window = context_of(self.rows, starts, self.options.context)
         ahead = np.minimum(np.arange(self.horizon + 1), starts.remaining_steps[:, None])
         future = take(self.rows, starts.rows[:, None] + ahead)
@@ -157,7 +173,7 @@ class OpenLoopEvaluator:
         )
 
     def _read(self, found: _BatchMetrics, count: int) -> OpenLoopMetrics:
-        """A piece, of which the first `count` starts are real."""
+        """A batch, of which the first `count` starts are not padding."""
         found = jax.tree.map(np.asarray, found)
         scores = {
             name: scores_of(samples[:, :count], found.truth[name][:count], name in self.means)
@@ -174,8 +190,8 @@ class OpenLoopEvaluator:
 
 
 class _BatchMetrics(NamedTuple):
-    """What the compiled program gives of B starts, as `OpenLoopMetrics` has it; and, in units of the
-    error, the observations that are scored, name -> (S, B, h, P), and their truth (B, h, P).
+    """`OpenLoopMetrics` of B starts in the compiled program, and the sampled observations to score,
+    name -> (S, B, h, P), with their truth (B, h, P), in units of the error.
     """
 
     errors: dict[str, jax.Array]
@@ -188,7 +204,7 @@ class _BatchMetrics(NamedTuple):
 
 
 class _SampledRollout(NamedTuple):
-    """What is kept of every sampled future."""
+    """What is kept of every sampled rollout."""
 
     drawn: dict[str, jax.Array]
     reward: jax.Array | None
@@ -209,11 +225,11 @@ def _imagined(
     horizons: tuple[int, ...],
     has_reward: bool,
 ) -> tuple[_BatchMetrics, dict[str, jax.Array]]:
-    """What is found, and the first F of the sampled futures, {name: (F, B, H, ...)}. Of the others
-    only what is judged is kept, and of images only that is decoded: their mean is over the first.
+    """Metrics, and the first F sampled rollouts in full, {name: (F, B, H, ...)}. Of the others only
+    what is evaluated is kept, and images are decoded only there: their mean is over the first F.
 
-    window: (B, C) rows seen, of which `last` (B,) is the last real one; actions: (B, H, ...);
-    observed: (B, H+1, ...), from the last seen row on; keys: (S,)
+    window: (B, C) observed steps, of which `last` (B,) is the last one that is not padding
+    actions: (B, H, ...); observed: (B, H+1, ...), from the last observed step on; keys: (S,)
     """
     at = np.array(horizons) - 1
 
@@ -222,13 +238,13 @@ def _imagined(
         states = model.observe(window, observe_key)
         start = jax.tree.map(lambda x: x[jnp.arange(len(last)), last], states)
         states = model.rollout(start, actions, rollout_key)
-        # What is not asked for of these is not computed.
+        # Parts of these that are not used are not computed.
         everywhere = model.observation(states)
-        judged = model.observation(jax.tree.map(lambda x: x[:, at], states))
-        draw_keys = jax.random.split(jax.random.fold_in(key, 0), len(judged))
+        scored = model.observation(jax.tree.map(lambda x: x[:, at], states))
+        draw_keys = jax.random.split(jax.random.fold_in(key, 0), len(scored))
         drawn = {
             name: _thinned(_draw(p, key), scales[name])
-            for (name, p), key in zip(judged.items(), draw_keys, strict=True)
+            for (name, p), key in zip(scored.items(), draw_keys, strict=True)
         }
         reward = model.reward(states).mean() if has_reward else None
         going_on = jnp.cumprod(1 - jnp.clip(model.terminal(states).mean(), 0, 1), 1)
@@ -236,19 +252,19 @@ def _imagined(
         return expected, _SampledRollout(drawn, reward, 1 - going_on)
 
     count = min(len(keys), MOST_FUTURES)
-    shown, first = jax.lax.map(lambda key: imagine(key, True), keys[:count])
-    # Sums of how far futures are from the first: exact where all of them agree.
-    total = jax.tree.map(lambda x: (x - x[0]).sum(0), shown)
+    kept, first = jax.lax.map(lambda key: imagine(key, True), keys[:count])
+    # Sums of differences from the first rollout: exact where all of them agree.
+    total = jax.tree.map(lambda x: (x - x[0]).sum(0), kept)
 
     def one_more(total: dict[str, jax.Array], key: jax.Array) -> tuple[Any, _SampledRollout]:
-        expected, judged = imagine(key, False)
-        return total | {n: total[n] + (x - shown[n][0]) for n, x in expected.items()}, judged
+        expected, scored = imagine(key, False)
+        return total | {n: total[n] + (x - kept[n][0]) for n, x in expected.items()}, scored
 
     total, rest = jax.lax.scan(one_more, total, keys[count:])
-    futures = jax.tree.map(lambda *x: jnp.concatenate(x), first, rest)
+    rollouts = jax.tree.map(lambda *x: jnp.concatenate(x), first, rest)
 
     errors, dimensions, images, truths = {}, {}, {}, {}
-    for name, several in shown.items():
+    for name, several in kept.items():
         predicted = several[0] + total[name] / (len(keys) if name in means else count)
         truth = observed[name][:, 1:].astype(jnp.float32)
         guesses = [predicted, observed[name][:, :1].astype(jnp.float32)]
@@ -262,27 +278,27 @@ def _imagined(
         else:
             pairs = jnp.clip(guesses[:, :, at], 0, PIXEL_RANGE), truth[:, at]
             images[name] = {"psnr": psnr(*pairs), "ssim": ssim(*pairs)}
-    reward = futures.reward.mean(0) if has_reward else None
+    reward = rollouts.reward.mean(0) if has_reward else None
     found = _BatchMetrics(
         errors,
         dimensions,
         images,
-        futures.drawn,
+        rollouts.drawn,
         truths,
         reward,
-        futures.termination_probability.mean(0),
+        rollouts.termination_probability.mean(0),
     )
-    return found, shown
+    return found, kept
 
 
 def _draw(prediction: object, key: jax.Array) -> jax.Array:
-    """An observation from its distribution, or what is expected of a family that has none."""
+    """A sample of the predicted distribution, or its mean where it cannot be sampled."""
     sample = getattr(prediction, "sample", None)
     return prediction.mean() if sample is None else sample(key)
 
 
 def _thinned(values: jax.Array, scale: jax.Array) -> jax.Array:
-    """(B, h, ...) as (B, h, P) in units of the error; of images, some of the pixels."""
+    """(B, h, ...) as (B, h, P) in units of the error, with a part of the pixels of images."""
     flat = (values / scale).reshape(*values.shape[:2], -1)
     size = flat.shape[-1]
     if values.ndim == 3 or size <= MOST_PIXELS:
@@ -291,5 +307,61 @@ def _thinned(values: jax.Array, scale: jax.Array) -> jax.Array:
 
 
 def _scale(observation: ObservationSpec) -> np.ndarray:
-    """What one unit of error is: a standard deviation a dimension, or the range of a pixel."""
+    """The unit of error: a standard deviation for each dimension, or the range of a pixel."""
     return np.asarray(PIXEL_RANGE if observation.is_image else observation.std, np.float32)
+
+
+def psnr(image: jax.Array, truth: jax.Array) -> jax.Array:
+    """Peak signal-to-noise ratio (...) in dB of images (..., height, width, channels) in [0, 255];
+    infinite where they are the same.
+    """
+    error = jnp.square(image - truth).mean((-3, -2, -1))
+    return 10 * jnp.log10(PIXEL_RANGE**2 / error)
+
+
+def ssim(image: jax.Array, truth: jax.Array) -> jax.Array:
+    """Structural similarity (...) of images (..., height, width, channels) in [0, 255], 1 where
+    they are the same (Wang et al., IEEE Trans. Image Process. 2004, eq. 13 and 15): local means,
+    variances and covariance under a Gaussian window, wherever all of it is inside the image; the
+    mean over places and channels. Images smaller than the window have a smaller one.
+    """
+    mx, my = _smooth(image), _smooth(truth)
+    # About the local means, squares lose fewer digits if a constant is taken off first.
+    x, y = image - PIXEL_RANGE / 2, truth - PIXEL_RANGE / 2
+    ox, oy = mx - PIXEL_RANGE / 2, my - PIXEL_RANGE / 2
+    xx, yy, xy = _smooth(x * x) - ox * ox, _smooth(y * y) - oy * oy, _smooth(x * y) - ox * oy
+    c1, c2 = (K1 * PIXEL_RANGE) ** 2, (K2 * PIXEL_RANGE) ** 2
+    alike = (2 * mx * my + c1) * (2 * xy + c2) / ((mx**2 + my**2 + c1) * (xx + yy + c2))
+    return alike.mean((-3, -2, -1))
+
+
+def _smooth(x: jax.Array) -> jax.Array:
+    """Weighted means over the window, along both axes of an image: sums of shifted images."""
+    weights = _weights(min(x.shape[-3:-1]))
+    for axis in (-3, -2):
+        kept = x.shape[axis] - len(weights) + 1
+        shifted = (jax.lax.slice_in_dim(x, i, i + kept, axis=axis) for i in range(len(weights)))
+        x = sum(float(w) * s for w, s in zip(weights, shifted, strict=True))
+    return x
+
+
+def _weights(size: int) -> np.ndarray:
+    """A normalized Gaussian of an odd width that fits."""
+    half = (min(SSIM_WINDOW, size) - 1) // 2
+    weights = np.exp(-np.square(np.arange(-half, half + 1) / SIGMA) / 2)
+    return weights / weights.sum()
+
+
+def open_loop_errors(
+    model: WorldModel,
+    spec: DataSpec,
+    held_out: Trajectories,
+    options: EvaluationOptions,
+    key: jax.Array,
+) -> tuple[PredictionStarts, dict[str, np.ndarray]]:
+    """Returns N starts, which depend on `held_out` and `options` alone, and errors by observation:
+    (K, N, H) of the model, persistence and, for vectors, climatology at horizons 1 to H, with NaN
+    past an episode's end.
+    """
+    rollouts = OpenLoopEvaluator(model, spec, held_out, options, key)
+    return rollouts.starts, rollouts.metrics.errors

@@ -1,21 +1,63 @@
-"""Scores of sampled futures: how near are they to what happened, and do they know how near?
+"""Scores of sampled rollouts: how close are they to the truth, and is their spread right?
 
-All take samples (S, ...) of what became `truth` (...), and are fair: their expectation does not
-depend on S, so that few samples are not mistaken for a model that is too sure, or not sure enough.
+All take samples (S, ...) and a `truth` (...), and are fair: their expectation does not depend on S,
+so few samples are not mistaken for overconfidence or underconfidence.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import digamma
 
-LEVELS = (50, 80, 90, 95)  # per cent that an interval should hold
+LEVELS = (50, 80, 90, 95)  # nominal coverage of intervals, in %
+FEWEST_SAMPLES = 4  # with fewer, the log score has no expectation
+
+
+class Scores(NamedTuple):
+    """Scores of N starts at h horizons; D is 1 for an image, whose pixels are averaged.
+
+    crps, log_score: (N, h, D)
+    energy_score: (N, h), with norms that are root mean squares over dimensions
+    spread: (N, h, D) expected, and squared_error: (N, h, D) actual, of the samples' mean
+    rank: (N, h, P) of the truth among the samples, dimension by dimension
+    """
+
+    crps: np.ndarray
+    log_score: np.ndarray
+    energy_score: np.ndarray
+    spread: np.ndarray
+    squared_error: np.ndarray
+    rank: np.ndarray
+
+
+def scores_of(samples: np.ndarray, truth: np.ndarray, each: bool) -> Scores | None:
+    """Scores samples (S, N, h, P) of a `truth` (N, h, P), for `each` dimension or averaged.
+
+    Returns None without a spread: too few samples, or all of them the same.
+    """
+    if len(samples) < FEWEST_SAMPLES or (samples == samples[0]).all():
+        return None
+    # NaN counts as infinitely far off.
+    samples = np.where(np.isfinite(samples), samples, np.inf).astype(np.float64)
+    kept = (lambda x: x) if each else (lambda x: x.mean(-1, keepdims=True))
+    with np.errstate(invalid="ignore", over="ignore"):
+        found = Scores(
+            crps=kept(fair_crps(samples, truth)),
+            log_score=kept(log_score(samples, truth)),
+            energy_score=fair_energy(samples, truth) / np.sqrt(truth.shape[-1]),
+            spread=kept(spread(samples)),
+            squared_error=kept(np.square(samples.mean(0) - truth)),
+            rank=rank(samples, truth).astype(np.int32),
+        )
+    worst = {name: np.where(np.isnan(x), np.inf, x) for name, x in found._asdict().items()}
+    return Scores(**worst)._replace(rank=found.rank)
 
 
 def fair_crps(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Continuous ranked probability score (...) of samples (S, ...) of what became `truth` (...).
+    """Continuous ranked probability score (...) of samples (S, ...) for a `truth` (...).
 
     In the unit of the truth; lower is better, and the best is the distribution that the truth is
     drawn from, whatever S is: the plain estimate favours too little spread when S is small (Ferro,
@@ -30,7 +72,7 @@ def fair_crps(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
 
 
 def fair_energy(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
-    """Energy score (...) of vectors (S, ..., D) of what became `truth` (..., D): the same with
+    """Energy score (...) of vectors (S, ..., D) for a `truth` (..., D): the same with
     Euclidean norms, so that how dimensions go together counts too (Gneiting and Raftery, JASA 2007,
     eq. 22). S has to be 2 or more.
     """
@@ -43,11 +85,12 @@ def fair_energy(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
 def log_score(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Negative log-likelihood (...), in nats, of the normal distribution that the samples (S, ...)
     are drawn from: estimated without bias by their mean and variance (Siegert et al., Q. J. R.
-    Meteorol. Soc. 2019, eq. 13). What is not normal is judged as if it were. S has to be 4 or more.
+    Meteorol. Soc. 2019, eq. 13). Other distributions are scored as if normal. S has to be 4 or
+    more.
     """
     count = _enough(samples, 4)
     half = (count - 1) / 2
-    with np.errstate(divide="ignore", invalid="ignore"):  # no spread: infinitely surprised
+    with np.errstate(divide="ignore", invalid="ignore"):  # no spread: an infinite score
         variance = samples.var(0, ddof=1)
         size = np.log(variance) + math.log(half) - digamma(half)
         off = (count - 3) / (count - 1) * np.square(truth - samples.mean(0)) / variance
@@ -65,7 +108,7 @@ def spread(samples: np.ndarray) -> np.ndarray:
 def ensemble_spread_skill_ratio(samples: np.ndarray, truth: np.ndarray) -> float:
     """Spread of samples (S, ...) over the error of their mean, root mean squares over all else.
 
-    1 where samples and truth are alike, less where the model is too sure.
+    1 where samples and truth are alike, less where the model is overconfident.
     """
     return float(np.sqrt(spread(samples).mean() / np.square(samples.mean(0) - truth).mean()))
 

@@ -1,4 +1,4 @@
-"""From where models are judged: places in held-out episodes, the rows before and those after."""
+"""The starts of predictions: places in held-out episodes, with the steps before and after them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import StepArrays, Window, gather_windows
 from worldmodel.errors import DataError
 
-MOST_EPISODES = 400  # judged; evenly spaced over the held-out ones
-MOST_ENDS = 100  # terminated episodes whose ends are judged
+MOST_EPISODES = 400  # evaluated; evenly spaced over the held-out ones
+MOST_ENDS = 100  # terminated episodes whose termination is evaluated
 
 
 @dataclass(frozen=True)
 class PredictionStarts:
-    """N places from which to predict.
+    """N places to predict from.
 
-    rows: (N,) last seen row; seen: (N,) rows seen up to it; left: (N,) rows of the episode after
-    it; episodes: (N,)
+    rows: (N,) index of the last observed step
+    context_lengths: (N,) observed steps up to it
+    remaining_steps: (N,) steps of the episode after it
+    episodes: (N,)
     """
 
     rows: np.ndarray
@@ -45,37 +47,40 @@ class PredictionStarts:
 def prediction_starts(
     held_out: Trajectories, options: EvaluationOptions
 ) -> tuple[list[int], PredictionStarts, list[str]]:
-    """Horizons, starts, and notes on what is left out."""
+    """Returns horizons, starts, and notes on what is left out."""
     chosen, taken = np.arange(held_out.num_episodes), []
     if len(chosen) > MOST_EPISODES:
         chosen = np.linspace(0, len(chosen) - 1, MOST_EPISODES).astype(int)
         taken.append(
-            f"Prediction is judged on {MOST_EPISODES} of {held_out.num_episodes} held-out episodes."
+            f"Prediction is evaluated on {MOST_EPISODES} of {held_out.num_episodes} held-out "
+            "episodes."
         )
-    horizons, notes = judged_horizons(held_out.lengths[chosen], options)
+    horizons, notes = reachable_horizons(held_out.lengths[chosen], options)
     episodes = (held_out.lengths, held_out.offsets, chosen)
     return horizons, choose_starts(*episodes, options, horizons), notes + taken
 
 
-def judged_horizons(lengths: np.ndarray, options: EvaluationOptions) -> tuple[list[int], list[str]]:
-    """The horizons that some episode is long enough for, and a note on those that none is."""
+def reachable_horizons(
+    lengths: np.ndarray, options: EvaluationOptions
+) -> tuple[list[int], list[str]]:
+    """The horizons that an episode is long enough for, and a note on the others."""
     room = int(max(np.max(lengths - 1 - earliest(lengths, options)), 0))
     asked = sorted(set(options.horizons))
     kept = [h for h in asked if h <= room]
     if not kept:
         raise DataError(
             f"evaluation.horizons={asked}: the longest held-out episode leaves {room} steps "
-            f"after evaluation.context={options.context} rows{_first(options)}; accepted: a "
+            f"after evaluation.context={options.context} steps{_first(options)}; accepted: a "
             "horizon up to that"
         )
     left_out = ", ".join(str(h) for h in asked if h > room)
-    note = f"Horizons left out, since no held-out episode is long enough: {left_out}."
+    note = f"Horizons left out, because no held-out episode is long enough: {left_out}."
     return kept, [note] if left_out else []
 
 
 def earliest(lengths: np.ndarray, options: EvaluationOptions) -> np.ndarray:
-    """(episodes,) the first row that a prediction starts from: after the context, if there is room
-    for it, and not before the row that is asked for.
+    """(episodes,) the first step a prediction starts from: after the context, if there is room for
+    it, and not before `options.first_start`.
     """
     return np.maximum(np.minimum(options.context - 1, lengths - 2), options.first_start or 0)
 
@@ -92,11 +97,11 @@ def choose_starts(
     options: EvaluationOptions,
     horizons: Sequence[int],
 ) -> PredictionStarts:
-    """The starts in each of `episodes`, from its earliest one on: up to `options.starts_per_episode`, evenly
-    spaced, or one every `options.start_stride` rows.
+    """The starts in each of `episodes`, from the earliest on: up to `options.starts_per_episode`,
+    evenly spaced, or one every `options.start_stride` steps.
 
-    They leave room for the longest horizon that the episode has room for at all. An episode no
-    longer than the context gives one start, before its last row.
+    They leave room for the longest horizon that fits into the episode at all. An episode no longer
+    than the context has one start, before its last step.
     """
     context, found = options.context, []
     for episode, first in zip(episodes, earliest(lengths[episodes], options), strict=True):
@@ -118,9 +123,9 @@ def choose_starts(
 def starts_before_termination(
     held_out: Trajectories, context: int, horizons: Sequence[int]
 ) -> PredictionStarts | None:
-    """A start each of `horizons` before the end of terminated episodes; None where there is none.
+    """Starts `horizons` before the end of terminated episodes; None without any.
 
-    Evenly spaced starts meet few ends; these meet one within every horizon.
+    Few evenly spaced starts come before a termination; these have one within every horizon.
     """
     episodes = np.flatnonzero(held_out.terminated)
     if len(episodes) > MOST_ENDS:
@@ -136,7 +141,7 @@ def starts_before_termination(
 
 
 def context_of(rows: StepArrays, starts: PredictionStarts, context: int) -> Window:
-    """The rows seen before each start, (B, context, ...); padding comes after the last one."""
+    """The observed steps before each start, (B, context, ...), padded at the end."""
     return gather_windows(
         rows, starts.rows - starts.context_lengths + 1, starts.context_lengths, context
     )

@@ -1,17 +1,17 @@
-"""Numbers with their intervals: seeded percentile bootstraps (Efron and Tibshirani 1993, ch. 13).
+"""Estimates with intervals: seeded percentile bootstraps (Efron and Tibshirani 1993, ch. 13).
 
-What is resampled is the independent unit. Starts within an episode are not independent, so whole
-episodes are drawn with all their starts (the cluster bootstrap).
+The independent unit is resampled. Starts within an episode are not independent, so whole episodes
+are drawn with all their starts (the cluster bootstrap).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,19 +21,22 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 Stratified = Callable[..., np.ndarray]  # the same of several sets of scores, each with its counts
 Shape = tuple[int, int]  # runs, tasks
 
-LARGE = 5000  # values from which a mean's bootstrap interval and the normal one are the same
+LARGE = 5000  # samples from which on the normal interval of a mean replaces the bootstrap
 CHUNK = 4_000_000  # counts held in memory at once
-SEEDS = "training seeds"  # what an interval is over where several were trained
+SEEDS = "training seeds"  # the sample unit of runs that trained several seeds
 FEW_SEEDS = 5  # with fewer, intervals over seeds are too narrow
+RECOMMENDED_SEEDS = 10
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, the interval [low, high], how many values it is made of, `of` what, and how.
+    """A value with its interval [low, high], the number of samples behind it, and the method.
 
-    The ends are NaN where no interval exists (a single value). `episodes` is how many episodes
-    these values come from, where that is fewer. As text it has its interval and n; `brief` leaves n
-    to whoever writes it beside.
+    low, high: NaN where no interval exists, such as for a single sample
+    n: number of samples, counted in `sample_unit`
+    episodes: number of episodes the samples come from, if fewer than the samples
+
+    `str` gives value, interval and n; `brief` leaves n out.
     """
 
     value: float
@@ -44,20 +47,28 @@ class Estimate:
     sample_unit: str = "values"
     episodes: int | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON; what is not finite becomes null."""
+    def to_json(self, methods: dict[str, int] | None = None) -> dict[str, Any]:
+        """Returns plain JSON, with null for what is not finite.
+
+        methods: texts by id; the method is then written as its id, and a new text is added
+        """
         ends = {name: finite_or_none(getattr(self, name)) for name in ("value", "low", "high")}
-        counts = {"n": self.n, "sample_unit": self.sample_unit}
+        counts: dict[str, Any] = {"n": self.n, "sample_unit": self.sample_unit}
         counts |= {} if self.episodes is None else {"episodes": self.episodes}
-        return ends | counts | {"method": self.method}
+        method = self.method if methods is None else methods.setdefault(self.method, len(methods))
+        return ends | counts | {"method": method}
 
     @classmethod
-    def from_json(cls, read: dict[str, Any]) -> Estimate:
-        """The reverse, but that what was not finite is NaN."""
-        return cls(**{key: math.nan if x is None else x for key, x in read.items()})
+    def from_json(cls, read: dict[str, Any], methods: Sequence[str] = ()) -> Estimate:
+        """The inverse of `to_json`; null becomes NaN. `methods` are the texts that ids refer to."""
+        given: dict[str, Any] = {key: math.nan if x is None else x for key, x in read.items()}
+        if isinstance(given["method"], int):
+            given["method"] = methods[given["method"]]
+        return cls(**given)
 
     @property
     def brief(self) -> str:
+        """Value and interval."""
         if math.isnan(self.low):
             return format_number(self.value)
         return (
@@ -66,18 +77,25 @@ class Estimate:
 
     @property
     def amount(self) -> str:
-        """n, and in brackets of how many episodes."""
+        """n, followed by the number of episodes in parentheses."""
         return f"{self.n:,}" if self.episodes is None else f"{self.n:,} ({self.episodes:,})"
 
     @property
     def counted(self) -> str:
-        """n in words."""
+        """n in words: `100 starts in 20 episodes`."""
         unit = self.sample_unit.removesuffix("s") if self.n == 1 else self.sample_unit
         within = "" if self.episodes is None else f" in {_episodes(self.episodes)}"
         return f"{self.n:,} {unit}{within}"
 
     def __str__(self) -> str:
         return f"{self.brief}, n = {self.amount}"
+
+
+class Annotated(NamedTuple):
+    """An estimate with further entries next to its own in results.json."""
+
+    estimate: Estimate
+    details: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -194,6 +212,33 @@ class Bootstrap:
             yield generator.multinomial(clusters, even, min(rows, self.resamples - begin))
 
 
+@dataclass(frozen=True)
+class Measured:
+    """A statistic of N samples before its interval is computed, so that runs can be compared on
+    the same resamples.
+
+    clusters: (N,) the independent unit that each sample belongs to
+    method: what the statistic is, for the estimate's `method`
+    values: (N,) where the statistic is their mean: differences are then taken pair by pair
+    """
+
+    statistic: Statistic
+    clusters: np.ndarray
+    method: str
+    unit: str = "episodes"
+    values: np.ndarray | None = None
+
+    def estimate(self, bootstrap: Bootstrap) -> Estimate:
+        if self.values is not None:
+            return bootstrap.mean(self.values, self.unit)
+        return bootstrap.clustered(self.statistic, self.clusters, self.method, self.unit)
+
+    @classmethod
+    def mean_of(cls, values: np.ndarray, unit: str = "episodes") -> Measured:
+        """The mean of independent values (N,)."""
+        return cls(means(values), np.arange(len(values)), "mean", unit, np.asarray(values))
+
+
 @lru_cache(maxsize=4)
 def _drawn(seed: int, clusters: int, resamples: int) -> np.ndarray:
     """Kept, since many numbers come from the same draws."""
@@ -294,6 +339,17 @@ def relative_reduction(ours: Statistic, theirs: Statistic) -> Statistic:
     """1 - one statistic / another; 0 where both are 0."""
     relative = quotient(ours, theirs)
     return lambda counts: 1 - relative(counts)
+
+
+def note_on_seeds(seeds: int) -> str | None:
+    """The caveat for numbers that come from few training seeds."""
+    if seeds >= FEW_SEEDS:
+        return None
+    runs = "A single training seed says" if seeds == 1 else f"{seeds} training seeds say"
+    return (
+        f"{runs} little about other seeds: intervals over fewer than {FEW_SEEDS} are too "
+        f"narrow; {RECOMMENDED_SEEDS} are recommended (training.num_seeds, or several runs)."
+    )
 
 
 def _episodes(count: int) -> str:

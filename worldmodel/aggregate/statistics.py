@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldmodel.evaluation.statistics import FEW_SEEDS, Bootstrap, Estimate, Statistic, means
-
-RECOMMENDED_SEEDS = 10
+from worldmodel.evaluation.statistics import Bootstrap, Estimate, Statistic, means
 
 
 def aggregate(scores: np.ndarray, bootstrap: Bootstrap, target: float = 1.0) -> dict[str, Estimate]:
@@ -96,17 +94,6 @@ def probability_of_improvement(
 
     shapes = [ours.shape, theirs.shape]
     return bootstrap.stratified(statistic, shapes, "probability of improvement")
-
-
-def note_on_seeds(seeds: int) -> str | None:
-    """What has to be said of numbers that come from few runs."""
-    if seeds >= FEW_SEEDS:
-        return None
-    runs = "A single training seed says" if seeds == 1 else f"{seeds} training seeds say"
-    return (
-        f"{runs} little of how another would do: intervals over fewer than {FEW_SEEDS} are too "
-        f"narrow; {RECOMMENDED_SEEDS} are recommended (training.num_seeds, or several runs)."
-    )
 
 
 def _table(scores: np.ndarray) -> np.ndarray:

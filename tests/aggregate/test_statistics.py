@@ -4,16 +4,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from worldmodel.evaluation.aggregates import (
+from worldmodel.aggregate.statistics import (
     aggregate,
     interquartile_mean,
     median_of_tasks,
-    note_on_seeds,
     optimality_gap,
     performance_profile,
     probability_of_improvement,
 )
-from worldmodel.evaluation.statistics import Bootstrap, means
+from worldmodel.evaluation.statistics import Bootstrap, means, note_on_seeds
 
 
 def table(runs=7, tasks=4, seed=0):

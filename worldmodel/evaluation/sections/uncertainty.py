@@ -1,14 +1,14 @@
-"""Does an ensemble know where it is wrong? Its measures of uncertainty beside the true error.
+"""Does an ensemble know where it is wrong? Its measures of uncertainty against the true error.
 
-On held-out episodes: the error, after 1 step and after 5 under the logged actions, of the mean of
-sampled futures, and each measure summed over those steps, as a penalty would be. (The comparison of
-Lu et al., ICLR 2022, arXiv 2110.04135.)
+On held-out episodes: the error of the mean of sampled rollouts after 1 and 5 steps under the logged
+actions, and each measure summed over those steps, as a penalty would be. (The comparison of Lu et
+al., ICLR 2022, arXiv 2110.04135.)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +16,13 @@ import numpy as np
 from flax import nnx
 
 from worldmodel.config import EvaluationOptions
+from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import StepArrays, Window, step_arrays
 from worldmodel.evaluation.correlation import pearson, sparsification, spearman
+from worldmodel.evaluation.result_table import Cell, ResultTable, in_steps
+from worldmodel.evaluation.section import Context, Section
 from worldmodel.evaluation.starts import PredictionStarts, context_of, prediction_starts, take
 from worldmodel.evaluation.statistics import Bootstrap, Estimate
 from worldmodel.imagination.uncertainty import UNCERTAINTIES, measure_uncertainty
@@ -31,8 +34,8 @@ MOST_STARTS = 1000
 
 @dataclass(frozen=True)
 class UncertaintyQuality:
-    """Of one measure with the error: rank and linear correlation, higher is better; and area under
-    the sparsification error, from 0 (as good as the error itself) to 1 (chance) and more.
+    """Agreement of one measure with the error: rank and linear correlation, higher is better, and
+    area under the sparsification error, from 0 (as good as the error itself) to 1 (chance) and up.
     """
 
     spearman: Estimate
@@ -57,49 +60,64 @@ class UncertaintyQuality:
             }
         )
 
-    def to_json(self) -> dict[str, Any]:
-        return {name: getattr(self, name).to_json() for name in ("spearman", "pearson", "ause")}
 
-
+@register("section", "uncertainty", order=80)
 @dataclass(frozen=True)
-class Uncertainty:
-    """Every measure's agreement with the error: `measures[name][steps]`."""
+class Uncertainty(Section):
+    """The agreement of every measure with the error: `quality[name][steps]`."""
 
-    measures: dict[str, dict[int, UncertaintyQuality]]
+    title = "Uncertainty"
+    absent = {"uncertainty": None}
+
+    quality: dict[str, dict[int, UncertaintyQuality]]
+
+    @classmethod
+    def applies(cls, context: Context) -> bool | str:
+        return context.model.has_dynamics and is_ensemble(context.model, context.spec)
+
+    @classmethod
+    def run(cls, context: Context) -> Self:
+        starts, found, error = uncertainties_and_errors(
+            context.model, context.spec, context.held_out, context.options, context.key
+        )
+        steps = [h for h in STEPS if (starts.remaining_steps >= h).any()]
+
+        def agreement(values: np.ndarray, h: int) -> UncertaintyQuality:
+            there = starts.remaining_steps >= h
+            return UncertaintyQuality.of(
+                values[there, h - 1], error[there, h - 1], starts.episodes[there], context.bootstrap
+            )
+
+        return cls({name: {h: agreement(x, h) for h in steps} for name, x in found.items()})
+
+    def numbers(self) -> dict[str, Any]:
+        return {"uncertainty": self.quality}
 
     @property
-    def steps(self) -> list[int]:
-        return list(next(iter(self.measures.values())))
+    def explanation(self) -> str:
+        return (
+            "Each measure is summed over the steps; the error is the norm over all dimensions and "
+            "the reward, in training standard deviations. Sparsification: 0 where leaving out the "
+            "most uncertain predictions is as good as leaving out the worst ones, 1 where it is as "
+            "good as chance."
+        )
 
-    def to_json(self) -> dict[str, Any]:
-        return {
-            name: {str(steps): agreement.to_json() for steps, agreement in by_steps.items()}
-            for name, by_steps in self.measures.items()
-        }
-
-
-def evaluate_uncertainty(
-    model: WorldModel,
-    spec: DataSpec,
-    held_out: Trajectories,
-    options: EvaluationOptions,
-    key: jax.Array,
-) -> Uncertainty:
-    """Judges a model that `is_ensemble`."""
-    starts, found, error = uncertainties_and_errors(model, spec, held_out, options, key)
-    bootstrap = Bootstrap(options.resamples, options.confidence, options.seed)
-    steps = [h for h in STEPS if (starts.remaining_steps >= h).any()]
-
-    def agreement(values: np.ndarray, h: int) -> UncertaintyQuality:
-        there = starts.remaining_steps >= h
-        at = values[there, h - 1], error[there, h - 1]
-        return UncertaintyQuality.of(*at, starts.episodes[there], bootstrap)
-
-    return Uncertainty({name: {h: agreement(x, h) for h in steps} for name, x in found.items()})
+    def tables(self) -> list[ResultTable]:
+        """A table for each number of steps."""
+        header = ["measure", "rank correlation", "linear correlation", "sparsification"]
+        tables = []
+        for steps in next(iter(self.quality.values())):
+            rows: list[list[Cell]] = [
+                [name.replace("_", " "), at[steps].spearman, at[steps].pearson, at[steps].ause]
+                for name, at in self.quality.items()
+            ]
+            title = f"Uncertainty and error after {in_steps([steps])}"
+            tables.append(ResultTable(title, header, rows))
+        return tables
 
 
 def is_ensemble(model: WorldModel, spec: DataSpec) -> bool:
-    """Whether two members or more could disagree. Nothing is computed."""
+    """Whether the model has two members or more, which could disagree. Nothing is computed."""
     discrete, size = spec.action.discrete, spec.action.size
     action = jnp.zeros(1, jnp.int32) if discrete else jnp.zeros((1, size))
     members = jax.eval_shape(lambda: model.predict_members(model.initial((1,)), action))
@@ -113,9 +131,9 @@ def uncertainties_and_errors(
     options: EvaluationOptions,
     key: jax.Array,
 ) -> tuple[PredictionStarts, dict[str, np.ndarray], np.ndarray]:
-    """PredictionStarts, evenly spaced over held-out episodes; every measure, summed over steps 1 to H, name
-    -> (N, H), and the error after each of them (N, H), in training standard deviations: the norm
-    over all dimensions and the reward. Past an episode's end they mean nothing.
+    """Returns N starts, evenly spaced over held-out episodes; every measure by name, (N, H), summed
+    over steps 1 to H; and the error (N, H) after each of them, in training standard deviations: the
+    norm over all dimensions and the reward. Values past an episode's end are not valid.
     """
     per_episode = -(-MOST_STARTS // held_out.num_episodes)
     places_of = replace(options, horizons=list(STEPS), starts_per_episode=per_episode)
@@ -127,13 +145,13 @@ def uncertainties_and_errors(
         scales["reward"] = np.float32(spec.reward_mean_std[1])
     window = context_of(rows, starts, options.context)
     keys = jax.random.split(key, options.num_samples)
-    found, error = _judge(model, window, starts.context_lengths - 1, future, scales, keys)
-    error = np.where(np.isnan(error), np.inf, error)  # infinitely wrong, not missing
+    found, error = _measure(model, window, starts.context_lengths - 1, future, scales, keys)
+    error = np.where(np.isnan(error), np.inf, error)  # infinite, not missing
     return starts, {name: np.asarray(found[name]) for name in UNCERTAINTIES}, error
 
 
 @nnx.jit
-def _judge(
+def _measure(
     model: WorldModel,
     window: Window,
     last: jax.Array,
@@ -141,10 +159,10 @@ def _judge(
     scales: dict[str, jax.Array],
     keys: jax.Array,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Measures {name: (N, H)}, summed over steps and averaged over S futures; the error (N, H).
+    """Measures {name: (N, H)}, summed over steps and averaged over S samples; the error (N, H).
 
-    window: (N, C) rows seen, of which `last` (N,) is the last real one; future: (N, H+1) rows from
-    it on; keys: (S,)
+    window: (N, C) observed steps, of which `last` (N,) is the last one that is not padding
+    future: (N, H+1) steps from it on; keys: (S,)
     """
     actions = future.action[:, :-1]
 
@@ -157,7 +175,7 @@ def _judge(
             lambda x, y: jnp.concatenate([x[:, None], y[:, :-1]], 1), start, arrived
         )
         means = {name: p.mean() for name, p in model.observation(arrived).items()}
-        if "reward" in scales:  # without one in the logs there is none to tell, or to compare
+        if "reward" in scales:  # a dataset without rewards has none to compare with
             means["reward"] = model.reward(arrived).mean()
         return measure_uncertainty(model, UNCERTAINTIES, before, actions), means
 
