@@ -92,7 +92,9 @@ def test_levels_decrease_as_published() -> None:
     assert Sampler(1).sigmas() == pytest.approx([80.0])
 
 
-@pytest.mark.parametrize("wrong", [{"steps": 0}, {"sigma_min": 0.0}, {"sigma_max": 0.001}, {"method": "x"}])
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"sigma_min": 0.0}, {"sigma_max": 0.001}, {"method": "x"}]
+)
 def test_invalid_samplers_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match="needs|accepted"):
         Sampler(**{"steps": 4} | wrong)
