@@ -22,6 +22,7 @@ MAX_FILES = {
     "A model family": 1,
     "A policy algorithm": 1,
     "A data reader": 2,
+    "A section of the evaluation": 1,
 }
 
 
@@ -81,8 +82,8 @@ def test_the_added_family_and_algorithm_train_and_the_section_is_in_the_results(
     assert "report.html" in printed
     results = json.loads((tree / "runs" / "smoke-0" / "evaluation" / "results.json").read_text())
     assert np.isfinite(results["returns"]["policy"]["value"])
-    error = results["prediction"]["observation"]["1"]["error"]["value"]
-    assert np.isfinite(error)
+    errors = [results[key]["observation"]["1"]["error"] for key in ("prediction", "worst_case")]
+    assert 0 < errors[0]["value"] <= errors[1]["value"] < np.inf
 
 
 def test_the_added_reader_reads(run: Callable[..., str], tree: Path) -> None:
