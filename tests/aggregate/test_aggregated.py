@@ -301,7 +301,7 @@ def test_what_is_missing_is_named(runs: Path, judge: Judge) -> None:
         table_of(runs)
     for number, name in enumerate(("results.json", "episodes.jsonl")):
         run = runs / f"rebrac-Hopper-v5-{number}"
-        assert f"{run} is not judged: evaluation/{name} is missing" in str(refused.value)
+        assert f"{run} is not evaluated: evaluation/{name} is missing" in str(refused.value)
         assert f"`python eval.py run={run}` makes it" in str(refused.value)
     with pytest.raises(CheckpointError, match="no run's folder is of this pattern"):
         find_runs([str(runs / "mopo-*")])

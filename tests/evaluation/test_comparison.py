@@ -235,7 +235,7 @@ def test_runs_that_cannot_be_compared_are_refused(two_runs: list[Path], what: st
     if what == "logs":
         spec = json.loads((other / "spec.json").read_text())
         (other / "spec.json").write_text(json.dumps(spec | {"fingerprint": "0" * 64}))
-        words = "other logs than"
+        words = "another dataset than"
     else:
         data = yaml.safe_load((other / "config.yaml").read_text())["data"]
         change(other / "config.yaml", data=data | {"holdout": 0.5})

@@ -1,6 +1,6 @@
 """`python -m worldmodel.aggregate runs=[RUN,...]`: methods over several tasks and training seeds.
 
-It reads what evaluations left in the runs' folders; nothing is trained or played. Mistakes are told
+It reads the evaluations in the runs' folders; nothing is trained or played. Errors are reported
 before JAX is imported.
 """
 
@@ -16,7 +16,7 @@ from worldmodel.aggregate.results import (
     AggregateResults,
     aggregate_methods,
     aggregate_tables,
-    how,
+    explanation,
     summarize,
 )
 from worldmodel.aggregate.runs import find_runs, read_runs
@@ -30,8 +30,9 @@ Puts the scores of finished runs together, over tasks and training seeds: interq
 median, optimality gap, performance profiles, and how probable it is that one method beats another,
 each with its interval (Agarwal et al. 2021).
 
-A task is an environment with its logs. Runs that differ by their seed alone are one method; so are
-the seeds of one run (training.num_seeds). Nothing is trained or played: every run has to be judged.
+A task is an environment with its dataset. Runs that differ only in their seed are one method; so
+are the seeds of one run (training.num_seeds). Nothing is trained or played: every run has to be
+evaluated.
 """
 USAGES = (
     "python -m worldmodel.aggregate runs=runs [OPTION=VALUE ...]",
@@ -40,7 +41,7 @@ USAGES = (
 
 
 def run(words: Sequence[str]) -> int:
-    """Puts together what the words ask for; returns the exit status. Raises UserError."""
+    """Runs the command line `words`; returns the exit status. Raises UserError."""
     arguments = Arguments.parse(words)
     options = AggregateOptions()
     if arguments.has(HELP_FLAGS):
@@ -53,14 +54,14 @@ def run(words: Sequence[str]) -> int:
 
 def aggregate(options: AggregateOptions) -> None:
     """Writes aggregate.{json,md,html} and shows the tables. Raises UserError for runs that are not
-    judged, and for scores that cannot be put together.
+    evaluated, and for scores that cannot be put together.
     """
     paths = find_runs(options.runs)
     runs, others = read_runs(paths, options.agent)
     if not runs:
         raise CheckpointError(
             f"runs={','.join(options.runs)}: nobody acts in any of these {len(paths)}; accepted: "
-            "runs with a policy or a planner, judged in a real environment"
+            "runs with a policy or a planner, evaluated in a real environment"
         )
     table = score_table(runs, options.group_by, options.score)
     if others:
@@ -78,7 +79,7 @@ def _publish(found: AggregateResults, folder: Path) -> None:
             title=", ".join(found.methods),
             summary=summarize(found),
             tables=aggregate_tables(found),
-            notes=[how(found), *found.table.notes],
+            notes=[explanation(found), *found.table.notes],
             json=to_plain(found.document()),
             page=aggregated_page(found),
         ),

@@ -1,7 +1,7 @@
-"""Finished runs by method and task: what tells methods apart, and the scores of each.
+"""Finished runs by method and task, with the scores of each.
 
-A task is an environment together with logs of one content; a method is what its options say. Runs
-that differ by their seed alone are runs of one method. Nothing here imports JAX.
+A task is an environment together with a dataset; a method is defined by its options. Runs that
+differ only in their seed are runs of one method. Nothing here imports JAX.
 """
 
 from __future__ import annotations
@@ -19,7 +19,13 @@ from worldmodel.errors import ConfigError, bullet_list, raise_config_errors
 # Options that say nothing of the method.
 APART = (*RUNTIME_OPTIONS, "seed", "training.num_seeds", "training.pretrained_model")
 APART_GROUPS = (*RUNTIME_OPTION_PREFIXES, "data.")
-NAMES = ("policy.name", "model.name", "data.environment", "data.name", "data.path")  # told alone
+NAMES = (
+    "policy.name",
+    "model.name",
+    "data.environment",
+    "data.name",
+    "data.path",
+)  # shown without their key
 MOST_NAMED = 5  # options or runs in one sentence
 
 Cells = dict[tuple[str, str], list[EvaluatedRun]]  # (method, task) -> runs by their seed
@@ -30,7 +36,7 @@ class ScoreTable:
     """Scores (seeds, tasks) of each method, 0 to 100 between two references where `normalized`.
 
     by: the options that tell the methods apart; runs: of each method, in the order of their seeds
-    notes: what one has to know beside the numbers
+    notes: caveats of the numbers
     """
 
     tasks: list[str]
@@ -137,7 +143,7 @@ def _known(runs: Sequence[EvaluatedRun], by: Sequence[str]) -> list[str]:
 
 def _task_names(runs: Sequence[EvaluatedRun]) -> dict[tuple[str, str], str]:
     """What tasks are called: by the options of the data that tell them apart, or by the
-    fingerprints of their logs where none does.
+    fingerprints of their datasets where none does.
     """
     first = {run.task: run.options for run in reversed(runs)}
     tasks = sorted(first, key=[run.task for run in runs].index)
@@ -166,7 +172,11 @@ def _is_normalized(
     if normalized and bare:
         raise ConfigError(f"score=normalized: {_some(bare)} have no normalised score; {mend}")
     for task, name in tasks.items() if normalized else ():
-        own = {(r.reference.low, r.reference.high): r for r in runs if r.task == task}
+        own = {
+            (r.reference.low, r.reference.high): r
+            for r in runs
+            if r.task == task and r.reference is not None
+        }
         if len(own) > 1:
             pairs = [f"{r.path}: 0 is {low:g}, 100 is {high:g}" for (low, high), r in own.items()]
             raise ConfigError(
@@ -176,15 +186,15 @@ def _is_normalized(
 
 
 def _repeated(cells: Cells) -> Iterator[str]:
-    """Runs that no seed tells apart: they would count as two."""
+    """Runs of one method and task with the same seed, which would count twice."""
     for (method, task), runs in cells.items():
         seeds: dict[str, EvaluatedRun] = {}
         for run in runs:
             seed = run.options["seed"]
-            if (twin := seeds.setdefault(seed, run)) is run:
+            if (first := seeds.setdefault(seed, run)) is run:
                 continue
-            other = _different([twin, run])
-            yield f"{twin.path} and {run.path}: both are {method} on {task} with seed={seed}" + (
+            other = _different([first, run])
+            yield f"{first.path} and {run.path}: both are {method} on {task} with seed={seed}" + (
                 f"; they differ by {_some(other)}: add that to group_by=[...]"
                 if other
                 else "; leave one out"
@@ -199,11 +209,11 @@ def _refuse_gaps(
         told = f" (by {', '.join(by)})" if by else ""
         raise ConfigError(
             bullet_list(f"every method{told} needs runs on every task; missing are", missing)
-            + "\nTrain and judge these, or leave runs out"
+            + "\nTrain and evaluate these, or leave runs out"
             + (
                 ""
                 if list(by) == [NAMES[0]]
-                else f"; or tell methods apart by less, as group_by=[{NAMES[0]}]"
+                else f"; or group methods by fewer options, as group_by=[{NAMES[0]}]"
             )
         )
 
@@ -228,7 +238,7 @@ def _differing(method: str, runs: Sequence[EvaluatedRun], by: Sequence[str]) -> 
 
 
 def _judged(runs: Sequence[EvaluatedRun], cells: Cells) -> Iterator[str]:
-    """Where seeds are not all that differs, or runs were not judged alike."""
+    """Runs that share a model, or were evaluated differently."""
     for (method, task), own in cells.items():
         models = [run.options.get("training.pretrained_model", "null") for run in own]
         if shared := {model for model in models if model != "null" and models.count(model) > 1}:
@@ -237,9 +247,9 @@ def _judged(runs: Sequence[EvaluatedRun], cells: Cells) -> Iterator[str]:
                 "intervals leave out how they would do with another."
             )
     if best := [str(run.path) for run in runs if run.best]:
-        yield f"Judged by the best checkpoint, which is best in part by luck: {_some(best)}."
+        yield f"Evaluated at the best checkpoint, which is best in part by luck: {_some(best)}."
     if early := [str(run.path) for run in runs if run.step < run.steps and not run.best]:
-        yield f"Judged before the end of their training: {_some(early)}."
+        yield f"Evaluated before the end of their training: {_some(early)}."
     counts = {int(run.options["evaluation.episodes"]) for run in runs}
     if len(counts) > 1:
         yield f"Means are over different numbers of episodes, {min(counts)} to {max(counts)}."

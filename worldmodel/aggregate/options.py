@@ -13,7 +13,7 @@ SCORES = ("normalized", "return")
 
 @dataclass
 class AggregateOptions:
-    """Which runs are put together, and what tells their methods apart."""
+    """Which runs are aggregated, and by which options they are grouped into methods."""
 
     runs: list[str] = option(
         MISSING, "run directories, folders that hold some, or patterns such as runs/td3_bc-*"
@@ -35,5 +35,5 @@ class AggregateOptions:
         choices=("policy", "planner"),
     )
     output_dir: str | None = option(
-        None, "where aggregate.{md,json,html} go (null: .aggregated/ beside the first run)"
+        None, "where aggregate.{md,json,html} go (null: .aggregated/ next to the first run)"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from worldmodel.aggregate.results import AggregateResults, aggregate_tables, how, summarize
+from worldmodel.aggregate.results import AggregateResults, aggregate_tables, explanation, summarize
 from worldmodel.config import MAX_COMPARED_RUNS
 from worldmodel.evaluation.figures import Panel, figure, interval_bars
 from worldmodel.evaluation.html import document, folded, header, notes, section, table, words
@@ -19,7 +19,7 @@ def aggregated_page(found: AggregateResults) -> str:
         header(title, f"{found.score} on {', '.join(found.table.tasks)}", summarize(found)),
         section("Scores", _figures(found, colors)),
         section("In numbers", "".join(map(table, aggregate_tables(found)))),
-        notes([how(found), *found.table.notes]),
+        notes([explanation(found), *found.table.notes]),
         _methods(found),
     ]
     return document(title, "".join(body))
@@ -63,7 +63,7 @@ def _profiles(found: AggregateResults, colors: dict[str, str]) -> str:
 
 
 def _methods(found: AggregateResults) -> str:
-    """Which runs each method is made of."""
+    """The runs of each method."""
     runs = "".join(
         f"<dt>{words(method)}</dt><dd>{words(', '.join(found.table.runs.get(method, [])))}</dd>"
         for method in found.methods

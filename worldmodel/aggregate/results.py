@@ -1,4 +1,4 @@
-"""Methods over several tasks and training seeds: their aggregates, who beats whom, who is ahead
+"""Methods over several tasks and training seeds: aggregates and probabilities of improvement
 (Agarwal et al., NeurIPS 2021, arXiv 2108.13264). Imports no JAX.
 """
 
@@ -138,26 +138,28 @@ def _improvement(
 
 
 def summarize(found: AggregateResults) -> list[str]:
-    """Who is ahead, in plain sentences, the interquartile means, and that seeds are few."""
+    """Plain sentences: which method is ahead, the interquartile means, and the caveat on seeds."""
     beaten = {method: found.beaten(method) for method in found.methods}
     others = len(found.methods) - 1
     leads = [method for method in found.methods if others and len(beaten[method]) == others]
-    said = [f"{leads[0]} is ahead of {_over(beaten[leads[0]])}."] if leads else []
+    sentences = [f"{leads[0]} is ahead of {_over(beaten[leads[0]])}."] if leads else []
     if others and not leads:
-        said.append(
+        sentences.append(
             "No method is clearly ahead of the other."
             if others == 1
             else "No method is clearly ahead of all others."
         )
-    said += [
+    sentences += [
         f"{method} is ahead of {_over(beaten[method])}."
         for method in found.methods
         if beaten[method] and method not in leads
     ]
     means = [f"{method} {numbers['iqm']}" for method, numbers in found.numbers.items()]
     few = note_on_seeds(min(map(len, found.table.scores.values())))
-    said.append(f"Interquartile mean of the {found.score} on {found.where}: {'; '.join(means)}.")
-    return [*said, few] if few else said
+    sentences.append(
+        f"Interquartile mean of the {found.score} on {found.where}: {'; '.join(means)}."
+    )
+    return [*sentences, few] if few else sentences
 
 
 def _over(beaten: dict[str, Estimate]) -> str:
@@ -185,19 +187,19 @@ def aggregate_tables(found: AggregateResults) -> list[ResultTable]:
     return made
 
 
-def how(found: AggregateResults) -> str:
-    """What the numbers are, and when a method is said to be ahead."""
-    said = ["IQM: the mean of the middle half of all scores."]
+def explanation(found: AggregateResults) -> str:
+    """What the numbers are, and when a method counts as ahead."""
+    sentences = ["IQM: the mean of the middle half of all scores."]
     if found.table.normalized:
-        said.append(f"Optimality gap: the mean shortfall below {TARGET:g}, lower is better.")
+        sentences.append(f"Optimality gap: the mean shortfall below {TARGET:g}, lower is better.")
     if len(found.methods) > 1:
-        said.append(
+        sentences.append(
             "Probability of improvement: how probable it is that a run of one method beats a run "
             "of the other on a task drawn at random, ties counted half; a method is ahead where "
             f"the whole interval is above {EVEN:g}."
         )
-    said.append(
+    sentences.append(
         f"Brackets hold the {100 * found.confidence:g} % interval of a bootstrap over training "
         "seeds within tasks."
     )
-    return " ".join(said)
+    return " ".join(sentences)

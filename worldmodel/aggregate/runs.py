@@ -1,4 +1,4 @@
-"""Finished runs, as their evaluations left them: who acted, and what every training seed returned.
+"""Evaluated runs: which agent acted, and the returns of every training seed.
 
 Read from results.json, episodes.jsonl and spec.json alone; nothing here imports JAX.
 """
@@ -25,20 +25,20 @@ KINDS = {"policy": "policy.name", "planner": "evaluation.planner.kind"}  # "none
 
 @dataclass(frozen=True)
 class EvaluatedRun:
-    """A run that was judged.
+    """A run that was evaluated.
 
     options: its whole config, as words, by dotted keys
-    logs: the fingerprint of what it was trained on
-    who: policy or planner, whose `returns` (seeds,) these are: of each training seed the mean over
-    its episodes
+    dataset: the fingerprint of its dataset
+    agent: policy or planner
+    returns: (seeds,) the agent's mean over episodes, for each training seed
     reference: what normalised scores are counted by, if that was asked for
-    step, steps, best: of the checkpoint judged; of its stage in full; whether it is there as the
+    step, steps, best: of the checkpoint evaluated; of its stage in full; whether it is there as the
     best one, and not as the last too
     """
 
     path: Path
     options: dict[str, str]
-    logs: str
+    dataset: str
     environment: str
     agent: str
     returns: np.ndarray
@@ -49,12 +49,14 @@ class EvaluatedRun:
 
     @property
     def task(self) -> tuple[str, str]:
-        """Where it acts, and what it learned from."""
-        return self.environment, self.logs
+        """Environment and dataset."""
+        return self.environment, self.dataset
 
     def scores(self, normalized: bool) -> np.ndarray:
         """(seeds,) returns, or 0 to 100 between the two of the reference."""
-        return self.reference.score(self.returns) if normalized else self.returns
+        if not normalized or self.reference is None:
+            return self.returns
+        return np.array([self.reference.score(x) for x in self.returns])
 
 
 def find_runs(words: Sequence[str]) -> list[Path]:
@@ -75,14 +77,14 @@ def _matching(word: str) -> list[Path]:
     return found
 
 
-def read_runs(paths: Sequence[Path], who: str | None) -> tuple[list[EvaluatedRun], list[Path]]:
-    """The runs with one who acts, and those without. Raises ConfigError that names all which cannot
+def read_runs(paths: Sequence[Path], agent: str | None) -> tuple[list[EvaluatedRun], list[Path]]:
+    """The runs with an agent, and those without. Raises ConfigError that names all which cannot
     be read.
     """
     acting, others, faults = [], [], []
     for path in paths:
         try:
-            run = read_run(path, who)
+            run = read_run(path, agent)
         except CheckpointError as error:
             faults.append(str(error))
             continue
@@ -94,28 +96,28 @@ def read_runs(paths: Sequence[Path], who: str | None) -> tuple[list[EvaluatedRun
     return acting, others
 
 
-def read_run(path: Path, who: str | None = None) -> EvaluatedRun | None:
-    """The run in a folder, with the returns of `who` (None: its policy, or its planner if alone);
-    None where nobody acts. Raises CheckpointError.
+def read_run(path: Path, agent: str | None = None) -> EvaluatedRun | None:
+    """The run in a folder, with the returns of `agent` (None: its policy, or its planner if alone);
+    None without an agent. Raises CheckpointError.
     """
     directory = RunDirectory(path)
     _need(directory, "results.json")
-    return directory.results(lambda found: _finished(directory, found, who))
+    return directory.results(lambda found: _finished(directory, found, agent))
 
 
 def _need(directory: RunDirectory, name: str) -> None:
     if not (directory.evaluation / name).is_file():
         raise CheckpointError(
-            f"{directory.path} is not judged: evaluation/{name} is missing; once the run is "
+            f"{directory.path} is not evaluated: evaluation/{name} is missing; once the run is "
             f"trained, `python eval.py run={directory.path}` makes it"
         )
 
 
 def _finished(
-    directory: RunDirectory, found: dict[str, Any], who: str | None
+    directory: RunDirectory, found: dict[str, Any], agent: str | None
 ) -> EvaluatedRun | None:
     options = {key: _told(value) for key, value in flatten(found["config"])}
-    asked = [*KINDS] if who is None else [who]
+    asked = [*KINDS] if agent is None else [agent]
     acts = next((name for name in asked if name in found["returns"]), None)
     if acts is None:
         if all(options.get(KINDS[name], "none") == "none" for name in asked):
@@ -147,12 +149,12 @@ def _told(value: Any) -> str:
     return repr(value) if isinstance(value, float) else format_value(value)
 
 
-def _means_of_seeds(directory: RunDirectory, who: str, mean: float) -> np.ndarray:
+def _means_of_seeds(directory: RunDirectory, agent: str, mean: float) -> np.ndarray:
     """(seeds,); their mean is the one that results.json has."""
     _need(directory, "episodes.jsonl")
     earned: dict[int, list[float]] = {}
     for row in directory.episodes():
-        if row["agent"] == who:
+        if row["agent"] == agent:
             earned.setdefault(row["training_seed"], []).append(_or_worst(row["return"]))
     means = np.array([np.mean(earned[seed]) for seed in sorted(earned)])
     if not earned or not np.isclose(means.mean(), mean):

@@ -89,7 +89,7 @@ def rank_action_sequences(
     bootstrap: Bootstrap,
     key: jax.Array,
 ) -> ActionSequenceRanking | None:
-    """From states on the way of one who acts, one an environment at most; None where no sequence
+    """From states visited by an agent, one for each environment at most; None where no sequence
     earns more than another from any of them. Seeds are those from the bootstrap's on.
     """
     sequences, steps = options.num_action_sequences, options.sequence_length
@@ -145,7 +145,8 @@ def starts_of(
     count = min(count, lanes)
     after = np.linspace(0, MOST_REPLAYED, count).round().astype(int)
     after = np.minimum(after, played.lengths[:count] - 1)
-    limit = environments[0].environment.spec.max_episode_steps
+    described = environments[0].environment.spec
+    limit = None if described is None else described.max_episode_steps
     if limit is not None and limit > 0:
         # A plan that a time-out cuts would be compared with a whole one in the model.
         after = np.minimum(after, max(limit - steps, 0))
@@ -195,12 +196,14 @@ def real_returns(
 def imagined_returns(
     model: WorldModel, spec: DataSpec, starts: StartStates, plans: np.ndarray, key: jax.Array
 ) -> ImaginedReturn:
-    """What the model says that raw plans (S, K, H, ...) earn, (S, K), after it has seen all rows up
-    to each start; times the probability of getting there.
+    """The imagined returns (S, K) of raw plans (S, K, H, ...), after the model has observed the
+    steps up to each start, times the probability of getting there.
     """
     window = initial_window(starts.observations, spec.action.normalize(starts.actions))
     actions = spec.action.normalize(plans)
-    return ImaginedReturn(np.asarray(_imagined(model, window, starts.after, actions, key)))
+    return ImaginedReturn(
+        np.asarray(_imagined(model, window, jnp.asarray(starts.after), jnp.asarray(actions), key))
+    )
 
 
 @nnx.jit

@@ -103,7 +103,7 @@ def imagined_returns(
     lengths: Sequence[int],
     key: jax.Array,
 ) -> ImaginedReturn:
-    """What the model says that a chooser earns from the first observations {name: (E, ...)} up to
+    """The imagined returns of a policy from the first observations {name: (E, ...)} up to
     each of the lengths, (E, lengths): undiscounted, each reward times the probability of getting
     there.
 
@@ -145,10 +145,16 @@ def _rewards(
 
 def initial_window(observation: Observation, action: np.ndarray) -> Window:
     """The first T rows of B episodes, (B, T, ...), without their rewards."""
-    no = np.zeros(action.shape[:2], bool)
-    is_first = no.copy()
-    is_first[:, 0] = True
-    return Window(observation, action, np.zeros(no.shape, np.float32), is_first, no, no, ~no)
+    no = jnp.zeros(action.shape[:2], bool)
+    return Window(
+        observation={key: jnp.asarray(value) for key, value in observation.items()},
+        action=jnp.asarray(action),
+        reward=jnp.zeros(no.shape),
+        is_first=no.at[:, 0].set(True),
+        is_last=no,
+        is_terminal=no,
+        mask=~no,
+    )
 
 
 def _disturbed(policy: nnx.Module, scale: float) -> nnx.Module:

@@ -132,7 +132,7 @@ def labels(paths: Sequence[str], names: Sequence[str]) -> list[str]:
 def _check_comparable(runs: dict[str, Restored]) -> None:
     names = list(runs)
     for what, of in {
-        "other logs": lambda run: run.directory.fingerprint(),
+        "another dataset": lambda run: run.directory.fingerprint(),
         "another data.holdout": lambda run: run.config.data.holdout,
         "other observations": lambda run: {
             name: (o.shape, o.dtype) for name, o in run.spec.observations.items()
@@ -144,5 +144,5 @@ def _check_comparable(runs: dict[str, Restored]) -> None:
                 raise ConfigError(
                     f"runs: {runs[name].directory.path} has {what} than "
                     f"{runs[names[0]].directory.path}; accepted: runs on the same episodes of the "
-                    "same logs"
+                    "same dataset"
                 )

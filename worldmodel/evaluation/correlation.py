@@ -1,5 +1,5 @@
-"""How well an estimate of the error tells the error, as statistics of N pairs, each as often as it
-was drawn (see `statistics.Statistic`). Not a number where either of the two is constant.
+"""How well an estimate of the error predicts the error, as statistics of N pairs, each as often
+as it was drawn (see `statistics.Statistic`). Not a number where either of the two is constant.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class _Return:
 
     values: np.ndarray
     __array_ufunc__ = None  # an array on the left leaves the operation to this class
-    __hash__ = None  # what compares element by element is no key
+    __hash__ = None  # type: ignore[assignment]  # Python's own idiom; typeshed has a method here
 
     def mean(self) -> Self:
         """Over the last axis, rollouts."""
@@ -67,11 +67,11 @@ class _Return:
 
 
 class ImaginedReturn(_Return):
-    """What a model says is earned."""
+    """Returns imagined by a model."""
 
 
 class RealReturn(_Return):
-    """What the environment paid."""
+    """Returns in the real environment."""
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ ActFunction = Callable[[Any, Observation, np.ndarray, int], tuple[Any, np.ndarra
 
 
 class ActorState(NamedTuple):
-    """What one who acts with a model carries from row to row."""
+    """What an agent with a model carries from step to step."""
 
     state: State
     action: jax.Array  # the last one taken
@@ -47,9 +47,9 @@ class EvaluationEpisodes:
     """E episodes in the real environment, one row each.
 
     seeds: (E,); rewards: (E, T), zeros after an episode's end; lengths: (E,) steps
-    terminated, truncated: (E,) bool, as the environment says; an episode that it does not end in
+    terminated, truncated: (E,) bool, as the environment reports; an episode that it does not end in
     time is truncated
-    success: (E,) bool, whether it said so at any step; None where it never says
+    success: (E,) bool, whether it was reported at any step; None if it never is
     """
 
     seeds: np.ndarray
@@ -146,7 +146,7 @@ class StatePolicy(Protocol):
     def init_carry(self, batch: int) -> Any: ...
 
     def __call__(
-        self, model: WorldModel, state: State, memory: Any, key: jax.Array
+        self, model: WorldModel, state: State, memory: Any, key: jax.Array, /
     ) -> tuple[Any, jax.Array]: ...
 
 
@@ -183,7 +183,8 @@ def model_policies(
     # else the first step would be a program of its own.
     @partial(jax.jit, static_argnames="lanes", keep_unused=True)
     def begin(params: Any, lanes: int) -> ActorState:
-        return _nothing(*nnx.merge(definition, params), spec, lanes)
+        model, chooser = nnx.merge(definition, params)
+        return _initial_state(model, chooser, spec, lanes)
 
     @jax.jit
     def advance(
@@ -198,7 +199,7 @@ def model_policies(
             state = jax.tree.map(lambda x: x[:, 0], state)
             own, action = chooser(model, state, memory.own, act_key)
             if not spec.action.discrete:
-                action = jnp.clip(action, -1, 1)  # what the environment will be told
+                action = jnp.clip(action, -1, 1)  # as the environment will receive it
             return ActorState(state, action.astype(memory.action.dtype), own), action[0]
 
         return jax.vmap(one)(memory, observation, seeds)
@@ -229,7 +230,7 @@ def _play(
 ) -> EvaluationEpisodes:
     """The episodes in the lanes `group`; the other lanes hold zeros and go unread."""
     count = len(group)
-    running, terminated, truncated, success, told = np.zeros((5, count), bool)
+    running, terminated, truncated, success, reported = np.zeros((5, count), bool)
     running[:], lengths, rewards = True, np.zeros(count, int), []
     seen = {key: np.zeros((len(seeds), *o.shape), o.dtype) for key, o in spec.observations.items()}
     for i, lane in enumerate(group):
@@ -240,12 +241,12 @@ def _play(
         # The device may still read the last arrays: the next row goes into new ones.
         seen = {key: value.copy() for key, value in seen.items()}
         rewards.append(np.zeros(count))
-        for i in np.flatnonzero(running):
+        for i in np.flatnonzero(running).tolist():
             outcome = environments[i].step(actions[group[i]])
             _put(seen, group[i], outcome.observation)
             rewards[-1][i] = outcome.reward
             terminated[i], truncated[i] = outcome.terminated, outcome.truncated
-            told[i] |= outcome.success is not None
+            reported[i] |= outcome.success is not None
             success[i] |= bool(outcome.success)
             lengths[i] += 1
             running[i] = not (outcome.terminated or outcome.truncated)
@@ -256,7 +257,7 @@ def _play(
         lengths,
         terminated,
         truncated | running,
-        success if told.any() else None,
+        success if reported.any() else None,
     )
 
 
@@ -264,16 +265,14 @@ def _joined(parts: Sequence[EvaluationEpisodes]) -> EvaluationEpisodes:
     longest = max(part.rewards.shape[1] for part in parts)
     never = all(part.success is None for part in parts)
     success = [np.zeros(len(p.seeds), bool) if p.success is None else p.success for p in parts]
+    padded = [np.pad(p.rewards, ((0, 0), (0, longest - p.rewards.shape[1]))) for p in parts]
     return EvaluationEpisodes(
-        np.concatenate([part.seeds for part in parts]),
-        np.concatenate(
-            [np.pad(p.rewards, ((0, 0), (0, longest - p.rewards.shape[1]))) for p in parts]
-        ),
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("lengths", "terminated", "truncated")
-        ),
-        None if never else np.concatenate(success),
+        seeds=np.concatenate([part.seeds for part in parts]),
+        rewards=np.concatenate(padded),
+        lengths=np.concatenate([part.lengths for part in parts]),
+        terminated=np.concatenate([part.terminated for part in parts]),
+        truncated=np.concatenate([part.truncated for part in parts]),
+        success=None if never else np.concatenate(success),
     )
 
 
@@ -292,19 +291,21 @@ def _put(seen: Observation, lane: int, observation: Observation) -> None:
         seen[key][lane] = value
 
 
-def _nothing(model: WorldModel, chooser: StatePolicy, spec: DataSpec, lanes: int) -> ActorState:
-    """What is remembered before the first row, one batch of size 1 a lane: (E, 1, ...)."""
+def _initial_state(
+    model: WorldModel, chooser: StatePolicy, spec: DataSpec, lanes: int
+) -> ActorState:
+    """The memory before the first step, one batch of size 1 for each lane: (E, 1, ...)."""
     size = () if spec.action.discrete else (spec.action.size,)
     action = jnp.zeros((1, *size), jnp.int32 if spec.action.discrete else jnp.float32)
     memory = ActorState(model.initial((1,)), action, chooser.init_carry(1))
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (lanes, *x.shape)), memory)
 
 
-def _row(observation: dict[str, jax.Array], action: jax.Array, first: jax.Array) -> Window:
+def _row(observation: Observation, action: jax.Array, first: jax.Array) -> Window:
     """A single row as a window (1, 1, ...); what will be done at it is not known yet."""
     no = jnp.zeros((1, 1), bool)
     return Window(
-        observation={key: value[None, None] for key, value in observation.items()},
+        observation={key: jnp.asarray(value)[None, None] for key, value in observation.items()},
         action=jnp.zeros_like(action)[:, None],
         reward=jnp.zeros((1, 1)),
         is_first=jnp.broadcast_to(first, (1, 1)),

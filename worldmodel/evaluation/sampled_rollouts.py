@@ -83,7 +83,7 @@ class OpenLoopEvaluator:
         self.has_reward = spec.has_reward and held_out.rewards is not None
         self.scales = {name: _scale(o) for name, o in spec.observations.items()}
         vectors = {name: o for name, o in spec.observations.items() if not o.is_image}
-        self.means = {name: np.asarray(o.mean, np.float32) for name, o in vectors.items()}
+        self.means = {name: jnp.asarray(o.mean, jnp.float32) for name, o in vectors.items()}
         size = sum(int(np.prod(o.shape)) for o in spec.observations.values())
         kept = min(options.num_samples, MOST_FUTURES)
         floats = self.horizon * ((kept + 4) * size + model.feature_size)
@@ -114,7 +114,7 @@ class OpenLoopEvaluator:
             )
             return np.where(exists, np.where(np.isnan(whole), worst, whole), np.nan)
 
-        def over(field: str, axis: int, horizons: np.ndarray, worst: float = np.inf) -> dict:
+        def over(field: str, axis: int, horizons: np.ndarray, worst: float = np.inf) -> Any:
             trees = [getattr(piece, field) for piece in pieces]
             return jax.tree.map(partial(joined, axis, horizons, worst), *trees)
 
@@ -162,7 +162,7 @@ class OpenLoopEvaluator:
         return _imagined(
             self.model,
             window,
-            starts.context_lengths - 1,
+            jnp.asarray(starts.context_lengths - 1),
             future.action[:, :-1],
             future.observation,
             self.scales,
@@ -174,18 +174,18 @@ class OpenLoopEvaluator:
 
     def _read(self, found: _BatchMetrics, count: int) -> OpenLoopMetrics:
         """A batch, of which the first `count` starts are not padding."""
-        found = jax.tree.map(np.asarray, found)
+        arrays: Any = jax.tree.map(np.asarray, found)  # of the host
         scores = {
-            name: scores_of(samples[:, :count], found.truth[name][:count], name in self.means)
-            for name, samples in found.drawn.items()
+            name: scores_of(samples[:, :count], arrays.truth[name][:count], name in self.means)
+            for name, samples in arrays.drawn.items()
         }
         return OpenLoopMetrics(
-            errors={name: x[:, :count] for name, x in found.errors.items()},
-            dimensions={name: x[:count] for name, x in found.dimensions.items()},
-            images=jax.tree.map(lambda x: x[:, :count], found.images),
+            errors={name: x[:, :count] for name, x in arrays.errors.items()},
+            dimensions={name: x[:count] for name, x in arrays.dimensions.items()},
+            images=jax.tree.map(lambda x: x[:, :count], arrays.images),
             scores={name: s for name, s in scores.items() if s is not None},
-            reward=None if found.reward is None else found.reward[:count],
-            termination_probability=found.termination_probability[:count],
+            reward=None if arrays.reward is None else arrays.reward[:count],
+            termination_probability=arrays.termination_probability[:count],
         )
 
 
@@ -291,7 +291,7 @@ def _imagined(
     return found, kept
 
 
-def _draw(prediction: object, key: jax.Array) -> jax.Array:
+def _draw(prediction: Any, key: jax.Array) -> jax.Array:
     """A sample of the predicted distribution, or its mean where it cannot be sampled."""
     sample = getattr(prediction, "sample", None)
     return prediction.mean() if sample is None else sample(key)
@@ -306,9 +306,9 @@ def _thinned(values: jax.Array, scale: jax.Array) -> jax.Array:
     return flat[..., np.linspace(0, size - 1, MOST_PIXELS).astype(int)]
 
 
-def _scale(observation: ObservationSpec) -> np.ndarray:
+def _scale(observation: ObservationSpec) -> jax.Array:
     """The unit of error: a standard deviation for each dimension, or the range of a pixel."""
-    return np.asarray(PIXEL_RANGE if observation.is_image else observation.std, np.float32)
+    return jnp.asarray(PIXEL_RANGE if observation.is_image else observation.std, jnp.float32)
 
 
 def psnr(image: jax.Array, truth: jax.Array) -> jax.Array:
@@ -341,7 +341,8 @@ def _smooth(x: jax.Array) -> jax.Array:
     for axis in (-3, -2):
         kept = x.shape[axis] - len(weights) + 1
         shifted = (jax.lax.slice_in_dim(x, i, i + kept, axis=axis) for i in range(len(weights)))
-        x = sum(float(w) * s for w, s in zip(weights, shifted, strict=True))
+        first, *others = (float(w) * s for w, s in zip(weights, shifted, strict=True))
+        x = sum(others, start=first)
     return x
 
 

@@ -120,8 +120,10 @@ def apply_gradients(
     return replace(state, params=params, opt_state=opt_state, step=state.step + 1), metrics
 
 
-def split_module(module: nnx.Module) -> tuple[nnx.GraphDef, Params]:
-    """A module as (definition, parameters as nested dicts of arrays); `nnx.merge` joins them."""
+def split_module(module: Any) -> tuple[nnx.GraphDef, Params]:
+    """A module, or a tuple of modules, as (definition, parameters as nested dicts of arrays);
+    `nnx.merge` joins them.
+    """
     graphdef, state = nnx.split(module)
     return graphdef, nnx.to_pure_dict(state)
 

@@ -215,9 +215,11 @@ def _numbers(
     def over_records(rmse: np.ndarray, nrmse: np.ndarray) -> FreeRunErrors:
         error, relative = (bootstrap.mean(values, "records") for values in (rmse, nrmse))
         # The fit is 100 % less the relative error: the ends of its interval change places.
-        ends = (100 * (1 - end) for end in (relative.value, relative.high, relative.low))
+        value, low, high = (100 * (1 - x) for x in (relative.value, relative.high, relative.low))
         return FreeRunErrors(
-            error, relative, Estimate(*ends, relative.n, relative.method, relative.sample_unit)
+            error,
+            relative,
+            Estimate(value, low, high, relative.n, relative.method, relative.sample_unit),
         )
 
     return FreeRun(

@@ -51,7 +51,7 @@ from worldmodel.evaluation.returns import (
 )
 from worldmodel.evaluation.section import MORE, Context, Measure, Section
 from worldmodel.evaluation.sections.returns import has_agent
-from worldmodel.evaluation.statistics import Annotated, Estimate
+from worldmodel.evaluation.statistics import Annotated, Estimate, format_number
 
 CLONE = "behavior cloning"
 PLANNER = "planner"  # acts from few starts: each of its steps holds hundreds of imagined rollouts
@@ -116,7 +116,8 @@ class PolicyRanking(Section):
             {CLONE: EpsilonPolicy(clone, spec.action)} if policy else {}
         )
         planner = planning.build(context.options.planner, spec, policy, context.value)
-        others |= {} if planner is None else {PLANNER: planner}
+        if planner is not None:
+            others[PLANNER] = planner
         acts = dict(zip(alike, model_policies(model, list(alike.values()), spec), strict=True))
         acts |= {name: model_policy(model, chooser, spec) for name, chooser in others.items()}
         choosers = alike | others
@@ -243,7 +244,8 @@ class PolicyRanking(Section):
         found = self.agreement
         text = (
             f"Rank correlation of imagined and real returns of {found.spearman.n} policies, 1 at "
-            f"best. Choosing by the model loses {100 * found.regret.value:.2g} % of their range."
+            f"best. Choosing by the model loses {format_number(100 * found.regret.value)} % "
+            "of their range."
         )
         return [Card("Whether it ranks policies", found.spearman, "rank correlation", text)]
 

@@ -152,17 +152,18 @@ class Returns(Section):
 
     def tables(self) -> list[ResultTable]:
         where = f" in the real {self.environment}" if self.environment else ""
-        optional = {"success": "success", "normalized": "normalized"}
-        told = {
+        titles = {"success": "success", "normalized": "normalized"}
+        optional = {
             name: title
-            for name, title in optional.items()
+            for name, title in titles.items()
             if any(getattr(r, name) is not None for r in self.returns.values())
         }
         rows = [
-            [name, r.mean, *(getattr(r, n) or "" for n in told)] for name, r in self.returns.items()
+            [name, r.mean, *(getattr(r, n) or "" for n in optional)]
+            for name, r in self.returns.items()
         ]
         title = f"Mean return of an episode{where}"
-        return [ResultTable(title, ["agent", "return", *told.values()], rows)] if rows else []
+        return [ResultTable(title, ["agent", "return", *optional.values()], rows)] if rows else []
 
     def sentences(self) -> list[str]:
         where = f"In the real {self.environment} the" if self.environment else "The"

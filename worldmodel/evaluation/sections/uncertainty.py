@@ -140,12 +140,14 @@ def uncertainties_and_errors(
     horizons, starts, _ = prediction_starts(held_out, places_of)
     rows, steps = step_arrays(held_out), np.arange(horizons[-1] + 1)
     future = take(rows, starts.rows[:, None] + np.minimum(steps, starts.remaining_steps[:, None]))
-    scales = {name: np.asarray(o.std, np.float32) for name, o in spec.observations.items()}
+    scales = {name: jnp.asarray(o.std, jnp.float32) for name, o in spec.observations.items()}
     if spec.has_reward and held_out.rewards is not None:
-        scales["reward"] = np.float32(spec.reward_mean_std[1])
+        scales["reward"] = jnp.asarray(spec.reward_mean_std[1], jnp.float32)
     window = context_of(rows, starts, options.context)
     keys = jax.random.split(key, options.num_samples)
-    found, error = _measure(model, window, starts.context_lengths - 1, future, scales, keys)
+    found, error = _measure(
+        model, window, jnp.asarray(starts.context_lengths - 1), future, scales, keys
+    )
     error = np.where(np.isnan(error), np.inf, error)  # infinite, not missing
     return starts, {name: np.asarray(found[name]) for name in UNCERTAINTIES}, error
 
