@@ -157,7 +157,7 @@ class Calibration(Section):
             f"Spread of sampled rollouts of {key} / their error at {in_steps([horizon])}, 1 where "
             f"it is right: the rollouts are {_verdict(number)}."
         )
-        return [Card("Whether its uncertainty is right", number, "spread / skill", text)]
+        return [Card("Whether its spread is right", number, "spread / skill", text)]
 
     def figures(self) -> list[str]:
         """At the shortest, a middle and the longest horizon of each observation."""

@@ -51,7 +51,7 @@ from worldmodel.evaluation.returns import (
 )
 from worldmodel.evaluation.section import MORE, Context, Measure, Section
 from worldmodel.evaluation.sections.returns import has_agent
-from worldmodel.evaluation.statistics import Annotated, Estimate, format_number
+from worldmodel.evaluation.statistics import Annotated, Estimate
 
 CLONE = "behavior cloning"
 PLANNER = "planner"  # acts from few starts: each of its steps holds hundreds of imagined rollouts
@@ -244,7 +244,7 @@ class PolicyRanking(Section):
         found = self.agreement
         text = (
             f"Rank correlation of imagined and real returns of {found.spearman.n} policies, 1 at "
-            f"best. Choosing by the model loses {format_number(100 * found.regret.value)} % "
+            f"best. Choosing by the model loses {100 * found.regret.value:.1f} % "
             "of their range."
         )
         return [Card("Whether it ranks policies", found.spearman, "rank correlation", text)]
