@@ -16,7 +16,7 @@ import pytest
 from scipy import stats
 
 from worldmodel.aggregate.command import run as aggregate
-from worldmodel.aggregate.methods import ScoreTable, score_table, telling
+from worldmodel.aggregate.methods import ScoreTable, distinguishing, score_table
 from worldmodel.aggregate.options import AggregateOptions
 from worldmodel.aggregate.results import (
     AggregateResults,
@@ -50,7 +50,7 @@ TASKS = {
 POLICIES = {"td3_bc": TD3BCOptions(), "rebrac": ReBRACOptions()}
 QUALITY = {"td3_bc": 0.4, "rebrac": 0.55}  # of the reference's range
 
-Judge = Callable[..., Path]
+Evaluator = Callable[..., Path]
 
 
 def returns_of(method: str, task: str, seeds: int, first: int = 0, episodes: int = 6) -> np.ndarray:
@@ -65,7 +65,7 @@ def returns_of(method: str, task: str, seeds: int, first: int = 0, episodes: int
 
 
 @pytest.fixture
-def judge(tmp_path: Path, walker_spec) -> Judge:
+def evaluate(tmp_path: Path, walker_spec) -> Evaluator:
     """Writes a run's folder as training and evaluation leave it, with returns (seeds, episodes)."""
 
     def made(
@@ -109,14 +109,14 @@ def judge(tmp_path: Path, walker_spec) -> Judge:
 
 
 @pytest.fixture
-def runs(judge: Judge, tmp_path: Path) -> Path:
+def runs(evaluate: Evaluator, tmp_path: Path) -> Path:
     """Two methods on two tasks: one trained its 5 seeds at once, the other has 4 runs."""
     for task, reference in TASKS.items():
         returns = returns_of("td3_bc", task, 5)
-        judge(f"td3_bc-{task}", POLICIES["td3_bc"], task, returns, 0, reference)
+        evaluate(f"td3_bc-{task}", POLICIES["td3_bc"], task, returns, 0, reference)
         for seed in range(4):
             returns = returns_of("rebrac", task, 1, seed)
-            judge(f"rebrac-{task}-{seed}", POLICIES["rebrac"], task, returns, seed, reference)
+            evaluate(f"rebrac-{task}-{seed}", POLICIES["rebrac"], task, returns, seed, reference)
     return tmp_path / "runs"
 
 
@@ -201,14 +201,18 @@ def test_a_method_is_ahead_where_the_whole_interval_is_above_a_half() -> None:
     )
 
 
-def test_methods_are_told_apart_by_few_options(judge: Judge) -> None:
-    assert telling([{"a": "1", "b": "1"}, {"a": "1", "b": "2"}], ["a", "b"]) == ["b"]
-    assert telling([{"a": "1"}, {"a": "1"}], ["a"]) == []
+def test_methods_are_distinguished_by_few_options(evaluate: Evaluator) -> None:
+    assert distinguishing([{"a": "1", "b": "1"}, {"a": "1", "b": "2"}], ["a", "b"]) == ["b"]
+    assert distinguishing([{"a": "1"}, {"a": "1"}], ["a"]) == []
     for name, weight in {"weak": 1.0, "strong": 4.0}.items():
         for seed in range(2):
             policy = TD3BCOptions(alpha=weight)
-            judge(f"{name}-{seed}", policy, "Hopper-v5", returns_of("td3_bc", "Hopper-v5", 1), seed)
-    runs = judge("x", POLICIES["rebrac"], "Hopper-v5", returns_of("rebrac", "Hopper-v5", 1)).parent
+            evaluate(
+                f"{name}-{seed}", policy, "Hopper-v5", returns_of("td3_bc", "Hopper-v5", 1), seed
+            )
+    runs = evaluate(
+        "x", POLICIES["rebrac"], "Hopper-v5", returns_of("rebrac", "Hopper-v5", 1)
+    ).parent
     found = table_of(runs)
     assert found.group_by == ["policy.name", "policy.alpha"] and not found.normalized
     assert [*found.scores] == [
@@ -229,57 +233,61 @@ def test_methods_are_told_apart_by_few_options(judge: Judge) -> None:
         table_of(runs, group_by=["policy"])
 
 
-def test_a_planner_is_a_method_of_its_own(judge: Judge) -> None:
+def test_a_planner_is_a_method_of_its_own(evaluate: Evaluator) -> None:
     returns = returns_of("td3_bc", "Hopper-v5", 1)
     for kind in ("cem", "mppi"):
         given = {"agent": "planner", "evaluation__planner__kind": kind}
-        runs = judge(kind, NoPolicy(), "Hopper-v5", returns, **given).parent
+        runs = evaluate(kind, NoPolicy(), "Hopper-v5", returns, **given).parent
     found = table_of(runs)
     assert [*found.scores] == [f"evaluation.planner.kind={kind}" for kind in ("cem", "mppi")]
     assert read_runs(find_runs([str(runs)]), "policy") == ([], [runs / "cem", runs / "mppi"])
 
 
-def test_what_was_not_judged_alike_is_said(judge: Judge) -> None:
+def test_what_was_not_evaluated_alike_is_reported(evaluate: Evaluator) -> None:
     for seed in range(3):
         returns = returns_of("td3_bc", "Hopper-v5", 1, seed, episodes=6 - seed // 2)
         given = {"evaluation__episodes": 6 - seed // 2, "training__pretrained_model": "runs/model"}
         early = {"step": 99 + seed % 2}
         name = f"run-{seed}"
-        runs = judge(name, POLICIES["td3_bc"], "Hopper-v5", returns, seed, **given, **early).parent
+        runs = evaluate(
+            name, POLICIES["td3_bc"], "Hopper-v5", returns, seed, **given, **early
+        ).parent
     shared, early, episodes = table_of(runs).notes
     assert shared.startswith("Runs of td3_bc on Hopper-v5 share a world model (runs/model)")
     assert early.endswith(f"the end of their training: {runs / 'run-0'}, {runs / 'run-2'}.")
     assert episodes == "Means are over different numbers of episodes, 5 to 6."
 
 
-def test_uneven_seeds_are_cut_and_said_to_be(judge: Judge) -> None:
+def test_uneven_seeds_are_cut_and_said_to_be(evaluate: Evaluator) -> None:
     for task, seeds in zip(TASKS, (3, 2), strict=True):
         returns = returns_of("td3_bc", task, seeds)
-        runs = judge(task, POLICIES["td3_bc"], task, returns, 0, TASKS[task]).parent
+        runs = evaluate(task, POLICIES["td3_bc"], task, returns, 0, TASKS[task]).parent
     found = table_of(runs)
     assert found.scores["td3_bc"].shape == (2, 2)
     (note,) = found.notes
     assert note.startswith("td3_bc has 3 on Hopper-v5, 2 on Walker2d-v5: of each task the first 2")
 
 
-def test_logs_of_one_environment_are_tasks_of_their_own(judge: Judge) -> None:
+def test_logs_of_one_environment_are_tasks_of_their_own(evaluate: Evaluator) -> None:
     returns, reference = returns_of("td3_bc", "Hopper-v5", 2), TASKS["Hopper-v5"]
     for logs in ("a" * 64, "b" * 64):
-        runs = judge(logs[:1], POLICIES["td3_bc"], "Hopper-v5", returns, 0, reference, logs).parent
+        runs = evaluate(
+            logs[:1], POLICIES["td3_bc"], "Hopper-v5", returns, 0, reference, logs
+        ).parent
     assert table_of(runs).tasks == ["Hopper-v5 aaaaaaaa", "Hopper-v5 bbbbbbbb"]
 
 
-def test_scales_that_differ_are_not_put_together(runs: Path, judge: Judge) -> None:
+def test_scales_that_differ_are_not_put_together(runs: Path, evaluate: Evaluator) -> None:
     with pytest.raises(
-        ConfigError, match="score=return: returns of 2 tasks .* have scales of their"
+        ConfigError, match="score=return: returns of 2 tasks .* are on different scales"
     ):
         table_of(runs, score="return")
     hopper = [runs / "td3_bc-Hopper-v5", runs / "rebrac-Hopper-v5-0"]
     returns = table_of(*hopper, score="return")
     expected = returns_of("td3_bc", "Hopper-v5", 5).mean(1)
     np.testing.assert_allclose(returns.scores["td3_bc"][:, 0], expected)
-    bare = judge("bare", POLICIES["rebrac"], "Hopper-v5", returns_of("rebrac", "Hopper-v5", 1))
-    with pytest.raises(ConfigError, match="bare have no normalised score; `python eval.py"):
+    bare = evaluate("bare", POLICIES["rebrac"], "Hopper-v5", returns_of("rebrac", "Hopper-v5", 1))
+    with pytest.raises(ConfigError, match="bare have no normalized score; `python eval.py"):
         table_of(hopper[0], bare, score="normalized")
     with pytest.raises(ConfigError, match="without it: .*bare"):
         table_of(runs / "td3_bc-Hopper-v5", runs / "td3_bc-Walker2d-v5", bare)
@@ -287,10 +295,10 @@ def test_scales_that_differ_are_not_put_together(runs: Path, judge: Judge) -> No
     other = dataclasses.replace(TASKS["Hopper-v5"], high=99.0)
     given = (POLICIES["rebrac"], "Hopper-v5", returns_of("rebrac", "Hopper-v5", 1), 0, other)
     with pytest.raises(ConfigError, match="counted by different returns(?s:.*)100 is 99"):
-        table_of(hopper[0], judge("other", *given))
+        table_of(hopper[0], evaluate("other", *given))
 
 
-def test_what_is_missing_is_named(runs: Path, judge: Judge) -> None:
+def test_what_is_missing_is_named(runs: Path, evaluate: Evaluator) -> None:
     for seed in range(4):
         (runs / f"rebrac-Walker2d-v5-{seed}" / "config.yaml").unlink()
     with pytest.raises(ConfigError, match=r"(?s)by policy\.name.*rebrac: no run on Walker2d-v5"):
@@ -302,12 +310,12 @@ def test_what_is_missing_is_named(runs: Path, judge: Judge) -> None:
     for number, name in enumerate(("results.json", "episodes.jsonl")):
         run = runs / f"rebrac-Hopper-v5-{number}"
         assert f"{run} is not evaluated: evaluation/{name} is missing" in str(refused.value)
-        assert f"`python eval.py run={run}` makes it" in str(refused.value)
-    with pytest.raises(CheckpointError, match="no run's folder is of this pattern"):
+        assert f"run `python eval.py run={run}`" in str(refused.value)
+    with pytest.raises(CheckpointError, match="no run directory matches this pattern"):
         find_runs([str(runs / "mopo-*")])
-    nobody = judge("nobody", NoPolicy(), "Hopper-v5", None)
+    nobody = evaluate("nobody", NoPolicy(), "Hopper-v5", None)
     assert read_run(nobody) is None
-    unplayed = judge("unplayed", POLICIES["rebrac"], "Hopper-v5", None)
+    unplayed = evaluate("unplayed", POLICIES["rebrac"], "Hopper-v5", None)
     with pytest.raises(CheckpointError, match="no returns of its policy or planner; `python eval"):
         read_run(unplayed)
 
@@ -317,15 +325,15 @@ def test_episodes_of_another_evaluation_are_refused(runs: Path) -> None:
     episodes = run / "evaluation" / "episodes.jsonl"
     whole = episodes.read_text()
     episodes.write_text("".join(whole.splitlines(keepends=True)[:-7]))
-    with pytest.raises(CheckpointError, match="are not of one evaluation"):
+    with pytest.raises(CheckpointError, match="are of different evaluations"):
         read_run(run)
     episodes.write_text(whole[:-20])
     with pytest.raises(CheckpointError, match=r"episodes\.jsonl is damaged"):
         read_run(run)
 
 
-def test_the_command_writes_and_says_all(runs: Path, judge: Judge) -> None:
-    judge("a_model", NoPolicy(), "Hopper-v5", None)
+def test_the_command_writes_and_says_all(runs: Path, evaluate: Evaluator) -> None:
+    evaluate("a_model", NoPolicy(), "Hopper-v5", None)
     words = [sys.executable, "-m", "worldmodel.aggregate", f"runs=[{runs},{runs}/td3_bc-*]"]
     done = subprocess.run(words, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -343,7 +351,7 @@ def test_the_command_writes_and_says_all(runs: Path, judge: Judge) -> None:
     for said in (done.stdout, text, page):
         for word in ("rebrac is ahead of td3_bc", "4 training seeds say little", "optimality gap"):
             assert word in " ".join(said.split())
-    assert "Left out, since nobody acts there" in text and "a_model" in text
+    assert "Left out, because they have no agent" in text and "a_model" in text
     assert page.count("<svg") == 2 and "http" not in page and "NaN" not in page
 
 
@@ -357,7 +365,7 @@ def test_the_command_writes_and_says_all(runs: Path, judge: Judge) -> None:
         (["--group_by=seed"], "options have no dashes: group_by=seed"),
     ],
 )
-def test_mistakes_are_told_in_words(words: list[str], said: str, capsys) -> None:
+def test_mistakes_are_reported_in_words(words: list[str], said: str, capsys) -> None:
     assert run_cli(lambda: aggregate(words)) == 2
     shown = capsys.readouterr()
     assert said in shown.err and not shown.out

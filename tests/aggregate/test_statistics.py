@@ -118,7 +118,7 @@ def test_what_is_no_table_is_refused():
         aggregate(np.zeros(3), Bootstrap())
 
 
-def test_few_seeds_are_said_to_be_few():
+def test_few_seeds_are_reported_to_be_few():
     assert note_on_seeds(5) is None
     assert note_on_seeds(4).startswith("4 training seeds say")
     assert note_on_seeds(1).startswith("A single training seed says")

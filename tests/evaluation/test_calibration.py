@@ -75,7 +75,7 @@ def kalman(worlds):
     return Kalman
 
 
-def judged(model, logs, options=OPTIONS):
+def evaluated(model, logs, options=OPTIONS):
     return Calibration.run(context_of(model, logs, options)).observations["position"]
 
 
@@ -98,13 +98,13 @@ def surprise_of_the_filter(logs, horizon):
 
 def test_the_likelihood_is_that_of_the_kalman_filter(kalman, logs):
     """Within 2 %: so is then its logarithm, to 0.02."""
-    for horizon, numbers in judged(kalman(), logs).items():
+    for horizon, numbers in evaluated(kalman(), logs).items():
         expected = surprise_of_the_filter(logs, horizon)
         assert math.exp(expected - numbers.log_score.value) == pytest.approx(1, abs=0.02)
 
 
 def test_the_kalman_filter_is_calibrated_at_every_horizon(kalman, logs):
-    for numbers in judged(kalman(), logs).values():
+    for numbers in evaluated(kalman(), logs).values():
         assert numbers.spread_skill_ratio.value == pytest.approx(1, abs=0.05)
         assert numbers.spread_skill_ratio.low < 1 < numbers.spread_skill_ratio.high
         for level, nominal in ((50, 0.5), (80, 0.8), (90, 0.9), (95, 0.95)):
@@ -116,7 +116,7 @@ def test_the_kalman_filter_is_calibrated_at_every_horizon(kalman, logs):
 
 
 def test_each_number_of_a_vector_has_its_own_and_they_agree_with_the_whole(kalman, logs):
-    numbers = judged(kalman(), logs)[3]
+    numbers = evaluated(kalman(), logs)[3]
     for name in ("crps", "log_score"):
         whole, each = getattr(numbers, name), numbers.dimensions[name]
         assert len(each) == 2
@@ -128,7 +128,7 @@ def test_each_number_of_a_vector_has_its_own_and_they_agree_with_the_whole(kalma
 
 @pytest.mark.parametrize(("told", "sure"), [(0.0, True), (2.0, False)])
 def test_who_mistakes_the_noise_is_too_sure_or_too_wide(kalman, logs, told, sure):
-    right, wrong = (judged(kalman(x), logs)[1] for x in (1.0, told))
+    right, wrong = (evaluated(kalman(x), logs)[1] for x in (1.0, told))
     assert (
         wrong.crps.value > right.crps.value and wrong.energy_score.value > right.energy_score.value
     )
@@ -139,7 +139,7 @@ def test_who_mistakes_the_noise_is_too_sure_or_too_wide(kalman, logs, told, sure
     assert ends > 3 / 40 if sure else ends < 1 / 40
 
 
-def test_noise_of_the_observation_widens_the_futures_and_not_the_prediction(kalman, logs):
+def test_noise_of_the_observation_widens_the_sampled_rollouts_and_not_the_prediction(kalman, logs):
     without, with_noise = (
         Prediction.run(context_of(kalman(x), logs, OPTIONS)).observations["position"]
         for x in (0.0, 1.0)
@@ -147,7 +147,7 @@ def test_noise_of_the_observation_widens_the_futures_and_not_the_prediction(kalm
     assert without.horizons[1].error == with_noise.horizons[1].error
 
 
-def test_futures_that_agree_have_no_calibration(worlds, logs):
+def test_sampled_rollouts_that_agree_have_no_calibration(worlds, logs):
     found = Calibration.run(context_of(worlds.Linear(), logs, OPTIONS))
     assert found.observations["position"] == {} and found.tables() == found.cards() == []
     assert any("All sampled rollouts of position are the same" in note for note in found.notes())
@@ -161,7 +161,7 @@ def test_few_samples_have_no_calibration(kalman, logs):
 
 def test_intervals_that_few_samples_cannot_have_are_left_out(kalman, logs):
     options = EvaluationOptions([1], CONTEXT, 5, 8, resamples=100)
-    numbers = judged(kalman(), logs, options)[1]
+    numbers = evaluated(kalman(), logs, options)[1]
     assert set(numbers.coverage) == {50, 80} and numbers.nominal[80] == pytest.approx(7 / 9)
 
 
@@ -174,7 +174,7 @@ def test_what_diverged_is_infinitely_wrong_and_not_missing(rng):
     assert np.isposinf(found.energy_score[2, 0])
 
 
-def test_an_image_is_judged_by_the_mean_of_its_pixels(rng):
+def test_an_image_is_evaluated_by_the_mean_of_its_pixels(rng):
     samples, truth = rng.normal(size=(8, 6, 2, 50)), rng.normal(size=(6, 2, 50))
     whole, each = (scores_of(samples, truth, each) for each in (False, True))
     assert whole.crps.shape == (6, 2, 1) and each.crps.shape == (6, 2, 50)

@@ -88,7 +88,7 @@ def test_a_comparison_holds_the_numbers_of_each_models_own_evaluation(worlds) ->
         assert found["usable_horizon.position"].rows["position"].runs[run] == usable.percentiles[50]
 
 
-def test_what_is_better_when_more_is_told_by_the_difference() -> None:
+def test_what_is_better_when_more_is_reported_by_the_difference() -> None:
     values = {"a": np.arange(40.0), "b": np.arange(40.0) + 2, "c": np.full(40, np.nan)}
     given = {run: Measured(median(v), np.arange(40), "median") for run, v in values.items()}
     found = compare(given, Bootstrap(100), MORE)

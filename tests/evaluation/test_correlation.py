@@ -87,7 +87,7 @@ def test_an_order_that_says_nothing_is_chance_and_any_unit_is_the_same():
 
 
 @pytest.mark.parametrize("statistic", [pearson, spearman, sparsification])
-def test_what_never_changes_tells_nothing(statistic):
+def test_what_never_changes_shows_nothing(statistic):
     """Neither in the pairs nor, where the same one was drawn again and again, in a draw."""
     once = np.ones((1, 7), int)
     assert np.isnan(statistic(np.arange(7.0), np.full(7, 0.1))(once)).all()

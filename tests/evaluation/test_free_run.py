@@ -24,12 +24,12 @@ OPTIONS = EvaluationOptions(
 )
 
 
-def judged(model, logs, options=OPTIONS):
+def evaluated(model, logs, options=OPTIONS):
     return FreeRuns.run(context_of(model, logs, options)).observations["position"]
 
 
 def test_who_knows_the_world_fits_all_of_it(worlds):
-    found = judged(worlds.Linear(), worlds.linear_logs([30, 25, 40]))
+    found = evaluated(worlds.Linear(), worlds.linear_logs([30, 25, 40]))
     assert found.mean.rmse.value < 1e-5
     assert found.mean.fit.value > 99.99
     assert found.rows == [26, 21, 36]
@@ -38,7 +38,7 @@ def test_who_knows_the_world_fits_all_of_it(worlds):
 def test_errors_are_those_of_a_plain_loop(worlds):
     """Persistence: every row after the context is said to be the last one seen."""
     logs = worlds.linear_logs([30, 25, 40])
-    found = judged(worlds.Repeat(), logs)
+    found = evaluated(worlds.Repeat(), logs)
     records = np.split(logs.observations["position"], np.cumsum(logs.lengths)[:-1])
     off = [x[3] - x[4:] for x in records]
     rmse = np.array([np.sqrt((e**2).mean(0)) for e in off])
@@ -57,7 +57,7 @@ def test_errors_are_those_of_a_plain_loop(worlds):
 
 
 def test_one_record_has_no_interval(worlds):
-    number = judged(worlds.Repeat(), worlds.linear_logs([50])).mean.rmse
+    number = evaluated(worlds.Repeat(), worlds.linear_logs([50])).mean.rmse
     assert number.n == 1 and np.isnan(number.low) and np.isnan(number.high)
     assert "[" not in str(number)
 
@@ -67,24 +67,24 @@ def test_chunks_are_seamless(worlds, monkeypatch):
     logs = worlds.linear_logs([40, 23])
     spec = logs.spec()
     model = models.build(GRUOptions(units=8, latent_dim=4), spec, jax.random.key(1))
-    whole = judged(model, logs)
+    whole = evaluated(model, logs)
     monkeypatch.setattr(module, "CHUNK", 5)
-    np.testing.assert_allclose(judged(model, logs).rmse, whole.rmse, rtol=1e-4)
+    np.testing.assert_allclose(evaluated(model, logs).rmse, whole.rmse, rtol=1e-4)
 
 
-def test_groups_of_records_and_futures_change_nothing(worlds, monkeypatch):
+def test_groups_of_records_and_sampled_rollouts_change_nothing(worlds, monkeypatch):
     logs = worlds.linear_logs([30, 25, 40])
-    alone = judged(worlds.Linear(), logs).rmse
+    alone = evaluated(worlds.Linear(), logs).rmse
     monkeypatch.setattr(module, "MOST_LANES", 6)
-    together = judged(worlds.Linear(), logs, dataclasses.replace(OPTIONS, num_samples=3)).rmse
+    together = evaluated(worlds.Linear(), logs, dataclasses.replace(OPTIONS, num_samples=3)).rmse
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
-def test_the_mean_over_futures_is_judged(worlds):
+def test_the_mean_over_sampled_rollouts_is_evaluated(worlds):
     """Noise of independent futures averages out."""
     logs = worlds.linear_logs([60])
     noisy = [
-        judged(
+        evaluated(
             worlds.Linear(0.3), logs, dataclasses.replace(OPTIONS, num_samples=n)
         ).mean.rmse.value
         for n in (1, 64)
@@ -97,13 +97,13 @@ def test_a_model_that_diverges_is_infinitely_wrong(worlds):
         def step(self, state, action, key):
             return state * np.nan
 
-    found = judged(Lost(), worlds.linear_logs([30]))
+    found = evaluated(Lost(), worlds.linear_logs([30]))
     assert found.mean.rmse.value == np.inf and found.mean.fit.value == -np.inf
 
 
 def test_records_no_longer_than_the_context_are_refused(worlds):
     with pytest.raises(DataError, match=r"longest record has 4 steps.*evaluation.context=4"):
-        judged(worlds.Repeat(), worlds.linear_logs([4, 3]))
+        evaluated(worlds.Repeat(), worlds.linear_logs([4, 3]))
 
 
 def test_free_runs_are_in_every_report(worlds):

@@ -48,19 +48,19 @@ def paying(worlds):
     return Paying
 
 
-def judged(model, logs, options=OPTIONS):
+def evaluated(model, logs, options=OPTIONS):
     return RewardsAndTermination.run(context_of(model, logs, options))
 
 
 def test_a_known_reward_has_no_error(paying, logs):
-    for numbers in judged(paying(), logs).rewards.values():
+    for numbers in evaluated(paying(), logs).rewards.values():
         assert numbers.error.value < 1e-5 and numbers.return_error.value < 1e-5
         assert numbers.skill.low > 0.999 and numbers.return_skill.low > 0.999
 
 
 def test_an_error_of_every_step_adds_up_in_the_return(paying, logs):
     std = logs.spec().reward_mean_std[1]
-    for h, numbers in judged(paying(0.5), logs).rewards.items():
+    for h, numbers in evaluated(paying(0.5), logs).rewards.items():
         assert numbers.error.value == pytest.approx(0.5 / std, rel=1e-3)
         assert numbers.return_error.value == pytest.approx(h * 0.5 / std, rel=1e-3)
 
@@ -79,14 +79,14 @@ def test_the_training_mean_is_beside_it(paying, logs):
     assert np.isnan(reward_errors(np.zeros((1, 8)), logs, spec, short)[0][:, 0, 2:]).all()
 
 
-def test_logs_without_reward_are_not_judged_by_it(worlds, logs):
+def test_logs_without_reward_are_not_evaluated_by_it(worlds, logs):
     bare = dataclasses.replace(logs, rewards=None)
 
     class Unpaid(worlds.Linear):
         def reward(self, state):
             raise AssertionError("no reward to tell of")
 
-    found = judged(Unpaid(), bare)
+    found = evaluated(Unpaid(), bare)
     assert found.rewards == {} and any("no rewards" in note for note in found.notes())
 
 
@@ -120,7 +120,7 @@ def counting(worlds, logs):
 
 def test_known_ends_are_foretold_at_every_horizon(counting):
     logs, model = counting
-    found = judged(model(), logs).terminations
+    found = evaluated(model(), logs).terminations
     assert list(found) == [1, 3, 8]
     for numbers in found.values():
         assert numbers.f1.value == 1 and numbers.auc.value == 1
@@ -132,20 +132,20 @@ def test_ends_that_come_late_are_missed_by_as_much(counting):
     """Of starts 1, 3 and 8 steps before an end, the first two of them meet it within 3 steps: one
     that is 2 steps late is found from the nearest only."""
     logs, model = counting
-    found = judged(model(late=2), logs).terminations
+    found = evaluated(model(late=2), logs).terminations
     assert found[1].f1.value == 0 and found[1].auc.value == 0.5
     assert found[3].f1.value == pytest.approx(2 / 3) and found[3].auc.value == pytest.approx(0.75)
 
 
 def test_an_unlikely_end_is_ranked_but_not_foretold(counting):
     logs, model = counting
-    found = judged(model(chance=0.3), logs).terminations
+    found = evaluated(model(chance=0.3), logs).terminations
     assert found[3].f1.value == 0 and found[3].auc.value == 1
 
 
-def test_logs_without_terminations_are_not_judged_by_them(counting):
+def test_logs_without_terminations_are_not_evaluated_by_them(counting):
     logs, model = counting
-    found = judged(model(), dataclasses.replace(logs, terminated=np.zeros(6, bool)))
+    found = evaluated(model(), dataclasses.replace(logs, terminated=np.zeros(6, bool)))
     assert found.terminations == {} and any("terminated" in note for note in found.notes())
 
 
@@ -177,5 +177,5 @@ def test_models_are_compared_by_the_ends_they_foretell(counting):
             numbers = compared.runs
             assert compared.lead.best == "knows" and numbers["knows"].value == 1
             assert compared.lead.margin.value == pytest.approx(1 - numbers["late"].value)
-    alone = judged(model(late=2), logs).terminations
+    alone = evaluated(model(late=2), logs).terminations
     assert found["terminal.f1"]["3"].runs["late"].value == alone[3].f1.value

@@ -135,7 +135,7 @@ def test_without_a_policy_the_clone_takes_its_place(world, pendulum):
     assert decision.agreement.spearman.low > 0 and decision.sequences is None
 
 
-def test_a_model_without_a_policy_is_judged_where_its_environment_can_be_made(world, pendulum):
+def test_a_model_without_a_policy_is_evaluated_where_its_environment_can_be_made(world, pendulum):
     few = PolicyRankingOptions(rollouts_per_policy=2, horizons=[3], num_start_states=0)
     options = EvaluationOptions([1], 4, 1, 2, resamples=100, policy_ranking=few)
     given = (world.oracle, None, world.spec, pendulum, pendulum)
@@ -201,7 +201,7 @@ def test_candidates_are_raw_actions_some_of_them_held(action):
         assert plans[..., 0].min() < -1 and plans[..., 1].min() >= 0
 
 
-def test_a_start_is_reached_again_or_it_is_told(world):
+def test_a_start_is_reached_again_or_it_is_reported(world):
     act = random_policy(world.spec)
     arguments = (act, OPTIONS.policy_ranking, Bootstrap(100), jax.random.key(0))
     gymnasium.register("NoisyPendulum-v0", lambda: Noisy(gymnasium.make("Pendulum-v1")))

@@ -342,7 +342,7 @@ def test_the_last_checkpoint_stands_beside_the_best(results):
     assert to_json(results)["last"] is None and "ast checkpoint" not in markdown(results)
 
 
-def test_both_checkpoints_tell_how_they_rank_policies(results):
+def test_both_checkpoints_show_how_they_rank_policies(results):
     source = dataclasses.replace(results.provenance, step=90)
     last = with_section(results, "policy_ranking", ranking(5))
     last = dataclasses.replace(last, provenance=source)
@@ -372,7 +372,7 @@ def test_the_headline_says_how_far_and_how_sure(worlds):
     assert said[0.05][2] == "Sampled rollouts of position are too wide at 1 step."
 
 
-def test_horizons_that_are_neighbours_are_told_by_their_ends():
+def test_horizons_that_are_neighbours_are_reported_by_their_ends():
     of = {1: "good", 2: "good", 5: "good", 10: "bad", 15: "even", 25: "even"}
     assert by_horizon(of) == "good at 1 to 5 steps, bad at 10 steps and even at 15 and 25 steps"
     assert by_horizon(dict.fromkeys(of, "good")) == "good at 1 to 25 steps"

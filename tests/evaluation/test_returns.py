@@ -195,7 +195,7 @@ def test_choosers_that_share_a_program_act_as_they_would_alone():
     assert (together[0] != together[1]).any()
 
 
-def test_models_are_judged_as_far_ahead_as_they_are_used():
+def test_models_are_evaluated_as_far_ahead_as_they_are_used():
     imagining = Config(policy=ActorCriticOptions(horizon=7))
     without = Config(policy=TD3BCOptions())  # learns from the logs alone
     mixed = Config(policy=TD3BCOptions(real_ratio=0.5, horizon=3))

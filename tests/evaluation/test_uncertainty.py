@@ -113,8 +113,8 @@ def test_reward_counts_in_the_error(model, logs):
         dataclasses.replace(paid, has_reward=False),
         dataclasses.replace(other, rewards=None),
     )
-    for judged in ((none, other), (paid, bare)):
-        _, _, without = uncertainties_and_errors(Unpaid(), *judged, OPTIONS, key)
+    for evaluated in ((none, other), (paid, bare)):
+        _, _, without = uncertainties_and_errors(Unpaid(), *evaluated, OPTIONS, key)
         np.testing.assert_allclose(without, error, rtol=1e-6)
 
 

@@ -20,7 +20,7 @@ KEY = jax.random.key(0)
 
 
 @pytest.mark.parametrize("environment", ["Pendulum-v1", None])
-def test_a_family_without_dynamics_is_judged_by_returns_alone(
+def test_a_family_without_dynamics_is_evaluated_by_returns_alone(
     pendulum: Trajectories, tmp_path: Path, environment: str | None
 ) -> None:
     spec = pendulum.spec()

@@ -72,8 +72,8 @@ def test_the_error_approaches_that_of_the_true_system() -> None:
     state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.cursor(0), keys.steps)
     model = trained_modules(learner, state)["model"]
 
-    judged = EvaluationOptions(horizons=[1], context=8, starts_per_episode=20, num_samples=32)
-    context = Context(model, None, spec, held_out, held_out, None, judged)
+    evaluated = EvaluationOptions(horizons=[1], context=8, starts_per_episode=20, num_samples=32)
+    context = Context(model, None, spec, held_out, held_out, None, evaluated)
     result = Prediction.run(context).observations["x"]
     scale = np.mean(np.square(NOISE / np.asarray(spec.observations["x"].std)))
     # The median over starts of the norm of two independent normals, each of the noise's size.

@@ -60,12 +60,13 @@ def aggregate(options: AggregateOptions) -> None:
     runs, others = read_runs(paths, options.agent)
     if not runs:
         raise CheckpointError(
-            f"runs={','.join(options.runs)}: nobody acts in any of these {len(paths)}; accepted: "
-            "runs with a policy or a planner, evaluated in a real environment"
+            f"runs={','.join(options.runs)}: none of these {len(paths)} runs has returns "
+            "of an agent; accepted: runs with a policy or a planner, evaluated in a real "
+            "environment"
         )
     table = score_table(runs, options.group_by, options.score)
     if others:
-        left_out = f"Left out, since nobody acts there: {', '.join(map(str, others))}."
+        left_out = f"Left out, because they have no agent: {', '.join(map(str, others))}."
         table = replace(table, notes=[*table.notes, left_out])
     folder = Path(options.output_dir) if options.output_dir else paths[0].parent / ".aggregated"
     _publish(aggregate_methods(table), folder)

@@ -56,7 +56,7 @@ def score_table(
     Raises ConfigError for scores on several scales, a method that has no run on one of the tasks,
     and two runs of one seed.
     """
-    tasks, by = _task_names(runs), _telling_methods(runs) if by is None else _known(runs, by)
+    tasks, by = _task_names(runs), _distinguishing_methods(runs) if by is None else _known(runs, by)
     normalized = _is_normalized(runs, tasks, score)
     cells: Cells = {}
     for run in sorted(runs, key=lambda run: int(run.options["seed"])):
@@ -79,7 +79,9 @@ def score_table(
     for method, own in by_method.items():
         notes += _differing(method, own, by)
     paths = {method: [str(run.path) for run in own] for method, own in by_method.items()}
-    return ScoreTable(names, scores, normalized, list(by), paths, [*notes, *_judged(runs, cells)])
+    return ScoreTable(
+        names, scores, normalized, list(by), paths, [*notes, *_evaluation_notes(runs, cells)]
+    )
 
 
 def label(options: Mapping[str, str], keys: Iterable[str]) -> str:
@@ -90,7 +92,7 @@ def label(options: Mapping[str, str], keys: Iterable[str]) -> str:
     return " ".join(v if key in NAMES else f"{key}={v}" for key, v in values.items()) or "-"
 
 
-def telling(options: Sequence[Mapping[str, str]], keys: Sequence[str]) -> list[str]:
+def distinguishing(options: Sequence[Mapping[str, str]], keys: Sequence[str]) -> list[str]:
     """A few of the options `keys` that tell configs apart as all of them do: names first, then
     those by which most differ.
     """
@@ -105,8 +107,8 @@ def telling(options: Sequence[Mapping[str, str]], keys: Sequence[str]) -> list[s
     return chosen
 
 
-def _telling_methods(runs: Sequence[EvaluatedRun]) -> list[str]:
-    return telling([run.options for run in runs], _own_options(runs))
+def _distinguishing_methods(runs: Sequence[EvaluatedRun]) -> list[str]:
+    return distinguishing([run.options for run in runs], _own_options(runs))
 
 
 def _own_options(runs: Sequence[EvaluatedRun]) -> list[str]:
@@ -127,7 +129,7 @@ def _own_options(runs: Sequence[EvaluatedRun]) -> list[str]:
 def _known(runs: Sequence[EvaluatedRun], by: Sequence[str]) -> list[str]:
     known = dict.fromkeys(key for run in runs for key in run.options)
 
-    def faults() -> Iterator[str]:
+    def errors() -> Iterator[str]:
         for key in by:
             if f"{key}.name" in known:
                 yield (
@@ -137,7 +139,7 @@ def _known(runs: Sequence[EvaluatedRun], by: Sequence[str]) -> list[str]:
             elif key not in known:
                 yield f"group_by={unknown_option(key, known)}"
 
-    raise_config_errors(faults())
+    raise_config_errors(errors())
     return list(by)
 
 
@@ -149,7 +151,7 @@ def _task_names(runs: Sequence[EvaluatedRun]) -> dict[tuple[str, str], str]:
     tasks = sorted(first, key=[run.task for run in runs].index)
     keys = [*NAMES[2:], *(k for o in first.values() for k in o if k.startswith("data."))]
     keys = [key for key in dict.fromkeys(keys) if key not in RUNTIME_OPTIONS]
-    by = telling([first[task] for task in tasks], keys) or ["data.environment"]
+    by = distinguishing([first[task] for task in tasks], keys) or ["data.environment"]
     names = {task: label(first[task], by) for task in tasks}
     if len(set(names.values())) < len(names):
         names = {task: f"{name} {task[1][:8]}" for task, name in names.items()}
@@ -159,18 +161,18 @@ def _task_names(runs: Sequence[EvaluatedRun]) -> dict[tuple[str, str], str]:
 def _is_normalized(
     runs: Sequence[EvaluatedRun], tasks: Mapping[tuple[str, str], str], score: str | None
 ) -> bool:
-    """Whether normalised scores are taken. Raises ConfigError for what cannot be put together."""
+    """Whether normalized scores are taken. Raises ConfigError for what cannot be put together."""
     bare = [str(run.path) for run in runs if run.reference is None]
     normalized = not bare if score is None else score == "normalized"
-    mend = "`python eval.py run=RUN evaluation.reference=NAME` counts by a pair of returns"
+    fix = "evaluate them with `python eval.py run=RUN evaluation.reference=NAME`"
     if not normalized and len(tasks) > 1:
-        without = f"; without it: {_some(bare)}; {mend}" if bare else ""
+        without = f"; without it: {_some(bare)}; {fix}" if bare else ""
         raise ConfigError(
             f"score={score or 'return'}: returns of {len(tasks)} tasks ({_some(tasks.values())}) "
-            f"have scales of their own, and no mean; accepted: score=normalized{without}"
+            f"are on different scales; accepted: score=normalized{without}"
         )
     if normalized and bare:
-        raise ConfigError(f"score=normalized: {_some(bare)} have no normalised score; {mend}")
+        raise ConfigError(f"score=normalized: {_some(bare)} have no normalized score; {fix}")
     for task, name in tasks.items() if normalized else ():
         own = {
             (r.reference.low, r.reference.high): r
@@ -180,7 +182,7 @@ def _is_normalized(
         if len(own) > 1:
             pairs = [f"{r.path}: 0 is {low:g}, 100 is {high:g}" for (low, high), r in own.items()]
             raise ConfigError(
-                bullet_list(f"{name}: scores are counted by different returns", pairs)
+                bullet_list(f"{name}: scores are normalized by different reference returns", pairs)
             )
     return normalized
 
@@ -194,7 +196,7 @@ def _repeated(cells: Cells) -> Iterator[str]:
             if (first := seeds.setdefault(seed, run)) is run:
                 continue
             other = _different([first, run])
-            yield f"{first.path} and {run.path}: both are {method} on {task} with seed={seed}" + (
+            yield f"{first.path} and {run.path}: both are {method} on {task}, with seed={seed}" + (
                 f"; they differ by {_some(other)}: add that to group_by=[...]"
                 if other
                 else "; leave one out"
@@ -206,9 +208,9 @@ def _refuse_gaps(
 ) -> None:
     missing = [f"{m}: no run on {t}" for m in methods for t in tasks if (m, t) not in cells]
     if missing:
-        told = f" (by {', '.join(by)})" if by else ""
+        grouping = f" (by {', '.join(by)})" if by else ""
         raise ConfigError(
-            bullet_list(f"every method{told} needs runs on every task; missing are", missing)
+            bullet_list(f"every method{grouping} needs runs on every task; missing", missing)
             + "\nTrain and evaluate these, or leave runs out"
             + (
                 ""
@@ -237,7 +239,7 @@ def _differing(method: str, runs: Sequence[EvaluatedRun], by: Sequence[str]) -> 
         yield f"Runs of {method} also differ by {_some(more)}."
 
 
-def _judged(runs: Sequence[EvaluatedRun], cells: Cells) -> Iterator[str]:
+def _evaluation_notes(runs: Sequence[EvaluatedRun], cells: Cells) -> Iterator[str]:
     """Runs that share a model, or were evaluated differently."""
     for (method, task), own in cells.items():
         models = [run.options.get("training.pretrained_model", "null") for run in own]

@@ -25,7 +25,7 @@ class AggregateOptions:
     )
     score: str | None = option(
         None,
-        "what is put together (null: the normalised score where every run has one, else the "
+        "what is put together (null: the normalized score where every run has one, else the "
         "return, which has to be of a single task)",
         choices=SCORES,
     )

@@ -173,18 +173,18 @@ def aggregate_tables(found: AggregateResults) -> list[ResultTable]:
     tasks, first = found.table.tasks, next(iter(found.numbers.values()))
     rows = [[method, *numbers.values()] for method, numbers in found.numbers.items()]
     header = ["method", *(AGGREGATES[name] for name in first)]
-    made = [ResultTable(f"{found.score.capitalize()} on {found.where}", header, rows)]
+    tables = [ResultTable(f"{found.score.capitalize()} on {found.where}", header, rows)]
     if len(found.methods) > 1:
         rows = [
             [ours, *(found.improvement[ours].get(theirs, "") for theirs in found.methods)]
             for ours in found.methods
         ]
         title = "Probability of improvement: a run of the row beats one of the column"
-        made.append(ResultTable(title, ["method", *found.methods], rows))
+        tables.append(ResultTable(title, ["method", *found.methods], rows))
     if len(tasks) > 1:
         rows = [[task, *(m[task] for m in found.by_task.values())] for task in tasks]
-        made.append(ResultTable(f"Mean {found.score} by task", ["task", *found.methods], rows))
-    return made
+        tables.append(ResultTable(f"Mean {found.score} by task", ["task", *found.methods], rows))
+    return tables
 
 
 def explanation(found: AggregateResults) -> str:

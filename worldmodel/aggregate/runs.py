@@ -20,7 +20,7 @@ from worldmodel.errors import CheckpointError, raise_config_errors
 from worldmodel.runs.directory import RunDirectory
 from worldmodel.status.report import runs_in
 
-KINDS = {"policy": "policy.name", "planner": "evaluation.planner.kind"}  # "none": nobody acts
+KINDS = {"policy": "policy.name", "planner": "evaluation.planner.kind"}  # "none": no agent
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class EvaluatedRun:
     dataset: the fingerprint of its dataset
     agent: policy or planner
     returns: (seeds,) the agent's mean over episodes, for each training seed
-    reference: what normalised scores are counted by, if that was asked for
+    reference: what normalized scores are counted by, if that was asked for
     step, steps, best: of the checkpoint evaluated; of its stage in full; whether it is there as the
     best one, and not as the last too
     """
@@ -73,7 +73,7 @@ def _matching(word: str) -> list[Path]:
         return runs_in([word])
     found = sorted(Path(name).parent for name in glob.glob(f"{word}/config.yaml"))
     if not found:
-        raise CheckpointError(f"runs={word}: no run's folder is of this pattern")
+        raise CheckpointError(f"runs={word}: no run directory matches this pattern")
     return found
 
 
@@ -109,7 +109,7 @@ def _need(directory: RunDirectory, name: str) -> None:
     if not (directory.evaluation / name).is_file():
         raise CheckpointError(
             f"{directory.path} is not evaluated: evaluation/{name} is missing; once the run is "
-            f"trained, `python eval.py run={directory.path}` makes it"
+            f"trained, run `python eval.py run={directory.path}`"
         )
 
 
@@ -127,7 +127,7 @@ def _finished(
             + (
                 "data.environment names no real environment"
                 if found["environment"] is None
-                else f"`python eval.py run={directory.path}` measures them"
+                else f"run `python eval.py run={directory.path}`"
             )
         )
     stage, last = found["stage"], found.get("last")
@@ -159,8 +159,8 @@ def _means_of_seeds(directory: RunDirectory, agent: str, mean: float) -> np.ndar
     means = np.array([np.mean(earned[seed]) for seed in sorted(earned)])
     if not earned or not np.isclose(means.mean(), mean):
         raise CheckpointError(
-            f"{directory.evaluation}: episodes.jsonl and results.json are not of one evaluation; "
-            f"`python eval.py run={directory.path}` makes both"
+            f"{directory.evaluation}: episodes.jsonl and results.json are of different "
+            f"evaluations; run `python eval.py run={directory.path}`"
         )
     return means
 

@@ -1,9 +1,9 @@
 """Scores of several runs on several tasks in one number (Agarwal et al., NeurIPS 2021,
 arXiv 2108.13264).
 
-Scores are (runs, tasks), higher is better, normalised so that those of tasks can be put together.
+Scores are (runs, tasks), higher is better, normalized so that those of tasks can be put together.
 Intervals are of a stratified bootstrap: runs are resampled within each task. Seeds of training are
-what is independent: with few of them the intervals are too narrow, and are said to be.
+what is independent: with few of them the intervals are too narrow, which reports note.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def probability_of_improvement(
     """
     ours, theirs = _table(ours), _table(theirs)
     if ours.shape[1] != theirs.shape[1]:
-        raise ValueError(f"{ours.shape[1]} and {theirs.shape[1]} tasks: they have to be the same")
+        raise ValueError(f"{ours.shape[1]} and {theirs.shape[1]} tasks: they must be the same")
     off = ours[:, None] - theirs[None]
     wins = (off > 0) + (off == 0) / 2
 
