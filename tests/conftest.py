@@ -34,9 +34,26 @@ from worldmodel.data.trajectories import Trajectories
 
 ROOT = Path(__file__).parents[1]
 
+# An evaluation without most of its work.
+SHORT = (
+    "evaluation.episodes=1",
+    "evaluation.num_samples=2",
+    "evaluation.policy_ranking.rollouts_per_policy=0",
+    "evaluation.policy_ranking.num_start_states=0",
+)
+
 # How long an example takes says something of the machine, and nothing of what is tested.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start whole runs come first: no long test is left for the end, and one worker
+    trains the run that they share while the other has tests that do not wait for it.
+    """
+    runs = {"smoke_run", "launch", "small_run"}
+    first = {i.path for i in items if runs & {*getattr(i, "fixturenames", ())}}
+    items.sort(key=lambda item: item.path not in first)
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +105,7 @@ def launch(shared: Path) -> Callable[..., list[str]]:
     def command(*words: str, experiment: bool = True) -> list[str]:
         common = [
             f"data.cache_dir={shared / 'datasets'}",
-            f"training.compilation_cache={shared / 'xla'}",
+            f"training.compilation_cache={Path(os.environ['JAX_COMPILATION_CACHE_DIR']).absolute()}",
             "logging.wandb=disabled",
         ]
         experiments = ["experiment=smoke"] if experiment else []
@@ -112,10 +129,10 @@ def smoke_run(launch: Callable[..., list[str]], shared: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def train_words(launch: Callable[..., list[str]]) -> Callable[..., list[str]]:
-    """From words to those of train.py for a run of cheap models: both stages of experiment=smoke,
-    for tests of stopping, damage and resuming.
+    """From words to those of train.py for a run of cheap models: both stages of experiment=smoke
+    and a short evaluation, for tests of stopping, damage and resuming.
     """
-    return lambda *words: launch("model=mlp", "policy=bc", "name=small", *words)[2:]
+    return lambda *words: launch("model=mlp", "policy=bc", "name=small", *SHORT, *words)[2:]
 
 
 @pytest.fixture(scope="session")

@@ -76,7 +76,8 @@ def test_the_added_family_and_algorithm_train_and_the_section_is_in_the_results(
         "training.policy.window=2", "policy.units=16", "policy.rollout_batch_size=8",
         "evaluation.policy_ranking.rollouts_per_policy=0",
         "evaluation.policy_ranking.num_start_states=0",
-        f"data.cache_dir={shared / 'datasets'}", f"training.compilation_cache={shared / 'xla'}",
+        f"data.cache_dir={shared / 'datasets'}",
+        f"training.compilation_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
         "logging.wandb=disabled",
     )  # fmt: skip
     assert "report.html" in printed

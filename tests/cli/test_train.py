@@ -22,7 +22,14 @@ from worldmodel.errors import CheckpointError, ConfigError
 from worldmodel.status.report import read_heartbeat, run_state
 
 Launch = Callable[..., list[str]]
+Words = Callable[..., list[str]]
 ROOT = Path(__file__).resolve().parents[2]
+
+
+NOT_RANKED = (
+    "evaluation.policy_ranking.rollouts_per_policy=0",
+    "evaluation.policy_ranking.num_start_states=0",
+)
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -79,22 +86,31 @@ def test_a_pretrained_model_is_that_of_a_complete_stage(smoke_run: Path, tmp_pat
         load_world_model(copy, loaded.config.model, loaded.spec)
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["saving"],
-        pytest.param(
-            ["compiling", "training", "saving", "in the second stage", "evaluating"],
-            marks=pytest.mark.slow,
-        ),
-    ],
-    ids=["once", "five times"],
-)
+@pytest.fixture
+def small_command(train_words: Words) -> Words:
+    """From words to the command that trains `small_run`."""
+    return lambda *words: [sys.executable, str(ROOT / "train.py"), *train_words(*words)]
+
+
 def test_a_killed_run_resumes_to_bit_identical_parameters(
-    names: list[str], smoke_run: Path, launch: Launch, tmp_path: Path
+    small_run: Path, small_command: Words, tmp_path: Path
+) -> None:
+    assert_killed_run_resumes(small_command(f"runs_dir={tmp_path}"), ["saving"], small_run)
+
+
+@pytest.mark.slow
+def test_a_run_killed_five_times_resumes_to_bit_identical_parameters(
+    smoke_run: Path, launch: Launch, tmp_path: Path
 ) -> None:
     """benchmarks/fault_injection.py does this at a hundred random moments."""
-    command, folder = launch(f"runs_dir={tmp_path}"), tmp_path / "smoke-0"
+    names = ["compiling", "training", "saving", "in the second stage", "evaluating"]
+    assert_killed_run_resumes(launch(f"runs_dir={tmp_path}"), names, smoke_run)
+
+
+def assert_killed_run_resumes(command: list[str], names: list[str], reference: Path) -> None:
+    """Kills the run at each of the named moments; then it ends like the reference."""
+    (runs,) = (word.removeprefix("runs_dir=") for word in command if word.startswith("runs_dir="))
+    folder = Path(runs) / reference.name
     checkpoints = folder / "checkpoints"
     moments = {
         "compiling": lambda: phase_of(folder) == "compiling",
@@ -107,10 +123,10 @@ def test_a_killed_run_resumes_to_bit_identical_parameters(
         assert run_until(command, moments[name], signal.SIGKILL)[0] == -signal.SIGKILL, name
     done = run(command)
     assert done.returncode == 0, done.stderr[-2000:]
-    assert digests(folder) == digests(smoke_run)
+    assert digests(folder) == digests(reference)
     clocks = ("time", "updates_per_second", "data_wait_fraction")
     killed, whole = ([{k: v for k, v in row.items() if k not in clocks} for row in read_rows(r)]
-                     for r in (folder, smoke_run))  # fmt: skip
+                     for r in (folder, reference))  # fmt: skip
     assert killed == whole
 
 
@@ -137,9 +153,9 @@ def phase_of(folder: Path) -> str | None:
 
 
 def test_a_run_stopped_at_any_moment_resumes_with_the_same_command(
-    smoke_run: Path, launch: Launch, tmp_path: Path
+    small_run: Path, small_command: Words, tmp_path: Path
 ) -> None:
-    command, folder = launch(f"runs_dir={tmp_path}"), tmp_path / "smoke-0"
+    command, folder = small_command(f"runs_dir={tmp_path}"), tmp_path / small_run.name
     began = time.monotonic()
     moments = [
         (lambda: time.monotonic() > began + 0.5, signal.SIGUSR1, 75),  # while it imports
@@ -151,7 +167,7 @@ def test_a_run_stopped_at_any_moment_resumes_with_the_same_command(
         assert status == expected and "Traceback" not in output, output
         assert "run the same command to resume" in output
     assert run_state(read_heartbeat(folder), time.time())[0] == "stopped"
-    assert digests(folder) == digests(smoke_run)
+    assert digests(folder) == digests(small_run)
     environments = json.loads((folder / "environment.json").read_text())
     assert len(environments) == 1  # two starts, with the same software on the same devices
 
@@ -166,12 +182,12 @@ def test_a_finished_run_reports_its_state_and_its_environment(smoke_run: Path) -
 
 
 def test_a_dry_run_prints_requirements_and_writes_nothing(
-    smoke_run: Path, launch: Launch, tmp_path: Path
+    small_run: Path, small_command: Words, tmp_path: Path
 ) -> None:
-    done = run(launch(f"runs_dir={tmp_path}", "training.dry_run=true"))
+    done = run(small_command(f"runs_dir={tmp_path}", "training.dry_run=true"))
     assert done.returncode == 0, done.stderr[-2000:]
     assert not list(tmp_path.iterdir())
-    stages = json.loads((smoke_run / "summary.json").read_text())["stages"]
+    stages = json.loads((small_run / "summary.json").read_text())["stages"]
     for name, entry in stages.items():
         printed = {
             words[1]: " ".join(words[2:])
@@ -201,8 +217,8 @@ def test_a_missing_dataset_is_named(launch: Launch, tmp_path: Path) -> None:
 
 def test_errors_of_a_later_stage_are_found_before_the_first(launch: Launch, tmp_path: Path) -> None:
     """CartPole has discrete actions: no gradient through the model, and nothing is written."""
-    words = ["data.environment=CartPole-v1", "policy.actor_grad=dynamics", f"runs_dir={tmp_path}"]
-    done = run(launch(*words))
+    words = ["data.environment=CartPole-v1", "policy.actor_grad=dynamics", "model=mlp"]
+    done = run(launch(*words, f"runs_dir={tmp_path}"))
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "needs continuous actions" in done.stderr
     assert not (tmp_path / "smoke-0").exists()
@@ -262,7 +278,7 @@ def test_eval_rewrites_the_evaluation(smoke_run: Path, tmp_path: Path) -> None:
     results = copy / "evaluation" / "results.json"
     before = json.loads(results.read_text())
     results.unlink()
-    done = run([sys.executable, str(ROOT / "eval.py"), f"run={copy}"])
+    done = run([sys.executable, str(ROOT / "eval.py"), f"run={copy}", *NOT_RANKED])
     assert done.returncode == 0, done.stderr[-2000:]
     after = json.loads(results.read_text())
     assert after["prediction"] == before["prediction"]

@@ -18,6 +18,7 @@ from worldmodel.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = {"episodes": 1, "horizons": [1, 5], "num_samples": 2, "starts_per_episode": 1}
+QUICK |= {f"policy_ranking.{key}": 0 for key in ("rollouts_per_policy", "num_start_states")}
 
 
 @pytest.fixture
@@ -76,7 +77,8 @@ def test_training_ends_with_an_evaluation_on_the_given_data(
     small = [
         "data=npz", f"data.path={archive(tmp_path / 'train.npz')}", "data.environment=null",
         "policy=none", f"runs_dir={tmp_path / 'runs'}", "name=small", "model=mlp",
-        "training.world_model={steps: 20, batch_size: 4, window: 8}",
+        "training.world_model={steps: 20, batch_size: 4, window: 8}", "model.units=16",
+        "evaluation.num_samples=2", "evaluation.starts_per_episode=1", "evaluation.resamples=100",
         "evaluation.horizons=[1]", "evaluation.data.max_episode_steps=15",
     ]  # fmt: skip
     launch = functools.partial(launch, experiment=False)

@@ -120,7 +120,13 @@ def test_a_deterministic_path_keeps_quantiles() -> None:
     np.testing.assert_allclose(found, of_gaussian(before_last, jnp.float32(0.002)), atol=2e-3)
 
 
-@every_sampler
+@pytest.mark.parametrize(  # that Euler's steps with churn sample truly is tested above
+    "sampler",
+    [
+        pytest.param(sampler, id=name, marks=[pytest.mark.slow] * (name == "euler-churn"))
+        for name, sampler in SAMPLERS.items()
+    ],
+)
 def test_a_mixture_is_sampled_with_the_weights_of_its_modes(sampler: Sampler) -> None:
     share, place, variance = 0.3, 2.0, 0.09
 
