@@ -174,6 +174,9 @@ def test_only_latents_of_that_age_are_reencoded() -> None:
 # -------------------------------------------------------------------------------------------- loss
 
 
+@pytest.mark.parametrize(  # test_conformance.py has the others
+    "options", ["gru", "koopman blocks", "mlp with linear_skip"], indirect=True
+)
 def test_the_loss_is_finite_with_gradients_everywhere(
     options: EncodedOptions, rng: np.random.Generator
 ) -> None:
