@@ -287,7 +287,9 @@ def test_scales_that_differ_are_not_put_together(runs: Path, evaluate: Evaluator
     expected = returns_of("td3_bc", "Hopper-v5", 5).mean(1)
     np.testing.assert_allclose(returns.scores["td3_bc"][:, 0], expected)
     bare = evaluate("bare", POLICIES["rebrac"], "Hopper-v5", returns_of("rebrac", "Hopper-v5", 1))
-    with pytest.raises(ConfigError, match="bare have no normalized score; `python eval.py"):
+    with pytest.raises(
+        ConfigError, match="bare have no normalized score; evaluate them with `python eval.py"
+    ):
         table_of(hopper[0], bare, score="normalized")
     with pytest.raises(ConfigError, match="without it: .*bare"):
         table_of(runs / "td3_bc-Hopper-v5", runs / "td3_bc-Walker2d-v5", bare)
@@ -316,7 +318,9 @@ def test_what_is_missing_is_named(runs: Path, evaluate: Evaluator) -> None:
     nobody = evaluate("nobody", NoPolicy(), "Hopper-v5", None)
     assert read_run(nobody) is None
     unplayed = evaluate("unplayed", POLICIES["rebrac"], "Hopper-v5", None)
-    with pytest.raises(CheckpointError, match="no returns of its policy or planner; `python eval"):
+    with pytest.raises(
+        CheckpointError, match="no returns of its policy or planner; run `python eval"
+    ):
         read_run(unplayed)
 
 
