@@ -220,7 +220,7 @@ def test_errors_of_a_later_stage_are_found_before_the_first(launch: Launch, tmp_
     words = ["data.environment=CartPole-v1", "policy.actor_grad=dynamics", "model=mlp"]
     done = run(launch(*words, f"runs_dir={tmp_path}"))
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "needs continuous actions" in done.stderr
+    assert "requires continuous actions" in done.stderr
     assert not (tmp_path / "smoke-0").exists()
 
 

@@ -51,8 +51,8 @@ def test_other_data_is_evaluated_in_whole(copy: Path, tmp_path: Path) -> None:
     assert results["prediction"]["observation"]["5"]["error"]["n"] == 3
     assert results["config"]["evaluation"]["data"] == {"format": "npz", "path": str(file)}
     assert [r["rows"] for r in results["free_run"]["observation"]["records"]] == [11] * 3
-    assert any("outside the bounds" in note for note in results["notes"])
-    assert "outside the bounds" in done.stdout
+    assert any("exceed the bounds" in note for note in results["notes"])
+    assert "exceed the bounds" in done.stdout
     assert f"{file}: all episodes" in (copy / "evaluation" / "report.html").read_text()
 
 
