@@ -273,7 +273,7 @@ def test_discrete_actions_and_episodes_that_end(tmp_path):
         GymnasiumData("poles", environment="CartPole-v1", episodes=4, cache_dir=str(tmp_path))
     )
     spec = logs.spec()
-    options = RSSMOptions(deter=32, hidden=16, blocks=2)
+    options = RSSMOptions(deter=32, hidden=16, classes=4, stoch=4, blocks=2)
     model = nnx.jit(lambda key: models.build(options, spec, key))(jax.random.key(0))
     actor = ActionHead(model.feature_size, spec.action, 16, 1, rngs=nnx.Rngs(1))
     few = PolicyRankingOptions(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from worldmodel import models
 from worldmodel.config import Config, LoggingOptions, NoPolicy, StageOptions, TrainingOptions
@@ -16,13 +19,14 @@ from worldmodel.config.rules import config_errors
 from worldmodel.data.readers.gymnasium import GymnasiumData
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.windows import Window
-from worldmodel.imagination import imagine
+from worldmodel.imagination import Rollout, imagine
 from worldmodel.models.trajectory_diffusion import (
     TrajectoryDiffusion,
     TrajectoryDiffusionOptions,
     TrajectoryStep,
 )
 from worldmodel.nn.distributions import Categorical, Normal
+from worldmodel.nn.learner import split_module
 
 KEY, SMALL = jax.random.key(0), TrajectoryDiffusionOptions(segment_length=5, sampler_steps=4)
 CONTINUOUS, DISCRETE = ActionSpec(False, 2, (-1.0,) * 2, (1.0,) * 2), ActionSpec(True, 3)
@@ -53,6 +57,19 @@ def preferring(features: jax.Array) -> Normal:
 # --------------------------------------------------------------------------------------- guidance
 
 
+def guided(model: TrajectoryDiffusion, actor: Any) -> Callable[[TrajectoryStep, float], Rollout]:
+    """(start, guidance scale) -> a rollout of four steps, compiled once for all scales."""
+    graphdef, params = split_module(model)
+
+    @jax.jit
+    def rollout(params: Any, start: TrajectoryStep, scale: float) -> Rollout:
+        model = nnx.merge(graphdef, params)
+        model.options = replace(model.options, guidance_scale=scale)
+        return imagine(model, start, actor, 4, KEY)
+
+    return partial(rollout, params)
+
+
 @pytest.mark.parametrize("schedule, normalize", [("posterior", True), ("pgd", False)])
 def test_guidance_increases_the_likelihood_of_actions(schedule: str, normalize: bool) -> None:
     """More with a larger scale; the default scale is positive."""
@@ -61,11 +78,10 @@ def test_guidance_increases_the_likelihood_of_actions(schedule: str, normalize: 
     )
     assert options.guidance_scale > 0
     model = build(options)
-    start = start_of(model, 256)
+    start, imagined = start_of(model, 256), guided(model, preferring)
 
     def likelihood(strength: float) -> float:
-        model.options = replace(options, guidance_scale=strength)
-        rollout = jax.jit(lambda start: imagine(model, start, preferring, 4, KEY))(start)
+        rollout = imagined(start, strength)
         return float(preferring(rollout.features[:, :-1]).log_prob(rollout.actions).mean())
 
     found = [likelihood(strength) for strength in (0.0, 0.1, 0.3)]
@@ -79,9 +95,10 @@ def test_guidance_affects_discrete_actions() -> None:
     def second(features: jax.Array) -> Categorical:
         return Categorical.from_logits(jnp.broadcast_to(jnp.asarray([0.0, 4.0, 0.0]), (256, 5, 3)))
 
+    imagined = guided(model, second)
+
     def share(strength: float) -> float:
-        model.options = replace(SMALL, sampler_steps=8, guidance_scale=strength)
-        actions = jax.jit(lambda start: imagine(model, start, second, 4, KEY))(start).actions
+        actions = imagined(start, strength).actions
         assert actions.dtype == jnp.int32 and set(np.unique(actions)) <= {0, 1, 2}
         return float((actions == 1).mean())
 
