@@ -1,4 +1,6 @@
-"""Another package registers a family, an algorithm and a data format by an entry point."""
+"""Another package registers a family, an algorithm, a data format and a section of the evaluation
+by an entry point.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ import pytest
 from pages import ROOT
 
 MODULE = '''\
-"""A linear family, an algorithm and a format of another package."""
+"""A linear family, an algorithm, a format and a section of another package."""
 
 import json
 from collections.abc import Iterator
@@ -29,6 +31,7 @@ import numpy as np
 from worldmodel import Episode, register
 from worldmodel.config import DataOptions, option
 from worldmodel.data.episodes import EpisodeStream
+from worldmodel.evaluation.section import Section
 from worldmodel.models.encoded import EncodedModel, EncodedOptions
 from worldmodel.nn.layers import Linear
 from worldmodel.policies.networks import DeterministicActor
@@ -81,6 +84,24 @@ class Clone(OfflineLearner):
     def actor_loss(self, nets, batch, key):
         error = jnp.abs(nets["actor"](batch.features).mode() - batch.action).mean(-1)
         return mean(error, batch), {"loss/actor": mean(error, batch)}
+
+
+@register("section", "episodes", order=90)
+@dataclass(frozen=True)
+class Episodes(Section):
+    """How many episodes were held out."""
+
+    count: int
+
+    @classmethod
+    def run(cls, context):
+        return cls(context.held_out.num_episodes)
+
+    def numbers(self):
+        return {"held_out_episodes": self.count}
+
+    def sentences(self):
+        return [f"Evaluated on {self.count} held-out episodes."]
 
 
 @dataclass
@@ -172,6 +193,7 @@ def test_a_run_of_a_plugin_trains_resumes_and_loads(python: Run, shared: Path) -
     run = Path(python("-c", "import os; print(os.getcwd())").stdout.strip()) / "runs" / "robot"
     results = json.loads((run / "evaluation" / "results.json").read_text())
     assert results["prediction"]["position"]["3"]["error"]["n"] > 0
+    assert results["held_out_episodes"] == 2
     summary = json.loads((run / "summary.json").read_text())
     shutil.rmtree(run / "checkpoints" / "policy" / "8")
     assert "step 4" in succeed(python(*words))
