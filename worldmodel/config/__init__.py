@@ -6,6 +6,7 @@ The options of a family, an algorithm or a reader are in its own file, which reg
 
 from __future__ import annotations
 
+from worldmodel.config.evaluation import EvaluationOptions, PlannerOptions, PolicyRankingOptions
 from worldmodel.config.groups import (
     NORMALIZATIONS,
     DataOptions,
@@ -16,12 +17,9 @@ from worldmodel.config.groups import (
     feedthrough,
 )
 from worldmodel.config.option import option
-from worldmodel.config.planning import PlannerOptions
-from worldmodel.config.policy_ranking import PolicyRankingOptions
 from worldmodel.config.schema import MAX_COMPARED_RUNS, Config, EvalConfig
 from worldmodel.config.training import (
     DistributedOptions,
-    EvaluationOptions,
     LoggingOptions,
     StageOptions,
     TrainingOptions,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldmodel.config.option import Option, iter_options, option_errors
+from worldmodel.config.option import Option, option_errors, options_by_key
 from worldmodel.config.values import assign, convert_values, flatten
 from worldmodel.errors import ConfigError, did_you_mean, raise_config_errors
 
@@ -73,7 +73,7 @@ def parse_options(words: Sequence[str], options: Any, shorthand: str = "") -> di
     Lists may be written without brackets, and keys without the prefix `shorthand`. Returns the
     values that were given, by key. Raises ConfigError that lists every error.
     """
-    known = {option.key: option for option, _ in iter_options(options)}
+    known = options_by_key(options)
     overrides = parse_overrides([_in_full(word, known, shorthand) for word in words])
     given, errors = read_values(overrides, known)
     for key, value in given.items():

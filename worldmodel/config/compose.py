@@ -22,7 +22,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 
 from worldmodel.config import Config
 from worldmodel.config.arguments import override_error, read_values
-from worldmodel.config.option import Option, iter_options
+from worldmodel.config.option import Option, options_by_key
 from worldmodel.config.registry import FIXED, SCHEMA_GROUPS, every_schema, schemas
 from worldmodel.config.rules import config_errors
 from worldmodel.config.values import unknown_option
@@ -43,7 +43,7 @@ def build_config(configs: Path, overrides: Sequence[Override]) -> Config:
 
 def to_config(tree: DictConfig) -> Config:
     """Converts a composed tree into the dataclasses. Raises ConfigError with every error."""
-    known = _options(tree)
+    known = options_by_key(blank(tree))
     try:
         missing = OmegaConf.missing_keys(tree)
         keys = sorted(key for key in missing if key in known)
@@ -165,25 +165,21 @@ def _explain(error: Exception) -> str:
 
 def _every_option() -> dict[str, Option]:
     """Returns the options of all schemas of all groups, by key."""
-    entries = list(iter_options(Config()))
+    known = options_by_key(Config())
     for group, _, schema in every_schema():
-        entries += iter_options(schema(), f"{group}.")
-    return {option.key: option for option, _ in entries}
+        known |= options_by_key(schema(), f"{group}.")
+    return known
 
 
 def _override(tree: DictConfig, settings: Sequence[Override]) -> None:
     """Sets options in a composed tree. Raises ConfigError that lists every error."""
-    given, errors = read_values(settings, _options(tree), GROUPS)
+    given, errors = read_values(settings, options_by_key(blank(tree)), GROUPS)
     raise_config_errors(errors)
     for key, value in given.items():
         try:
             OmegaConf.update(tree, key, value, merge=False)
         except OmegaConfBaseException as error:
             raise ConfigError(f"{key}={value}: {first_line(error)}") from None
-
-
-def _options(tree: DictConfig) -> dict[str, Option]:
-    return {option.key: option for option, _ in iter_options(blank(tree))}
 
 
 def blank(tree: DictConfig) -> Config:

@@ -6,15 +6,14 @@ Its option `format` names another format, whose options then start from their de
 
 from __future__ import annotations
 
-import dataclasses
+import copy
 from collections.abc import Mapping
 from typing import Any
 
 from worldmodel.config import Config, DataOptions
 from worldmodel.config.data_sources import dataset_errors
-from worldmodel.config.option import iter_options
 from worldmodel.config.registry import schemas
-from worldmodel.config.values import convert_values
+from worldmodel.config.values import set_values
 from worldmodel.errors import did_you_mean, raise_config_errors
 
 FORMAT = "format"
@@ -40,13 +39,9 @@ def _build(run_data: DataOptions, values: Mapping[str, Any]) -> tuple[DataOption
     if name is not None and name not in formats:
         hint = did_you_mean(str(name), formats)
         return run_data, [f"{PREFIX}{FORMAT}={name}: accepts one of {', '.join(formats)}{hint}"]
-    options = run_data
+    options = copy.copy(run_data)
     if name is not None and formats[name] is not type(run_data):
         options = formats[name](**{key: getattr(run_data, key) for key in INHERITED_OPTIONS})
-    known = {option.key: option for option, _ in iter_options(options, PREFIX)}
-    known.pop(f"{PREFIX}name")  # only the run's folder is named by it
-    given = {PREFIX + key: value for key, value in values.items() if key != FORMAT}
-    converted, errors = convert_values(given, known)
-    changes = {key.removeprefix(PREFIX): value for key, value in converted.items()}
-    options = dataclasses.replace(options, **changes)
+    given = {key: value for key, value in values.items() if key != FORMAT}
+    errors = set_values(options, given, PREFIX, excluded="name")  # which names the run's folder
     return options, errors or list(dataset_errors(options))

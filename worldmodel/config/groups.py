@@ -43,22 +43,16 @@ class DataOptions:
         "KIND for all, KEY:KIND for one observation",
     )
     action_low: list[float] | None = option(
-        None,
-        "lower bounds of the actions, one per dimension (null: declared, or the minimum)",
+        None, "lower bounds of the actions, one per dimension (null: declared, or the minimum)"
     )
     action_high: list[float] | None = option(
-        None,
-        "upper bounds of the actions, one per dimension (null: declared, or the maximum)",
+        None, "upper bounds of the actions, one per dimension (null: declared, or the maximum)"
     )
     max_episode_steps: int | None = option(
-        None,
-        "longer episodes are cut after so many transitions, as by a time limit",
-        low=1,
+        None, "longer episodes are cut after so many transitions, as by a time limit", low=1
     )
     on_invalid_episode: str = option(
-        "error",
-        "an invalid episode stops the run, or is left out",
-        choices=("error", "skip"),
+        "error", "an invalid episode stops the run, or is left out", choices=("error", "skip")
     )
     cache: str = option(
         "auto",

@@ -12,10 +12,10 @@ import yaml
 
 from worldmodel import __version__
 from worldmodel.config import Config
-from worldmodel.config.option import format_value, iter_options
+from worldmodel.config.option import format_value, iter_options, options_by_key
 from worldmodel.config.registry import SCHEMA_GROUPS, entry_of, schemas
 from worldmodel.config.rules import config_errors
-from worldmodel.config.values import assign, convert_values, flatten
+from worldmodel.config.values import flatten, set_values
 from worldmodel.errors import ConfigError, raise_config_errors
 from worldmodel.system.storage import write_text_atomic
 
@@ -38,15 +38,8 @@ RUNTIME_OPTION_PREFIXES = ("logging.", "evaluation.", "training.distributed.")
 def save_config(config: Config, path: str | os.PathLike) -> None:
     """Writes a resolved config as YAML, atomically."""
     values = {"version": __version__, **dataclasses.asdict(config)}
-    values["schema"] = {
-        group: schema_name(group, getattr(config, group)) for group in SCHEMA_GROUPS
-    }
+    values["schema"] = {g: entry_of(g, getattr(config, g)).name for g in SCHEMA_GROUPS}
     write_text_atomic(Path(path), yaml.safe_dump(values, sort_keys=False))
-
-
-def schema_name(group: str, options: Any) -> str:
-    """Returns the name under which the dataclass of `options` is registered."""
-    return entry_of(group, options).name
 
 
 def load_config(path: str | os.PathLike) -> Config:
@@ -54,21 +47,18 @@ def load_config(path: str | os.PathLike) -> Config:
 
     Raises ConfigError if the file is not valid, or if a version wrote it whose runs differ.
     """
-    values = _read_yaml(Path(path))
+    values = read_values(Path(path))
     try:
         return _build(values)
     except ConfigError as error:
         raise ConfigError(f"{path}: not a valid configuration\n{error}") from None
 
 
-def check_version(path: Path) -> None:
-    """Raises ConfigError unless this version can read the run whose config.yaml is at `path`."""
-    _read_yaml(path)
-
-
-def _read_yaml(path: Path) -> Any:
+def read_values(path: Path) -> Any:
     """The contents of a config.yaml without its version, once that is checked: options and files of
     a run are those of its major and minor version. Before 0.2 no version was written.
+
+    Raises ConfigError if this version cannot read the run.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -102,11 +92,7 @@ def with_overrides(config: Config, values: dict[str, Any]) -> Config:
     Raises ConfigError for unknown options and values that are not accepted.
     """
     config = copy.deepcopy(config)
-    known = {option.key: option for option, _ in iter_options(config)}
-    given, errors = convert_values(dict(flatten(values, known)), known)
-    raise_config_errors(errors)
-    for key, value in given.items():
-        assign(config, key, value)
+    raise_config_errors(set_values(config, dict(flatten(values, options_by_key(config)))))
     raise_config_errors(config_errors(config))
     return config
 
@@ -116,10 +102,9 @@ def build_options(schema: type[Options], values: dict[str, Any], name: str) -> O
 
     Raises ConfigError for unknown options and values that are not accepted.
     """
-    known = {option.key: option for option, _ in iter_options(schema(), f"{name}.")}
-    given, errors = convert_values({f"{name}.{k}": v for k, v in values.items()}, known)
-    raise_config_errors(errors)
-    return schema(**{key.removeprefix(f"{name}."): value for key, value in given.items()})
+    options = schema()
+    raise_config_errors(set_values(options, values, f"{name}."))
+    return options
 
 
 def _schema(group: str, options: Any, of_groups: Any) -> type:

@@ -154,8 +154,12 @@ def iter_options(options: Any, prefix: str = "") -> Iterator[tuple[Option, Any]]
             yield Option.of(key, hints[field.name], field.metadata), value
 
 
+def options_by_key(options: Any, prefix: str = "") -> dict[str, Option]:
+    """Returns every option below a dataclass instance."""
+    return {option.key: option for option, _ in iter_options(options, prefix)}
+
+
 def option_errors(options: Any, prefix: str = "") -> Iterator[str]:
     """Yields what is wrong with each option below a dataclass instance, by itself."""
-    for option, value in iter_options(options, prefix):
-        if error := option.error_in(value):
-            yield error
+    errors = (option.error_in(value) for option, value in iter_options(options, prefix))
+    yield from filter(None, errors)

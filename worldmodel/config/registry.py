@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar
 
-from worldmodel.config.training import EvaluationOptions, LoggingOptions, TrainingOptions
+from worldmodel.config.evaluation import EvaluationOptions
+from worldmodel.config.training import LoggingOptions, TrainingOptions
 from worldmodel.errors import ConfigError, did_you_mean, first_line
 
 Registered = TypeVar("Registered")

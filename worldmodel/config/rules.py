@@ -32,17 +32,13 @@ def _joint_errors(config: Config) -> Iterator[str]:
     yield from dataset_errors(config.data)
     yield from config.model.errors(config)
     yield from config.policy.errors(config)
-    for rule in (
-        _stages,
-        _pretrained_model,
-        _joint_training,
-        _batches_in_pieces,
-        _distributed,
-        _evaluation_data,
-        _reference,
-        _planner,
-    ):
+    for rule in (_stages, _pretrained_model, _joint_training, _batches_in_pieces, _distributed):
         yield from rule(config)
+    if config.evaluation.data is not None:
+        yield from data_errors(config.data, config.evaluation.data)
+    if error := references.reference_error(config.evaluation):
+        yield error
+    yield from _planner(config)
 
 
 def _stages(config: Config) -> Iterator[str]:
@@ -104,16 +100,6 @@ def _distributed(config: Config) -> Iterator[str]:
     host, _, port = options.coordinator_address.rpartition(":")
     if not host or not port.isdigit():
         yield f"{prefix}coordinator_address={options.coordinator_address}: accepts host:port"
-
-
-def _evaluation_data(config: Config) -> Iterator[str]:
-    if config.evaluation.data is not None:
-        yield from data_errors(config.data, config.evaluation.data)
-
-
-def _reference(config: Config) -> Iterator[str]:
-    if error := references.reference_error(config.evaluation):
-        yield error
 
 
 def _planner(config: Config) -> Iterator[str]:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
+from worldmodel.config.evaluation import EvaluationOptions
 from worldmodel.config.groups import DataOptions, ModelOptions, PolicyOptions
 from worldmodel.config.option import option
-from worldmodel.config.training import EvaluationOptions, LoggingOptions, TrainingOptions
+from worldmodel.config.training import LoggingOptions, TrainingOptions
 
 MAX_COMPARED_RUNS = 6  # as many as colors distinguish
 

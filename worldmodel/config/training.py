@@ -1,16 +1,13 @@
-"""Options of training, logging and evaluation."""
+"""Options of training and logging."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 from omegaconf import MISSING
 
 from worldmodel.config.option import option
-from worldmodel.config.planning import PlannerOptions
-from worldmodel.config.policy_ranking import PolicyRankingOptions
 
 
 @dataclass
@@ -118,50 +115,3 @@ class LoggingOptions:
         "progress display; auto: a bar on a terminal",
         choices=("auto", "bar", "plain", "none"),
     )
-
-
-@dataclass
-class EvaluationOptions:
-    """How a checkpoint is evaluated."""
-
-    horizons: list[int] = option(
-        [1, 2, 5, 10, 15, 25, 50, 100],
-        "open-loop horizons in steps, as far as episodes allow; the policy's and the planner's "
-        "are added",
-        low=1,
-    )
-    context: int = option(10, "timesteps that the model observes before it predicts", low=1)
-    starts_per_episode: int = option(5, "starts per held-out episode", low=1)
-    num_samples: int = option(
-        39, "sampled rollouts: their mean is the prediction, their spread is evaluated", low=1
-    )
-    episodes: int = option(50, "episodes in the real environment", low=1)
-    seed: int = option(1000, "seed of the first episode; episode j has seed + j", low=0)
-    resamples: int = option(2000, "bootstrap resamples behind an interval", low=100)
-    confidence: float = option(0.95, "coverage of the intervals", low=0.5, high=0.999)
-    first_start: int | None = option(
-        None,
-        "timestep of the first start (null: the first one after a whole context)",
-        low=0,
-    )
-    start_stride: int | None = option(
-        None,
-        "timesteps between starts, as many as fit (null: `starts_per_episode` starts)",
-        low=1,
-    )
-    data: dict[str, Any] | None = option(
-        None,
-        "other data to evaluate on, all of it: data options that override the run's, `format` for "
-        "another format (null: the run's held-out episodes)",
-    )
-    free_run: bool = option(
-        False, "simulate whole episodes from their actions alone, after the context, in raw units"
-    )
-    planner: PlannerOptions = dataclasses.field(default_factory=PlannerOptions)
-    reference: str | None = option(
-        None, "reference returns of normalized scores, such as d4rl/hopper"
-    )
-    reference_range: list[float] | None = option(
-        None, "your own reference returns, [MIN,MAX]: those that score 0 and 100"
-    )
-    policy_ranking: PolicyRankingOptions = dataclasses.field(default_factory=PolicyRankingOptions)

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any
 
-from worldmodel.config.option import Option, iter_options
+from worldmodel.config.option import Option, options_by_key
 from worldmodel.config.registry import SCHEMA_GROUPS, schemas
 
 
@@ -28,6 +28,21 @@ def assign(config: Any, key: str, value: Any) -> None:
     for group in groups:
         config = getattr(config, group)
     setattr(config, leaf, value)
+
+
+def set_values(
+    options: Any, values: Mapping[str, Any], prefix: str = "", excluded: str | None = None
+) -> list[str]:
+    """Sets options below a dataclass instance by their dotted keys, and returns all errors.
+
+    Messages show the keys with `prefix`; an `excluded` key is unknown.
+    """
+    known = options_by_key(options, prefix)
+    known.pop(f"{prefix}{excluded}", None)
+    given, errors = convert_values({prefix + key: v for key, v in values.items()}, known)
+    for key, value in given.items():
+        assign(options, key.removeprefix(prefix), value)
+    return errors
 
 
 def convert_values(
@@ -76,5 +91,5 @@ def _other_schemas(key: str) -> list[str]:
     return [
         f"{group}={name}"
         for name, schema in (schemas(group) if group in SCHEMA_GROUPS else {}).items()
-        if any(option.key == rest for option, _ in iter_options(schema()))
+        if rest in options_by_key(schema())
     ]

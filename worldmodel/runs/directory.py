@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from worldmodel.config import Config
-from worldmodel.config.io import check_version, differences, load_config, save_config
+from worldmodel.config.io import differences, load_config, read_values, save_config
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import CheckpointError, ConfigError, first_line
 from worldmodel.system.storage import raise_storage_errors, write_json
@@ -71,7 +71,7 @@ class RunDirectory:
 
     def results(self, part: Callable[[Any], Any]) -> Any:
         """A `part` of the results of the last evaluation, given those of results.json."""
-        check_version(self.path / "config.yaml")
+        read_values(self.path / "config.yaml")  # raises for a run of another version
         return self._read("evaluation/results.json", part)
 
     def episodes(self) -> list[dict[str, Any]]:
