@@ -193,5 +193,5 @@ def _policy_return(config: Config) -> dict | None:
         return None
     from worldmodel.evaluation.statistics import Estimate
 
-    found = json.loads(results.read_text())
-    return Estimate.from_json(found["returns"]["policy"], found.get("methods", ())).to_json()
+    saved = json.loads(results.read_text())
+    return Estimate.from_json(saved["returns"]["policy"], saved.get("methods", ())).to_json()

@@ -102,7 +102,7 @@ class DataOptions:
 
 def ema_decay_option(default: float) -> Any:
     """Returns the option `ema_decay`, for which each family has a default of its own."""
-    help = "decay of the average of the parameters that is judged and imagined with (0: the last)"
+    help = "decay of the averaged parameters, used for evaluation and imagination (0: the last)"
     return option(default, help, low=0.0, high=0.99999)
 
 

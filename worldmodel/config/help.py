@@ -52,9 +52,9 @@ def training(
         of_group = [(o, v) for o, v in entries if o.key.startswith(group + ".")]
         choice = f"{group}={chosen.get(group)}"
         lines += ["", _title(choice, type(getattr(options, group))), *_entries(of_group)]
-        shown = {option.key for option, _ in of_group}
+        listed = {option.key for option, _ in of_group}
         for name, schema in schemas(group).items() if group in SCHEMA_GROUPS else ():
-            others = [(o, v) for o, v in iter_options(schema(), group + ".") if o.key not in shown]
+            others = [(o, v) for o, v in iter_options(schema(), group + ".") if o.key not in listed]
             if others:
                 lines += ["", _title(f"Only with {group}={name}", schema), *_entries(others)]
     return "\n".join([*lines, "", *EXIT_STATUS])
@@ -74,7 +74,7 @@ def evaluation(description: str) -> str:
         "Options",
         *_entries((o, v) for o, v in options if "." not in o.key),
         "",
-        "Evaluation (options that are not given have the values of the run; shown: the defaults)",
+        "Evaluation (options that are not given have the values of the run, not these defaults)",
         *_entries((o, v) for o, v in options if "." in o.key),
     ]
     return "\n".join([*lines, "", *EXIT_STATUS])

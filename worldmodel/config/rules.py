@@ -1,6 +1,6 @@
 """Whether a whole configuration can run: what its options accept, alone and together.
 
-What families, algorithms and readers require of their options stands beside these, as `errors`.
+What families, algorithms and readers require is a method `errors` of their options.
 """
 
 from __future__ import annotations
