@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -124,12 +124,14 @@ def test_monotonic_columns_are_detected():
     assert x["monotonic"] == [True, False]
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.lists(st.integers(0, 2), min_size=1, max_size=5))
 def test_the_card_of_a_selection_is_that_of_its_episodes_alone(episodes: list[int]):
     chosen = logs().select(np.array(episodes))
     assert rounded(build_card(chosen)) == rounded(build_card(chosen.compact()))
 
 
+@settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.integers(1, 20), min_size=1, max_size=6),
     st.sampled_from([0.0, 1e6, -1e9]),

@@ -10,8 +10,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from worldmodel.data import ActionSpec, Trajectories, load
 from worldmodel.data.host_loader import HostLoader, Shard
@@ -58,9 +56,17 @@ def mapped(tmp_path_factory: pytest.TempPathFactory) -> Trajectories:
     return read
 
 
-def on_device(trajectories: Trajectories, step: int) -> Window:
+def on_device(trajectories: Trajectories, *steps: int) -> list[Window]:
+    """The batches of `steps`, from one compilation."""
     batches = DeviceLoader.build(trajectories, BATCH, ROWS, SEED)
-    return jax.jit(batches.batch)(batches.arrays(), batches.feed(step, 1), 0)
+    batch, arrays = jax.jit(batches.batch), batches.arrays()
+    return [jax.device_get(batch(arrays, batches.feed(step, 1), 0)) for step in steps]
+
+
+@pytest.fixture(scope="module")
+def expected() -> list[Window]:
+    """The batches of the steps 0 to 31 of `logs()`."""
+    return on_device(logs(), *range(32))
 
 
 def equal(a: Window, b: Window) -> None:
@@ -70,26 +76,30 @@ def equal(a: Window, b: Window) -> None:
         np.testing.assert_array_equal(x, y)
 
 
-@pytest.mark.parametrize("num_workers", [0, 1, 3])
-def test_both_loaders_give_the_same_batches(mapped: Trajectories, num_workers: int) -> None:
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_both_loaders_give_the_same_batches(
+    mapped: Trajectories, expected: list[Window], num_workers: int
+) -> None:
     streamed = HostLoader.build(mapped, BATCH, ROWS, SEED, num_workers)
     try:
         for call in range(3):
             feed = streamed.feed(7 + 2 * call, 2)
             for k in range(2):
-                equal(streamed.batch((), feed, k), on_device(logs(), 7 + 2 * call + k))
+                equal(streamed.batch((), feed, k), expected[7 + 2 * call + k])
     finally:
         streamed.close()
 
 
 @pytest.mark.parametrize("shards", [1, 2, 4])
-def test_the_shards_of_all_processes_form_a_batch(mapped: Trajectories, shards: int) -> None:
+def test_the_shards_of_all_processes_form_a_batch(
+    mapped: Trajectories, expected: list[Window], shards: int
+) -> None:
     parts = [
         HostLoader.build(mapped, BATCH, ROWS, SEED, shard=Shard(i, shards)) for i in range(shards)
     ]
     feeds = [part.feed(11, 1) for part in parts]
     whole = jax.tree.map(lambda *x: np.concatenate(x, 1)[0], *feeds)
-    equal(whole, on_device(logs(), 11))
+    equal(whole, expected[11])
     for part in parts:
         part.close()
 
@@ -99,29 +109,29 @@ def test_a_selection_gives_the_batches_of_its_episodes_alone(discrete: bool) -> 
     chosen = logs(discrete).select(np.array([5, 0, 2]))
     batches = HostLoader.build(chosen, BATCH, ROWS, SEED)
     single = jax.tree.map(lambda x: x[0], batches.source.batches(4, 1))
-    equal(single, on_device(chosen, 4))
-    equal(single, on_device(chosen.compact(), 4))
+    equal(single, on_device(chosen, 4)[0])
 
 
 def test_a_jump_to_another_step_gives_the_batches_of_that_step(
-    mapped: Trajectories,
+    mapped: Trajectories, expected: list[Window]
 ) -> None:
     streamed = HostLoader.build(mapped, BATCH, ROWS, SEED)
     streamed.feed(0, 2)
     jumped = streamed.feed(30, 2)
     back = streamed.feed(2, 2)
-    equal(streamed.batch((), jumped, 1), on_device(logs(), 31))
-    equal(streamed.batch((), back, 0), on_device(logs(), 2))
+    equal(streamed.batch((), jumped, 1), expected[31])
+    equal(streamed.batch((), back, 0), expected[2])
     streamed.close()
 
 
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 10**7), st.integers(1, 64), st.integers(1, 5000), st.integers(0, 2**31 - 1))
-def test_host_and_device_draw_the_same_windows(
-    step: int, batch: int, count: int, seed: int
-) -> None:
-    indices = batch_indices(cursor(step, batch, count, seed), 0, batch, count)
-    np.testing.assert_array_equal(indices, batch_indices_on_host(step, batch, count, seed))
+@pytest.mark.parametrize(("batch", "count"), [(1, 1), (64, 7), (33, 4097)])
+def test_host_and_device_draw_the_same_windows(batch: int, count: int) -> None:
+    draw = jax.jit(batch_indices, static_argnums=(2, 3))
+    rng = np.random.default_rng(0)
+    for step, seed in zip(rng.integers(0, 10**7, 20), rng.integers(0, 2**31, 20), strict=True):
+        indices = draw(cursor(int(step), batch, count, int(seed)), 0, batch, count)
+        on_host = batch_indices_on_host(int(step), batch, count, int(seed))
+        np.testing.assert_array_equal(indices, on_host)
 
 
 def test_memory_mapped_arrays_are_pickled_as_file_names(mapped: Trajectories) -> None:

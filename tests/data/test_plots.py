@@ -14,14 +14,16 @@ from worldmodel.data.plots import draw, over_time, representative_episodes
 LENGTHS = (30, 12, 50, 20)  # transitions
 
 
-def logs(channels: int = 3, discrete: bool = False, rewards: bool = True) -> Trajectories:
-    """Four episodes with a camera and 20 numbers; the reward of episode e is always e."""
+def logs(
+    channels: int = 3, discrete: bool = False, rewards: bool = True, size: int = 2
+) -> Trajectories:
+    """Four episodes with a camera and `size` numbers; the reward of episode e is always e."""
     rng = np.random.default_rng(0)
 
     def episode(e: int, steps: int) -> Episode:
         actions = rng.integers(0, 3, steps) if discrete else rng.uniform(-1, 1, (steps, 2))
         observations = {
-            "state": rng.normal(size=(steps + 1, 20)),
+            "state": rng.normal(size=(steps + 1, size)),
             "front/camera": rng.integers(0, 256, (steps + 1, 8, 12, channels), np.uint8),
         }
         return Episode(observations, actions, np.full(steps, e) if rewards else None, e == 1)
@@ -36,11 +38,8 @@ def test_the_worst_the_median_and_the_best_episode_are_drawn() -> None:
     assert [title.split("\n")[1] for _, title in representative_episodes(logs())] == [
         "worst, return 0", "median, return 12", "best, return 100",
     ]  # fmt: skip
-    assert [episode for episode, _ in representative_episodes(logs(rewards=False))] == [
-        1,
-        3,
-        2,
-    ]  # by length
+    by_length = representative_episodes(logs(rewards=False))
+    assert [episode for episode, _ in by_length] == [1, 3, 2]
     assert len(representative_episodes(logs().select(np.array([2])))) == 1
 
 
@@ -58,7 +57,7 @@ def test_every_kind_of_dataset_can_be_drawn(tmp_path: Path, channels: int) -> No
 
 
 def test_lines_show_their_own_episode_without_padding() -> None:
-    made = logs()
+    made = logs(size=20)
     figure = over_time(made, representative_episodes(made), "logs", {"action": ["left", "right"]})
     labels = [axes.get_ylabel() for axes in figure.axes[:: len(representative_episodes(made))]]
     assert labels[0] == "state [0]" and labels[-3:] == ["action\nleft", "action\nright", "reward"]

@@ -37,7 +37,7 @@ def identities(trajectories: Trajectories) -> list[int]:
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(EPISODE_LENGTHS, st.data())
 def test_select_returns_whole_episodes_in_the_given_order(lengths, data):
     chosen = data.draw(st.lists(st.integers(0, len(lengths) - 1), min_size=1, max_size=8))
@@ -47,14 +47,14 @@ def test_select_returns_whole_episodes_in_the_given_order(lengths, data):
     assert selected.num_transitions == sum(lengths[episode] - 1 for episode in chosen)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(EPISODE_LENGTHS)
 def test_a_return_sums_the_rewards_of_its_own_episode(lengths):
     expected = [(1 + episode) * (length - 1) for episode, length in enumerate(lengths)]
     assert episodes_of(lengths).returns().tolist() == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(EPISODE_LENGTHS, st.floats(0, 0.9))
 def test_a_split_is_disjoint_and_complete(lengths, holdout):
     everything = episodes_of(lengths)
@@ -68,7 +68,7 @@ def test_a_split_is_disjoint_and_complete(lengths, holdout):
     assert again == [training, held_out]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(EPISODE_LENGTHS, st.data())
 def test_step_differences_never_cross_episodes(lengths, data):
     """A step changes the position by one and never the episode; padding is not a reward."""

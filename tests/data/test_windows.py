@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from worldmodel.data.loader import DeviceLoader, make_loader, pad_episodes
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.data.windows import build_window_index, gather_windows, permute_index, step_arrays
+from worldmodel.data.windows import (
+    batch_indices,
+    build_window_index,
+    gather_windows,
+    permute_index,
+    step_arrays,
+)
 
 
 def labelled(lengths: list[int]) -> Trajectories:
@@ -56,7 +62,7 @@ def test_no_window_crosses_an_episode(lengths: list[int], length: int) -> None:
         assert not np.asarray(window.is_last[w])[~mask].any()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(lengths, st.integers(2, 9))
 def test_every_window_is_indexed_once(lengths: list[int], length: int) -> None:
     index = build_window_index(labelled(lengths), length)
@@ -67,12 +73,14 @@ def test_every_window_is_indexed_once(lengths: list[int], length: int) -> None:
     assert list(zip(index.starts.tolist(), index.valid_lengths.tolist(), strict=True)) == expected
 
 
+PERMUTE = jax.jit(permute_index, static_argnames="count")
+
+
 def order_of(count: int, seed: int, epoch: int) -> np.ndarray:
-    walk = jax.jit(permute_index, static_argnames="count")
-    return np.asarray(walk(jnp.arange(count), np.uint32(seed), np.uint32(epoch), count=count))
+    return np.asarray(PERMUTE(jnp.arange(count), np.uint32(seed), np.uint32(epoch), count=count))
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 16, 17, 1000, 4097])
+@pytest.mark.parametrize("count", [1, 2, 5, 17, 4097])
 def test_every_epoch_visits_every_window_once(count: int) -> None:
     for seed, epoch in ((0, 0), (0, 1), (7, 0), (2**31 - 1, 2**32 - 1)):
         np.testing.assert_array_equal(np.sort(order_of(count, seed, epoch)), np.arange(count))
@@ -89,10 +97,13 @@ def test_epochs_and_seeds_shuffle_differently_and_evenly() -> None:
         assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.12
 
 
+DRAW = jax.jit(jax.vmap(batch_indices, in_axes=(None, 0, None, None)), static_argnums=(2, 3))
+
+
 def drawn(batches: DeviceLoader, first: int, updates: int = 40) -> np.ndarray:
     """(updates, B) windows of the batches from step `first` on."""
-    every = jax.jit(jax.vmap(batches.indices, in_axes=(None, 0)))
-    return np.asarray(every(batches.cursor(first), jnp.arange(updates)))
+    at, sizes = batches.feed(first, updates), (batches.batch_size, batches.count)
+    return np.asarray(DRAW(at, jnp.arange(updates), *sizes))
 
 
 def test_batches_do_not_depend_on_where_a_run_was_resumed() -> None:
@@ -113,14 +124,14 @@ def test_the_cursor_is_exact_beyond_32_bits() -> None:
     batches = DeviceLoader.build(labelled([30, 7, 12]), batch_size=256, length=4, seed=3)
     step = 10**9
     epoch, offset = divmod(step * 256, batches.count)
-    at = batches.cursor(step)
+    at = batches.feed(step, 1)
     assert (int(at.epoch), int(at.offset)) == (epoch % 2**32, offset)
     np.testing.assert_array_equal(drawn(batches, step)[2:], drawn(batches, step + 2)[:-2])
 
 
 def test_a_batch_is_the_same_inside_and_outside_jit() -> None:
     batches = DeviceLoader.build(labelled([30, 7, 12]), batch_size=5, length=4, seed=3)
-    at = batches.cursor(11)
+    at = batches.feed(11, 1)
     inside = jax.jit(batches.batch)(batches.arrays(), at, 2)
     outside = batches.batch(batches.arrays(), at, 2)
     jax.tree.map(np.testing.assert_array_equal, inside, outside)

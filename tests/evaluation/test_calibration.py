@@ -210,7 +210,7 @@ def test_an_ensemble_learns_the_likelihood_of_a_linear_system(worlds):
     batches = DeviceLoader.build(training, options.batch_size, options.window, 0)
     keys = stage_keys(0, "world_model")
     dispatch = make_dispatch(learner, batches, meshes.all_devices(), options.steps)
-    state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.cursor(0), keys.steps)
+    state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.feed(0, 1), keys.steps)
     model = trained_modules(learner, state)["model"]
 
     found = Calibration.run(context_of(model, held_out, OPTIONS, spec)).observations["position"]

@@ -152,7 +152,7 @@ def test_samples_have_the_mean_and_standard_deviation_of_the_system() -> None:
     learner = plan_stages(config, dataset.spec())["world_model"].build_learner()
     batches, keys = DeviceLoader.build(dataset, 64, 8, 0), stage_keys(0, "world_model")
     dispatch = make_dispatch(learner, batches, meshes.all_devices(), stage.steps)
-    state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.cursor(0), keys.steps)
+    state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.feed(0, 1), keys.steps)
     model, count = trained_modules(learner, state)["model"], 4000
     for x, u in ((0.5, -1.0), (-0.8, 0.6), (0.0, 1.0)):
         window = windows(np.random.default_rng(0), count, 1)

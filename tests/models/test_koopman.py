@@ -251,7 +251,7 @@ def trained(system: Affine, spectrum: str, steps: int, learning_rate: float) -> 
     learner = plan_stages(config, spec)["world_model"].build_learner()
     batches, keys = DeviceLoader.build(training, 32, 51, 0), stage_keys(0, "world_model")
     dispatch = make_dispatch(learner, batches, meshes.all_devices(), steps)
-    state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.cursor(0), keys.steps)
+    state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.feed(0, 1), keys.steps)
     model = trained_modules(learner, state)["model"]
     return model, error_at_50(model, held_out, np.asarray(spec.observations["x"].std))
 

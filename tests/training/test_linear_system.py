@@ -69,7 +69,7 @@ def test_the_error_approaches_that_of_the_true_system() -> None:
     batches = DeviceLoader.build(training, options.batch_size, options.window, 0)
     keys = stage_keys(0, "world_model")
     dispatch = make_dispatch(learner, batches, meshes.all_devices(), options.steps)
-    state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.cursor(0), keys.steps)
+    state, _ = dispatch(learner.init(keys.init), batches.arrays(), batches.feed(0, 1), keys.steps)
     model = trained_modules(learner, state)["model"]
 
     evaluated = EvaluationOptions(horizons=[1], context=8, starts_per_episode=20, num_samples=32)

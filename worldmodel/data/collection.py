@@ -13,6 +13,7 @@ from gymnasium import spaces
 
 from worldmodel.data.behaviours import Action, behaviour
 from worldmodel.data.episodes import Episode, stack_episodes
+from worldmodel.data.progress import progress_bar
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import DataError, did_you_mean
@@ -43,8 +44,11 @@ def collect_episodes(
             actions = policies[j % len(policies)](spec, np.random.default_rng([seed, j]))
             return _episode(environment, seed + j, actions, observe, act)
 
-        collected = map(collect, _progress(episodes, f"collecting {source}"))
-        return stack_episodes(collected, source, spec)
+        print(f"collecting {source}", file=sys.stderr, flush=True)
+        collected = map(collect, progress_bar(range(episodes), episodes, "collecting"))
+        trajectories = stack_episodes(collected, source, spec)
+        print(f"collected {episodes} episodes", file=sys.stderr, flush=True)
+        return trajectories
 
 
 def _episode(
@@ -124,16 +128,3 @@ def _actor(space: spaces.Space, name: str) -> tuple[ActionSpec, ActFunction]:
         )
     spec = ActionSpec(False, len(low), tuple(low.tolist()), tuple(high.tolist()))
     return spec, lambda action: action.reshape(space.shape).astype(space.dtype)
-
-
-def _progress(episodes: int, task: str) -> Iterator[int]:
-    """0 to episodes - 1, with a bar on a terminal, else a line at the start and at the end."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.progress import track
-
-        yield from track(range(episodes), task, console=Console(stderr=True))
-        return
-    print(task, file=sys.stderr, flush=True)
-    yield from range(episodes)
-    print(f"collected {episodes} episodes", file=sys.stderr, flush=True)

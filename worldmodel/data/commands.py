@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import shlex
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from omegaconf import MISSING
 from rich.console import Console
@@ -18,11 +18,10 @@ from rich.text import Text
 from worldmodel.config import DataOptions, option
 from worldmodel.config import help as help_text
 from worldmodel.config.arguments import HELP_FLAGS, Arguments
-from worldmodel.config.option import format_value
-from worldmodel.config.registry import schemas
+from worldmodel.config.option import format_value, iter_options
+from worldmodel.config.registry import entries, schemas
 from worldmodel.data import sources
 from worldmodel.data.card import WINDOWS, build_card, render
-from worldmodel.data.catalogue import catalogue
 from worldmodel.data.normalization import resolve_normalization
 from worldmodel.data.quality import quality_warnings
 from worldmodel.data.readers import load
@@ -201,9 +200,31 @@ def list_datasets(arguments: Arguments) -> int:
     folder = Path(words[0] if words else "datasets").expanduser()
     if words and not folder.is_dir():
         raise DataError(f"{folder}: not a folder; accepts a folder of datasets")
-    for line in catalogue(folder):
-        print(line)
+    print(*_list_lines(folder), sep="\n")
     return 0
+
+
+def _list_lines(folder: Path) -> Iterator[str]:
+    """The formats with their options, and what each format lists about `folder`."""
+    common = {opt.key for opt, _ in iter_options(DataOptions())}
+    yield "Formats (data=NAME) and their own options"
+    for name, entry in entries("data").items():
+        yield f"  {name:10s} {entry.options.__doc__}"
+        yield from _option_lines(entry.options(), leave_out=common)
+    yield "\nOptions of all formats"
+    yield from _option_lines(DataOptions(), leave_out={"name"})
+    for entry in entries("data").values():
+        if listing := entry.details.get("listing"):
+            yield ""
+            yield from listing(folder)
+
+
+def _option_lines(options: Any, leave_out: Container[str]) -> Iterator[str]:
+    """A line per option: its value, what it does and what it accepts."""
+    for opt, value in iter_options(options):
+        if opt.key not in leave_out:
+            default = "(required)" if value == MISSING else format_value(value)
+            yield f"      {sources.PREFIX}{opt.key} = {default}: {opt.help} ({opt.accepts})"
 
 
 COMMANDS = {

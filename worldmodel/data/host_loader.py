@@ -24,7 +24,7 @@ from worldmodel.data.windows import (
     WindowIndex,
     batch_indices_on_host,
     build_window_index,
-    describe_windows,
+    describe_batch,
     gather_windows,
     normalize_actions,
     step_arrays,
@@ -92,10 +92,8 @@ class HostLoader:
 
     def describe_windows(self, step: int) -> list[str]:
         source = self.source
-        chosen = batch_indices_on_host(step, source.batch_size, self.count, source.seed)
-        return describe_windows(
-            self.trajectories, source.index.starts[chosen], source.index.valid_lengths[chosen]
-        )
+        size, seed = source.batch_size, source.seed
+        return describe_batch(self.trajectories, source.index, step, size, seed)
 
     def close(self) -> None:
         if (stop := getattr(self.pending, "close", None)) is not None:  # not in old versions

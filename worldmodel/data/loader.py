@@ -1,14 +1,23 @@
 """Batches for the compiled update. Both loaders give the same batch for the same (seed, step).
 
 `DeviceLoader` keeps the whole dataset on the device and gathers windows inside the update.
-`HostLoader` (host_loader.py) gathers them on the host, for datasets that do not fit.
+`HostLoader` (host_loader.py) gathers them on the host, for datasets that do not fit. Both have:
+
+    arrays(): put on the device once
+    feed(step, updates): computed on the host for each call to the device; everything that the
+        batches of `updates` updates from `step` on need
+    batch(arrays, feed, k): the k-th of these batches; called inside jit
+    describe_windows(step): episode and steps of each window of a batch, for messages
+    axis: the batch axis of the arrays of a feed, or None if every device needs all of it
+    count: number of windows in an epoch
+    max_updates_per_call: limit on `updates`
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -20,52 +29,16 @@ from worldmodel.data.windows import (
     Cursor,
     StepArrays,
     Window,
+    WindowIndex,
     batch_indices,
-    batch_indices_on_host,
     build_window_index,
     cursor,
-    describe_windows,
+    describe_batch,
     gather_windows,
     step_arrays,
 )
 
 DEVICE_SHARE = 0.25  # of the memory of the device that the dataset may take
-
-
-class Loader(Protocol):
-    """Batches of `batch_size` windows of `length` steps.
-
-    arrays(): put on the device once
-    feed(step, updates): computed on the host for each call to the device; everything that the
-        batches of `updates` updates from `step` on need
-    batch(arrays, feed, k): the k-th of these batches; called inside jit
-    describe_windows(step): episode and steps of each window of a batch, for messages
-    axis: the batch axis of the arrays of a feed, or None if every device needs all of it
-    count: number of windows in an epoch
-    max_updates_per_call: limit on `updates`
-    """
-
-    @property
-    def axis(self) -> int | None: ...
-
-    @property
-    def trajectories(self) -> Trajectories: ...
-
-    @property
-    def count(self) -> int: ...
-
-    @property
-    def max_updates_per_call(self) -> int: ...
-
-    def arrays(self) -> Any: ...
-
-    def feed(self, step: int, updates: int) -> Any: ...
-
-    def batch(self, arrays: Any, feed: Any, k: Any) -> Window: ...
-
-    def describe_windows(self, step: int) -> list[str]: ...
-
-    def close(self) -> None: ...
 
 
 class DeviceArrays(NamedTuple):
@@ -80,10 +53,9 @@ class DeviceArrays(NamedTuple):
 class DeviceLoader:
     """The dataset on the device; a feed is the position in the sequence of windows."""
 
-    resident: DeviceArrays
     trajectories: Trajectories
+    index: WindowIndex
     batch_size: int
-    length: int
     seed: int
     axis: int | None = None
     max_updates_per_call: int = 2**31
@@ -93,41 +65,32 @@ class DeviceLoader:
         cls, trajectories: Trajectories, batch_size: int, length: int, seed: int
     ) -> DeviceLoader:
         whole = trajectories.compact()
-        index = build_window_index(whole, length)
-        arrays = DeviceArrays(step_arrays(whole), index.starts, index.valid_lengths)
-        return cls(arrays, whole, batch_size, length, seed)
+        return cls(whole, build_window_index(whole, length), batch_size, seed)
 
     @property
     def count(self) -> int:
-        return len(self.resident.starts)
+        return self.index.count
 
     def arrays(self) -> DeviceArrays:
-        return self.resident
+        steps = step_arrays(self.trajectories)
+        return DeviceArrays(steps, self.index.starts, self.index.valid_lengths)
 
     def feed(self, step: int, updates: int) -> Cursor:
-        return self.cursor(step)
-
-    def cursor(self, step: int) -> Cursor:
         return cursor(step, self.batch_size, self.count, self.seed)
 
-    def indices(self, at: Cursor, k: Any) -> jax.Array:
-        """(batch_size,) window indices of the k-th batch after `at`."""
-        return batch_indices(at, k, self.batch_size, self.count)
-
     def batch(self, arrays: DeviceArrays, feed: Cursor, k: Any) -> Window:
-        chosen = replicate(self.indices(feed, k))
-        return gather_windows(
-            arrays.steps, arrays.starts[chosen], arrays.counts[chosen], self.length
-        )
+        chosen = replicate(batch_indices(feed, k, self.batch_size, self.count))
+        starts, counts = arrays.starts[chosen], arrays.counts[chosen]
+        return gather_windows(arrays.steps, starts, counts, self.index.length)
 
     def describe_windows(self, step: int) -> list[str]:
-        chosen = batch_indices_on_host(step, self.batch_size, self.count, self.seed)
-        return describe_windows(
-            self.trajectories, self.resident.starts[chosen], self.resident.counts[chosen]
-        )
+        return describe_batch(self.trajectories, self.index, step, self.batch_size, self.seed)
 
     def close(self) -> None:
         pass
+
+
+Loader = DeviceLoader | HostLoader
 
 
 def replicate(x: jax.Array) -> jax.Array:
@@ -146,7 +109,7 @@ def make_loader(
     seed: int,
     loader: str = "auto",
     num_workers: int = 0,
-) -> DeviceLoader | HostLoader:
+) -> Loader:
     """The loader of this kind; `auto` uses the device if that leaves enough memory for training."""
     if loader == "auto":
         fits = trajectories.num_bytes <= DEVICE_SHARE * _device_bytes()

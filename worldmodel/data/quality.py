@@ -7,6 +7,7 @@ message and give poor results.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 Card = Mapping[str, Any]
@@ -23,25 +24,41 @@ NARROW = 0.01  # standard deviation of an action, as a share of the width of its
 
 def quality_warnings(card: Card, scaling: Scaling) -> list[str]:
     """Returns one text per warning, the most serious first."""
-    return [text for rule in RULES for text in rule(card, scaling)]
+    rules: tuple[Callable[[Card], Iterator[str]], ...] = (
+        _repeated_episodes,
+        _few_episodes,
+        _dominant_episode,
+        _windows_longer_than_all_episodes,
+        _time_limits_as_terminals,
+        _no_terminals,
+        _images,
+        _repeated_observations,
+        _constant_columns,
+        _monotonic_columns,
+        partial(_different_scales, scaling=scaling),
+        _classes,
+        _continuous_actions,
+        _constant_rewards,
+    )
+    return [text for rule in rules for text in rule(card)]
 
 
 # ---------------------------------------------------------------------------------------- episodes
 
 
-def _few_episodes(card: Card, scaling: Scaling) -> Iterator[str]:
+def _few_episodes(card: Card) -> Iterator[str]:
     count, transitions = card["episodes"], card["transitions"]
     if count >= FEW_EPISODES:
         return
     cut = _round(max(transitions / 20, 2))
     held_out = "none can be held out" if count == 1 else "a single one is held out"
     yield (
-        f"{_count(count, 'episode')}: {held_out}, so the evaluation is unreliable. Cut long "
-        f"episodes into pieces: data.max_episode_steps={cut}"
+        f"{count} episode{'s' * (count > 1)}: {held_out}, so the evaluation is unreliable. Cut "
+        f"long episodes into pieces: data.max_episode_steps={cut}"
     )
 
 
-def _dominant_episode(card: Card, scaling: Scaling) -> Iterator[str]:
+def _dominant_episode(card: Card) -> Iterator[str]:
     longest, transitions = card["lengths"]["max"], card["transitions"]
     if card["episodes"] >= FEW_EPISODES and longest > transitions / 2:
         yield (
@@ -51,7 +68,7 @@ def _dominant_episode(card: Card, scaling: Scaling) -> Iterator[str]:
         )
 
 
-def _repeated_episodes(card: Card, scaling: Scaling) -> Iterator[str]:
+def _repeated_episodes(card: Card) -> Iterator[str]:
     if copies := card["repeated_episodes"]:
         yield (
             f"{copies:,} of {card['episodes']:,} episodes are copies of another one, so held-out "
@@ -59,7 +76,7 @@ def _repeated_episodes(card: Card, scaling: Scaling) -> Iterator[str]:
         )
 
 
-def _windows_longer_than_all_episodes(card: Card, scaling: Scaling) -> Iterator[str]:
+def _windows_longer_than_all_episodes(card: Card) -> Iterator[str]:
     unfilled = [window["length"] for window in card["windows"] if not window["count"]]
     if unfilled:
         longest = card["lengths"]["max"] + 1
@@ -72,7 +89,7 @@ def _windows_longer_than_all_episodes(card: Card, scaling: Scaling) -> Iterator[
 # -------------------------------------------------------------------------------------------- ends
 
 
-def _no_terminals(card: Card, scaling: Scaling) -> Iterator[str]:
+def _no_terminals(card: Card) -> Iterator[str]:
     lengths = card["lengths"]
     if card["terminals"] == 0 and lengths["min"] < lengths["max"]:
         yield (
@@ -81,7 +98,7 @@ def _no_terminals(card: Card, scaling: Scaling) -> Iterator[str]:
         )
 
 
-def _time_limits_as_terminals(card: Card, scaling: Scaling) -> Iterator[str]:
+def _time_limits_as_terminals(card: Card) -> Iterator[str]:
     longest = card["longest"]
     count = longest["episodes"]
     if count >= max(3, card["episodes"] / 10) and longest["terminals"] == count:
@@ -95,14 +112,14 @@ def _time_limits_as_terminals(card: Card, scaling: Scaling) -> Iterator[str]:
 # ------------------------------------------------------------------------------------ observations
 
 
-def _constant_columns(card: Card, scaling: Scaling) -> Iterator[str]:
+def _constant_columns(card: Card) -> Iterator[str]:
     for key, entry in _vectors(card):
         constant = [low == high for low, high in zip(entry["min"], entry["max"], strict=True)]
         if any(constant):
             yield f"{_columns(key, entry, constant)}: constant. Leave out constant columns"
 
 
-def _monotonic_columns(card: Card, scaling: Scaling) -> Iterator[str]:
+def _monotonic_columns(card: Card) -> Iterator[str]:
     for key, entry in _vectors(card):
         if any(entry["monotonic"]):
             yield (
@@ -117,7 +134,8 @@ def _different_scales(card: Card, scaling: Scaling) -> Iterator[str]:
         if scaling.get(key) != "none" or not moving:
             continue
         (least, narrow), (most, wide) = min(moving), max(moving)
-        far = [std > 0 and abs(mean) > FAR * std for mean, std in _pairs(entry, "mean", "std")]
+        each = zip(entry["mean"], entry["std"], strict=True)
+        far = [std > 0 and abs(mean) > FAR * std for mean, std in each]
         if most > WIDE * least:
             yield (
                 f"{key}: the standard deviation of column {_name(entry, wide)} is "
@@ -131,7 +149,7 @@ def _different_scales(card: Card, scaling: Scaling) -> Iterator[str]:
             )
 
 
-def _repeated_observations(card: Card, scaling: Scaling) -> Iterator[str]:
+def _repeated_observations(card: Card) -> Iterator[str]:
     if card["repeated_observations"] > 0.5:
         yield (
             f"{card['repeated_observations']:.0%} of the observations equal the previous one. If "
@@ -139,7 +157,7 @@ def _repeated_observations(card: Card, scaling: Scaling) -> Iterator[str]:
         )
 
 
-def _images(card: Card, scaling: Scaling) -> Iterator[str]:
+def _images(card: Card) -> Iterator[str]:
     for key, entry in card["observations"].items():
         if len(entry["shape"]) != 3:
             continue
@@ -158,45 +176,33 @@ def _images(card: Card, scaling: Scaling) -> Iterator[str]:
 # ----------------------------------------------------------------------------------------- actions
 
 
-def _constant_actions(card: Card, scaling: Scaling) -> Iterator[str]:
+def _classes(card: Card) -> Iterator[str]:
+    action = card["action"]
+    if action["kind"] != "discrete":
+        return
+    if missing := [str(label) for label, count in enumerate(action["counts"]) if not count]:
+        yield (
+            f"action, {_listed(missing, 'class', 'classes')}: never taken, so "
+            f"{'its effect' if len(missing) == 1 else 'their effects'} cannot be learned"
+        )
+
+
+def _continuous_actions(card: Card) -> Iterator[str]:
     action = card["action"]
     if action["kind"] == "discrete":
-        missing = [str(label) for label, count in enumerate(action["counts"]) if not count]
-        if missing:
-            yield (
-                f"action: {_class_words(missing)} never taken, so the effect of "
-                f"{'it' if len(missing) == 1 else 'them'} cannot be learned"
-            )
         return
-    constant = [low == high for low, high in _pairs(action, "min", "max")]
+    least, most = action["min"], action["max"]
+    if len(least) == 1 and action["integer_valued"] and 0 == least[0] < most[0] <= MAX_CLASSES:
+        yield (
+            f"action: integers from 0 to {most[0]:g}, read as a continuous action. If they are "
+            "classes, store them as integers, or set data.discrete=true if the format has it"
+        )
+    constant = [low == high for low, high in zip(least, most, strict=True)]
     if any(constant):
         yield (
             f"{_columns('action', action, constant)}: constant, so its effect cannot be learned. "
             "Leave out constant columns"
         )
-
-
-def _actions_at_their_bounds(card: Card, scaling: Scaling) -> Iterator[str]:
-    action = card["action"]
-    if action["kind"] == "discrete":
-        return
-    stuck = [
-        share > 0.5 and low < high
-        for share, low, high in zip(action["at_bounds"], action["min"], action["max"], strict=True)
-    ]
-    if any(stuck):
-        share = max(share for share, s in zip(action["at_bounds"], stuck, strict=True) if s)
-        yield (
-            f"{_columns('action', action, stuck)}: at a bound in {share:.0%} of the steps. If "
-            "actions were clipped, widen data.action_low and data.action_high to what the system "
-            "accepts; if they switch on and off, use integer classes"
-        )
-
-
-def _actions_in_a_fraction_of_their_bounds(card: Card, scaling: Scaling) -> Iterator[str]:
-    action = card["action"]
-    if action["kind"] == "discrete":
-        return
     each = zip(action["std"], action["low"], action["high"], strict=True)
     narrow = [0 < std < NARROW * (high - low) for std, low, high in each]
     if any(narrow):
@@ -205,24 +211,20 @@ def _actions_in_a_fraction_of_their_bounds(card: Card, scaling: Scaling) -> Iter
             "the width of the bounds. Look for outliers and units, or set data.action_low and "
             "data.action_high"
         )
-
-
-def _actions_that_look_like_classes(card: Card, scaling: Scaling) -> Iterator[str]:
-    action = card["action"]
-    if action["kind"] == "discrete" or action["size"] != 1 or not action["integer_valued"]:
-        return
-    low, high = action["min"][0], action["max"][0]
-    if low == 0 and 0 < high <= MAX_CLASSES:
+    shares = [0 if c else s for s, c in zip(action["at_bounds"], constant, strict=True)]
+    stuck = [share > 0.5 for share in shares]
+    if any(stuck):
         yield (
-            f"action: integers from 0 to {high:g}, read as a continuous action. If they are "
-            "classes, store them as integers, or set data.discrete=true if the format has it"
+            f"{_columns('action', action, stuck)}: at a bound in {max(shares):.0%} of the steps. "
+            "If actions were clipped, widen data.action_low and data.action_high to what the "
+            "system accepts; if they switch on and off, use integer classes"
         )
 
 
 # ----------------------------------------------------------------------------------------- rewards
 
 
-def _constant_rewards(card: Card, scaling: Scaling) -> Iterator[str]:
+def _constant_rewards(card: Card) -> Iterator[str]:
     rewards = card["rewards"]
     if rewards is None or rewards["min"] < rewards["max"]:
         return
@@ -234,35 +236,11 @@ def _constant_rewards(card: Card, scaling: Scaling) -> Iterator[str]:
         )
 
 
-RULES: tuple[Callable[[Card, Scaling], Iterator[str]], ...] = (
-    _repeated_episodes,
-    _few_episodes,
-    _dominant_episode,
-    _windows_longer_than_all_episodes,
-    _time_limits_as_terminals,
-    _no_terminals,
-    _images,
-    _repeated_observations,
-    _constant_columns,
-    _monotonic_columns,
-    _different_scales,
-    _actions_that_look_like_classes,
-    _constant_actions,
-    _actions_in_a_fraction_of_their_bounds,
-    _actions_at_their_bounds,
-    _constant_rewards,
-)
-
-
 # ------------------------------------------------------------------------------------------- words
 
 
 def _vectors(card: Card) -> Iterator[tuple[str, Mapping[str, Any]]]:
     return (item for item in card["observations"].items() if len(item[1]["shape"]) == 1)
-
-
-def _pairs(entry: Mapping[str, Any], *names: str) -> Iterator[tuple[float, float]]:
-    return zip(*(entry[name] for name in names), strict=True)
 
 
 def _name(entry: Mapping[str, Any], column: int) -> str:
@@ -274,20 +252,13 @@ def _columns(key: str, entry: Mapping[str, Any], chosen: Sequence[bool]) -> str:
     names = [_name(entry, i) for i, yes in enumerate(chosen) if yes]
     if len(chosen) == 1 and "columns" not in entry:
         return key
+    return f"{key}, {_listed(names, 'column', 'columns')}"
+
+
+def _listed(names: Sequence[str], one: str, several: str) -> str:
+    """Such as 'columns 3, 5 and 7 more'."""
     more = f" and {len(names) - MAX_SHOWN} more" if len(names) > MAX_SHOWN else ""
-    word = "column" if len(names) == 1 else "columns"
-    return f"{key}, {word} {', '.join(names[:MAX_SHOWN])}{more}"
-
-
-def _class_words(labels: Sequence[str]) -> str:
-    if len(labels) == 1:
-        return f"class {labels[0]} is"
-    more = f" and {len(labels) - MAX_SHOWN} more" if len(labels) > MAX_SHOWN else ""
-    return f"classes {', '.join(labels[:MAX_SHOWN])}{more} are"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+    return f"{one if len(names) == 1 else several} {', '.join(names[:MAX_SHOWN])}{more}"
 
 
 def _round(number: float) -> int:

@@ -123,10 +123,12 @@ def build_window_index(trajectories: Trajectories, length: int) -> WindowIndex:
     return WindowIndex(starts.astype(place), valid_lengths.astype(np.int32), length)
 
 
-def describe_windows(
-    trajectories: Trajectories, starts: np.ndarray, counts: np.ndarray
+def describe_batch(
+    trajectories: Trajectories, index: WindowIndex, step: int, batch_size: int, seed: int
 ) -> list[str]:
-    """Describes the windows of `counts` steps that begin at `starts`: episode and steps of each."""
+    """Describes the windows of the batch of `step`: episode and steps of each, for messages."""
+    chosen = batch_indices_on_host(step, batch_size, index.count, seed)
+    starts, counts = index.starts[chosen], index.valid_lengths[chosen]
     order = np.argsort(trajectories.offsets)
     offsets = trajectories.offsets[order]
     places = np.searchsorted(offsets, starts, side="right") - 1
