@@ -130,7 +130,7 @@ def test_episodes_are_read_one_by_one(root):
     assert log.count == 4 and isinstance(log.episodes, Iterator)
     assert [path.name for path in log.files] == ["main_data.hdf5", "metadata.json"]
     shutil.rmtree(root / "room")
-    assert "cannot read it" in next(iter(log.episodes)).error
+    assert "cannot be read" in next(iter(log.episodes)).error
 
 
 @pytest.mark.parametrize("data_format", FORMATS)
@@ -277,7 +277,7 @@ def test_unsupported_spaces_are_refused(root, options, words):
 def test_a_dataset_that_minari_cannot_open_is_refused(root, metadata):
     folder = room(root)
     (folder / "metadata.json").write_text(metadata)
-    refused(f"{folder}: Minari cannot open it")
+    refused(f"{folder}: cannot be read")
 
 
 def test_a_dataset_of_a_later_minari_is_refused(root):
@@ -294,7 +294,7 @@ def test_a_truncated_file_is_reported(root, kept):
     file = room(root) / "main_data.hdf5"
     whole = file.read_bytes()
     file.write_bytes(whole[: int(kept * len(whole))])
-    refused("episode 0: Minari cannot read it")
+    refused("episode 0: cannot be read")
 
 
 @pytest.mark.parametrize("data_format", ["arrow", "parquet"])
@@ -302,7 +302,7 @@ def test_a_damaged_episode_is_reported_and_the_others_are_read(root, data_format
     folder = room(root, episodes=4, data_format=data_format)
     (file,) = (folder / "2").glob("*." + data_format)
     file.write_bytes(file.read_bytes()[:100])
-    refused("1 error in the data\n  - episode 2: Minari cannot read it")
+    refused("1 error in the data\n  - episode 2: cannot be read")
     logs = read(on_invalid_episode="skip")
     assert logs.num_episodes == 3 and logs.name(2) == "episode 3"
 

@@ -186,10 +186,10 @@ def test_several_files_are_one_dataset_and_an_unreadable_one_can_be_skipped(
 
 
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
-    "no actions": (without(whole(), "actions"), "has no 'actions'"),
+    "no actions": (without(whole(), "actions"), "has no actions"),
     "misspelt": (
         without(whole(), "observations") | {"observation": np.zeros((11, 2))},
-        "has no 'observations' (did you mean 'observation'?); present: actions",
+        "has no observations (did you mean 'observation'?); present: actions",
     ),
     "sums": (whole() | {"lengths": LENGTHS + 1}, "lengths sum to 11 in 3 episodes, observations"),
     "a zero length": (whole() | {"lengths": np.array([0, 4, 4])}, "each 1 or more"),

@@ -1,19 +1,56 @@
-"""The files that the options of a dataset name."""
+"""The files that the options of a dataset name, and what goes wrong while they are read."""
 
 from __future__ import annotations
 
 import glob
 import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from worldmodel.config import DataOptions
 from worldmodel.config.registry import entry_of
-from worldmodel.errors import DataError
+from worldmodel.data.episodes import Episode, UnreadableEpisode
+from worldmodel.errors import DataError, first_line
+
+MAX_CHARACTERS = 200  # of a library's message
 
 
 def summary(schema: type) -> str:
     """The first line of the documentation of a format's options, without the period."""
     return (schema.__doc__ or "").strip().splitlines()[0].rstrip(".")
+
+
+@contextmanager
+def reading(accepted: str, file: Path | None = None) -> Iterator[None]:
+    """Turns whatever the library of a format raises into DataError that says what is accepted.
+
+    Errors name `file`, unless the caller does.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:  # libraries raise any exception for damaged files
+        reason = first_line(error)[:MAX_CHARACTERS]
+        name = f"{file}: " if file else ""
+        raise DataError(f"{name}cannot be read ({reason}); accepted: {accepted}") from error
+
+
+def read_files(
+    files: Sequence[Path], episodes: Callable[[Path, str], Iterator[Episode]], accepted: str
+) -> Iterator[Episode | UnreadableEpisode]:
+    """Yields the episodes of all files, and an `UnreadableEpisode` for a file that cannot be read.
+
+    `episodes` takes a file and a prefix of the names of its episodes, and may raise any exception.
+    """
+    for file in files:
+        try:
+            with reading(accepted):
+                # Messages already name a single file.
+                yield from episodes(file, f"{file} " if len(files) > 1 else "")
+        except DataError as error:
+            yield UnreadableEpisode(str(file), str(error))
 
 
 def existing_path(options: DataOptions) -> Path:
@@ -26,7 +63,7 @@ def existing_path(options: DataOptions) -> Path:
     return path
 
 
-def existing_files(options: DataOptions) -> list[Path]:
+def existing_files(options: DataOptions) -> tuple[Path, ...]:
     """Lists the files that `options.path` names, sorted: a file, a folder, or a glob pattern.
 
     A folder or a pattern gives the files with one of the endings that the reader registered, and a
@@ -40,9 +77,9 @@ def existing_files(options: DataOptions) -> list[Path]:
     else:
         path = existing_path(options)
         if path.is_file():
-            return [path]
+            return (path,)
         candidates = sorted(path.iterdir())
-    files = [file for file in candidates if file.is_file() and file.suffix.lower() in endings]
+    files = tuple(f for f in candidates if f.is_file() and f.suffix.lower() in endings)
     if not files:
         raise DataError(
             f"data.path={options.path}: no file ends in {' or '.join(sorted(endings))}; "

@@ -17,6 +17,7 @@ from worldmodel.data.behaviours import BEHAVIOURS
 from worldmodel.data.episodes import EpisodeStream
 from worldmodel.data.readers import tfds
 from worldmodel.data.readers.tfds import TFDSData
+from worldmodel.data.readers.tfds_builder import is_prepared
 from worldmodel.data.rlds_writer import write_rlds
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.validation import validate
@@ -56,11 +57,10 @@ def behaviour_lines(folder: Path) -> Iterator[str]:
 def read(options: GymnasiumData) -> EpisodeStream:
     """Reads the dataset from `cache_dir`, and collects it first if it is not there.
 
-    Several processes may do so at once: they collect the same dataset, and the first to finish
-    stores its copy.
+    Several processes may do so at once: the first to finish stores its copy of the same dataset.
     """
     folder = cache_folder(options)
-    if not tfds.is_prepared(folder):
+    if not is_prepared(folder):
         trajectories = collect(options)
         validate(trajectories)
         with contextlib.suppress(FileExistsError):

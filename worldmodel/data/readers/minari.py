@@ -17,7 +17,8 @@ import numpy as np
 from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
-from worldmodel.errors import DataError, did_you_mean, first_line
+from worldmodel.data.readers.files import reading
+from worldmodel.errors import DataError, did_you_mean
 
 if TYPE_CHECKING:
     from worldmodel.data.spaces import Convert, Part
@@ -81,10 +82,8 @@ def _open(name: str, root: Path, folder: Path) -> Any:
         ) from error
     if not folder.is_dir():
         raise DataError(_missing_dataset(name, root))
-    try:
+    with reading("a dataset as Minari writes it", folder):
         return minari.MinariDataset(folder)
-    except Exception as error:  # Minari and Gymnasium raise any exception
-        raise DataError(f"{folder}: Minari cannot open it ({first_line(error)})") from error
 
 
 def _missing_dataset(name: str, root: Path) -> str:
@@ -107,12 +106,11 @@ def _episodes(
     for index in range(len(dataset)):
         name = f"episode {index}"
         try:
-            # One by one: Minari's own iterator stops at the first damaged episode.
-            yield _episode(dataset[index], _recorded_steps(dataset, index), parts, act, name)
+            with reading("an episode as Minari writes it"):
+                # One by one: Minari's own iterator stops at the first damaged episode.
+                yield _episode(dataset[index], _recorded_steps(dataset, index), parts, act, name)
         except DataError as error:
             yield UnreadableEpisode(name, str(error))
-        except Exception as error:  # HDF5, Arrow and image decoders raise any exception
-            yield UnreadableEpisode(name, f"Minari cannot read it ({first_line(error)})")
 
 
 def _recorded_steps(dataset: Any, index: int) -> int | None:

@@ -20,8 +20,8 @@ import numpy as np
 from worldmodel.config import DataOptions, feedthrough, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
-from worldmodel.data.readers.files import existing_path, summary
-from worldmodel.errors import DataError, bullet_list, first_line
+from worldmodel.data.readers.files import existing_path, reading, summary
+from worldmodel.errors import DataError, bullet_list
 
 SHAPES = "(samples,) to (samples, channels, realizations, periods)"
 
@@ -71,7 +71,8 @@ def _pairs(options: RecordsData) -> list[Pair]:
 def _episodes(options: RecordsData, pairs: Sequence[Pair]) -> Iterator[Episode | UnreadableEpisode]:
     for inputs, outputs in pairs:
         try:
-            u, y = _records(inputs), _records(outputs)
+            with reading(ACCEPTED):
+                u, y = _records(inputs), _records(outputs)
             if u.shape[::2] != y.shape[::2]:
                 raise DataError(
                     f"has {y.shape[2]} records of {y.shape[0]} samples, its inputs {inputs.name} "
@@ -92,10 +93,7 @@ def _episodes(options: RecordsData, pairs: Sequence[Pair]) -> Iterator[Episode |
 
 def _records(file: Path) -> np.ndarray:
     """(samples, channels, records). Raises DataError, without the file's name."""
-    try:
-        array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"cannot be read ({first_line(error)}); accepted: {ACCEPTED}") from error
+    array = np.load(file, allow_pickle=False)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
         raise DataError(f"is not an array of numbers; accepted: {ACCEPTED}")
     if not 1 <= array.ndim <= 4:

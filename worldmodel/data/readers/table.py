@@ -19,8 +19,8 @@ import csv
 import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,7 @@ from omegaconf import MISSING
 from worldmodel.config import DataOptions, feedthrough, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
-from worldmodel.data.readers.files import existing_files
+from worldmodel.data.readers.files import existing_files, reading
 from worldmodel.data.readers.table_columns import (
     classes,
     groups,
@@ -52,6 +52,7 @@ PARQUET = (".parquet", ".pq")
 DELIMITERS = (",", ";", "\t")
 HEADER_BYTES = 2**20
 MAX_COLUMNS_SHOWN = 60  # in one message
+ACCEPTED = "CSV with rows of the same length as the header, or Parquet"
 UNEVEN = 5.0  # a time step so many times longer than the median causes a warning
 
 
@@ -102,7 +103,7 @@ def read(options: TableData) -> EpisodeStream:
     return EpisodeStream(
         source=str(options.path),
         episodes=_episodes(options, files),
-        files=tuple(files),
+        files=files,
         count=None if options.episode else len(files),
     )
 
@@ -122,7 +123,8 @@ def _check_headers(options: TableData, files: Sequence[Path]) -> None:
     errors: dict[str, list[Path]] = {}
     for file in files:
         try:
-            _open(file, _requested(options))
+            with reading(ACCEPTED):
+                _open(file, _requested(options))
             return
         except DataError as error:
             errors.setdefault(str(error), []).append(file)
@@ -143,67 +145,20 @@ def _listing(names: Sequence[str]) -> str:
 # ------------------------------------------------------------------------------------------- files
 
 
-@dataclass(frozen=True)
-class _CSV:
-    """A CSV file; its header is the last of the first `header_lines` lines."""
-
-    file: Path
-    names: list[str]
-    delimiter: str
-    header_lines: int
-
-    def table(self, columns: list[str], text: list[str]) -> pa.Table:
-        """Reads the columns, with types that fit all cells; those in `text` stay text."""
-        import pyarrow as pa
-
-        try:
-            return self._parse(columns, text, threads=True)
-        except pa.ArrowInvalid:
-            return self._parse(columns, text, threads=False)  # its error includes the row
-
-    def _parse(self, columns: list[str], text: list[str], threads: bool) -> pa.Table:
-        import pyarrow as pa
-        from pyarrow import csv as arrow
-
-        return arrow.read_csv(
-            str(self.file),
-            read_options=arrow.ReadOptions(
-                column_names=self.names, skip_rows=self.header_lines, use_threads=threads
-            ),
-            parse_options=arrow.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
-            convert_options=arrow.ConvertOptions(
-                include_columns=columns,
-                column_types={name: pa.string() for name in text},
-                strings_can_be_null=True,
-            ),
-        )
+Columns = Callable[
+    [list[str], list[str]], "pa.Table"
+]  # reads columns; those of the second are text
 
 
-@dataclass(frozen=True)
-class _Parquet:
-    """A Parquet file."""
-
-    file: Path
-    names: list[str]
-
-    def table(self, columns: list[str], text: list[str]) -> pa.Table:
-        """Reads the columns, with their types in the file."""
-        from pyarrow import parquet
-
-        with parquet.ParquetFile(self.file) as file:
-            return file.read(columns=columns).select(columns)
-
-
-def _open(file: Path, requested: Sequence[str]) -> _CSV | _Parquet:
+def _open(file: Path, requested: Sequence[str]) -> Columns:
     """Opens a file. Raises DataError, without its name, if a requested column is missing."""
-    with _pyarrow_errors():
-        table = _open_parquet(file) if _is_parquet(file) else _open_csv(file, requested)
-    if missing := [name for name in requested if name not in table.names]:
-        hints = ", ".join(quoted(name) + did_you_mean(name, table.names) for name in missing)
-        raise DataError(f"no column {hints}; present: {_listing(table.names)}")
-    if twice := [name for name in requested if table.names.count(name) > 1]:
+    names, columns = _open_parquet(file) if _is_parquet(file) else _open_csv(file, requested)
+    if missing := [name for name in requested if name not in names]:
+        hints = ", ".join(quoted(name) + did_you_mean(name, names) for name in missing)
+        raise DataError(f"no column {hints}; present: {_listing(names)}")
+    if twice := [name for name in requested if names.count(name) > 1]:
         raise DataError(f"two columns are named {_listing(twice)}; accepted: unique names")
-    return table
+    return columns
 
 
 def _is_parquet(file: Path) -> bool:
@@ -211,15 +166,20 @@ def _is_parquet(file: Path) -> bool:
         return file.suffix.lower() in PARQUET or stream.read(4) == b"PAR1"
 
 
-def _open_parquet(file: Path) -> _Parquet:
+def _open_parquet(file: Path) -> tuple[list[str], Columns]:
+    """The names of all columns, and how to read some of them, with their types in the file."""
     from pyarrow import parquet
 
+    def columns(names: list[str], _: list[str]) -> pa.Table:
+        with parquet.ParquetFile(file) as opened:
+            return opened.read(columns=names).select(names)
+
     with parquet.ParquetFile(file) as opened:
-        return _Parquet(file, opened.schema_arrow.names)
+        return opened.schema_arrow.names, columns
 
 
-def _open_csv(file: Path, requested: Sequence[str]) -> _CSV:
-    """Reads the header, the first line that is not blank, without spaces around names."""
+def _open_csv(file: Path, requested: Sequence[str]) -> tuple[list[str], Columns]:
+    """The names in the header, the first line that is not blank, and how to read some columns."""
     import pyarrow as pa
 
     with pa.input_stream(str(file)) as stream:  # also decompresses .gz and others
@@ -234,27 +194,38 @@ def _open_csv(file: Path, requested: Sequence[str]) -> _CSV:
         raise DataError("has a single line; accepted: a header and rows")
     names = {delimiter: _cells(header, delimiter) for delimiter in DELIMITERS}
     best = max(names, key=lambda d: (len(set(requested) & set(names[d])), len(names[d])))
-    return _CSV(file, names[best], best, number)
+    return names[best], partial(_csv_columns, file, names[best], best, number)
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
-    try:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
-    except csv.Error as error:
-        raise DataError(f"cannot be read: {error}; accepted: CSV with a header") from error
+    return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter))]
 
 
-@contextmanager
-def _pyarrow_errors() -> Iterator[None]:
-    """Turns errors of pyarrow and the system into DataError."""
+def _csv_columns(
+    file: Path, header: list[str], delimiter: str, skip_rows: int, names: list[str], text: list[str]
+) -> pa.Table:
+    """Reads columns, with types that fit all cells; those in `text` stay text."""
     import pyarrow as pa
+    from pyarrow import csv as arrow
+
+    def parse(threads: bool) -> pa.Table:
+        return arrow.read_csv(
+            str(file),
+            read_options=arrow.ReadOptions(
+                column_names=header, skip_rows=skip_rows, use_threads=threads
+            ),
+            parse_options=arrow.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+            convert_options=arrow.ConvertOptions(
+                include_columns=names,
+                column_types={name: pa.string() for name in text},
+                strings_can_be_null=True,
+            ),
+        )
 
     try:
-        yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        reason = next(iter(str(error).splitlines()), type(error).__name__)
-        accepted = "CSV with rows of the same length as the header, or Parquet"
-        raise DataError(f"cannot be read: {reason[:200]}; accepted: {accepted}") from error
+        return parse(threads=True)
+    except pa.ArrowInvalid:
+        return parse(threads=False)  # its error includes the row
 
 
 # ---------------------------------------------------------------------------------------- episodes
@@ -295,7 +266,8 @@ def _episodes(options: TableData, files: Sequence[Path]) -> Iterator[Episode | U
     first_file: dict[str, Path] = {}
     for file in files:
         try:
-            rows, parts = _load(options, file)
+            with reading(ACCEPTED):
+                rows, parts = _load(options, file)
         except DataError as error:
             yield UnreadableEpisode(str(file), str(error))
             continue
@@ -332,27 +304,26 @@ def _load(options: TableData, file: Path) -> tuple[_Rows, list[tuple[str, Which]
     """Reads the rows of a file and selects those of each episode. Raises DataError, without its
     name.
     """
-    with _pyarrow_errors():
-        requested = _requested(options)
-        # Episode identifiers stay text, so that 1 and 001 differ.
-        text = [options.episode] if options.episode else []
-        table = _open(file, requested).table(requested, text)
-        if table.num_rows == 0:
-            raise DataError("has no rows; accepted: at least 2, which make a transition")
-        table = _row_range(options, table)
-        columns = {name: plain(table.column(name)) for name in requested}
+    requested = _requested(options)
+    # Episode identifiers stay text, so that 1 and 001 differ.
+    text = [options.episode] if options.episode else []
+    table = _open(file, requested)(requested, text)
+    if table.num_rows == 0:
+        raise DataError("has no rows; accepted: at least 2, which make a transition")
+    table = _row_range(options, table)
+    columns = {name: plain(table.column(name)) for name in requested}
 
-        def optional(name: str | None, get: Callable[[str, pa.ChunkedArray], Any]) -> Any:
-            return get(name, columns[name]) if name else None
+    def optional(name: str | None, get: Callable[[str, pa.ChunkedArray], Any]) -> Any:
+        return get(name, columns[name]) if name else None
 
-        rows = _Rows(
-            observations=vectors(columns, options.observations),
-            actions=vectors(columns, options.actions),
-            rewards=optional(options.reward, matrix),
-            time=optional(options.time, seconds),
-            terminal=optional(options.terminal, truths),
-        )
-        return rows, optional(options.episode, groups) or [("", slice(None))]
+    rows = _Rows(
+        observations=vectors(columns, options.observations),
+        actions=vectors(columns, options.actions),
+        rewards=optional(options.reward, matrix),
+        time=optional(options.time, seconds),
+        terminal=optional(options.terminal, truths),
+    )
+    return rows, optional(options.episode, groups) or [("", slice(None))]
 
 
 def _row_range(options: TableData, table: pa.Table) -> pa.Table:

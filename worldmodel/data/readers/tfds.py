@@ -21,18 +21,22 @@ import numpy as np
 from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
-from worldmodel.data.readers.files import existing_path
-from worldmodel.data.readers.tfds_builder import INSTALL_TENSORFLOW, prepared
+from worldmodel.data.readers.files import existing_path, reading
+from worldmodel.data.readers.tfds_builder import (
+    ACCEPTED,
+    INFO,
+    INSTALL_TENSORFLOW,
+    holds_dataset,
+    prepared,
+    prepared_folder,
+)
 from worldmodel.data.rlds_writer import CARD, METADATA_KEY, NATIVE_FORMAT
 from worldmodel.data.spec import ActionSpec
 from worldmodel.errors import DataError, UserError, bullet_list, first_line
 
 logger = logging.getLogger(__name__)
 
-ACCEPTED = "a prepared TFDS directory (RLDS layout, with dataset_info.json)"
 FORMATS = ("array_record", "tfrecord")  # that can be read, the preferred one first
-INFO = "dataset_info.json"  # marks a prepared directory
-DEPTHS = ("", "*/", "*/*/", "*/*/*/")  # TFDS nests DATA_DIR/NAME/CONFIG/VERSION
 
 # Warnings, after the number of episodes that have them.
 SINGLE_STEP = "of a single step left out, since they hold no transition"
@@ -57,16 +61,6 @@ class TFDSData(DataOptions):
         return read_metadata(Path(self.path).expanduser()).get("environment") if self.path else None
 
 
-def is_prepared(folder: Path) -> bool:
-    """Whether TFDS has prepared a dataset in this folder."""
-    return (folder / INFO).exists()
-
-
-def holds_dataset(folder: Path) -> bool:
-    """Whether a prepared dataset is in this folder, or below as TFDS nests them."""
-    return any(next(folder.glob(f"{depth}{INFO}"), None) for depth in DEPTHS)
-
-
 def prepared_datasets(folder: Path) -> Iterator[str]:
     """Describes the prepared datasets below `folder` for `python -m worldmodel.data list`."""
     yield f"Datasets in {folder}"
@@ -82,12 +76,12 @@ def prepared_datasets(folder: Path) -> Iterator[str]:
 
 
 def _card_summary(path: Path) -> str:
+    if not path.exists():
+        return f"no {path.name}; inspect it"
     try:
         card = json.loads(path.read_text())
         return f"{card['episodes']:,} episodes, {card['transitions']:,} transitions"
-    except FileNotFoundError:
-        return f"no {path.name}; inspect it"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return f"its {path.name} cannot be read"
 
 
@@ -115,43 +109,30 @@ def read(options: TFDSData) -> EpisodeStream:
     padding, as in RLDS, even if it is not marked `is_last`. Episodes of a single step hold no
     transition and are left out, with a warning. Raises DataError for other layouts and formats.
     """
-    if options.builder:
-        folder = prepared(options.builder, options.path)
-    else:
-        folder = _prepared_folder(existing_path(options))
+    by_name = options.builder
+    folder = prepared(by_name, options.path) if by_name else prepared_folder(existing_path(options))
     builder = _builder(folder)
     source = f"{folder} ({options.split})"
     steps = _step_features(builder, folder)
     observations = _observations(steps["observation"], source)
     shards = _shards(builder, options.split, folder)
-    read_records = _array_records if _stored_as(builder) == "array_record" else _tf_records
-    records = read_records(builder, options.split, shards)
+    records = _records(builder, options.split, shards)
     files = tuple(sorted(p for p in folder.iterdir() if p.is_file() and p.name != CARD))
     padded_with_zeros = builder.name.startswith("d4rl_")
     episodes = _episodes(records, steps, observations, source, padded_with_zeros)
     total = sum(shard.take for shard in shards)
-    return EpisodeStream(source, episodes, _action_spec(builder, steps), files, total)
+    return EpisodeStream(source, episodes, _action_spec(folder, steps), files, total)
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
     """The metadata that `write_rlds` stored, such as `environment`; empty for other datasets."""
-    return _our_metadata(_builder(_prepared_folder(Path(folder))))
+    file = prepared_folder(Path(folder)) / "metadata.json"
+    with reading(ACCEPTED, file):
+        metadata = json.loads(file.read_text()) if file.exists() else {}
+        return dict(metadata.get(METADATA_KEY, {}))
 
 
 # ------------------------------------------------------------------------------------ the dataset
-
-
-def _prepared_folder(path: Path) -> Path:
-    """`path`, or the only prepared directory below it."""
-    if is_prepared(path):
-        return path
-    folders = sorted(info.parent for depth in DEPTHS for info in path.glob(f"{depth}{INFO}"))
-    if len(folders) == 1:
-        return folders[0]
-    if folders:
-        names = ", ".join(map(str, folders))
-        raise DataError(f"{path} holds several datasets; set data.path to one of: {names}")
-    raise DataError(f"{path} has no {INFO}; data=tfds reads {ACCEPTED}")
 
 
 def _builder(folder: Path) -> Any:
@@ -236,34 +217,34 @@ def _shards(builder: Any, split: str, folder: Path) -> Sequence[Any]:
     return shards
 
 
-def _array_records(builder: Any, split: str, shards: Sequence[Any]) -> Iterator[Record]:
-    """The records of a split, with steps as columns."""
-    records = builder.as_data_source(split, decoders=_as_columns(), file_format="array_record")
-    places = ((shard, shard.skip + i) for shard in shards for i in range(shard.take))
-    for episode, (shard, position) in enumerate(places):
-        try:
-            yield records[episode]
-        except Exception as error:  # ArrayRecord and protobuf raise any exception
-            yield _unreadable(episode, shard, position, error)
-
-
-def _tf_records(builder: Any, split: str, shards: Sequence[Any]) -> Iterator[Record]:
-    """The records of a split, with steps as columns.
+def _records(builder: Any, split: str, shards: Sequence[Any]) -> Iterator[Record]:
+    """The records of a split, with steps as columns; decoding them one by one is ten times slower.
 
     TFRecord has no index, so all records after a damaged one are lost. Checksums are not verified.
     """
-    decoders, episodes = _as_columns(), count()
+    import tensorflow_datasets as tfds
+
+    decoders, episodes = {"steps": tfds.decode.SkipDecoding()}, count()
+    indexed: Any = None
+    if _stored_as(builder) == "array_record":
+        indexed = builder.as_data_source(split, decoders=decoders, file_format="array_record")
     for shard in shards:
         end = shard.skip + shard.take
         records = islice(_intact_records(shard.filename), shard.skip, end)
         for position in range(shard.skip, end):
             episode = next(episodes)
             try:
-                if (record := next(records, None)) is None:
+                if indexed is not None:
+                    yield indexed[episode]
+                elif (record := next(records, None)) is None:
                     raise EOFError("the file is truncated or damaged here or before")
-                yield builder.info.features.deserialize_example_np(record, decoders=decoders)
-            except Exception as error:  # protobuf and TFDS raise any exception
-                yield _unreadable(episode, shard, position, error)
+                else:
+                    yield builder.info.features.deserialize_example_np(record, decoders=decoders)
+            except Exception as error:  # ArrayRecord, protobuf and TFDS raise any exception
+                yield UnreadableEpisode(
+                    f"episode {episode}",
+                    f"record {position} of {shard.basename()} cannot be read ({first_line(error)})",
+                )
 
 
 def _intact_records(path: str) -> Iterator[bytes]:
@@ -276,31 +257,12 @@ def _intact_records(path: str) -> Iterator[bytes]:
         return
 
 
-def _as_columns() -> dict[str, Any]:
-    """Decoders that leave steps as columns; decoding them one by one is ten times slower."""
-    import tensorflow_datasets as tfds
-
-    return {"steps": tfds.decode.SkipDecoding()}
-
-
-def _unreadable(episode: int, shard: Any, position: int, error: Exception) -> UnreadableEpisode:
-    return UnreadableEpisode(
-        f"episode {episode}",
-        f"record {position} of {shard.basename()} cannot be read ({first_line(error)})",
-    )
-
-
-def _action_spec(builder: Any, steps: Mapping[str, Any]) -> ActionSpec | None:
+def _action_spec(folder: Path, steps: Mapping[str, Any]) -> ActionSpec | None:
     """From our metadata, or else from a feature with a number of classes, or else None."""
-    if raw := _our_metadata(builder).get("action"):
+    if raw := read_metadata(folder).get("action"):
         return ActionSpec.from_json(raw)
     classes = getattr(steps["action"], "num_classes", None)
     return ActionSpec(True, classes) if classes else None
-
-
-def _our_metadata(builder: Any) -> dict[str, Any]:
-    metadata = builder.info.metadata
-    return dict(metadata.items()).get(METADATA_KEY, {}) if metadata is not None else {}
 
 
 # --------------------------------------------------------------------------------------- episodes

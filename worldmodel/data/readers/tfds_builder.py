@@ -1,4 +1,4 @@
-"""Finds a TFDS dataset by the name of its builder, and prepares it if necessary.
+"""Finds a prepared TFDS dataset in a folder or by the name of its builder, or prepares it.
 
 Reading a prepared dataset needs neither TensorFlow nor the builder's code; preparing needs both.
 """
@@ -12,9 +12,35 @@ from pathlib import Path
 
 from worldmodel.errors import DataError, did_you_mean, first_line
 
+ACCEPTED = "a prepared TFDS directory (RLDS layout, with dataset_info.json)"
+INFO = "dataset_info.json"  # marks a prepared directory
+DEPTHS = ("", "*/", "*/*/", "*/*/*/")  # TFDS nests DATA_DIR/NAME/CONFIG/VERSION
 NAME = re.compile(r"\w+(/[^/:]+)?(:[\d.*]+)?")
 INSTALL_TENSORFLOW = 'pip install "worldmodel[tensorflow]"'
 MAX_CONFIGS_SHOWN = 10  # in a message
+
+
+def is_prepared(folder: Path) -> bool:
+    """Whether TFDS has prepared a dataset in this folder."""
+    return (folder / INFO).exists()
+
+
+def holds_dataset(folder: Path) -> bool:
+    """Whether a prepared dataset is in this folder, or below as TFDS nests them."""
+    return any(next(folder.glob(f"{depth}{INFO}"), None) for depth in DEPTHS)
+
+
+def prepared_folder(path: Path) -> Path:
+    """`path`, or the only prepared directory below it."""
+    if is_prepared(path):
+        return path
+    folders = sorted(info.parent for depth in DEPTHS for info in path.glob(f"{depth}{INFO}"))
+    if len(folders) == 1:
+        return folders[0]
+    if folders:
+        names = ", ".join(map(str, folders))
+        raise DataError(f"{path} holds several datasets; set data.path to one of: {names}")
+    raise DataError(f"{path} has no {INFO}; data=tfds reads {ACCEPTED}")
 
 
 def prepared(name: str, data_dir: str | None) -> Path:
