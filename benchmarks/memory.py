@@ -26,10 +26,9 @@ from worldmodel.data.windows import Window
 from worldmodel.models.rssm import RSSMOptions
 from worldmodel.nn.learner import Params, TrainState
 from worldmodel.training import mesh as meshes
-from worldmodel.training.accumulation import remat_loss
 from worldmodel.training.dispatch import make_dispatch, stage_keys
 from worldmodel.training.plan import plan_stages
-from worldmodel.training.world_model import WorldModelLearner
+from worldmodel.training.world_model import WorldModelLearner, remat_loss
 
 WAYS = {
     "plain": {},

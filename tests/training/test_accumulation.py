@@ -21,8 +21,8 @@ from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
 from worldmodel.models.mlp import MLPOptions
 from worldmodel.nn.learner import split_module
-from worldmodel.training.accumulation import Loss, gradients
 from worldmodel.training.mesh import AXES, SHARDS, all_devices, state_shardings
+from worldmodel.training.world_model import Loss, gradients
 
 # Without the one term that divides by what the batch holds.
 OPTIONS = MLPOptions(units=16, latent_dim=8, consistency_scale=0.0)

@@ -17,7 +17,7 @@ from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.nn.layers import Linear
 from worldmodel.nn.learner import TrainState, graphdefs_of, split_module
 from worldmodel.policies.actor_critic import ActorCriticOptions
-from worldmodel.training.averaging import EMALearner
+from worldmodel.training.evaluated_parameters import EMALearner
 from worldmodel.training.learners import trained_modules
 from worldmodel.training.plan import plan_stages
 

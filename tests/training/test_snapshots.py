@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 
 from worldmodel.nn.learner import TrainState, graphdefs_of, split_module
+from worldmodel.training.evaluated_parameters import MIN_HELD_OUT_STEPS, BestMembersLearner
 from worldmodel.training.learners import trained_modules
-from worldmodel.training.snapshots import MIN_HELD_OUT_STEPS, BestMembersLearner
 
 KEY = jax.random.key(0)
 TURNS = np.array([3, 5, 8])  # the comparison at which each member is best

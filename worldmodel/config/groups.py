@@ -123,7 +123,7 @@ class ModelOptions:
     @property
     def uses_best_snapshot(self) -> bool:
         """Whether each member's best parameters on held-out data are used in place of its last. The
-        family then has `networks`, `errors` and `holdout_errors` (training/snapshots.py).
+        family then has `networks`, `errors` and `holdout_errors` (see `BestMembersLearner`).
         """
         return False
 

@@ -4,7 +4,7 @@
 Each member predicts a normal distribution of an action's outcome: the change of the point and the
 reward. Members differ by their initial parameters and their bootstrap samples. A share of the
 transitions is held out from all of them to select the best parameters of each member during
-training (training/snapshots.py) and the best members, the elites, which rollouts are drawn from.
+training (`BestMembersLearner`) and the best members, the elites, which rollouts are drawn from.
 """
 
 from __future__ import annotations

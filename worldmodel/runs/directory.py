@@ -19,7 +19,7 @@ from worldmodel.config import Config
 from worldmodel.config.io import differences, load_config, read_values, save_config
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import CheckpointError, ConfigError, first_line
-from worldmodel.system.storage import raise_storage_errors, write_json
+from worldmodel.system.storage import free_name, raise_storage_errors, write_json
 
 
 @dataclass(frozen=True)
@@ -211,9 +211,7 @@ def open_run(config: Config, is_writer: bool = True) -> RunDirectory:
         with run_lock(RunDirectory(path)):
             pass
     if config.fresh and path.exists():
-        number = 1
-        while (aside := path.with_name(f"{path.name}.{number}")).exists():
-            number += 1
+        aside = free_name(path)
         with raise_storage_errors(aside):
             path.rename(aside)
     save_config(config, path / "config.yaml")

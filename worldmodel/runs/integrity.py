@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.errors import CheckpointError, bullet_list
-from worldmodel.system.storage import raise_storage_errors
+from worldmodel.system.storage import free_name, raise_storage_errors
 
 VERSION = 2  # of the format; 1 had no checksums
 CHECKSUMS = "sums.json"  # beside the arrays: file name -> size in bytes and CRC-32
@@ -119,7 +119,8 @@ def quarantine_corrupt(folder: Path, valid: int | None, damaged: dict[int, str])
     these steps can be saved again, and prints a warning for each.
     """
     for step, error in damaged.items():
-        aside = _free_name(folder.with_name(f"{folder.name}.damaged") / str(step))
+        aside = folder.with_name(f"{folder.name}.damaged") / str(step)
+        aside = free_name(aside) if aside.exists() else aside
         with raise_storage_errors(aside):
             aside.parent.mkdir(exist_ok=True)
             (folder / str(step)).rename(aside)
@@ -135,11 +136,6 @@ def remove_unfinished(folder: Path) -> None:
     for part in folder.glob("*.orbax-checkpoint-tmp*"):
         with raise_storage_errors(part):
             shutil.rmtree(part)
-
-
-def _free_name(path: Path) -> Path:
-    names = (path.with_name(f"{path.name}.{number}") for number in range(1, 1_000_000))
-    return path if not path.exists() else next(p for p in names if not p.exists())
 
 
 def _files(folder: Path) -> list[str]:

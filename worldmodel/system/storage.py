@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import os
 import shutil
@@ -58,12 +59,21 @@ def disk_error(error: BaseException | None) -> str | None:
 def free_space(path: Path) -> str:
     """On the file system of `path`, or of its nearest parent that exists, as text with a unit."""
     existing = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
-    free = float(shutil.disk_usage(existing).free)
-    for unit in ("B", "KiB", "MiB"):
-        if free < 1024:
-            return f"{free:.0f} {unit}"
-        free /= 1024
-    return f"{free:.1f} GiB"
+    return format_bytes(shutil.disk_usage(existing).free)
+
+
+def format_bytes(count: float) -> str:
+    """A number of bytes with a unit: `0 B`, `12.3 MiB`."""
+    units = ["B", "KiB", "MiB", "GiB"]
+    while count >= 1024 and len(units) > 1:
+        count, units = count / 1024, units[1:]
+    return f"{count:.{units[0] != 'B':d}f} {units[0]}"
+
+
+def free_name(path: Path) -> Path:
+    """The first of PATH.1, PATH.2, ... that does not exist."""
+    names = (path.with_name(f"{path.name}.{number}") for number in itertools.count(1))
+    return next(name for name in names if not name.exists())
 
 
 def make_directory(path: Path) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax
-import numpy as np
 
 from worldmodel.nn.learner import TrainState
+from worldmodel.system.storage import format_bytes
 from worldmodel.training import mesh as meshes
 from worldmodel.training.dispatch import Stage, make_dispatch, make_rollout_update, stage_keys
 
@@ -58,8 +58,8 @@ def _describe(stage: Stage, mesh: jax.sharding.Mesh) -> dict[str, str]:
         "steps": f"{plan.steps}, {updates} per call to the device",
         "batch": f"{windows}; {batches.count} windows per epoch",
         "parameters": _parameters(state),
-        "state": f"{_size(_nbytes(state))}, {_size(_nbytes(state.opt_state))} of it the optimizer",
-        "data": _size(_nbytes(arrays)) if arrays else "streamed",
+        "state": f"{_size(state)}, {_size(state.opt_state)} of it the optimizer",
+        "data": _size(arrays) if arrays else "streamed",
         "memory": _memory(compiled),
         "operations": _operations(compiled),
         "compiled in": f"{seconds:.1f} s",
@@ -91,8 +91,8 @@ def _memory(compiled: jax.stages.Compiled) -> str:
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     total = arguments + temporaries + results
     limit = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit")
-    of = f" of {_size(limit)}" if limit else ""
-    return f"{_size(total)}{of} on each device, {_size(temporaries)} of it temporary"
+    of = f" of {format_bytes(limit)}" if limit else ""
+    return f"{format_bytes(total)}{of} on each device, {format_bytes(temporaries)} of it temporary"
 
 
 def _operations(compiled: jax.stages.Compiled) -> str:
@@ -103,14 +103,5 @@ def _operations(compiled: jax.stages.Compiled) -> str:
     return f"{flops:.3g} per update, loops over time counted once" if flops > 0 else "unavailable"
 
 
-def _nbytes(tree: Any) -> int:
-    return sum(int(np.prod(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
-
-
-def _size(count: float) -> str:
-    """A number of bytes with its unit."""
-    for unit in ("KiB", "MiB"):
-        count /= 1024
-        if count < 1024:
-            return f"{count:.1f} {unit}"
-    return f"{count / 1024:.1f} GiB"
+def _size(tree: Any) -> str:
+    return format_bytes(sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree)))

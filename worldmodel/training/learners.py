@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +17,13 @@ from worldmodel.config.registry import names
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
 from worldmodel.nn.learner import Learner, TrainState
-from worldmodel.training.averaging import EMA, EMALearner
+from worldmodel.training.evaluated_parameters import (
+    EMA,
+    SNAPSHOT,
+    BestMembersLearner,
+    EMALearner,
+)
 from worldmodel.training.seeds import VmappedLearner, select_seed
-from worldmodel.training.snapshots import SNAPSHOT, BestMembersLearner
 from worldmodel.training.world_model import WorldModelLearner
 
 Modules = Mapping[str, Any]  # name -> nnx.Module, as trained by earlier stages
@@ -58,10 +62,13 @@ class LearnerBuilder:
         return VmappedLearner(self._single_seed(first), self.num_seeds, trained)
 
     def _single_seed(self, trained: Modules) -> Learner:
-        if self.stage in models.family(self.model).pretrained_modules(self.model, self.spec):
-            return self._pretraining()
+        pretrained = models.family(self.model).pretrained_modules(self.model, self.spec)
+        if self.stage in pretrained:
+            return self._minimize_loss(lambda key: getattr(self._build_model(key), self.stage))
         if self.stage == "world_model":
-            return self._world_model(trained)
+            new = self._build_model(jax.random.key(0)) if pretrained else None
+            modules = {name: trained.get(name, getattr(new, name)) for name in pretrained}
+            return self._with_evaluated_model(self._minimize_loss(self._build_model, modules))
         self._check_reward()
         if self.stage == "joint":
             return self._with_evaluated_model(
@@ -75,27 +82,18 @@ class LearnerBuilder:
     def _build_model(self, key: jax.Array) -> models.WorldModel:
         return models.build(self.model, self.spec, key, dtype=self.dtype)
 
-    def _pretraining(self) -> Learner:
-        """Of the module of the model that the stage is named after."""
+    def _minimize_loss(
+        self, build: Callable[[jax.Array], nnx.Module], pretrained: Modules | None = None
+    ) -> Learner:
+        """Of a world model, or of the module of it that the stage is named after."""
         return WorldModelLearner(
-            lambda key: getattr(self._build_model(key), self.stage),
+            build,
             self.optimizer,
-            name=self.stage,
+            name="model" if self.stage == "world_model" else self.stage,
+            pretrained=pretrained,
             microbatches=self.microbatches,
             remat=self.remat,
         )
-
-    def _world_model(self, trained: Modules) -> Learner:
-        names = models.family(self.model).pretrained_modules(self.model, self.spec)
-        new = self._build_model(jax.random.key(0)) if names else None
-        learner = WorldModelLearner(
-            self._build_model,
-            self.optimizer,
-            pretrained={name: trained.get(name, getattr(new, name)) for name in names},
-            microbatches=self.microbatches,
-            remat=self.remat,
-        )
-        return self._with_evaluated_model(learner)
 
     def _with_evaluated_model(self, learner: Learner) -> Learner:
         """The learner, with the copy of the model that is evaluated in place of its last
