@@ -60,7 +60,7 @@ def returns_of(method: str, task: str, seeds: int, first: int = 0, episodes: int
     for seed in range(first, first + seeds):
         generator = np.random.default_rng([seed, *map(ord, method + task)])
         quality = QUALITY[method] + generator.normal(0, 0.1) + generator.normal(0, 0.2, episodes)
-        found.append(reference.low + quality * (reference.high - reference.low))
+        found.append(reference.min + quality * (reference.max - reference.min))
     return np.stack(found)
 
 
@@ -134,7 +134,7 @@ def naive() -> dict[str, np.ndarray]:
         columns = []
         for task, reference in TASKS.items():
             means = returns_of(method, task, seeds).mean(1)
-            columns.append(100 * (means - reference.low) / (reference.high - reference.low))
+            columns.append(100 * (means - reference.min) / (reference.max - reference.min))
         scores[method] = np.stack(columns, 1)
     return scores
 
@@ -292,7 +292,7 @@ def test_scales_that_differ_are_not_put_together(runs: Path, evaluate: Evaluator
     with pytest.raises(ConfigError, match="without it: .*bare"):
         table_of(runs / "td3_bc-Hopper-v5", runs / "td3_bc-Walker2d-v5", bare)
     assert not table_of(hopper[0], bare).normalized
-    other = dataclasses.replace(TASKS["Hopper-v5"], high=99.0)
+    other = dataclasses.replace(TASKS["Hopper-v5"], max=99.0)
     given = (POLICIES["rebrac"], "Hopper-v5", returns_of("rebrac", "Hopper-v5", 1), 0, other)
     with pytest.raises(
         ConfigError, match="normalized by different reference returns(?s:.*)100 is 99"

@@ -175,7 +175,7 @@ def _is_normalized(
         raise ConfigError(f"score=normalized: {_some(bare)} have no normalized score; {fix}")
     for task, name in tasks.items() if normalized else ():
         own = {
-            (r.reference.low, r.reference.high): r
+            (r.reference.min, r.reference.max): r
             for r in runs
             if r.task == task and r.reference is not None
         }

@@ -173,6 +173,4 @@ def _or_worst(returned: float | None) -> float:
 def _reference(saved: dict[str, Any] | None) -> Reference | None:
     if saved is None:
         return None
-    return Reference(
-        saved["name"], saved["min"], saved["max"], saved["source"], saved["episode_limit"]
-    )
+    return Reference(**saved)

@@ -7,7 +7,6 @@ only with their pair. A pair that is missing or contested is refused.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from worldmodel.config import EvaluationOptions
 from worldmodel.config.option import format_value
@@ -16,44 +15,35 @@ from worldmodel.errors import ConfigError, did_you_mean
 
 @dataclass(frozen=True)
 class Reference:
-    """The returns that score 0 (`low`) and 100 (`high`), and where they come from.
+    """The returns that score 0 (`min`) and 100 (`max`), and where they come from.
 
-    limit: the steps after which episodes of their environment are truncated (None: unknown)
+    episode_limit: the steps after which episodes of their environment are truncated (None: unknown)
     """
 
     name: str
-    low: float
-    high: float
+    min: float
+    max: float
     source: str
-    limit: int | None = None
+    episode_limit: int | None = None
 
     def score(self, value: float) -> float:
-        return 100 * (value - self.low) / (self.high - self.low)
+        return 100 * (value - self.min) / (self.max - self.min)
 
     def note(self, limit: int | None) -> str:
         """Describes the scale, and compares its episode limit with `limit`, that of the run."""
         scale = (
-            f"Normalized scores: a return of {self.low:g} scores 0, one of {self.high:g} scores "
+            f"Normalized scores: a return of {self.min:g} scores 0, one of {self.max:g} scores "
             f"100 ({self.name}: {self.source})."
         )
-        if self.limit is None:
+        if self.episode_limit is None:
             return scale
-        if self.limit == limit:
+        if self.episode_limit == limit:
             return f"{scale} Episodes have at most {limit} steps, as in the reference."
         here = "no limit" if limit is None else f"a limit of {limit} steps"
         return (
-            f"{scale} Episodes of the reference have at most {self.limit} steps, these have "
-            f"{here}: these scores are not comparable with published ones."
+            f"{scale} Episodes of the reference have at most {self.episode_limit} steps, these "
+            f"have {here}: these scores are not comparable with published ones."
         )
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "min": self.low,
-            "max": self.high,
-            "source": self.source,
-            "episode_limit": self.limit,
-        }
 
 
 D4RL = "D4RL's infos.py, the same for v0 to v2"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 import numpy as np
@@ -125,7 +125,7 @@ class Returns(Section):
             "returns": {name: r.mean for name, r in self.returns.items()},
             "success": {name: r.success for name, r in self.returns.items() if r.success},
             "normalized": {name: r.normalized for name, r in self.returns.items() if r.normalized},
-            "reference": None if self.scale is None else self.scale.reference.to_json(),
+            "reference": None if self.scale is None else asdict(self.scale.reference),
             "episodes": {
                 name: [finite_or_none(x) for x in r.episodes]
                 for name, r in self.returns.items()
@@ -297,7 +297,7 @@ def _normalized(mean: Estimate, reference: Reference | None) -> Estimate | None:
     if reference is None:
         return None
     value, low, high = (reference.score(x) for x in (mean.value, mean.low, mean.high))
-    method = f"{mean.method}; 0 is {reference.low:g}, 100 is {reference.high:g}"
+    method = f"{mean.method}; 0 is {reference.min:g}, 100 is {reference.max:g}"
     return Estimate(value, low, high, mean.n, f"{method} ({reference.source})", mean.sample_unit)
 
 
