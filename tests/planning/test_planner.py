@@ -14,7 +14,7 @@ from worldmodel.data import ActionSpec
 from worldmodel.errors import ConfigError
 from worldmodel.evaluation.returns import model_policy, run_episodes
 from worldmodel.nn.distributions import Normal
-from worldmodel.planning.elites import replace_nonfinite, select_elites
+from worldmodel.planning.weights import replace_nonfinite, select_elites
 
 STARTS = np.array([[0.4, 0.0], [-0.3, 0.4], [0.2, 0.2]])  # with optimal actions within [-1, 1]
 LONG = 300  # steps, after which the cost has converged

@@ -20,7 +20,7 @@ from worldmodel.models import WorldModel
 from worldmodel.models.rssm import RSSMOptions
 from worldmodel.nn import optimizer
 from worldmodel.nn.distributions import Bernoulli, Normal
-from worldmodel.nn.learner import split_module
+from worldmodel.nn.learner import detached, split_module
 from worldmodel.policies.actor_critic import (
     ActorCriticLearner,
     ActorCriticOptions,
@@ -66,7 +66,7 @@ def test_imagination_losses_have_no_gradient_in_the_model(gradient: str) -> None
         fixed = params | {"model": jax.lax.stop_gradient(params["model"])}
         m = {name: nnx.merge(definitions[name], p) for name, p in fixed.items()}
         return imagination_loss(
-            options, m["model"], m["actor"], m["critic"], critic,
+            options, m | {"target_critic": critic},
             model.initial((5,)), jnp.ones(5), STATISTICS, jax.random.key(2),
         )[0]  # fmt: skip
 
@@ -183,14 +183,10 @@ def test_the_actor_learns_the_optimal_direction(gradient: str) -> None:
         x = jax.random.uniform(key, (64, 1), minval=-2, maxval=2)
 
         def loss(params: dict) -> tuple:
-            slow = nnx.merge(critic_def, jax.lax.stop_gradient(params["critic"]))
-            actor, critic = (
-                nnx.merge(actor_def, params["actor"]),
-                nnx.merge(critic_def, params["critic"]),
-            )
-            return imagination_loss(
-                options, model, actor, critic, slow, x, jnp.ones(64), statistics, key
-            )
+            critic = nnx.merge(critic_def, params["critic"])
+            nets = {"model": model, "actor": nnx.merge(actor_def, params["actor"])}
+            nets |= {"critic": critic, "target_critic": detached(critic)}
+            return imagination_loss(options, nets, x, jnp.ones(64), statistics, key)
 
         grads, imagined = jax.grad(loss, has_aux=True)(params)
         updates, state = tx.update(grads, state, params)

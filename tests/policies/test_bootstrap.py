@@ -51,7 +51,8 @@ def learned_value(terminated: bool) -> float:
 
         def loss(params: dict) -> jax.Array:
             critic = nnx.merge(definition, params)
-            return replay_loss(options, critic, fixed, features, window, known)
+            nets = {"critic": critic, "target_critic": fixed}
+            return replay_loss(options, nets, features, window, known)
 
         updates, state = tx.update(jax.grad(loss)(params), state, params)
         return (jax.tree.map(jnp.add, params, updates), state), None

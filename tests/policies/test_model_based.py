@@ -22,6 +22,7 @@ from worldmodel.nn import optimizer
 from worldmodel.nn.distributions import Normal
 from worldmodel.nn.learner import TrainState, split_module
 from worldmodel.policies.mobile import MOBILEOptions
+from worldmodel.policies.networks import merge_nets
 from worldmodel.policies.offline import OfflineLearner
 from worldmodel.policies.offline_options import OfflineOptions
 from worldmodel.policies.rambo import RAMBOOptions
@@ -171,7 +172,7 @@ def test_mobile_penalizes_targets_of_imagined_transitions_by_the_disagreement_of
         num_samples=3, inconsistency_scale=1.5, nonnegative_targets=positive, real_ratio=1.0
     )
     learner, state = started(options, model)
-    nets = learner._nets(state)
+    nets = merge_nets(learner.graphdefs, state)
     sac_key, draw_key = jax.random.split(KEY)
     plain = jax.jit(partial(learner_of(SACOptions(), model).target, nets))(batch, sac_key)
     doubt = naive_inconsistency(model, nets, batch, draw_key)
@@ -192,7 +193,7 @@ def test_the_model_of_rambo_fits_the_dataset_and_minimizes_the_value_of_the_poli
     The last two batch are padding: they count in no mean, nor in the spread of the advantage.
     """
     learner, state = started(RAMBOOptions(adversarial_scale=0.7, real_ratio=1.0), model)
-    nets, real = learner._nets(state), np.arange(BATCH) < BATCH - 2
+    nets, real = merge_nets(learner.graphdefs, state), np.arange(BATCH) < BATCH - 2
     logged = real & ~np.asarray(batch.imagined)
     location, scale = outcomes_of(model, batch.features, batch.action)
     change = np.asarray(batch.next_features - batch.features) / CHANGE
@@ -222,7 +223,9 @@ def test_the_model_of_rambo_fits_the_dataset_and_minimizes_the_value_of_the_poli
     bias[ELITES] += 0.7 * pull[:, real].mean(1)
 
     def loss(params: Any) -> Any:
-        return learner.model_loss(learner._nets(state, {"model": params}), batch, KEY)
+        return learner.model_loss(
+            merge_nets(learner.graphdefs, state, {"model": params}), batch, KEY
+        )
 
     (total, metrics), grads = jax.jit(jax.value_and_grad(loss, has_aux=True))(state.params["model"])
     close(metrics["loss/model"], fit)
@@ -233,7 +236,7 @@ def test_the_model_of_rambo_fits_the_dataset_and_minimizes_the_value_of_the_poli
 
 def test_the_actor_of_rambo_first_clones_the_dataset(model: Ensemble, batch: Transition) -> None:
     learner, state = started(RAMBOOptions(real_ratio=1.0), model)
-    nets = learner._nets(state)
+    nets = merge_nets(learner.graphdefs, state)
     away = np.square(nets["actor"](batch.features).mode() - batch.action).mean(-1)
     logged = (np.arange(BATCH) < BATCH - 2) & ~np.asarray(batch.imagined)
     close(jax.jit(learner.cloning_loss)(nets, batch, KEY)[0], away[logged].mean())

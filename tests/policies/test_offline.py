@@ -25,6 +25,7 @@ from worldmodel.policies.bc import BCOptions
 from worldmodel.policies.combo import COMBOOptions
 from worldmodel.policies.iql import IQLOptions
 from worldmodel.policies.mobile import MOBILEOptions
+from worldmodel.policies.networks import merge_nets
 from worldmodel.policies.offline import OfflineLearner
 from worldmodel.policies.offline_options import OfflineOptions
 from worldmodel.policies.rambo import RAMBOOptions
@@ -62,7 +63,7 @@ def started(options: OfflineOptions) -> tuple[OfflineLearner, dict, dict, TrainS
     )
     state = replace(state, **perturbed)
     params = state.params | {f"target_{name}": value for name, value in state.target_params.items()}
-    return learner, learner._nets(state), jax.device_get(params), state
+    return learner, merge_nets(learner.graphdefs, state), jax.device_get(params), state
 
 
 def random_batch(rng: np.random.Generator) -> Transition:

@@ -75,44 +75,28 @@ def leave_one_out_kl(members: Normal) -> jax.Array:
 
     def divergence(i: jax.Array) -> jax.Array:
         others = (i + 1 + jnp.arange(count - 1)) % count
-        rest = jax.tree.map(lambda x: x[others], members)
-        return _kl(jax.tree.map(lambda x: x[i], members), _mixture(rest))
+        one, rest = (jax.tree.map(lambda x, n=n: x[n], members) for n in (i, others))
+        return _kl(one, Normal(rest.location.mean(0), jnp.sqrt(_variance(rest))))
 
     return jax.lax.map(divergence, jnp.arange(count)).mean(0)
 
 
 UNCERTAINTIES: dict[str, Callable[[Normal], jax.Array]] = {
-    f.__name__: f
-    for f in (
-        max_aleatoric,
-        max_pairwise,
-        max_deviation,
-        ensemble_variance,
-        ensemble_std,
-        epistemic_std,
-        log_likelihood_variance,
-        leave_one_out_kl,
+    measure.__name__: measure
+    for measure in (
+        max_aleatoric, max_pairwise, max_deviation, ensemble_variance, ensemble_std, epistemic_std,
+        log_likelihood_variance, leave_one_out_kl,
     )
-}
-
-# Measures that are always 0 for an ensemble of one.
+}  # fmt: skip
+# Those that are always 0 for an ensemble of one.
 DISAGREEMENTS = (
-    "max_pairwise",
-    "max_deviation",
-    "epistemic_std",
-    "log_likelihood_variance",
-    "leave_one_out_kl",
-)
+    "max_pairwise", "max_deviation", "epistemic_std", "log_likelihood_variance", "leave_one_out_kl",
+)  # fmt: skip
 
 
 def _variance(members: Normal) -> jax.Array:
     """Of the mixture, (..., D)."""
     return jnp.square(members.scale).mean(0) + members.location.var(0)
-
-
-def _mixture(members: Normal) -> Normal:
-    """The normal (..., D) with the mean and the variance of the mixture."""
-    return Normal(members.location.mean(0), jnp.sqrt(_variance(members)))
 
 
 def _kl(one: Normal, other: Normal) -> jax.Array:

@@ -1,10 +1,8 @@
 """Planning: actions by a search over imagined rollouts. Continuous actions only.
 
-A planner is a `Planner` with a function that weights candidates by their returns, one file each:
-
-    planner = build(PlannerOptions(kind="cem"), spec)
-    plan = planner.init_carry(batch)
-    plan, action = planner(model, state, plan, key)  # at every step of the environment
+planner = build(PlannerOptions(kind="cem"), spec)
+plan = planner.init_carry(batch)
+plan, action = planner(model, state, plan, key)  # at every step of the environment
 """
 
 from __future__ import annotations
@@ -14,15 +12,10 @@ from flax import nnx
 from worldmodel.config import PlannerOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
-from worldmodel.planning.agent import Agent
-from worldmodel.planning.cem import cem
-from worldmodel.planning.mppi import mppi
-from worldmodel.planning.planner import Planner, Value, Weigh
+from worldmodel.planning.planner import Agent, Planner, Value
+from worldmodel.planning.weights import PLANNERS
 
 __all__ = ["PLANNERS", "Agent", "Planner", "Value", "build", "validate"]
-
-# kind -> weights of candidates
-PLANNERS: dict[str, Weigh] = {"cem": cem, "mppi": mppi}
 
 
 def build(
@@ -43,24 +36,17 @@ def build(
     validate(options, spec)
     if options.kind == "none":
         return None
-    return Planner(
-        options,
-        PLANNERS[options.kind],
-        spec.action.size,
-        actor if options.num_policy_samples else None,
-        value if options.use_value else None,
-    )
+    actor = actor if options.num_policy_samples else None
+    value = value if options.use_value else None
+    return Planner(options, PLANNERS[options.kind], spec.action.size, actor, value)
 
 
 def validate(options: PlannerOptions, spec: DataSpec) -> None:
     """Raises ConfigError for a dataset with discrete actions or without rewards."""
-    if options.kind == "none":
+    if options.kind == "none" or (spec.has_reward and not spec.action.discrete):
         return
-    problem = None
+    problem = "rewards, and this dataset has none"
     if spec.action.discrete:
-        problem = f"requires continuous actions, and this dataset has {spec.action.size} classes"
-    elif not spec.has_reward:
-        problem = "requires rewards, and this dataset has none"
-    if problem:
-        key = "evaluation.planner.kind"
-        raise ConfigError(f"{key}={options.kind}: {problem}; accepted: {key}=none")
+        problem = f"continuous actions, and this dataset has {spec.action.size} classes"
+    key = "evaluation.planner.kind"
+    raise ConfigError(f"{key}={options.kind}: requires {problem}; accepted: {key}=none")

@@ -1,11 +1,10 @@
-"""The search that all planners share: sample sequences of actions around a plan, imagine their
-returns, refit the plan to the best, and repeat (TD-MPC2, arXiv 2310.16828, sec. 3.2).
+"""The search of a planner: sample sequences of actions around a plan, imagine their returns, refit
+the plan to the best, and repeat (TD-MPC2, arXiv 2310.16828, sec. 3.2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +13,10 @@ from flax import nnx
 from worldmodel.config import PlannerOptions
 from worldmodel.imagination import Actor, imagine, time_major
 from worldmodel.models.interface import State, WorldModel
-from worldmodel.planning.elites import replace_nonfinite
+from worldmodel.planning.weights import Weigh, replace_nonfinite
 
+Around = tuple[jax.Array, jax.Array]  # mean and standard deviation of the next samples
 DEFAULT_DISCOUNT = 1 - 1 / 333  # if neither the options nor a value have one
-Weigh = Callable[[jax.Array, PlannerOptions], jax.Array]  # returns (B, N) -> weights of sum 1
 
 
 class Value(Protocol):
@@ -26,6 +25,14 @@ class Value(Protocol):
     discount: float
 
     def __call__(self, features: jax.Array) -> jax.Array: ...
+
+
+class Agent(NamedTuple):
+    """A model, a policy over its features and the value of its critic, of one training seed."""
+
+    model: WorldModel
+    policy: nnx.Module | None
+    value: Value | None
 
 
 class Planner(nnx.Module):
@@ -75,9 +82,7 @@ class Planner(nnx.Module):
         propose_key, key = jax.random.split(key)
         proposals = self._proposals(model, state, plan, propose_key)
 
-        def refine(
-            around: tuple[jax.Array, jax.Array], key: jax.Array
-        ) -> tuple[tuple[jax.Array, jax.Array], None]:
+        def refine(around: Around, key: jax.Array) -> tuple[Around, None]:
             mean, std = around
             sample_key, imagine_key = jax.random.split(key)
             shape = (mean.shape[0], options.num_samples, *mean.shape[1:])

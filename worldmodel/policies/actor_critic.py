@@ -36,6 +36,7 @@ from worldmodel.nn.learner import (
     graphdefs_of,
     split_module,
 )
+from worldmodel.policies.networks import Nets, merge_nets
 from worldmodel.policies.returns import lambda_returns, update_scale
 
 
@@ -44,9 +45,7 @@ class ActorCriticOptions(PolicyOptions):
     """DreamerV3's actor-critic, trained on imagined rollouts."""
 
     name: str = option("actor_critic", "policy algorithm")
-    hidden: int | None = option(
-        None, "units of every hidden layer (null: those of the model's preset)", low=1
-    )
+    hidden: int | None = option(None, "units of hidden layers (null: the model preset's)", low=1)
     layers: int = option(3, "hidden layers of actor and critic", low=1)
     horizon: int = option(15, "steps of an imagined rollout", low=1)
     discount: float = option(1 - 1 / 333, "discount per step", low=0.0, high=1.0)
@@ -57,9 +56,7 @@ class ActorCriticOptions(PolicyOptions):
         "gradient of the actor; dynamics: through the model, continuous actions only",
         choices=("reinforce", "dynamics"),
     )
-    return_norm_rate: float = option(
-        0.01, "update rate of the running percentiles of the return", low=0.0, high=1.0
-    )
+    return_norm_rate: float = option(0.01, "update rate of the return's range", low=0.0, high=1.0)
     tau: float = option(0.02, "update rate of the target critic", low=0.0, high=1.0)
     target_regularization_scale: float = option(
         1.0, "weight of the regularization of the critic towards the target critic", low=0.0
@@ -117,10 +114,7 @@ def build_heads(
 
 def imagination_loss(
     options: ActorCriticOptions,
-    model: WorldModel,
-    actor: ActionHead,
-    critic: ScalarHead,
-    target_critic: ScalarHead,
+    nets: Nets,
     start: State,
     alive: jax.Array,
     statistics: dict[str, jax.Array],
@@ -128,14 +122,16 @@ def imagination_loss(
 ) -> tuple[jax.Array, ImaginationAux]:
     """Loss of actor and critic on rollouts from `start` (B, ...).
 
+    nets: `model`, `actor`, `critic` and `target_critic`
     alive: (B,) 0.0 for starts at which the episode has ended or that are padding, else 1.0
 
     Arrays inside are time-major, (H, B), as the rollout is generated.
     """
+    actor, critic = nets["actor"], nets["critic"]
     through_model = options.actor_grad == "dynamics"
     rollout = time_major(
         imagine(
-            model,
+            nets["model"],
             jax.lax.stop_gradient(start),
             # With `reinforce`, actions are samples without a gradient.
             actor if through_model else detached(actor),
@@ -181,7 +177,7 @@ def imagination_loss(
     total, terms = sum_over_time(
         losses,
         {"actor": actor_params, "critic": critic_params},
-        split_module(target_critic)[1],
+        split_module(nets["target_critic"])[1],
         (features, actions, targets, reinforced, weight),
     )
     loss = total / targets.size
@@ -209,8 +205,7 @@ def value_loss(
 
 def replay_loss(
     options: ActorCriticOptions,
-    critic: ScalarHead,
-    target_critic: ScalarHead,
+    nets: Nets,
     features: jax.Array,
     window: Window,
     first_return: jax.Array,
@@ -223,8 +218,9 @@ def replay_loss(
     lambda_ = options.lambda_ * (1.0 - is_last)
     returns = lambda_returns(window.reward[:, :-1].T, discounts.T, first_return.T, lambda_.T).T
     features = features[:, :-1]
-    target_value = jax.lax.stop_gradient(target_critic(features).mean())
-    loss = value_loss(critic(features), returns, target_value, options.target_regularization_scale)
+    target_value = jax.lax.stop_gradient(nets["target_critic"](features).mean())
+    scale = options.target_regularization_scale
+    loss = value_loss(nets["critic"](features), returns, target_value, scale)
     weight = window.mask[:, 1:] & ~window.is_last[:, :-1]
     return (weight * loss).mean()
 
@@ -292,10 +288,9 @@ class JointLearner:
     def update(
         self, state: TrainState, batch: Window, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        def loss(params: Params) -> tuple[jax.Array, tuple[dict, Metrics]]:
-            return self._loss(params, state, batch, key)
-
-        grads, (statistics, metrics) = jax.grad(loss, has_aux=True)(state.params)
+        grads, (statistics, metrics) = jax.grad(self._loss, has_aux=True)(
+            state.params, state, batch, key
+        )
         state, norms = _update(state, grads, self.optimizer, statistics, self.options.tau)
         return state, metrics | norms
 
@@ -309,17 +304,15 @@ class JointLearner:
         self, params: Params, state: TrainState, batch: Window, key: jax.Array
     ) -> tuple[jax.Array, tuple[dict, Metrics]]:
         model_key, imagine_key = jax.random.split(key)
-        modules = {name: nnx.merge(self.graphdefs[name], p) for name, p in params.items()}
-        target_critic = nnx.merge(self.graphdefs["critic"], state.target_params["critic"])
-        model_loss, (metrics, states) = modules["model"].loss(batch, model_key)
+        nets = merge_nets(self.graphdefs, state, params)
+        model = nets["model"]
+        model_loss, (metrics, states) = model.loss(batch, model_key)
         imagined_loss, imagined = imagination_loss(
-            self.options, detached(modules["model"]), modules["actor"], modules["critic"],
-            target_critic, _flatten(states), _alive(batch), state.statistics, imagine_key,
+            self.options, nets | {"model": detached(model)},
+            _flatten(states), _alive(batch), state.statistics, imagine_key,
         )  # fmt: skip
-        replayed = replay_loss(
-            self.options, modules["critic"], target_critic, modules["model"].features(states),
-            batch, imagined.first_return.reshape(batch.shape),
-        )  # fmt: skip
+        first_return = imagined.first_return.reshape(batch.shape)
+        replayed = replay_loss(self.options, nets, model.features(states), batch, first_return)
         metrics = metrics | imagined.metrics | {"loss/replay": replayed}
         total = model_loss + imagined_loss + self.options.replay_scale * replayed
         return total, (imagined.statistics, metrics)
@@ -372,13 +365,10 @@ class ActorCriticLearner:
         starts = _flatten(model.observe(batch, observe_key))
 
         def loss(params: Params) -> tuple[jax.Array, ImaginationAux]:
-            actor = nnx.merge(self.graphdefs["actor"], params["actor"])
-            critic = nnx.merge(self.graphdefs["critic"], params["critic"])
-            target_critic = nnx.merge(self.graphdefs["critic"], state.target_params["critic"])
+            nets = merge_nets(self.graphdefs, state, params)
             return imagination_loss(
-                self.options, model, actor, critic, target_critic,
-                starts, _alive(batch), state.statistics, imagine_key,
-            )  # fmt: skip
+                self.options, nets, starts, _alive(batch), state.statistics, imagine_key
+            )
 
         grads, imagined = jax.grad(loss, has_aux=True)(state.params)
         state, norms = _update(state, grads, self.optimizer, imagined.statistics, self.options.tau)

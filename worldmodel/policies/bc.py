@@ -12,9 +12,8 @@ from flax import nnx
 from worldmodel.config import option
 from worldmodel.config.registry import register
 from worldmodel.imagination.transitions import Transition
-from worldmodel.nn.learner import Metrics
 from worldmodel.policies.networks import DeterministicActor
-from worldmodel.policies.offline import Nets, OfflineLearner, UpdateStep, mean
+from worldmodel.policies.offline import Loss, Nets, OfflineLearner, UpdateStep, mean
 from worldmodel.policies.offline_options import OfflineOptions
 
 
@@ -36,9 +35,7 @@ class BehaviorCloning(OfflineLearner[BCOptions]):
     def update_steps(self) -> tuple[UpdateStep, ...]:
         return (UpdateStep(("actor",), self.actor_loss),)
 
-    def actor_loss(
-        self, nets: Nets, batch: Transition, key: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
+    def actor_loss(self, nets: Nets, batch: Transition, key: jax.Array) -> Loss:
         loss = mean(bc_loss(nets["actor"](batch.features).mode(), batch.action), batch)
         return loss, {"loss/actor": loss}
 

@@ -5,23 +5,24 @@ critic: values are pushed down at the policy's actions and up at the dataset's.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 
-from worldmodel.config import Config, option
+from worldmodel.config import option
 from worldmodel.config.registry import register
 from worldmodel.imagination.transitions import Transition
-from worldmodel.nn.learner import Metrics
-from worldmodel.policies.offline import Nets, mean
+from worldmodel.policies.offline import Loss, Nets, dataset_only, mean
 from worldmodel.policies.sac_n import SACN, ModelBasedSACOptions
 
 
 @dataclass
 class COMBOOptions(ModelBasedSACOptions):
     """COMBO (Yu et al., 2021): conservative values on imagined transitions."""
+
+    needs_dataset: ClassVar[bool] = True
 
     name: str = option("combo", "policy algorithm")
     layers: int = option(3, "hidden layers of actor and critics", low=1)
@@ -30,24 +31,18 @@ class COMBOOptions(ModelBasedSACOptions):
     cql_weight: float = option(0.5, "weight of the conservative loss", low=0.0)
     cql_n_actions: int = option(10, "actions of each kind sampled for the conservative loss", low=1)
 
-    def errors(self, config: Config) -> Iterator[str]:
-        yield from super().errors(config)
-        yield from self.dataset_errors(config)
-
 
 @register("policy", "combo", COMBOOptions)
 class COMBO(SACN[COMBOOptions]):
-    def critic_loss(
-        self, nets: Nets, batch: Transition, key: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
+    def critic_loss(self, nets: Nets, batch: Transition, key: jax.Array) -> Loss:
         """... + beta sum_k (E log sum_a exp Q_k(s, a) - E_data Q_k(s, a)) (eq. 2, the form of
         CQL(H) in Kumar et al., arXiv 2006.04779).
         """
         key, push_key = jax.random.split(key)
         loss, metrics = super().critic_loss(nets, batch, key)
         upper = mean(self.logsumexp_values(nets, batch, push_key), batch)
-        real = batch._replace(weight=batch.weight * ~batch.imagined)
-        gap = upper - mean(nets["critic"](batch.features, batch.action), real)
+        logged = mean(nets["critic"](batch.features, batch.action), dataset_only(batch))
+        gap = upper - logged
         metrics["policy/conservative_gap"] = gap
         return loss + self.options.cql_weight * self.options.num_critics * gap, metrics
 
@@ -61,10 +56,8 @@ class COMBO(SACN[COMBOOptions]):
         uniform = jax.random.uniform(uniform_key, shape, minval=-1.0, maxval=1.0)
         density = jnp.full(shape[:-1], -shape[-1] * math.log(2.0))
         samples = [(uniform, density)]
-        for features, policy_key in (
-            (batch.features, here_key),
-            (batch.next_features, next_key),
-        ):
+        policy = (batch.features, here_key), (batch.next_features, next_key)
+        for features, policy_key in policy:
             draw = nets["actor"](features).sample_and_log_prob
             keys = jax.random.split(policy_key, count)
             samples.append(jax.lax.stop_gradient(jax.vmap(draw)(keys)))

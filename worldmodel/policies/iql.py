@@ -13,9 +13,8 @@ from flax import nnx
 from worldmodel.config import option
 from worldmodel.config.registry import register
 from worldmodel.imagination.transitions import Transition
-from worldmodel.nn.learner import Metrics
 from worldmodel.policies.networks import NormalActor, ReLUNetwork
-from worldmodel.policies.offline import Nets, OfflineLearner, UpdateStep, critic_loss, mean
+from worldmodel.policies.offline import Loss, Nets, OfflineLearner, UpdateStep, critic_loss, mean
 from worldmodel.policies.offline_options import OfflineOptions
 
 
@@ -25,9 +24,7 @@ class IQLOptions(OfflineOptions):
 
     name: str = option("iql", "policy algorithm")
     expectile: float = option(0.7, "expectile of the value", low=0.5, high=0.999)
-    inverse_temperature: float = option(
-        3.0, "inverse temperature of the advantage weights of cloning", low=0.0
-    )
+    inverse_temperature: float = option(3.0, "inverse temperature of the weights", low=0.0)
     max_weight: float = option(100.0, "largest advantage weight of cloning", low=1.0)
 
 
@@ -53,26 +50,20 @@ class IQL(OfflineLearner[IQLOptions]):
         value = nets["target_critic"](batch.features, batch.action).min(0)
         return value - nets["value"](batch.features)[..., 0]
 
-    def value_loss(
-        self, nets: Nets, batch: Transition, key: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
+    def value_loss(self, nets: Nets, batch: Transition, key: jax.Array) -> Loss:
         """L(u) = |tau - 1(u < 0)| u^2 of the advantage (eq. 5)."""
         advantage = self.advantage(nets, batch)
         weight = jnp.where(advantage < 0, 1 - self.options.expectile, self.options.expectile)
         loss = mean(weight * jnp.square(advantage), batch)
         return loss, {"loss/value": loss, "policy/advantage": mean(advantage, batch)}
 
-    def critic_loss(
-        self, nets: Nets, batch: Transition, key: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
+    def critic_loss(self, nets: Nets, batch: Transition, key: jax.Array) -> Loss:
         """Squared error to r + gamma (1 - d) V(s') (eq. 6)."""
         value = nets["value"](batch.next_features)[..., 0]
         target = batch.reward + self.options.discount * (1 - batch.terminal) * value
         return critic_loss(nets["critic"](batch.features, batch.action), target, batch)
 
-    def actor_loss(
-        self, nets: Nets, batch: Transition, key: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
+    def actor_loss(self, nets: Nets, batch: Transition, key: jax.Array) -> Loss:
         """-min(exp(beta A), max_weight) log pi(a | s) (eq. 7)."""
         scaled = self.options.inverse_temperature * self.advantage(nets, batch)
         weight = jnp.minimum(jnp.exp(scaled), self.options.max_weight)

@@ -6,23 +6,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from worldmodel.config import Config, option
 from worldmodel.config.registry import register
-from worldmodel.data.spec import DataSpec
 from worldmodel.imagination.transitions import Transition
-from worldmodel.models import EnsembleModel, WorldModel
-from worldmodel.policies.offline import Nets, require_ensemble
+from worldmodel.models import EnsembleModel
+from worldmodel.policies.offline import Nets
 from worldmodel.policies.sac_n import SACN, ModelBasedSACOptions
 
 
 @dataclass
 class MOBILEOptions(ModelBasedSACOptions):
     """MOBILE (Sun et al., 2023): targets less the members' disagreement on them."""
+
+    needs_rollouts: ClassVar[bool] = True
 
     name: str = option("mobile", "policy algorithm")
     inconsistency_scale: float = option(2.0, "weight of the disagreement", low=0.0)
@@ -31,7 +32,6 @@ class MOBILEOptions(ModelBasedSACOptions):
 
     def errors(self, config: Config) -> Iterator[str]:
         yield from super().errors(config)
-        yield from self.rollout_errors()
         if config.model.ensemble_size is not None and (elites := config.model.ensemble_size[1]) < 2:
             yield (
                 f"model.num_elites={elites}: policy=mobile measures the disagreement of elites; "
@@ -41,16 +41,7 @@ class MOBILEOptions(ModelBasedSACOptions):
 
 @register("policy", "mobile", MOBILEOptions)
 class MOBILE(SACN[MOBILEOptions]):
-    def __init__(
-        self,
-        options: MOBILEOptions,
-        model: WorldModel,
-        spec: DataSpec,
-        optimizer: optax.GradientTransformation,
-        dtype: jnp.dtype,
-    ):
-        require_ensemble(model, "policy=mobile")
-        super().__init__(options, model, spec, optimizer, dtype)
+    requires_ensemble: ClassVar[bool] = True
 
     def target(self, nets: Nets, batch: Transition, key: jax.Array) -> jax.Array:
         """(N,) SAC's target - beta U (eq. 8)."""

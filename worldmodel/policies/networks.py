@@ -1,9 +1,14 @@
-"""Networks of the offline algorithms: plain ReLU layers, as published."""
+"""Networks of the offline algorithms: plain ReLU layers, as published; and the networks of any
+algorithm by name.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,30 +17,35 @@ from flax import nnx
 from worldmodel.nn.distributions import Normal, TanhNormal
 from worldmodel.nn.ensemble_layers import EnsembleLayerNorm, EnsembleLinear, select_members
 from worldmodel.nn.layers import Linear
+from worldmodel.nn.learner import Params, TrainState
 
 EXPLORATION = 0.1  # standard deviation of a deterministic actor's samples
 LOG_SCALE_LIMITS = (-5.0, 2.0)
+
+# All modules by name: those of the algorithm, `model`, and target networks as `target_NAME`.
+Nets = Mapping[str, Any]
+
+
+def merge_nets(
+    graphdefs: Mapping[str, nnx.GraphDef], state: TrainState, params: Params | None = None
+) -> dict[str, Any]:
+    """All modules and target networks of a state; `params` replace those of the state."""
+    values = state.frozen | state.params | (params or {})
+    nets = {name: nnx.merge(graphdef, values[name]) for name, graphdef in graphdefs.items()}
+    targets = state.target_params.items()
+    return nets | {f"target_{name}": nnx.merge(graphdefs[name], v) for name, v in targets}
 
 
 class ReLUNetwork(nnx.Module):
     """(..., inputs) -> (..., outputs) through `layers` hidden layers."""
 
     def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        units: int,
-        layers: int,
-        *,
-        rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
-        scale: float = 1.0,
-    ):
+        self, inputs: int, outputs: int, units: int, layers: int, *,
+        rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32, scale: float = 1.0,
+    ):  # fmt: skip
         """scale: of the initial weights of the last layer."""
         sizes = [inputs] + [units] * layers
-        self.hidden = nnx.List(
-            [Linear(i, o, rngs=rngs, dtype=dtype) for i, o in zip(sizes, sizes[1:], strict=False)]
-        )
+        self.hidden = nnx.List([Linear(*io, rngs=rngs, dtype=dtype) for io in pairwise(sizes)])
         self.output = Linear(sizes[-1], outputs, rngs=rngs, dtype=dtype, scale=scale)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -48,23 +58,12 @@ class Critics(nnx.Module):
     """N critics Q(s, a): features (..., F) and actions (..., A) -> (N, ...)."""
 
     def __init__(
-        self,
-        count: int,
-        features: int,
-        actions: int,
-        units: int,
-        layers: int,
-        *,
-        rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
-        layer_norm: bool = False,
-    ):
+        self, count: int, features: int, actions: int, units: int, layers: int, *,
+        rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32, layer_norm: bool = False,
+    ):  # fmt: skip
         sizes = [features + actions] + [units] * layers
         self.hidden = nnx.List(
-            [
-                EnsembleLinear(count, i, o, rngs=rngs, dtype=dtype)
-                for i, o in zip(sizes, sizes[1:], strict=False)
-            ]
+            [EnsembleLinear(count, *io, rngs=rngs, dtype=dtype) for io in pairwise(sizes)]
         )
         self.norms = nnx.List([EnsembleLayerNorm(count, units) for _ in range(layers * layer_norm)])
         self.output = EnsembleLinear(count, sizes[-1], 1, rngs=rngs, dtype=dtype)

@@ -8,7 +8,7 @@ refreshes the replay buffer with rollouts from dataset states under the current 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
@@ -30,16 +30,13 @@ from worldmodel.imagination.transitions import (
 )
 from worldmodel.models import EnsembleModel, WorldModel
 from worldmodel.nn.learner import Metrics, Params, TrainState, graphdefs_of, split_module
-from worldmodel.policies.networks import Critics
+from worldmodel.policies.networks import Critics, Nets, merge_nets
 from worldmodel.policies.offline_options import OfflineOptions
 from worldmodel.policies.synthetic import generate_transitions, rollout_statistic_names
 
-# All modules by name: those of the algorithm, `model`, and target networks as `target_NAME`.
-Nets = Mapping[str, Any]
-Loss = Callable[[Nets, Transition, jax.Array], tuple[jax.Array, Metrics]]
+Loss = tuple[jax.Array, Metrics]  # what is minimized, and metrics
 # What a step changes of a `TrainState`: field -> name of a module -> its new value.
 Changes = dict[str, Params]
-TARGET = "target_"  # prefix of the names of target networks
 
 Options = TypeVar("Options", bound=OfflineOptions)
 
@@ -54,7 +51,7 @@ class UpdateStep(NamedTuple):
     """
 
     modules: tuple[str, ...]
-    loss: Loss
+    loss: Callable[[Nets, Transition, jax.Array], Loss]
     every: int = 1
     begin: int = 0
     end: int | None = None
@@ -90,6 +87,7 @@ class OfflineLearner(Generic[Options]):
 
     needs_reward: ClassVar[bool] = True  # of the dataset
     supports_discrete_actions: ClassVar[bool] = False
+    requires_ensemble: ClassVar[bool] = False
     targets: ClassVar[tuple[str, ...]] = ("critic",)  # modules that have a target network
 
     def __init__(
@@ -111,6 +109,8 @@ class OfflineLearner(Generic[Options]):
         self.uses_rollouts = options.real_ratio < 1
         self.rollout_every = options.rollout_every if self.uses_rollouts else 0
         self.rollout_windows = options.rollout_batch_size
+        if self.requires_ensemble:
+            require_ensemble(model, f"policy={options.name}")
         if self.uses_rollouts and options.penalty != "none":
             require_ensemble(model, f"policy.penalty={options.penalty}")
         if self.uses_rollouts and options.truncation_quantile is not None:
@@ -160,7 +160,7 @@ class OfflineLearner(Generic[Options]):
 
     def collect_rollouts(self, state: TrainState, windows: Window, key: jax.Array) -> TrainState:
         """Replaces the oldest refresh of the replay buffer by rollouts from `windows` (N, 2+)."""
-        nets = self._nets(state)
+        nets = merge_nets(self.graphdefs, state)
         imagined = generate_transitions(
             self.options, self.spec, nets["model"], nets["actor"], windows, key
         )
@@ -198,14 +198,6 @@ class OfflineLearner(Generic[Options]):
     def _optimizer(self, name: str) -> optax.GradientTransformation:
         return self.actor_optimizer if name == "actor" else self.optimizer
 
-    def _nets(self, state: TrainState, params: Params | None = None) -> dict[str, Any]:
-        """All modules and target networks; `params` replace those of the state."""
-        values = state.frozen | state.params | (params or {})
-        nets = {name: nnx.merge(d, values[name]) for name, d in self.graphdefs.items()}
-        for name, value in state.target_params.items():
-            nets[TARGET + name] = nnx.merge(self.graphdefs[name], value)
-        return nets
-
     def _transitions(
         self, state: TrainState, windows: Window, key: jax.Array
     ) -> tuple[Transition, Metrics]:
@@ -226,8 +218,8 @@ class OfflineLearner(Generic[Options]):
     ) -> tuple[Changes, Metrics]:
         """One optimizer step of the modules of `step`."""
 
-        def loss(params: Params) -> tuple[jax.Array, Metrics]:
-            return step.loss(self._nets(state, params), batch, key)
+        def loss(params: Params) -> Loss:
+            return step.loss(merge_nets(self.graphdefs, state, params), batch, key)
 
         params = {name: state.params[name] for name in step.modules}
         grads, metrics = jax.grad(loss, has_aux=True)(params)
@@ -273,9 +265,12 @@ def mean(values: jax.Array, batch: Transition) -> jax.Array:
     return (values * weight).sum() / jnp.maximum(weight.sum(), 1.0)
 
 
-def critic_loss(
-    values: jax.Array, target: jax.Array, batch: Transition
-) -> tuple[jax.Array, Metrics]:
+def dataset_only(batch: Transition) -> Transition:
+    """The batch with imagined transitions as padding."""
+    return batch._replace(weight=batch.weight * ~batch.imagined)
+
+
+def critic_loss(values: jax.Array, target: jax.Array, batch: Transition) -> Loss:
     """Mean squared error of all critics' values (K, N) to one target (N,), summed over critics."""
     loss = mean(jnp.square(values - target), batch) * values.shape[0]
     return loss, {"loss/critic": loss, "policy/value": mean(values, batch)}

@@ -5,21 +5,19 @@ moves to where the policy is worth less.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import optax
 
-from worldmodel.config import Config, option
+from worldmodel.config import option
 from worldmodel.config.registry import register
-from worldmodel.data.spec import DataSpec
 from worldmodel.imagination.transitions import Transition
-from worldmodel.models import EnsembleModel, WorldModel
-from worldmodel.nn.learner import Metrics, TrainState
+from worldmodel.models import EnsembleModel
+from worldmodel.nn.learner import TrainState
 from worldmodel.policies.bc import bc_loss
-from worldmodel.policies.offline import Nets, UpdateStep, mean, require_ensemble
+from worldmodel.policies.offline import Loss, Nets, UpdateStep, dataset_only, mean
 from worldmodel.policies.sac_n import SACN, ModelBasedSACOptions
 
 
@@ -27,28 +25,17 @@ from worldmodel.policies.sac_n import SACN, ModelBasedSACOptions
 class RAMBOOptions(ModelBasedSACOptions):
     """RAMBO (Rigter et al., 2022): the model is trained against the policy."""
 
+    needs_dataset: ClassVar[bool] = True
+    needs_rollouts: ClassVar[bool] = True
+
     name: str = option("rambo", "policy algorithm")
     adversarial_scale: float = option(3e-4, "weight of the adversarial loss of the model", low=0.0)
     bc_steps: int = option(500, "first updates, in which the actor is only cloned", low=0)
 
-    def errors(self, config: Config) -> Iterator[str]:
-        yield from super().errors(config)
-        yield from self.rollout_errors()
-        yield from self.dataset_errors(config)
-
 
 @register("policy", "rambo", RAMBOOptions)
 class RAMBO(SACN[RAMBOOptions]):
-    def __init__(
-        self,
-        options: RAMBOOptions,
-        model: WorldModel,
-        spec: DataSpec,
-        optimizer: optax.GradientTransformation,
-        dtype: jnp.dtype,
-    ):
-        require_ensemble(model, "policy=rambo")
-        super().__init__(options, model, spec, optimizer, dtype)
+    requires_ensemble: ClassVar[bool] = True
 
     def init(self, key: jax.Array) -> TrainState:
         """The model is among the trained parameters, not frozen."""
@@ -67,16 +54,13 @@ class RAMBO(SACN[RAMBOOptions]):
             critic,
         )
 
-    def cloning_loss(
-        self, nets: Nets, batch: Transition, key: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
-        real = batch._replace(weight=batch.weight * ~batch.imagined)
-        loss = mean(bc_loss(nets["actor"](batch.features).mode(), batch.action), real)
+    def cloning_loss(self, nets: Nets, batch: Transition, key: jax.Array) -> Loss:
+        loss = mean(
+            bc_loss(nets["actor"](batch.features).mode(), batch.action), dataset_only(batch)
+        )
         return loss, {"loss/bc": loss}
 
-    def model_loss(
-        self, nets: Nets, batch: Transition, key: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
+    def model_loss(self, nets: Nets, batch: Transition, key: jax.Array) -> Loss:
         """-ln p(s', r | s, a) of dataset transitions, + lambda E[A ln p(s', r | s, a)] of outcomes
         that the elites' mixture p samples for the policy's actions (eq. 9 and 10). A: the advantage
         of the outcome, normalized over the batch.
@@ -86,8 +70,7 @@ class RAMBO(SACN[RAMBOOptions]):
         after = model.state_from_features(batch.next_features, batch.reward * self.reward_unit)
         outcome = model.targets(state, after)
         log_prob = model.predict_members(state, batch.action).log_prob(outcome).mean(0)
-        real = batch._replace(weight=batch.weight * ~batch.imagined)
-        fit = -mean(log_prob, real)
+        fit = -mean(log_prob, dataset_only(batch))
 
         action_key, outcome_key, next_key = jax.random.split(key, 3)
         action = nets["actor"](batch.features).sample(action_key)

@@ -13,10 +13,9 @@ from flax import nnx
 from worldmodel.config import option
 from worldmodel.config.registry import register
 from worldmodel.imagination.transitions import Transition
-from worldmodel.nn.learner import Metrics
 from worldmodel.policies.bc import bc_loss
 from worldmodel.policies.networks import DeterministicActor
-from worldmodel.policies.offline import Nets, mean
+from worldmodel.policies.offline import Loss, Nets, mean
 from worldmodel.policies.td3_bc import TD3, TD3Options
 
 
@@ -49,9 +48,7 @@ class ReBRAC(TD3[ReBRACOptions]):
         value = value - self.options.critic_bc_coef * distance
         return batch.reward + self.options.discount * (1 - batch.terminal) * value
 
-    def actor_loss(
-        self, nets: Nets, batch: Transition, key: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
+    def actor_loss(self, nets: Nets, batch: Transition, key: jax.Array) -> Loss:
         """b_1 |pi(s) - a|^2 - min_k Q_k(s, pi(s)) / mean |min_k Q_k|."""
         action = nets["actor"](batch.features).mode()
         value = nets["critic"](batch.features, action).min(0)

@@ -18,9 +18,8 @@ from flax import nnx
 from worldmodel.config import Config, option
 from worldmodel.config.registry import register
 from worldmodel.imagination.transitions import Transition
-from worldmodel.nn.learner import Metrics
 from worldmodel.policies.networks import Critics, SquashedActor, Temperature
-from worldmodel.policies.offline import Nets, OfflineLearner, UpdateStep, critic_loss, mean
+from worldmodel.policies.offline import Loss, Nets, OfflineLearner, UpdateStep, critic_loss, mean
 from worldmodel.policies.offline_options import OfflineOptions
 
 
@@ -32,9 +31,7 @@ class SACOptions(OfflineOptions):
     num_critics: int = option(2, "critics, whose minimum is the value", low=1)
     layer_norm: bool = option(False, "LayerNorm in the critics")
     backup_entropy: bool = option(True, "include the entropy of the next action in targets")
-    eta: float = option(
-        0.0, "weight of the similarity of the critics' action gradients (EDAC)", low=0.0
-    )
+    eta: float = option(0.0, "weight of the similarity of action gradients (EDAC)", low=0.0)
 
     def errors(self, config: Config) -> Iterator[str]:
         yield from super().errors(config)
@@ -52,10 +49,7 @@ class ModelBasedSACOptions(SACOptions):
     compose_with: ClassVar = ("shared/imagined",)
 
     real_ratio: float = option(
-        0.5,
-        "share of dataset transitions in every batch; the rest are imagined",
-        low=0.0,
-        high=1.0,
+        0.5, "share of dataset transitions in a batch; the rest are imagined", low=0.0, high=1.0
     )
 
 
@@ -76,9 +70,7 @@ class SACN(OfflineLearner[Options]):
         actor = UpdateStep(("actor", "temperature"), self.actor_loss)
         return actor, UpdateStep(("critic",), self.critic_loss)
 
-    def actor_loss(
-        self, nets: Nets, batch: Transition, key: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
+    def actor_loss(self, nets: Nets, batch: Transition, key: jax.Array) -> Loss:
         """alpha log pi - min_k Q_k, plus the loss of alpha for a target entropy of -A."""
         action, log_prob = nets["actor"](batch.features).sample_and_log_prob(key)
         alpha = nets["temperature"]()
@@ -92,9 +84,7 @@ class SACN(OfflineLearner[Options]):
         }
         return loss + alpha * excess, metrics
 
-    def critic_loss(
-        self, nets: Nets, batch: Transition, key: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
+    def critic_loss(self, nets: Nets, batch: Transition, key: jax.Array) -> Loss:
         target_key, key = jax.random.split(key)
         target = jax.lax.stop_gradient(self.target(nets, batch, target_key))
         loss, metrics = critic_loss(nets["critic"](batch.features, batch.action), target, batch)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
-from worldmodel.imagination import Actor, Rollout, imagine
+from worldmodel.imagination import Actor, imagine
 from worldmodel.imagination.transitions import Transition, transitions_from_rollout
 from worldmodel.imagination.uncertainty import (
     measured,
@@ -20,7 +20,7 @@ from worldmodel.imagination.uncertainty import (
     truncate,
     with_uncertainty,
 )
-from worldmodel.models.interface import State, WorldModel
+from worldmodel.models.interface import WorldModel
 from worldmodel.models.latent import masked_mean
 from worldmodel.policies.offline_options import OfflineOptions
 
@@ -36,16 +36,6 @@ class ImaginedTransitions(NamedTuple):
     transitions: Transition
     valid: jax.Array
     statistics: dict[str, jax.Array]
-
-
-class DatasetSteps(NamedTuple):
-    """Dataset steps that uncertainty is calibrated on: states (N, ...), actions (N, A), and which
-    of them are not padding, (N,) bool.
-    """
-
-    state: State
-    action: jax.Array
-    valid: jax.Array
 
 
 def rollout_statistic_names(options: OfflineOptions) -> list[str]:
@@ -66,20 +56,31 @@ def generate_transitions(
 ) -> ImaginedTransitions:
     """Rolls out `actor` from the last but one step of each window (N, T), the last one whose action
     is in the window.
+
+    Uncertainty is calibrated on these steps: their mean costs `penalty_scale` standard deviations
+    of the reward, and their quantile is where rollouts are truncated, so that one setting suits all
+    datasets.
     """
     observe_key, rollout_key, end_key = jax.random.split(key, 3)
     start = jax.tree.map(lambda x: x[:, -2], model.observe(windows, observe_key))
     valid_start = windows.mask[:, -1] & ~windows.is_last[:, -2]
-    dataset = DatasetSteps(start, windows.action[:, -2], valid_start)
     rollout = imagine(model, start, actor, options.horizon, rollout_key)
+
+    def on_dataset(measure: str) -> jax.Array:
+        """(N,) of the dataset's actions at the starts."""
+        return step_uncertainty(model, [measure], start, windows.action[:, -2])[measure]
+
     statistics, penalty = {}, None
     if options.penalty != "none":
-        rollout, penalty = _penalized(options, spec, model, rollout, dataset)
+        typical = masked_mean(on_dataset(options.penalty), valid_start)
+        coefficient = options.penalty_scale * spec.reward_mean_std[1] / typical
+        rollout = with_uncertainty(model, options.penalty)(rollout)
+        penalty = coefficient * measured(rollout)
+        rollout = penalize(rollout, coefficient)
     if options.truncation_quantile is not None:
-        measure, quantile = options.truncation_measure, options.truncation_quantile
-        values = _of_dataset(measure, model, dataset)
-        limit = jnp.nanquantile(jnp.where(dataset.valid, values, jnp.nan), quantile)
-        rollout = truncate(with_uncertainty(model, measure)(rollout), limit)
+        values = jnp.where(valid_start, on_dataset(options.truncation_measure), jnp.nan)
+        limit = jnp.nanquantile(values, options.truncation_quantile)
+        rollout = truncate(with_uncertainty(model, options.truncation_measure)(rollout), limit)
         statistics["imagined/truncated"] = 1.0 - rollout.mask.mean()
     transitions, valid = transitions_from_rollout(rollout, valid_start, end_key)
     if penalty is not None:
@@ -87,25 +88,3 @@ def generate_transitions(
     statistics["imagined/valid"] = valid.mean()
     statistics["imagined/reward"] = masked_mean(transitions.reward, valid)
     return ImaginedTransitions(transitions, valid, statistics)
-
-
-def _penalized(
-    options: OfflineOptions,
-    spec: DataSpec,
-    model: WorldModel,
-    rollout: Rollout,
-    dataset: DatasetSteps,
-) -> tuple[Rollout, jax.Array]:
-    """The rollout with penalized rewards, and the penalties (N, H).
-
-    The mean uncertainty of dataset steps costs `penalty_scale` standard deviations of the reward,
-    so that one scale suits all datasets.
-    """
-    typical = masked_mean(_of_dataset(options.penalty, model, dataset), dataset.valid)
-    coefficient = options.penalty_scale * spec.reward_mean_std[1] / typical
-    rollout = with_uncertainty(model, options.penalty)(rollout)
-    return penalize(rollout, coefficient), coefficient * measured(rollout)
-
-
-def _of_dataset(name: str, model: WorldModel, dataset: DatasetSteps) -> jax.Array:
-    return step_uncertainty(model, [name], dataset.state, dataset.action)[name]

@@ -12,10 +12,9 @@ from flax import nnx
 from worldmodel.config import option
 from worldmodel.config.registry import register
 from worldmodel.imagination.transitions import Transition
-from worldmodel.nn.learner import Metrics
 from worldmodel.policies.bc import bc_loss
 from worldmodel.policies.networks import Critics, DeterministicActor
-from worldmodel.policies.offline import Nets, OfflineLearner, UpdateStep, critic_loss, mean
+from worldmodel.policies.offline import Loss, Nets, OfflineLearner, UpdateStep, critic_loss, mean
 from worldmodel.policies.offline_options import OfflineOptions
 
 
@@ -23,9 +22,7 @@ from worldmodel.policies.offline_options import OfflineOptions
 class TD3Options(OfflineOptions):
     """Target policy smoothing and delayed policy updates (TD3)."""
 
-    policy_noise: float = option(
-        0.2, "standard deviation of the noise of target actions (TD3)", low=0.0
-    )
+    policy_noise: float = option(0.2, "standard deviation of target actions' noise", low=0.0)
     noise_clip: float = option(0.5, "bound of that noise", low=0.0)
     policy_delay: int = option(2, "updates of the critics per update of the actor", low=1)
 
@@ -49,14 +46,10 @@ class TD3(OfflineLearner[Options]):
             UpdateStep(("actor",), self.actor_loss, every=self.options.policy_delay),
         )
 
-    def actor_loss(
-        self, nets: Nets, batch: Transition, key: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
+    def actor_loss(self, nets: Nets, batch: Transition, key: jax.Array) -> Loss:
         raise NotImplementedError(f"{type(self).__name__} does not implement `actor_loss`")
 
-    def critic_loss(
-        self, nets: Nets, batch: Transition, key: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
+    def critic_loss(self, nets: Nets, batch: Transition, key: jax.Array) -> Loss:
         target = jax.lax.stop_gradient(self.target(nets, batch, key))
         return critic_loss(nets["critic"](batch.features, batch.action), target, batch)
 
@@ -84,9 +77,7 @@ class TD3BCOptions(TD3Options):
 
 @register("policy", "td3_bc", TD3BCOptions)
 class TD3BC(TD3[TD3BCOptions]):
-    def actor_loss(
-        self, nets: Nets, batch: Transition, key: jax.Array
-    ) -> tuple[jax.Array, Metrics]:
+    def actor_loss(self, nets: Nets, batch: Transition, key: jax.Array) -> Loss:
         """-lambda Q_1(s, pi(s)) + |pi(s) - a|^2 with lambda = alpha / mean |Q_1|."""
         critic: Critics = nets["critic"]
         action = nets["actor"](batch.features).mode()
