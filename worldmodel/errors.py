@@ -68,3 +68,15 @@ def did_you_mean(word: str, accepted: Iterable[str]) -> str:
     """Returns ' (did you mean X?)' for the accepted word closest to `word`, or an empty string."""
     matches = difflib.get_close_matches(word, list(accepted), n=1, cutoff=0.5)
     return f" (did you mean {matches[0]!r}?)" if matches else ""
+
+
+def printable(text: object, keep: str = "") -> str:
+    """Returns `text` with control and other unprintable characters escaped, as `repr` shows them.
+
+    Names of columns, files and runs come from others: shown as they are, they could hold commands
+    of a terminal, or bytes that no encoding writes. `keep` names characters that stay as they are.
+    """
+    return "".join(
+        c if c.isprintable() or c in keep else c.encode("unicode_escape").decode()
+        for c in str(text)
+    )

@@ -84,6 +84,58 @@ def test_the_command_shows_every_run_of_a_folder_and_needs_no_jax(tmp_path: Path
     assert not imported & {"jax", "numpy", "hydra", "rich"}
 
 
+HOSTILE = "a\x1b]0;owned\x07\x1b[2J\u202eb\nc\udcff"
+
+
+def test_names_and_messages_show_no_control_characters(tmp_path: Path) -> None:
+    """A command of a terminal, a text from right to left, a line, and a byte that is no UTF-8."""
+    run = tmp_path / HOSTILE
+    run.mkdir()
+    checkpoint = BEAT["checkpoint"] | {"stage": HOSTILE}
+    shown = state(run, state="failed", error=HOSTILE, stage=HOSTILE, checkpoint=checkpoint)
+    shown += row_of(run, 0.0)[:1] + state(run, phase=HOSTILE, host=HOSTILE)
+    assert all(cell.isprintable() for cell in shown)
+    assert sum(cell.count(r"a\x1b]0;owned\x07\x1b[2J\u202eb\nc\udcff") for cell in shown) == 6
+
+
+def test_what_is_no_file_is_no_heartbeat(tmp_path: Path) -> None:
+    """A pipe that nobody writes to, a folder, a device and a file too long for one."""
+    heartbeat = tmp_path / "heartbeat.json"
+    os.mkfifo(heartbeat)
+    assert row_of(tmp_path, 0.0)[1] == "unknown"
+    heartbeat.unlink()
+    heartbeat.symlink_to("/dev/zero")
+    assert row_of(tmp_path, 0.0)[1] == "unknown"
+    heartbeat.unlink()
+    heartbeat.mkdir()
+    assert row_of(tmp_path, 0.0)[1] == "unknown"
+    heartbeat.rmdir()
+    heartbeat.write_text(json.dumps(BEAT) + " " * 2**20)
+    assert row_of(tmp_path, 0.0)[1] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("redirection", "status", "said"),
+    [
+        ("| head -1", 1, ""),
+        ("| true", 1, ""),
+        (">&-", 0, ""),
+        ("> /dev/full", 74, "error: the output: No space left on device\n"),
+    ],
+)
+def test_any_output_is_written_to_or_given_up_in_words(
+    tmp_path: Path, redirection: str, status: int, said: str
+) -> None:
+    for number in range(1 if redirection == "| true" else 1000):  # more than a pipe holds
+        run = tmp_path / f"{number:03}{'-' * 100}"
+        run.mkdir()
+        (run / "config.yaml").write_text("")
+    command = f"sleep 0.1; {sys.executable} -m worldmodel.status {tmp_path} {redirection}"
+    script = f"{command}; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (status, said)
+
+
 def test_a_folder_without_runs_is_named(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "worldmodel.status", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.config.arguments import HELP_FLAGS, Arguments
-from worldmodel.errors import CheckpointError, ConfigError
+from worldmodel.errors import CheckpointError, ConfigError, printable
 
 MISSED_BEATS = 6  # after which a run whose process cannot be checked counts as dead
+MAX_BYTES = 2**20  # of a heartbeat; a longer file is none
 COLUMNS = ("run", "state", "stage", "step", "rate", "checkpoint", "since", "")
 
 
@@ -43,36 +44,40 @@ def _runs(path: Path) -> Iterator[Path]:
     if (path / "config.yaml").is_file():
         yield path
         return
-    below = sorted(p.parent for p in path.glob("*/config.yaml"))
+    below = sorted(p.parent for p in path.glob("*/config.yaml") if p.is_file())
     if not below:
         raise CheckpointError(f"{path} is not a run (config.yaml is missing) and contains no runs")
     yield from below
 
 
 def row_of(run: Path, now: float) -> tuple[str, ...]:
-    """The cells of one run. Damaged files give a row too."""
+    """The cells of one run, as a terminal shows them. Damaged files give a row too."""
     beat = read_heartbeat(run)
     state, note = run_state(beat, now)
     checkpoint = _dict(beat.get("checkpoint"))
     step, total, rate = (_number(beat.get(key)) for key in ("step", "total", "rate"))
     saved = _number(checkpoint.get("step"))
     progress = _number(beat.get("last_progress")) or _number(beat.get("time"))
-    return (
-        str(run),
+    cells = (
+        run,
         state,
-        str(beat.get("stage", "-")),
+        beat.get("stage", "-"),
         f"{step:.0f}/{total:.0f}" if step is not None and total else "-",
         f"{rate:.1f}/s" if rate is not None else "-",
         f"{checkpoint.get('stage')}/{saved:.0f}" if saved is not None else "-",
         _ago(now - progress) if progress is not None else "-",
         note,
     )
+    return tuple(map(printable, cells))
 
 
 def read_heartbeat(run: Path) -> dict[str, Any]:
     """The contents of heartbeat.json; empty if it is missing or damaged."""
+    file = run / "heartbeat.json"
     try:
-        return _dict(json.loads((run / "heartbeat.json").read_text(encoding="utf-8")))
+        if not file.is_file() or file.stat().st_size > MAX_BYTES:  # a pipe would never end
+            return {}
+        return _dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError):
         return {}
 

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from worldmodel.errors import StorageError, UserError
+from worldmodel.errors import StorageError, UserError, printable
 from worldmodel.system.storage import disk_error
 
 USER_ERROR = 2
@@ -15,15 +15,27 @@ USER_ERROR = 2
 def run_cli(action: Callable[[], int | None]) -> int:
     """Runs a command and returns its exit status; prints a UserError without a traceback."""
     try:
-        return action() or 0
+        status = action() or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a closed pipe is expected
+        return status
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        message = printable(error, keep="\n")
+        print(f"error: {message}", file=sys.stderr)
         return error.status
     except BrokenPipeError:  # the reader of the output has ended, as in `--help | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return 1
     except OSError as error:  # a disk that is full or read-only, wherever it shows
         if (reason := disk_error(error)) is None:
             raise
-        print(f"error: {error.filename or 'the output'}: {reason}", file=sys.stderr)
+        if error.filename is None:
+            _discard_output()
+        print(f"error: {printable(error.filename or 'the output')}: {reason}", file=sys.stderr)
         return StorageError.status
+
+
+def _discard_output() -> None:
+    """The interpreter writes what is left in the buffer at its end, where nobody expects errors."""
+    if sys.stdout is not None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
