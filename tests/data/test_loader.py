@@ -1,11 +1,8 @@
-"""DeviceLoader and HostLoader give the same batches, in any process; the cache decodes once."""
+"""DeviceLoader and HostLoader give the same batches, in any process."""
 
 from __future__ import annotations
 
-import os
 import pickle
-import platform
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -152,58 +149,3 @@ def test_the_loader_is_chosen_by_size_and_can_be_set(
     monkeypatch.setattr(loader, "DEVICE_SHARE", 1e-12)
     assert isinstance(make_loader(mapped, BATCH, ROWS, SEED), HostLoader)
     assert isinstance(make_loader(mapped, BATCH, ROWS, SEED, "device"), DeviceLoader)
-
-
-# ---------------------------------------------------------------------------------------- the cache
-
-
-def entry_of(folder: Path) -> Path:
-    (found,) = (folder / "decoded").iterdir()
-    return found
-
-
-def test_a_dataset_is_decoded_once_and_other_files_are_decoded_again(tmp_path: Path) -> None:
-    write_rlds(logs(), tmp_path / "set", "set")
-    options = TFDSData(path=str(tmp_path / "set"), cache="always", cache_dir=str(tmp_path))
-    first = load(options)
-    written = (entry_of(tmp_path) / "meta.json").stat().st_mtime_ns
-    again = load(options)
-    assert (entry_of(tmp_path) / "meta.json").stat().st_mtime_ns == written
-    assert (
-        first.fingerprint()
-        == again.fingerprint()
-        == load(TFDSData(path=str(tmp_path / "set"), cache="never")).fingerprint()
-    )
-
-    other = tmp_path / "other"
-    write_rlds(logs().select(np.array([1, 0])), other, "set")
-    for path in (tmp_path / "set").iterdir():
-        path.unlink()
-    for path in other.iterdir():
-        path.rename(tmp_path / "set" / path.name)
-    assert load(options).lengths.tolist() == [7, 30]
-    assert len(list((tmp_path / "decoded").iterdir())) == 2
-
-
-def test_what_a_killed_process_left_is_removed_and_never_read(tmp_path: Path) -> None:
-    write_rlds(logs(), tmp_path / "set", "set")
-    options = TFDSData(path=str(tmp_path / "set"), cache="always", cache_dir=str(tmp_path))
-    load(options)
-    whole = entry_of(tmp_path)
-    gone = max(int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit()) + 10_000
-    left = whole.rename(whole.with_name(f".{whole.name}.{platform.node()}.{gone}-abc"))
-    (left / "meta.json").unlink()
-    assert load(options).lengths.tolist() == LENGTHS
-    assert not left.exists() and (entry_of(tmp_path) / "meta.json").exists()
-
-
-def test_concurrent_writers_leave_one_entry(tmp_path: Path) -> None:
-    from worldmodel.data import cache
-
-    target = tmp_path / "kept"
-    with cache.atomic_folder(target) as mine:
-        with cache.atomic_folder(target) as theirs:
-            (theirs / "meta.json").write_text("theirs")
-        (mine / "meta.json").write_text("mine")
-    assert (target / "meta.json").read_text() == "theirs"
-    assert os.listdir(tmp_path) == ["kept"]

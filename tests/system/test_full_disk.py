@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from worldmodel.data.cache import atomic_folder
 from worldmodel.errors import StorageError
 from worldmodel.runs.directory import RunDirectory, read_metrics
 from worldmodel.system.compilation import enable_compilation_cache
 from worldmodel.system.exit_status import run_cli
-from worldmodel.system.storage import free_space, write_text_atomic
+from worldmodel.system.storage import atomic_folder, free_space, write_text_atomic
 from worldmodel.training.metrics import MetricsFile
 
 ROOT = Path(__file__).parents[2]

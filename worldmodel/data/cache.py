@@ -1,7 +1,8 @@
 """Cache of decoded datasets on disk, memory-mapped, so that a large one is decoded only once.
 
 An entry is a folder of raw columns with a `meta.json`. Its name is a digest of everything that
-determines its content, so it is never stale, and it is created atomically.
+determines its content, so it is never stale. It is created atomically, and every file has a
+checksum that is compared whenever the entry is opened.
 """
 
 from __future__ import annotations
@@ -9,13 +10,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import platform
-import secrets
-import shutil
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +21,15 @@ import numpy as np
 from worldmodel.data.columns import open_memmap
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.system.storage import disk_error, make_directory, raise_storage_errors
+from worldmodel.errors import DataError
 
-FORMAT = 1  # of an entry and of what readers return: increment it to invalidate the cache
+FORMAT = 2  # of an entry and of what readers return: increment it to invalidate the cache
 META = "meta.json"
+BLOCK_BYTES = 2**24  # that a checksum is computed of at once
+
+
+class DamagedCacheError(Exception):
+    """An entry that is not as it was written. The message says which file."""
 
 
 def cache_key(recipe: dict[str, Any], files: Iterable[Path]) -> str:
@@ -40,60 +42,11 @@ def cache_key(recipe: dict[str, Any], files: Iterable[Path]) -> str:
 
 
 def _file_digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
-
-
-@contextmanager
-def atomic_folder(folder: Path) -> Iterator[Path]:
-    """Gives a hidden folder that becomes `folder` on success, and is removed on failure.
-
-    If another process has created `folder` meanwhile, that one stays. Also removes hidden folders
-    that a killed process left.
-    """
-    make_directory(folder.parent)
-    _remove_abandoned(folder)
-    part = folder.parent / f"{_hidden_prefix(folder)}{os.getpid()}-{secrets.token_hex(4)}"
-    make_directory(part)
     try:
-        yield part
-        try:
-            os.rename(part, folder)
-        except OSError:
-            if not folder.exists():
-                raise
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
     except OSError as error:
-        if disk_error(error) is None:
-            raise
-        with raise_storage_errors(folder):
-            raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _hidden_prefix(folder: Path) -> str:
-    """Prefix of the hidden folders of this machine; others may share the file system."""
-    return f".{folder.name}.{platform.node()}."
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Removes hidden folders of processes of this machine that no longer run."""
-    prefix = _hidden_prefix(folder)
-    for part in folder.parent.iterdir():
-        writer = part.name.removeprefix(prefix).partition("-")[0]
-        if part.name.startswith(prefix) and writer.isdigit() and not _is_running(int(writer)):
-            shutil.rmtree(part, ignore_errors=True)
-
-
-def _is_running(process: int) -> bool:
-    """Whether a process with this id exists."""
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def write_metadata(trajectories: Trajectories, folder: Path) -> None:
@@ -102,11 +55,12 @@ def write_metadata(trajectories: Trajectories, folder: Path) -> None:
     for name, array in trajectories.fields().items():
         if not isinstance(array, np.memmap):
             raise ValueError(f"{name} is not memory-mapped")
-        columns[name] = {
-            "file": Path(str(array.filename)).name, "dtype": str(array.dtype), "shape": array.shape,
-        }  # fmt: skip
+        file = Path(str(array.filename)).name
+        columns[name] = {"file": file, "dtype": str(array.dtype), "shape": array.shape}
+    files = [folder / column["file"] for column in columns.values()]
     meta = {
         "columns": columns,
+        "checksums": _checksums(files),
         "lengths": trajectories.lengths.tolist(),
         "episode_starts": trajectories.offsets.tolist(),
         "terminated": trajectories.terminated.tolist(),
@@ -115,16 +69,31 @@ def write_metadata(trajectories: Trajectories, folder: Path) -> None:
         "source": trajectories.source,
         "digest": trajectories.fingerprint(),
     }
-    (folder / META).write_text(json.dumps(meta))
+    text = json.dumps(meta)
+    (folder / META).write_text(f"{_text_digest(text)}\n{text}")
 
 
 def open_cache(folder: Path) -> Trajectories:
-    """Opens the cached dataset in `folder`, memory-mapped."""
-    meta = json.loads((folder / META).read_text())
-    arrays = {
-        name: open_memmap(folder / c["file"], np.dtype(c["dtype"]), tuple(c["shape"]))
-        for name, c in meta["columns"].items()
-    }
+    """Opens the cached dataset in `folder`, memory-mapped.
+
+    Raises DamagedCacheError if a file is missing or is not as it was written.
+    """
+    try:
+        digest, _, text = (folder / META).read_text().partition("\n")
+        if digest != _text_digest(text):
+            raise DamagedCacheError(f"{META} has another checksum")
+        meta = json.loads(text)
+        columns = meta["columns"]
+        files = [folder / column["file"] for column in columns.values()]
+        for file, wanted, present in zip(files, meta["checksums"], _checksums(files), strict=True):
+            if present != wanted:
+                raise DamagedCacheError(f"{file.name} has another checksum")
+        arrays = {
+            name: open_memmap(file, np.dtype(c["dtype"]), tuple(c["shape"]))
+            for (name, c), file in zip(columns.items(), files, strict=True)
+        }
+    except (OSError, UnicodeDecodeError) as error:
+        raise DamagedCacheError(getattr(error, "strerror", None) or f"{META} is no text") from None
     prefix = "observations."
     return Trajectories(
         observations={k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)},
@@ -138,3 +107,21 @@ def open_cache(folder: Path) -> Trajectories:
         names=tuple(meta["names"]),
         digest=meta["digest"],
     )
+
+
+def _text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _checksums(files: Iterable[Path]) -> list[int]:
+    """CRC-32 of each file: fast enough to be computed at every start."""
+
+    def checksum(path: Path) -> int:
+        value = 0
+        with path.open("rb", buffering=0) as file:
+            while block := file.read(BLOCK_BYTES):
+                value = zlib.crc32(block, value)
+        return value
+
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(checksum, files))

@@ -43,7 +43,6 @@ class ColumnWriter:
                 array.resize((self.rows[name], *self.shapes[name]), refcheck=False)
             return self.arrays
         for file in self.files.values():
-            file.flush()
             file.close()
         return {
             name: open_memmap(

@@ -167,8 +167,6 @@ def convert(arguments: Arguments) -> int:
         write_rlds(dataset, folder, source.name, metadata)
     except FileExistsError:
         raise not_empty from None
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written: {error.strerror}") from error
     _print_warnings(Console(), quality_warnings(json.loads((folder / CARD).read_text()), scaling))
     print(f"{folder}: {dataset.num_episodes:,} episodes, {dataset.num_transitions:,} transitions")
     print(shlex.join(_training(source, data, target, dataset)))

@@ -10,9 +10,8 @@ import contextlib
 import dataclasses
 import io
 import json
-import os
 import re
-import tempfile
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 from worldmodel.data.card import build_card
 from worldmodel.data.progress import progress_bar
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.system.storage import make_directory
+from worldmodel.system.storage import atomic_folder
 
 CARD = "card.json"
 METADATA_KEY = "worldmodel"  # our entry in TFDS's metadata.json
@@ -41,7 +40,8 @@ def write_rlds(
         metadata: stored with the dataset; `environment` is the Gymnasium id of its environment
 
     Raises:
-        FileExistsError: `folder` is not empty; also if another process has just written it
+        FileExistsError: `folder` is not empty
+        StorageError: the disk is full or cannot be written; nothing is left there
 
     Example:
         >>> from pathlib import Path
@@ -56,22 +56,15 @@ def write_rlds(
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()):
         raise FileExistsError(folder)
-    make_directory(folder.parent)
     extra = {
         METADATA_KEY: {**(metadata or {}), "action": dataclasses.asdict(trajectories.action_spec)}
     }
-    # A sibling folder, because a rename is atomic only within one file system.
-    with tempfile.TemporaryDirectory(
-        prefix=f".{folder.name}.incomplete-", dir=folder.parent
-    ) as root:
-        prepared = _prepare(trajectories, root, name, extra)
-        (prepared / CARD).write_text(json.dumps(build_card(trajectories), indent=2) + "\n")
-        try:
-            os.rename(prepared, folder)
-        except OSError as error:
-            if folder.exists():
-                raise FileExistsError(folder) from error
-            raise
+    with atomic_folder(folder) as part:
+        prepared = _prepare(trajectories, str(part / "tfds"), name, extra)
+        for path in list(prepared.iterdir()):
+            path.rename(part / path.name)
+        shutil.rmtree(part / "tfds")
+        (part / CARD).write_text(json.dumps(build_card(trajectories), indent=2) + "\n")
 
 
 def _prepare(trajectories: Trajectories, root: str, name: str, metadata: dict[str, Any]) -> Path:

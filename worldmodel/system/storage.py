@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import json
 import os
+import platform
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -100,3 +103,79 @@ def write_text_atomic(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file completely or not at all."""
     write_text_atomic(path, json.dumps(value, indent=1) + "\n")
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Gives a hidden folder that becomes `folder` on success, and is removed on failure.
+
+    All its files are on the disk before it gets its name. If another process has created `folder`
+    meanwhile, that one stays. Also removes hidden folders that a killed process left.
+    """
+    make_directory(folder.parent)
+    _remove_abandoned(folder)
+    part = _hidden_sibling(folder)
+    make_directory(part)
+    try:
+        yield part
+        for path in (*part.rglob("*"), part):
+            _sync(path)
+        try:
+            os.rename(part, folder)
+        except OSError:
+            if not folder.exists():
+                raise
+        _sync(folder.parent)
+    except Exception as error:
+        if isinstance(error, UserError) or disk_error(error) is None:
+            raise
+        with raise_storage_errors(folder):
+            raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder; other processes see it whole or not at all."""
+    part = _hidden_sibling(folder)
+    with raise_storage_errors(folder), contextlib.suppress(FileNotFoundError):
+        os.rename(folder, part)
+    shutil.rmtree(part, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Has the system write a file, or the entries of a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _hidden_sibling(folder: Path) -> Path:
+    return folder.parent / f"{_hidden_prefix(folder)}{os.getpid()}-{secrets.token_hex(4)}"
+
+
+def _hidden_prefix(folder: Path) -> str:
+    """Prefix of the hidden folders of this machine; others may share the file system."""
+    return f".{folder.name}.{platform.node()}."
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes hidden folders of processes of this machine that no longer run."""
+    prefix = _hidden_prefix(folder)
+    for part in folder.parent.iterdir():
+        writer = part.name.removeprefix(prefix).partition("-")[0]
+        if part.name.startswith(prefix) and writer.isdigit() and not _is_running(int(writer)):
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _is_running(process: int) -> bool:
+    """Whether a process with this id exists."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

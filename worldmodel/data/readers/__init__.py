@@ -22,6 +22,7 @@ from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.validation import drop_invalid_episodes
 from worldmodel.errors import ConfigError, bullet_list, raise_config_errors
+from worldmodel.system.storage import atomic_folder, remove_folder
 
 logger = logging.getLogger(__name__)
 
@@ -61,9 +62,14 @@ def load(options: DataOptions) -> Trajectories:
     recipe = {k: v for k, v in dataclasses.asdict(options).items() if k not in RUNTIME_OPTIONS}
     key = cache.cache_key(recipe | {"kind": type(options).__name__}, stream.files)
     folder = Path(options.cache_dir).expanduser() / "decoded" / key
-    if not (folder / cache.META).exists():
-        with cache.atomic_folder(folder) as part:
-            cache.write_metadata(_read(options, stream, part), part)
+    if folder.exists():
+        try:
+            return cache.open_cache(folder)
+        except cache.DamagedCacheError as error:
+            logger.warning("%s is damaged (%s); the data are decoded again", folder, error)
+            remove_folder(folder)
+    with atomic_folder(folder) as part:
+        cache.write_metadata(_read(options, stream, part), part)
     return cache.open_cache(folder)
 
 
