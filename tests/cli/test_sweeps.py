@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from scripts import Done, run_script
 
 from worldmodel.cli.sweep import plan_sweep
 from worldmodel.cli.sweep_summary import JobResult, table
@@ -54,7 +55,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def train(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def train(folder: Path, *words: str) -> Done:
+    return run_script("train.py", *words, cwd=folder)
+
+
+def train_process(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "train.py", *words]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
@@ -106,7 +111,7 @@ def row_of(text: str, number: int) -> list[str]:
 
 def test_a_sweep_ends_with_the_table_of_its_own_jobs(folder: Path) -> None:
     words = ["-m", "policy.discount=0.5,0.9", "seed=0,1", "name=${policy.discount}-${seed}"]
-    assert train(folder, *words).returncode == 0
+    assert train(folder, "-m", "seed=8,9").returncode == 0  # jobs of an earlier sweep
     done = train(folder, *words[:1], "policy.horizon=7", *words[1:])
     assert done.returncode == 0, done.stderr
     kept = (folder / "runs" / ".multirun" / "summary.md").read_text()
@@ -222,7 +227,7 @@ QUEUED = ("-m", "hydra/launcher=submitit_local")
 @needs_submitit
 def test_queued_jobs_end_with_the_same_table(folder: Path) -> None:
     words = ("policy.discount=0.5,0.9", "seed=0,1", "name=${policy.discount}-${seed}")
-    done = train(folder, *QUEUED, *words)
+    done = train_process(folder, *QUEUED, *words)
     assert done.returncode == 0, done.stderr
     kept = (folder / "runs" / ".multirun" / "summary.md").read_text()
     rows = [row_of(kept, k) for k in range(2)]
@@ -234,8 +239,8 @@ def test_queued_jobs_end_with_the_same_table(folder: Path) -> None:
 @needs_submitit
 def test_a_job_stopped_after_saving_is_requeued(folder: Path) -> None:
     (folder / "train.py").write_text(STOPPED_ONCE)
-    done = train(folder, *QUEUED, "seed=0")
+    done = train_process(folder, *QUEUED, "seed=0")
     assert done.returncode == 0, done.stderr
     assert (folder / "0.txt").read_text() == "started\n" * 2
-    failed = train(folder, *QUEUED, "seed=3")  # the status of a job that was not stopped
+    failed = train_process(folder, *QUEUED, "seed=3")  # the status of a job that was not stopped
     assert failed.returncode != 0 and "exit status 3" in failed.stderr

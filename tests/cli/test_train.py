@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scripts import run_script
 
 import worldmodel
 from worldmodel.cli.eval import parse_eval
@@ -30,10 +31,6 @@ NOT_RANKED = (
     "evaluation.policy_ranking.rollouts_per_policy=0",
     "evaluation.policy_ranking.num_start_states=0",
 )
-
-
-def run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True)
 
 
 def digests(run: Path) -> dict[str, str]:
@@ -86,16 +83,27 @@ def test_a_pretrained_model_is_that_of_a_complete_stage(smoke_run: Path, tmp_pat
         load_world_model(copy, loaded.config.model, loaded.spec)
 
 
-@pytest.fixture
-def small_command(train_words: Words) -> Words:
-    """From words to the command that trains `small_run`."""
-    return lambda *words: [sys.executable, str(ROOT / "train.py"), *train_words(*words)]
-
-
-def test_a_killed_run_resumes_to_bit_identical_parameters(
-    small_run: Path, small_command: Words, tmp_path: Path
+def test_a_run_stopped_or_killed_at_any_moment_resumes_to_bit_identical_parameters(
+    small_run: Path, train_words: Words, tmp_path: Path
 ) -> None:
-    assert_killed_run_resumes(small_command(f"runs_dir={tmp_path}"), ["saving"], small_run)
+    words, folder = train_words(f"runs_dir={tmp_path}"), tmp_path / small_run.name
+    command = [sys.executable, str(ROOT / "train.py"), *words]
+    began, moments = time.monotonic(), moments_of(folder)
+    moments["importing"] = lambda: time.monotonic() > began + 0.5
+    stops = [
+        ("importing", signal.SIGUSR1, 75),
+        ("training", signal.SIGTERM, 75),
+        ("saving", signal.SIGKILL, -signal.SIGKILL),
+        ("evaluating", signal.SIGINT, 130),
+    ]
+    for name, number, expected in stops:
+        status, output = run_until(command, moments[name], number)
+        assert status == expected and "Traceback" not in output, output
+        assert "run the same command to resume" in output or number == signal.SIGKILL
+    assert run_state(read_heartbeat(folder), time.time())[0] == "stopped"
+    assert_equal_runs(folder, small_run)
+    environments = json.loads((folder / "environment.json").read_text())
+    assert len(environments) == 1  # three starts, with the same software on the same devices
 
 
 @pytest.mark.slow
@@ -103,26 +111,28 @@ def test_a_run_killed_five_times_resumes_to_bit_identical_parameters(
     smoke_run: Path, launch: Launch, tmp_path: Path
 ) -> None:
     """benchmarks/fault_injection.py does this at a hundred random moments."""
-    names = ["compiling", "training", "saving", "in the second stage", "evaluating"]
-    assert_killed_run_resumes(launch(f"runs_dir={tmp_path}"), names, smoke_run)
+    command, folder = launch(f"runs_dir={tmp_path}"), tmp_path / smoke_run.name
+    for name, moment in moments_of(folder).items():
+        assert run_until(command, moment, signal.SIGKILL)[0] == -signal.SIGKILL, name
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert_equal_runs(folder, smoke_run)
 
 
-def assert_killed_run_resumes(command: list[str], names: list[str], reference: Path) -> None:
-    """Kills the run at each of the named moments; then it ends like the reference."""
-    (runs,) = (word.removeprefix("runs_dir=") for word in command if word.startswith("runs_dir="))
-    folder = Path(runs) / reference.name
+def moments_of(folder: Path) -> dict[str, Callable[[], bool]]:
+    """Moments in the life of a run, in order."""
     checkpoints = folder / "checkpoints"
-    moments = {
+    return {
         "compiling": lambda: phase_of(folder) == "compiling",
         "training": (folder / "metrics.jsonl").exists,
         "saving": lambda: any(not p.name.isdigit() for p in checkpoints.glob("*/*")),
         "in the second stage": (checkpoints / "policy" / "30").exists,
         "evaluating": lambda: phase_of(folder) == "evaluation",
     }
-    for name in names:
-        assert run_until(command, moments[name], signal.SIGKILL)[0] == -signal.SIGKILL, name
-    done = run(command)
-    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def assert_equal_runs(folder: Path, reference: Path) -> None:
+    """The same parameters, and the same metrics in every row."""
     assert digests(folder) == digests(reference)
     clocks = ("time", "updates_per_second", "data_wait_fraction")
     killed, whole = ([{k: v for k, v in row.items() if k not in clocks} for row in read_rows(r)]
@@ -152,26 +162,6 @@ def phase_of(folder: Path) -> str | None:
     return beat.get("phase") if beat.get("state") == "running" else None
 
 
-def test_a_run_stopped_at_any_moment_resumes_with_the_same_command(
-    small_run: Path, small_command: Words, tmp_path: Path
-) -> None:
-    command, folder = small_command(f"runs_dir={tmp_path}"), tmp_path / small_run.name
-    began = time.monotonic()
-    moments = [
-        (lambda: time.monotonic() > began + 0.5, signal.SIGUSR1, 75),  # while it imports
-        ((folder / "metrics.jsonl").exists, signal.SIGTERM, 75),
-        (lambda: phase_of(folder) == "evaluation", signal.SIGINT, 130),
-    ]
-    for moment, number, expected in moments:
-        status, output = run_until(command, moment, number)
-        assert status == expected and "Traceback" not in output, output
-        assert "run the same command to resume" in output
-    assert run_state(read_heartbeat(folder), time.time())[0] == "stopped"
-    assert digests(folder) == digests(small_run)
-    environments = json.loads((folder / "environment.json").read_text())
-    assert len(environments) == 1  # two starts, with the same software on the same devices
-
-
 def test_a_finished_run_reports_its_state_and_its_environment(smoke_run: Path) -> None:
     beat = read_heartbeat(smoke_run)
     assert run_state(beat, time.time()) == ("finished", "")
@@ -182,9 +172,9 @@ def test_a_finished_run_reports_its_state_and_its_environment(smoke_run: Path) -
 
 
 def test_a_dry_run_prints_requirements_and_writes_nothing(
-    small_run: Path, small_command: Words, tmp_path: Path
+    small_run: Path, train_words: Words, tmp_path: Path
 ) -> None:
-    done = run(small_command(f"runs_dir={tmp_path}", "training.dry_run=true"))
+    done = run_script("train.py", *train_words(f"runs_dir={tmp_path}", "training.dry_run=true"))
     assert done.returncode == 0, done.stderr[-2000:]
     assert not list(tmp_path.iterdir())
     stages = json.loads((small_run / "summary.json").read_text())["stages"]
@@ -200,8 +190,9 @@ def test_a_dry_run_prints_requirements_and_writes_nothing(
 
 def test_a_changed_config_is_refused_and_no_file_changes(smoke_run: Path, launch: Launch) -> None:
     before = {p: p.stat().st_mtime_ns for p in smoke_run.rglob("*") if p.is_file()}
-    done = run(launch(f"runs_dir={smoke_run.parent}", "training.policy.learning_rate=0.5"))
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    words = launch(f"runs_dir={smoke_run.parent}", "training.policy.learning_rate=0.5")[2:]
+    done = run_script("train.py", *words)
+    assert done.returncode == 2
     assert "training.policy.learning_rate: 0.0003 -> 0.5" in done.stderr
     assert "fresh=true" in done.stderr
     assert before == {p: p.stat().st_mtime_ns for p in smoke_run.rglob("*") if p.is_file()}
@@ -209,17 +200,16 @@ def test_a_changed_config_is_refused_and_no_file_changes(smoke_run: Path, launch
 
 def test_a_missing_dataset_is_named(launch: Launch, tmp_path: Path) -> None:
     words = ["data=tfds", f"data.path={tmp_path / 'nowhere'}", f"runs_dir={tmp_path / 'runs'}"]
-    command = [sys.executable, str(ROOT / "train.py"), *words, "training.compilation_cache=null"]
-    done = run(command)
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    done = run_script("train.py", *launch(*words, experiment=False)[2:])
+    assert done.returncode == 2
     assert "nowhere" in done.stderr
 
 
 def test_errors_of_a_later_stage_are_found_before_the_first(launch: Launch, tmp_path: Path) -> None:
     """CartPole has discrete actions: no gradient through the model, and nothing is written."""
     words = ["data.environment=CartPole-v1", "policy.actor_grad=dynamics", "model=mlp"]
-    done = run(launch(*words, f"runs_dir={tmp_path}"))
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    done = run_script("train.py", *launch(*words, f"runs_dir={tmp_path}")[2:])
+    assert done.returncode == 2
     assert "requires continuous actions" in done.stderr
     assert not (tmp_path / "smoke-0").exists()
 
@@ -278,7 +268,7 @@ def test_eval_rewrites_the_evaluation(smoke_run: Path, tmp_path: Path) -> None:
     results = copy / "evaluation" / "results.json"
     before = json.loads(results.read_text())
     results.unlink()
-    done = run([sys.executable, str(ROOT / "eval.py"), f"run={copy}", *NOT_RANKED])
+    done = run_script("eval.py", f"run={copy}", *NOT_RANKED)
     assert done.returncode == 0, done.stderr[-2000:]
     after = json.loads(results.read_text())
     assert after["prediction"] == before["prediction"]
