@@ -9,13 +9,13 @@ import pytest
 from scipy import stats
 
 from worldmodel.evaluation.scores import (
-    ensemble_spread_skill_ratio,
     fair_crps,
     fair_energy,
     interval_of,
     is_inside,
     log_score,
     rank,
+    spread,
 )
 
 
@@ -24,6 +24,11 @@ def crps_of_normal(z: float) -> float:
     density = math.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
     below = (1 + math.erf(z / math.sqrt(2))) / 2
     return z * (2 * below - 1) + 2 * density - 1 / math.sqrt(math.pi)
+
+
+def spread_skill_ratio(samples: np.ndarray, truth: np.ndarray) -> float:
+    """Root mean square spread / root mean square error of the mean."""
+    return math.sqrt(spread(samples).mean() / np.square(samples.mean(0) - truth).mean())
 
 
 @pytest.mark.parametrize("count", [2, 5, 50])
@@ -57,7 +62,7 @@ def test_spread_over_skill_is_one_where_samples_and_truth_are_alike(
     count, centre = 8, rng.normal(size=50_000)
     samples = centre + scale * rng.normal(size=(count, 50_000))
     expected = scale * math.sqrt((count + 1) / count) / math.sqrt(1 + scale**2 / count)
-    found = ensemble_spread_skill_ratio(samples, centre + rng.normal(size=50_000))
+    found = spread_skill_ratio(samples, centre + rng.normal(size=50_000))
     assert found == pytest.approx(expected, rel=0.02)
     if scale == 1.0:
         assert found == pytest.approx(1.0, rel=0.02)
@@ -119,7 +124,7 @@ def test_the_log_score_is_that_of_the_normal_with_any_number_of_samples(
 def test_a_perfect_ensemble_is_calibrated(count: int, rng: np.random.Generator) -> None:
     samples, truth = rng.normal(size=(count, 50_000)), rng.normal(size=50_000)
     ranks = rank(samples, truth)
-    assert ensemble_spread_skill_ratio(samples, truth) == pytest.approx(1.0, abs=0.05)
+    assert spread_skill_ratio(samples, truth) == pytest.approx(1.0, abs=0.05)
     k, nominal = interval_of(90, count)
     assert nominal == 0.9
     assert is_inside(ranks, k, count).mean() == pytest.approx(0.9, abs=0.02)

@@ -20,10 +20,9 @@ from worldmodel.config import PolicyRankingOptions
 from worldmodel.data.spec import ActionSpec, DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.environments.real import Observation, RealEnvironment
-from worldmodel.evaluation.candidate_policies import initial_window
 from worldmodel.evaluation.rank_metrics import ImaginedReturn, RealReturn, regret, spearman
-from worldmodel.evaluation.returns import ActFunction, run_episodes_in
-from worldmodel.evaluation.statistics import Bootstrap, Estimate, median, quantiles
+from worldmodel.evaluation.returns import ActFunction, observed_window, run_episodes_in
+from worldmodel.evaluation.statistics import Annotated, Bootstrap, median, quantiles
 from worldmodel.imagination import imagine
 from worldmodel.models.interface import WorldModel
 
@@ -33,33 +32,17 @@ QUARTILES = (0.25, 0.75)
 
 
 @dataclass(frozen=True)
-class MedianWithQuartiles:
-    """The median over starts, and the lower and upper quartile."""
-
-    median: Estimate
-    quartiles: tuple[Estimate, Estimate]
-
-    @classmethod
-    def of(cls, values: np.ndarray, what: str, bootstrap: Bootstrap) -> MedianWithQuartiles:
-        """Of values (S,), one a start."""
-        clusters = np.arange(len(values))
-        found = bootstrap.clustered(median(values), clusters, f"median {what}", "starts")
-        spread = quantiles(values, QUARTILES)
-        lower, upper = bootstrap.clustered_many(spread, clusters, f"quartile {what}", "starts")
-        return cls(found, (lower, upper))
-
-
-@dataclass(frozen=True)
 class ActionSequenceRanking:
     """Over starts: the rank correlation of imagined and real return over `num_action_sequences` of
-    `steps` actions, and the regret of the one that the model prefers, as a share of their range.
+    `sequence_length` actions, and the regret of the one that the model prefers, as a share of their
+    range; medians, with `quartiles` among their details.
 
     constant_return_starts: starts from which all of them earn the same, which are left out
     unreproducible_starts: starts that the environment did not come back to
     """
 
-    spearman: MedianWithQuartiles
-    regret: MedianWithQuartiles
+    spearman: Annotated
+    regret: Annotated
     num_action_sequences: int
     sequence_length: int
     constant_return_starts: int
@@ -111,13 +94,22 @@ def rank_action_sequences(
     )
     what = f"of {sequences} sequences of {steps} actions over {len(pairs)} starts"
     return ActionSequenceRanking(
-        MedianWithQuartiles.of(ranks, f"rank correlation {what}", bootstrap),
-        MedianWithQuartiles.of(lost, f"regret {what}", bootstrap),
+        _over_starts(ranks, f"rank correlation {what}", bootstrap),
+        _over_starts(lost, f"regret {what}", bootstrap),
         sequences,
         steps,
         int((~moves).sum()),
         int((~same).sum()),
     )
+
+
+def _over_starts(values: np.ndarray, what: str, bootstrap: Bootstrap) -> Annotated:
+    """The median and the quartiles of values (S,), one a start."""
+    clusters = np.arange(len(values))
+    found = bootstrap.clustered(median(values), clusters, f"median {what}", "starts")
+    spread = quantiles(values, QUARTILES)
+    quartiles = bootstrap.clustered_many(spread, clusters, f"quartile {what}", "starts")
+    return Annotated(found, {"quartiles": quartiles})
 
 
 def starts_of(
@@ -199,7 +191,7 @@ def imagined_returns(
     """The imagined returns (S, K) of raw plans (S, K, H, ...), after the model has observed the
     steps up to each start, times the probability of getting there.
     """
-    window = initial_window(starts.observations, spec.action.normalize(starts.actions))
+    window = observed_window(starts.observations, spec.action.normalize(starts.actions))
     actions = spec.action.normalize(plans)
     return ImaginedReturn(
         np.asarray(_imagined(model, window, jnp.asarray(starts.after), jnp.asarray(actions), key))

@@ -21,7 +21,7 @@ from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window, build_window_index, gather_windows, step_arrays
 from worldmodel.environments.real import Observation
 from worldmodel.evaluation.rank_metrics import ImaginedReturn
-from worldmodel.evaluation.returns import StatePolicy
+from worldmodel.evaluation.returns import FeaturePolicy, StatePolicy, observed_window
 from worldmodel.models.interface import State, WorldModel
 from worldmodel.nn.heads import ActionHead
 from worldmodel.nn.learner import Params, split_module
@@ -35,7 +35,7 @@ UNITS, LAYERS = 128, 2
 UPDATES, BATCH, LEARNING_RATE = 500, 256, 1e-3
 
 
-class EpsilonPolicy(nnx.Module):
+class EpsilonPolicy(FeaturePolicy):
     """Acts as the policy would, by its mode; a `share` of its actions is uniform on [low, high]
     instead. Classes, where actions are discrete, are those from `low` to `high` of [-1, 1].
     """
@@ -48,11 +48,9 @@ class EpsilonPolicy(nnx.Module):
         low: float = -1.0,
         high: float = 1.0,
     ):
-        self.policy, self.discrete, self.size = policy, action.discrete, action.size
+        super().__init__(policy)
+        self.discrete, self.size = action.discrete, action.size
         self.mixture = nnx.Variable(jnp.array([share, low, high], jnp.float32))
-
-    def init_carry(self, batch: int) -> tuple[()]:
-        return ()
 
     def __call__(
         self, model: WorldModel, state: State, memory: tuple[()], key: jax.Array
@@ -113,7 +111,7 @@ def imagined_returns(
     dtype = np.int32 if spec.action.discrete else np.float32
     count = len(next(iter(first.values())))
     seen = {name: value[:, None] for name, value in first.items()}
-    window = initial_window(seen, np.zeros((count, 1, *size), dtype))
+    window = observed_window(seen, np.zeros((count, 1, *size), dtype))
     rewards = np.asarray(_rewards(model, chooser, window, key, max(lengths)))
     earned = rewards.cumsum(1)[:, np.asarray(lengths) - 1]
     return ImaginedReturn(np.where(np.isnan(earned), -np.inf, earned))
@@ -141,20 +139,6 @@ def _rewards(
 
     begun = (start, chooser.init_carry(batch), jnp.ones(batch))
     return jax.lax.scan(advance, begun, jax.random.split(key, steps))[1].T
-
-
-def initial_window(observation: Observation, action: np.ndarray) -> Window:
-    """The first T rows of B episodes, (B, T, ...), without their rewards."""
-    no = jnp.zeros(action.shape[:2], bool)
-    return Window(
-        observation={key: jnp.asarray(value) for key, value in observation.items()},
-        action=jnp.asarray(action),
-        reward=jnp.zeros(no.shape),
-        is_first=no.at[:, 0].set(True),
-        is_last=no,
-        is_terminal=no,
-        mask=~no,
-    )
 
 
 def _disturbed(policy: nnx.Module, scale: float) -> nnx.Module:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from rich.console import Console
 
 from worldmodel import data
 from worldmodel.config import EvaluationOptions
 from worldmodel.data.compatibility import out_of_bounds_notes
 from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.evaluation.report import page
+from worldmodel.evaluation.report_files import show
 from worldmodel.evaluation.results import (
     Provenance,
     Results,
@@ -34,8 +34,6 @@ from worldmodel.system.storage import write_json, write_text_atomic
 from worldmodel.training.restore import Restored
 
 __all__ = ["evaluate", "evaluate_loaded", "render", "write"]
-
-NARROWEST = 100  # columns
 
 
 def evaluate(context: Context, provenance: Provenance | None = None) -> Results:
@@ -152,10 +150,7 @@ def evaluate_loaded(
         results = dataclasses.replace(results, last=results if same else evaluated(run.last))
     folder = run.directory.evaluation
     write(results, folder, run.directory.metrics, data.build_card(trajectories))
-    terminal = Console()
-    console = Console(width=min(terminal.width, NARROWEST) if terminal.is_terminal else NARROWEST)
-    console.print(render(results))
-    console.print(f"report       {folder / 'report.html'}", soft_wrap=True, highlight=False)
+    show(render(results), "report", folder / "report.html")
     return results
 
 

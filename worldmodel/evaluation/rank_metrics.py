@@ -6,14 +6,31 @@ is scored by the model's own dream flatters a bad model. The measures here take 
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from worldmodel.evaluation import correlation
 from worldmodel.evaluation.statistics import Bootstrap, Estimate, Statistic, means
+
+
+def _of_one_kind(operation: Callable[..., Any], wrap: bool = False) -> Any:
+    """The operation on the values of two returns of the same type; of this type with `wrap`."""
+
+    def method(self: _Return, other: Any) -> Any:
+        if type(other) is not type(self):
+            mine, theirs = type(self).__name__, type(other).__name__
+            raise TypeError(
+                f"{mine} and {theirs} do not mix: what a model imagines is no evidence of what "
+                "is earned; `rank_agreement` compares the two"
+            )
+        found = operation(self.values, other.values)
+        return type(self)(found) if wrap else found
+
+    return method
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,45 +42,11 @@ class _Return:
     values: np.ndarray
     __array_ufunc__ = None  # an array on the left leaves the operation to this class
     __hash__ = None  # type: ignore[assignment]  # Python's own idiom; typeshed has a method here
-
-    def mean(self) -> Self:
-        """Over the last axis, rollouts."""
-        return type(self)(self.values.mean(-1))
-
-    def __add__(self, other: Self) -> Self:
-        return type(self)(self.values + self._same(other))
-
-    def __sub__(self, other: Self) -> Self:
-        return type(self)(self.values - self._same(other))
-
-    def __lt__(self, other: Self) -> np.ndarray:
-        return self.values < self._same(other)
-
-    def __le__(self, other: Self) -> np.ndarray:
-        return self.values <= self._same(other)
-
-    def __gt__(self, other: Self) -> np.ndarray:
-        return self.values > self._same(other)
-
-    def __ge__(self, other: Self) -> np.ndarray:
-        return self.values >= self._same(other)
-
-    def __eq__(self, other: object) -> np.ndarray:
-        return self.values == self._same(other)
-
-    def __ne__(self, other: object) -> np.ndarray:
-        return self.values != self._same(other)
-
-    def _same(self, other: Any) -> np.ndarray:
-        if type(other) is not type(self):
-            mine, theirs = type(self).__name__, type(other).__name__
-            raise TypeError(
-                f"{mine} and {theirs} do not mix: what a model imagines is no evidence of what "
-                "is earned; `rank_agreement` compares the two"
-            )
-        return other.values
-
-    __radd__ = __rsub__ = _same
+    __add__ = __radd__ = _of_one_kind(operator.add, wrap=True)
+    __sub__ = __rsub__ = _of_one_kind(operator.sub, wrap=True)
+    __lt__, __le__ = _of_one_kind(operator.lt), _of_one_kind(operator.le)
+    __gt__, __ge__ = _of_one_kind(operator.gt), _of_one_kind(operator.ge)
+    __eq__, __ne__ = _of_one_kind(operator.eq), _of_one_kind(operator.ne)
 
 
 class ImaginedReturn(_Return):

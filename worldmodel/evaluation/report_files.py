@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from worldmodel.evaluation.result_table import ResultTable
@@ -37,10 +37,17 @@ def write_report(report: Report, folder: Path, name: str) -> None:
     write_json(folder / f"{name}.json", report.json)
     write_text_atomic(folder / f"{name}.md", "\n".join(lines))
     write_text_atomic(folder / f"{name}.html", report.page)
-    console = Console(width=max(Console().width, NARROWEST))
-    shown = [table.to_rich() for table in report.tables]
-    console.print(Group(*map(Text, report.summary), *shown, *map(Text, report.notes)))
-    console.print(f"{name:<12} {folder / f'{name}.html'}", soft_wrap=True, highlight=False)
+    drawn = [table.to_rich() for table in report.tables]
+    report_as = Group(*map(Text, report.summary), *drawn, *map(Text, report.notes))
+    show(report_as, name, folder / f"{name}.html")
+
+
+def show(report: RenderableType, name: str, page: Path) -> None:
+    """Prints a report, and where its page is, at the width of the terminal, if there is one."""
+    terminal = Console()
+    console = terminal if terminal.is_terminal else Console(width=max(terminal.width, NARROWEST))
+    console.print(report)
+    console.print(f"{name:<12} {page}", soft_wrap=True, highlight=False)
 
 
 def json_document(tree: Mapping[str, Any]) -> dict[str, Any]:

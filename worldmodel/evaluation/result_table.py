@@ -14,6 +14,7 @@ from rich.text import Text
 from worldmodel.evaluation.statistics import Estimate
 
 Cell = str | Estimate
+MOST_DIMENSIONS, WORST = 32, 5  # of a vector that has a table of its worst dimensions
 
 
 class Written(NamedTuple):
@@ -95,6 +96,22 @@ def table_by_horizon(
     header = list(next(iter(rows.values())))
     cells: list[list[Cell]] = [[str(h), *row.values()] for h, row in rows.items()]
     return ResultTable(title, [of, *header], cells, tuple(hidden))
+
+
+def worst_dimensions(
+    of: str, key: str, horizon: int, columns: Mapping[str, Sequence[Estimate]]
+) -> list[ResultTable]:
+    """A table of the dimensions of a short vector at which the first column is highest; none of
+    other vectors, since results.json has all.
+    """
+    by = next(iter(columns.values()), ())
+    if not 2 <= len(by) <= MOST_DIMENSIONS:
+        return []
+    worst = sorted(range(len(by)), key=lambda d: -by[d].value)[:WORST]
+    which = f"the worst {WORST} of {len(by)}" if len(by) > WORST else f"the {len(by)}"
+    title = f"{of} of {which} dimensions of {key} after {in_steps([horizon])}"
+    rows = [[str(d), *(column[d] for column in columns.values())] for d in worst]
+    return [ResultTable(title, ["dimension", *columns], rows)]
 
 
 def in_steps(horizons: list[int]) -> str:

@@ -8,7 +8,7 @@ that finish would favour short ones.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from numpy.typing import ArrayLike
 
 from worldmodel.data.collection import LONGEST_EPISODE_STEPS
 from worldmodel.data.spec import DataSpec
@@ -110,7 +111,7 @@ def run_episodes_in(
     lanes: int = MOST_LANES,
     steps: int = LONGEST_EPISODE_STEPS,
 ) -> EvaluationEpisodes:
-    """`play` in environments that are there already; episodes are cut after `steps`."""
+    """`run_episodes` in existing environments; episodes are cut after `steps`."""
     parts = []
     for block in range(0, episodes, lanes):
         seeds = seed + block + np.arange(lanes)
@@ -194,7 +195,9 @@ def model_policies(
 
         def one(memory: ActorState, observation: Observation, seed: jax.Array) -> Any:
             filter_key, act_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), step))
-            window = _row(observation, memory.action, step == 0)
+            seen = {key: jnp.asarray(value)[None, None] for key, value in observation.items()}
+            unknown = jnp.zeros_like(memory.action)[:, None]  # what will be done there
+            window = observed_window(seen, unknown, step == 0)
             state = model.observe(window, filter_key, memory.state, memory.action)
             state = jax.tree.map(lambda x: x[:, 0], state)
             own, action = chooser(model, state, memory.own, act_key)
@@ -234,7 +237,8 @@ def _play(
     running[:], lengths, rewards = True, np.zeros(count, int), []
     seen = {key: np.zeros((len(seeds), *o.shape), o.dtype) for key, o in spec.observations.items()}
     for i, lane in enumerate(group):
-        _put(seen, lane, environments[i].reset(int(seeds[lane])))
+        for key, value in environments[i].reset(int(seeds[lane])).items():
+            seen[key][lane] = value
     memory, step = None, 0
     while running.any() and step < steps:
         memory, actions = act(memory, seen, seeds, step)
@@ -243,7 +247,8 @@ def _play(
         rewards.append(np.zeros(count))
         for i in np.flatnonzero(running).tolist():
             outcome = environments[i].step(actions[group[i]])
-            _put(seen, group[i], outcome.observation)
+            for key, value in outcome.observation.items():
+                seen[key][group[i]] = value
             rewards[-1][i] = outcome.reward
             terminated[i], truncated[i] = outcome.terminated, outcome.truncated
             reported[i] |= outcome.success is not None
@@ -286,11 +291,6 @@ def environments_of(name: str, spec: DataSpec, count: int) -> Iterator[list[Real
         yield made
 
 
-def _put(seen: Observation, lane: int, observation: Observation) -> None:
-    for key, value in observation.items():
-        seen[key][lane] = value
-
-
 def _initial_state(
     model: WorldModel, chooser: StatePolicy, spec: DataSpec, lanes: int
 ) -> ActorState:
@@ -301,14 +301,19 @@ def _initial_state(
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (lanes, *x.shape)), memory)
 
 
-def _row(observation: Observation, action: jax.Array, first: jax.Array) -> Window:
-    """A single row as a window (1, 1, ...); what will be done at it is not known yet."""
-    no = jnp.zeros((1, 1), bool)
+def observed_window(
+    observation: Mapping[str, ArrayLike], action: ArrayLike, begins: ArrayLike = True
+) -> Window:
+    """T steps of B episodes, (B, T, ...), without their rewards; `begins`: whether the first one is
+    an episode's first.
+    """
+    actions = jnp.asarray(action)
+    no = jnp.zeros(actions.shape[:2], bool)
     return Window(
-        observation={key: jnp.asarray(value)[None, None] for key, value in observation.items()},
-        action=jnp.zeros_like(action)[:, None],
-        reward=jnp.zeros((1, 1)),
-        is_first=jnp.broadcast_to(first, (1, 1)),
+        observation={key: jnp.asarray(value) for key, value in observation.items()},
+        action=actions,
+        reward=jnp.zeros(no.shape),
+        is_first=no.at[:, 0].set(begins),
         is_last=no,
         is_terminal=no,
         mask=~no,

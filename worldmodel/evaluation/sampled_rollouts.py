@@ -58,8 +58,12 @@ class OpenLoopMetrics:
 
 
 class Reached(NamedTuple):
-    """The starts that reach a horizon: mask: (N,); episodes: (n,) of these; text: how many."""
+    """The starts that reach a horizon. place: of the horizon among those evaluated; mask: (N,);
+    episodes: (n,) of these; text: how many.
+    """
 
+    horizon: int
+    place: int
     mask: np.ndarray
     episodes: np.ndarray
     text: str
@@ -96,7 +100,13 @@ class OpenLoopEvaluator:
         episodes = self.starts.episodes[mask]
         count = len(np.unique(episodes))
         held_out = f"{count} held-out {'episode' if count == 1 else 'episodes'}"
-        return Reached(mask, episodes, f"{mask.sum()} starts in {held_out}")
+        place, text = self.horizons.index(horizon), f"{mask.sum()} starts in {held_out}"
+        return Reached(horizon, place, mask, episodes, text)
+
+    @property
+    def all_reached(self) -> list[Reached]:
+        """For each horizon."""
+        return [self.reached(horizon) for horizon in self.horizons]
 
     @cached_property
     def metrics(self) -> OpenLoopMetrics:

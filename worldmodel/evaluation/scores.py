@@ -105,14 +105,6 @@ def spread(samples: np.ndarray) -> np.ndarray:
     return samples.var(0, ddof=1) * (count + 1) / count
 
 
-def ensemble_spread_skill_ratio(samples: np.ndarray, truth: np.ndarray) -> float:
-    """Spread of samples (S, ...) over the error of their mean, root mean squares over all else.
-
-    1 where samples and truth are alike, less where the model is overconfident.
-    """
-    return float(np.sqrt(spread(samples).mean() / np.square(samples.mean(0) - truth).mean()))
-
-
 def rank(samples: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """How many of the samples (S, ...) are below the truth (...), from 0 to S; half of those that
     equal it. Where samples and truth are alike every rank is as frequent (Hamill, Mon. Weather Rev.

@@ -88,23 +88,24 @@ class Measure:
     key: its place in comparison.json, such as `prediction.position`
     subject: what it measures, as a sentence begins
     title: of its table and plot
-    of: what rows are; "steps" for horizons
     unit: of its axis
     rows: by row; runs are resampled together where they are `Measured`
     better: whether less or more is better, None where neither is
+    of: what rows are; "steps" for horizons
     baseline: by row, a reference that no run should be worse than
     """
 
     key: str
     subject: str
     title: str
-    of: str
     unit: str
     rows: Mapping[str, Measured | Estimate]
     better: str | None = LESS
+    of: str = "steps"
     baseline: Mapping[str, Estimate] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
 class Section:
     """The results of one question of an evaluation, and how they are reported.
 
@@ -114,18 +115,25 @@ class Section:
     explanation: how to read its tables and figures
     absent: the keys of results.json that it fills, with their values where it does not apply
     comparable: whether it has `measures`
+    needs_dynamics: whether it applies only to a model with dynamics
+    caveats: of these results; the default of `notes`
+    compared: the default of `measures`
     """
 
     title: ClassVar[str] = ""
     absent: ClassVar[Mapping[str, Any]] = {}
     comparable: ClassVar[bool] = False
+    needs_dynamics: ClassVar[bool] = False
+
+    caveats: Sequence[str] = ()
+    compared: Sequence[Measure] = ()
 
     @classmethod
     def applies(cls, context: Context) -> bool | str:
         """Whether to run, or the reason why not, which is reported. All sections are asked before
         the first one runs. Raises ConfigError for an invalid environment.
         """
-        return True
+        return context.model.has_dynamics or not cls.needs_dynamics
 
     @classmethod
     def run(cls, context: Context) -> Self:
@@ -156,7 +164,7 @@ class Section:
 
     def notes(self) -> list[str]:
         """Caveats of these results."""
-        return []
+        return list(self.caveats)
 
     def cards(self) -> list[Card]:
         return []
@@ -167,7 +175,7 @@ class Section:
 
     def measures(self) -> list[Measure]:
         """What several runs, evaluated at the same starts and seeds, are compared by."""
-        return []
+        return list(self.compared)
 
 
 def sections() -> dict[str, type[Section]]:

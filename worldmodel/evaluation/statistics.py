@@ -239,6 +239,11 @@ class Measured:
         return cls(means(values), np.arange(len(values)), "mean", unit, np.asarray(values))
 
 
+def estimates(measured: Mapping[str, Measured], bootstrap: Bootstrap) -> dict[str, Estimate]:
+    """With their intervals, by name."""
+    return {name: of.estimate(bootstrap) for name, of in measured.items()}
+
+
 @lru_cache(maxsize=4)
 def _drawn(seed: int, clusters: int, resamples: int) -> np.ndarray:
     """Kept, since many numbers come from the same draws."""
@@ -310,11 +315,6 @@ def quantiles(values: np.ndarray, levels: Sequence[float]) -> Statistic:
         return found[0] if len(found) == 1 else np.stack(found, 1)
 
     return statistic
-
-
-def ratio(error: np.ndarray, reference: np.ndarray) -> Statistic:
-    """Median error / median error of a reference, both (N,) from the same starts."""
-    return quotient(median(error), median(reference))
 
 
 def quotient(ours: Statistic, theirs: Statistic) -> Statistic:

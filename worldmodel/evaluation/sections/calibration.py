@@ -15,11 +15,17 @@ from worldmodel.config.registry import register
 from worldmodel.evaluation import scores
 from worldmodel.evaluation.figures import Panel, extent, figure
 from worldmodel.evaluation.html import Card
-from worldmodel.evaluation.result_table import ResultTable, by_horizon, in_steps, table_by_horizon
+from worldmodel.evaluation.result_table import (
+    ResultTable,
+    by_horizon,
+    in_steps,
+    table_by_horizon,
+    worst_dimensions,
+)
 from worldmodel.evaluation.sampled_rollouts import OpenLoopEvaluator, Reached
 from worldmodel.evaluation.scores import FEWEST_SAMPLES, LEVELS, Scores
 from worldmodel.evaluation.section import Context, Measure, Section
-from worldmodel.evaluation.sections.prediction import MOST_IN_TABLE, WORST, unit_of
+from worldmodel.evaluation.sections.prediction import unit_of
 from worldmodel.evaluation.statistics import (
     Annotated,
     Bootstrap,
@@ -71,16 +77,10 @@ class Calibration(Section):
 
     title = "Calibration of sampled rollouts"
     absent = {"calibration": {}}
-    comparable = True
+    comparable = needs_dynamics = True
 
     observations: dict[str, dict[int, CalibrationMetrics]] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
-    caveats: list[str] = field(default_factory=list)
-    compared: list[Measure] = field(default_factory=list)
-
-    @classmethod
-    def applies(cls, context: Context) -> bool | str:
-        return context.model.has_dynamics
 
     @classmethod
     def run(cls, context: Context) -> Self:
@@ -91,15 +91,13 @@ class Calibration(Section):
             observations[key] = {}
             if found is not None:
                 each = not context.spec.observations[key].is_image
-                samples = context.options.num_samples
+                given = (context.options.num_samples, each, context.bootstrap)
                 observations[key] = {
-                    h: calibration_at(
-                        found, i, rollouts.reached(h), samples, each, context.bootstrap
-                    )
-                    for i, h in enumerate(rollouts.horizons)
+                    at.horizon: calibration_at(found, at, *given) for at in rollouts.all_reached
                 }
                 compared += _measures(rollouts, key, units[key], found)
-        return cls(observations, units, _caveats(context, observations), compared)
+        caveats = _caveats(context, observations)
+        return cls(observations, units, caveats=caveats, compared=compared)
 
     def numbers(self) -> dict[str, Any]:
         return {
@@ -108,12 +106,6 @@ class Calibration(Section):
                 for key, found in self.observations.items()
             }
         }
-
-    def notes(self) -> list[str]:
-        return self.caveats
-
-    def measures(self) -> list[Measure]:
-        return self.compared
 
     @property
     def explanation(self) -> str:
@@ -131,7 +123,11 @@ class Calibration(Section):
         tables = []
         for key, found in self.observations.items():
             if found:
-                tables += [_table(key, self.units[key], found), *_of_dimensions(key, found)]
+                of = found[max(found)].dimensions
+                columns = {"CRPS": "crps", "spread / skill": "spread_skill_ratio"}
+                columns = {title: of.get(name, ()) for title, name in columns.items()}
+                tables.append(_table(key, self.units[key], found))
+                tables += worst_dimensions("Calibration", key, max(found), columns)
         return tables
 
     def sentences(self) -> list[str]:
@@ -185,33 +181,17 @@ def _caveats(context: Context, observations: dict[str, dict[int, CalibrationMetr
 
 def _measures(rollouts: OpenLoopEvaluator, key: str, unit: str, found: Scores) -> list[Measure]:
     crps, ratio = {}, {}
-    for place, horizon in enumerate(rollouts.horizons):
-        at = rollouts.reached(horizon)
-        scored = Scores(*(x[at.mask, place] for x in found))
-        crps[str(horizon)] = Measured(
-            means(scored.crps.mean(-1)), at.episodes, f"mean fair CRPS over {at.text}"
-        )
-        statistic = spread_skill_ratio(scored.spread, scored.squared_error)
-        ratio[str(horizon)] = Measured(statistic, at.episodes, f"spread / skill over {at.text}")
-    rollouts_of = f"sampled rollouts of {key}"
+    for at in rollouts.all_reached:
+        scored, row = Scores(*(x[at.mask, at.place] for x in found)), str(at.horizon)
+        mean = means(scored.crps.mean(-1))
+        crps[row] = Measured(mean, at.episodes, f"mean fair CRPS over {at.text}")
+        of_all = spread_skill_ratio(scored.spread, scored.squared_error)
+        ratio[row] = Measured(of_all, at.episodes, f"spread / skill over {at.text}")
+    of, right = f"of sampled rollouts of {key}", "1 where the spread is right"
+    title = f"Spread / skill {of}, {right}"
     return [
-        Measure(
-            f"crps.{key}",
-            f"CRPS of {rollouts_of}",
-            f"CRPS of {rollouts_of}, in {unit}",
-            "steps",
-            "CRPS",
-            crps,
-        ),
-        Measure(
-            f"spread_skill_ratio.{key}",
-            f"Spread of {rollouts_of}",
-            f"Spread / skill of {rollouts_of}, 1 where the spread is right",
-            "steps",
-            "spread / skill",
-            ratio,
-            better=None,
-        ),
+        Measure(f"crps.{key}", f"CRPS {of}", f"CRPS {of}, in {unit}", "CRPS", crps),
+        Measure(f"spread_skill_ratio.{key}", f"Spread {of}", title, "spread / skill", ratio, None),
     ]
 
 
@@ -222,18 +202,11 @@ def _verdict(ratio: Estimate) -> str:
 
 
 def calibration_at(
-    found: Scores,
-    place: int,
-    reached: Reached,
-    samples: int,
-    each: bool,
-    bootstrap: Bootstrap,
+    found: Scores, at: Reached, samples: int, each: bool, bootstrap: Bootstrap
 ) -> CalibrationMetrics:
-    """At the horizon in place `place` of the scores, over the starts that reach it; of `each`
-    dimension too.
-    """
-    crps, log_score, energy, spread, square, rank = (x[reached.mask, place] for x in found)
-    episodes = reached.episodes
+    """Over the starts that reach a horizon; of `each` dimension too."""
+    crps, log_score, energy, spread, square, rank = (x[at.mask, at.place] for x in found)
+    episodes = at.episodes
     over = f"{samples} samples from {len(episodes)} starts in {len(np.unique(episodes))} episodes"
 
     def estimates(statistic: Statistic, what: str) -> list[Estimate]:
@@ -312,20 +285,6 @@ def _table(key: str, unit: str, found: dict[int, CalibrationMetrics]) -> ResultT
     }
     hidden = ["energy", "log score", *(name for lv, name in columns.items() if lv != main)]
     return table_by_horizon(f"Calibration of sampled {key}, CRPS in {unit}", rows, hidden)
-
-
-def _of_dimensions(key: str, found: dict[int, CalibrationMetrics]) -> list[ResultTable]:
-    """The dimensions of a short vector with the highest CRPS at the longest horizon."""
-    longest = max(found)
-    numbers = found[longest].dimensions
-    count = len(numbers.get("crps", ()))
-    if not 2 <= count <= MOST_IN_TABLE:
-        return []
-    worst = sorted(range(count), key=lambda d: -numbers["crps"][d].value)[:WORST]
-    which = f"the worst {len(worst)} of {count}" if count > WORST else f"the {count}"
-    title = f"Calibration of {which} dimensions of {key} after {in_steps([longest])}"
-    rows = [[str(d), numbers["crps"][d], numbers["spread_skill_ratio"][d]] for d in worst]
-    return [ResultTable(title, ["dimension", "CRPS", "spread / skill"], rows)]
 
 
 def _rank_panel(name: str, found: CalibrationMetrics) -> str:

@@ -171,24 +171,19 @@ def _figure(key: str, run: FreeRun) -> str:
     panels = []
     for d in range(min(size, MOST_DIMENSIONS)):
         real, simulated = run.real[:, d], run.simulated[:, d]
-        signal = Panel(
-            (rows[0], rows[-1]),
-            extent(real, simulated),
-            label=f"{key}[{d}]: simulated and real",
-            x_title="step of the record",
-            height=180,
-        )
-        signal.line(rows, real, "real")
-        signal.line(rows, simulated, "model dashed")
-        error = Panel(
-            (rows[0], rows[-1]),
-            extent(simulated - real),
-            label=f"{key}[{d}]: simulated minus real",
-            x_title="step of the record",
-            height=180,
-        )
-        error.line(rows, simulated - real, "baseline")
-        panels += [(f"{key}[{d}]", signal.svg()), (f"{key}[{d}] \u00b7 error", error.svg())]
+        lines = {"real": real, "model dashed": simulated}
+        error = {"baseline": simulated - real}
+        for kind, what, drawn in (("", "and", lines), (" \u00b7 error", "minus", error)):
+            panel = Panel(
+                (rows[0], rows[-1]),
+                extent(*drawn.values()),
+                label=f"{key}[{d}]: simulated {what} real",
+                x_title="step of the record",
+                height=180,
+            )
+            for color, values in drawn.items():
+                panel.line(rows, values, color)
+            panels.append((f"{key}[{d}]{kind}", panel.svg()))
     some = f"The first {MOST_DIMENSIONS} of {size} channels. " if size > MOST_DIMENSIONS else ""
     return figure(
         f"Free run of {key}, the first {count} evaluated steps of {run.names[0]}, in raw units. "

@@ -49,13 +49,25 @@ from worldmodel.evaluation.returns import (
     model_policy,
     run_episodes_in,
 )
-from worldmodel.evaluation.section import MORE, Context, Measure, Section
+from worldmodel.evaluation.section import LESS, MORE, Context, Measure, Section
 from worldmodel.evaluation.sections.returns import has_agent
-from worldmodel.evaluation.statistics import Annotated, Estimate
+from worldmodel.evaluation.statistics import Estimate
 
 CLONE = "behavior cloning"
 PLANNER = "planner"  # acts from few starts: each of its steps holds hundreds of imagined rollouts
 EXPLORING = noisy(NOISE[2])  # leads to the states in which action sequences are ranked
+COMPARED = {  # subject, title, and what is better
+    "spearman": (
+        "Rank correlation",
+        "Rank correlation of imagined and real returns of each run's own policies",
+        MORE,
+    ),
+    "regret": (
+        "Regret",
+        "Regret: share of the return range lost by choosing the model's best policy",
+        LESS,
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -163,13 +175,6 @@ class PolicyRanking(Section):
 
     def numbers(self) -> dict[str, Any]:
         """The agreement after the most steps comes first."""
-        of = self.sequences
-        sequences = None
-        if of is not None:
-            sequences = vars(of) | {
-                name: Annotated(x.median, {"quartiles": x.quartiles})
-                for name, x in (("spearman", of.spearman), ("regret", of.regret))
-            }
         return {
             "policy_ranking": {
                 **vars(self.agreement),
@@ -177,7 +182,7 @@ class PolicyRanking(Section):
                 "rollouts_per_policy": self.rollouts_per_policy,
                 "horizons": self.horizons,
                 "policies": self.policies,
-                "sequences": sequences,
+                "sequences": self.sequences,
             }
         }
 
@@ -216,7 +221,7 @@ class PolicyRanking(Section):
         tables, of = [ResultTable(title, header, rows, ("linear corr.",))], self.sequences
         if of is not None:
             measures = {"rank correlation": of.spearman, "regret": of.regret}
-            rows = [[name, x.median, *x.quartiles] for name, x in measures.items()]
+            rows = [[n, x.estimate, *x.details["quartiles"]] for n, x in measures.items()]
             header = ["measure", "median", "lower quartile", "upper quartile"]
             what = f"{of.num_action_sequences} sequences of {of.sequence_length} actions"
             tables.append(ResultTable(f"Ranking of {what} from each start", header, rows))
@@ -251,23 +256,12 @@ class PolicyRanking(Section):
 
     def measures(self) -> list[Measure]:
         """Without pairs: each run's model ranks policies made from the run's own policy."""
-        kinds = {"spearman": "Rank correlation", "regret": "Regret"}
-        titles = {
-            "spearman": "Rank correlation of imagined and real returns of each run's own policies",
-            "regret": "Regret: share of the return range lost by choosing the model's best policy",
-        }
-        return [
-            Measure(
-                f"policy_ranking.{name}",
-                kind,
-                titles[name],
-                "steps",
-                kind.lower(),
-                {str(h): getattr(a, name) for h, a in self.horizons.items()},
-                MORE if name == "spearman" else "less",
-            )
-            for name, kind in kinds.items()
-        ]
+        measures = []
+        for name, (kind, title, better) in COMPARED.items():
+            rows = {str(h): getattr(a, name) for h, a in self.horizons.items()}
+            key = f"policy_ranking.{name}"
+            measures.append(Measure(key, kind, title, kind.lower(), rows, better))
+        return measures
 
     def figures(self) -> list[str]:
         """A cross for each policy: its imagined return over its real one, with both intervals."""

@@ -7,6 +7,7 @@ persistence at long horizons without any knowledge of the dynamics.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -14,20 +15,21 @@ import numpy as np
 
 from worldmodel.config.registry import register
 from worldmodel.data.spec import ObservationSpec
-from worldmodel.evaluation.figures import (
-    MOST_DIMENSIONS,
-    Panel,
-    extent,
-    figure,
-    image_strip,
+from worldmodel.evaluation.figures import MOST_DIMENSIONS, Panel, extent, figure, image_strip
+from worldmodel.evaluation.result_table import (
+    ResultTable,
+    by_horizon,
+    in_steps,
+    table_by_horizon,
+    worst_dimensions,
 )
-from worldmodel.evaluation.result_table import ResultTable, by_horizon, in_steps, table_by_horizon
-from worldmodel.evaluation.sampled_rollouts import OpenLoopEvaluator
+from worldmodel.evaluation.sampled_rollouts import OpenLoopEvaluator, Reached
 from worldmodel.evaluation.section import MORE, Context, Measure, Section
 from worldmodel.evaluation.statistics import (
     Bootstrap,
     Estimate,
     Measured,
+    estimates,
     finite_or_none,
     median,
     quantiles,
@@ -36,42 +38,46 @@ from worldmodel.evaluation.statistics import (
 
 FEW_EPISODES = 5  # resampling fewer gives intervals that are too narrow
 EXAMPLES = {"easier": 0.25, "typical": 0.5, "harder": 0.75}  # quantiles of the error
-MOST_IN_TABLE, WORST = 32, 5  # dimensions of a vector that has a table of its worst ones
+COLUMNS = {
+    "skill": "skill",
+    "error": "error",
+    "error_lower_quartile": "lower quartile",
+    "error_upper_quartile": "upper quartile",
+    "persistence": "persistence",
+    "climatology": "climatology",
+    "skill_climatology": "skill over climatology",
+    "psnr": "PSNR",
+    "psnr_persistence": "PSNR of persistence",
+    "ssim": "SSIM",
+    "ssim_persistence": "SSIM of persistence",
+}
+IN_TERMINAL = ("skill", "error", "persistence")
 
 
 @dataclass(frozen=True)
 class HorizonMetrics:
     """Medians over starts at one horizon, in the unit of the observation, and the skills.
 
-    quartiles: lower and upper quartile of the error
+    climatology and its skill are of vectors alone, psnr and ssim of images alone
     dimensions: the error of each dimension of a vector
-    images: PSNR and SSIM of an image, of the model and of persistence
     """
 
     error: Estimate
     persistence: Estimate
     skill: Estimate
-    climatology: Estimate | None
+    error_lower_quartile: Estimate | None = None
+    error_upper_quartile: Estimate | None = None
+    climatology: Estimate | None = None
     skill_climatology: Estimate | None = None
-    quartiles: tuple[Estimate, Estimate] | None = None
-    dimensions: list[Estimate] = field(default_factory=list)
-    images: dict[str, Estimate] = field(default_factory=dict)
+    psnr: Estimate | None = None
+    psnr_persistence: Estimate | None = None
+    ssim: Estimate | None = None
+    ssim_persistence: Estimate | None = None
+    dimensions: Sequence[Estimate] = ()
 
     def numbers(self) -> dict[str, Any]:
         """By name, without those that do not exist."""
-        lower, upper = self.quartiles or (None, None)
-        found = {
-            "error": self.error,
-            "error_lower_quartile": lower,
-            "error_upper_quartile": upper,
-            "persistence": self.persistence,
-            "skill": self.skill,
-            "climatology": self.climatology,
-            "skill_climatology": self.skill_climatology,
-            **self.images,
-            "dimensions": self.dimensions or None,
-        }
-        return {name: number for name, number in found.items() if number is not None}
+        return {name: number for name, number in vars(self).items() if number}
 
 
 @dataclass(frozen=True)
@@ -128,8 +134,6 @@ class Prediction(Section):
     comparable = True
 
     observations: dict[str, ObservationPrediction]
-    caveats: list[str] = field(default_factory=list)
-    compared: list[Measure] = field(default_factory=list)
 
     @classmethod
     def applies(cls, context: Context) -> bool | str:
@@ -145,11 +149,18 @@ class Prediction(Section):
         observations = {}
         for name, errors in metrics.errors.items():
             unit = unit_of(context.spec.observations[name])
-            horizons, measures = _horizons(rollouts, name, unit, bootstrap)
+            measured = {at.horizon: _measured(rollouts, name, at) for at in rollouts.all_reached}
+            horizons = {
+                at.horizon: HorizonMetrics(
+                    **estimates(measured[at.horizon], bootstrap),
+                    dimensions=_dimensions(rollouts, name, at, bootstrap),
+                )
+                for at in rollouts.all_reached
+            }
             curve = _curve(errors, rollouts)
             observations[name] = ObservationPrediction(unit, horizons, curve, examples[name])
-            compared += measures
-        return cls(observations, _caveats(rollouts), compared)
+            compared += _measures(name, unit, measured, horizons)
+        return cls(observations, caveats=_caveats(rollouts), compared=compared)
 
     def numbers(self) -> dict[str, Any]:
         keys = self.observations.items()
@@ -161,16 +172,12 @@ class Prediction(Section):
             "curves": {key: found.curve.medians() for key, found in keys if found.curve},
         }
 
-    def notes(self) -> list[str]:
-        return self.caveats
-
-    def measures(self) -> list[Measure]:
-        return self.compared
-
     def tables(self) -> list[ResultTable]:
         tables = []
         for key, found in self.observations.items():
-            tables += [_table(key, found), *_worst_dimensions(key, found)]
+            longest = max(found.horizons)
+            errors = {"error": found.horizons[longest].dimensions}
+            tables += [_table(key, found), *worst_dimensions("Error", key, longest, errors)]
         return tables
 
     @property
@@ -238,78 +245,59 @@ def _caveats(rollouts: OpenLoopEvaluator) -> list[str]:
     return notes
 
 
-def _horizons(
-    rollouts: OpenLoopEvaluator, name: str, unit: str, bootstrap: Bootstrap
-) -> tuple[dict[int, HorizonMetrics], list[Measure]]:
-    measured = {h: _measured(rollouts, name, place, h) for place, h in enumerate(rollouts.horizons)}
-    horizons = {
-        h: HorizonMetrics(
-            error=at["error"].estimate(bootstrap),
-            persistence=at["persistence"].estimate(bootstrap),
-            skill=at["skill"].estimate(bootstrap),
-            climatology=at["climatology"].estimate(bootstrap) if "climatology" in at else None,
-            skill_climatology=at["skill_climatology"].estimate(bootstrap)
-            if "climatology" in at
-            else None,
-            quartiles=_quartiles(rollouts, name, h, bootstrap),
-            dimensions=[x.estimate(bootstrap) for n, x in at.items() if n.startswith("dimension")],
-            images={n: x.estimate(bootstrap) for n, x in at.items() if n[:4] in ("psnr", "ssim")},
-        )
-        for h, at in measured.items()
-    }
-    compared = [
-        Measure(
-            f"prediction.{name}",
-            f"Prediction of {name}",
-            f"Open-loop error of {name}, in {unit}",
-            "steps",
-            f"error, {unit}",
-            {str(h): at["error"] for h, at in measured.items()},
-            baseline={str(h): n.persistence for h, n in horizons.items()},
-        )
-    ]
-    for measure in rollouts.metrics.images.get(name, {}):
-        subject = f"{measure.upper()} of {name}"
-        rows = {str(h): at[measure] for h, at in measured.items()}
-        compared.append(
-            Measure(f"{measure}.{name}", subject, subject, "steps", measure.upper(), rows, MORE)
-        )
-    return horizons, compared
-
-
-def _measured(
-    rollouts: OpenLoopEvaluator, name: str, place: int, horizon: int
-) -> dict[str, Measured]:
-    """At the horizon in place `place` of those of the options."""
-    metrics, at = rollouts.metrics, rollouts.reached(horizon)
-    error, *baselines = metrics.errors[name][:, at.mask, horizon - 1]
+def _measured(rollouts: OpenLoopEvaluator, name: str, at: Reached) -> dict[str, Measured]:
+    """All of `HorizonMetrics` but the dimensions."""
+    metrics = rollouts.metrics
+    error, *baselines = metrics.errors[name][:, at.mask, at.horizon - 1]
 
     def middle(values: np.ndarray, of: str = "") -> Measured:
         return Measured(median(values), at.episodes, f"median{of} over {at.text}")
 
     found = {"error": middle(error)}
+    for side, level in (("lower", 0.25), ("upper", 0.75)):
+        quartile = Measured(quantiles(error, [level]), at.episodes, f"quartile over {at.text}")
+        found[f"error_{side}_quartile"] = quartile
     for baseline, values in zip(("persistence", "climatology"), baselines, strict=False):
         found[baseline] = middle(values)
         what = f"1 - median error / median error of {baseline}, over {at.text}"
         key = "skill" if baseline == "persistence" else "skill_climatology"
         found[key] = Measured(skill(error, values), at.episodes, what)
-    if name in metrics.dimensions:
-        for d, values in enumerate(metrics.dimensions[name][at.mask, place].T):
-            found[f"dimension {d}"] = middle(values, f" of dimension {d}")
     for measure, values in metrics.images.get(name, {}).items():
         for agent, of in enumerate(("", "_persistence")):
-            of_agent = values[agent, at.mask, place]
+            of_agent = values[agent, at.mask, at.place]
             found[f"{measure}{of}"] = middle(of_agent, f" {measure.upper()}")
     return found
 
 
-def _quartiles(
-    rollouts: OpenLoopEvaluator, name: str, horizon: int, bootstrap: Bootstrap
-) -> tuple[Estimate, Estimate]:
-    at = rollouts.reached(horizon)
-    statistic = quantiles(rollouts.metrics.errors[name][0, at.mask, horizon - 1], [0.25, 0.75])
-    lower, upper = bootstrap.clustered_many(statistic, at.episodes, f"quartile over {at.text}")
-    return lower, upper
+def _dimensions(
+    rollouts: OpenLoopEvaluator, name: str, at: Reached, bootstrap: Bootstrap
+) -> list[Estimate]:
+    if name not in rollouts.metrics.dimensions:
+        return []
+    errors = rollouts.metrics.dimensions[name][at.mask, at.place]
+    return [
+        bootstrap.clustered(median(x), at.episodes, f"median of dimension {d} over {at.text}")
+        for d, x in enumerate(errors.T)
+    ]
+
+
+def _measures(
+    name: str,
+    unit: str,
+    measured: dict[int, dict[str, Measured]],
+    horizons: dict[int, HorizonMetrics],
+) -> list[Measure]:
+    title, axis = f"Open-loop error of {name}, in {unit}", f"error, {unit}"
+    rows = {str(h): at["error"] for h, at in measured.items()}
+    baseline = {str(h): numbers.persistence for h, numbers in horizons.items()}
+    subject = f"Prediction of {name}"
+    found = [Measure(f"prediction.{name}", subject, title, axis, rows, baseline=baseline)]
+    for kind in ("psnr", "ssim"):
+        subject = f"{kind.upper()} of {name}"
+        rows = {str(h): at[kind] for h, at in measured.items() if kind in at}
+        if rows:
+            found.append(Measure(f"{kind}.{name}", subject, subject, kind.upper(), rows, MORE))
+    return found
 
 
 def _curve(errors: np.ndarray, rollouts: OpenLoopEvaluator) -> Curve:
@@ -354,39 +342,10 @@ def _verdict(numbers: HorizonMetrics) -> str:
 
 def _table(key: str, found: ObservationPrediction) -> ResultTable:
     """A row for every horizon; narrower in a terminal."""
-    titles = {
-        "skill": "skill",
-        "error": "error",
-        "error_lower_quartile": "lower quartile",
-        "error_upper_quartile": "upper quartile",
-        "persistence": "persistence",
-        "climatology": "climatology",
-        "skill_climatology": "skill over climatology",
-        "psnr": "PSNR",
-        "psnr_persistence": "PSNR of persistence",
-        "ssim": "SSIM",
-        "ssim_persistence": "SSIM of persistence",
-    }
-    rows = {
-        h: {titles[name]: row[name] for name in titles if name in row}
-        for h, row in ((h, n.numbers()) for h, n in found.horizons.items())
-    }
-    hidden = [title for title in titles.values() if title not in ("skill", "error", "persistence")]
-    title = f"Open-loop error of {key}, in {found.unit}"
-    return table_by_horizon(title, rows, hidden)
-
-
-def _worst_dimensions(key: str, found: ObservationPrediction) -> list[ResultTable]:
-    """The worst dimensions of a short vector at the longest horizon; results.json has all."""
-    longest = max(found.horizons)
-    errors = found.horizons[longest].dimensions
-    if not 2 <= len(errors) <= MOST_IN_TABLE:
-        return []
-    worst = sorted(range(len(errors)), key=lambda d: -errors[d].value)[:WORST]
-    count = len(errors)
-    which = f"The worst {len(worst)} of {count}" if count > WORST else f"The {count}"
-    title = f"{which} dimensions of {key} after {in_steps([longest])}"
-    return [ResultTable(title, ["dimension", "error"], [[str(d), errors[d]] for d in worst])]
+    numbers = {h: metrics.numbers() for h, metrics in found.horizons.items()}
+    rows = {h: {COLUMNS[n]: row[n] for n in COLUMNS if n in row} for h, row in numbers.items()}
+    hidden = [title for title in COLUMNS.values() if title not in IN_TERMINAL]
+    return table_by_horizon(f"Open-loop error of {key}, in {found.unit}", rows, hidden)
 
 
 def _curve_panel(key: str, unit: str, curve: Curve) -> str:

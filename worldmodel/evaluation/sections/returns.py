@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
@@ -167,11 +167,12 @@ class Returns(Section):
 
     def sentences(self) -> list[str]:
         where = f"In the real {self.environment} the" if self.environment else "The"
-        return [
-            f"{where} {name} returns {r.mean.brief} over {r.mean.counted}"
-            f"{', ' if self._others() else ''}{self._comparison(r.mean)}."
-            for name, r in self.acting.items()
-        ]
+        found = []
+        for name, r in self.acting.items():
+            others = self._compared(r.mean, lambda other: other.brief)
+            than = f", {others}" if others else ""
+            found.append(f"{where} {name} returns {r.mean.brief} over {r.mean.counted}{than}.")
+        return found
 
     def highlights(self) -> list[str]:
         return [f"return {r.mean} of the {name}" for name, r in self.acting.items()]
@@ -179,23 +180,16 @@ class Returns(Section):
     def cards(self) -> list[Card]:
         """Of the first agent that acts with the model."""
         for name, r in self.acting.items():
-            where = f"In the real {self.environment}, " if self.environment else ""
-            others = [
-                f"{_compared(r.mean, other.mean)} {OTHERS[of]} ({format_number(other.mean.value)})"
-                for of, other in self._others().items()
-            ]
-            text = f"{where}over {r.mean.counted}{': ' if others else ''}{' and '.join(others)}."
-            return [Card(f"What the {name} returns", r.mean, "", text[0].upper() + text[1:])]
+            where = f"In the real {self.environment}, over" if self.environment else "Over"
+            others = self._compared(r.mean, lambda other: format_number(other.value))
+            text = f"{where} {r.mean.counted}{': ' if others else ''}{others}."
+            return [Card(f"What the {name} returns", r.mean, "", text)]
         return []
 
-    def _others(self) -> dict[str, AgentReturns]:
-        return {name: self.returns[name] for name in OTHERS if name in self.returns}
-
-    def _comparison(self, mean: Estimate) -> str:
-        parts = [
-            f"{_compared(mean, r.mean)} {OTHERS[name]} ({r.mean.brief})"
-            for name, r in self._others().items()
-        ]
+    def _compared(self, mean: Estimate, shown: Callable[[Estimate], str]) -> str:
+        """With the dataset and a random policy, in words."""
+        others = {name: self.returns[name].mean for name in OTHERS if name in self.returns}
+        parts = [f"{_verdict(mean, x)} {OTHERS[n]} ({shown(x)})" for n, x in others.items()]
         return listed(parts) if parts else ""
 
     def figures(self) -> list[str]:
@@ -237,7 +231,7 @@ class Returns(Section):
             for name, r in self.acting.items()
         }
         title = f"Mean return in the real {self.environment}"
-        return [Measure("returns", "Returns", title, "agent", "return", rows, MORE)]
+        return [Measure("returns", "Returns", title, "return", rows, MORE, "agent")]
 
 
 def has_agent(context: Context) -> bool:
@@ -301,7 +295,7 @@ def _normalized(mean: Estimate, reference: Reference | None) -> Estimate | None:
     return Estimate(value, low, high, mean.n, f"{method} ({reference.source})", mean.sample_unit)
 
 
-def _compared(mean: Estimate, other: Estimate) -> str:
+def _verdict(mean: Estimate, other: Estimate) -> str:
     """By whether the intervals overlap, which is stricter than a test of the difference."""
     if mean.low > other.high:
         return "above"

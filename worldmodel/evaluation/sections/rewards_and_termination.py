@@ -12,14 +12,14 @@ from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.evaluation.correlation import ranks
 from worldmodel.evaluation.result_table import ResultTable, table_by_horizon
-from worldmodel.evaluation.sampled_rollouts import OpenLoopEvaluator
+from worldmodel.evaluation.sampled_rollouts import OpenLoopEvaluator, Reached
 from worldmodel.evaluation.section import MORE, Context, Measure, Section
 from worldmodel.evaluation.starts import PredictionStarts, starts_before_termination
 from worldmodel.evaluation.statistics import (
-    Bootstrap,
     Estimate,
     Measured,
     Statistic,
+    estimates,
     means,
     median,
     skill,
@@ -61,16 +61,10 @@ class RewardsAndTermination(Section):
 
     title = "Rewards and termination"
     absent = {"reward": {}, "terminal": {}}
-    comparable = True
+    comparable = needs_dynamics = True
 
     rewards: dict[int, RewardMetrics] = field(default_factory=dict)
     terminations: dict[int, TerminationMetrics] = field(default_factory=dict)
-    caveats: list[str] = field(default_factory=list)
-    compared: list[Measure] = field(default_factory=list)
-
-    @classmethod
-    def applies(cls, context: Context) -> bool | str:
-        return context.model.has_dynamics
 
     @classmethod
     def run(cls, context: Context) -> Self:
@@ -81,33 +75,24 @@ class RewardsAndTermination(Section):
             caveats.append("The dataset has no rewards: reward prediction is not evaluated.")
         else:
             errors = reward_errors(expected, held_out, context.spec, rollouts.starts)
-            rewards = {
-                h: _reward_metrics(rollouts, errors, h, bootstrap) for h in rollouts.horizons
-            }
-            compared += _reward_measures(rollouts, errors)
+            measured = {at.horizon: _rewards(errors, at) for at in rollouts.all_reached}
+            rewards = {h: RewardMetrics(**estimates(m, bootstrap)) for h, m in measured.items()}
+            compared += _reward_measures(measured)
         if not held_out.terminated.any():
             caveats.append(
                 "No held-out episode was terminated: termination prediction is not evaluated."
             )
         else:
             predicted = predict_terminations(rollouts, held_out)
+            measured = {h: _terminations(p, h) for h, p in predicted.items()}
             terminations = {
-                h: TerminationMetrics(
-                    **{name: x.estimate(bootstrap) for name, x in _terminations(p, h).items()}
-                )
-                for h, p in predicted.items()
+                h: TerminationMetrics(**estimates(m, bootstrap)) for h, m in measured.items()
             }
-            compared += _termination_measures(predicted)
-        return cls(rewards, terminations, caveats, compared)
+            compared += _termination_measures(measured)
+        return cls(rewards, terminations, caveats=caveats, compared=compared)
 
     def numbers(self) -> dict[str, Any]:
         return {"reward": self.rewards, "terminal": self.terminations}
-
-    def notes(self) -> list[str]:
-        return self.caveats
-
-    def measures(self) -> list[Measure]:
-        return self.compared
 
     def tables(self) -> list[ResultTable]:
         tables = []
@@ -154,40 +139,28 @@ def reward_errors(
     return np.abs(off), np.abs(np.cumsum(off, -1))
 
 
-def _reward_metrics(
-    rollouts: OpenLoopEvaluator,
-    errors: tuple[np.ndarray, np.ndarray],
-    horizon: int,
-    bootstrap: Bootstrap,
-) -> RewardMetrics:
-    at = rollouts.reached(horizon)
-
-    def of(errors: np.ndarray) -> list[Estimate]:
-        model, mean = errors[:, at.mask, horizon - 1]
-        better = "1 - median error / median error of the training mean,"
-        return [
-            bootstrap.clustered(median(model), at.episodes, f"median over {at.text}"),
-            bootstrap.clustered(median(mean), at.episodes, f"median over {at.text}"),
-            bootstrap.clustered(skill(model, mean), at.episodes, f"{better} over {at.text}"),
-        ]
-
-    return RewardMetrics(*of(errors[0]), *of(errors[1]))
+def _rewards(errors: tuple[np.ndarray, np.ndarray], at: Reached) -> dict[str, Measured]:
+    """All of `RewardMetrics`."""
+    found = {}
+    for prefix, of in zip(("", "return_"), errors, strict=True):
+        model, mean = of[:, at.mask, at.horizon - 1]
+        better = f"1 - median error / median error of the training mean, over {at.text}"
+        middle = f"median over {at.text}"
+        found[f"{prefix}error"] = Measured(median(model), at.episodes, middle)
+        found[f"{prefix}climatology"] = Measured(median(mean), at.episodes, middle)
+        found[f"{prefix}skill"] = Measured(skill(model, mean), at.episodes, better)
+    return found
 
 
-def _reward_measures(
-    rollouts: OpenLoopEvaluator, errors: tuple[np.ndarray, np.ndarray]
-) -> list[Measure]:
+def _reward_measures(measured: dict[int, dict[str, Measured]]) -> list[Measure]:
     measures = []
-    for (key, what), (model, _) in zip(
-        {"reward": "reward", "return": "return so far"}.items(), errors, strict=True
+    for key, name, what in (
+        ("reward", "error", "reward"),
+        ("return", "return_error", "return so far"),
     ):
-        rows = {}
-        for horizon in rollouts.horizons:
-            at = rollouts.reached(horizon)
-            method = f"median error of the {what} over {at.text}"
-            rows[str(horizon)] = Measured(median(model[at.mask, horizon - 1]), at.episodes, method)
+        rows = {str(h): at[name] for h, at in measured.items()}
         title = f"Open-loop error of the {what}, in standard deviations of the reward"
-        measures.append(Measure(key, f"Prediction of the {what}", title, "steps", "error", rows))
+        measures.append(Measure(key, f"Prediction of the {what}", title, "error", rows))
     return measures
 
 
@@ -237,22 +210,14 @@ def _terminations(predicted: TerminationPredictions, horizon: int) -> dict[str, 
     }
 
 
-def _termination_measures(predicted: dict[int, TerminationPredictions]) -> list[Measure]:
-    measured = {str(h): _terminations(p, h) for h, p in predicted.items()}
-    kinds = {"auc": "Area under the ROC curve", "f1": "F1"}
-    return [
-        Measure(
-            f"terminal.{name}",
-            f"{kind} of predicted terminations",
-            f"{kind} of terminations predicted within so many steps",
-            "steps",
-            kind,
-            {h: numbers[name] for h, numbers in measured.items()},
-            MORE,
-        )
-        for name, kind in kinds.items()
-        if measured
-    ]
+def _termination_measures(measured: dict[int, dict[str, Measured]]) -> list[Measure]:
+    measures = []
+    for name, kind in {"auc": "Area under the ROC curve", "f1": "F1"}.items() if measured else ():
+        rows = {str(h): of[name] for h, of in measured.items()}
+        subject = f"{kind} of predicted terminations"
+        title = f"{kind} of terminations predicted within so many steps"
+        measures.append(Measure(f"terminal.{name}", subject, title, kind, rows, MORE))
+    return measures
 
 
 def f1(predicted: np.ndarray, happened: np.ndarray) -> Statistic:

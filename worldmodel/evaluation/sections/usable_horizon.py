@@ -40,13 +40,9 @@ class UsableHorizons(Section):
 
     title = "Usable horizon"
     absent = {"usable_horizon": {}}
-    comparable = True
+    comparable = needs_dynamics = True
 
     observations: dict[str, UsableHorizon] = field(default_factory=dict)
-
-    @classmethod
-    def applies(cls, context: Context) -> bool | str:
-        return context.model.has_dynamics
 
     @classmethod
     def run(cls, context: Context) -> Self:
@@ -100,10 +96,10 @@ class UsableHorizons(Section):
                 f"usable_horizon.{key}",
                 f"Usable horizon of {key}",
                 f"Usable horizon of {key} in steps, median over starts",
-                "observation",
                 "steps",
                 {key: found.percentiles[50]},
                 MORE,
+                "observation",
             )
             for key, found in self.observations.items()
         ]
