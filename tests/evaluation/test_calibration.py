@@ -4,6 +4,7 @@ The linear world with normal noise in every step and in what is seen: the Kalman
 distribution of every observation to come.
 """
 
+import functools
 import math
 
 import jax
@@ -55,13 +56,13 @@ def logs(worlds):
 @pytest.fixture(scope="module")
 def kalman(worlds):
     class Kalman(worlds.Linear):
-        """Draws x from what the filter knows of it; `told`: how wide it believes the noise of what
-        is seen to be, as a share of what it is.
+        """Draws x from what the filter knows of it; `noise_scale`: the noise of the observation
+        that it assumes, as a share of the true one.
         """
 
-        def __init__(self, told=1.0):
+        def __init__(self, noise_scale=1.0):
             super().__init__(NOISE)
-            self.told = told
+            self.noise_scale = noise_scale
 
         def observe(self, window, key, state=None, action=None):
             pushes = PUSH * 2 * window.action[:, : CONTEXT - 1]
@@ -70,13 +71,19 @@ def kalman(worlds):
             return jnp.broadcast_to(drawn[:, None], window.observation["position"].shape)
 
         def observation(self, state):
-            return {"position": Normal(state, jnp.full(state.shape, self.told * SEEN_NOISE))}
+            return {"position": Normal(state, jnp.full(state.shape, self.noise_scale * SEEN_NOISE))}
 
     return Kalman
 
 
 def evaluated(model, logs, options=OPTIONS):
     return Calibration.run(context_of(model, logs, options)).observations["position"]
+
+
+@pytest.fixture(scope="module")
+def calibration_of(kalman, logs):
+    """By horizon, of the filter that assumes so much noise."""
+    return functools.cache(lambda noise_scale: evaluated(kalman(noise_scale), logs))
 
 
 def surprise_of_the_filter(logs, horizon):
@@ -96,15 +103,15 @@ def surprise_of_the_filter(logs, horizon):
     return np.mean(found)
 
 
-def test_the_likelihood_is_that_of_the_kalman_filter(kalman, logs):
+def test_the_likelihood_is_that_of_the_kalman_filter(calibration_of, logs):
     """Within 2 %: so is then its logarithm, to 0.02."""
-    for horizon, numbers in evaluated(kalman(), logs).items():
+    for horizon, numbers in calibration_of(1.0).items():
         expected = surprise_of_the_filter(logs, horizon)
         assert math.exp(expected - numbers.log_score.value) == pytest.approx(1, abs=0.02)
 
 
-def test_the_kalman_filter_is_calibrated_at_every_horizon(kalman, logs):
-    for numbers in evaluated(kalman(), logs).values():
+def test_the_kalman_filter_is_calibrated_at_every_horizon(calibration_of):
+    for numbers in calibration_of(1.0).values():
         assert numbers.spread_skill_ratio.value == pytest.approx(1, abs=0.05)
         assert numbers.spread_skill_ratio.low < 1 < numbers.spread_skill_ratio.high
         for level, nominal in ((50, 0.5), (80, 0.8), (90, 0.9), (95, 0.95)):
@@ -115,8 +122,8 @@ def test_the_kalman_filter_is_calibrated_at_every_horizon(kalman, logs):
         assert max(shares) < 3 / 40
 
 
-def test_each_number_of_a_vector_has_its_own_and_they_agree_with_the_whole(kalman, logs):
-    numbers = evaluated(kalman(), logs)[3]
+def test_each_dimension_of_a_vector_has_its_own_and_they_agree_with_the_whole(calibration_of):
+    numbers = calibration_of(1.0)[3]
     for name in ("crps", "log_score"):
         whole, each = getattr(numbers, name), numbers.dimensions[name]
         assert len(each) == 2
@@ -126,9 +133,9 @@ def test_each_number_of_a_vector_has_its_own_and_they_agree_with_the_whole(kalma
     assert all(n.low < n.value < n.high for n in numbers.dimensions["spread_skill_ratio"])
 
 
-@pytest.mark.parametrize(("told", "sure"), [(0.0, True), (2.0, False)])
-def test_who_mistakes_the_noise_is_too_sure_or_too_wide(kalman, logs, told, sure):
-    right, wrong = (evaluated(kalman(x), logs)[1] for x in (1.0, told))
+@pytest.mark.parametrize(("noise_scale", "sure"), [(0.0, True), (2.0, False)])
+def test_a_wrong_noise_is_overconfident_or_too_wide(calibration_of, noise_scale, sure):
+    right, wrong = (calibration_of(x)[1] for x in (1.0, noise_scale))
     assert (
         wrong.crps.value > right.crps.value and wrong.energy_score.value > right.energy_score.value
     )

@@ -145,8 +145,8 @@ def test_returns_are_compared_episode_by_episode() -> None:
 
 
 @pytest.fixture
-def two_runs(smoke_run: Path, tmp_path: Path) -> list[Path]:
-    runs = [shutil.copytree(smoke_run, tmp_path / name) for name in ("one", "other")]
+def two_runs(small_run: Path, tmp_path: Path) -> list[Path]:
+    runs = [shutil.copytree(small_run, tmp_path / name) for name in ("one", "other")]
     for run in runs:
         change(run / "config.yaml", name=run.name)
     return runs
@@ -157,12 +157,17 @@ def change(config: Path, **values: object) -> None:
     config.write_text(yaml.safe_dump(saved))
 
 
+def compared(runs: list[Path], given: dict, checkpoint: str = "best") -> dict:
+    """comparison.json."""
+    assert compare_runs(list(map(str, runs)), checkpoint, given, None) == 0
+    folder = runs[0].parent / ".compared" / "-".join(run.name for run in runs)
+    return json.loads((folder / "comparison.json").read_text())
+
+
 def test_a_comparison_of_runs_is_written_whole(two_runs: list[Path], capsys) -> None:
     given = {"horizons": [1, 2, 900], "num_samples": 4, "episodes": 3, "resamples": 100}
     given["policy_ranking"] = {"rollouts_per_policy": 2, "horizons": [3, 5], "num_start_states": 0}
-    assert compare_runs(list(map(str, two_runs)), "last", given, None) == 0
-    folder = two_runs[0].parent / ".compared" / "one-other"
-    found = json.loads((folder / "comparison.json").read_text())
+    found, folder = compared(two_runs, given, "last"), two_runs[0].parent / ".compared/one-other"
     assert found["runs"] == ["one", "other"]
     for at in found["prediction"]["observation"].values():
         assert at["runs"]["one"] == at["runs"]["other"] and at["lead"]["margin"]["value"] == 0
@@ -173,15 +178,7 @@ def test_a_comparison_of_runs_is_written_whole(two_runs: list[Path], capsys) -> 
     for told in (text, page):
         assert "Brackets hold the 95 % interval" in told
         assert "no held-out episode is long enough: 900" in told
-    kinds = [
-        "prediction",
-        "usable_horizon",
-        "crps",
-        "spread_skill_ratio",
-        "reward",
-        "return",
-        "returns",
-    ]
+    kinds = ["prediction", "usable_horizon", "reward", "return", "returns"]
     assert {*kinds, "policy_ranking"} <= found.keys()
     assert found["policy_ranking"]["spearman"]["5"]["runs"].keys() == {"one", "other"}
     assert page.count("<svg") == len(kinds) + 2 and "http" not in page
@@ -191,11 +188,11 @@ def test_a_comparison_of_runs_is_written_whole(two_runs: list[Path], capsys) -> 
 def test_the_best_checkpoints_never_stand_without_the_last(two_runs: list[Path]) -> None:
     """By a metric whose better value is that of the earlier of the two checkpoints."""
     for run in two_runs:
-        values = BestMetric("policy/return", "max").values(run / "checkpoints" / "policy")
+        values = BestMetric("loss/actor", "max").values(run / "checkpoints" / "policy")
         assert sorted(values) == [30, 60]
         training = yaml.safe_load((run / "config.yaml").read_text())["training"]
         mode = "max" if values[30] > values[60] else "min"
-        training["policy"] |= {"best_metric": "policy/return", "best_mode": mode}
+        training["policy"] |= {"best_metric": "loss/actor", "best_mode": mode}
         change(run / "config.yaml", training=training)
     few = {"horizons": [1], "num_samples": 4, "episodes": 2, "resamples": 100}
     few["policy_ranking"] = {"rollouts_per_policy": 0}
@@ -203,10 +200,7 @@ def test_the_best_checkpoints_never_stand_without_the_last(two_runs: list[Path])
     assert (results.provenance.step, results.last.provenance.step) == (30, 60)
     saved = json.loads((two_runs[0] / "evaluation" / "results.json").read_text())
     assert saved["last"]["returns"].keys() == saved["returns"].keys()
-    compare_runs(list(map(str, two_runs)), "best", few, None)
-    found = json.loads(
-        (two_runs[0].parent / ".compared" / "one-other" / "comparison.json").read_text()
-    )
+    found = compared(two_runs, few)
     best, last = (x["returns"]["policy"]["runs"]["one"]["value"] for x in (found, found["last"]))
     assert best == saved["returns"]["policy"]["value"]
     assert last == saved["last"]["returns"]["policy"]["value"]
@@ -214,10 +208,7 @@ def test_the_best_checkpoints_never_stand_without_the_last(two_runs: list[Path])
         training = yaml.safe_load((run / "config.yaml").read_text())["training"]
         training["policy"]["best_mode"] = {"max": "min", "min": "max"}[mode]
         change(run / "config.yaml", training=training)
-    compare_runs(list(map(str, two_runs)), "best", few, None)
-    again = json.loads(
-        (two_runs[0].parent / ".compared" / "one-other" / "comparison.json").read_text()
-    )
+    again = compared(two_runs, few)
     assert again["last"] is None and any("also its last" in note for note in again["notes"])
     assert again["returns"] == found["last"]["returns"]
 

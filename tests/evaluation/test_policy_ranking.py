@@ -1,10 +1,11 @@
-"""The true dynamics rank policies and plans as the world does; a liar ranks them the other way."""
+"""The true dynamics rank policies and plans as the world does; the opposite reward, the other way."""
 
 import dataclasses
 from types import SimpleNamespace
 
 import gymnasium
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -26,7 +27,7 @@ from worldmodel.evaluation.candidate_policies import (
 from worldmodel.evaluation.evaluator import evaluate
 from worldmodel.evaluation.rank_metrics import ImaginedReturn, RealReturn
 from worldmodel.evaluation.report_files import json_document
-from worldmodel.evaluation.returns import environments_of, model_policy, random_policy
+from worldmodel.evaluation.returns import environments_of, model_policies, random_policy
 from worldmodel.evaluation.section import Context
 from worldmodel.evaluation.sections.policy_ranking import (
     PolicyRanking,
@@ -38,7 +39,6 @@ from worldmodel.evaluation.sections.returns import Returns
 from worldmodel.evaluation.statistics import Bootstrap
 from worldmodel.models.mlp import MLPOptions
 from worldmodel.models.oracle import Oracle, OracleOptions
-from worldmodel.models.rssm import RSSMOptions
 from worldmodel.nn.distributions import ScalarMSE
 from worldmodel.nn.heads import ActionHead
 
@@ -55,11 +55,15 @@ OPTIONS = EvaluationOptions(
 )
 
 
-class Liar(Oracle):
-    """Knows what happens, and tells the opposite of what it is worth."""
+class SignedOracle(Oracle):
+    """Knows what happens, and predicts the reward times a sign: both signs are one program."""
+
+    def __init__(self, sign, spec):
+        super().__init__(OracleOptions(environment="Pendulum-v1"), spec, rngs=nnx.Rngs(0))
+        self.sign = nnx.Param(jnp.array(sign))
 
     def reward(self, state):
-        return ScalarMSE(-super().reward(state).mean(), 1.0)
+        return ScalarMSE(self.sign[...] * super().reward(state).mean(), 1.0)
 
 
 class Noisy(gymnasium.Wrapper):
@@ -71,13 +75,12 @@ class Noisy(gymnasium.Wrapper):
 
 @pytest.fixture(scope="module")
 def world(pendulum):
-    """Models that know the dynamics, and a policy with a will of its own."""
+    """Models that know the dynamics, one with the opposite reward, and a policy."""
     spec = pendulum.spec()
-    options = OracleOptions(environment="Pendulum-v1")
-    made = {kind: kind(options, spec, rngs=nnx.Rngs(0)) for kind in (Oracle, Liar)}
-    actor = ActionHead(made[Oracle].feature_size, spec.action, 16, 1, rngs=nnx.Rngs(2))
+    oracle, opposite = (SignedOracle(sign, spec) for sign in (1.0, -1.0))
+    actor = ActionHead(oracle.feature_size, spec.action, 16, 1, rngs=nnx.Rngs(2))
     actor.location.kernel[...] = 40 * actor.location.kernel[...]  # acts strongly
-    return SimpleNamespace(spec=spec, oracle=made[Oracle], liar=made[Liar], actor=actor)
+    return SimpleNamespace(spec=spec, oracle=oracle, opposite=opposite, actor=actor)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +89,7 @@ def found(world, pendulum):
     given = (world.actor, world.spec, pendulum, pendulum, "Pendulum-v1", OPTIONS)
     return {
         name: PolicyRanking.run(Context(model, *given, checkpoint_policies=earlier))
-        for name, model in (("oracle", world.oracle), ("liar", world.liar))
+        for name, model in (("oracle", world.oracle), ("opposite", world.opposite))
     }
 
 
@@ -94,10 +97,10 @@ def test_without_chance_imagined_and_real_returns_are_the_same(world):
     everyone = candidate_policies(world.actor, {}, world.spec.action)
     sure = {n: c for n, c in everyone.items() if n != "random" and "%" not in n}
     assert len(everyone) >= 8 and len(sure) >= 6
+    acts = model_policies(world.oracle, list(sure.values()), world.spec)
     with environments_of("Pendulum-v1", world.spec, 4) as environments:
         first = first_observations(environments, 3)
-        for chooser in sure.values():
-            act = model_policy(world.oracle, chooser, world.spec)
+        for chooser, act in zip(sure.values(), acts, strict=True):
             real = real_returns(environments, world.spec, act, 3, [1, 30])
             imagined = imagined_returns(
                 world.oracle, chooser, world.spec, first, [1, 30], jax.random.key(0)
@@ -109,30 +112,30 @@ def test_without_chance_imagined_and_real_returns_are_the_same(world):
 
 
 def test_true_dynamics_rank_policies_as_the_world_does(found):
-    decision = found["oracle"]
-    assert list(decision.horizons) == [5, 60] and decision.steps == 60
-    assert {"policy", "step 7", "random", "50 % random actions"} <= decision.policies.keys()
-    assert {"behavior cloning", "planner"} <= decision.policies.keys()
-    planned = decision.policies["planner"]
-    assert planned.real.n == planned.imagined.n == 8 and decision.policies["policy"].real.n == 12
+    ranking = found["oracle"]
+    assert list(ranking.horizons) == [5, 60] and ranking.steps == 60
+    assert {"policy", "step 7", "random", "50 % random actions"} <= ranking.policies.keys()
+    assert {"behavior cloning", "planner"} <= ranking.policies.keys()
+    planned = ranking.policies["planner"]
+    assert planned.real.n == planned.imagined.n == 8 and ranking.policies["policy"].real.n == 12
     # It plans with the true dynamics and rewards, and is better than a will of one's own.
-    assert planned.real.low > decision.policies["policy"].real.high
-    assert decision.agreement.spearman.value > 0.9
-    assert decision.agreement.spearman.n == len(decision.policies) >= 8
-    assert decision.agreement.regret.value < 0.05
-    assert decision.sequences.spearman.estimate.value > 0.99
-    assert decision.sequences.regret.estimate.value < 0.01
-    assert decision.sequences.unreproducible_starts == 0
+    assert planned.real.low > ranking.policies["policy"].real.high
+    assert ranking.agreement.spearman.value > 0.9
+    assert ranking.agreement.spearman.n == len(ranking.policies) >= 8
+    assert ranking.agreement.regret.value < 0.05
+    assert ranking.sequences.spearman.estimate.value > 0.99
+    assert ranking.sequences.regret.estimate.value < 0.01
+    assert ranking.sequences.unreproducible_starts == 0
 
 
 def test_without_a_policy_the_clone_takes_its_place(world, pendulum):
     few = PolicyRankingOptions(rollouts_per_policy=12, horizons=[60], num_start_states=0)
     options = dataclasses.replace(OPTIONS, policy_ranking=few, planner=PlannerOptions())
     given = (world.oracle, None, world.spec, pendulum, pendulum, "Pendulum-v1", options)
-    decision = PolicyRanking.run(Context(*given))
-    assert {"behavior cloning", "random", "50 % random actions"} <= decision.policies.keys()
-    assert decision.policies.keys().isdisjoint({"policy", "planner"})
-    assert decision.agreement.spearman.low > 0 and decision.sequences is None
+    ranking = PolicyRanking.run(Context(*given))
+    assert {"behavior cloning", "random", "50 % random actions"} <= ranking.policies.keys()
+    assert ranking.policies.keys().isdisjoint({"policy", "planner"})
+    assert ranking.agreement.spearman.low > 0 and ranking.sequences is None
 
 
 def test_a_model_without_a_policy_is_evaluated_where_its_environment_can_be_made(world, pendulum):
@@ -148,31 +151,31 @@ def test_a_model_without_a_policy_is_evaluated_where_its_environment_can_be_made
     assert "data.environment=Pendulum-v9: cannot be created" in note
 
 
-def test_a_liar_ranks_the_other_way(found):
-    decision = found["liar"]
-    assert decision.agreement.spearman.high < 0
-    assert decision.agreement.regret.value > 0.9
-    assert decision.sequences.spearman.details["quartiles"][1].value < -0.99
-    assert decision.sequences.regret.estimate.value == 1
-    assert decision.agreement.bias.low > 0  # all that it promises is more than is paid
+def test_the_opposite_reward_ranks_the_other_way(found):
+    ranking = found["opposite"]
+    assert ranking.agreement.spearman.high < 0
+    assert ranking.agreement.regret.value > 0.9
+    assert ranking.sequences.spearman.details["quartiles"][1].value < -0.99
+    assert ranking.sequences.regret.estimate.value == 1
+    assert ranking.agreement.bias.low > 0  # all that it promises is more than is paid
 
 
 def test_tables_figure_and_json_hold_the_same_numbers(found):
-    decision = found["oracle"]
-    saved = json_document(decision.numbers())["policy_ranking"]
+    ranking = found["oracle"]
+    saved = json_document(ranking.numbers())["policy_ranking"]
     assert saved["spearman"] == saved["horizons"]["60"]["spearman"]
-    assert saved["spearman"]["value"] == decision.agreement.spearman.value
+    assert saved["spearman"]["value"] == ranking.agreement.spearman.value
     assert saved["policies"]["random"].keys() == {"imagined", "real"}
     assert saved["sequences"]["spearman"].keys() >= {"value", "low", "high", "quartiles"}
-    tables = decision.tables()
-    assert decision.agreement.mmrv.brief in tables[0].markdown()
+    tables = ranking.tables()
+    assert ranking.agreement.mmrv.brief in tables[0].markdown()
     assert "Ranking of policies, 12 starts each (8 of the planner)" in tables[0].markdown()
     assert "linear corr." not in tables[0].narrow().markdown()
-    real = [both.real.value for both in decision.policies.values()]
-    assert tables[-1].rows[0][2] == decision.policies[tables[-1].rows[0][0]].real
-    assert max(real) == decision.policies[tables[-1].rows[0][0]].real.value
-    assert decision.figures()[0].count("<circle") == len(real)
-    assert decision.agreement.spearman.brief in decision.sentences()[0]
+    real = [both.real.value for both in ranking.policies.values()]
+    assert tables[-1].rows[0][2] == ranking.policies[tables[-1].rows[0][0]].real
+    assert max(real) == ranking.policies[tables[-1].rows[0][0]].real.value
+    assert ranking.figures()[0].count("<circle") == len(real)
+    assert ranking.agreement.spearman.brief in ranking.sentences()[0]
 
 
 def test_a_mixture_acts_as_its_policy_or_by_chance(world):
@@ -273,7 +276,7 @@ def test_discrete_actions_and_episodes_that_end(tmp_path):
         GymnasiumData("poles", environment="CartPole-v1", episodes=4, cache_dir=str(tmp_path))
     )
     spec = logs.spec()
-    options = RSSMOptions(deter=32, hidden=16, classes=4, stoch=4, blocks=2)
+    options = MLPOptions(units=8, latent_dim=8)
     model = nnx.jit(lambda key: models.build(options, spec, key))(jax.random.key(0))
     actor = ActionHead(model.feature_size, spec.action, 16, 1, rngs=nnx.Rngs(1))
     few = PolicyRankingOptions(
@@ -284,8 +287,8 @@ def test_discrete_actions_and_episodes_that_end(tmp_path):
         sequence_length=5,
     )
     options = EvaluationOptions(resamples=200, policy_ranking=few)
-    decision = PolicyRanking.run(Context(model, actor, spec, logs, logs, "CartPole-v1", options))
+    ranking = PolicyRanking.run(Context(model, actor, spec, logs, logs, "CartPole-v1", options))
     # A new reward head says 0 of everything: the model ranks nothing, and says so.
-    assert decision.agreement.spearman.value == 0
-    assert decision.policies["highest action"].real.value < 12
-    assert decision.policies["random"].real.value > 15
+    assert ranking.agreement.spearman.value == 0
+    assert ranking.policies["highest action"].real.value < 12
+    assert ranking.policies["random"].real.value > 15

@@ -40,23 +40,22 @@ PENDULUM = DataSpec(
 )
 
 
-def untrained(spec, model=None):
-    if model is None:
-        options = RSSMOptions(deter=32, hidden=16, blocks=2)
-        model = nnx.jit(lambda key: models.build(options, spec, key))(jax.random.key(0))
+def untrained(spec, model):
     actor = ActionHead(model.feature_size, spec.action, 32, 1, rngs=nnx.Rngs(1))
     return model_policy(model, FeaturePolicy(actor), spec)
 
 
 def test_returns_do_not_depend_on_how_many_environments_run_at_once():
-    act = untrained(CARTPOLE)
-    one, eight, fifty = (
-        run_episodes("CartPole-v1", CARTPOLE, act, 50, 7, parallel).returns
-        for parallel in (1, 8, 50)
+    options = RSSMOptions(deter=16, hidden=8, classes=4, stoch=4, blocks=2)
+    model = nnx.jit(lambda key: models.build(options, CARTPOLE, key))(jax.random.key(0))
+    act = untrained(CARTPOLE, model)
+    one, some, all_at_once = (
+        run_episodes("CartPole-v1", CARTPOLE, act, 20, 7, parallel).returns
+        for parallel in (1, 8, 20)
     )
-    assert len(np.unique(fifty)) > 2  # episodes of unequal lengths
-    np.testing.assert_array_equal(one, fifty)
-    np.testing.assert_array_equal(eight, fifty)
+    assert len(np.unique(all_at_once)) > 2  # episodes of unequal lengths
+    np.testing.assert_array_equal(one, all_at_once)
+    np.testing.assert_array_equal(some, all_at_once)
 
 
 def test_continuous_actions_and_names_of_the_logs_own(worlds):
@@ -145,7 +144,7 @@ def test_short_successes_are_not_favoured(coin):
     """Keeping the first that finish would report 0.9 in 50 environments; the truth is 0.5."""
     plays = [
         run_episodes(coin, CARTPOLE, random_policy(CARTPOLE), 128, 1000, parallel)
-        for parallel in (1, 8, 50, 64)
+        for parallel in (1, 50)
     ]
     truth = [seeding.np_random(int(seed))[0].random() < 0.5 for seed in plays[0].seeds]
     for played in plays:
@@ -176,21 +175,16 @@ def test_episodes_that_are_cut_say_so():
     assert cut.rewards.shape == (4, 5) and cut.truncated.all() and not cut.terminated.any()
 
 
-def test_choosers_that_share_a_program_act_as_they_would_alone():
-    options = RSSMOptions(deter=32, hidden=16, blocks=2)
-    model = nnx.jit(lambda key: models.build(options, CARTPOLE, key))(jax.random.key(0))
-    choosers = [
-        FeaturePolicy(ActionHead(model.feature_size, CARTPOLE.action, 32, 1, rngs=nnx.Rngs(seed)))
-        for seed in (1, 2)
-    ]
-    together = [
-        run_episodes("CartPole-v1", CARTPOLE, act, 5, 0).returns
-        for act in model_policies(model, choosers, CARTPOLE)
-    ]
-    alone = [
-        run_episodes("CartPole-v1", CARTPOLE, model_policy(model, c, CARTPOLE), 5, 0).returns
-        for c in choosers
-    ]
+def test_policies_that_share_a_program_act_as_they_would_alone(worlds):
+    spec, model = DataSpec({"position": CARTPOLE.observations["observation"]}, CARTPOLE.action)
+    model = worlds.Repeat(4)
+    policies = [FeaturePolicy(ActionHead(4, spec.action, 16, 1, rngs=nnx.Rngs(s))) for s in (1, 2)]
+
+    def returns(act):
+        return run_episodes("CartPole-v1", spec, act, 5, 0).returns
+
+    together = [returns(act) for act in model_policies(model, policies, spec)]
+    alone = [returns(model_policy(model, policy, spec)) for policy in policies]
     np.testing.assert_array_equal(together, alone)
     assert (together[0] != together[1]).any()
 

@@ -32,7 +32,9 @@ def test_koopman_shows_its_spectrum(worlds):
     options = KoopmanOptions(units=8, latent_dim=2 * modes, spectrum="fixed")
     model = models.build(options, spec, jax.random.key(0))
     evaluation = EvaluationOptions([1, 5], 4, 3, 2, resamples=10)
-    results = evaluate(context_of(model, logs, evaluation, spec))
+    context = context_of(model, logs, evaluation, spec)
+    assert Spectrum.applies(context)
+    results = Results({"spectrum": Spectrum.run(context)}, 0.95)
     saved = json.loads(json.dumps(to_json(results), allow_nan=False))["spectrum"]
     columns = {name: [row[name] for row in saved] for name in saved[0]}
     np.testing.assert_allclose(columns["magnitude"], np.exp(-0.2 / modes), rtol=1e-5)
@@ -52,9 +54,8 @@ def test_koopman_shows_its_spectrum(worlds):
 
 
 def test_a_model_without_a_linear_latent_shows_no_spectrum(worlds):
-    logs = worlds.linear_logs([30, 25])
     options = EvaluationOptions([1, 5], 4, 3, 2, resamples=10)
-    results = evaluate(context_of(worlds.Linear(), logs, options))
+    results = evaluate(context_of(worlds.Linear(), worlds.linear_logs([30, 25]), options))
     assert "spectrum" not in results.sections and to_json(results)["spectrum"] is None
     for text in (page(results), markdown(results)):
         assert "spectrum" not in text and "Eigenvalues" not in text

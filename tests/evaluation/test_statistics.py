@@ -14,14 +14,19 @@ from worldmodel.evaluation.statistics import (
     LARGE,
     Bootstrap,
     Estimate,
+    Statistic,
     format_number,
     means,
     median,
     quantiles,
-    ratio,
+    quotient,
     skill,
     wilson,
 )
+
+
+def ratio(error: np.ndarray, reference: np.ndarray) -> Statistic:
+    return quotient(median(error), median(reference))
 
 
 def test_interval_of_a_mean_is_close_to_students():
