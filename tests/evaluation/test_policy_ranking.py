@@ -1,4 +1,4 @@
-"""The true dynamics rank policies and plans as the world does; the opposite reward, the other way."""
+"""The true dynamics rank policies and plans as the world does; the opposite reward does not."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from contexts import context_of
 from flax import nnx
 
 from worldmodel import models
@@ -36,7 +37,6 @@ from worldmodel.evaluation.sections.policy_ranking import (
     real_returns,
 )
 from worldmodel.evaluation.sections.returns import Returns
-from worldmodel.evaluation.statistics import Bootstrap
 from worldmodel.models.mlp import MLPOptions
 from worldmodel.models.oracle import Oracle, OracleOptions
 from worldmodel.nn.distributions import ScalarMSE
@@ -94,7 +94,7 @@ def found(world, pendulum):
 
 
 def test_without_chance_imagined_and_real_returns_are_the_same(world):
-    everyone = candidate_policies(world.actor, {}, world.spec.action)
+    everyone = candidate_policies(world.actor, "policy", {}, world.spec.action)
     sure = {n: c for n, c in everyone.items() if n != "random" and "%" not in n}
     assert len(everyone) >= 8 and len(sure) >= 6
     acts = model_policies(world.oracle, list(sure.values()), world.spec)
@@ -204,27 +204,22 @@ def test_candidates_are_raw_actions_some_of_them_held(action):
         assert plans[..., 0].min() < -1 and plans[..., 1].min() >= 0
 
 
-def test_a_start_is_reached_again_or_it_is_reported(world):
+def test_a_start_is_reached_again_or_it_is_reported(world, pendulum):
     act = random_policy(world.spec)
-    arguments = (act, OPTIONS.policy_ranking, Bootstrap(100), jax.random.key(0))
+    context = context_of(world.oracle, pendulum, OPTIONS, world.spec)
     gymnasium.register("NoisyPendulum-v0", lambda: Noisy(gymnasium.make("Pendulum-v1")))
     try:
         noisy = [RealEnvironment("NoisyPendulum-v0", world.spec) for _ in range(3)]
     finally:
         gymnasium.registry.pop("NoisyPendulum-v0")
-    agreement = rank_action_sequences(world.oracle, world.spec, noisy, *arguments)
-    assert agreement.unreproducible_starts == 2  # the first start takes no step
+    ranking = rank_action_sequences(context, noisy, act)
+    assert ranking.unreproducible_starts == 2  # the first start takes no step
     with environments_of("Pendulum-v1", world.spec, 3) as environments:
         starts = starts_of(environments, world.spec, act, 3, 0, 15)
         assert starts.after.tolist() == [0, 25, 50] and starts.seeds.tolist() == [0, 1, 2]
         late = starts_of(environments, world.spec, act, 3, 0, 180)  # of the 200 there are
         assert late.after.tolist() == [0, 20, 20]
-        assert (
-            rank_action_sequences(
-                world.oracle, world.spec, environments, *arguments
-            ).unreproducible_starts
-            == 0
-        )
+        assert rank_action_sequences(context, environments, act).unreproducible_starts == 0
 
 
 def test_lengths_stay_within_an_episode():

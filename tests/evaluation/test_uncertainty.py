@@ -80,10 +80,9 @@ def test_the_measures_that_are_right_agree_and_those_that_are_wrong_do_not(resul
 
 
 def test_the_error_and_the_sum_of_uncertainty_are_those_of_the_rollout(model, logs):
-    spec = logs.spec()
-    key = jax.random.key(0)
-    starts, found, error = uncertainties_and_errors(model, spec, logs, OPTIONS, key)
-    std = np.asarray(spec.observations["position"].std)
+    context = context_of(model, logs, OPTIONS)
+    starts, found, error = uncertainties_and_errors(context)
+    std = np.asarray(context.spec.observations["position"].std)
     at = np.flatnonzero(starts.remaining_steps >= 5)[7]
     row = starts.rows[at]
     x = real = logs.observations["position"][row]
@@ -99,10 +98,12 @@ def test_the_error_and_the_sum_of_uncertainty_are_those_of_the_rollout(model, lo
 def test_reward_counts_in_the_error(model, logs):
     """It is foretold as 1; were it 3 at a spread of 2, that is 1 more dimension, off by 1."""
     spec, other = logs.spec(), dataclasses.replace(logs, rewards=3 * logs.rewards)
-    key = jax.random.key(0)
     paid = dataclasses.replace(spec, reward_mean_std=(0.0, 2.0))
-    _, _, error = uncertainties_and_errors(model, spec, logs, OPTIONS, key)
-    _, _, more = uncertainties_and_errors(model, paid, other, OPTIONS, key)
+
+    def errors(model, spec, data):
+        return uncertainties_and_errors(context_of(model, data, OPTIONS, spec))[2]
+
+    error, more = errors(model, spec, logs), errors(model, paid, other)
     np.testing.assert_allclose(more**2, error**2 + 1, rtol=1e-4)
 
     class Unpaid(type(model)):
@@ -114,8 +115,7 @@ def test_reward_counts_in_the_error(model, logs):
         dataclasses.replace(other, rewards=None),
     )
     for evaluated in ((none, other), (paid, bare)):
-        _, _, without = uncertainties_and_errors(Unpaid(), *evaluated, OPTIONS, key)
-        np.testing.assert_allclose(without, error, rtol=1e-6)
+        np.testing.assert_allclose(errors(Unpaid(), *evaluated), error, rtol=1e-6)
 
 
 def test_an_episode_too_short_for_five_steps_counts_at_one(results, logs):

@@ -1,8 +1,8 @@
-"""Does a model rank plans as the world does? Sequences of actions from one state, in both.
+"""Action sequences from one state, ranked in the model and in the real environment.
 
-Planning breaks where this ranking breaks, and nowhere else: an error that all sequences share costs
-nothing. A real environment is brought to the same state again by the same seed and the same
-actions; whether it then observes the same is checked.
+Planning fails where this ranking fails: an error that all sequences share costs nothing. A real
+environment is brought to the same state again by the same seed and actions; whether it then
+observes the same is checked.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from worldmodel.config import PolicyRankingOptions
 from worldmodel.data.spec import ActionSpec, DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.environments.real import Observation, RealEnvironment
 from worldmodel.evaluation.rank_metrics import ImaginedReturn, RealReturn, regret, spearman
 from worldmodel.evaluation.returns import ActFunction, observed_window, run_episodes_in
+from worldmodel.evaluation.section import Context
 from worldmodel.evaluation.statistics import Annotated, Bootstrap, median, quantiles
 from worldmodel.imagination import imagine
 from worldmodel.models.interface import WorldModel
@@ -64,29 +64,24 @@ class StartStates:
 
 
 def rank_action_sequences(
-    model: WorldModel,
-    spec: DataSpec,
-    environments: Sequence[RealEnvironment],
-    act: ActFunction,
-    options: PolicyRankingOptions,
-    bootstrap: Bootstrap,
-    key: jax.Array,
+    context: Context, environments: Sequence[RealEnvironment], act: ActFunction
 ) -> ActionSequenceRanking | None:
     """From states visited by an agent, one for each environment at most; None where no sequence
-    earns more than another from any of them. Seeds are those from the bootstrap's on.
+    earns more than another from any of them.
     """
+    options, spec, bootstrap = context.options.policy_ranking, context.spec, context.bootstrap
     sequences, steps = options.num_action_sequences, options.sequence_length
     starts = starts_of(environments, spec, act, options.num_start_states, bootstrap.seed, steps)
     generator = np.random.default_rng([bootstrap.seed, 2])
     plans = np.stack([candidates(generator, spec.action, sequences, steps) for _ in starts.seeds])
-    real, same = real_returns(environments[0], spec, starts, plans)
-    imagined = imagined_returns(model, spec, starts, plans, key)
-    moves = np.ptp(real.values, 1) > 0
-    if not moves.any():
+    real, reproduced = real_returns(environments[0], spec, starts, plans)
+    imagined = imagined_returns(context.model, spec, starts, plans, context.key)
+    varies = np.ptp(real.values, 1) > 0
+    if not varies.any():
         return None
     pairs = [
         (ImaginedReturn(m), RealReturn(r))
-        for m, r in zip(imagined.values[moves], real.values[moves], strict=True)
+        for m, r in zip(imagined.values[varies], real.values[varies], strict=True)
     ]
     once = np.ones((1, sequences), np.int64)
     ranks, lost = (
@@ -98,8 +93,8 @@ def rank_action_sequences(
         _over_starts(lost, f"regret {what}", bootstrap),
         sequences,
         steps,
-        int((~moves).sum()),
-        int((~same).sum()),
+        int((~varies).sum()),
+        int((~reproduced).sum()),
     )
 
 
@@ -169,20 +164,20 @@ def real_returns(
     """What raw plans (S, K, H, ...) earn, (S, K), and at which starts (S,) the environment always
     observed again what it had. Nothing is earned after an end.
     """
-    earned, same = np.zeros(plans.shape[:2]), np.ones(len(plans), bool)
+    earned, reproduced = np.zeros(plans.shape[:2]), np.ones(len(plans), bool)
     for s, after in enumerate(starts.after):
         expected = {key: value[s, after] for key, value in starts.observations.items()}
         for k, plan in enumerate(plans[s]):
             seen = environment.reset(int(starts.seeds[s]))
             for action in starts.actions[s, :after]:
                 seen = environment.step(action).observation
-            same[s] &= all(np.array_equal(seen[key], expected[key]) for key in expected)
+            reproduced[s] &= all(np.array_equal(seen[key], expected[key]) for key in expected)
             for action in plan:
                 outcome = environment.step(action)
                 earned[s, k] += outcome.reward
                 if outcome.terminated or outcome.truncated:
                     break
-    return RealReturn(earned), same
+    return RealReturn(earned), reproduced
 
 
 def imagined_returns(

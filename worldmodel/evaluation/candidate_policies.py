@@ -1,4 +1,4 @@
-"""Candidate policies of different quality, made from a run's own, that act in a model and in the
+"""Candidate policies of different quality, derived from a run's own, that act in a model and in the
 real environment alike: from the first observation of the same episodes. One of them is cloned from
 the dataset.
 """
@@ -68,24 +68,24 @@ class EpsilonPolicy(FeaturePolicy):
 
 def candidate_policies(
     policy: nnx.Module,
+    name: str,
     earlier_policies: Mapping[str, nnx.Module],
     action: ActionSpec,
-    name: str = "policy",
 ) -> dict[str, EpsilonPolicy]:
-    """By name: the policy, called `name`; `earlier` ones that act on the same features, the policy
-    with noise on its actions or on its parameters, constant actions, and chance. All are one
-    program with other numbers.
+    """By name: the policy, called `name`; earlier ones that act on the same features; the policy
+    with noise on its actions or its parameters; constant and uniform actions. All are one program
+    with other numbers.
     """
-    mixed = partial(EpsilonPolicy, action=action)
-    made = {name: mixed(policy)}
-    made |= {name: mixed(other) for name, other in earlier_policies.items()}
-    made |= {noisy(share): mixed(policy, share=share) for share in NOISE}
-    made |= {f"parameters, noise {s:g}": mixed(_disturbed(policy, s)) for s in WEIGHTS}
+    mixture = partial(EpsilonPolicy, action=action)
+    policies = {name: mixture(policy)}
+    policies |= {name: mixture(other) for name, other in earlier_policies.items()}
+    policies |= {noisy(share): mixture(policy, share=share) for share in NOISE}
+    policies |= {f"parameters, noise {s:g}": mixture(_disturbed(policy, s)) for s in WEIGHTS}
     constant = {"lowest action": -1.0, "middle action": 0.0, "highest action": 1.0}
     if action.discrete and action.size == 2:
         del constant["middle action"]  # is the highest one
-    made |= {name: mixed(policy, share=1.0, low=a, high=a) for name, a in constant.items()}
-    return made | {"random": mixed(policy, share=1.0)}
+    policies |= {name: mixture(policy, share=1.0, low=a, high=a) for name, a in constant.items()}
+    return policies | {"random": mixture(policy, share=1.0)}
 
 
 def noisy(share: float) -> str:
@@ -137,8 +137,8 @@ def _rewards(
         earned = reach * model.reward(state).mean()
         return (state, memory, reach * (1 - model.terminal(state).mean())), earned
 
-    begun = (start, chooser.init_carry(batch), jnp.ones(batch))
-    return jax.lax.scan(advance, begun, jax.random.split(key, steps))[1].T
+    initial = (start, chooser.init_carry(batch), jnp.ones(batch))
+    return jax.lax.scan(advance, initial, jax.random.split(key, steps))[1].T
 
 
 def _disturbed(policy: nnx.Module, scale: float) -> nnx.Module:
@@ -179,8 +179,8 @@ def clone_policy(
 def _trained(model: WorldModel, head: ActionHead, window: Window, key: jax.Array) -> Params:
     observe_key, key = jax.random.split(key)
 
-    def features_of(given: tuple[Window, jax.Array]) -> jax.Array:
-        window, key = given
+    def features_of(window_and_key: tuple[Window, jax.Array]) -> jax.Array:
+        window, key = window_and_key
         return model.features(model.observe(jax.tree.map(lambda x: x[None], window), key))[0]
 
     keys = jax.random.split(observe_key, len(window.mask))
@@ -201,5 +201,5 @@ def _trained(model: WorldModel, head: ActionHead, window: Window, key: jax.Array
         updates, state = optimizer.update(jax.grad(loss)(params, rows), state, params)
         return (optax.apply_updates(params, updates), state), None
 
-    begun = (params, optimizer.init(params))
-    return jax.lax.scan(update, begun, jax.random.split(key, UPDATES))[0][0]
+    initial = (params, optimizer.init(params))
+    return jax.lax.scan(update, initial, jax.random.split(key, UPDATES))[0][0]

@@ -1,7 +1,7 @@
-"""How returns in a model agree with those in the world, for the same policies or plans.
+"""How imagined returns agree with real ones, for the same policies or plans.
 
-What a model dreams and what the world pays are two types, and no arithmetic mixes them: a plan that
-is scored by the model's own dream flatters a bad model. The measures here take one of each.
+Imagined and real returns are two types, and no arithmetic mixes them: a plan that is scored by the
+model's own rollouts flatters a bad model. The measures here take one of each.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from typing import Any
 import numpy as np
 
 from worldmodel.evaluation import correlation
-from worldmodel.evaluation.statistics import Bootstrap, Estimate, Statistic, means
+from worldmodel.evaluation.statistics import (
+    Bootstrap,
+    Estimate,
+    Measured,
+    Statistic,
+    estimates,
+    means,
+)
 
 
 def _of_one_kind(operation: Callable[..., Any], wrap: bool = False) -> Any:
@@ -65,7 +72,7 @@ class RankAgreement:
     spearman, pearson: correlation of ranks, and linear, 1 at best
     regret: what choosing by the model loses, as a share of the range of real returns, 0 at best
     mmrv: mean maximum rank violation: over policies, of the largest real difference that the model
-    has the wrong way round, in units of return, 0 at best
+    orders wrongly, in units of return, 0 at best
     bias: mean of imagined less real return: optimism
     """
 
@@ -80,41 +87,37 @@ def rank_agreement(
     imagined: ImaginedReturn, real: RealReturn, bootstrap: Bootstrap
 ) -> RankAgreement:
     """From mean returns of n policies (n,); intervals over policies."""
-    made: dict[str, tuple[str, Callable[..., Statistic]]] = {
-        "spearman": ("rank correlation", spearman),
-        "pearson": ("linear correlation", pearson),
-        "regret": ("regret of the policy that the model prefers, as a share of the range,", regret),
-        "mmrv": ("mean maximum rank violation", mmrv),
-        "bias": ("mean of imagined less real return", bias),
+    policies, of = np.arange(len(real.values)), f"of {len(real.values)} policies"
+    measured = {
+        measure.__name__: Measured(measure(imagined, real), policies, f"{what} {of}", "policies")
+        for measure, what in {
+            spearman: "rank correlation",
+            pearson: "linear correlation",
+            regret: "regret of the policy that the model prefers, as a share of the range,",
+            mmrv: "mean maximum rank violation",
+            bias: "mean of imagined less real return",
+        }.items()
     }
-    count = len(real.values)
-    return RankAgreement(
-        **{
-            name: bootstrap.clustered(
-                measure(imagined, real), np.arange(count), f"{what} of {count} policies", "policies"
-            )
-            for name, (what, measure) in made.items()
-        }
-    )
+    return RankAgreement(**estimates(measured, bootstrap))
 
 
 # ---------------------------------------------------- measures, each as often as a pair was drawn
 
 
 def spearman(imagined: ImaginedReturn, real: RealReturn) -> Statistic:
-    """Rank correlation; 0 where a model holds all for equal: it ranks nothing."""
+    """Rank correlation; 0 where a model predicts the same for all: it ranks nothing."""
     return _or_nothing(correlation.spearman, imagined, real)
 
 
 def pearson(imagined: ImaginedReturn, real: RealReturn) -> Statistic:
-    """Linear correlation; 0 where a model holds all for equal."""
+    """Linear correlation; 0 where a model predicts the same for all."""
     return _or_nothing(correlation.pearson, imagined, real)
 
 
 def regret(imagined: ImaginedReturn, real: RealReturn, k: int = 1) -> Statistic:
-    """(max R - the best R of the k that the model puts first) / (max R - min R), in [0, 1].
+    """(max R - the best R of the k that the model ranks first) / (max R - min R), in [0, 1].
 
-    What the model ties is taken in the worst order, so that luck earns nothing.
+    Ties of the model are taken in the worst order.
     """
     m, r = _values(imagined, real)
     order = np.lexsort((r, -m))
@@ -179,4 +182,4 @@ def _values(imagined: ImaginedReturn, real: RealReturn) -> tuple[np.ndarray, np.
     m, r = (np.asarray(x.values, np.float64) for x in (imagined, real))
     if m.ndim != 1 or m.shape != r.shape:
         raise ValueError(f"returns (n,) of the same n are needed, not {m.shape} and {r.shape}")
-    return np.where(np.isnan(m), -np.inf, m), r  # nobody would choose what is not a number
+    return np.where(np.isnan(m), -np.inf, m), r  # NaN is chosen last

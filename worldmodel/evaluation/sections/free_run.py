@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from worldmodel.config import EvaluationOptions
 from worldmodel.config.registry import register
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import StepArrays, Window, gather_windows, step_arrays
@@ -110,7 +109,7 @@ class FreeRuns(Section):
             )
         records = records.select(able)
         steps = step_arrays(records)
-        simulated = list(_simulated(context.model, steps, records, options, context.key))
+        simulated = list(_simulated(context, steps, records))
         names = [records.name(i) for i in range(records.num_episodes)]
 
         def of(key: str) -> FreeRun:
@@ -239,44 +238,35 @@ def _rmse(real: np.ndarray, simulated: np.ndarray) -> np.ndarray:
 
 
 def _simulated(
-    model: WorldModel,
-    rows: StepArrays,
-    records: Trajectories,
-    options: EvaluationOptions,
-    key: jax.Array,
+    context: Context, rows: StepArrays, records: Trajectories
 ) -> Iterator[dict[str, np.ndarray]]:
     """Simulates every record after its context, name -> (rows, D), a group at a time."""
-    group = max(1, MOST_LANES // options.num_samples)
+    group = max(1, MOST_LANES // context.options.num_samples)
     for first in range(0, records.num_episodes, group):
         offsets = records.offsets[first : first + group]
         lengths = records.lengths[first : first + group]
-        simulated = _followed(
-            model, rows, offsets, lengths, options, jax.random.fold_in(key, first)
-        )
-        for lane, length in enumerate(lengths - options.context):
+        key = jax.random.fold_in(context.key, first)
+        simulated = _simulated_group(context, rows, offsets, lengths, key)
+        for lane, length in enumerate(lengths - context.options.context):
             yield {name: values[lane, :length] for name, values in simulated.items()}
 
 
-def _followed(
-    model: WorldModel,
-    rows: StepArrays,
-    offsets: np.ndarray,
-    lengths: np.ndarray,
-    options: EvaluationOptions,
-    key: jax.Array,
+def _simulated_group(
+    context: Context, rows: StepArrays, offsets: np.ndarray, lengths: np.ndarray, key: jax.Array
 ) -> dict[str, np.ndarray]:
     """name -> (B, >= longest, D): records that begin at `offsets` (B,), chunk by chunk. After the
     end of a shorter one its last action is repeated; those steps are not used.
     """
-    context, longest = options.context, int(lengths.max()) - options.context
+    observed, samples = context.options.context, context.options.num_samples
+    longest = int(lengths.max()) - observed
     chunk = min(CHUNK, longest)
-    window = gather_windows(rows, offsets, np.full(len(offsets), context), context)
-    state = _start(model, window, options.num_samples, jax.random.fold_in(key, 0))
+    window = gather_windows(rows, offsets, np.full(len(offsets), observed), observed)
+    state = _start(context.model, window, samples, jax.random.fold_in(key, 0))
     simulated = []
     for begin in range(0, longest, chunk):
-        steps = context - 1 + begin + np.arange(chunk)
+        steps = observed - 1 + begin + np.arange(chunk)
         actions = rows.action[offsets[:, None] + np.minimum(steps, lengths[:, None] - 1)]
-        state, means = _advance(model, state, actions, jax.random.fold_in(key, begin + 1))
+        state, means = _advance(context.model, state, actions, jax.random.fold_in(key, begin + 1))
         simulated.append(means)
     return {
         name: np.concatenate([np.asarray(s[name]) for s in simulated], 1) for name in simulated[0]

@@ -110,23 +110,18 @@ class PolicyRanking(Section):
         """Ranks a clone of the behavior policy; policies made from the run's own, or from the clone
         without one; earlier policies that act on the same features; and the planner, if any.
         """
-        model, policy, spec, environment = (
-            context.model,
-            context.policy,
-            context.spec,
-            context.environment,
-        )
+        model, policy, spec = context.model, context.policy, context.spec
+        environment = context.environment
         if environment is None:
             raise ValueError("policies are ranked in a real environment")
         options, key, bootstrap = context.options.policy_ranking, context.key, context.bootstrap
         seed, lengths = context.options.seed, ranking_horizons(options, environment)
         clone = clone_policy(model, spec, context.dataset, key)
-        alike = candidate_policies(
-            policy or clone, context.checkpoint_policies, spec.action, "policy" if policy else CLONE
-        )
-        others: dict[str, StatePolicy] = (
-            {CLONE: EpsilonPolicy(clone, spec.action)} if policy else {}
-        )
+        first_policy = (policy or clone, "policy" if policy else CLONE)
+        alike = candidate_policies(*first_policy, context.checkpoint_policies, spec.action)
+        others: dict[str, StatePolicy] = {}
+        if policy is not None:
+            others[CLONE] = EpsilonPolicy(clone, spec.action)
         planner = planning.build(context.options.planner, spec, policy, context.value)
         if planner is not None:
             others[PLANNER] = planner
@@ -143,9 +138,7 @@ class PolicyRanking(Section):
                 imagined[name] = imagined_returns(model, chooser, spec, some, lengths, key)
             sequences = None
             if options.num_start_states:
-                sequences = rank_action_sequences(
-                    model, spec, environments, acts[EXPLORING], options, bootstrap, key
-                )
+                sequences = rank_action_sequences(context, environments, acts[EXPLORING])
         agreements = {
             h: rank_agreement(
                 ImaginedReturn(np.stack([m.values[:, i].mean() for m in imagined.values()])),

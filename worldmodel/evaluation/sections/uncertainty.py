@@ -1,4 +1,4 @@
-"""Does an ensemble know where it is wrong? Its measures of uncertainty against the true error.
+"""Uncertainty of an ensemble: does it predict the error?
 
 On held-out episodes: the error of the mean of sampled rollouts after 1 and 5 steps under the logged
 actions, and each measure summed over those steps, as a penalty would be. (The comparison of Lu et
@@ -15,16 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from worldmodel.config import EvaluationOptions
 from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
-from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import StepArrays, Window, step_arrays
 from worldmodel.evaluation.correlation import pearson, sparsification, spearman
 from worldmodel.evaluation.result_table import Cell, ResultTable, in_steps
 from worldmodel.evaluation.section import Context, Section
 from worldmodel.evaluation.starts import PredictionStarts, context_of, prediction_starts, take
-from worldmodel.evaluation.statistics import Bootstrap, Estimate
+from worldmodel.evaluation.statistics import Bootstrap, Estimate, Measured, estimates
 from worldmodel.imagination.uncertainty import UNCERTAINTIES, measure_uncertainty
 from worldmodel.models.interface import WorldModel
 
@@ -47,18 +45,16 @@ class UncertaintyQuality:
         cls, uncertainty: np.ndarray, error: np.ndarray, episodes: np.ndarray, bootstrap: Bootstrap
     ) -> UncertaintyQuality:
         """From N starts (N,) in `episodes` (N,)."""
-        statistics = {
-            "spearman": ("rank correlation", spearman),
-            "pearson": ("linear correlation", pearson),
-            "ause": ("area under the sparsification error, 1: chance,", sparsification),
+        over = f"over {len(error)} starts in {len(np.unique(episodes))} held-out episodes"
+        measured = {
+            name: Measured(statistic(uncertainty, error), episodes, f"{what} {over}")
+            for name, what, statistic in (
+                ("spearman", "rank correlation", spearman),
+                ("pearson", "linear correlation", pearson),
+                ("ause", "area under the sparsification error, 1: chance,", sparsification),
+            )
         }
-        over = f"{len(error)} starts in {len(np.unique(episodes))} held-out episodes"
-        return cls(
-            **{
-                name: bootstrap.clustered(make(uncertainty, error), episodes, f"{what} over {over}")
-                for name, (what, make) in statistics.items()
-            }
-        )
+        return cls(**estimates(measured, bootstrap))
 
 
 @register("section", "uncertainty", order=80)
@@ -77,9 +73,7 @@ class Uncertainty(Section):
 
     @classmethod
     def run(cls, context: Context) -> Self:
-        starts, found, error = uncertainties_and_errors(
-            context.model, context.spec, context.held_out, context.options, context.key
-        )
+        starts, found, error = uncertainties_and_errors(context)
         steps = [h for h in STEPS if (starts.remaining_steps >= h).any()]
 
         def agreement(values: np.ndarray, h: int) -> UncertaintyQuality:
@@ -125,29 +119,24 @@ def is_ensemble(model: WorldModel, spec: DataSpec) -> bool:
 
 
 def uncertainties_and_errors(
-    model: WorldModel,
-    spec: DataSpec,
-    held_out: Trajectories,
-    options: EvaluationOptions,
-    key: jax.Array,
+    context: Context,
 ) -> tuple[PredictionStarts, dict[str, np.ndarray], np.ndarray]:
     """Returns N starts, evenly spaced over held-out episodes; every measure by name, (N, H), summed
     over steps 1 to H; and the error (N, H) after each of them, in training standard deviations: the
     norm over all dimensions and the reward. Values past an episode's end are not valid.
     """
+    held_out, options, spec = context.held_out, context.options, context.spec
     per_episode = -(-MOST_STARTS // held_out.num_episodes)
     places_of = replace(options, horizons=list(STEPS), starts_per_episode=per_episode)
     horizons, starts, _ = prediction_starts(held_out, places_of)
     rows, steps = step_arrays(held_out), np.arange(horizons[-1] + 1)
-    future = take(rows, starts.rows[:, None] + np.minimum(steps, starts.remaining_steps[:, None]))
+    logged = take(rows, starts.rows[:, None] + np.minimum(steps, starts.remaining_steps[:, None]))
     scales = {name: jnp.asarray(o.std, jnp.float32) for name, o in spec.observations.items()}
     if spec.has_reward and held_out.rewards is not None:
         scales["reward"] = jnp.asarray(spec.reward_mean_std[1], jnp.float32)
     window = context_of(rows, starts, options.context)
-    keys = jax.random.split(key, options.num_samples)
-    found, error = _measure(
-        model, window, jnp.asarray(starts.context_lengths - 1), future, scales, keys
-    )
+    keys, last = jax.random.split(context.key, options.num_samples), starts.context_lengths - 1
+    found, error = _measure(context.model, window, jnp.asarray(last), logged, scales, keys)
     error = np.where(np.isnan(error), np.inf, error)  # infinite, not missing
     return starts, {name: np.asarray(found[name]) for name in UNCERTAINTIES}, error
 
@@ -157,16 +146,16 @@ def _measure(
     model: WorldModel,
     window: Window,
     last: jax.Array,
-    future: StepArrays,
+    logged: StepArrays,
     scales: dict[str, jax.Array],
     keys: jax.Array,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Measures {name: (N, H)}, summed over steps and averaged over S samples; the error (N, H).
 
     window: (N, C) observed steps, of which `last` (N,) is the last one that is not padding
-    future: (N, H+1) steps from it on; keys: (S,)
+    logged: (N, H+1) steps from it on; keys: (S,)
     """
-    actions = future.action[:, :-1]
+    actions = logged.action[:, :-1]
 
     def imagine(key: jax.Array) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
         observe_key, rollout_key = jax.random.split(key)
@@ -182,8 +171,8 @@ def _measure(
         return measure_uncertainty(model, UNCERTAINTIES, before, actions), means
 
     found, predicted = jax.tree.map(lambda x: x.mean(0), jax.lax.map(imagine, keys))
-    truth = {name: x[:, 1:] for name, x in future.observation.items()}
-    truth["reward"] = future.reward[:, :-1]
-    off = [(predicted[name] - truth[name]) / scale for name, scale in scales.items()]
-    squares = [jnp.square(x).reshape(*actions.shape[:2], -1).sum(-1) for x in off]
+    truth = {name: x[:, 1:] for name, x in logged.observation.items()}
+    truth["reward"] = logged.reward[:, :-1]
+    errors = [(predicted[name] - truth[name]) / scale for name, scale in scales.items()]
+    squares = [jnp.square(x).reshape(*actions.shape[:2], -1).sum(-1) for x in errors]
     return {name: jnp.cumsum(x, 1) for name, x in found.items()}, jnp.sqrt(sum(squares))
