@@ -61,7 +61,7 @@ class Repeat(WorldModel):
 
 
 class Linear(Repeat):
-    """Knows the linear world that `linear_logs` come from, up to `noise` in every step."""
+    """Knows the linear world that `linear_dataset` come from, up to `noise` in every step."""
 
     def __init__(self, noise: float = 0.0):
         super().__init__()
@@ -72,7 +72,7 @@ class Linear(Repeat):
         return DECAY * state + PUSH * 2 * action + noise
 
 
-def linear_logs(
+def linear_dataset(
     lengths: list[int], seed: int = 0, noise: float = 0.0, seen_noise: float = 0.0
 ) -> Trajectories:
     """x' = DECAY x + PUSH a, in episodes of the given numbers of rows; with normal noise in every
@@ -105,4 +105,4 @@ def linear_logs(
 
 @pytest.fixture(scope="session")
 def worlds() -> SimpleNamespace:
-    return SimpleNamespace(Linear=Linear, Repeat=Repeat, linear_logs=linear_logs)
+    return SimpleNamespace(Linear=Linear, Repeat=Repeat, linear_dataset=linear_dataset)

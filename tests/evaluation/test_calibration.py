@@ -1,4 +1,4 @@
-"""What evaluation says of a model's futures, in worlds whose best forecast is known in closed form.
+"""Calibration in worlds whose best forecast is known in closed form.
 
 The linear world with normal noise in every step and in what is seen: the Kalman filter gives the
 distribution of every observation to come.
@@ -49,8 +49,8 @@ def filtered(seen, pushes):
 
 
 @pytest.fixture(scope="module")
-def logs(worlds):
-    return worlds.linear_logs([40] * 200, seed=3, noise=NOISE, seen_noise=SEEN_NOISE)
+def dataset(worlds):
+    return worlds.linear_dataset([40] * 200, seed=3, noise=NOISE, seen_noise=SEEN_NOISE)
 
 
 @pytest.fixture(scope="module")
@@ -76,37 +76,37 @@ def kalman(worlds):
     return Kalman
 
 
-def evaluated(model, logs, options=OPTIONS):
-    return Calibration.run(context_of(model, logs, options)).observations["position"]
+def evaluated(model, dataset, options=OPTIONS):
+    return Calibration.run(context_of(model, dataset, options)).observations["position"]
 
 
 @pytest.fixture(scope="module")
-def calibration_of(kalman, logs):
+def calibration_of(kalman, dataset):
     """By horizon, of the filter that assumes so much noise."""
-    return functools.cache(lambda noise_scale: evaluated(kalman(noise_scale), logs))
+    return functools.cache(lambda noise_scale: evaluated(kalman(noise_scale), dataset))
 
 
-def surprise_of_the_filter(logs, horizon):
+def surprise_of_the_filter(dataset, horizon):
     """Mean over starts and numbers of the negative log-likelihood, x in standard deviations."""
-    _, starts, _ = prediction_starts(logs, OPTIONS)
-    std, found = logs.observations["position"].std(0), []
+    _, starts, _ = prediction_starts(dataset, OPTIONS)
+    std, found = dataset.observations["position"].std(0), []
     for row in starts.rows[starts.remaining_steps >= horizon]:
-        seen = logs.observations["position"][row - CONTEXT + 1 : row + 1].astype(float)
-        pushes = PUSH * logs.actions[row - CONTEXT + 1 : row + horizon]
+        seen = dataset.observations["position"][row - CONTEXT + 1 : row + 1].astype(float)
+        pushes = PUSH * dataset.actions[row - CONTEXT + 1 : row + horizon]
         mean, variance = filtered(seen, pushes)
         for t in range(horizon):
             mean = DECAY * mean + pushes[CONTEXT - 1 + t]
             variance = DECAY**2 * variance + NOISE**2
         variance += SEEN_NOISE**2
-        off = logs.observations["position"][row + horizon] - mean
+        off = dataset.observations["position"][row + horizon] - mean
         found.append((np.log(2 * np.pi * variance / std**2) + off**2 / variance) / 2)
     return np.mean(found)
 
 
-def test_the_likelihood_is_that_of_the_kalman_filter(calibration_of, logs):
+def test_the_likelihood_is_that_of_the_kalman_filter(calibration_of, dataset):
     """Within 2 %: so is then its logarithm, to 0.02."""
     for horizon, numbers in calibration_of(1.0).items():
-        expected = surprise_of_the_filter(logs, horizon)
+        expected = surprise_of_the_filter(dataset, horizon)
         assert math.exp(expected - numbers.log_score.value) == pytest.approx(1, abs=0.02)
 
 
@@ -146,29 +146,29 @@ def test_a_wrong_noise_is_overconfident_or_too_wide(calibration_of, noise_scale,
     assert ends > 3 / 40 if sure else ends < 1 / 40
 
 
-def test_noise_of_the_observation_widens_the_sampled_rollouts_and_not_the_prediction(kalman, logs):
+def test_noise_of_the_observation_does_not_change_the_prediction(kalman, dataset):
     without, with_noise = (
-        Prediction.run(context_of(kalman(x), logs, OPTIONS)).observations["position"]
+        Prediction.run(context_of(kalman(x), dataset, OPTIONS)).observations["position"]
         for x in (0.0, 1.0)
     )
     assert without.horizons[1].error == with_noise.horizons[1].error
 
 
-def test_sampled_rollouts_that_agree_have_no_calibration(worlds, logs):
-    found = Calibration.run(context_of(worlds.Linear(), logs, OPTIONS))
+def test_sampled_rollouts_that_agree_have_no_calibration(worlds, dataset):
+    found = Calibration.run(context_of(worlds.Linear(), dataset, OPTIONS))
     assert found.observations["position"] == {} and found.tables() == found.cards() == []
     assert any("All sampled rollouts of position are the same" in note for note in found.notes())
 
 
-def test_few_samples_have_no_calibration(kalman, logs):
-    found = Calibration.run(context_of(kalman(), logs, EvaluationOptions([1], CONTEXT, 2, 3)))
+def test_few_samples_have_no_calibration(kalman, dataset):
+    found = Calibration.run(context_of(kalman(), dataset, EvaluationOptions([1], CONTEXT, 2, 3)))
     assert found.observations["position"] == {}
     assert any("evaluation.num_samples of 4 or more" in note for note in found.notes())
 
 
-def test_intervals_that_few_samples_cannot_have_are_left_out(kalman, logs):
+def test_intervals_that_few_samples_cannot_have_are_left_out(kalman, dataset):
     options = EvaluationOptions([1], CONTEXT, 5, 8, resamples=100)
-    numbers = evaluated(kalman(), logs, options)[1]
+    numbers = evaluated(kalman(), dataset, options)[1]
     assert set(numbers.coverage) == {50, 80} and numbers.nominal[80] == pytest.approx(7 / 9)
 
 
@@ -194,7 +194,7 @@ def test_an_ensemble_learns_the_likelihood_of_a_linear_system(worlds):
     """All of x is seen: after one step it is normal around the known mean, after more steps too,
     with the noise of all of them. The likelihood is within 2 % of the best there is.
     """
-    training, held_out = (worlds.linear_logs([51] * n, n, NOISE) for n in (400, 60))
+    training, held_out = (worlds.linear_dataset([51] * n, n, NOISE) for n in (400, 60))
     spec = training.spec({"position": "standardize"})
     options = StageOptions(
         steps=4000,

@@ -44,8 +44,8 @@ OPTIONS = EvaluationOptions(
 
 def measures(worlds, **models) -> dict[str, ComparedMeasure]:
     """By their keys."""
-    logs = worlds.linear_logs([30, 25, 40, 30], noise=0.2)
-    contexts = {name: context_of(model, logs, OPTIONS) for name, model in models.items()}
+    dataset = worlds.linear_dataset([30, 25, 40, 30], noise=0.2)
+    contexts = {name: context_of(model, dataset, OPTIONS) for name, model in models.items()}
     return {found.measure.key: found for found in compare_contexts(contexts).measures}
 
 
@@ -66,10 +66,10 @@ def test_the_model_with_less_noise_is_ahead_at_every_horizon(worlds) -> None:
 
 
 def test_a_comparison_holds_the_numbers_of_each_models_own_evaluation(worlds) -> None:
-    logs, noise = worlds.linear_logs([30, 25, 40, 30], noise=0.2), {"a": 0.1, "b": 0.3}
+    dataset, noise = worlds.linear_dataset([30, 25, 40, 30], noise=0.2), {"a": 0.1, "b": 0.3}
     found = measures(worlds, **{name: worlds.Linear(x) for name, x in noise.items()})
     for run, x in noise.items():
-        context = context_of(worlds.Linear(x), logs, OPTIONS)
+        context = context_of(worlds.Linear(x), dataset, OPTIONS)
         alone = Prediction.run(context).observations["position"]
         calibrations = Calibration.run(context).observations["position"]
         rewards = RewardsAndTermination.run(context).rewards
@@ -97,7 +97,7 @@ def test_what_is_better_when_more_is_reported_by_the_difference() -> None:
     assert compare({"a": given["a"]}, Bootstrap(100)).lead is None
 
 
-def test_two_that_are_the_same_are_not_told_apart(worlds) -> None:
+def test_two_equal_runs_have_no_lead(worlds) -> None:
     found = measures(worlds, one=worlds.Linear(0.2), other=worlds.Linear(0.2))
     for place, measure in found.items():
         for at in measure.rows.values():
@@ -175,9 +175,9 @@ def test_a_comparison_of_runs_is_written_whole(two_runs: list[Path], capsys) -> 
     text = (folder / "comparison.md").read_text()
     assert "none is clearly ahead at 1 to 15 steps" in text and "the same 3 episodes" in text
     page = (folder / "comparison.html").read_text()
-    for told in (text, page):
-        assert "Brackets hold the 95 % interval" in told
-        assert "no held-out episode is long enough: 900" in told
+    for report in (text, page):
+        assert "Brackets hold the 95 % interval" in report
+        assert "no held-out episode is long enough: 900" in report
     kinds = ["prediction", "usable_horizon", "reward", "return", "returns"]
     assert {*kinds, "policy_ranking"} <= found.keys()
     assert found["policy_ranking"]["spearman"]["5"]["runs"].keys() == {"one", "other"}
@@ -220,10 +220,10 @@ def test_runs_of_the_same_name_are_called_by_their_paths() -> None:
         labels(["a/x", "a/../a/x"], ["x", "x"])
 
 
-@pytest.mark.parametrize("what", ["logs", "holdout"])
+@pytest.mark.parametrize("what", ["dataset", "holdout"])
 def test_runs_that_cannot_be_compared_are_refused(two_runs: list[Path], what: str) -> None:
     other = two_runs[1]
-    if what == "logs":
+    if what == "dataset":
         spec = json.loads((other / "spec.json").read_text())
         (other / "spec.json").write_text(json.dumps(spec | {"fingerprint": "0" * 64}))
         words = "another dataset than"
@@ -244,10 +244,10 @@ def test_a_page_of_models_without_a_policy(worlds) -> None:
     assert page.count('class="band run-0"') == 3  # but for the usable horizon
 
 
-def test_logs_without_reward_leave_the_reward_out(worlds) -> None:
-    """Other logs may lack what the models learned to tell."""
-    logs = worlds.linear_logs([30, 25, 40, 30], noise=0.2)
-    spec, bare = logs.spec(), replace(logs, rewards=None)
+def test_a_dataset_without_rewards_leaves_the_reward_out(worlds) -> None:
+    """Another dataset may lack what the models learned to predict."""
+    dataset = worlds.linear_dataset([30, 25, 40, 30], noise=0.2)
+    spec, bare = dataset.spec(), replace(dataset, rewards=None)
     models = {"a": worlds.Linear(0.5), "b": worlds.Repeat()}
     contexts = {name: context_of(model, bare, OPTIONS, spec) for name, model in models.items()}
     found = compare_contexts(contexts)
@@ -263,10 +263,10 @@ def test_what_is_not_finite_is_not_drawn(worlds) -> None:
         def step(self, state, action, key):
             return state * np.nan
 
-    logs = worlds.linear_logs([30, 25, 40, 30])
+    dataset = worlds.linear_dataset([30, 25, 40, 30])
     options = replace(OPTIONS, horizons=[8])
     models = {"a": Diverged(), "b": worlds.Repeat()}
-    contexts = {name: context_of(model, logs, options) for name, model in models.items()}
+    contexts = {name: context_of(model, dataset, options) for name, model in models.items()}
     page = comparison_page(compare_contexts(contexts))
     drawn = re.findall(r' (?:d|points|cx|cy)="([^"]*)"', page)
     assert drawn and not any("nan" in path or "inf" in path for path in drawn)
@@ -280,7 +280,7 @@ def test_the_last_checkpoints_stand_beside_the_best(worlds) -> None:
         "CRPS of sampled rollouts of position",
         "Last checkpoints",
     ]
-    titles = [sheet.title for sheet in comparison_tables(best)]
+    titles = [table.title for table in comparison_tables(best)]
     assert len(titles) == 2 and titles[1].endswith(", last checkpoints")
     assert (
         json_document(best.numbers())["last"]["prediction"]["position"]["8"]["lead"]["best"] == "b"

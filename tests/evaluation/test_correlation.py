@@ -75,7 +75,7 @@ def test_what_is_drawn_twice_counts_twice():
     np.testing.assert_allclose(sparsification(-e, e)(counts), expected)
 
 
-def test_an_order_that_says_nothing_is_chance_and_any_unit_is_the_same():
+def test_an_uninformative_order_is_chance_and_any_unit_is_the_same():
     u, e = pairs(400)
     once = np.ones((1, 400), int)
     np.testing.assert_allclose(sparsification(np.zeros(400), e)(once), 1.0)

@@ -24,22 +24,22 @@ OPTIONS = EvaluationOptions(
 )
 
 
-def evaluated(model, logs, options=OPTIONS):
-    return FreeRuns.run(context_of(model, logs, options)).observations["position"]
+def evaluated(model, dataset, options=OPTIONS):
+    return FreeRuns.run(context_of(model, dataset, options)).observations["position"]
 
 
-def test_who_knows_the_world_fits_all_of_it(worlds):
-    found = evaluated(worlds.Linear(), worlds.linear_logs([30, 25, 40]))
+def test_the_true_dynamics_fit_the_whole_record(worlds):
+    found = evaluated(worlds.Linear(), worlds.linear_dataset([30, 25, 40]))
     assert found.mean.rmse.value < 1e-5
     assert found.mean.fit.value > 99.99
     assert found.rows == [26, 21, 36]
 
 
 def test_errors_are_those_of_a_plain_loop(worlds):
-    """Persistence: every row after the context is said to be the last one seen."""
-    logs = worlds.linear_logs([30, 25, 40])
-    found = evaluated(worlds.Repeat(), logs)
-    records = np.split(logs.observations["position"], np.cumsum(logs.lengths)[:-1])
+    """Persistence: every row after the context is predicted as the last observed one."""
+    dataset = worlds.linear_dataset([30, 25, 40])
+    found = evaluated(worlds.Repeat(), dataset)
+    records = np.split(dataset.observations["position"], np.cumsum(dataset.lengths)[:-1])
     off = [x[3] - x[4:] for x in records]
     rmse = np.array([np.sqrt((e**2).mean(0)) for e in off])
     std = np.array([x[4:].std(0) for x in records])
@@ -57,35 +57,35 @@ def test_errors_are_those_of_a_plain_loop(worlds):
 
 
 def test_one_record_has_no_interval(worlds):
-    number = evaluated(worlds.Repeat(), worlds.linear_logs([50])).mean.rmse
+    number = evaluated(worlds.Repeat(), worlds.linear_dataset([50])).mean.rmse
     assert number.n == 1 and np.isnan(number.low) and np.isnan(number.high)
     assert "[" not in str(number)
 
 
 def test_chunks_are_seamless(worlds, monkeypatch):
     """The same record in one piece and in many, for a latent with a memory."""
-    logs = worlds.linear_logs([40, 23])
-    spec = logs.spec()
+    dataset = worlds.linear_dataset([40, 23])
+    spec = dataset.spec()
     model = models.build(GRUOptions(units=8, latent_dim=4), spec, jax.random.key(1))
-    whole = evaluated(model, logs)
+    whole = evaluated(model, dataset)
     monkeypatch.setattr(module, "CHUNK", 5)
-    np.testing.assert_allclose(evaluated(model, logs).rmse, whole.rmse, rtol=1e-4)
+    np.testing.assert_allclose(evaluated(model, dataset).rmse, whole.rmse, rtol=1e-4)
 
 
 def test_groups_of_records_and_sampled_rollouts_change_nothing(worlds, monkeypatch):
-    logs = worlds.linear_logs([30, 25, 40])
-    alone = evaluated(worlds.Linear(), logs).rmse
+    dataset = worlds.linear_dataset([30, 25, 40])
+    alone = evaluated(worlds.Linear(), dataset).rmse
     monkeypatch.setattr(module, "MOST_LANES", 6)
-    together = evaluated(worlds.Linear(), logs, dataclasses.replace(OPTIONS, num_samples=3)).rmse
+    together = evaluated(worlds.Linear(), dataset, dataclasses.replace(OPTIONS, num_samples=3)).rmse
     np.testing.assert_allclose(together, alone, atol=1e-6)
 
 
 def test_the_mean_over_sampled_rollouts_is_evaluated(worlds):
-    """Noise of independent futures averages out."""
-    logs = worlds.linear_logs([60])
+    """Noise of independent rollouts averages out."""
+    dataset = worlds.linear_dataset([60])
     noisy = [
         evaluated(
-            worlds.Linear(0.3), logs, dataclasses.replace(OPTIONS, num_samples=n)
+            worlds.Linear(0.3), dataset, dataclasses.replace(OPTIONS, num_samples=n)
         ).mean.rmse.value
         for n in (1, 64)
     ]
@@ -97,18 +97,18 @@ def test_a_model_that_diverges_is_infinitely_wrong(worlds):
         def step(self, state, action, key):
             return state * np.nan
 
-    found = evaluated(Lost(), worlds.linear_logs([30]))
+    found = evaluated(Lost(), worlds.linear_dataset([30]))
     assert found.mean.rmse.value == np.inf and found.mean.fit.value == -np.inf
 
 
 def test_records_no_longer_than_the_context_are_refused(worlds):
     with pytest.raises(DataError, match=r"longest record has 4 steps.*evaluation.context=4"):
-        evaluated(worlds.Repeat(), worlds.linear_logs([4, 3]))
+        evaluated(worlds.Repeat(), worlds.linear_dataset([4, 3]))
 
 
 def test_free_runs_are_in_every_report(worlds):
-    logs = worlds.linear_logs([30, 25])
-    results = evaluate(context_of(worlds.Repeat(), logs, OPTIONS))
+    dataset = worlds.linear_dataset([30, 25])
+    results = evaluate(context_of(worlds.Repeat(), dataset, OPTIONS))
     saved = json.loads(json.dumps(to_json(results), allow_nan=False))["free_run"]["position"]
     assert saved["context"] == 4 and len(saved["channels"]) == 2
     assert [record["rows"] for record in saved["records"]] == [26, 21]
@@ -117,14 +117,14 @@ def test_free_runs_are_in_every_report(worlds):
     for text in (markdown(results), page(results)):
         assert str(fit).split(" [")[0].lstrip("-") in text and "Free run of position" in text
     asked = dataclasses.replace(OPTIONS, free_run=False)
-    without = evaluate(context_of(worlds.Repeat(), logs, asked))
+    without = evaluate(context_of(worlds.Repeat(), dataset, asked))
     assert to_json(without)["free_run"] is None and "Free run" not in page(without)
 
 
 def test_images_alone_are_refused(worlds) -> None:
-    logs = worlds.linear_logs([30, 25])
+    dataset = worlds.linear_dataset([30, 25])
     spec = dataclasses.replace(
-        logs.spec(), observations={"camera": ObservationSpec((8, 8, 3), "uint8")}
+        dataset.spec(), observations={"camera": ObservationSpec((8, 8, 3), "uint8")}
     )
     with pytest.raises(DataError, match="camera are images; accepted"):
-        FreeRuns.run(context_of(worlds.Repeat(), logs, EvaluationOptions(), spec))
+        FreeRuns.run(context_of(worlds.Repeat(), dataset, EvaluationOptions(), spec))

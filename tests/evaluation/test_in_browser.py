@@ -71,7 +71,7 @@ def pages(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     given = {"horizons": [1, 2], "num_samples": 2, "episodes": 3, "resamples": 100}
     given["policy_ranking"] = {"rollouts_per_policy": 0}
     compare_runs([str(smoke_run), str(other)], "last", given, str(runs))
-    names = [f"a method of learning from logs, number {number}" for number in range(3)]
+    names = [f"a method of learning from dataset, number {number}" for number in range(3)]
     scores = np.random.default_rng(0).normal(50, 20, (len(names), 5, 2))
     table = ScoreTable(["one task", "another"], dict(zip(names, scores, strict=True)), True)
     return {

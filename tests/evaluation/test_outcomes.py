@@ -1,4 +1,4 @@
-"""Rewards and ends that imagined futures foretell, in a world where both are known."""
+"""Predicted rewards and terminations, in a world where both are known."""
 
 import dataclasses
 
@@ -24,9 +24,9 @@ OPTIONS = EvaluationOptions(
 
 
 @pytest.fixture(scope="module")
-def logs(worlds):
+def dataset(worlds):
     """Episodes of which every other one is terminated; reward: the sum of the position."""
-    made = worlds.linear_logs([30, 25, 40, 22, 35, 28])
+    made = worlds.linear_dataset([30, 25, 40, 22, 35, 28])
     rewards = made.observations["position"].sum(1)
     rewards = np.concatenate([rewards[1:], [0]]).astype(np.float32)
     rewards[made.last_steps] = 0
@@ -48,43 +48,43 @@ def paying(worlds):
     return Paying
 
 
-def evaluated(model, logs, options=OPTIONS):
-    return RewardsAndTermination.run(context_of(model, logs, options))
+def evaluated(model, dataset, options=OPTIONS):
+    return RewardsAndTermination.run(context_of(model, dataset, options))
 
 
-def test_a_known_reward_has_no_error(paying, logs):
-    for numbers in evaluated(paying(), logs).rewards.values():
+def test_a_known_reward_has_no_error(paying, dataset):
+    for numbers in evaluated(paying(), dataset).rewards.values():
         assert numbers.error.value < 1e-5 and numbers.return_error.value < 1e-5
         assert numbers.skill.low > 0.999 and numbers.return_skill.low > 0.999
 
 
-def test_an_error_of_every_step_adds_up_in_the_return(paying, logs):
-    std = logs.spec().reward_mean_std[1]
-    for h, numbers in evaluated(paying(0.5), logs).rewards.items():
+def test_an_error_of_every_step_adds_up_in_the_return(paying, dataset):
+    std = dataset.spec().reward_mean_std[1]
+    for h, numbers in evaluated(paying(0.5), dataset).rewards.items():
         assert numbers.error.value == pytest.approx(0.5 / std, rel=1e-3)
         assert numbers.return_error.value == pytest.approx(h * 0.5 / std, rel=1e-3)
 
 
-def test_the_training_mean_is_beside_it(paying, logs):
-    spec = logs.spec()
-    _, starts, _ = prediction_starts(logs, OPTIONS)
-    single, summed = reward_errors(np.zeros((len(starts), 8)), logs, spec, starts)
+def test_the_training_mean_is_beside_it(paying, dataset):
+    spec = dataset.spec()
+    _, starts, _ = prediction_starts(dataset, OPTIONS)
+    single, summed = reward_errors(np.zeros((len(starts), 8)), dataset, spec, starts)
     row, mean, std = starts.rows[3], *spec.reward_mean_std
     for h in range(1, min(8, starts.remaining_steps[3]) + 1):
-        earned = logs.rewards[row : row + h].astype(float)
+        earned = dataset.rewards[row : row + h].astype(float)
         assert single[1, 3, h - 1] == pytest.approx(abs(mean - earned[-1]) / std, rel=1e-4)
         assert summed[1, 3, h - 1] == pytest.approx(abs(h * mean - earned.sum()) / std, abs=1e-4)
         assert summed[0, 3, h - 1] == pytest.approx(abs(earned.sum()) / std, abs=1e-4)
-    short = PredictionStarts(*(np.array([x]) for x in (logs.last_steps[1] - 2, 3, 2, 1)))
-    assert np.isnan(reward_errors(np.zeros((1, 8)), logs, spec, short)[0][:, 0, 2:]).all()
+    short = PredictionStarts(*(np.array([x]) for x in (dataset.last_steps[1] - 2, 3, 2, 1)))
+    assert np.isnan(reward_errors(np.zeros((1, 8)), dataset, spec, short)[0][:, 0, 2:]).all()
 
 
-def test_logs_without_reward_are_not_evaluated_by_it(worlds, logs):
-    bare = dataclasses.replace(logs, rewards=None)
+def test_a_dataset_without_rewards_has_no_reward_errors(worlds, dataset):
+    bare = dataclasses.replace(dataset, rewards=None)
 
     class Unpaid(worlds.Linear):
         def reward(self, state):
-            raise AssertionError("no reward to tell of")
+            raise AssertionError("no reward")
 
     found = evaluated(Unpaid(), bare)
     assert found.rewards == {} and any("no rewards" in note for note in found.notes())
@@ -94,11 +94,11 @@ def test_logs_without_reward_are_not_evaluated_by_it(worlds, logs):
 
 
 @pytest.fixture(scope="module")
-def counting(worlds, logs):
-    """Logs whose position says how many steps are left until a termination, and a model that
+def counting(worlds, dataset):
+    """A dataset whose position is how many steps are left until a termination, and a model that
     counts."""
-    left = np.concatenate([np.arange(n)[::-1] for n in logs.lengths]).astype(np.float32)
-    left += np.repeat(np.where(logs.terminated, 0, 1000), logs.lengths)
+    left = np.concatenate([np.arange(n)[::-1] for n in dataset.lengths]).astype(np.float32)
+    left += np.repeat(np.where(dataset.terminated, 0, 1000), dataset.lengths)
     observations = {"position": np.stack([left, left], 1)}
 
     class Counting(worlds.Linear):
@@ -115,12 +115,12 @@ def counting(worlds, logs):
             at_end = jnp.abs(state[..., 0] + self.late) < 0.5
             return dataclasses.replace(super().terminal(state), value=self.chance * at_end)
 
-    return dataclasses.replace(logs, observations=observations), Counting
+    return dataclasses.replace(dataset, observations=observations), Counting
 
 
-def test_known_ends_are_foretold_at_every_horizon(counting):
-    logs, model = counting
-    found = evaluated(model(), logs).terminations
+def test_known_terminations_are_predicted_at_every_horizon(counting):
+    dataset, model = counting
+    found = evaluated(model(), dataset).terminations
     assert list(found) == [1, 3, 8]
     for numbers in found.values():
         assert numbers.f1.value == 1 and numbers.auc.value == 1
@@ -128,24 +128,24 @@ def test_known_ends_are_foretold_at_every_horizon(counting):
     assert found[1].base_rate.value < found[3].base_rate.value < found[8].base_rate.value
 
 
-def test_ends_that_come_late_are_missed_by_as_much(counting):
+def test_late_terminations_are_missed_by_as_much(counting):
     """Of starts 1, 3 and 8 steps before an end, the first two of them meet it within 3 steps: one
     that is 2 steps late is found from the nearest only."""
-    logs, model = counting
-    found = evaluated(model(late=2), logs).terminations
+    dataset, model = counting
+    found = evaluated(model(late=2), dataset).terminations
     assert found[1].f1.value == 0 and found[1].auc.value == 0.5
     assert found[3].f1.value == pytest.approx(2 / 3) and found[3].auc.value == pytest.approx(0.75)
 
 
-def test_an_unlikely_end_is_ranked_but_not_foretold(counting):
-    logs, model = counting
-    found = evaluated(model(chance=0.3), logs).terminations
+def test_an_unlikely_termination_is_ranked_but_not_predicted(counting):
+    dataset, model = counting
+    found = evaluated(model(chance=0.3), dataset).terminations
     assert found[3].f1.value == 0 and found[3].auc.value == 1
 
 
-def test_logs_without_terminations_are_not_evaluated_by_them(counting):
-    logs, model = counting
-    found = evaluated(model(), dataclasses.replace(logs, terminated=np.zeros(6, bool)))
+def test_a_dataset_without_terminations_has_no_predicted_ones(counting):
+    dataset, model = counting
+    found = evaluated(model(), dataclasses.replace(dataset, terminated=np.zeros(6, bool)))
     assert found.terminations == {} and any("terminated" in note for note in found.notes())
 
 
@@ -166,10 +166,10 @@ def test_areas_and_f1_of_a_draw_are_those_of_the_repeated_cases():
         assert share == pytest.approx(2 * hits / ((s > 0).sum() + y.sum()))
 
 
-def test_models_are_compared_by_the_ends_they_foretell(counting):
-    logs, model = counting
+def test_models_are_compared_by_the_terminations_they_predict(counting):
+    dataset, model = counting
     models = {"late": model(late=2), "knows": model()}
-    contexts = {name: context_of(m, logs, OPTIONS) for name, m in models.items()}
+    contexts = {name: context_of(m, dataset, OPTIONS) for name, m in models.items()}
     found = {c.measure.key: c.rows for c in compare_contexts(contexts).measures}
     for place in ("terminal.auc", "terminal.f1"):
         assert list(found[place]) == ["1", "3", "8"]
@@ -177,5 +177,5 @@ def test_models_are_compared_by_the_ends_they_foretell(counting):
             numbers = compared.runs
             assert compared.lead.best == "knows" and numbers["knows"].value == 1
             assert compared.lead.margin.value == pytest.approx(1 - numbers["late"].value)
-    alone = evaluated(model(late=2), logs).terminations
+    alone = evaluated(model(late=2), dataset).terminations
     assert found["terminal.f1"]["3"].runs["late"].value == alone[3].f1.value

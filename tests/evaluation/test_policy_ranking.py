@@ -231,17 +231,17 @@ def test_lengths_stay_within_an_episode():
 
 
 @pytest.mark.parametrize("discrete", [False, True])
-def test_a_clone_does_what_was_logged(worlds, discrete):
-    """Who acted in the logs pushed against the position; features are the position."""
-    logs = worlds.linear_logs([30, 25, 40, 30])
-    position = logs.observations["position"]
+def test_a_clone_imitates_the_logged_actions(worlds, discrete):
+    """The logged actions push against the position; features are the position."""
+    dataset = worlds.linear_dataset([30, 25, 40, 30])
+    position = dataset.observations["position"]
     taken = np.clip(-position, -2, 2)
     if discrete:
         taken = (position[:, 0] > 0).astype(np.int32)
-        logs = dataclasses.replace(logs, action_spec=ActionSpec(True, 2))
-    taken[logs.last_steps] = 0  # nothing is done there, which is no example
-    logs = dataclasses.replace(logs, actions=taken)
-    head = clone_policy(worlds.Repeat(), logs.spec(), logs, jax.random.key(0))
+        dataset = dataclasses.replace(dataset, action_spec=ActionSpec(True, 2))
+    taken[dataset.last_steps] = 0  # nothing is done there, which is no example
+    dataset = dataclasses.replace(dataset, actions=taken)
+    head = clone_policy(worlds.Repeat(), dataset.spec(), dataset, jax.random.key(0))
     seen = np.random.default_rng(1).uniform(-1, 1, (200, 2)).astype(np.float32)
     action = np.asarray(head(seen).mode())
     if discrete:
@@ -250,7 +250,7 @@ def test_a_clone_does_what_was_logged(worlds, discrete):
         assert np.abs(action - -seen / 2).mean() < 0.03  # in [-1, 1], of the range [-2, 2]
 
 
-def test_a_clone_of_images_sees_a_few_windows_at_once(image_spec):
+def test_a_clone_of_images_encodes_a_few_windows_at_once(image_spec):
     """All of them at full size, with the encoder's channels, would be half a gigabyte here."""
     options = MLPOptions(burn_in=1, units=8, latent_dim=8, depth=2)
     model = nnx.jit(lambda key: models.build(options, image_spec, key))(jax.random.key(0))
@@ -267,10 +267,10 @@ def test_a_clone_of_images_sees_a_few_windows_at_once(image_spec):
 
 
 def test_discrete_actions_and_episodes_that_end(tmp_path):
-    logs = collect(
+    dataset = collect(
         GymnasiumData("poles", environment="CartPole-v1", episodes=4, cache_dir=str(tmp_path))
     )
-    spec = logs.spec()
+    spec = dataset.spec()
     options = MLPOptions(units=8, latent_dim=8)
     model = nnx.jit(lambda key: models.build(options, spec, key))(jax.random.key(0))
     actor = ActionHead(model.feature_size, spec.action, 16, 1, rngs=nnx.Rngs(1))
@@ -282,8 +282,9 @@ def test_discrete_actions_and_episodes_that_end(tmp_path):
         sequence_length=5,
     )
     options = EvaluationOptions(resamples=200, policy_ranking=few)
-    ranking = PolicyRanking.run(Context(model, actor, spec, logs, logs, "CartPole-v1", options))
-    # A new reward head says 0 of everything: the model ranks nothing, and says so.
+    context = context_of(model, dataset, options, spec, actor, "CartPole-v1")
+    ranking = PolicyRanking.run(context)
+    # A new reward head predicts 0: the model ranks nothing.
     assert ranking.agreement.spearman.value == 0
     assert ranking.policies["highest action"].real.value < 12
     assert ranking.policies["random"].real.value > 15

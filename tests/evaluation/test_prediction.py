@@ -21,29 +21,29 @@ OPTIONS = EvaluationOptions(
 KEY = jax.random.key(OPTIONS.seed)
 
 
-def evaluated(model, logs, options=OPTIONS):
-    return Prediction.run(context_of(model, logs, options))
+def evaluated(model, dataset, options=OPTIONS):
+    return Prediction.run(context_of(model, dataset, options))
 
 
 def test_model_that_repeats_has_skill_exactly_0(worlds):
-    found = evaluated(worlds.Repeat(), worlds.linear_logs([30, 25, 40])).observations["position"]
+    found = evaluated(worlds.Repeat(), worlds.linear_dataset([30, 25, 40])).observations["position"]
     for numbers in found.horizons.values():
         assert numbers.skill.value == numbers.skill.low == numbers.skill.high == 0
         assert numbers.error.value == numbers.persistence.value > 0
 
 
-def test_model_that_knows_the_world_has_no_error(worlds):
-    found = evaluated(worlds.Linear(), worlds.linear_logs([30, 25, 40])).observations["position"]
+def test_the_true_dynamics_have_no_error(worlds):
+    found = evaluated(worlds.Linear(), worlds.linear_dataset([30, 25, 40])).observations["position"]
     for numbers in found.horizons.values():
         assert numbers.error.value < 1e-6
         assert numbers.skill.low > 0.999
 
 
 def test_errors_are_those_of_a_plain_loop(worlds):
-    logs = worlds.linear_logs([30, 6, 25, 3, 14])
-    found = evaluated(worlds.Repeat(), logs).observations["position"]
-    std = logs.observations["position"].std(0)
-    episodes = np.split(logs.observations["position"], np.cumsum(logs.lengths)[:-1])
+    dataset = worlds.linear_dataset([30, 6, 25, 3, 14])
+    found = evaluated(worlds.Repeat(), dataset).observations["position"]
+    std = dataset.observations["position"].std(0)
+    episodes = np.split(dataset.observations["position"], np.cumsum(dataset.lengths)[:-1])
     for horizon, numbers in found.horizons.items():
         errors, climate = [], []
         for x in episodes:
@@ -52,7 +52,7 @@ def test_errors_are_those_of_a_plain_loop(worlds):
             for s in {round(s) for s in np.linspace(first, last - max(room), 5)}:
                 if s + horizon <= last:  # never a row of the next episode
                     errors.append(np.sqrt((((x[s] - x[s + horizon]) / std) ** 2).mean()))
-                    off = (logs.observations["position"].mean(0) - x[s + horizon]) / std
+                    off = (dataset.observations["position"].mean(0) - x[s + horizon]) / std
                     climate.append(np.sqrt((off**2).mean()))
         assert numbers.error.n == len(errors)
         assert numbers.error.value == pytest.approx(np.median(errors), rel=1e-5)
@@ -93,23 +93,23 @@ def test_starts_may_be_laid_by_first_row_and_spacing():
 def test_starts_that_leave_no_room_are_refused(worlds):
     late = EvaluationOptions([5], context=4, first_start=20)
     with pytest.raises(DataError, match=r"leaves 3 steps.*and evaluation.first_start=20"):
-        evaluated(worlds.Repeat(), worlds.linear_logs([24, 7]), late)
+        evaluated(worlds.Repeat(), worlds.linear_dataset([24, 7]), late)
 
 
 def test_a_horizon_uses_the_starts_for_which_it_exists(worlds):
-    found = evaluated(worlds.Repeat(), worlds.linear_logs([30, 7, 7])).observations["position"]
+    found = evaluated(worlds.Repeat(), worlds.linear_dataset([30, 7, 7])).observations["position"]
     assert [numbers.error.episodes for numbers in found.horizons.values()] == [3, 3, 1]
     assert found.curve.starts[0] > found.curve.starts[-1] == 5
 
 
 def test_models_are_compared_on_the_starts_that_their_numbers_come_from(worlds):
-    logs = worlds.linear_logs([30, 7, 25])
-    starts, errors = open_loop_errors(worlds.Linear(0.3), logs.spec(), logs, OPTIONS, KEY)
-    others, repeated = open_loop_errors(worlds.Repeat(), logs.spec(), logs, OPTIONS, KEY)
+    dataset = worlds.linear_dataset([30, 7, 25])
+    starts, errors = open_loop_errors(worlds.Linear(0.3), dataset.spec(), dataset, OPTIONS, KEY)
+    others, repeated = open_loop_errors(worlds.Repeat(), dataset.spec(), dataset, OPTIONS, KEY)
     np.testing.assert_array_equal(starts.rows, others.rows)
     np.testing.assert_array_equal(errors["position"][1:], repeated["position"][1:])
     for horizon, numbers in (
-        evaluated(worlds.Linear(0.3), logs).observations["position"].horizons.items()
+        evaluated(worlds.Linear(0.3), dataset).observations["position"].horizons.items()
     ):
         at = errors["position"][:, starts.remaining_steps >= horizon, horizon - 1]
         expected = [numbers.error, numbers.persistence, numbers.climatology]
@@ -117,30 +117,30 @@ def test_models_are_compared_on_the_starts_that_their_numbers_come_from(worlds):
 
 
 def test_horizons_that_no_episode_has_room_for_are_left_out_with_a_note(worlds):
-    found = evaluated(worlds.Repeat(), worlds.linear_logs([8, 9, 7]))
+    found = evaluated(worlds.Repeat(), worlds.linear_dataset([8, 9, 7]))
     assert list(found.observations["position"].horizons) == [1, 3]
     assert "8" in found.notes()[0]
 
 
-def test_no_horizon_at_all_is_an_error_that_says_what_fits(worlds):
+def test_no_horizon_at_all_is_an_error_with_what_fits(worlds):
     options = EvaluationOptions(horizons=[50], context=4)
     with pytest.raises(DataError, match="leaves 5 steps"):
-        evaluated(worlds.Repeat(), worlds.linear_logs([9, 9]), options)
+        evaluated(worlds.Repeat(), worlds.linear_dataset([9, 9]), options)
 
 
 def test_pieces_do_not_change_the_errors(worlds, monkeypatch):
-    logs = worlds.linear_logs([30, 25, 40])
-    whole = evaluated(worlds.Linear(), logs).observations["position"]
+    dataset = worlds.linear_dataset([30, 25, 40])
+    whole = evaluated(worlds.Linear(), dataset).observations["position"]
     monkeypatch.setattr("worldmodel.evaluation.sampled_rollouts.MOST_STARTS_AT_ONCE", 4)
-    pieces = evaluated(worlds.Linear(), logs).observations["position"]
+    pieces = evaluated(worlds.Linear(), dataset).observations["position"]
     np.testing.assert_allclose(whole.curve.model, pieces.curve.model, atol=1e-6)
     np.testing.assert_array_equal(whole.curve.persistence, pieces.curve.persistence)
 
 
 def test_the_mean_of_more_sampled_rollouts_is_nearer_to_the_truth(worlds):
-    logs = worlds.linear_logs([40] * 6)
+    dataset = worlds.linear_dataset([40] * 6)
     few, many = (
-        evaluated(worlds.Linear(0.3), logs, EvaluationOptions([8], 4, 5, samples)).observations[
+        evaluated(worlds.Linear(0.3), dataset, EvaluationOptions([8], 4, 5, samples)).observations[
             "position"
         ]
         for samples in (1, 16)
@@ -148,18 +148,18 @@ def test_the_mean_of_more_sampled_rollouts_is_nearer_to_the_truth(worlds):
     assert many.horizons[8].error.value < 0.6 * few.horizons[8].error.value
 
 
-def test_examples_hold_the_context_and_every_sampled_future(worlds):
-    logs = worlds.linear_logs([30, 25, 40])
-    for example in evaluated(worlds.Linear(), logs).observations["position"].examples:
+def test_examples_hold_the_context_and_every_sampled_rollout(worlds):
+    dataset = worlds.linear_dataset([30, 25, 40])
+    for example in evaluated(worlds.Linear(), dataset).observations["position"].examples:
         assert example.real.shape == (4 + 8, 2) and example.imagined.shape == (3, 8, 2)
         np.testing.assert_allclose(example.imagined[0], example.real[4:], atol=1e-5)
 
 
 def test_quartiles_and_the_skill_over_the_training_mean_are_of_the_same_starts(worlds):
-    logs = worlds.linear_logs([30, 7, 25, 40, 33])
+    dataset = worlds.linear_dataset([30, 7, 25, 40, 33])
     model = worlds.Linear(0.3)
-    starts, errors = open_loop_errors(model, logs.spec(), logs, OPTIONS, KEY)
-    for horizon, numbers in evaluated(model, logs).observations["position"].horizons.items():
+    starts, errors = open_loop_errors(model, dataset.spec(), dataset, OPTIONS, KEY)
+    for horizon, numbers in evaluated(model, dataset).observations["position"].horizons.items():
         at = errors["position"][:, starts.remaining_steps >= horizon, horizon - 1]
         expected = np.quantile(at[0], [0.25, 0.75], method="averaged_inverted_cdf")
         quartiles = (numbers.error_lower_quartile, numbers.error_upper_quartile)
@@ -175,9 +175,9 @@ def test_each_number_of_a_vector_has_an_error_of_its_own(worlds):
         def observation(self, state):
             return super().observation(state + np.array([0.0, 2.0]))
 
-    logs = worlds.linear_logs([30, 25, 40])
-    std = logs.observations["position"].std(0)
-    for numbers in evaluated(Off(), logs).observations["position"].horizons.values():
+    dataset = worlds.linear_dataset([30, 25, 40])
+    std = dataset.observations["position"].std(0)
+    for numbers in evaluated(Off(), dataset).observations["position"].horizons.values():
         first, second = (number.value for number in numbers.dimensions)
         assert first < 1e-5 and second == pytest.approx(2 / std[1], rel=1e-3)
         assert numbers.error.value == pytest.approx(2 / std[1] / np.sqrt(2), rel=1e-3)
@@ -188,8 +188,8 @@ def test_images_have_psnr_and_ssim_beside_those_of_persistence(worlds, rng):
     step = np.tile(np.arange(20), 3)
     noise = rng.integers(0, 20, (16, 16, 1))
     pictures = (noise + 10 * step[:, None, None, None]).astype(np.uint8)
-    logs = worlds.linear_logs([20] * 3)
-    logs = dataclasses.replace(logs, observations={"picture": pictures})
+    dataset = worlds.linear_dataset([20] * 3)
+    dataset = dataclasses.replace(dataset, observations={"picture": pictures})
 
     class Brightens(worlds.Repeat):
         def observe(self, window, key, state=None, action=None):
@@ -207,7 +207,7 @@ def test_images_have_psnr_and_ssim_beside_those_of_persistence(worlds, rng):
         def terminal(self, state):
             return super().terminal(state[..., 0, 0, :])
 
-    found = evaluated(Brightens(), logs).observations["picture"]
+    found = evaluated(Brightens(), dataset).observations["picture"]
     assert found.unit == "share of the pixel range"
     for horizon, numbers in found.horizons.items():
         assert numbers.error.value == pytest.approx(5 * horizon / 255, rel=1e-4)
@@ -222,15 +222,15 @@ def test_images_have_psnr_and_ssim_beside_those_of_persistence(worlds, rng):
 
 def test_horizons_are_those_of_the_episodes_that_are_evaluated(worlds):
     """Of more than 400 episodes some are left out: here the only long one."""
-    logs = worlds.linear_logs([6] * 501 + [60] + [6] * 498)
-    found = evaluated(worlds.Repeat(), logs, EvaluationOptions([1, 20], 4, 1, 2, resamples=10))
+    dataset = worlds.linear_dataset([6] * 501 + [60] + [6] * 498)
+    found = evaluated(worlds.Repeat(), dataset, EvaluationOptions([1, 20], 4, 1, 2, resamples=10))
     assert list(found.observations["position"].horizons) == [1]
     assert any("no held-out episode is long enough: 20" in note for note in found.notes())
 
 
-def test_ends_before_the_first_horizon_are_no_trouble(worlds):
-    logs = worlds.linear_logs([30, 25, 4])
-    logs = replace(logs, terminated=np.array([False, False, True]))
+def test_terminations_before_the_first_horizon_are_ignored(worlds):
+    dataset = worlds.linear_dataset([30, 25, 4])
+    dataset = replace(dataset, terminated=np.array([False, False, True]))
     options = EvaluationOptions([5, 8], 2, 3, 2, resamples=10)
-    found = RewardsAndTermination.run(context_of(worlds.Repeat(), logs, options))
+    found = RewardsAndTermination.run(context_of(worlds.Repeat(), dataset, options))
     assert found.terminations == {}

@@ -66,11 +66,11 @@ class Checker(HTMLParser):
 
 @pytest.fixture(scope="module")
 def results(worlds):
-    logs = worlds.linear_logs([30, 25, 40, 22])
+    dataset = worlds.linear_dataset([30, 25, 40, 22])
     options = EvaluationOptions([1, 5], 4, 3, 2, resamples=100)
-    model, spec = worlds.Linear(0.2), logs.spec()
+    model, spec = worlds.Linear(0.2), dataset.spec()
     source = Provenance("a <run>", "world_model", 40, command="python eval.py run=runs/a")
-    context = context_of(model, logs, options, spec, environment="Pendulum-v1")
+    context = context_of(model, dataset, options, spec, environment="Pendulum-v1")
     found = evaluate(context, source)
     return with_returns(found, policy=np.array([-150.0, -900.0, -1234.0]))
 
@@ -108,7 +108,7 @@ def test_files_are_written_and_hold_the_same_numbers(results, worlds, tmp_path):
     metrics = tmp_path / "metrics.jsonl"
     rows = [{"stage": "world_model", "step": s, "time": s, "loss/total": 1 / s} for s in (1, 2, 3)]
     metrics.write_text("\n".join(map(json.dumps, rows)) + '\n{"stage": "wor')
-    write(results, tmp_path, metrics, build_card(worlds.linear_logs([30, 25])))
+    write(results, tmp_path, metrics, build_card(worlds.linear_dataset([30, 25])))
     saved = json.loads((tmp_path / "results.json").read_text())
     html = (tmp_path / "report.html").read_text()
     markdown = (tmp_path / "results.md").read_text()
@@ -142,8 +142,8 @@ def test_success_and_normalised_scores_stand_beside_the_return_with_their_scale(
     assert saved["normalized"]["policy"]["value"] == 47.1
     assert saved["reference"]["name"] == "d4rl/hopper" and saved["reference"]["source"]
     assert "| agent | return | success | normalized | episodes |" in text
-    for told in (text, checked(page(scaled, [], None)).text):
-        assert "not comparable with published ones" in told
+    for report in (text, checked(page(scaled, [], None)).text):
+        assert "not comparable with published ones" in report
     assert to_json(results)["normalized"] == {} and to_json(results)["reference"] is None
 
 
@@ -221,7 +221,7 @@ def test_terminal_tables_fit_100_columns(results):
     assert results[Prediction].observations["position"].horizons[1].skill.brief in text
 
 
-def test_headline_says_what_the_intervals_allow():
+def test_summary_states_what_the_intervals_allow():
     def number(value, low, high):
         return Estimate(value, low, high, 50, "")
 
@@ -301,9 +301,9 @@ def test_every_new_number_is_written_with_n_and_interval(results):
 
 
 def test_calibration_is_in_all_that_is_written(worlds):
-    logs = worlds.linear_logs([30, 25, 40, 22], noise=0.2)
+    dataset = worlds.linear_dataset([30, 25, 40, 22], noise=0.2)
     options = EvaluationOptions([1, 2, 5], 4, 3, 19, resamples=100)
-    results = evaluate(context_of(worlds.Linear(0.2), logs, options))
+    results = evaluate(context_of(worlds.Linear(0.2), dataset, options))
     saved = json.loads(json.dumps(to_json(results), allow_nan=False))["calibration"]["position"]
     assert saved.keys() == {"1", "2", "5"}
     assert saved["5"]["coverage"].keys() == {"50", "80", "90"}
@@ -359,20 +359,21 @@ def test_both_checkpoints_show_how_they_rank_policies(results):
     assert "Last checkpoint: " not in markdown(same)
 
 
-def test_the_headline_says_how_far_and_how_sure(worlds):
-    """Futures of a world without noise, drawn with noise; it never does worse than persistence
-    over one step."""
-    logs = worlds.linear_logs([30, 25, 40, 22])
+def test_the_summary_states_the_usable_horizon_and_the_spread(worlds):
+    """Rollouts of a world without noise, sampled with noise; never worse than persistence over one
+    step.
+    """
+    dataset = worlds.linear_dataset([30, 25, 40, 22])
     options = EvaluationOptions([1], 4, 3, 19, resamples=100)
     said = {}
     for noise in (0.05, 1e-6):
-        said[noise] = summarize(evaluate(context_of(worlds.Linear(noise), logs, options)))
+        said[noise] = summarize(evaluate(context_of(worlds.Linear(noise), dataset, options)))
     assert "Usable horizon of position: 1 [1, 1] steps (median over" in said[1e-6][1]
     assert said[1e-6][1].endswith("1 [1, 1] or more for 95 % of them.")
     assert said[0.05][2] == "Sampled rollouts of position are too wide at 1 step."
 
 
-def test_horizons_that_are_neighbours_are_reported_by_their_ends():
+def test_neighboring_horizons_are_reported_as_a_range():
     of = {1: "good", 2: "good", 5: "good", 10: "bad", 15: "even", 25: "even"}
     assert by_horizon(of) == "good at 1 to 5 steps, bad at 10 steps and even at 15 and 25 steps"
     assert by_horizon(dict.fromkeys(of, "good")) == "good at 1 to 25 steps"

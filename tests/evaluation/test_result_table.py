@@ -30,8 +30,8 @@ def test_n_stands_in_the_title_where_all_numbers_have_the_same():
     ],
 )
 def test_n_stands_in_a_column_where_rows_differ(numbers, header, counts):
-    sheet = ResultTable("Return", ["agent", "return"], [[str(i), n] for i, n in enumerate(numbers)])
-    title, names, cells = sheet.formatted()
+    table = ResultTable("Return", ["agent", "return"], [[str(i), n] for i, n in enumerate(numbers)])
+    title, names, cells = table.formatted()
     assert title == "Return" and names == ["agent", "return", header]
     assert [row[2] for row in cells] == counts
 
@@ -45,17 +45,17 @@ def test_n_stands_in_every_cell_where_those_of_a_row_differ():
 
 
 def test_a_row_without_numbers_has_no_n():
-    sheet = ResultTable(
+    table = ResultTable(
         "Return", ["agent", "return"], [["a", ""], ["b", number(2)], ["c", number(3)]]
     )
-    assert [row[2] for row in sheet.formatted().rows] == ["", "2", "3"]
+    assert [row[2] for row in table.formatted().rows] == ["", "2", "3"]
     assert ResultTable("Words", ["agent"], [["a"]]).formatted() == ("Words", ["agent"], [["a"]])
 
 
 def test_what_is_spared_is_not_counted_on_a_terminal():
-    sheet = ResultTable("Return", ["agent", "a", "b"], [["x", number(5), number(6)]], ("b",))
-    assert ", n = 5" in sheet.markdown()
-    assert sheet.narrow().formatted().title == "Return, over 5 episodes"
+    table = ResultTable("Return", ["agent", "a", "b"], [["x", number(5), number(6)]], ("b",))
+    assert ", n = 5" in table.markdown()
+    assert table.narrow().formatted().title == "Return, over 5 episodes"
 
 
 def test_a_single_value_is_shown_without_an_interval_but_with_its_n():

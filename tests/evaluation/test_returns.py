@@ -80,7 +80,7 @@ def test_random_policy_earns_what_is_known_of_it():
     assert 19 < returns.mean() < 26  # 22.2 in the long run
 
 
-def test_a_policy_gets_what_it_sees_and_is_scored_in_full():
+def test_a_policy_acts_on_observations_and_is_scored_in_full():
     def lean(memory, observation, seeds, step):
         """Pushes the cart under the pole: hundreds of steps where a random policy has 22."""
         x, v, angle, turn = observation["observation"].T
@@ -90,7 +90,7 @@ def test_a_policy_gets_what_it_sees_and_is_scored_in_full():
 
 
 @pytest.mark.parametrize("name", ["Pendulm-v1", "nowhere/Nothing-v0", "no_such_package:Thing-v0"])
-def test_unknown_environment_is_a_users_mistake(name):
+def test_unknown_environment_is_a_user_error(name):
     with pytest.raises(UserError, match="Accepted: the id of an installed Gymnasium") as error:
         environments.check_environment(name, PENDULUM)
     assert f"data.environment={name}" in str(error.value)
@@ -101,7 +101,7 @@ def test_a_misspelt_id_names_the_nearest():
         environments.check_environment("Pendulm-v1", PENDULUM)
 
 
-def test_environment_that_does_not_fit_the_logs_is_a_users_mistake():
+def test_environment_that_does_not_fit_the_logs_is_a_user_error():
     with pytest.raises(UserError, match=r"does not match the dataset.*shape \(4,\)"):
         environments.check_environment("CartPole-v1", PENDULUM)
     discrete = DataSpec(PENDULUM.observations, ActionSpec(True, 5))
@@ -191,7 +191,7 @@ def test_policies_that_share_a_program_act_as_they_would_alone(worlds):
 
 def test_models_are_evaluated_as_far_ahead_as_they_are_used():
     imagining = Config(policy=ActorCriticOptions(horizon=7))
-    without = Config(policy=TD3BCOptions())  # learns from the logs alone
+    without = Config(policy=TD3BCOptions())  # learns from the dataset alone
     mixed = Config(policy=TD3BCOptions(real_ratio=0.5, horizon=3))
     given, planned = EvaluationOptions(horizons=[1, 9]), PlannerOptions(kind="cem", horizon=4)
     assert add_training_horizons(given, [without]).horizons == [1, 9]

@@ -1,4 +1,4 @@
-"""Scores of sampled futures against closed forms."""
+"""Scores of samples against closed forms."""
 
 from __future__ import annotations
 

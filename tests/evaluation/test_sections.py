@@ -61,7 +61,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_registered_section_is_in_every_file(worlds, registered, tmp_path: Path) -> None:
     names = list(sections())
     assert names.index("prediction") < names.index("tail_error") < names.index("usable_horizon")
-    results = evaluate(context_of(worlds.Linear(0.2), worlds.linear_logs([30, 25, 40]), OPTIONS))
+    results = evaluate(context_of(worlds.Linear(0.2), worlds.linear_dataset([30, 25, 40]), OPTIONS))
     write(results, tmp_path)
     number = results[TailError].observations["position"]
     saved = json.loads((tmp_path / "results.json").read_text())
@@ -79,7 +79,7 @@ def test_a_section_that_does_not_apply_leaves_its_reason(worlds, registered) -> 
     class Static(worlds.Linear):
         has_dynamics = False
 
-    results = evaluate(context_of(Static(), worlds.linear_logs([30, 25]), OPTIONS))
+    results = evaluate(context_of(Static(), worlds.linear_dataset([30, 25]), OPTIONS))
     assert "tail_error" not in results.sections
     assert "Without dynamics there is no tail error." in results.notes
     with pytest.raises(KeyError, match="TailError"):

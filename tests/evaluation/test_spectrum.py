@@ -27,12 +27,12 @@ def drawn(html):
 
 def test_koopman_shows_its_spectrum(worlds):
     """The fixed one in closed form: exp(-0.2 / m) turned by j pi / m, j = 0 ... m - 1."""
-    logs, modes = worlds.linear_logs([30, 25, 40, 22]), 8
-    spec = logs.spec()
+    dataset, modes = worlds.linear_dataset([30, 25, 40, 22]), 8
+    spec = dataset.spec()
     options = KoopmanOptions(units=8, latent_dim=2 * modes, spectrum="fixed")
     model = models.build(options, spec, jax.random.key(0))
     evaluation = EvaluationOptions([1, 5], 4, 3, 2, resamples=10)
-    context = context_of(model, logs, evaluation, spec)
+    context = context_of(model, dataset, evaluation, spec)
     assert Spectrum.applies(context)
     results = Results({"spectrum": Spectrum.run(context)}, 0.95)
     saved = json.loads(json.dumps(to_json(results), allow_nan=False))["spectrum"]
@@ -55,7 +55,7 @@ def test_koopman_shows_its_spectrum(worlds):
 
 def test_a_model_without_a_linear_latent_shows_no_spectrum(worlds):
     options = EvaluationOptions([1, 5], 4, 3, 2, resamples=10)
-    results = evaluate(context_of(worlds.Linear(), worlds.linear_logs([30, 25]), options))
+    results = evaluate(context_of(worlds.Linear(), worlds.linear_dataset([30, 25]), options))
     assert "spectrum" not in results.sections and to_json(results)["spectrum"] is None
     for text in (page(results), markdown(results)):
         assert "spectrum" not in text and "Eigenvalues" not in text

@@ -46,7 +46,7 @@ def test_same_seed_same_interval():
     assert Bootstrap(seed=4).mean(values) != Bootstrap(seed=5).mean(values)
 
 
-def test_interval_covers_the_mean_as_often_as_it_says():
+def test_interval_covers_the_mean_at_its_confidence():
     generator = np.random.default_rng(1)
     bootstrap = Bootstrap(resamples=500)
     hits = [
@@ -113,7 +113,7 @@ def test_what_makes_starts_hard_for_both_does_not_widen_their_ratio():
     assert (number.low, number.value, number.high) == pytest.approx((2, 2, 2))
 
 
-def test_one_episode_says_how_its_interval_was_made():
+def test_one_episode_states_how_its_interval_was_computed():
     number = Bootstrap().clustered(median(np.arange(9.0)), np.zeros(9), "median")
     assert number.low < number.value < number.high
     assert "within the only one" in number.method
@@ -140,7 +140,7 @@ def test_numbers_are_shown_with_three_digits():
     assert str(Estimate(1, 0.5, 2, 3, "")) == "1.00 [0.500, 2.00], n = 3"
 
 
-def test_a_number_knows_of_how_many_values_it_is_and_of_how_many_episodes():
+def test_a_number_holds_its_counts_of_values_and_episodes():
     episodes = np.repeat(np.arange(4), 500)
     number = Bootstrap(10).clustered(median(np.arange(2000.0)), episodes, "median")
     assert (number.n, number.sample_unit, number.episodes) == (2000, "starts", 4)

@@ -1,4 +1,4 @@
-"""What an ensemble's uncertainty says of its error, in a world where both are known."""
+"""An ensemble's uncertainty against its error, in a world where both are known."""
 
 import dataclasses
 import io
@@ -28,13 +28,13 @@ WRONG = 0.05  # the share of x by which the model errs in a step
 
 
 @pytest.fixture(scope="module")
-def logs(worlds):
-    return worlds.linear_logs([40, 4, 60, 25])
+def dataset(worlds):
+    return worlds.linear_dataset([40, 4, 60, 25])
 
 
 @pytest.fixture(scope="module")
-def model(worlds, logs):
-    std = logs.spec().observations["position"].std
+def model(worlds, dataset):
+    std = dataset.spec().observations["position"].std
 
     class Members(worlds.Linear):
         """Errs by WRONG x; two members differ by x, and believe in noise where there is no error.
@@ -62,8 +62,8 @@ def model(worlds, logs):
 
 
 @pytest.fixture(scope="module")
-def results(model, logs):
-    return evaluate(context_of(model, logs, OPTIONS))
+def results(model, dataset):
+    return evaluate(context_of(model, dataset, OPTIONS))
 
 
 def test_the_measures_that_are_right_agree_and_those_that_are_wrong_do_not(results):
@@ -79,36 +79,36 @@ def test_the_measures_that_are_right_agree_and_those_that_are_wrong_do_not(resul
     assert aleatoric.pearson.value < 0 and aleatoric.ause.value > 1
 
 
-def test_the_error_and_the_sum_of_uncertainty_are_those_of_the_rollout(model, logs):
-    context = context_of(model, logs, OPTIONS)
+def test_the_error_and_the_sum_of_uncertainty_are_those_of_the_rollout(model, dataset):
+    context = context_of(model, dataset, OPTIONS)
     starts, found, error = uncertainties_and_errors(context)
     std = np.asarray(context.spec.observations["position"].std)
     at = np.flatnonzero(starts.remaining_steps >= 5)[7]
     row = starts.rows[at]
-    x = real = logs.observations["position"][row]
+    x = real = dataset.observations["position"][row]
     differ = 0.0
     for step in range(5):
         differ += np.linalg.norm(x / std)
-        move = 0.3 * logs.actions[row + step]
+        move = 0.3 * dataset.actions[row + step]
         x, real = (0.9 + WRONG) * x + move, 0.9 * real + move
         np.testing.assert_allclose(found["max_pairwise"][at, step], differ, rtol=1e-4)
         np.testing.assert_allclose(error[at, step], np.linalg.norm((x - real) / std), rtol=1e-3)
 
 
-def test_reward_counts_in_the_error(model, logs):
-    """It is foretold as 1; were it 3 at a spread of 2, that is 1 more dimension, off by 1."""
-    spec, other = logs.spec(), dataclasses.replace(logs, rewards=3 * logs.rewards)
+def test_reward_counts_in_the_error(model, dataset):
+    """It is predicted as 1; were it 3 at a spread of 2, that is 1 more dimension, off by 1."""
+    spec, other = dataset.spec(), dataclasses.replace(dataset, rewards=3 * dataset.rewards)
     paid = dataclasses.replace(spec, reward_mean_std=(0.0, 2.0))
 
     def errors(model, spec, data):
         return uncertainties_and_errors(context_of(model, data, OPTIONS, spec))[2]
 
-    error, more = errors(model, spec, logs), errors(model, paid, other)
+    error, more = errors(model, spec, dataset), errors(model, paid, other)
     np.testing.assert_allclose(more**2, error**2 + 1, rtol=1e-4)
 
     class Unpaid(type(model)):
         def reward(self, state):
-            raise AssertionError("no reward to tell of")
+            raise AssertionError("no reward")
 
     none, bare = (
         dataclasses.replace(paid, has_reward=False),
@@ -118,7 +118,7 @@ def test_reward_counts_in_the_error(model, logs):
         np.testing.assert_allclose(errors(Unpaid(), *evaluated), error, rtol=1e-6)
 
 
-def test_an_episode_too_short_for_five_steps_counts_at_one(results, logs):
+def test_an_episode_too_short_for_five_steps_counts_at_one(results, dataset):
     of = results[Uncertainty].quality["ensemble_std"]
     assert of[1].pearson.n > of[5].pearson.n > 0
     assert "in 4 held-out episodes" in of[1].pearson.method
@@ -153,8 +153,8 @@ def test_all_measures_are_written_with_n_and_interval(results):
     assert cell in shown and max(map(len, shown.splitlines())) <= 100
 
 
-def test_a_model_without_two_members_shows_none(worlds, model, logs):
-    spec = logs.spec()
+def test_a_model_without_two_members_shows_none(worlds, model, dataset):
+    spec = dataset.spec()
     assert is_ensemble(model, spec) and not is_ensemble(worlds.Linear(), spec)
 
     class Alone(type(model)):
@@ -162,7 +162,7 @@ def test_a_model_without_two_members_shows_none(worlds, model, logs):
             return jax.tree.map(lambda x: x[:1], super().predict_members(state, action))
 
     assert not is_ensemble(Alone(), spec)
-    results = evaluate(context_of(worlds.Linear(), logs, OPTIONS))
+    results = evaluate(context_of(worlds.Linear(), dataset, OPTIONS))
     assert "uncertainty" not in results.sections and to_json(results)["uncertainty"] is None
     for text in (page(results), markdown(results)):
         assert "ncertainty" not in text
