@@ -28,7 +28,7 @@ from worldmodel.evaluation.candidate_policies import (
 from worldmodel.evaluation.evaluator import evaluate
 from worldmodel.evaluation.rank_metrics import ImaginedReturn, RealReturn
 from worldmodel.evaluation.report_files import json_document
-from worldmodel.evaluation.returns import environments_of, model_policies, random_policy
+from worldmodel.evaluation.returns import environments_of, model_policy, random_policy
 from worldmodel.evaluation.section import Context
 from worldmodel.evaluation.sections.policy_ranking import (
     PolicyRanking,
@@ -86,10 +86,14 @@ def world(pendulum):
 @pytest.fixture(scope="module")
 def found(world, pendulum):
     earlier = {"step 7": ActionHead(3, world.spec.action, 16, 1, rngs=nnx.Rngs(5))}
-    given = (world.actor, world.spec, pendulum, pendulum, "Pendulum-v1", OPTIONS)
+    given = (world.actor, world.spec, pendulum, pendulum, "Pendulum-v1")
+    plain = dataclasses.replace(OPTIONS, planner=PlannerOptions())
     return {
-        name: PolicyRanking.run(Context(model, *given, checkpoint_policies=earlier))
-        for name, model in (("oracle", world.oracle), ("opposite", world.opposite))
+        name: PolicyRanking.run(Context(model, *given, options, checkpoint_policies=earlier))
+        for name, model, options in (
+            ("oracle", world.oracle, OPTIONS),
+            ("opposite", world.opposite, plain),
+        )
     }
 
 
@@ -97,10 +101,10 @@ def test_without_chance_imagined_and_real_returns_are_the_same(world):
     everyone = candidate_policies(world.actor, "policy", {}, world.spec.action)
     sure = {n: c for n, c in everyone.items() if n != "random" and "%" not in n}
     assert len(everyone) >= 8 and len(sure) >= 6
-    acts = model_policies(world.oracle, list(sure.values()), world.spec)
     with environments_of("Pendulum-v1", world.spec, 4) as environments:
         first = first_observations(environments, 3)
-        for chooser, act in zip(sure.values(), acts, strict=True):
+        for chooser in sure.values():
+            act = model_policy(world.oracle, chooser, world.spec)
             real = real_returns(environments, world.spec, act, 3, [1, 30])
             imagined = imagined_returns(
                 world.oracle, chooser, world.spec, first, [1, 30], jax.random.key(0)
@@ -129,7 +133,7 @@ def test_true_dynamics_rank_policies_as_the_world_does(found):
 
 
 def test_without_a_policy_the_clone_takes_its_place(world, pendulum):
-    few = PolicyRankingOptions(rollouts_per_policy=12, horizons=[60], num_start_states=0)
+    few = PolicyRankingOptions(rollouts_per_policy=6, horizons=[60], num_start_states=0)
     options = dataclasses.replace(OPTIONS, policy_ranking=few, planner=PlannerOptions())
     given = (world.oracle, None, world.spec, pendulum, pendulum, "Pendulum-v1", options)
     ranking = PolicyRanking.run(Context(*given))
@@ -181,10 +185,11 @@ def test_tables_figure_and_json_hold_the_same_numbers(found):
 def test_a_mixture_acts_as_its_policy_or_by_chance(world):
     state = world.oracle.initial((2000,))
     policy = world.actor(world.oracle.features(state)).mode()
+    act = nnx.jit(lambda chooser, *given: chooser(*given))
 
     def actions(**mixture):
         chooser = EpsilonPolicy(world.actor, world.spec.action, **mixture)
-        return np.asarray(chooser(world.oracle, state, (), jax.random.key(0))[1])
+        return np.asarray(act(chooser, world.oracle, state, (), jax.random.key(0))[1])
 
     np.testing.assert_array_equal(actions(), policy)
     np.testing.assert_array_equal(actions(share=1.0, low=-1, high=-1), -1)
@@ -273,7 +278,6 @@ def test_discrete_actions_and_episodes_that_end(tmp_path):
     spec = dataset.spec()
     options = MLPOptions(units=8, latent_dim=8)
     model = nnx.jit(lambda key: models.build(options, spec, key))(jax.random.key(0))
-    actor = ActionHead(model.feature_size, spec.action, 16, 1, rngs=nnx.Rngs(1))
     few = PolicyRankingOptions(
         rollouts_per_policy=8,
         horizons=[60],
@@ -282,7 +286,7 @@ def test_discrete_actions_and_episodes_that_end(tmp_path):
         sequence_length=5,
     )
     options = EvaluationOptions(resamples=200, policy_ranking=few)
-    context = context_of(model, dataset, options, spec, actor, "CartPole-v1")
+    context = context_of(model, dataset, options, spec, environment="CartPole-v1")
     ranking = PolicyRanking.run(context)
     # A new reward head predicts 0: the model ranks nothing.
     assert ranking.agreement.spearman.value == 0
