@@ -33,7 +33,7 @@ from worldmodel.evaluation.rank_metrics import (
     rank_agreement,
 )
 from worldmodel.evaluation.result_table import ResultTable
-from worldmodel.evaluation.returns import environments_of, model_policy
+from worldmodel.evaluation.returns import environments_of, model_policies
 from worldmodel.evaluation.sections.policy_ranking import (
     first_observations,
     ranking_horizons,
@@ -73,8 +73,8 @@ def compare(run: LoadedRun, untrained: int) -> dict[str, RankAgreement]:
     """The agreement of every model with the real environment, the trained one first."""
     options, environment = run.config.evaluation, run.config.data.environment
     lengths = ranking_horizons(options.policy_ranking, environment)[-1:]
-    choosers = candidate_policies(run.policy, run.checkpoint_policies(), run.spec.action)
-    acts = [model_policy(run.model, chooser, run.spec) for chooser in choosers.values()]
+    choosers = candidate_policies(run.policy, "policy", run.checkpoint_policies(), run.spec.action)
+    acts = model_policies(run.model, list(choosers.values()), run.spec)
     with environments_of(
         environment, run.spec, options.policy_ranking.rollouts_per_policy
     ) as environments:

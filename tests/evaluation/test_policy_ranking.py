@@ -28,7 +28,7 @@ from worldmodel.evaluation.candidate_policies import (
 from worldmodel.evaluation.evaluator import evaluate
 from worldmodel.evaluation.rank_metrics import ImaginedReturn, RealReturn
 from worldmodel.evaluation.report_files import json_document
-from worldmodel.evaluation.returns import environments_of, model_policy, random_policy
+from worldmodel.evaluation.returns import environments_of, model_policies, random_policy
 from worldmodel.evaluation.section import Context
 from worldmodel.evaluation.sections.policy_ranking import (
     PolicyRanking,
@@ -101,10 +101,10 @@ def test_without_chance_imagined_and_real_returns_are_the_same(world):
     everyone = candidate_policies(world.actor, "policy", {}, world.spec.action)
     sure = {n: c for n, c in everyone.items() if n != "random" and "%" not in n}
     assert len(everyone) >= 8 and len(sure) >= 6
+    acts = model_policies(world.oracle, list(sure.values()), world.spec)
     with environments_of("Pendulum-v1", world.spec, 4) as environments:
         first = first_observations(environments, 3)
-        for chooser in sure.values():
-            act = model_policy(world.oracle, chooser, world.spec)
+        for chooser, act in zip(sure.values(), acts, strict=True):
             real = real_returns(environments, world.spec, act, 3, [1, 30])
             imagined = imagined_returns(
                 world.oracle, chooser, world.spec, first, [1, 30], jax.random.key(0)

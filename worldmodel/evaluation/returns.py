@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -20,7 +20,7 @@ from flax import nnx
 from numpy.typing import ArrayLike
 
 from worldmodel.data.collection import LONGEST_EPISODE_STEPS
-from worldmodel.data.spec import ActionSpec, DataSpec
+from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.environments.real import Observation, RealEnvironment
 from worldmodel.evaluation.statistics import finite_or_none
@@ -168,35 +168,24 @@ class FeaturePolicy(nnx.Module):
 
 
 def model_policy(model: WorldModel, chooser: StatePolicy, spec: DataSpec) -> ActFunction:
-    """Filters the observations with `model.observe`, step by step, and acts as `chooser`, a module,
-    does in the state. All randomness belongs to the episode's seed.
-
-    Models and choosers that differ in parameters alone share one compiled program.
+    """Filters what it sees with `model.observe`, row by row, and acts as `chooser`, a module, would
+    in the state. All randomness belongs to the episode's seed.
     """
-    definition, params = split_module((model, chooser))
-    begin, advance = _programs(definition, spec.action)
-
-    def act(
-        memory: Any, observation: Observation, seeds: np.ndarray, step: int
-    ) -> tuple[Any, np.ndarray]:
-        if memory is None:
-            memory = begin(params, len(seeds))
-        memory, action = advance(params, memory, observation, seeds, np.int32(step))
-        return memory, spec.action.denormalize(np.asarray(action))
-
-    return act
+    return model_policies(model, [chooser], spec)[0]
 
 
-@lru_cache(maxsize=8)
-def _programs(definition: Any, action_spec: ActionSpec) -> tuple[Callable, Callable]:
-    """The state before the first step, and a step, of models and choosers of one definition."""
+def model_policies(
+    model: WorldModel, choosers: Sequence[StatePolicy], spec: DataSpec
+) -> list[ActFunction]:
+    """`model_policy` of several choosers that differ in parameters alone: one compiled program."""
+    definition, _ = split_module((model, choosers[0]))
 
     # Compiled, so that its arrays lie where the parameters do, as those of every later step will:
     # else the first step would be a program of its own.
     @partial(jax.jit, static_argnames="lanes", keep_unused=True)
     def begin(params: Any, lanes: int) -> ActorState:
         model, chooser = nnx.merge(definition, params)
-        return _initial_state(model, chooser, action_spec, lanes)
+        return _initial_state(model, chooser, spec, lanes)
 
     @jax.jit
     def advance(
@@ -212,13 +201,26 @@ def _programs(definition: Any, action_spec: ActionSpec) -> tuple[Callable, Calla
             state = model.observe(window, filter_key, memory.state, memory.action)
             state = jax.tree.map(lambda x: x[:, 0], state)
             own, action = chooser(model, state, memory.own, act_key)
-            if not action_spec.discrete:
+            if not spec.action.discrete:
                 action = jnp.clip(action, -1, 1)  # as the environment will receive it
             return ActorState(state, action.astype(memory.action.dtype), own), action[0]
 
         return jax.vmap(one)(memory, observation, seeds)
 
-    return begin, advance
+    def acting(chooser: StatePolicy) -> ActFunction:
+        _, params = split_module((model, chooser))
+
+        def act(
+            memory: Any, observation: Observation, seeds: np.ndarray, step: int
+        ) -> tuple[Any, np.ndarray]:
+            if memory is None:
+                memory = begin(params, len(seeds))
+            memory, action = advance(params, memory, observation, seeds, np.int32(step))
+            return memory, spec.action.denormalize(np.asarray(action))
+
+        return act
+
+    return [acting(chooser) for chooser in choosers]
 
 
 def _play(
@@ -290,11 +292,11 @@ def environments_of(name: str, spec: DataSpec, count: int) -> Iterator[list[Real
 
 
 def _initial_state(
-    model: WorldModel, chooser: StatePolicy, action_spec: ActionSpec, lanes: int
+    model: WorldModel, chooser: StatePolicy, spec: DataSpec, lanes: int
 ) -> ActorState:
     """The memory before the first step, one batch of size 1 for each lane: (E, 1, ...)."""
-    size = () if action_spec.discrete else (action_spec.size,)
-    action = jnp.zeros((1, *size), jnp.int32 if action_spec.discrete else jnp.float32)
+    size = () if spec.action.discrete else (spec.action.size,)
+    action = jnp.zeros((1, *size), jnp.int32 if spec.action.discrete else jnp.float32)
     memory = ActorState(model.initial((1,)), action, chooser.init_carry(1))
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (lanes, *x.shape)), memory)
 

@@ -45,6 +45,7 @@ from worldmodel.evaluation.returns import (
     ActFunction,
     StatePolicy,
     environments_of,
+    model_policies,
     model_policy,
     run_episodes_in,
 )
@@ -124,8 +125,9 @@ class PolicyRanking(Section):
         planner = planning.build(context.options.planner, spec, policy, context.value)
         if planner is not None:
             others[PLANNER] = planner
+        acts = dict(zip(alike, model_policies(model, list(alike.values()), spec), strict=True))
+        acts |= {name: model_policy(model, chooser, spec) for name, chooser in others.items()}
         choosers = alike | others
-        acts = {name: model_policy(model, chooser, spec) for name, chooser in choosers.items()}
         with environments_of(environment, spec, options.rollouts_per_policy) as environments:
             first = first_observations(environments, seed)
             played, imagined = {}, {}
