@@ -166,7 +166,7 @@ def compared(runs: list[Path], given: dict, checkpoint: str = "best") -> dict:
 
 def test_a_comparison_of_runs_is_written_whole(two_runs: list[Path], capsys) -> None:
     given = {"horizons": [1, 2, 900], "num_samples": 4, "episodes": 3, "resamples": 100}
-    given["policy_ranking"] = {"rollouts_per_policy": 2, "horizons": [3, 5], "num_start_states": 0}
+    given["policy_ranking"] = {"rollouts_per_policy": 0}
     found, folder = compared(two_runs, given, "last"), two_runs[0].parent / ".compared/one-other"
     assert found["runs"] == ["one", "other"]
     for at in found["prediction"]["observation"].values():
@@ -179,9 +179,8 @@ def test_a_comparison_of_runs_is_written_whole(two_runs: list[Path], capsys) -> 
         assert "Brackets hold the 95 % interval" in report
         assert "no held-out episode is long enough: 900" in report
     kinds = ["prediction", "usable_horizon", "reward", "return", "returns"]
-    assert {*kinds, "policy_ranking"} <= found.keys()
-    assert found["policy_ranking"]["spearman"]["5"]["runs"].keys() == {"one", "other"}
-    assert page.count("<svg") == len(kinds) + 2 and "http" not in page
+    assert {*kinds} <= found.keys()
+    assert page.count("<svg") == len(kinds) and "http" not in page
     assert str(folder / "comparison.html") in capsys.readouterr().out
 
 

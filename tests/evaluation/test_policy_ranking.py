@@ -25,6 +25,7 @@ from worldmodel.evaluation.candidate_policies import (
     clone_policy,
     imagined_returns,
 )
+from worldmodel.evaluation.comparison import compare_measures
 from worldmodel.evaluation.evaluator import evaluate
 from worldmodel.evaluation.rank_metrics import ImaginedReturn, RealReturn
 from worldmodel.evaluation.report_files import json_document
@@ -162,6 +163,17 @@ def test_the_opposite_reward_ranks_the_other_way(found):
     assert ranking.sequences.spearman.details["quartiles"][1].value < -0.99
     assert ranking.sequences.regret.estimate.value == 1
     assert ranking.agreement.bias.low > 0  # all that it promises is more than is paid
+
+
+def test_rankings_are_compared_without_a_lead(found):
+    measures = {name: ranking.measures() for name, ranking in found.items()}
+    compared = {c.measure.key: c for c in compare_measures(measures, Bootstrap(100))}
+    assert compared.keys() == {"policy_ranking.spearman", "policy_ranking.regret"}
+    for name in ("spearman", "regret"):
+        rows = compared[f"policy_ranking.{name}"].rows
+        assert list(rows) == ["5", "60"] and rows["60"].lead is None
+        expected = {run: getattr(ranking.agreement, name) for run, ranking in found.items()}
+        assert rows["60"].runs == expected
 
 
 def test_tables_figure_and_json_hold_the_same_numbers(found):

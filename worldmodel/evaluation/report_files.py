@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -57,6 +57,13 @@ def json_document(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {"format": FORMAT} | plain | {"methods": list(methods)}
 
 
+def as_mapping(value: Any) -> Any:
+    """A dataclass as its `numbers`, or else its fields by name; anything else as it is."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return value.numbers() if hasattr(value, "numbers") else vars(value)
+    return value
+
+
 def to_plain(value: Any, methods: dict[str, int] | None = None) -> Any:
     """Plain JSON of nested containers, dataclasses, arrays and estimates, with null for what is not
     finite.
@@ -67,8 +74,7 @@ def to_plain(value: Any, methods: dict[str, int] | None = None) -> Any:
         return value.to_json(methods)
     if isinstance(value, Annotated):
         return value.estimate.to_json(methods) | to_plain(value.details, methods)
-    if is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    value = as_mapping(value)
     if isinstance(value, Mapping):
         return {str(key): to_plain(x, methods) for key, x in value.items()}
     if isinstance(value, np.ndarray):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from worldmodel.evaluation.report_files import json_document
+from worldmodel.evaluation.report_files import as_mapping, json_document
 from worldmodel.evaluation.result_table import ResultTable, listed
 from worldmodel.evaluation.section import Section, sections
 from worldmodel.evaluation.statistics import Annotated, Estimate, finite_or_none
@@ -162,13 +162,12 @@ def to_csv(results: Results) -> str:
 
 
 def _estimates(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Estimate]]:
+    tree = tree if isinstance(tree, Estimate) else as_mapping(tree)
     if isinstance(tree, Estimate):
         yield path, tree
     elif isinstance(tree, Annotated):
         yield path, tree.estimate
         yield from _estimates(tree.details, path)
-    elif is_dataclass(tree) and not isinstance(tree, type):
-        yield from _estimates({f.name: getattr(tree, f.name) for f in fields(tree)}, path)
     elif isinstance(tree, Mapping):
         for key, value in tree.items():
             yield from _estimates(value, (*path, str(key)))

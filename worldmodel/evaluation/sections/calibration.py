@@ -100,12 +100,7 @@ class Calibration(Section):
         return cls(observations, units, caveats=caveats, compared=compared)
 
     def numbers(self) -> dict[str, Any]:
-        return {
-            "calibration": {
-                key: {h: c.numbers() for h, c in found.items()}
-                for key, found in self.observations.items()
-            }
-        }
+        return {"calibration": self.observations}
 
     @property
     def explanation(self) -> str:

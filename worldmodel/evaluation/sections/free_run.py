@@ -123,7 +123,7 @@ class FreeRuns(Section):
         return cls({key: of(key) for key, o in observations.items() if not o.is_image})
 
     def numbers(self) -> dict[str, Any]:
-        return {"free_run": {key: run.numbers() for key, run in self.observations.items()}}
+        return {"free_run": self.observations}
 
     def tables(self) -> list[ResultTable]:
         return [table for key, run in self.observations.items() for table in _tables(key, run)]

@@ -89,17 +89,15 @@ class Curve:
     climatology: np.ndarray | None
     starts: np.ndarray
 
-    def medians(self) -> dict[str, list[Any]]:
-        quartiles = {
+    def numbers(self) -> dict[str, Any]:
+        """The medians, and the number of starts."""
+        curves = {
             "error": self.model,
             "persistence": self.persistence,
             "climatology": self.climatology,
         }
-        return {
-            name: [finite_or_none(x) for x in values[1]]
-            for name, values in quartiles.items()
-            if values is not None
-        } | {"n": self.starts.tolist()}
+        medians = {name: values[1] for name, values in curves.items() if values is not None}
+        return medians | {"n": self.starts}
 
 
 @dataclass(frozen=True)
@@ -165,11 +163,9 @@ class Prediction(Section):
     def numbers(self) -> dict[str, Any]:
         keys = self.observations.items()
         return {
-            "prediction": {
-                key: {h: n.numbers() for h, n in found.horizons.items()} for key, found in keys
-            },
+            "prediction": {key: found.horizons for key, found in keys},
             "units": {key: found.unit for key, found in keys},
-            "curves": {key: found.curve.medians() for key, found in keys if found.curve},
+            "curves": {key: found.curve for key, found in keys if found.curve},
         }
 
     def tables(self) -> list[ResultTable]:

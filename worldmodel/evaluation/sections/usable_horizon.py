@@ -55,7 +55,7 @@ class UsableHorizons(Section):
         )
 
     def numbers(self) -> dict[str, Any]:
-        return {"usable_horizon": {key: u.numbers() for key, u in self.observations.items()}}
+        return {"usable_horizon": self.observations}
 
     @property
     def explanation(self) -> str:
