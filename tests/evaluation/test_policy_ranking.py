@@ -38,6 +38,7 @@ from worldmodel.evaluation.sections.policy_ranking import (
     real_returns,
 )
 from worldmodel.evaluation.sections.returns import Returns
+from worldmodel.evaluation.statistics import Bootstrap
 from worldmodel.models.mlp import MLPOptions
 from worldmodel.models.oracle import Oracle, OracleOptions
 from worldmodel.nn.distributions import ScalarMSE
