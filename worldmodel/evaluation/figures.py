@@ -12,13 +12,13 @@ import math
 import struct
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from worldmodel.evaluation.markup import escape
 from worldmodel.evaluation.statistics import Estimate
 
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 8, 34

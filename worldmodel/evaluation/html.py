@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from html import escape
 from typing import NamedTuple
 
+from worldmodel.evaluation.markup import escape
 from worldmodel.evaluation.result_table import ResultTable
 from worldmodel.evaluation.statistics import Estimate, format_number
 

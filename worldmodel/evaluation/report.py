@@ -6,13 +6,13 @@ Cards and a summary come first, then the sections they come from. Nothing is loa
 from __future__ import annotations
 
 import json
-from html import escape
 from typing import Any
 
 import yaml
 
 from worldmodel.evaluation.figures import training_curves
 from worldmodel.evaluation.html import document, folded, header, notes, section, table, words
+from worldmodel.evaluation.markup import escape
 from worldmodel.evaluation.results import Results, summarize, to_json
 from worldmodel.evaluation.section import Section
 from worldmodel.evaluation.statistics import format_number
@@ -91,10 +91,11 @@ def _provenance(results: Results) -> str:
     config = yaml.safe_dump(json.loads(json.dumps(source.config)), sort_keys=False)
     details = folded("How the numbers and their intervals were computed", f"<ul>{methods}</ul>")
     if source.config:
-        details += folded("Configuration", f"<pre>{escape(config)}</pre>")
+        text = escape(config, keep="\n")
+        details += folded("Configuration", f"<pre>{text}</pre>")
     return _facts({k: v for k, v in facts.items() if v}) + details
 
 
 def _facts(facts: dict[str, str]) -> str:
-    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in facts.items())
+    rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in facts.items())
     return f"<dl>{rows}</dl>"

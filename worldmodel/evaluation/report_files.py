@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console, Group, RenderableType
-from rich.text import Text
 
+from worldmodel.evaluation.markup import markdown_text, terminal_text
 from worldmodel.evaluation.result_table import ResultTable
 from worldmodel.evaluation.statistics import Annotated, Estimate, finite_or_none
 from worldmodel.system.storage import write_json, write_text_atomic
@@ -33,13 +33,14 @@ class Report(NamedTuple):
 def write_report(report: Report, folder: Path, name: str) -> None:
     """Writes NAME.json, NAME.md and NAME.html, and prints summary, tables and notes."""
     tables = [line for table in report.tables for line in (table.markdown(), "")]
-    lines = [f"# {report.title}", "", *report.summary, "", *tables, *report.notes, ""]
+    summary, notes = (list(map(markdown_text, x)) for x in (report.summary, report.notes))
+    lines = [f"# {markdown_text(report.title)}", "", *summary, "", *tables, *notes, ""]
     write_json(folder / f"{name}.json", report.json)
     write_text_atomic(folder / f"{name}.md", "\n".join(lines))
     write_text_atomic(folder / f"{name}.html", report.page)
     drawn = [table.to_rich() for table in report.tables]
-    report_as = Group(*map(Text, report.summary), *drawn, *map(Text, report.notes))
-    show(report_as, name, folder / f"{name}.html")
+    sentences, notes = (map(terminal_text, x) for x in (report.summary, report.notes))
+    show(Group(*sentences, *drawn, *notes), name, folder / f"{name}.html")
 
 
 def show(report: RenderableType, name: str, page: Path) -> None:
@@ -47,7 +48,7 @@ def show(report: RenderableType, name: str, page: Path) -> None:
     terminal = Console()
     console = terminal if terminal.is_terminal else Console(width=max(terminal.width, NARROWEST))
     console.print(report)
-    console.print(f"{name:<12} {page}", soft_wrap=True, highlight=False)
+    console.print(terminal_text(f"{name:<12} {page}"), soft_wrap=True)
 
 
 def json_document(tree: Mapping[str, Any]) -> dict[str, Any]:

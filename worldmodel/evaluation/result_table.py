@@ -9,8 +9,8 @@ from typing import NamedTuple
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
+from worldmodel.evaluation.markup import markdown_text, terminal_text
 from worldmodel.evaluation.statistics import Estimate
 
 Cell = str | Estimate
@@ -64,20 +64,19 @@ class ResultTable:
 
     def markdown(self, heading: str = "##") -> str:
         title, header, rows = self.formatted()
-        lines = [header, ["---:"] * len(header), *rows]
-        return "\n".join(
-            [f"{heading} {title}", "", *(f"| {' | '.join(cells)} |" for cells in lines)]
-        )
+        lines = [f"| {' | '.join(map(markdown_text, cells))} |" for cells in (header, *rows)]
+        ruler = f"| {' | '.join(['---:'] * len(header))} |"
+        return "\n".join([f"{heading} {markdown_text(title)}", "", lines[0], ruler, *lines[1:]])
 
     def to_rich(self) -> RenderableType:
         """Without the columns that are hidden_in_terminal."""
         title, header, rows = self.narrow().formatted()
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
         for name in header:
-            table.add_column(name, justify="right")
+            table.add_column(terminal_text(name), justify="right")
         for row in rows:
-            table.add_row(*map(Text, row))
-        return Group(Text(f"\n{title}", "bold"), table)
+            table.add_row(*map(terminal_text, row))
+        return Group("", terminal_text(title, "bold"), table)
 
     def narrow(self) -> ResultTable:
         """Without the columns that are hidden_in_terminal."""

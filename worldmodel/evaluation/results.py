@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 
+from worldmodel.evaluation.markup import markdown_text, terminal_text
 from worldmodel.evaluation.report_files import as_mapping, json_document
 from worldmodel.evaluation.result_table import ResultTable, listed
 from worldmodel.evaluation.section import Section, sections
@@ -189,8 +189,9 @@ def _place(path: tuple[str, ...]) -> tuple[str, str, str]:
 def markdown(results: Results) -> str:
     """results.md."""
     source = results.provenance
-    lines = [f"# {source.run or 'world model'}: {source.checkpoint}", "", *summarize(results), ""]
-    lines += [results.brackets, *results.caveats, ""]
+    title = markdown_text(f"{source.run or 'world model'}: {source.checkpoint}")
+    lines = [f"# {title}", "", *map(markdown_text, summarize(results)), ""]
+    lines += [*map(markdown_text, [results.brackets, *results.caveats]), ""]
     for section in results.sections.values():
         lines += _section_markdown(section)
     if results.other_last is not None:
@@ -201,7 +202,7 @@ def markdown(results: Results) -> str:
 
 def _section_markdown(section: Section, before: str = "") -> list[str]:
     parts = [table.markdown("###") for table in section.tables()]
-    parts += list(filter(None, [section.explanation, *section.notes()]))
+    parts += [markdown_text(text) for text in (section.explanation, *section.notes()) if text]
     blocks = [line for part in parts for line in (part, "")]
     return [f"## {before}{section.title}", "", *blocks] if blocks else []
 
@@ -209,4 +210,5 @@ def _section_markdown(section: Section, before: str = "") -> list[str]:
 def render(results: Results) -> RenderableType:
     """For a terminal of 100 columns: summary, tables and notes."""
     shown = [table.to_rich() for table in tables(results) if table.in_terminal]
-    return Group(*map(Text, summarize(results)), *shown, *map(Text, results.notes))
+    sentences, notes = (map(terminal_text, x) for x in (summarize(results), results.notes))
+    return Group(*sentences, *shown, *notes)
