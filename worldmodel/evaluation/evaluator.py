@@ -97,7 +97,7 @@ def write(
     write_text_atomic(folder / "results.csv", to_csv(results))
     write_text_atomic(folder / "results.md", markdown(results))
     write_text_atomic(folder / "episodes.jsonl", "".join(f"{json.dumps(row)}\n" for row in rows))
-    logged = _rows(metrics) if metrics is not None and metrics.exists() else []
+    logged = _lines(metrics) if metrics is not None and metrics.is_file() else []
     write_text_atomic(folder / "report.html", page(results, logged, card))
 
 
@@ -163,12 +163,9 @@ def _software() -> dict[str, str]:
     return {"worldmodel": worldmodel.__version__} | versions | {"device": device}
 
 
-def _rows(metrics: Path) -> list[dict[str, Any]]:
-    """Rows of metrics.jsonl, without a last one that is still being written."""
-    rows = []
-    for line in metrics.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
+def _lines(path: Path) -> list[str]:
+    """Of a text file, which others may have edited; none where it cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

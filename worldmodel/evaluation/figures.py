@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import math
 import struct
 import zlib
@@ -22,6 +23,7 @@ from worldmodel.evaluation.markup import escape
 from worldmodel.evaluation.statistics import Estimate
 
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 8, 34
+LARGEST_DRAWN = 1e300  # of numbers: their range is finite
 MOST_DIMENSIONS = 4  # of a vector drawn over time
 MOST_FRAMES = 6  # of an image strip
 MOST_POINTS = 200  # of a training curve
@@ -82,8 +84,11 @@ def interval_bars(
     return panel.svg()
 
 
-def training_curves(rows: list[dict[str, Any]]) -> str:
-    """The main metrics of every stage over its updates."""
+def training_curves(lines: Iterable[str]) -> str:
+    """The main metrics of every stage over its updates, from the lines of metrics.jsonl. A line
+    that is no row, such as one that is still being written, is left out.
+    """
+    rows = [row for row in map(_metrics_row, lines) if row]
     stages = dict.fromkeys(row["stage"] for row in rows)
     panels = [
         (f"{name} \u00b7 {stage}", drawing)
@@ -93,6 +98,18 @@ def training_curves(rows: list[dict[str, Any]]) -> str:
     ]
     caption = "Metrics over updates, as logged in metrics.jsonl (means over a log interval)."
     return figure(caption, panels) if panels else ""
+
+
+def _metrics_row(line: str) -> dict[str, Any] | None:
+    """The stage and the numbers of a line that can be drawn; None without a stage and a step."""
+    try:
+        row = json.loads(line)
+        numbers = {k: float(v) for k, v in row.items() if type(v) in (int, float)}
+    except (ValueError, OverflowError, RecursionError, AttributeError):
+        return None
+    drawn = {name: number for name, number in numbers.items() if _drawable(number)}
+    stage = row.get("stage")
+    return {"stage": stage} | drawn if isinstance(stage, str) and "step" in drawn else None
 
 
 def _training_panel(rows: list[dict[str, Any]], stage: str, name: str) -> str:
@@ -143,7 +160,7 @@ class Panel:
         """Broken where a value is not finite."""
         pen, path = "M", []
         for x, y in _points(xs, ys):
-            if not math.isfinite(y):
+            if not _drawable(y):
                 pen = "M"
                 continue
             path.append(f"{pen}{_point(*self.at(x, y))}")
@@ -152,14 +169,14 @@ class Panel:
 
     def band(self, xs: ArrayLike, low: ArrayLike, high: ArrayLike, color: str) -> None:
         upper, lower = _points(xs, high), _points(xs, low)
-        drawn = [i for i in range(len(upper)) if math.isfinite(upper[i][1] + lower[i][1])]
+        drawn = [i for i in range(len(upper)) if _drawable(upper[i][1], lower[i][1])]
         edge = [self.at(*upper[i]) for i in drawn] + [self.at(*lower[i]) for i in reversed(drawn)]
         points = " ".join(_point(*p) for p in edge)
         self.parts.append(f'<polygon class="band {color}" points="{points}"/>')
 
     def dots(self, xs: ArrayLike, ys: ArrayLike, color: str, radius: float = 2.2) -> None:
         for x, y in _points(xs, ys):
-            if not (math.isfinite(x) and math.isfinite(y)):
+            if not _drawable(x, y):
                 continue  # cannot be drawn
             px, py = self.at(x, y)
             self.parts.append(
@@ -168,7 +185,7 @@ class Panel:
 
     def bar(self, low: float, high: float, middle: float, y: float, color: str) -> None:
         """A horizontal interval with a mark at its value; nothing where they are not finite."""
-        if not all(map(math.isfinite, (low, high, middle))):
+        if not _drawable(low, high, middle):
             return
         (x0, row), (x1, _), (xm, _) = self.at(low, y), self.at(high, y), self.at(middle, y)
         self.parts.append(
@@ -234,15 +251,23 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 def extent(*arrays: np.ndarray, margin: float = 0.05) -> tuple[float, float]:
     """The range of all finite values, a little widened."""
     values = np.concatenate([np.ravel(a) for a in arrays]).astype(np.float64)
-    values = values[np.isfinite(values)]
+    values = values[np.abs(values) <= LARGEST_DRAWN]
     low, high = (values.min(), values.max()) if len(values) else (0.0, 1.0)
     return float(low - margin * (high - low)), float(high + margin * (high - low))
 
 
+def _drawable(*values: float) -> bool:
+    return all(abs(value) <= LARGEST_DRAWN for value in values)  # NaN is not
+
+
 def _wide(limits: tuple[float, float]) -> tuple[float, float]:
-    """Limits that are not one and the same number."""
-    low, high = limits
-    return (low, high) if high > low else (low - (abs(low) or 1) / 2, high + (abs(high) or 1) / 2)
+    """Limits that differ, by more than rounding."""
+    low, high = (min(max(x, -LARGEST_DRAWN), LARGEST_DRAWN) for x in limits)
+    size = max(abs(low), abs(high))
+    if high - low > 1e-12 * size and size > 1 / LARGEST_DRAWN:
+        return low, high
+    half = size / 2 if size > 1 / LARGEST_DRAWN else 0.5
+    return low - half, high + half
 
 
 def _points(xs: ArrayLike, ys: ArrayLike) -> list[tuple[float, float]]:

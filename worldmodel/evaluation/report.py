@@ -6,6 +6,7 @@ Cards and a summary come first, then the sections they come from. Nothing is loa
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
@@ -20,12 +21,12 @@ from worldmodel.evaluation.statistics import format_number
 
 def page(
     results: Results,
-    metrics: list[dict[str, Any]] | None = None,
+    metrics: Iterable[str] = (),
     card: dict[str, Any] | None = None,
 ) -> str:
     """The whole HTML page.
 
-    metrics: rows of metrics.jsonl, for the training curves
+    metrics: lines of metrics.jsonl, for the training curves
     card: the data card
     """
     source = results.provenance
@@ -42,7 +43,7 @@ def page(
         about = f"Last checkpoint: {last.provenance.checkpoint}"
         body.append(section("Last checkpoint", folded(about, parts)))
     body += [
-        section("Training", training_curves(metrics or [])),
+        section("Training", training_curves(metrics)),
         section("Data", _card(card)),
         section("How this was made", _provenance(results)),
     ]

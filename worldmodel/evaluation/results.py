@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from rich.console import Group, RenderableType
 
+from worldmodel.errors import printable
 from worldmodel.evaluation.markup import markdown_text, terminal_text
 from worldmodel.evaluation.report_files import as_mapping, json_document
 from worldmodel.evaluation.result_table import ResultTable, listed
@@ -157,7 +158,7 @@ def to_csv(results: Results) -> str:
             for path, number in _estimates(tree):
                 place = (path[0], "", name) if flat else _place(path)
                 ends = (finite_or_none(x) for x in (number.value, number.low, number.high))
-                writer.writerow([name, *place, *ends, number.n])
+                writer.writerow([name, *map(printable, place), *ends, number.n])
     return file.getvalue()
 
 
@@ -173,7 +174,7 @@ def _estimates(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
             yield from _estimates(value, (*path, str(key)))
     elif isinstance(tree, (list, tuple)):
         for place, value in enumerate(tree):
-            yield from _estimates(value, (*path[:-1], f"{path[-1]}[{place}]"))
+            yield from _estimates(value, (*path[:-1], f"{''.join(path[-1:])}[{place}]"))
 
 
 def _place(path: tuple[str, ...]) -> tuple[str, str, str]:
