@@ -103,7 +103,7 @@ def test_a_model_that_diverges_is_infinitely_wrong(worlds):
 
 def test_records_no_longer_than_the_context_are_refused(worlds):
     with pytest.raises(DataError, match=r"longest record has 4 steps.*evaluation.context=4"):
-        evaluated(worlds.Repeat(), worlds.linear_dataset([4, 3]))
+        FreeRuns.applies(context_of(worlds.Repeat(), worlds.linear_dataset([4, 3]), OPTIONS))
 
 
 def test_free_runs_are_in_every_report(worlds):
@@ -127,4 +127,4 @@ def test_images_alone_are_refused(worlds) -> None:
         dataset.spec(), observations={"camera": ObservationSpec((8, 8, 3), "uint8")}
     )
     with pytest.raises(DataError, match="camera are images; accepted"):
-        FreeRuns.run(context_of(worlds.Repeat(), dataset, EvaluationOptions(), spec))
+        FreeRuns.applies(context_of(worlds.Repeat(), dataset, OPTIONS, spec))

@@ -1,7 +1,5 @@
 """Returns belong to the episode's seed, and mistakes are said plainly."""
 
-import dataclasses
-
 import gymnasium
 import jax
 import numpy as np
@@ -10,7 +8,6 @@ from flax import nnx
 from gymnasium.utils import seeding
 
 from worldmodel import models
-from worldmodel.config import Config, EvaluationOptions, PlannerOptions
 from worldmodel.data import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.environments import real as environments
 from worldmodel.errors import UserError
@@ -24,12 +21,9 @@ from worldmodel.evaluation.returns import (
     run_episodes,
     run_episodes_in,
 )
-from worldmodel.evaluation.sections.returns import add_training_horizons
 from worldmodel.evaluation.statistics import Bootstrap, wilson
 from worldmodel.models.rssm import RSSMOptions
 from worldmodel.nn.heads import ActionHead
-from worldmodel.policies.actor_critic import ActorCriticOptions
-from worldmodel.policies.td3_bc import TD3BCOptions
 
 CARTPOLE = DataSpec(
     {"observation": ObservationSpec((4,), "float32", (0.0,) * 4, (1.0,) * 4)}, ActionSpec(True, 2)
@@ -187,18 +181,6 @@ def test_policies_that_share_a_program_act_as_they_would_alone(worlds):
     alone = [returns(model_policy(model, policy, spec)) for policy in policies]
     np.testing.assert_array_equal(together, alone)
     assert (together[0] != together[1]).any()
-
-
-def test_models_are_evaluated_as_far_ahead_as_they_are_used():
-    imagining = Config(policy=ActorCriticOptions(horizon=7))
-    without = Config(policy=TD3BCOptions())  # learns from the dataset alone
-    mixed = Config(policy=TD3BCOptions(real_ratio=0.5, horizon=3))
-    given, planned = EvaluationOptions(horizons=[1, 9]), PlannerOptions(kind="cem", horizon=4)
-    assert add_training_horizons(given, [without]).horizons == [1, 9]
-    assert add_training_horizons(given, [imagining, without]).horizons == [1, 7, 9]
-    assert add_training_horizons(given, [mixed]).horizons == [1, 3, 9]
-    planning = dataclasses.replace(given, planner=planned)
-    assert add_training_horizons(planning, [imagining]).horizons == [1, 4, 7, 9]
 
 
 def test_a_return_that_is_not_a_number_is_the_worst():

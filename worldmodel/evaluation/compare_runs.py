@@ -11,6 +11,7 @@ from worldmodel import data
 from worldmodel.config.evaluation_data import evaluation_data_options
 from worldmodel.config.io import with_overrides
 from worldmodel.data.compatibility import conform_to_spec, out_of_bounds_notes
+from worldmodel.data.horizons import add_training_horizons
 from worldmodel.data.trajectories import split
 from worldmodel.errors import ConfigError
 from worldmodel.evaluation.comparison import (
@@ -24,7 +25,6 @@ from worldmodel.evaluation.comparison import (
 from worldmodel.evaluation.evaluator import applying, context_of
 from worldmodel.evaluation.report_files import Report, json_document, write_report
 from worldmodel.evaluation.section import Context
-from worldmodel.evaluation.sections.returns import add_training_horizons
 from worldmodel.system.compilation import enable_compilation_cache
 from worldmodel.training.restore import Restored, restore
 

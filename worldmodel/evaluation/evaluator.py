@@ -16,6 +16,7 @@ import jax
 from worldmodel import data
 from worldmodel.config import EvaluationOptions
 from worldmodel.data.compatibility import out_of_bounds_notes
+from worldmodel.data.horizons import add_training_horizons
 from worldmodel.data.trajectories import Trajectories, split
 from worldmodel.evaluation.report import page
 from worldmodel.evaluation.report_files import show
@@ -28,7 +29,6 @@ from worldmodel.evaluation.results import (
     to_json,
 )
 from worldmodel.evaluation.section import Context, Section, sections
-from worldmodel.evaluation.sections.returns import add_training_horizons
 from worldmodel.evaluation.statistics import note_on_seeds
 from worldmodel.system.storage import write_json, write_text_atomic
 from worldmodel.training.restore import Restored

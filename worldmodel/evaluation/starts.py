@@ -9,11 +9,10 @@ import jax
 import numpy as np
 
 from worldmodel.config import EvaluationOptions
+from worldmodel.data.horizons import earliest, evaluated_episodes, reachable_horizons
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import StepArrays, Window, gather_windows
-from worldmodel.errors import DataError
 
-MOST_EPISODES = 400  # evaluated; evenly spaced over the held-out ones
 MOST_ENDS = 100  # terminated episodes whose termination is evaluated
 
 
@@ -48,46 +47,15 @@ def prediction_starts(
     held_out: Trajectories, options: EvaluationOptions
 ) -> tuple[list[int], PredictionStarts, list[str]]:
     """Returns horizons, starts, and notes on what is left out."""
-    chosen, taken = np.arange(held_out.num_episodes), []
-    if len(chosen) > MOST_EPISODES:
-        chosen = np.linspace(0, len(chosen) - 1, MOST_EPISODES).astype(int)
-        taken.append(
-            f"Prediction is evaluated on {MOST_EPISODES} of {held_out.num_episodes} held-out "
+    episodes, notes = evaluated_episodes(held_out), []
+    if len(episodes) < held_out.num_episodes:
+        notes.append(
+            f"Prediction is evaluated on {len(episodes)} of {held_out.num_episodes} held-out "
             "episodes."
         )
-    horizons, notes = reachable_horizons(held_out.lengths[chosen], options)
-    episodes = (held_out.lengths, held_out.offsets, chosen)
-    return horizons, choose_starts(*episodes, options, horizons), notes + taken
-
-
-def reachable_horizons(
-    lengths: np.ndarray, options: EvaluationOptions
-) -> tuple[list[int], list[str]]:
-    """The horizons that an episode is long enough for, and a note on the others."""
-    room = int(max(np.max(lengths - 1 - earliest(lengths, options)), 0))
-    asked = sorted(set(options.horizons))
-    kept = [h for h in asked if h <= room]
-    if not kept:
-        raise DataError(
-            f"evaluation.horizons={asked}: the longest held-out episode leaves {room} steps "
-            f"after evaluation.context={options.context} steps{_first(options)}; accepted: a "
-            "horizon up to that"
-        )
-    left_out = ", ".join(str(h) for h in asked if h > room)
-    note = f"Horizons left out, because no held-out episode is long enough: {left_out}."
-    return kept, [note] if left_out else []
-
-
-def earliest(lengths: np.ndarray, options: EvaluationOptions) -> np.ndarray:
-    """(episodes,) the first step a prediction starts from: after the context, if there is room for
-    it, and not before `options.first_start`.
-    """
-    return np.maximum(np.minimum(options.context - 1, lengths - 2), options.first_start or 0)
-
-
-def _first(options: EvaluationOptions) -> str:
-    asked = options.first_start
-    return "" if asked is None else f" and evaluation.first_start={asked}"
+    horizons, left_out = reachable_horizons(held_out.lengths[episodes], options)
+    starts = choose_starts(held_out.lengths, held_out.offsets, episodes, options, horizons)
+    return horizons, starts, left_out + notes
 
 
 def choose_starts(

@@ -16,6 +16,7 @@ from worldmodel import data, planning
 from worldmodel.config import Config
 from worldmodel.config.evaluation_data import evaluation_data_options
 from worldmodel.data.compatibility import conform_to_spec
+from worldmodel.data.horizons import check_evaluable
 from worldmodel.data.normalization import resolve_normalization
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories, split, split_episodes
@@ -138,8 +139,10 @@ def _check_plan(
     acts = config.policy.name != "none" or config.evaluation.planner.kind != "none"
     if acts and config.data.environment is not None:
         environments.check_environment(config.data.environment, spec)
+    held_out = dataset.held_out
     if config.evaluation.data is not None:
-        conform_to_spec(data.load(evaluation_data_options(config)), spec)
+        held_out = conform_to_spec(data.load(evaluation_data_options(config)), spec)
+    check_evaluable(config, spec, held_out)
     if config.training.pretrained_model is None:
         return {}
     model = load_world_model(

@@ -18,9 +18,9 @@ import numpy as np
 from flax import nnx
 
 from worldmodel.config.registry import register
+from worldmodel.data.horizons import check_free_run
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import StepArrays, Window, gather_windows, step_arrays
-from worldmodel.errors import DataError
 from worldmodel.evaluation.figures import MOST_DIMENSIONS, Panel, extent, figure
 from worldmodel.evaluation.result_table import Cell, ResultTable
 from worldmodel.evaluation.section import Context, Section
@@ -86,28 +86,17 @@ class FreeRuns(Section):
 
     @classmethod
     def applies(cls, context: Context) -> bool | str:
-        return context.options.free_run and context.model.has_dynamics
+        if not (context.options.free_run and context.model.has_dynamics):
+            return False
+        check_free_run(context.held_out, context.spec, context.options)
+        return True
 
     @classmethod
     def run(cls, context: Context) -> Self:
-        """Raises DataError if no record is longer than the context, or all observations are images.
-
-        The prediction is the mean of `options.num_samples` samples.
-        """
+        """The prediction is the mean of `options.num_samples` samples."""
         observations, options = context.spec.observations, context.options
         records = context.held_out
-        if all(o.is_image for o in observations.values()):
-            raise DataError(
-                f"evaluation.free_run: {', '.join(observations)} are images; accepted: a run that "
-                "observes a vector"
-            )
-        able = np.flatnonzero(records.lengths > options.context)
-        if len(able) == 0:
-            raise DataError(
-                f"evaluation.free_run: the longest record has {records.lengths.max()} steps; "
-                f"accepted: more than evaluation.context={options.context}"
-            )
-        records = records.select(able)
+        records = records.select(np.flatnonzero(records.lengths > options.context))
         steps = step_arrays(records)
         simulated = list(_simulated(context, steps, records))
         names = [records.name(i) for i in range(records.num_episodes)]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 import numpy as np
 
 from worldmodel import planning
-from worldmodel.config import Config, EvaluationOptions
 from worldmodel.config.references import Reference
 from worldmodel.config.registry import register
 from worldmodel.environments.real import check_environment, episode_limit
@@ -255,17 +254,6 @@ def build_agents(context: Context) -> dict[str, list[ActFunction]]:
         pairs = zip(agents, built, strict=True)
         acting["planner"] = [model_policy(a.model, planner, spec) for a, planner in pairs]
     return acting | {"random": [random_policy(spec)]} if acting else {}
-
-
-def add_training_horizons(
-    options: EvaluationOptions, configs: Iterable[Config]
-) -> EvaluationOptions:
-    """Adds the horizons at which the runs use their models: as far as the policy imagined while it
-    learned, and as far as a planner looks ahead.
-    """
-    own = {h for config in configs if (h := config.policy.imagined_horizon) is not None}
-    own |= {options.planner.horizon} if options.planner.kind != "none" else set()
-    return replace(options, horizons=sorted({*options.horizons, *own}))
 
 
 def agent_returns(
