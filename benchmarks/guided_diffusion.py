@@ -97,7 +97,7 @@ def actor_of(model: WorldModel) -> Callable[[jax.Array], Normal]:
         size = model.point_size
         rows = getattr(model.options, "history", 1)
         point = features[..., (rows - 1) * size : rows * size]
-        return swing_up(model.vectors.decode(point)["observation"].mean())
+        return swing_up(model.vectors.predict(point)["observation"].mean())
 
     return act
 

@@ -27,6 +27,7 @@ class Facts:
     has_memory: whether a filtered state depends on more than the current step
     untrained: prefixes of the names of parameters without gradient
     environment: the environment that it simulates, if it is not trained on the point
+    variant_of: the registered family, for a variant with other options
     """
 
     options: dict[str, Any] = field(default_factory=dict)
@@ -34,20 +35,23 @@ class Facts:
     has_memory: bool = True
     untrained: tuple[str, ...] = ()
     environment: str | None = None
+    variant_of: str | None = None
 
 
 RSSM = {"deter": 16, "hidden": 8, "classes": 4, "stoch": 4, "depth": 2, "blocks": 2}
 ENCODED = {"burn_in": 1, "units": 8, "latent_dim": 8, "depth": 2}
-DIFFUSION = {"latent_dim": 6}
+DIFFUSION = {"latent_dim": 6, "sampler_steps": 2}
 # A family that is not listed is tested with its default options.
 FACTS = {
     "rssm": Facts(RSSM | {"free_nats": 0.0}, random=frozenset({"loss", "observe", "step"})),
     "koopman": Facts(ENCODED),
     "gru": Facts(ENCODED),
     "mlp": Facts(ENCODED),
-    "diffusion": Facts(DIFFUSION, random=frozenset({"loss", "step"})),
+    "diffusion": Facts(
+        DIFFUSION | {"autoregressive_steps": 1}, random=frozenset({"loss", "step"})
+    ),
     "trajectory_diffusion": Facts(
-        DIFFUSION | {"segment_length": 6, "sampler_steps": 3},
+        DIFFUSION | {"segment_length": 6},
         random=frozenset({"loss", "step"}),
         has_memory=False,
     ),
@@ -59,6 +63,10 @@ FACTS = {
         untrained=("errors", "salt"),
     ),
     "oracle": Facts({"environment": "Pendulum-v1"}, has_memory=False, environment="Pendulum-v1"),
+    "koopman_blocks": Facts(
+        ENCODED | {"spectrum": "blocks", "bilinear": True}, variant_of="koopman"
+    ),
+    "mlp_linear_skip": Facts(ENCODED | {"linear_skip": True}, variant_of="mlp"),
 }
 
 
@@ -84,6 +92,7 @@ CASES = {
     "mixed": Case(("position", "motion", "image"), discrete=True),
 }
 FAMILIES = tuple(schemas("model"))
+VARIANTS = tuple(name for name, facts in FACTS.items() if facts.variant_of)
 
 
 def facts_of(name: str) -> Facts:
@@ -91,7 +100,8 @@ def facts_of(name: str) -> Facts:
 
 
 def options_of(name: str) -> ModelOptions:
-    return schemas("model")[name](**facts_of(name).options)
+    facts = facts_of(name)
+    return schemas("model")[facts.variant_of or name](**facts.options)
 
 
 def class_of(name: str) -> type[WorldModel]:
@@ -99,8 +109,8 @@ def class_of(name: str) -> type[WorldModel]:
 
 
 def on(*cases: str, always: tuple[str, ...] = (), only: str | None = None) -> Any:
-    """Parametrizes `subject` by every family and every one of the cases that it supports. Cases
-    that are not in `always` are slow: python -m pytest -m slow tests/models.
+    """Parametrizes `subject` by every family or variant and every one of the cases that it
+    supports. Cases that are not in `always` are slow: python -m pytest -m slow tests/models.
 
     only: a class variable that is true for the families to test
     """
@@ -108,7 +118,7 @@ def on(*cases: str, always: tuple[str, ...] = (), only: str | None = None) -> An
         pytest.param(
             (name, case), id=f"{name}-{case}", marks=() if case in always else pytest.mark.slow
         )
-        for name in FAMILIES
+        for name in FAMILIES + VARIANTS
         for case in cases
         if class_of(name).supports_images or "image" not in CASES[case].observations
         if only is None or getattr(class_of(name), only)

@@ -16,7 +16,7 @@ from worldmodel.data.readers.npz import NPZData
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.trajectories import split
 from worldmodel.errors import ConfigError
-from worldmodel.nn.codecs import Decoder, Encoder
+from worldmodel.nn.codecs import Decoder, DecoderSizes, Encoder
 
 
 def logs(episodes: int = 10) -> Trajectories:
@@ -92,10 +92,11 @@ def test_decoding_inverts_the_normalization_of_the_encoder(kind: str) -> None:
     spec = trajectories.spec(dict.fromkeys(("x", "y"), kind))
     rngs = nnx.Rngs(params=0)
     encoder = Encoder(spec, 8, 1, rngs=rngs, dtype=np.float32)
-    decoder = Decoder(spec, 4, 4, 8, 1, 1, rngs=rngs, dtype=np.float32)
+    decoder = Decoder(spec, DecoderSizes(4, 4, 8, 1), rngs=rngs, dtype=np.float32)
     x = trajectories.observations["x"][:5]
-    coder = decoder.scaling[0]
-    prediction = coder.predict(encoder.scaling[0].normalize(x))
+    y = trajectories.observations["y"][:5]
+    normalized = encoder.vectors.normalize({"x": x, "y": y})
+    prediction = decoder.output.vectors.predict(normalized)["x"]
     np.testing.assert_allclose(prediction.mean(), x, rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(prediction.loss(x), 0, atol=1e-6)
     if kind == "standardize":

@@ -30,7 +30,7 @@ from worldmodel.data.readers.npz import NPZData
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import Window
-from worldmodel.nn.learner import Learner, TrainState, graphdefs_of, split_module
+from worldmodel.nn.learner import Learner, TrainState, split_module
 from worldmodel.runs.directory import RunDirectory, open_run
 from worldmodel.system.signals import StopRequest
 from worldmodel.training.dispatch import make_stage
@@ -114,12 +114,12 @@ class Subject:
     ):
         self.options, self.dataset, self.spec = options, dataset, dataset.spec(normalization)
 
-        def build(key: jax.Array) -> models.WorldModel:
-            return models.build(options, self.spec, key, dtype)
-
         rng = np.random.default_rng(1)
-        self.graphdef = graphdefs_of(lambda key: {"model": build(key)})["model"]
-        params = jax.device_get(jax.jit(lambda key: split_module(build(key))[1])(jax.random.key(0)))
+        # Not one program each: models of the same sizes share those of their layers.
+        self.graphdef, params = split_module(
+            models.build(options, self.spec, jax.random.key(0), dtype)
+        )
+        params = jax.device_get(params)
         perturbed = jax.tree.map(
             lambda x: x + 0.1 * rng.normal(size=x.shape).astype(np.float32), params
         )

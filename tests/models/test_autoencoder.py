@@ -34,6 +34,11 @@ def images(dataset_of: Callable) -> Trajectories:
     return dataset_of("image")
 
 
+@pytest.fixture
+def autoencoder(images: Trajectories) -> Autoencoder:
+    return Autoencoder(images.spec(), 6, 8, 2, rngs=nnx.Rngs(params=KEY))
+
+
 def config_of(folder: Path, **training: object) -> Config:
     stage = StageOptions(steps=4, batch_size=4, window=6, learning_rate=1e-3, warmup_steps=0)
     config = Config(
@@ -85,16 +90,18 @@ def test_vectors_need_no_autoencoder(dataset_of: Callable, tmp_path: Path) -> No
     assert list(plan_stages(config_of(tmp_path), spec)) == ["world_model"]
 
 
-def test_latents_saturate(images: Trajectories) -> None:
-    model = Autoencoder(images.spec(), 6, 8, 2, rngs=nnx.Rngs(params=KEY))
+def test_latents_saturate(images: Trajectories, autoencoder: Autoencoder) -> None:
+    model = autoencoder
     model.to_latent.kernel[...] = 1e4 * model.to_latent.kernel[...]
     latent = jax.jit(model.encode)({"image": images.observations["image"][:5]})
     assert latent.shape == (5, 6) and 4.9 < float(np.abs(latent).max()) <= 5.0
 
 
-def test_the_typical_change_of_latents_is_learned(images: Trajectories) -> None:
+def test_the_typical_change_of_latents_is_learned(
+    images: Trajectories, autoencoder: Autoencoder
+) -> None:
     """It converges to the root mean square over the dataset."""
-    model = Autoencoder(images.spec(), 6, 8, 2, rngs=nnx.Rngs(params=KEY))
+    model = autoencoder
     window = pad_episodes(images, 9)
     graphdef, params = split_module(model)
 

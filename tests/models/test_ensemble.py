@@ -16,6 +16,7 @@ from worldmodel import models
 from worldmodel.config.arguments import parse_overrides
 from worldmodel.config.compose import build_config
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
+from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
 from worldmodel.models.ensemble import Ensemble, EnsembleOptions, EnsembleState
 from worldmodel.nn.bootstrap import hash_vectors, poisson_weights
@@ -67,24 +68,23 @@ def test_the_loss_is_the_likelihood_of_the_bootstrap_samples(
     params = jax.tree.map(lambda x: np.asarray(x, float), it.params)
     networks, window, spec = params["networks"], it.window, it.spec.observations["motion"]
     mean, std, change = (np.asarray(x) for x in (spec.mean, spec.std, spec.delta_rms))
+    before, after = window.observation["motion"][:, :-1], window.observation["motion"][:, 1:]
+    transitions = np.concatenate([before, window.action[:, :-1]], -1)
+
+    def batch_and_weights(model: Ensemble, window: Window, x: np.ndarray) -> tuple:
+        weights = poisson_weights(hash_vectors(x, model.salt[...].astype(jnp.uint32)), model.size)
+        return model.training_batch(window).held_out, weights
+
+    held_out, weights = it.compiled(batch_and_weights)(window, transitions)
+    unit, (shift, scale) = (change, it.spec.reward_mean_std) if standardize else (1.0, (0.0, 1.0))
     total, count = 0.0, 0
-    weights = np.zeros(len(params["errors"]))
-    for b, t in np.ndindex(window.mask.shape[0], window.mask.shape[1] - 1):
-        before, after = window.observation["motion"][b, t : t + 2]
-        transition = np.concatenate([before, window.action[b, t]])
-        code = hash_vectors(jnp.asarray(transition), it.model.salt[...].astype(jnp.uint32))
-        if not window.mask[b, t + 1] or bool(
-            it.model.training_batch(window).held_out.reshape(4, 5)[b, t]
-        ):
-            continue
-        unit, (shift, scale) = (
-            (change, it.spec.reward_mean_std) if standardize else (1.0, (0.0, 1.0))
-        )
-        outcome = np.append((after - before) / unit, (window.reward[b, t] - shift) / scale)
-        inputs = np.append((before - mean) / std, window.action[b, t])[None]
+    for b, t in np.argwhere(window.mask[:, 1:] & ~held_out.reshape(4, 5)):
+        step = (after[b, t] - before[b, t]) / unit
+        outcome = np.append(step, (window.reward[b, t] - shift) / scale)
+        inputs = np.append((before[b, t] - mean) / std, window.action[b, t])[None]
         location, variance = naive_members(networks, inputs, layer_norm)
         losses = np.square(outcome - location) / variance + np.log(variance)
-        weight = np.asarray(poisson_weights(code, len(weights)), float)
+        weight = weights[:, b, t].astype(float)
         total, count = total + (weight * losses.mean((1, 2))).sum(), count + 1
     kernels = [layer["linear"]["kernel"] for layer in networks["hidden"].values()]
     squares = [np.square(k).sum() for k in (*kernels, networks["output"]["kernel"])]
@@ -96,22 +96,27 @@ def test_the_loss_is_the_likelihood_of_the_bootstrap_samples(
 
 
 def test_the_variance_stays_within_its_bounds(subject: Callable) -> None:
-    model = subject().model
-    for bias, bound in ((-100.0, model.networks.min_log_var), (100.0, model.networks.max_log_var)):
-        model.networks.output.bias[...] = jnp.full_like(model.networks.output.bias[...], bias)
-        scale = model.networks(jnp.zeros((3, 5))).scale
+    it = subject()
+
+    def at_bounds(model: Ensemble, bias: float) -> tuple[jax.Array, ...]:
+        networks = model.networks
+        networks.output.bias[...] = jnp.full(networks.output.bias.shape, bias)
+        bounds = networks.min_log_var[...], networks.max_log_var[...]
+        return networks(jnp.zeros((3, 5))).scale, *bounds
+
+    scale_at = it.compiled(at_bounds)
+    for bias, bound in ((-100.0, 1), (100.0, 2)):
+        outputs = scale_at(bias)
         # The soft clamp of one bound moves the other by less than the softplus of their distance.
-        limit = jnp.broadcast_to(jnp.exp(0.5 * bound[...]), scale.shape)
-        np.testing.assert_allclose(scale, limit, rtol=0.01)
+        limit = np.broadcast_to(np.exp(0.5 * outputs[bound]), outputs[0].shape)
+        np.testing.assert_allclose(outputs[0], limit, rtol=0.01)
 
 
 def test_held_out_transitions_have_no_gradient_and_alone_determine_the_errors(
     subject: Callable,
 ) -> None:
     it = subject(holdout_ratio=0.4, termination="learned")
-    batch = jax.tree.map(
-        np.asarray, it.compiled(lambda model, w: model.training_batch(w))(it.window)
-    )
+    batch = it.compiled(lambda model, window: model.training_batch(window))(it.window)
     held_out = batch.held_out.reshape(4, 5)
     assert 3 <= held_out.sum() <= 15 and not (batch.held_out & batch.learned).any()
 
@@ -133,55 +138,57 @@ def test_held_out_transitions_have_no_gradient_and_alone_determine_the_errors(
 
 def test_without_bootstrap_all_weights_are_one(subject: Callable) -> None:
     it = subject(bootstrap=False)
-    assert (np.asarray(it.model.training_batch(it.window).weights) == 1).all()
+    assert (it.compiled(lambda model, w: model.training_batch(w).weights)(it.window) == 1).all()
 
 
 def test_held_out_errors_are_squared_errors_of_the_means(subject: Callable) -> None:
     it = subject(holdout_ratio=0.4)
-    batch, (errors, _) = it.model.training_batch(it.window), it.model.holdout_errors(it.window)
-    location = np.asarray(it.model.networks(batch.inputs).location)
-    expected = np.square(location - batch.targets).mean(-1)[:, np.asarray(batch.held_out)].sum(1)
+
+    def errors_and_parts(model: Ensemble, window: Window) -> tuple:
+        batch = model.training_batch(window)
+        return model.holdout_errors(window)[0], batch, model.networks(batch.inputs).location
+
+    errors, batch, location = it.compiled(errors_and_parts)(it.window)
+    expected = np.square(location - batch.targets).mean(-1)[:, batch.held_out].sum(1)
     np.testing.assert_allclose(errors, expected, rtol=1e-5)
 
 
 # ------------------------------------------------------------------------------------- imagination
 
 
-def nearly_deterministic(it: Any) -> Ensemble:
+def nearly_deterministic(model: Ensemble) -> Ensemble:
     """The model with almost no variance, and members 1 and 3 as elites."""
-    model = it.model
     for bound in (model.networks.min_log_var, model.networks.max_log_var):
-        bound[...] = jnp.full_like(bound[...], -40.0)
+        bound[...] = jnp.full(bound.shape, -40.0)
     model.errors[...] = jnp.asarray([3.0, 1.0, 4.0, 2.0])
     return model
 
 
-def random_state(model: Ensemble) -> tuple[EnsembleState, jax.Array]:
-    point_key, action_key = jax.random.split(KEY)
-    point = jax.random.normal(point_key, (BATCH, model.feature_size))
-    action = jax.random.uniform(action_key, (BATCH, 2), minval=-1)
-    return EnsembleState(point, jnp.zeros(BATCH)), action
+STATE = EnsembleState(
+    np.random.default_rng(0).normal(size=(BATCH, 3)).astype(np.float32), np.zeros(BATCH, np.float32)
+)
+ACTIONS = np.random.default_rng(1).uniform(-1, 1, (BATCH, 2)).astype(np.float32)
 
 
-def member_of(
-    model: Ensemble, before: EnsembleState, action: jax.Array, after: EnsembleState
-) -> np.ndarray:
-    """(B,) the member that predicted the next state."""
-    predicted = model.predict_members(before, action).location
-    error = np.abs(predicted - model.targets(before, after)).max(-1)
+def members_of(predicted: np.ndarray, outcomes: np.ndarray) -> np.ndarray:
+    """(...) the member whose prediction (M, ..., D + 1) is the outcome (..., D + 1)."""
+    error = np.abs(predicted - outcomes).max(-1)
     assert (np.sort(error, 0)[0] < 1e-3).all() and (np.sort(error, 0)[1] > 1e-2).all()
     return error.argmin(0)
 
 
 def test_elements_are_assigned_to_elites_at_random_and_in_equal_numbers(subject: Callable) -> None:
-    model = nearly_deterministic(subject())
-    state, action = random_state(model)
-    step, members = jax.jit(model.step), []
-    for key in jax.random.split(KEY, 40):
-        members.append(member_of(model, state, action, step(state, action, key)))
-        counts = np.bincount(members[-1], minlength=4)
+    def outcomes(model: Ensemble, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        model = nearly_deterministic(model)
+        after = jax.vmap(lambda key: model.step(STATE, ACTIONS, key))(keys)
+        predicted = model.predict_members(STATE, ACTIONS).location
+        return predicted[:, None], model.targets(STATE, after)
+
+    members = members_of(*subject().compiled(outcomes)(jax.random.split(KEY, 40)))
+    for each in members:
+        counts = np.bincount(each, minlength=4)
         assert counts[0] == counts[2] == 0 and abs(counts[1] - counts[3]) == 1
-    share = (np.stack(members) == 1).mean(0)  # of every element
+    share = (members == 1).mean(0)  # of every element
     assert (np.abs(share - 0.5) < 4 * 0.5 / 40**0.5).all()
 
 
@@ -189,26 +196,30 @@ def test_elements_are_assigned_to_elites_at_random_and_in_equal_numbers(subject:
 def test_members_are_sampled_per_step_or_per_rollout(
     subject: Callable, sampling: str, constant: bool
 ) -> None:
-    model = nearly_deterministic(subject(member_sampling=sampling))
-    state, action = random_state(model)
-    actions = jnp.stack([action, -action, action / 2], 1)
-    states = jax.jit(model.rollout)(state, actions, KEY)
-    states = jax.tree.map(lambda x, y: jnp.concatenate([x[:, None], y], 1), state, states)
-    steps = [jax.tree.map(lambda x, t=t: x[:, t], states) for t in range(4)]
-    members = [member_of(model, steps[t], actions[:, t], steps[t + 1]) for t in range(3)]
-    assert all((members[0] == later).all() for later in members[1:]) == constant
-    assert set(members[0]) == {1, 3}
+    def outcomes(model: Ensemble, actions: np.ndarray) -> tuple[jax.Array, jax.Array]:
+        model = nearly_deterministic(model)
+        after = model.rollout(STATE, actions, KEY)
+        before = jax.tree.map(
+            lambda x, y: jnp.concatenate([x[:, None], y[:, :-1]], 1), STATE, after
+        )
+        return model.predict_members(before, actions).location, model.targets(before, after)
+
+    actions = np.stack([ACTIONS, -ACTIONS, ACTIONS / 2], 1)
+    members = members_of(*subject(member_sampling=sampling).compiled(outcomes)(actions))
+    assert (members == members[:, :1]).all() == constant
+    assert set(members[:, 0]) == {1, 3}
 
 
 def test_steps_are_samples_of_the_predicted_distribution(subject: Callable) -> None:
-    model = subject(num_members=1, num_elites=1).model
-    state, action = random_state(model)
-    state, action = jax.tree.map(lambda x: jnp.repeat(x[:1], 20_000, 0), (state, action))
-    samples = np.asarray(model.targets(state, model.step(state, action, KEY)))
-    predicted = jax.tree.map(lambda x: np.asarray(x[0, 0]), model.predict_members(state, action))
-    error = predicted.scale / 20_000**0.5
-    assert (np.abs(samples.mean(0) - predicted.location) < 4 * error).all()
-    np.testing.assert_allclose(samples.std(0), predicted.scale, rtol=0.03)
+    def sampled(model: Ensemble) -> tuple:
+        state, action = jax.tree.map(lambda x: jnp.repeat(x[:1], 20_000, 0), (STATE, ACTIONS))
+        outcomes = model.targets(state, model.step(state, action, KEY))
+        return outcomes, model.predict_members(STATE, ACTIONS)
+
+    samples, predicted = subject(num_members=1, num_elites=1).compiled(sampled)()
+    location, scale = predicted.location[0, 0], predicted.scale[0, 0]
+    assert (np.abs(samples.mean(0) - location) < 4 * scale / 20_000**0.5).all()
+    np.testing.assert_allclose(samples.std(0), scale, rtol=0.03)
 
 
 # --------------------------------------------------------------------------------- options and data
@@ -220,7 +231,7 @@ def test_a_termination_rule_ends_imagined_episodes() -> None:
     model = models.build(EnsembleOptions(**SMALL | {"termination": "hopper"}), spec, KEY)
     raw = np.zeros((2, 11), np.float32)
     raw[:, 0] = 1.2, 0.6
-    state = EnsembleState(model.vectors.encode({"observation": jnp.asarray(raw)}), jnp.zeros(2))
+    state = EnsembleState(model.vectors.normalize({"observation": jnp.asarray(raw)}), jnp.zeros(2))
     np.testing.assert_allclose(model.terminal(state).mean(), [0.0, 1.0], atol=1e-20)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,14 +35,17 @@ def random_spectrum(kind: str, seed: int, size: float, modes: int = 16) -> Spect
     rng = np.random.default_rng(seed)
     graphdef, params = split_module(SPECTRA[kind](modes))
     moved = jax.tree.map(
-        lambda x: x + size * jnp.asarray(rng.normal(size=x.shape), jnp.float32), params
+        lambda x: np.float32(x) + size * rng.normal(size=x.shape).astype(np.float32), params
     )
     return nnx.merge(graphdef, moved)
 
 
-def matrices(spectrum: Spectrum, turn: jax.Array | float = 0.0) -> np.ndarray:
+step_of = nnx.jit(lambda spectrum, turn: spectrum.step(turn)[0])
+
+
+def matrices(spectrum: Spectrum, turn: np.ndarray | float = 0.0) -> np.ndarray:
     """A of every pair, (..., 2, 2), in double precision."""
-    a, b, c, d = (np.asarray(entry, np.float64) for entry in spectrum.step(turn)[0])
+    a, b, c, d = (np.asarray(entry, np.float64) for entry in step_of(spectrum, turn))
     return np.stack([np.stack([a, b], -1), np.stack([c, d], -1)], -2)
 
 
@@ -52,21 +55,22 @@ def test_eigenvalues_stay_in_the_unit_disc(kind: str, size: float) -> None:
     """For all parameters and all changes of the speed of rotation."""
     for seed in range(5):
         spectrum = random_spectrum(kind, seed, size)
-        turn = size * jax.random.normal(jax.random.key(seed), (8, 16))
-        for block in (matrices(spectrum), matrices(spectrum, turn)):
-            largest = np.abs(np.linalg.eigvals(block)).max(-1)
-            assert np.isfinite(block).all() and (largest <= 1 + 1e-6).all()
-            if kind == "unit":
-                assert (largest >= 1 - 1e-6).all()
-            if kind != "blocks":
-                assert (np.linalg.norm(block, 2, (-2, -1)) <= 1 + 1e-6).all()
+        turn = size * np.random.default_rng(seed).normal(size=(8, 16)).astype(np.float32)
+        turn[0] = 0
+        block = matrices(spectrum, turn)
+        largest = np.abs(np.linalg.eigvals(block)).max(-1)
+        assert np.isfinite(block).all() and (largest <= 1 + 1e-6).all()
+        if kind == "unit":
+            assert (largest >= 1 - 1e-6).all()
+        if kind != "blocks":
+            assert (np.linalg.norm(block, 2, (-2, -1)) <= 1 + 1e-6).all()
 
 
 def test_powers_of_blocks_grow_at_most_linearly() -> None:
     """norm(A^k) <= 1 + k max(p^2, q^2) of a step."""
     for seed in range(5):
         spectrum = random_spectrum("blocks", seed, 0.3)
-        length = float(jnp.exp(spectrum.log_step[...])) * spectrum.modes
+        length = float(np.exp(spectrum.log_step[...])) * spectrum.modes
         _, _, upper, lower = (np.asarray(x) for x in spectrum.generator(0.0))
         block = matrices(spectrum)
         for k in (1, 10, 100, 1000):
@@ -88,7 +92,7 @@ def test_blocks_represent_free_motion_exactly() -> None:
 
 
 @pytest.mark.parametrize("kind", ["damped", "fixed", "unit"])
-@pytest.mark.parametrize("modes", [4, 64, 512])
+@pytest.mark.parametrize("modes", [4, 512])
 def test_initial_frequencies_do_not_alias(kind: str, modes: int) -> None:
     """omega_j = j pi with steps of 1 / m: distinct angles from 0 to below half a turn."""
     block = matrices(SPECTRA[kind](modes))
@@ -102,37 +106,41 @@ def test_initial_frequencies_do_not_alias(kind: str, modes: int) -> None:
 
 
 def test_without_actions_latents_are_powers_of_the_eigenvalues() -> None:
-    model = models.build(KoopmanOptions(units=8, latent_dim=8), RAW, KEY)
+    model: Any = models.build(KoopmanOptions(units=8, latent_dim=8), RAW, KEY)
     model.push.kernel[...] = jnp.zeros_like(model.push.kernel[...])
     state = model.initial((1,))._replace(latent=jnp.ones((1, 8)))
-    latent = model.rollout(state, jnp.zeros((1, 100, 1)), KEY).latent[0, -1]
-    re, im = (np.asarray(x, np.float64) for x in model.eigenvalues())
+    latent = jax.jit(model.rollout)(state, np.zeros((1, 100, 1)), KEY).latent[0, -1]
+    re, im = (np.asarray(x, np.float64) for x in jax.jit(model.eigenvalues)())
     expected = (1 + 1j) * (re - 1j * im) ** 100  # pairs rotate from the second number to the first
     np.testing.assert_allclose(latent, np.concatenate([expected.real, expected.imag]), atol=1e-5)
 
 
 def test_bilinear_actions_rotate_the_latent() -> None:
     options = KoopmanOptions(units=8, latent_dim=8, spectrum="unit", bilinear=True)
-    model = models.build(options, RAW, KEY)
+    model: Any = models.build(options, RAW, KEY)
     model.push.kernel[...] = jnp.zeros_like(model.push.kernel[...])
     model.turn.kernel[...] = jnp.ones_like(model.turn.kernel[...])
-    start = jnp.tile(jnp.arange(1.0, 9.0), (2, 1))
-    moved = model.step(
-        model.initial((2,))._replace(latent=start), jnp.asarray([[0.2], [0.9]]), KEY
-    ).latent
-    sizes = jnp.hypot(*jnp.split(moved, 2, -1))
-    np.testing.assert_allclose(sizes, jnp.hypot(*jnp.split(start, 2, -1)), rtol=1e-5)
-    assert float(jnp.abs(moved[0] - moved[1]).min()) > 1e-4
+    start = np.tile(np.arange(1.0, 9.0, dtype=np.float32), (2, 1))
+    state = model.initial((2,))._replace(latent=start)
+    moved = np.asarray(jax.jit(model.step)(state, np.array([[0.2], [0.9]]), KEY).latent)
+    sizes = np.hypot(*np.split(moved, 2, -1))
+    np.testing.assert_allclose(sizes, np.hypot(*np.split(start, 2, -1)), rtol=1e-5)
+    assert np.abs(moved[0] - moved[1]).min() > 1e-4
 
 
 @pytest.mark.parametrize("kind", SPECTRA)
 def test_eigenvalues_are_those_of_a_step_for_action_zero(kind: str) -> None:
     """Including the bias of the layer of the rotation."""
     options = KoopmanOptions(units=8, latent_dim=8, spectrum=kind, bilinear=True)
-    model = models.build(options, RAW, KEY)
+    model: Any = models.build(options, RAW, KEY)
     model.turn.bias[...] = jnp.asarray([0.3, -0.1, 0.2, 0.0])
-    jacobian = jax.jacobian(lambda x: model.advance(x, model.control(jnp.zeros(1))))(jnp.zeros(8))
-    re, im = (np.asarray(x) for x in model.eigenvalues())
+
+    @jax.jit
+    def both(x: jax.Array) -> tuple:
+        step = jax.jacobian(lambda x: model.advance(x, model.control(jnp.zeros(1))))
+        return step(x), model.eigenvalues()
+
+    jacobian, (re, im) = jax.device_get(both(np.zeros(8, np.float32)))
     assert (im >= 0).all()
     found = np.sort_complex(np.concatenate([re + 1j * im, re - 1j * im]))
     expected = np.sort_complex(np.linalg.eigvals(np.asarray(jacobian, np.float64)))
@@ -141,15 +149,16 @@ def test_eigenvalues_are_those_of_a_step_for_action_zero(kind: str) -> None:
 
 @pytest.mark.parametrize("bilinear", [False, True])
 def test_effects_of_actions_depend_on_the_state_only_if_bilinear(bilinear: bool) -> None:
-    model = models.build(KoopmanOptions(units=8, latent_dim=8, bilinear=bilinear), RAW, KEY)
+    model: Any = models.build(KoopmanOptions(units=8, latent_dim=8, bilinear=bilinear), RAW, KEY)
     if bilinear:
         model.turn.kernel[...] = jnp.ones_like(model.turn.kernel[...])
 
+    @jax.jit
     def effect(latent: float) -> jax.Array:
         x, action = jnp.full((1, 8), latent), jnp.ones((1, 1))
         return model.advance(x, model.control(action)) - model.advance(x, model.control(-action))
 
-    apart = float(jnp.abs(effect(0.0) - effect(5.0)).max())
+    apart = float(np.abs(effect(0.0) - effect(5.0)).max())
     assert (apart > 1e-2) == bilinear
 
 
@@ -157,19 +166,20 @@ def test_linear_codecs_extrapolate() -> None:
     """A start a hundred times farther away ends a hundred times farther away."""
     statistics = ((1.0, 2.0), (2.0, 3.0))
     observed = ObservationSpec((2,), "float32", *statistics, normalization="standardize")
-    model = models.build(
+    model: Any = models.build(
         KoopmanOptions(linear=True, units=8, latent_dim=4), DataSpec({"x": observed}, ACTION), KEY
     )
 
-    def end(x: jax.Array) -> jax.Array:
+    @jax.jit
+    def end(x: np.ndarray) -> jax.Array:
         state = model.initial((1,))._replace(latent=model.encode({"x": x[None]}))
         states = model.rollout(state, jnp.ones((1, 50, 1)), KEY)
         return model.observation(states)["x"].mean()[0, -1]
 
-    x, zero = jnp.array([0.3, -0.7]), jnp.zeros(2)
-    near, far = end(x) - end(zero), end(100 * x) - end(zero)
+    x, zero = np.float32([0.3, -0.7]), np.zeros(2, np.float32)
+    near, far = (np.asarray(end(c * x) - end(zero)) for c in (1, 100))
     np.testing.assert_allclose(far, 100 * near, atol=1e-3)
-    assert float(jnp.abs(far).min()) > 0.05
+    assert np.abs(far).min() > 0.05
 
 
 def test_unsupported_observations_and_sizes_are_refused(image_spec: DataSpec) -> None:

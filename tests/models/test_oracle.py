@@ -68,7 +68,7 @@ def real_episode(name: str, steps: int, share: float) -> tuple[DataSpec, np.ndar
 def state_of(model: Oracle, observations: np.ndarray) -> ObservedState:
     zeros = jnp.zeros(observations.shape[:-1])
     return ObservedState(
-        model.vectors.encode({"observation": jnp.asarray(observations)}), zeros, zeros
+        model.vectors.normalize({"observation": jnp.asarray(observations)}), zeros, zeros
     )
 
 

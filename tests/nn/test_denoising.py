@@ -19,7 +19,7 @@ from worldmodel.nn.denoising import (
 from worldmodel.nn.samplers import Sampler, initial_noise, sample
 
 KEY = jax.random.key(0)
-MEAN, VARIANCE = jnp.array([1.5, -0.5]), jnp.array([0.6, 2.0])
+MEAN, VARIANCE = np.float32([1.5, -0.5]), np.float32([0.6, 2.0])
 HIGH = 20.0  # the highest level; 80 would only cost float32 precision
 BAND = {"s_tmin": 0.05, "s_tmax": 15.0}
 # Enough steps for a discretization error below 1 % of the variance.
@@ -34,14 +34,14 @@ every_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLE
 
 def of_gaussian(x: jax.Array, level: jax.Array) -> jax.Array:
     """The exact denoiser of N(MEAN, VARIANCE)."""
-    return MEAN + VARIANCE / (VARIANCE + jnp.square(level)) * (x - MEAN)
+    return MEAN + VARIANCE / (VARIANCE + level**2) * (x - MEAN)
 
 
-def at_highest_level(count: int, high: float = HIGH) -> jax.Array:
+def at_highest_level(count: int, high: float = HIGH) -> np.ndarray:
     """N(MEAN, VARIANCE) at the highest level, unlike N(0, high^2) without error."""
-    noise = jax.random.normal(jax.random.key(1), (count, 2))
+    noise = np.random.default_rng(1).normal(size=(count, 2))
     noise = (noise - noise.mean(0)) / noise.std(0)  # without sampling error
-    return MEAN + jnp.sqrt(VARIANCE + high**2) * noise
+    return (MEAN + np.sqrt(VARIANCE + high**2) * noise).astype(np.float32)
 
 
 # ------------------------------------------------------------------------------------ the denoiser
@@ -49,33 +49,33 @@ def at_highest_level(count: int, high: float = HIGH) -> jax.Array:
 
 @pytest.mark.parametrize("spread", [0.5, 1.0, 3.0])
 def test_inputs_and_targets_of_the_network_have_unit_variance(spread: float) -> None:
-    x, e = (
-        spread * jax.random.normal(KEY, (40_000,)),
-        jax.random.normal(jax.random.key(1), (40_000,)),
-    )
+    x, e = np.random.default_rng(0).normal(size=(2, 40_000)) * [[spread], [1.0]]
     for level in (0.01, 0.3, 1.0, 20.0):
-        c = preconditioning(jnp.float32(level), spread)
+        c = jax.tree.map(float, preconditioning(jnp.float32(level), spread))
         noised = x + level * e
-        assert float(jnp.std(c.c_in * noised)) == pytest.approx(1.0, rel=0.02)
-        assert float(jnp.std((x - c.c_skip * noised) / c.c_out)) == pytest.approx(1.0, rel=0.02)
-        assert float(c.c_noise) == pytest.approx(math.log(level) / 4, abs=1e-6)
+        assert np.std(c.c_in * noised) == pytest.approx(1.0, rel=0.02)
+        assert np.std((x - c.c_skip * noised) / c.c_out) == pytest.approx(1.0, rel=0.02)
+        assert c.c_noise == pytest.approx(math.log(level) / 4, abs=1e-6)
 
 
 def test_the_loss_is_the_weighted_error_of_the_denoiser() -> None:
     def network(x: jax.Array, noise: jax.Array) -> jax.Array:
         return jnp.sin(2 * x) + noise[..., None]
 
-    x = 0.7 * jax.random.normal(jax.random.key(1), (50, 3))
-    level = sample_training_sigmas(jax.random.key(2), (50,), -1.2, 1.2)
-    noised = x + level[:, None] * jax.random.normal(KEY, x.shape)
-    error = jnp.square(denoiser(network, 0.7)(noised, level) - x).sum(-1)
-    expected = preconditioning(level, 0.7).weight * error
-    found = denoising_loss(network, x, level, KEY, 0.7)
-    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    @jax.jit
+    def loss_and_weighted_error(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        level = sample_training_sigmas(jax.random.key(2), (50,), -1.2, 1.2)
+        noised = x + level[:, None] * jax.random.normal(KEY, x.shape)
+        error = jnp.square(denoiser(network, 0.7)(noised, level) - x).sum(-1)
+        weighted = preconditioning(level, 0.7).weight * error
+        return denoising_loss(network, x, level, KEY, 0.7), weighted
+
+    x = 0.7 * np.random.default_rng(1).normal(size=(50, 3)).astype(np.float32)
+    np.testing.assert_allclose(*loss_and_weighted_error(x), rtol=1e-3)
 
 
 def test_training_levels_are_log_normal() -> None:
-    logs = jnp.log(sample_training_sigmas(KEY, (40_000,), -1.2, 0.8))
+    logs = np.log(sample_training_sigmas(KEY, (40_000,), -1.2, 0.8))
     assert float(logs.mean()) == pytest.approx(-1.2, abs=0.02)
     assert float(logs.std()) == pytest.approx(0.8, rel=0.02)
 
@@ -106,9 +106,9 @@ def test_invalid_samplers_are_refused(wrong: dict) -> None:
 @every_sampler
 def test_a_gaussian_is_sampled_with_its_mean_and_variance(sampler: Sampler) -> None:
     draw = jax.jit(lambda x, key: sample(of_gaussian, x, sampler, key))
-    samples = draw(at_highest_level(40_000), KEY)
-    np.testing.assert_allclose(samples.mean(0), MEAN, rtol=0.02)
-    np.testing.assert_allclose(samples.var(0), VARIANCE, rtol=0.02)
+    samples = np.asarray(draw(at_highest_level(10_000), KEY))
+    np.testing.assert_allclose(samples.mean(0), MEAN, rtol=0.03)
+    np.testing.assert_allclose(samples.var(0), VARIANCE, rtol=0.03)
 
 
 def test_a_deterministic_path_keeps_quantiles() -> None:
@@ -116,8 +116,8 @@ def test_a_deterministic_path_keeps_quantiles() -> None:
     sampler = Sampler(200, "heun", sigma_max=5.0)
     x = at_highest_level(100, 5.0)
     found = jax.jit(lambda x: sample(of_gaussian, x, sampler, KEY))(x)
-    before_last = MEAN + (x - MEAN) * jnp.sqrt((VARIANCE + 0.002**2) / (VARIANCE + 5.0**2))
-    np.testing.assert_allclose(found, of_gaussian(before_last, jnp.float32(0.002)), atol=2e-3)
+    before_last = MEAN + (x - MEAN) * np.sqrt((VARIANCE + 0.002**2) / (VARIANCE + 5.0**2))
+    np.testing.assert_allclose(found, of_gaussian(before_last, 0.002), atol=2e-3)
 
 
 @pytest.mark.parametrize(  # that Euler's steps with churn sample truly is tested above
@@ -137,11 +137,10 @@ def test_a_mixture_is_sampled_with_the_weights_of_its_modes(sampler: Sampler) ->
         mode = place * (1 - 2 * jax.nn.sigmoid(odds))  # the posterior mean of the modes
         return mode + variance / total * (x - mode)
 
-    first, choice = jax.random.split(KEY)
-    count = 40_000
-    modes = jnp.where(jnp.arange(count) < share * count, -place, place)[:, None]
-    x = modes + math.sqrt(variance + HIGH**2) * jax.random.normal(first, (count, 1))
-    samples = np.asarray(jax.jit(lambda x, key: sample(denoise, x, sampler, key))(x, choice))
+    count, rng = 20_000, np.random.default_rng(0)
+    modes = np.where(np.arange(count) < share * count, -place, place)[:, None]
+    x = (modes + math.sqrt(variance + HIGH**2) * rng.normal(size=(count, 1))).astype(np.float32)
+    samples = np.asarray(jax.jit(lambda x, key: sample(denoise, x, sampler, key))(x, KEY))
     left, right = samples[samples < 0], samples[samples > 0]
     assert len(left) / count == pytest.approx(share, abs=0.012)
     assert left.mean() == pytest.approx(-place, rel=0.02)
@@ -158,18 +157,18 @@ def test_churn_raises_point_and_level_together(method: str) -> None:
     points, levels = [], (4.0, 1.0)
     for key, level in zip(jax.random.split(KEY, 2), levels, strict=True):
         raised = 1.2 * level
-        noise = 1.1 * math.sqrt(raised**2 - level**2) * jax.random.normal(key, x.shape)
+        noise = 1.1 * math.sqrt(raised**2 - level**2) * np.asarray(jax.random.normal(key, x.shape))
         point = x + noise
-        slope = (point - of_gaussian(point, jnp.float32(raised))) / raised
+        slope = (point - of_gaussian(point, raised)) / raised
         points.append(point)
         if level == 4.0:
             x = point + (1.0 - raised) * slope
             if method == "heun":
-                there = (x - of_gaussian(x, jnp.float32(1.0))) / 1.0
+                there = (x - of_gaussian(x, 1.0)) / 1.0
                 x = point + (1.0 - raised) * (slope + there) / 2
         else:
             x = point - raised * slope
-    assert float(jnp.abs(points[0] - at_highest_level(5, 4.0)).min()) > 0  # noise was added
+    assert np.abs(points[0] - at_highest_level(5, 4.0)).min() > 0  # noise was added
     draw = jax.jit(lambda x: sample(of_gaussian, x, sampler, KEY))
     found = draw(at_highest_level(5, 4.0))
     np.testing.assert_allclose(found, x, rtol=1e-5, atol=1e-5)

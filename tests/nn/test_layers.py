@@ -9,7 +9,7 @@ from worldmodel.nn.layers import BlockLinear, Linear, RMSNorm, truncated_normal
 
 
 def test_block_linear_equals_its_dense_matrix(rng: np.random.Generator) -> None:
-    layer = BlockLinear(16, 24, 4, rngs=nnx.Rngs(params=0))
+    layer = BlockLinear(16, 24, 4, rngs=nnx.Rngs(params=0), dtype=jnp.float32)
     dense = np.zeros((16, 24))
     for k in range(4):
         dense[4 * k : 4 * k + 4, 6 * k : 6 * k + 6] = layer.kernel[k]
@@ -20,7 +20,8 @@ def test_block_linear_equals_its_dense_matrix(rng: np.random.Generator) -> None:
 def test_shared_inputs_equal_repeated_ones(rng: np.random.Generator) -> None:
     """x_k = [h_k, u]: u shared equals u repeated in every block."""
     blocks, own, shared = 4, 3, 5
-    layer = BlockLinear(blocks * (own + shared), 8, blocks, rngs=nnx.Rngs(params=0))
+    inputs, rngs = blocks * (own + shared), nnx.Rngs(params=0)
+    layer = BlockLinear(inputs, 8, blocks, rngs=rngs, dtype=jnp.float32)
     h = rng.normal(size=(6, blocks, own)).astype(np.float32)
     u = rng.normal(size=(6, shared)).astype(np.float32)
     repeated = np.concatenate([h, np.repeat(u[:, None], blocks, 1)], -1).reshape(6, -1)

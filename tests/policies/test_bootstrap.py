@@ -40,7 +40,8 @@ def learned_value(terminated: bool) -> float:
     """The value by a critic that learns from the rewards of the dataset alone."""
     window = jax.tree.map(jnp.asarray, pad_episodes(dataset(terminated)))
     options = ActorCriticOptions(discount=DISCOUNT)
-    definition, params = split_module(ScalarHead(1, 8, 1, rngs=nnx.Rngs(params=0)))
+    head = ScalarHead(1, 8, 1, rngs=nnx.Rngs(params=0), dtype=jnp.float32)
+    definition, params = split_module(head)
     tx = optimizer.build(StageOptions(steps=1, learning_rate=1e-2, warmup_steps=1))
     features = window.observation["x"]
 

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from worldmodel.config import ModelOptions
-from worldmodel.config.registry import entry_of
+from worldmodel.config.registry import entry_of, names
 from worldmodel.data.spec import DataSpec
+from worldmodel.errors import ConfigError
 from worldmodel.models.interface import EnsembleModel, State, WorldModel
+from worldmodel.nn.vectors import image_keys
 
 __all__ = ["EnsembleModel", "ModelBuilder", "State", "WorldModel", "build", "family"]
 
@@ -39,4 +41,11 @@ def build(
 
     Raises ConfigError for options nobody registered, or that do not fit the dataset.
     """
-    return entry_of("model", options).target(options, spec, rngs=nnx.Rngs(params=key), dtype=dtype)
+    cls, images = family(options), image_keys(spec)
+    if images and not cls.supports_images:
+        accepted = names("model", lambda other: other.supports_images)
+        raise ConfigError(
+            f"model: this family supports vectors only, and {', '.join(images)} are images; "
+            f"accepted: model={accepted}"
+        )
+    return cls(options, spec, rngs=nnx.Rngs(params=key), dtype=dtype)

@@ -17,8 +17,8 @@ from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.models.interface import Metrics
 from worldmodel.models.latent import has_predecessor, masked_mean, total_loss
-from worldmodel.nn.codecs import Decoder, Encoder
-from worldmodel.nn.distributions import Distribution
+from worldmodel.nn.codecs import Decoder, DecoderSizes, Encoder
+from worldmodel.nn.distributions import Distribution, losses
 from worldmodel.nn.layers import Linear
 
 LIMIT = 5.0  # bound of the latents
@@ -42,8 +42,8 @@ class Autoencoder(nnx.Module):
     ):
         self.encoder = Encoder(spec, units, depth, rngs=rngs, dtype=dtype)
         self.to_latent = Linear(self.encoder.size, size, rngs=rngs, dtype=dtype)
-        halves = (size // 2, size - size // 2)
-        self.decoder = Decoder(spec, *halves, units, depth, 1, rngs=rngs, dtype=dtype)
+        sizes = DecoderSizes(size // 2, size - size // 2, units, depth)
+        self.decoder = Decoder(spec, sizes, rngs=rngs, dtype=dtype)
         self.log_change = nnx.Param(jnp.full(size, jnp.log(INITIAL_CHANGE)))
         self.size = size
 
@@ -62,10 +62,8 @@ class Autoencoder(nnx.Module):
         """Reconstruction error of every observation, and the regularization of the latents."""
         latent = self.encode(window.observation)
         predictions = self.decode(latent + NOISE * jax.random.normal(key, latent.shape))
-        terms = {
-            name: (prediction.loss(window.observation[name]), window.mask)
-            for name, prediction in predictions.items()
-        }
+        reconstruction = losses(predictions, window.observation)
+        terms = {name: (loss, window.mask) for name, loss in reconstruction.items()}
         total, metrics = total_loss(terms, {}, window.shape)
         mean, variance = _moments(latent, window.mask)
         moments = (jnp.square(mean) + jnp.square(jnp.log(variance))).mean()

@@ -61,12 +61,7 @@ class Diffusion(BaseDiffusionModel):
     """p(next point | history, action) by a denoiser; reward and end by heads."""
 
     def __init__(
-        self,
-        options: DiffusionOptions,
-        spec: DataSpec,
-        *,
-        rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
+        self, options: DiffusionOptions, spec: DataSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype
     ):
         units, blocks, hidden, _ = DIFFUSION_PRESETS[options.preset]
         self.options = options
@@ -187,18 +182,9 @@ def build_histories(
     start = jax.lax.cummax(jnp.where(is_first, at, 0), axis=1)  # (B, T)
     first = jnp.take_along_axis(points, start[..., None], 1)
 
-    def lagged(values: jax.Array, lag: int, default: jax.Array | float) -> jax.Array:
-        """`values` of `lag` steps before, or `default` before the start of the history."""
-        earlier = values[:, steps - lag : steps - lag + length]
-        return jnp.where((at - lag >= start)[..., None], earlier, default)
-
-    lags = range(steps - 1, -1, -1)
+    steps_before = at[:, None] - jnp.arange(steps - 1, -1, -1)  # (T, K), of each history
+    known = (steps_before >= start[..., None])[..., None]  # (B, T, K, 1)
     return History(
-        jnp.stack([lagged(points, lag, first) for lag in lags], -2),
-        _stack([lagged(actions, lag, 0.0) for lag in lags[:-1]], actions[:, :length]),
+        jnp.where(known, points[:, steps_before], first[..., None, :]),
+        jnp.where(known[:, :, :-1], actions[:, steps_before[:, :-1]], 0.0),
     )
-
-
-def _stack(arrays: list[jax.Array], like: jax.Array) -> jax.Array:
-    """(B, T, len(arrays), A), also for an empty list."""
-    return jnp.stack(arrays, -2) if arrays else jnp.zeros((*like.shape[:-1], 0, like.shape[-1]))

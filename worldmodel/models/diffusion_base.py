@@ -18,11 +18,10 @@ from worldmodel.data.spec import DataSpec
 from worldmodel.models.autoencoder import Autoencoder
 from worldmodel.models.interface import State
 from worldmodel.models.latent import LatentModel
-from worldmodel.models.normalizer import VectorNormalizer
-from worldmodel.nn.codecs import image_keys
 from worldmodel.nn.distributions import Distribution
 from worldmodel.nn.learner import detached
 from worldmodel.nn.samplers import Sampler
+from worldmodel.nn.vectors import Vectors, image_keys, typical_change
 
 # preset -> units and blocks of the denoiser, units of heads and autoencoder, base channels.
 DIFFUSION_PRESETS: dict[str, tuple[int, int, int, int]] = {
@@ -74,7 +73,8 @@ class BaseDiffusionModel(LatentModel):
     """Families implement the rest of the interface, and `point`."""
 
     autoencoder: Autoencoder | None  # for images
-    vectors: VectorNormalizer  # empty if there are images
+    vectors: Vectors  # without images
+    vectors_change: tuple[float, ...]
 
     @classmethod
     def pretrained_modules(cls, options: ModelOptions, spec: DataSpec) -> tuple[str, ...]:
@@ -89,15 +89,15 @@ class BaseDiffusionModel(LatentModel):
         if image_keys(spec):
             size = options.latent_dim
             self.autoencoder = Autoencoder(spec, size, hidden, depth, rngs=rngs, dtype=dtype)
-            self.vectors, self.point_size = VectorNormalizer(()), size
+            self.point_size = size
         else:
-            self.autoencoder, self.vectors = None, VectorNormalizer.of(spec)
-            self.point_size = self.vectors.size
+            self.autoencoder, self.vectors = None, Vectors.of(spec, standardized=True)
+            self.vectors_change, self.point_size = typical_change(spec), self.vectors.size
 
     def encode(self, observation: Mapping[str, jax.Array]) -> jax.Array:
         """Points (..., D) of observations (..., shape), without gradient in the autoencoder."""
         if self.autoencoder is None:
-            return self.vectors.encode(observation)
+            return self.vectors.normalize(observation)
         return jax.lax.stop_gradient(self.autoencoder.encode(observation))
 
     def point(self, state: State) -> jax.Array:
@@ -107,13 +107,13 @@ class BaseDiffusionModel(LatentModel):
     def observation(self, state: State) -> Mapping[str, Distribution]:
         point = self.point(state)
         if self.autoencoder is None:
-            return self.vectors.decode(point)
+            return self.vectors.predict(point)
         return detached(self.autoencoder).decode(point)
 
     def change(self) -> jax.Array:
         """(D,) the typical change of each number of a point in a step."""
         if self.autoencoder is None:
-            return self.vectors.change()
+            return jnp.asarray(self.vectors_change)
         return jax.lax.stop_gradient(self.autoencoder.change())
 
     def action_points(self, action: jax.Array) -> jax.Array:

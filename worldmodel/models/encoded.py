@@ -20,9 +20,9 @@ from flax import nnx
 from worldmodel.config import ModelOptions, option
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
-from worldmodel.models.interface import Metrics
+from worldmodel.models.interface import Metrics, State
 from worldmodel.models.latent import LatentModel, masked_mean, total_loss
-from worldmodel.nn.codecs import Encoder
+from worldmodel.nn.codecs import DecoderSizes, Encoder
 from worldmodel.nn.layers import Linear
 from worldmodel.nn.layout import scan_time
 
@@ -95,20 +95,15 @@ class EncodedModel(LatentModel):
     latent_per_unit: float = 1  # such that all families have equally many parameters at a preset
 
     def __init__(
-        self,
-        options: EncodedOptions,
-        spec: DataSpec,
-        *,
-        rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
+        self, options: EncodedOptions, spec: DataSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype
     ):
         self.options, self.size = options, sizes(options, self.latent_per_unit)
         units, depth, latent = self.size
         self.encoder = Encoder(spec, units, depth, rngs=rngs, dtype=dtype)
         self.to_latent = Linear(self.encoder.size, latent, rngs=rngs, dtype=dtype)
         self.gain = nnx.Param(jnp.full(latent, options.gain))  # before the sigmoid
-        halves = (latent // 2, latent - latent // 2)
-        self.add_readouts(spec, halves, units, depth, 1, rngs=rngs, dtype=dtype)
+        readouts = DecoderSizes(latent // 2, latent - latent // 2, units, depth)
+        self.add_readouts(spec, readouts, rngs=rngs, dtype=dtype)
 
     # -------------------------------------------------------------------- what a family implements
 
@@ -186,9 +181,7 @@ class EncodedModel(LatentModel):
         latents = self.filter(latent, controls, self.encode(observation), resets)
         return _fresh(_swap(latents))
 
-    def loss(
-        self, window: Window, key: jax.Array
-    ) -> tuple[jax.Array, tuple[Metrics, EncodedState]]:
+    def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, State]]:
         """The losses of predictions from filtered and from predicted latents, and their
         consistency.
 

@@ -23,13 +23,13 @@ from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError, UserError
 from worldmodel.models import termination
-from worldmodel.models.interface import EnsembleModel, Metrics, Step
+from worldmodel.models.interface import EnsembleModel, Metrics, State, Step
 from worldmodel.models.latent import NO_REWARD, has_predecessor, masked_mean, shift_right
-from worldmodel.models.normalizer import VectorNormalizer
 from worldmodel.nn.bootstrap import hash_vectors, held_out, poisson_weights
 from worldmodel.nn.distributions import Bernoulli, Distribution, Normal, ScalarMSE
 from worldmodel.nn.ensemble_layers import GaussianEnsemble, select_members
 from worldmodel.nn.heads import BinaryHead
+from worldmodel.nn.vectors import Vectors, typical_change
 
 BOUNDS_SCALE = 0.01  # weight of the width between the bounds of the variance
 CERTAIN = 50.0  # the logit of a termination rule: 1e-22 away from 0 or 1
@@ -161,14 +161,10 @@ class Ensemble(EnsembleModel):
     supports_images = False
 
     def __init__(
-        self,
-        options: EnsembleOptions,
-        spec: DataSpec,
-        *,
-        rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
+        self, options: EnsembleOptions, spec: DataSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype
     ):
-        self.vectors, self.has_reward = VectorNormalizer.of(spec), spec.has_reward
+        self.vectors, self.has_reward = Vectors.of(spec, standardized=True), spec.has_reward
+        self.change = typical_change(spec)
         validate(options, spec)
         self.size, self.num_elites, units, layers = options.sizes()
         self.options, self.action, self.reward_spec = options, spec.action, spec.reward_mean_std
@@ -194,7 +190,7 @@ class Ensemble(EnsembleModel):
         return state.point
 
     def observation(self, state: EnsembleState) -> Mapping[str, Distribution]:
-        return self.vectors.decode(state.point)
+        return self.vectors.predict(state.point)
 
     def reward(self, state: EnsembleState) -> ScalarMSE:
         if not self.has_reward:
@@ -205,8 +201,8 @@ class Ensemble(EnsembleModel):
         """The end of an episode is a function of the point."""
         if self.terminal_head is not None:
             return self.terminal_head(state.point)
-        raw = [vector.mean() for vector in self.vectors.decode(state.point).values()]
-        ended = termination.RULES[self.options.termination](jnp.concatenate(raw, -1))
+        raw = state.point * jnp.asarray(self.vectors.scale) + jnp.asarray(self.vectors.shift)
+        ended = termination.RULES[self.options.termination](raw)
         return Bernoulli(jnp.where(ended, CERTAIN, -CERTAIN))
 
     def observe(
@@ -244,9 +240,7 @@ class Ensemble(EnsembleModel):
         shape = (self.size, *inputs.shape[:-1], -1)
         return jax.tree.map(lambda x: x.reshape(shape), flat)
 
-    def loss(
-        self, window: Window, key: jax.Array
-    ) -> tuple[jax.Array, tuple[Metrics, EnsembleState]]:
+    def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, State]]:
         """Twice the negative log-likelihood (up to a constant) of every member, averaged over
         transitions and dimensions; the regularization, and the loss of the learned end.
         """
@@ -310,9 +304,9 @@ class Ensemble(EnsembleModel):
         action = window.action[:, :-1]
         inputs, outcomes = self._inputs(before.point, action), self.targets(before, after)
         valid = has_predecessor(window)[:, 1:].reshape(-1)
-        vectors = [window.observation[v.key][:, :-1] for v in self.vectors.vectors]
-        vectors.append(action[..., None] if self.action.discrete else action)
-        bits = [jax.lax.bitcast_convert_type(x, jnp.int32) for x in vectors]
+        vectors = self.vectors.concatenate(window.observation)[:, :-1]
+        acted = action[..., None] if self.action.discrete else action
+        bits = [jax.lax.bitcast_convert_type(x, jnp.int32) for x in (vectors, acted)]
         code = hash_vectors(jnp.concatenate(bits, -1), self.salt[...].astype(jnp.uint32)).reshape(
             -1
         )
@@ -339,7 +333,7 @@ class Ensemble(EnsembleModel):
 
     def _states(self, window: Window) -> EnsembleState:
         reward = jnp.where(has_predecessor(window), shift_right(window.reward), 0.0)
-        return EnsembleState(self.vectors.encode(window.observation), reward)
+        return EnsembleState(self.vectors.normalize(window.observation), reward)
 
     def _step(
         self, state: EnsembleState, action: jax.Array, key: jax.Array, places: jax.Array
@@ -375,8 +369,8 @@ class Ensemble(EnsembleModel):
     def _change(self) -> jax.Array:
         """(D,) the unit of the change of each number of a point."""
         if self.options.standardize_outputs:
-            return self.vectors.change()
-        return 1.0 / jnp.concatenate([jnp.asarray(v.std) for v in self.vectors.vectors])
+            return jnp.asarray(self.change)
+        return 1.0 / jnp.asarray(self.vectors.scale)
 
     def _reward_units(self) -> tuple[float, float]:
         """Shift and scale of the reward."""

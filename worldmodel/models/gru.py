@@ -26,14 +26,7 @@ class GRUOptions(EncodedOptions):
 class GRU(EncodedModel):
     """The action's contribution to the gates is computed outside the recurrence."""
 
-    def __init__(
-        self,
-        options: GRUOptions,
-        spec: DataSpec,
-        *,
-        rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
-    ):
+    def __init__(self, options: GRUOptions, spec: DataSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         super().__init__(options, spec, rngs=rngs, dtype=dtype)
         units, _, latent = self.size
         self.embed = Dense(spec.action.size, units, rngs=rngs, dtype=dtype)

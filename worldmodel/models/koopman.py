@@ -24,9 +24,10 @@ from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError
 from worldmodel.models.encoded import EncodedModel, EncodedOptions
+from worldmodel.nn.codecs import LinearDecoder, LinearEncoder
 from worldmodel.nn.layers import Dense, Linear, as_matrix
-from worldmodel.nn.linear_codecs import LinearDecoder, LinearEncoder, check_linear
 from worldmodel.nn.linear_recurrence import Block, Pair, add, apply, linear_recurrence
+from worldmodel.nn.vectors import image_keys, vector_keys
 from worldmodel.nn.zero_order_hold import Generator, zero_order_hold
 
 RATE = -0.2  # real part of the eigenvalues, initially or fixed
@@ -137,15 +138,10 @@ class Koopman(EncodedModel):
     latent_per_unit = 2.35
 
     def __init__(
-        self,
-        options: KoopmanOptions,
-        spec: DataSpec,
-        *,
-        rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
+        self, options: KoopmanOptions, spec: DataSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype
     ):
         if options.linear:
-            check_linear(spec)
+            _check_linear(spec)
         super().__init__(options, spec, rngs=rngs, dtype=dtype)
         actions, units, latent = spec.action.size, self.size.units, self.size.latent
         if latent % 2:
@@ -221,3 +217,18 @@ class Koopman(EncodedModel):
 
 def _pair(latent: jax.Array) -> Pair:
     return Pair(*jnp.split(latent, 2, -1))
+
+
+def _check_linear(spec: DataSpec) -> None:
+    """Raises ConfigError for observations that a linear codec does not support."""
+    if images := image_keys(spec):
+        raise ConfigError(
+            f"model.linear=true: requires vectors, and {', '.join(images)} are images; accepted: "
+            "model.linear=false"
+        )
+    unscaled = [key for key in vector_keys(spec) if spec.observations[key].normalization == "none"]
+    if unscaled:
+        raise ConfigError(
+            f"model.linear=true: {', '.join(unscaled)} would be transformed by symlog, which is "
+            "not linear; accepted: data.normalize=[standardize] or data.normalize=[min_max]"
+        )

@@ -13,8 +13,8 @@ from worldmodel.data.spec import ActionSpec, DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import UserError
 from worldmodel.models.interface import Metrics, State, WorldModel
-from worldmodel.nn.codecs import Decoder
-from worldmodel.nn.distributions import Bernoulli, Distribution
+from worldmodel.nn.codecs import Decoder, DecoderSizes
+from worldmodel.nn.distributions import Bernoulli, Distribution, losses
 from worldmodel.nn.heads import BinaryHead, ScalarHead
 
 NO_REWARD = "this model was trained on a dataset without rewards, so it predicts none"
@@ -28,21 +28,12 @@ class LatentModel(WorldModel):
     dtype: jnp.dtype
 
     def add_readouts(
-        self,
-        spec: DataSpec,
-        sizes: tuple[int, int],
-        units: int,
-        depth: int,
-        blocks: int,
-        *,
-        rngs: nnx.Rngs,
-        dtype: jnp.dtype,
+        self, spec: DataSpec, sizes: DecoderSizes, *, rngs: nnx.Rngs, dtype: jnp.dtype
     ) -> None:
-        """Adds decoder and heads for features in two parts of `sizes`, the first in `blocks`."""
-        features = sum(sizes)
-        self.decoder = Decoder(spec, *sizes, units, depth, blocks, rngs=rngs, dtype=dtype)
-        self.add_heads(spec, features, units, rngs=rngs, dtype=dtype)
-        self.feature_size, self.hidden_size = features, units
+        """Adds decoder and heads."""
+        self.decoder = Decoder(spec, sizes, rngs=rngs, dtype=dtype)
+        self.add_heads(spec, sizes.features, sizes.units, rngs=rngs, dtype=dtype)
+        self.feature_size, self.hidden_size = sizes.features, sizes.units
         self.action, self.dtype = spec.action, dtype
 
     def add_heads(
@@ -66,10 +57,8 @@ class LatentModel(WorldModel):
 
     def prediction_losses(self, states: State, window: Window) -> Terms:
         """Losses of predictions from states (B, T, ...): each observation, end and reward."""
-        terms = {
-            key: (prediction.loss(window.observation[key]), window.mask)
-            for key, prediction in self.observation(states).items()
-        }
+        observed = losses(self.observation(states), window.observation)
+        terms = {name: (loss, window.mask) for name, loss in observed.items()}
         return terms | self.outcome_losses(states, window)
 
     def outcome_losses(self, states: State, window: Window) -> Terms:

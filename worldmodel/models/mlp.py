@@ -34,14 +34,7 @@ class MLP(EncodedModel):
     that are almost linear, or that filter a static nonlinearity.
     """
 
-    def __init__(
-        self,
-        options: MLPOptions,
-        spec: DataSpec,
-        *,
-        rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
-    ):
+    def __init__(self, options: MLPOptions, spec: DataSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         super().__init__(options, spec, rngs=rngs, dtype=dtype)
         units, _, latent = self.size
         self.embed = Dense(spec.action.size, units, rngs=rngs, dtype=dtype)

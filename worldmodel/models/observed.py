@@ -21,8 +21,8 @@ from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError, UserError
 from worldmodel.models.interface import Metrics, State, WorldModel
 from worldmodel.models.latent import NO_REWARD, has_predecessor, shift_right
-from worldmodel.models.normalizer import VectorNormalizer
-from worldmodel.nn.distributions import ScalarMSE, ScaledMSE
+from worldmodel.nn.distributions import Distribution, ScalarMSE
+from worldmodel.nn.vectors import Vectors
 
 HIDDEN_UNITS = 256  # of policies, as published for offline algorithms
 
@@ -52,14 +52,9 @@ class Observed(WorldModel):
     supports_images = False
 
     def __init__(
-        self,
-        options: ObservedOptions,
-        spec: DataSpec,
-        *,
-        rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
+        self, options: ObservedOptions, spec: DataSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype
     ):
-        self.name, self.vectors = options.name, VectorNormalizer.of(spec)
+        self.name, self.vectors = options.name, Vectors.of(spec, standardized=True)
         self.has_reward, self.reward_std = spec.has_reward, spec.reward_mean_std[1]
         self.feature_size, self.hidden_size = self.vectors.size, HIDDEN_UNITS
 
@@ -79,7 +74,7 @@ class Observed(WorldModel):
     ) -> ObservedState:
         reward = jnp.where(has_predecessor(window), shift_right(window.reward), 0.0)
         ended = (window.mask & window.is_terminal).astype(jnp.float32)
-        return ObservedState(self.vectors.encode(window.observation), reward, ended)
+        return ObservedState(self.vectors.normalize(window.observation), reward, ended)
 
     def step(self, state: ObservedState, action: jax.Array, key: jax.Array) -> ObservedState:
         raise ConfigError(
@@ -90,8 +85,8 @@ class Observed(WorldModel):
     def features(self, state: ObservedState) -> jax.Array:
         return state.point
 
-    def observation(self, state: ObservedState) -> Mapping[str, ScaledMSE]:
-        return self.vectors.decode(state.point)
+    def observation(self, state: ObservedState) -> Mapping[str, Distribution]:
+        return self.vectors.predict(state.point)
 
     def reward(self, state: ObservedState) -> ScalarMSE:
         if not self.has_reward:

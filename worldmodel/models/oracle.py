@@ -49,14 +49,7 @@ class Oracle(Observed):
 
     has_dynamics = True
 
-    def __init__(
-        self,
-        options: OracleOptions,
-        spec: DataSpec,
-        *,
-        rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
-    ):
+    def __init__(self, options: OracleOptions, spec: DataSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         super().__init__(options, spec, rngs=rngs, dtype=dtype)
         if not options.environment:
             raise ConfigError(NO_ENVIRONMENT)
@@ -69,7 +62,7 @@ class Oracle(Observed):
         raw = low + (jnp.clip(action, -1.0, 1.0) + 1.0) / 2.0 * (high - low)
         dynamics = EQUATIONS.get(self.environment) or partial(simulate, self.environment)
         following, reward, ended = dynamics(observation.mean(), raw)
-        return ObservedState(self.vectors.encode({name: following}), reward, ended)
+        return ObservedState(self.vectors.normalize({name: following}), reward, ended)
 
 
 def pendulum(observation: jax.Array, action: jax.Array) -> Outcome:

@@ -23,7 +23,7 @@ from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.models.interface import Metrics
 from worldmodel.models.latent import LatentModel, masked_mean, total_loss
-from worldmodel.nn.codecs import Encoder
+from worldmodel.nn.codecs import DecoderSizes, Encoder
 from worldmodel.nn.distributions import Categorical
 from worldmodel.nn.layers import MLP, BlockLinear, Dense, Linear, RMSNorm
 from worldmodel.nn.layout import map_blocks, scan_time
@@ -173,22 +173,15 @@ class RSSMOptions(ModelOptions):
 class RSSM(LatentModel):
     """DreamerV3's world model: encoder, dynamics, decoder, reward and terminal heads."""
 
-    def __init__(
-        self,
-        options: RSSMOptions,
-        spec: DataSpec,
-        *,
-        rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
-    ):
+    def __init__(self, options: RSSMOptions, spec: DataSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         size = sizes(options)
         rest = size.stoch * size.classes
         self.encoder = Encoder(spec, size.hidden, size.depth, rngs=rngs, dtype=dtype)
         self.dynamics = Dynamics(
             size, self.encoder.size, spec.action.size, options, rngs=rngs, dtype=dtype
         )
-        readouts = (spec, (size.deter, rest), size.hidden, size.depth, size.blocks)
-        self.add_readouts(*readouts, rngs=rngs, dtype=dtype)
+        readouts = DecoderSizes(size.deter, rest, size.hidden, size.depth, size.blocks)
+        self.add_readouts(spec, readouts, rngs=rngs, dtype=dtype)
         self.options, self.size = options, size
 
     def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, RSSMState]]:
@@ -237,11 +230,7 @@ class RSSM(LatentModel):
         return jnp.concatenate(state, -1)
 
     def _filter(
-        self,
-        window: Window,
-        key: jax.Array,
-        state: RSSMState | None,
-        action: jax.Array | None,
+        self, window: Window, key: jax.Array, state: RSSMState | None, action: jax.Array | None
     ) -> tuple[RSSMState, Categorical]:
         """States and posteriors at every step, (B, T, ...)."""
         batch, length = window.shape

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from worldmodel.config import Config, option
@@ -34,7 +35,7 @@ from worldmodel.models.diffusion_base import (
     BaseDiffusionOptions,
     build_sampler,
 )
-from worldmodel.models.interface import Actor, Metrics
+from worldmodel.models.interface import Actor, Metrics, State
 from worldmodel.models.latent import (
     NO_REWARD,
     Terms,
@@ -131,7 +132,7 @@ class TrajectoryDiffusion(BaseDiffusionModel):
         spec: DataSpec,
         *,
         rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
+        dtype: jnp.dtype,
     ):
         units, blocks, _, _ = DIFFUSION_PRESETS[options.preset]
         self.options = options
@@ -186,24 +187,19 @@ class TrajectoryDiffusion(BaseDiffusionModel):
         return jax.tree.map(lambda x: x[:, 0], self.rollout(state, action[:, None], key))
 
     def rollout(self, state: TrajectoryStep, actions: jax.Array, key: jax.Array) -> TrajectoryStep:
-        states, _ = self._sample_segments(
-            state, actions.shape[1], key, actions=self.action_points(actions)
-        )
+        given = self.action_points(actions)
+        states, _ = self._sample_segments(state, given, actions.shape[1], key)
         return jax.tree.map(lambda x: x[:, 1:], states)
 
     def rollout_policy(
         self, state: TrajectoryStep, actor: Actor, horizon: int, key: jax.Array
     ) -> tuple[TrajectoryStep, jax.Array]:
-        states, channels = self._sample_segments(
-            state, horizon, key, actor=actor, from_state=self.options.condition_on_start
-        )
+        states, channels = self._sample_segments(state, actor, horizon, key)
         if self.action.discrete:
             return states, jnp.argmax(channels, -1).astype(jnp.int32)
         return states, jnp.clip(channels / 3**0.5, -1.0, 1.0)
 
-    def loss(
-        self, window: Window, key: jax.Array
-    ) -> tuple[jax.Array, tuple[Metrics, TrajectoryStep]]:
+    def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, State]]:
         """Denoising of a segment of every window, each at one noise level, given its start and its
         actions or not; and the error of the forward model.
         """
@@ -227,7 +223,7 @@ class TrajectoryDiffusion(BaseDiffusionModel):
         first = jnp.arange(clean.shape[1]) == 0
         start = jax.random.bernoulli(keys[0], START_GIVEN, (batch, 1)) & first
         actions = jax.random.bernoulli(keys[1], ACTIONS_GIVEN, (batch, 1)) | jnp.zeros_like(first)
-        given = self._given(start, actions)
+        given = self._channel_masks(start, start, actions)
         level = sample_training_sigmas(keys[2], (batch,), self.options.p_mean, self.options.p_std)
         c = jax.tree.map(lambda x: x[:, None, None], preconditioning(level))
         noised = clean + level[:, None, None] * jax.random.normal(keys[3], clean.shape)
@@ -250,47 +246,34 @@ class TrajectoryDiffusion(BaseDiffusionModel):
         # The outcome of the last action is not in the segment.
         has_action = (window.mask & ~window.is_last).at[:, -1].set(False)
         channels = self._channels(states, self.action_points(window.action))
-        masks = (
-            (window.mask, self.borders[0]),
-            (has_predecessor(window), self.borders[-1] - self.borders[0]),
-            (has_action, self.action.size),
-        )
-        valid = jnp.concatenate([_repeat_channels(mask, size) for mask, size in masks], -1)
+        valid = self._channel_masks(window.mask, has_predecessor(window), has_action)
         return jnp.where(valid, channels, 0.0), valid
 
     # ----------------------------------------------------------------------------------- sampling
 
     def _sample_segments(
-        self,
-        state: TrajectoryStep,
-        horizon: int,
-        key: jax.Array,
-        *,
-        actions: jax.Array | None = None,
-        actor: Actor | None = None,
-        from_state: bool = True,
+        self, state: TrajectoryStep, actor: jax.Array | Actor, horizon: int, key: jax.Array
     ) -> tuple[TrajectoryStep, jax.Array]:
         """States (B, horizon + 1, ...) and action channels (B, horizon, A), sampled in segments of
         the trained length.
 
-        actions: action channels (B, horizon, A) to condition on
-        actor: guides the actions otherwise
-        from_state: whether the first segment starts at `state`
+        actor: what guides the actions, or action channels (B, horizon, A) to condition on
         """
         steps, batch = self.options.segment_length - 1, state.reward.shape[0]
         count = math.ceil(horizon / steps)
-        given = actions is not None
-        channels = jnp.zeros((batch, count * steps, self.action.size))
-        if actions is not None:
+        if isinstance(actor, jax.Array):
             padding = ((0, 0), (0, count * steps - horizon), (0, 0))
-            channels = jnp.pad(actions, padding, mode="edge")
+            channels, guide, from_state = jnp.pad(actor, padding, mode="edge"), None, True
+        else:
+            channels = jnp.zeros((batch, count * steps, self.action.size))
+            guide, from_state = actor, self.options.condition_on_start
         channels = jnp.swapaxes(channels.reshape(batch, count, steps, -1), 0, 1)
 
         def advance(
             state: TrajectoryStep, inputs: tuple[jax.Array, jax.Array, jax.Array]
         ) -> tuple[TrajectoryStep, tuple[TrajectoryStep, jax.Array]]:
             start_given, actions, key = inputs
-            segment = self._sample_segment(state, start_given, actions, given, actor, key)
+            segment = self._sample_segment(state, start_given, actions, guide, key)
             states, sampled = self._states(segment), segment[:, :-1, self.borders[-1] :]
             return jax.tree.map(lambda x: x[:, -1], states), (states, sampled)
 
@@ -307,12 +290,11 @@ class TrajectoryDiffusion(BaseDiffusionModel):
         state: TrajectoryStep,
         start_given: jax.Array,
         actions: jax.Array,
-        actions_given: bool,
         actor: Actor | None,
         key: jax.Array,
     ) -> jax.Array:
         """Channels (B, T, C) of a segment that starts at `state` if `start_given`, with the actions
-        (B, T - 1, A) if `actions_given`.
+        (B, T - 1, A) unless an actor guides them.
         """
         noise_key, churn_key = jax.random.split(key)
         first = jnp.arange(actions.shape[1] + 1) == 0
@@ -321,9 +303,8 @@ class TrajectoryDiffusion(BaseDiffusionModel):
         # As in training, reward and end of the arrival at the first step are 0.
         clean = clean.at[:, 0, self.borders[0] : self.borders[-1]].set(0.0)
         shape = clean.shape[:2]
-        given = self._given(
-            jnp.broadcast_to(first & start_given, shape), jnp.full(shape, actions_given)
-        )
+        start = jnp.broadcast_to(first & start_given, shape)
+        given = self._channel_masks(start, start, jnp.full(shape, actor is None))
         denoise = denoiser(lambda x, noise: self._network(x, noise, given, clean))
 
         def denoise_given(x: jax.Array, level: jax.Array) -> jax.Array:
@@ -404,16 +385,10 @@ class TrajectoryDiffusion(BaseDiffusionModel):
         reward = reward[..., 0] * std + mean if self.has_reward else jnp.zeros(end.shape[:-1])
         return TrajectoryStep(point, reward, jnp.clip(end[..., 0], -1, 1))
 
-    def _given(self, states: jax.Array, actions: jax.Array) -> jax.Array:
-        """The channels (..., T, C) that are given, from the steps (..., T) whose states are given,
-        and those whose actions are.
-        """
-        masks = (states, self.borders[-1]), (actions, self.action.size)
-        return jnp.concatenate([_repeat_channels(mask, size) for mask, size in masks], -1)
-
-
-def _repeat_channels(mask: jax.Array, size: int) -> jax.Array:
-    return jnp.broadcast_to(mask[..., None], (*mask.shape, size))
+    def _channel_masks(self, *masks: jax.Array) -> jax.Array:
+        """(..., T, C), from masks (..., T) of the points, of reward and end, and of the actions."""
+        sizes = (self.point_size, self.borders[-1] - self.point_size, self.action.size)
+        return jnp.stack(masks, -1)[..., np.repeat(range(3), sizes)]
 
 
 def _random_segments(

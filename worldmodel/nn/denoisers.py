@@ -76,18 +76,11 @@ class PointDenoiser(nnx.Module):
     """
 
     def __init__(
-        self,
-        size: int,
-        conditioning: int,
-        units: int,
-        blocks: int,
-        *,
-        rngs: nnx.Rngs,
-        dtype: jnp.dtype,
+        self, size: int, context: int, units: int, blocks: int, *, rngs: nnx.Rngs, dtype: jnp.dtype
     ):
         self.embedding = NoiseEmbedding(units, rngs=rngs, dtype=dtype)
         self.from_point = Linear(size, units, rngs=rngs, dtype=dtype)
-        self.from_conditioning = Linear(conditioning, units, rngs=rngs, dtype=dtype)
+        self.from_conditioning = Linear(context, units, rngs=rngs, dtype=dtype)
         self.blocks = nnx.List([PointBlock(units, rngs=rngs, dtype=dtype) for _ in range(blocks)])
         self.modulated = AdaptiveNorm(units, rngs=rngs, dtype=dtype)
         self.output = Linear(units, size, rngs=rngs, dtype=dtype, scale=0.0)
@@ -104,17 +97,10 @@ class SequenceDenoiser(nnx.Module):
     """F for sequences (..., T, D) of any length, with conditioning (..., T, K) of each step."""
 
     def __init__(
-        self,
-        size: int,
-        conditioning: int,
-        units: int,
-        blocks: int,
-        *,
-        rngs: nnx.Rngs,
-        dtype: jnp.dtype,
+        self, size: int, context: int, units: int, blocks: int, *, rngs: nnx.Rngs, dtype: jnp.dtype
     ):
         self.embedding = NoiseEmbedding(units, rngs=rngs, dtype=dtype)
-        self.input = Linear(size + conditioning, units, rngs=rngs, dtype=dtype)
+        self.input = Linear(size + context, units, rngs=rngs, dtype=dtype)
         self.blocks = nnx.List(
             [SequenceBlock(units, 2 ** (i % 4), rngs=rngs, dtype=dtype) for i in range(blocks)]
         )

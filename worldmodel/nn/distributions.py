@@ -6,13 +6,15 @@ dimensions of one event. Those that can be sampled have `sample(key)`. All is co
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+MAX_SEPARATE_LOSSES = 16
 
 
 class Distribution(Protocol):
@@ -33,7 +35,7 @@ def symexp(x: jax.Array) -> jax.Array:
     return jnp.sign(x) * jnp.expm1(jnp.abs(x))
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["location"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class SymlogMSE:
     """A vector (..., D) by its symlog, whose squared error, summed over D, is the loss."""
@@ -47,9 +49,7 @@ class SymlogMSE:
         return jnp.square(self.location.astype(jnp.float32) - symlog(target)).sum(-1)
 
 
-@partial(
-    jax.tree_util.register_dataclass, data_fields=["location", "shift", "scale"], meta_fields=[]
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ScaledMSE:
     """A vector (..., D) by `location` = (x - shift) / scale; the loss is the squared error of the
@@ -68,13 +68,35 @@ class ScaledMSE:
         return jnp.square(self.location.astype(jnp.float32) - target).sum(-1)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["location"], meta_fields=["scale"])
+def losses(
+    predictions: Mapping[str, Distribution], targets: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+    """The loss (...) of each prediction by name; of more than `MAX_SEPARATE_LOSSES` vectors, their
+    sum: a program of one loss each takes minutes to compile for hundreds.
+    """
+    kinds = [
+        [name for name, p in predictions.items() if isinstance(p, kind)]
+        for kind in (SymlogMSE, ScaledMSE)
+    ]
+    vectors = {name for names in kinds for name in names}
+    if len(vectors) <= MAX_SEPARATE_LOSSES:
+        return {name: p.loss(targets[name]) for name, p in predictions.items()}
+    total = jnp.zeros(())
+    for names in filter(None, kinds):
+        parts = [predictions[name] for name in names]
+        joint: Any = jax.tree.map(lambda *x: jnp.concatenate(x, -1), *parts)
+        total = total + joint.loss(jnp.concatenate([targets[name] for name in names], -1))
+    rest = {n: p.loss(targets[n]) for n, p in predictions.items() if n not in vectors}
+    return {f"{len(vectors)}_vectors": total} | rest
+
+
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ScalarMSE:
     """A scalar (...); the loss is the squared error in units of `scale`."""
 
     location: jax.Array
-    scale: float
+    scale: float = field(metadata={"static": True})
 
     def mean(self) -> jax.Array:
         return self.location
@@ -83,7 +105,7 @@ class ScalarMSE:
         return jnp.square((self.location - target) / self.scale)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["pixels"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ImageMSE:
     """An image (..., height, width, channels) with `pixels` in [0, 1]; targets are uint8."""
@@ -98,14 +120,17 @@ class ImageMSE:
         return jnp.square(error).sum((-3, -2, -1))
 
 
-def twohot_bins(count: int = 255) -> np.ndarray:
+NUM_BINS = 255
+
+
+def twohot_bins(count: int = NUM_BINS) -> np.ndarray:
     """(count,) bin centers: symexp of an even grid over [-20, 20], exactly symmetric about 0."""
     half = np.linspace(-20.0, 0.0, count // 2 + 1)
     half = np.sign(half) * np.expm1(np.abs(half))
     return np.concatenate([half, -half[:-1][::-1]]).astype(np.float32)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["logits"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TwoHot:
     """A scalar (...) as a categorical (..., bins) over fixed bins (DreamerV3, eq. 8-10)."""
@@ -140,7 +165,7 @@ def twohot_dot(values: jax.Array, target: jax.Array) -> jax.Array:
     return pair[..., 0] * (1 - weight) + pair[..., 1] * weight
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["logit"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Bernoulli:
     """A binary variable (...)."""
@@ -156,7 +181,7 @@ class Bernoulli:
         return -(target * jax.nn.log_sigmoid(logit) + (1 - target) * jax.nn.log_sigmoid(-logit))
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["location", "scale"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Normal:
     """Independent normals over the last axis (..., D)."""
@@ -184,7 +209,7 @@ class Normal:
         return (0.5 * jnp.log(2 * jnp.pi * jnp.e) + jnp.log(self.scale)).sum(-1)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["location", "scale"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TanhNormal:
     """tanh of independent normals over the last axis (..., D): values in (-1, 1)."""
@@ -219,7 +244,7 @@ class TanhNormal:
         return self._normal.log_prob(before) - slope.sum(-1)
 
 
-@partial(jax.tree_util.register_dataclass, data_fields=["log_probabilities"], meta_fields=[])
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Categorical:
     """One of C classes, by normalized log-probabilities (..., C); values are integers (...)."""

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from worldmodel.data.spec import ActionSpec
-from worldmodel.nn.distributions import Bernoulli, Categorical, Normal, TwoHot
+from worldmodel.nn.distributions import NUM_BINS, Bernoulli, Categorical, Normal, TwoHot
 from worldmodel.nn.layers import MLP, Linear
 
 
 class ScalarHead(nnx.Module):
     """(..., D) -> TwoHot (...): rewards and values. The initial prediction is exactly 0."""
 
-    def __init__(
-        self,
-        inputs: int,
-        units: int,
-        layers: int,
-        *,
-        rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
-        bins: int = 255,
-    ):
+    def __init__(self, inputs: int, units: int, layers: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         self.hidden = MLP(inputs, units, layers, rngs=rngs, dtype=dtype)
-        self.output = Linear(units, bins, rngs=rngs, dtype=dtype, scale=0.0)
+        self.output = Linear(units, NUM_BINS, rngs=rngs, dtype=dtype, scale=0.0)
 
     def __call__(self, features: jax.Array) -> TwoHot:
         return TwoHot(self.output(self.hidden(features)))
@@ -34,15 +27,7 @@ class ScalarHead(nnx.Module):
 class BinaryHead(nnx.Module):
     """(..., D) -> Bernoulli (...): whether an episode has ended."""
 
-    def __init__(
-        self,
-        inputs: int,
-        units: int,
-        layers: int,
-        *,
-        rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
-    ):
+    def __init__(self, inputs: int, units: int, layers: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         self.hidden = MLP(inputs, units, layers, rngs=rngs, dtype=dtype)
         self.output = Linear(units, 1, rngs=rngs, dtype=dtype)
 
@@ -65,11 +50,8 @@ class ActionHead(nnx.Module):
     ):
         self.hidden = MLP(inputs, units, layers, rngs=rngs, dtype=dtype)
         self.location = Linear(units, action.size, rngs=rngs, dtype=dtype, scale=0.01)
-        self.scale = (
-            None
-            if action.discrete
-            else Linear(units, action.size, rngs=rngs, dtype=dtype, scale=0.01)
-        )
+        scale = partial(Linear, units, action.size, rngs=rngs, dtype=dtype, scale=0.01)
+        self.scale = None if action.discrete else scale()
 
     def __call__(self, features: jax.Array) -> Normal | Categorical:
         hidden = self.hidden(features)

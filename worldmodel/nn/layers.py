@@ -6,6 +6,7 @@ Parameters are float32. Matrix products run in each layer's `dtype`, norms alway
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -71,15 +72,7 @@ class BlockLinear(nnx.Module):
     full layer: the fan-in is the whole input width, as in DreamerV3's code.
     """
 
-    def __init__(
-        self,
-        inputs: int,
-        outputs: int,
-        blocks: int,
-        *,
-        rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
-    ):
+    def __init__(self, inputs: int, outputs: int, blocks: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         shape = (blocks, inputs // blocks, outputs // blocks)
         self.kernel = nnx.Param(truncated_normal(rngs, shape, inputs, 1.0))
         self.bias = nnx.Param(jnp.zeros(outputs, jnp.float32))
@@ -138,19 +131,9 @@ class Dense(nnx.Module):
 class MLP(nnx.Module):
     """`layers` hidden layers, (..., inputs) -> (..., units)."""
 
-    def __init__(
-        self,
-        inputs: int,
-        units: int,
-        layers: int,
-        *,
-        rngs: nnx.Rngs,
-        dtype: jnp.dtype = jnp.float32,
-    ):
+    def __init__(self, inputs: int, units: int, layers: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         sizes = [inputs] + [units] * layers
-        self.layers = nnx.List(
-            [Dense(i, o, rngs=rngs, dtype=dtype) for i, o in zip(sizes, sizes[1:], strict=False)]
-        )
+        self.layers = nnx.List([Dense(i, o, rngs=rngs, dtype=dtype) for i, o in pairwise(sizes)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for layer in self.layers:

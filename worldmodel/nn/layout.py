@@ -7,6 +7,7 @@ data in the caches is far cheaper than data in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -89,6 +90,7 @@ def _step_by_step() -> bool:
     return jax.default_backend() == "cpu" and devices() == 1
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def sum_over_time(
     function: Callable[..., tuple[jax.Array, Any]], params: Any, context: Any, arrays: Any
 ) -> tuple[jax.Array, Any]:
@@ -99,16 +101,7 @@ def sum_over_time(
     `arrays`, time first. The gradient is computed together with the loss in one pass, with the
     steps taken as in `over_time`.
     """
-    return _sum_over_time(function, params, context, arrays)
-
-
-def _loss_and_terms(
-    function: Callable[..., tuple[jax.Array, Any]], params: Any, context: Any, arrays: Any
-) -> tuple[jax.Array, Any]:
     return _total(function, params, context, arrays)[0]
-
-
-_sum_over_time = jax.custom_vjp(_loss_and_terms, nondiff_argnums=(0,))
 
 
 def _total(
@@ -130,16 +123,10 @@ def _total(
     return jax.lax.scan(add, zero, arrays)[0]
 
 
-def _total_forward(
-    function: Callable[..., tuple[jax.Array, Any]], params: Any, context: Any, arrays: Any
-) -> tuple[tuple[jax.Array, Any], Any]:
-    return _total(function, params, context, arrays)
-
-
 def _total_backward(
     function: Callable[..., tuple[jax.Array, Any]], gradient: Any, cotangent: tuple[jax.Array, Any]
 ) -> tuple[Any, None, None]:
     return jax.tree.map(lambda g: g * cotangent[0], gradient), None, None
 
 
-_sum_over_time.defvjp(_total_forward, _total_backward)
+sum_over_time.defvjp(_total, _total_backward)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -21,19 +20,7 @@ Metrics = dict[str, jax.Array]
 Module = TypeVar("Module", bound=nnx.Module)
 
 
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=[
-        "params",
-        "frozen",
-        "opt_state",
-        "target_params",
-        "statistics",
-        "step",
-        "replay_buffer",
-    ],
-    meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class TrainState:
     """All that a stage needs to resume with bit-identical results, together with the seed.

@@ -170,11 +170,7 @@ def chosen(length: int, constant: bool) -> str:
 
 
 def linear_recurrence(
-    block: Block,
-    inputs: Pair,
-    start: Pair,
-    resets: jax.Array | None = None,
-    mode: str = "auto",
+    block: Block, inputs: Pair, start: Pair, resets: jax.Array | None = None, mode: str = "auto"
 ) -> Pair:
     """The states (T, B, m) of x_t = A x_{t-1} + b_t, time-major.
 
@@ -246,12 +242,7 @@ def _backward(form: Callable[..., Pair], reverse: bool, residuals: tuple, cotang
 
 
 def _backward_in_one_pass(
-    block: Block,
-    keep: jax.Array | None,
-    start: Pair,
-    states: Pair,
-    cotangent: Pair,
-    reverse: bool,
+    block: Block, keep: jax.Array | None, start: Pair, states: Pair, cotangent: Pair, reverse: bool
 ) -> tuple[Block, Pair]:
     """Gradients of a constant block and of the inputs, step by step, each while in the caches."""
     transposed = _transposed(block)
