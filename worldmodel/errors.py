@@ -24,6 +24,10 @@ class DataError(UserError):
     """A dataset that is missing, damaged or inconsistent."""
 
 
+class ArgumentError(UserError, ValueError):
+    """An argument of a function that has the wrong type, name or shape."""
+
+
 class CheckpointError(UserError):
     """A checkpoint or run directory that is missing, damaged or of another model."""
 

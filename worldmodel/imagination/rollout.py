@@ -9,6 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from worldmodel.data.spec import ActionSpec
+from worldmodel.models.arguments import (
+    check_actions,
+    check_count,
+    check_key,
+    check_model,
+    check_states,
+    require,
+)
 from worldmodel.models.interface import Actor, State, WorldModel
 from worldmodel.nn.layout import over_time
 
@@ -57,17 +66,20 @@ def imagine(
     horizon: H, steps
     key: of the samples of actor and model
 
-    Returns a `Rollout` (B, H, ...). Raises ValueError if the number of actions is not `horizon`.
+    Returns a `Rollout` (B, H, ...). Raises ArgumentError for arguments of other types or shapes.
 
         states = model.observe(window, key)
         start = jax.tree.map(lambda x: x[:, -1], states)
         rollout = imagine(model, start, policy, 15, key)
         rollout.rewards.sum(1)  # (B,) imagined returns
     """
+    check_model(model)
+    check_count("horizon", horizon)
+    check_key(key)
+    batch = check_states("start", start, model)
     if not callable(actor):
+        _check_actions(model, actor, batch, horizon)
         actions = jnp.asarray(actor)
-        if actions.shape[1] != horizon:
-            raise ValueError(f"imagine: {actions.shape[1]} actions for a horizon of {horizon}")
         rest = model.rollout(start, actions, key)
         states = jax.tree.map(lambda x, y: jnp.concatenate([x[:, None], y], 1), start, rest)
     else:
@@ -76,6 +88,14 @@ def imagine(
     after = jax.tree.map(lambda x: x[1:], states)
     rewards, ended = over_time(lambda s: (model.reward(s).mean(), model.terminal(s).mean()), after)
     return _swap(Rollout(states, model.features(states), actions, rewards, 1.0 - ended))
+
+
+def _check_actions(model: WorldModel, actions: Any, batch: int, horizon: int) -> None:
+    spec = getattr(model, "action", None)
+    if isinstance(spec, ActionSpec):
+        check_actions(actions, spec, horizon, batch)
+    steps = actions.shape[1]
+    require(steps == horizon, "actor", f"{steps} actions", f"as many as the horizon, {horizon}")
 
 
 def time_major(rollout: Rollout) -> Rollout:

@@ -22,6 +22,12 @@ from worldmodel.dream import DreamEnv, DreamOptions, DreamVectorEnv, build_dream
 from worldmodel.dream.dream import check_model
 from worldmodel.evaluation.evaluator import Results, evaluate_loaded
 from worldmodel.models import WorldModel
+from worldmodel.models.arguments import (
+    check_actions,
+    check_count,
+    check_key,
+    check_observations,
+)
 from worldmodel.system.compilation import enable_compilation_cache
 from worldmodel.training.restore import Restored, restore
 
@@ -76,7 +82,7 @@ class LoadedRun(Restored):
         Returns name -> (B, samples, horizon, ...) in raw units, the mean of the predicted
         observation in each sampled rollout.
 
-        Raises ValueError for missing observations or too few of them or of actions.
+        Raises ArgumentError for observations or actions of other names, types, shapes or lengths.
 
         Example:
             >>> import worldmodel
@@ -89,7 +95,12 @@ class LoadedRun(Restored):
             >>> predicted["observation"].shape
             (1, 2, 3, 3)
         """
-        self._check_lengths(observations, actions, context, horizon)
+        for name, count in (("context", context), ("horizon", horizon), ("samples", samples)):
+            check_count(name, count)
+        key = jax.random.key(0) if key is None else key
+        check_key(key)
+        check_actions(actions, self.spec.action, context + horizon - 1)
+        check_observations(observations, self.spec.observations, context, len(actions))
         normalized = jnp.asarray(self.spec.action.normalize(actions))
         no = jnp.zeros((len(actions), context), bool)
         window = Window(
@@ -103,7 +114,7 @@ class LoadedRun(Restored):
             is_terminal=no,
             mask=~no,
         )
-        keys = jax.random.split(jax.random.key(0) if key is None else key, samples)
+        keys = jax.random.split(key, samples)
         future = normalized[:, context - 1 : context + horizon - 1]
         predicted = _predict(self.model, window, future, keys)
         return {name: np.asarray(jnp.swapaxes(value, 0, 1)) for name, value in predicted.items()}
@@ -179,25 +190,6 @@ class LoadedRun(Restored):
         if num_envs is None:
             return DreamEnv(dream, self.spec)
         return DreamVectorEnv(dream, self.spec, num_envs, autoreset_mode)
-
-    def _check_lengths(
-        self,
-        observations: Mapping[str, np.ndarray],
-        actions: np.ndarray,
-        context: int,
-        horizon: int,
-    ) -> None:
-        missing = self.spec.observations.keys() - observations.keys()
-        if missing:
-            raise ValueError(f"observations {sorted(missing)} are missing")
-        for name in self.spec.observations:
-            if (steps := observations[name].shape[1]) < context:
-                raise ValueError(f"observation {name!r} has {steps} steps; context is {context}")
-        if actions.shape[1] < context + horizon - 1:
-            raise ValueError(
-                f"{actions.shape[1]} actions were given; context {context} and horizon {horizon} "
-                f"need {context + horizon - 1}"
-            )
 
 
 @nnx.jit

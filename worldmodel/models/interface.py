@@ -12,6 +12,7 @@ from flax import nnx
 from worldmodel.config import ModelOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
+from worldmodel.errors import ArgumentError
 from worldmodel.nn.distributions import Distribution, Normal
 
 Actor = Callable[[jax.Array], Any]  # features (B, F) -> a distribution over actions (B, ...)
@@ -125,7 +126,11 @@ class WorldModel(nnx.Module):
 
         def advance(state: State, key: jax.Array) -> tuple[State, tuple[State, jax.Array]]:
             actor_key, model_key = jax.random.split(key)
-            action = actor(self.features(state)).sample(actor_key)
+            distribution = actor(self.features(state))
+            if not hasattr(distribution, "sample"):
+                found = type(distribution).__name__
+                raise ArgumentError(f"actor: it returns a {found}; accepted: a distribution")
+            action = distribution.sample(actor_key)
             state = step(state, action, model_key)
             return state, (state, action)
 

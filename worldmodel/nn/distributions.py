@@ -120,12 +120,13 @@ class ImageMSE:
         return jnp.square(error).sum((-3, -2, -1))
 
 
-NUM_BINS = 255
+NUM_BINS, MAX_SYMLOG = 255, 20.0
+MAX_SCALAR = float(np.expm1(MAX_SYMLOG))  # the largest number that a two-hot code represents
 
 
 def twohot_bins(count: int = NUM_BINS) -> np.ndarray:
     """(count,) bin centers: symexp of an even grid over [-20, 20], exactly symmetric about 0."""
-    half = np.linspace(-20.0, 0.0, count // 2 + 1)
+    half = np.linspace(-MAX_SYMLOG, 0.0, count // 2 + 1)
     half = np.sign(half) * np.expm1(np.abs(half))
     return np.concatenate([half, -half[:-1][::-1]]).astype(np.float32)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from worldmodel import data, planning
 from worldmodel.config import Config
@@ -22,6 +23,7 @@ from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories, split, split_episodes
 from worldmodel.environments import real as environments
 from worldmodel.errors import first_line
+from worldmodel.nn.distributions import MAX_SCALAR
 from worldmodel.runs.directory import RunDirectory, check_resumable, open_run, run_lock
 from worldmodel.runs.provenance import note_environment
 from worldmodel.status.heartbeat import Heartbeat
@@ -191,6 +193,12 @@ def _print_header(dataset: Dataset, path: Path, holdout: float) -> None:
         print(
             "warning: the data are a single episode, so the model is evaluated on what it was "
             "trained on; data.max_episode_steps=N cuts it into pieces, some of which are held out"
+        )
+    rewards = np.zeros(1) if training.rewards is None else training.rewards
+    if (largest := float(np.abs(rewards).max())) > MAX_SCALAR:
+        print(
+            f"warning: rewards of up to {largest:.3g}: the heads of reward and value do not tell "
+            f"numbers beyond {MAX_SCALAR:.3g} apart; divide the rewards by a constant"
         )
     print(
         f"run          {path}\n"
