@@ -95,6 +95,9 @@ class Pair(WorldModel):
 
     feature_size = 1
 
+    def initial(self, batch):
+        return jnp.zeros((*batch, 1))
+
     def observe(self, window, key, state=None, action=None):
         return window.observation["x"]
 

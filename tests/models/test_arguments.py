@@ -55,10 +55,13 @@ def model() -> models.WorldModel:
         ({"actor": None}, "actions: NoneType; accepted: numbers"),
         (
             {"actor": NUMBERS[:3]},
-            r"accepted: numbers \(B, T, 2\), B=4 and T=5",
+            r"accepted: numbers \(B, T, 2\), B=4 and T=1 or more",
         ),
-        ({"actor": NUMBERS[:, :4]}, r"float32 \(4, 4, 2\); accepted"),
-        ({"actor": NUMBERS, "horizon": 4}, "actor: 5 actions; accepted: as many as the horizon, 4"),
+        ({"actor": NUMBERS[:, :4]}, "4 actions for a horizon of 5"),
+        (
+            {"actor": NUMBERS, "horizon": 4},
+            "actor: 5 actions for a horizon of 4; accepted: as many",
+        ),
         ({"actor": NUMBERS[..., :1]}, r"float32 \(4, 5, 1\); accepted"),
         ({"actor": CLASSES}, r"int32 \(4, 5\); accepted"),
         ({"actor": lambda features: features}, "actor: it returns a .*Tracer; accepted: a distrib"),

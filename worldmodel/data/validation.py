@@ -13,6 +13,7 @@ from worldmodel.data.episodes import observation_field, raise_data_errors
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 
+LARGEST = 1e38  # of float32 numbers whose differences, too, are finite
 MAX_STEPS_SHOWN = 3  # in one line
 BOUND_TOLERANCE = 1e-4  # how far an action may exceed its bounds, as a share of their width
 
@@ -112,8 +113,13 @@ def _value_errors(trajectories: Trajectories) -> Iterator[InvalidEpisodes]:
     t, spec = trajectories, trajectories.action_spec
     for field, value in _fields(t):
         if value.dtype.kind == "f":
-            finite = np.asarray(np.isfinite(value.reshape(len(value), -1)).all(axis=1))
-            yield from _step_errors(t, ~finite, f"{field} is not finite", "finite numbers")
+            flat = value.reshape(len(value), -1)
+            fits = np.asarray((np.abs(flat) <= LARGEST).all(axis=1))
+            if not fits.all():
+                finite = np.isfinite(flat).all(axis=1)
+                yield from _step_errors(t, ~finite, f"{field} is not finite", "finite numbers")
+                beyond = f"{field} is beyond {LARGEST:g}"
+                yield from _step_errors(t, finite & ~fits, beyond, "numbers of smaller units")
     last = np.zeros(len(t.actions), bool)
     last[t.last_steps] = True
     if t.rewards is not None:

@@ -93,9 +93,9 @@ def imagine(
 def _check_actions(model: WorldModel, actions: Any, batch: int, horizon: int) -> None:
     spec = getattr(model, "action", None)
     if isinstance(spec, ActionSpec):
-        check_actions(actions, spec, horizon, batch)
-    steps = actions.shape[1]
-    require(steps == horizon, "actor", f"{steps} actions", f"as many as the horizon, {horizon}")
+        check_actions(actions, spec, 1, batch)
+    steps = jnp.shape(actions)[1]
+    require(steps == horizon, "actor", f"{steps} actions for a horizon of {horizon}", "as many")
 
 
 def time_major(rollout: Rollout) -> Rollout:

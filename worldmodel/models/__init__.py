@@ -7,6 +7,7 @@ states = model.observe(window, key)
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,8 @@ def build(
 
     Raises ConfigError for options nobody registered, or that do not fit the dataset.
     """
-    cls, images = family(options), image_keys(spec)
+    cls: Any = family(options)
+    images = image_keys(spec)
     if images and not cls.supports_images:
         accepted = names("model", lambda other: other.supports_images)
         raise ConfigError(

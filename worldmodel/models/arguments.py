@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from worldmodel.data.spec import ActionSpec, ObservationSpec
@@ -34,7 +35,7 @@ def check_count(name: str, value: Any, low: int = 1) -> None:
 
 
 def check_key(key: Any) -> None:
-    typed = isinstance(key, jax.Array) and jax.dtypes.issubdtype(key.dtype, jax.dtypes.prng_key)
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     legacy = describe(key) == "uint32 (2,)"
     single = typed and key.shape == ()
     require(single or legacy, "key", describe(key), "one key, such as jax.random.key(0)")
@@ -80,7 +81,7 @@ def check_actions(actions: Any, spec: ActionSpec, steps: int, batch: int | None 
     if spec.discrete and isinstance(actions, np.ndarray) and actions.size:
         low, high = actions.min(), actions.max()
         inside = low >= 0 and high < spec.size
-        require(inside, "actions", f"{low} to {high}", f"classes 0 to {spec.size - 1}")
+        require(bool(inside), "actions", f"{low} to {high}", f"classes 0 to {spec.size - 1}")
 
 
 def check_observations(

@@ -75,7 +75,7 @@ class Vectors:
         """The distribution of each vector in raw units, by its normalized mean (..., size)."""
         ends = np.cumsum(self.lengths)[:-1]
         parts = jnp.split(location, ends, -1)
-        shifts, scales = (np.split(np.float32(x), ends) for x in (self.shift, self.scale))
+        shifts, scales = (np.split(np.array(x, np.float32), ends) for x in (self.shift, self.scale))
         return {
             key: SymlogMSE(part) if log else ScaledMSE(part, jnp.asarray(shift), jnp.asarray(scale))
             for key, log, part, shift, scale in zip(
