@@ -47,9 +47,7 @@ FACTS = {
     "koopman": Facts(ENCODED),
     "gru": Facts(ENCODED),
     "mlp": Facts(ENCODED),
-    "diffusion": Facts(
-        DIFFUSION | {"autoregressive_steps": 1}, random=frozenset({"loss", "step"})
-    ),
+    "diffusion": Facts(DIFFUSION | {"autoregressive_steps": 1}, random=frozenset({"loss", "step"})),
     "trajectory_diffusion": Facts(
         DIFFUSION | {"segment_length": 6},
         random=frozenset({"loss", "step"}),
