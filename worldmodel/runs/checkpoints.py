@@ -11,7 +11,9 @@ import dataclasses
 import functools
 import hashlib
 import logging
+import os
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +119,7 @@ class Checkpoints:
         )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=None if read_only else self.preserved,
-            create=not read_only,
+            create=False,
             read_only=read_only,
             multiprocessing_options=(
                 _single_process() if read_only else ocp.options.MultiprocessingOptions()
@@ -126,11 +128,26 @@ class Checkpoints:
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         with raise_storage_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
             self.manager = ocp.CheckpointManager(
-                self.folder,
+                self._open_folder(),
                 options=options,
                 item_handlers={"state": _Handler(), "meta": ocp.JsonCheckpointHandler()},
             )
+
+    def _open_folder(self) -> Path:
+        """The folder by a name that all libraries take as it is, and that stays the same where it
+        is moved. Orbax takes brackets for a pattern and `gs:` for a service; TensorStore changes
+        backslashes.
+        """
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        self._close_folder = weakref.finalize(self, os.close, descriptor)
+        path = Path(f"/proc/self/fd/{descriptor}")
+        if path.exists():
+            return path
+        if set(str(self.folder)) & set("*?[]\\"):
+            raise CheckpointError(f"{self.folder}: accepted here: paths without * ? [ ] and \\")
+        return self.folder
 
     def _quarantine_corrupt(self) -> None:
         """All processes verify, and fail alike; the first one moves, once all have verified."""
@@ -176,6 +193,7 @@ class Checkpoints:
     def close(self) -> None:
         with self._writing():
             self.manager.close()
+        self._close_folder()
 
     def _writing(self) -> Any:
         steps = integrity.checkpoint_steps(self.folder)
