@@ -35,7 +35,9 @@ def job(config):
     value = config.seed + policy.discount * 100 - abs(policy.horizon - 7)
     number = {"value": value, "low": value - 1, "high": value + 1, "n": 4, "method": "by hand"}
     results = {"returns": {"policy": number}}
-    write_json(Path(config.runs_dir) / config.name / "evaluation" / "results.json", results)
+    folder = Path(config.runs_dir) / config.name / "evaluation"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "results.json", results)
 
 if __name__ == "__main__":
     sys.exit(run_training(job, __file__, "A job."))

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -87,7 +88,8 @@ def stopped(script: str, *numbers: signal.Signals, word: str = "") -> tuple[int,
 
 
 @pytest.mark.parametrize(
-    ("name", "word"), [("SIGTERM", "needs_cleanup"), ("SIGUSR1", ""), ("SIGUSR2", "needs_cleanup")]
+    ("name", "word"),
+    [("SIGTERM", "needs_cleanup"), ("SIGUSR1", ""), ("SIGUSR2", "needs_cleanup"), ("SIGHUP", "")],
 )
 def test_a_signal_ends_a_run_that_has_nothing_to_save(name: str, word: str) -> None:
     status, output, seconds = stopped(FREE, signal.Signals[name], word=word)
@@ -103,6 +105,49 @@ def test_more_signals_do_not_interrupt_saving() -> None:
     numbers = (signal.SIGUSR1, signal.SIGTERM, signal.SIGTERM, signal.SIGINT)
     status, output, _ = stopped(HELD, *numbers)
     assert status == 75 and output.startswith("saved\nstopped by SIGUSR1;")
+
+
+PRINTING = """
+def action():
+    with signals.handle_stop_signals() as stop, stop.deferred():
+        for _ in range(100):
+            print("progress", flush=True)
+            if stop.stop_requested:
+                break
+            time.sleep(0.01)
+        os.write(2, b"saved")
+sys.exit(signals.run_stoppable(action))
+"""
+
+
+@pytest.mark.parametrize(("command", "status"), [([], 75), (["nohup"], 0)])
+def test_output_that_nobody_reads_any_longer_stops_a_run(command: list[str], status: int) -> None:
+    """As `python train.py | head` does; under nohup the run continues."""
+    process = subprocess.Popen(
+        [*command, sys.executable, "-c", HEAD + PRINTING],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert process.stdout.readline() == "progress\n"
+    process.stdout.close()
+    assert process.wait(30) == status and process.stderr.read() == "saved"
+
+
+def test_a_run_without_any_output_does_not_write_into_its_own_files(tmp_path: Path) -> None:
+    script = """
+import os, sys
+from worldmodel.system.exit_status import run_cli
+def action():
+    with open(sys.argv[1], "w") as file:
+        print("to the output")
+        os.write(1, b"a library's output")
+        print("to the errors", file=sys.stderr)
+        file.write("to the file")
+sys.exit(run_cli(action))
+"""
+    file = tmp_path / "file"
+    closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", script, str(file)]
+    assert subprocess.run(closed).returncode == 0
+    assert file.read_text() == "to the file"
 
 
 def test_the_process_ends_inside_a_library_that_does_not_return() -> None:

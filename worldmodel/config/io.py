@@ -17,7 +17,7 @@ from worldmodel.config.registry import SCHEMA_GROUPS, entry_of, schemas
 from worldmodel.config.rules import config_errors
 from worldmodel.config.values import flatten, set_values
 from worldmodel.errors import ConfigError, raise_config_errors
-from worldmodel.system.storage import write_text_atomic
+from worldmodel.system.storage import make_directory, write_text_atomic
 
 Options = TypeVar("Options")
 
@@ -36,9 +36,10 @@ RUNTIME_OPTION_PREFIXES = ("logging.", "evaluation.", "training.distributed.")
 
 
 def save_config(config: Config, path: str | os.PathLike) -> None:
-    """Writes a resolved config as YAML, atomically."""
+    """Writes a resolved config as YAML, atomically, and creates its folder."""
     values = {"version": __version__, **dataclasses.asdict(config)}
     values["schema"] = {g: entry_of(g, getattr(config, g)).name for g in SCHEMA_GROUPS}
+    make_directory(Path(path).parent)
     write_text_atomic(Path(path), yaml.safe_dump(values, sort_keys=False))
 
 

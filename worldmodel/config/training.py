@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from omegaconf import MISSING
 
 from worldmodel.config.option import option
+from worldmodel.system.compilation import DEFAULT_CACHE
 
 
 @dataclass
@@ -95,7 +96,7 @@ class TrainingOptions:
     )
     max_to_keep: int = option(2, "newest checkpoints to keep per stage", low=1)
     compilation_cache: str | None = option(
-        "~/.cache/worldmodel/xla", "cache of compiled programs (null: no cache)"
+        DEFAULT_CACHE, "cache of compiled programs (null: no cache)"
     )
     distributed: DistributedOptions = dataclasses.field(default_factory=DistributedOptions)
 

@@ -28,6 +28,7 @@ from worldmodel.data.readers import load
 from worldmodel.data.rlds_writer import CARD, NATIVE_FORMAT, write_rlds
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import ConfigError, DataError, did_you_mean
+from worldmodel.system.storage import user_path
 
 SOURCES = (
     f"SOURCE is {sources.accepted()}. Options are those of the format, as in train.py, with or "
@@ -114,7 +115,7 @@ def inspect(arguments: Arguments) -> int:
     (word,) = arguments.take("SOURCE", usage=COMMANDS["inspect"].usage("inspect"))
     options = InspectOptions()
     source, data = sources.parse_source_options(word, arguments.options, options), options.data
-    folder = Path(options.output_dir or f"inspect/{source.name}").expanduser()
+    folder = user_path(options.output_dir or f"inspect/{source.name}")
     _create(folder)  # before the dataset is read, which may take long
     dataset = load(data)
     columns = data.column_names()
@@ -154,7 +155,7 @@ def convert(arguments: Arguments) -> int:
     word, target = arguments.take("SOURCE", "DEST", usage=COMMANDS["convert"].usage("convert"))
     options = ConvertOptions()
     source, data = sources.parse_source_options(word, arguments.options, options), options.data
-    folder = Path(target).expanduser()
+    folder = user_path(target)
     not_empty = DataError(f"{folder} is not empty; accepted: a DEST that does not exist yet")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise not_empty
@@ -195,7 +196,7 @@ def list_datasets(arguments: Arguments) -> int:
     words = arguments.take("[FOLDER]", usage=COMMANDS["list"].usage("list"))
     if arguments.options:
         raise ConfigError(f"{arguments.options[0]}: `list` has no options")
-    folder = Path(words[0] if words else "datasets").expanduser()
+    folder = user_path(words[0] if words else "datasets")
     if words and not folder.is_dir():
         raise DataError(f"{folder}: not a folder; accepts a folder of datasets")
     print(*_list_lines(folder), sep="\n")

@@ -12,6 +12,7 @@ from worldmodel.config.arguments import parse_options
 from worldmodel.config.data_sources import dataset_errors, reads_files, source_option
 from worldmodel.config.registry import entries
 from worldmodel.errors import DataError, did_you_mean, raise_config_errors
+from worldmodel.system.storage import user_path
 
 PREFIX = "data."  # of the options of a format, which may be omitted here
 
@@ -45,7 +46,7 @@ class Source(NamedTuple):
         """A name for the dataset that is valid as a folder."""
         value = self.value
         if self.option == "path":
-            path = Path(value).expanduser()
+            path = user_path(value)
             path = path.parent if _is_pattern(path) else path
             value = path.resolve().stem if path.is_file() else path.resolve().name
         return re.sub(r"[^\w.+-]+", "-", value).strip("-.") or "dataset"
@@ -59,7 +60,7 @@ def parse_source(word: str) -> Source:
         if not value:
             raise DataError(f"{word}: expected {prefix}:{key.upper()}")
         return Source(prefix, key, value)
-    path = Path(word).expanduser()
+    path = user_path(word)
     if not path.exists() and not _is_pattern(path):
         raise DataError(f"{word} does not exist{_hint(word)}\n  accepted: {accepted()}")
     return Source(_format(path), "path", word)
@@ -73,7 +74,7 @@ def _hint(word: str) -> str:
     if re.fullmatch(r"[\w./-]+-v\d+", word):  # such as CartPole-v1
         others = [name for name, entry in entries("data").items() if not reads_files(entry)]
         return f" (did you mean {' or '.join(repr(f'{name}:{word}') for name in others)}?)"
-    folder = Path(word).expanduser().parent
+    folder = user_path(word).parent
     return did_you_mean(word, map(str, folder.iterdir())) if folder.is_dir() else ""
 
 

@@ -30,7 +30,7 @@ from worldmodel.evaluation.results import (
 )
 from worldmodel.evaluation.section import Context, Section, sections
 from worldmodel.evaluation.statistics import note_on_seeds
-from worldmodel.system.storage import write_json, write_text_atomic
+from worldmodel.system.storage import raise_storage_errors, write_json, write_text_atomic
 from worldmodel.training.restore import Restored
 
 __all__ = ["evaluate", "evaluate_loaded", "render", "write"]
@@ -93,6 +93,8 @@ def write(
     card: the data card, for the report
     """
     rows = [row for found in results.sections.values() for row in found.episodes()]
+    with raise_storage_errors(folder):
+        folder.mkdir(exist_ok=True)
     write_json(folder / "results.json", to_json(results))
     write_text_atomic(folder / "results.csv", to_csv(results))
     write_text_atomic(folder / "results.md", markdown(results))

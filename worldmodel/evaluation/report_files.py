@@ -13,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from worldmodel.evaluation.markup import markdown_text, terminal_text
 from worldmodel.evaluation.result_table import ResultTable
 from worldmodel.evaluation.statistics import Annotated, Estimate, finite_or_none
-from worldmodel.system.storage import write_json, write_text_atomic
+from worldmodel.system.storage import make_directory, write_json, write_text_atomic
 
 FORMAT = 2  # of results.json and comparison.json
 NARROWEST = 100  # columns
@@ -35,6 +35,7 @@ def write_report(report: Report, folder: Path, name: str) -> None:
     tables = [line for table in report.tables for line in (table.markdown(), "")]
     summary, notes = (list(map(markdown_text, x)) for x in (report.summary, report.notes))
     lines = [f"# {markdown_text(report.title)}", "", *summary, "", *tables, *notes, ""]
+    make_directory(folder)
     write_json(folder / f"{name}.json", report.json)
     write_text_atomic(folder / f"{name}.md", "\n".join(lines))
     write_text_atomic(folder / f"{name}.html", report.page)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import numpy as np
 
@@ -27,7 +26,7 @@ from worldmodel.play.observation_values import (
 )
 from worldmodel.play.options import ACTIONS, PlayOptions
 from worldmodel.system.compilation import enable_compilation_cache
-from worldmodel.system.storage import make_directory, raise_storage_errors
+from worldmodel.system.storage import make_directory, raise_storage_errors, user_path
 
 STEP_WIDTH, NAME_WIDTH = 6, 9
 MAX_VALUES = 5  # of an observation: with three columns more, 89 characters
@@ -58,7 +57,7 @@ def report_counterfactuals(options: PlayOptions, episode: int) -> None:
     )
     print(*table(imagined, truth, run.spec), sep="\n")
     if options.figure is not None:
-        path = Path(options.figure).expanduser()
+        path = user_path(options.figure)
         make_directory(path.absolute().parent)
         with raise_storage_errors(path):
             plot_rollouts(imagined, truth, run.spec).savefig(path, dpi=DPI)

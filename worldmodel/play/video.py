@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from worldmodel.play.live_comparison import ComparedStep
-from worldmodel.system.storage import make_directory, raise_storage_errors
+from worldmodel.system.storage import make_directory, raise_storage_errors, user_path
 
 HEIGHT = 240  # of a panel, in pixels
 CAPTION = 40  # above it
@@ -29,7 +28,7 @@ class Video:
         scenes: Sequence[Callable[[ComparedStep], np.ndarray]],
         frames_per_second: float,
     ):
-        self.path, self.scenes = Path(path).expanduser(), scenes
+        self.path, self.scenes = user_path(path), scenes
         self.milliseconds = max(round(1000 / frames_per_second), MIN_FRAME_MILLISECONDS)
         self.images: list[Image.Image] = []
         make_directory(self.path.absolute().parent)

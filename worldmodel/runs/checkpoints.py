@@ -7,13 +7,16 @@ none. If it has checkpoints and all of them are damaged, the run is refused.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import functools
 import hashlib
 import logging
 import os
 import sys
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -195,12 +198,16 @@ class Checkpoints:
             self.manager.close()
         self._close_folder()
 
-    def _writing(self) -> Any:
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
         steps = integrity.checkpoint_steps(self.folder)
         last = f"the last checkpoint is {steps[-1]}" if steps else "there is no checkpoint yet"
-        return raise_storage_errors(
-            self.folder, f"Training stopped; {last}. Run the same command to resume from there."
-        )
+        hint = f"Training stopped; {last}. Run the same command to resume from there."
+        with raise_storage_errors(self.folder, hint):
+            try:
+                yield
+            except ValueError as error:  # of Orbax, where what it has just written is gone
+                raise OSError(errno.ENOENT, first_line(error)) from error
 
     def restore(self, step: int, like: Any, partial: bool = False) -> tuple[Any, dict[str, Any]]:
         """Returns the state of `step` and its metadata.

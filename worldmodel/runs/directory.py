@@ -6,6 +6,8 @@ divergences.jsonl, checkpoints/STAGE/STEP/, evaluation/.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -18,8 +20,13 @@ from typing import Any, NamedTuple
 from worldmodel.config import Config
 from worldmodel.config.io import differences, load_config, read_values, save_config
 from worldmodel.data.spec import DataSpec
-from worldmodel.errors import CheckpointError, ConfigError, first_line
-from worldmodel.system.storage import free_name, raise_storage_errors, write_json
+from worldmodel.errors import CheckpointError, ConfigError, StorageError, first_line
+from worldmodel.system.storage import (
+    check_writable,
+    free_name,
+    raise_storage_errors,
+    write_json,
+)
 
 
 @dataclass(frozen=True)
@@ -27,10 +34,12 @@ class RunDirectory:
     """Paths inside a run's folder, and its small files.
 
     is_writer: whether this process writes them; of several that train together, one does
+    opened: what `path` was when a run was opened there to train
     """
 
     path: Path
     is_writer: bool = True
+    opened: os.stat_result | None = None
 
     @property
     def metrics(self) -> Path:
@@ -85,6 +94,17 @@ class RunDirectory:
         summary = self.summary()
         summary.setdefault("stages", {})[stage] = entry
         write_json(self.path / "summary.json", summary)
+
+    def check_in_place(self) -> None:
+        """Raises StorageError if the folder was moved or deleted since it was opened to train."""
+        with contextlib.suppress(OSError):
+            if self.opened is None or os.path.samestat(self.opened, self.path.stat()):
+                return
+        raise StorageError(
+            f"{self.path} was moved or deleted while a run trained in it. Training stopped; where "
+            "the folder is now, its last checkpoint is complete. To resume there, set runs_dir and "
+            "name accordingly."
+        )
 
     def validate(self) -> None:
         """Raises CheckpointError for files that are not readable, before hours of training."""
@@ -173,6 +193,7 @@ def read_metrics(path: Path) -> list[MetricsRow]:
 def check_resumable(config: Config) -> None:
     """Raises ConfigError if the run's folder contains anything but a run of this config."""
     path = Path(config.runs_dir) / config.name
+    _check_path(path)
     if config.fresh or not path.exists():
         return
     if (path / "config.yaml").exists():
@@ -185,10 +206,25 @@ def check_resumable(config: Config) -> None:
                 + "\nGive this one another name (name=...), or start over with fresh=true."
             )
         directory.validate()
+        for folder in (directory.evaluation, path / "checkpoints", *path.glob("checkpoints/*/")):
+            check_writable(folder)
     elif not path.is_dir():
         raise ConfigError(f"{path} is not a folder; choose another name with name=...")
     elif any(path.iterdir()):
         raise ConfigError(f"{path} is not empty and not a run; choose another name with name=...")
+
+
+def _check_path(path: Path) -> None:
+    """Raises UserError if a run cannot be written at this path to its end."""
+    try:
+        str(path.absolute()).encode()
+        (path.absolute() / "checkpoints" / ("x" * 100)).lstat()
+    except UnicodeEncodeError:
+        raise ConfigError(f"{str(path)!r}: accepts paths that are valid UTF-8") from None
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ConfigError(f"{path}: too long; set a shorter runs_dir or name") from None
+    check_writable(path)
 
 
 def open_run(config: Config, is_writer: bool = True) -> RunDirectory:
@@ -205,7 +241,7 @@ def open_run(config: Config, is_writer: bool = True) -> RunDirectory:
                 "all of them share"
             )
         check_resumable(replace(config, fresh=False))
-        return RunDirectory(path, is_writer=False)
+        return RunDirectory(path, is_writer=False, opened=path.stat())
     check_resumable(config)
     if path.exists():
         with run_lock(RunDirectory(path)):
@@ -215,7 +251,7 @@ def open_run(config: Config, is_writer: bool = True) -> RunDirectory:
         with raise_storage_errors(aside):
             path.rename(aside)
     save_config(config, path / "config.yaml")
-    return RunDirectory(path)
+    return RunDirectory(path, opened=path.stat())
 
 
 @contextmanager

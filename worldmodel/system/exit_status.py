@@ -14,10 +14,10 @@ USER_ERROR = 2
 
 def run_cli(action: Callable[[], int | None]) -> int:
     """Runs a command and returns its exit status; prints a UserError without a traceback."""
+    _open_missing_streams()
     try:
         status = action() or 0
-        if sys.stdout is not None:
-            sys.stdout.flush()  # here, where a closed pipe is expected
+        sys.stdout.flush()  # here, where a closed pipe is expected
         return status
     except UserError as error:
         message = printable(error, keep="\n")
@@ -37,5 +37,16 @@ def run_cli(action: Callable[[], int | None]) -> int:
 
 def _discard_output() -> None:
     """The interpreter writes what is left in the buffer at its end, where nobody expects errors."""
-    if sys.stdout is not None:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _open_missing_streams() -> None:
+    """Opens what the caller has closed of the descriptors 0 to 2 on /dev/null: otherwise the next
+    file would get the number, and with it what libraries print.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+    sys.stdout, sys.stderr = sys.stdout or os.fdopen(1, "w"), sys.stderr or os.fdopen(2, "w")

@@ -1,4 +1,5 @@
-"""Requests to stop a run: SIGTERM, SLURM's warnings SIGUSR1 and SIGUSR2, and Ctrl-C.
+"""Requests to stop a run: SIGTERM, SLURM's warnings SIGUSR1 and SIGUSR2, Ctrl-C, and a terminal or
+a reader of the output that is gone: SIGHUP.
 
 Until a run has opened its folder, the process just exits. While a stage trains, the request is only
 recorded: the loop saves its state and stops. Elsewhere nothing would be lost, and `Preempted` is
@@ -11,6 +12,7 @@ Nothing here imports JAX: a run can be stopped from the start.
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
@@ -20,11 +22,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
+from typing import Any, TextIO, cast
 
 PREEMPTED = 75  # EX_TEMPFAIL: schedulers restart the job
 INTERRUPTED = 130  # the convention of shells for Ctrl-C
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 GRACE_SECONDS = 5.0  # for the main thread to stop by itself
 REPEAT_SIGNAL_SECONDS = 1.0  # a terminal and a launcher may both forward a single Ctrl-C
 
@@ -63,10 +65,13 @@ class StopRequest:
         threading.Thread(target=self._watch, name="signals", daemon=True).start()
 
     def listen(self) -> None:
-        """Installs the handlers, also over those that a library has installed since."""
+        """Installs the handlers, also over those that a library has installed since. Under nohup,
+        SIGHUP stays ignored.
+        """
         for number in SIGNALS:
-            self.previous.setdefault(number, signal.getsignal(number))
-            signal.signal(number, self._handle)
+            previous = self.previous.setdefault(number, signal.getsignal(number))
+            if number != signal.SIGHUP or previous != signal.SIG_IGN:
+                signal.signal(number, self._handle)
 
     def close(self) -> None:
         """Restores the previous handlers."""
@@ -149,6 +154,34 @@ class StopRequest:
         os._exit(self.status)
 
 
+class _Output:
+    """A standard stream. If its reader has ended or its terminal is closed, that is a SIGHUP, and
+    what is written from then on is dropped.
+    """
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        self._attempt(lambda: self.stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._attempt(self.stream.flush)
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            signal.raise_signal(signal.SIGHUP)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
 RESUME_HINT = "run the same command to resume"
 _current: list[StopRequest] = []
 
@@ -161,7 +194,11 @@ def handle_stop_signals() -> Iterator[StopRequest]:
         return
     _current.append(StopRequest())
     try:
-        yield _current[0]
+        with (
+            contextlib.redirect_stdout(cast(TextIO, _Output(sys.stdout))),
+            contextlib.redirect_stderr(cast(TextIO, _Output(sys.stderr))),
+        ):
+            yield _current[0]
     finally:
         _current.pop().close()
 

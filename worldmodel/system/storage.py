@@ -10,6 +10,7 @@ import os
 import platform
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,8 +62,7 @@ def disk_error(error: BaseException | None) -> str | None:
 
 def free_space(path: Path) -> str:
     """On the file system of `path`, or of its nearest parent that exists, as text with a unit."""
-    existing = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
-    return format_bytes(shutil.disk_usage(existing).free)
+    return format_bytes(shutil.disk_usage(_existing(path)).free)
 
 
 def format_bytes(count: float) -> str:
@@ -79,6 +79,29 @@ def free_name(path: Path) -> Path:
     return next(name for name in names if not name.exists())
 
 
+def user_path(path: str | os.PathLike) -> Path:
+    """The path with `~` expanded. Raises StorageError where this user has no home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise StorageError(
+            f"{path}: this user has no home folder; set HOME, or give a path without ~"
+        ) from None
+
+
+def check_writable(folder: Path) -> None:
+    """Raises StorageError unless files can be created in `folder`, or in the nearest of its parents
+    that exists.
+    """
+    with raise_storage_errors(folder), tempfile.TemporaryFile(dir=_existing(folder)):
+        pass
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest of its parents that exists."""
+    return next((p for p in (path, *path.absolute().parents) if os.path.exists(p)), Path("/"))
+
+
 def make_directory(path: Path) -> None:
     """Creates a folder and its parents if they do not exist."""
     with raise_storage_errors(path):
@@ -86,9 +109,10 @@ def make_directory(path: Path) -> None:
 
 
 def write_text_atomic(path: Path, text: str) -> None:
-    """Writes a file completely or not at all, and creates its folder."""
+    """Writes a file completely or not at all. Its folder has to exist: one that was moved away is
+    not created again.
+    """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    make_directory(path.parent)
     with raise_storage_errors(path):
         try:
             with part.open("w", encoding="utf-8") as file:

@@ -6,7 +6,6 @@ Training itself does not see them. They lie among a state's target parameters.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +23,7 @@ MIN_IMPROVEMENT = 0.01  # by which share the error has to fall
 
 
 def _with_copy(
-    state: TrainState, name: str, model: Any, statistics: Mapping[str, jax.Array] | None = None
+    state: TrainState, name: str, model: Any, statistics: dict[str, jax.Array] | None = None
 ) -> TrainState:
     return replace(
         state,

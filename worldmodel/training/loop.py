@@ -8,6 +8,7 @@ that is needed to resume with bit-identical results.
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,15 +52,17 @@ def run_stage(stage: Stage, context: RunContext) -> TrainState:
     """Trains the stage to its end, from its newest checkpoint if there is one.
 
     Raises Preempted after saving when asked to stop, and DivergenceError when a loss is no longer
-    finite and rollbacks are not enabled, or did not help.
+    finite and rollbacks are not enabled, or did not help, and StorageError when the run's folder is
+    full, moved or deleted.
     """
     folder = context.directory.checkpoints(stage.plan.name)
     checkpoints = Checkpoints(folder, stage.plan.max_to_keep, stage.plan.best)
     try:
-        return _StageLoop(stage, context, checkpoints).run()
-    finally:
-        checkpoints.close()
-        stage.close()
+        with closing(stage), closing(checkpoints):
+            return _StageLoop(stage, context, checkpoints).run()
+    except Exception:
+        context.directory.check_in_place()  # where the folder is gone, that is the reason
+        raise
 
 
 class _StageLoop:
@@ -252,6 +255,7 @@ class _StageLoop:
         rate = (step - self.row_step) / (now - self.row_started)
         waiting = self.waited / (now - self.row_started)
         means = self.interval.pop()
+        self.context.directory.check_in_place()
         row = {"stage": self.plan.name, "step": step, "time": time.time(), **means}
         row |= {"updates_per_second": rate, "data_wait_fraction": waiting}
         self.metrics_file.write(row)
@@ -274,6 +278,7 @@ class _StageLoop:
             "metrics": self.interval.latest,
             "skipped": self.skipped,
         }
+        self.context.directory.check_in_place()
         self.checkpoints.save(self.step, self.state, meta)
         self.rollbacks = 0
 

@@ -22,7 +22,7 @@ from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.validation import drop_invalid_episodes
 from worldmodel.errors import ConfigError, bullet_list, raise_config_errors
-from worldmodel.system.storage import atomic_folder, remove_folder
+from worldmodel.system.storage import atomic_folder, remove_folder, user_path
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def load(options: DataOptions) -> Trajectories:
         return _read(options, stream, None)
     recipe = {k: v for k, v in dataclasses.asdict(options).items() if k not in RUNTIME_OPTIONS}
     key = cache.cache_key(recipe | {"kind": type(options).__name__}, stream.files)
-    folder = Path(options.cache_dir).expanduser() / "decoded" / key
+    folder = user_path(options.cache_dir) / "decoded" / key
     if folder.exists():
         try:
             return cache.open_cache(folder)

@@ -12,6 +12,7 @@ from worldmodel.config import DataOptions
 from worldmodel.config.registry import entry_of
 from worldmodel.data.episodes import Episode, UnreadableEpisode
 from worldmodel.errors import DataError, first_line
+from worldmodel.system.storage import user_path
 
 MAX_CHARACTERS = 200  # of a library's message
 
@@ -55,7 +56,7 @@ def read_files(
 
 def existing_path(options: DataOptions) -> Path:
     """Returns `options.path`. Raises DataError if it does not exist or is empty."""
-    path = Path(options.path or "").expanduser()
+    path = user_path(options.path or "")
     if not options.path or not path.exists():
         raise DataError(f"data.path={options.path}: does not exist; {_accepted(options)}")
     if path.is_dir() and not any(path.iterdir()):

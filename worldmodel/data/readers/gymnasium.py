@@ -21,6 +21,7 @@ from worldmodel.data.readers.tfds_builder import is_prepared
 from worldmodel.data.rlds_writer import write_rlds
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.validation import validate
+from worldmodel.system.storage import user_path
 
 FORMAT = 1  # of what is collected: increment it to collect cached datasets again
 
@@ -88,7 +89,7 @@ def cache_folder(options: GymnasiumData) -> Path:
     digest = hashlib.sha256(recipe.encode()).hexdigest()[:8]
     environment = re.sub(r"[^\w.-]+", "-", str(options.environment))
     name = f"{environment}-{options.episodes}-episodes-{digest}"
-    return Path(options.cache_dir).expanduser() / name
+    return user_path(options.cache_dir) / name
 
 
 def _recipe(options: GymnasiumData) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
 from worldmodel.data.readers.files import reading
 from worldmodel.errors import DataError, did_you_mean
+from worldmodel.system.storage import user_path
 
 if TYPE_CHECKING:
     from worldmodel.data.spaces import Convert, Part
@@ -62,8 +63,9 @@ def read(options: MinariData) -> EpisodeStream:
     """
     root = Path(options.path or os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets")
     name = str(options.dataset)
-    folder = root.expanduser() / name / "data"
-    dataset = _open(name, root.expanduser(), folder)
+    root = user_path(root)
+    folder = root / name / "data"
+    dataset = _open(name, root, folder)
     from worldmodel.data.spaces import action_converter, observation_parts
 
     source = f"{name} in {root}"

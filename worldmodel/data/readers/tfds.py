@@ -33,6 +33,7 @@ from worldmodel.data.readers.tfds_builder import (
 from worldmodel.data.rlds_writer import CARD, METADATA_KEY, NATIVE_FORMAT
 from worldmodel.data.spec import ActionSpec
 from worldmodel.errors import DataError, UserError, bullet_list, first_line
+from worldmodel.system.storage import user_path
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class TFDSData(DataOptions):
     split: str = option("train", "TFDS split to read")
 
     def recorded_environment(self) -> str | None:
-        return read_metadata(Path(self.path).expanduser()).get("environment") if self.path else None
+        return read_metadata(user_path(self.path)).get("environment") if self.path else None
 
 
 def prepared_datasets(folder: Path) -> Iterator[str]:

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from worldmodel.errors import DataError, did_you_mean, first_line
+from worldmodel.system.storage import user_path
 
 ACCEPTED = "a prepared TFDS directory (RLDS layout, with dataset_info.json)"
 INFO = "dataset_info.json"  # marks a prepared directory
@@ -55,7 +56,7 @@ def prepared(name: str, data_dir: str | None) -> Path:
             f"data.builder={name}: not the name of a TFDS builder; "
             "accepted: NAME, NAME/CONFIG or NAME/CONFIG:VERSION"
         )
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    root = user_path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     return _newest(name, root) or _prepare(name, root)
 
 
