@@ -1,11 +1,15 @@
-"""Scripts run in the process of a test: as from a shell, without the seconds that a start takes."""
+"""Scripts run as from a shell, but without a process for each."""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import json
+import os
 import runpy
+import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,3 +38,26 @@ def run_script(script: str | Path, *words: str, cwd: Path = ROOT) -> Done:
     finally:
         sys.argv = argv
     return Done(status if isinstance(status, int) else 1, out.getvalue(), err.getvalue())
+
+
+def run_in_one_process(
+    commands: Mapping[str, Sequence[str]], folder: Path, *packages: Path
+) -> dict[str, Done]:
+    """Runs scripts with their words, one after another, in `folder` and one new process, which
+    looks for packages in `packages` first.
+    """
+    paths = [*map(str, packages), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, __file__, json.dumps(commands)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return {name: Done(*left) for name, left in json.loads(done.stdout).items()}
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1]).items()
+    print(json.dumps({name: run_script(*words, cwd=Path.cwd()) for name, words in given}))

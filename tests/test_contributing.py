@@ -7,13 +7,12 @@ import os
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pages import PAGES, ROOT
+from scripts import Done, run_in_one_process
 
 DIFFS = dict(
     re.findall(r"^### (.+?)\n.*?^```diff\n(.*?)^```", PAGES["CONTRIBUTING.md"], re.M | re.S)
@@ -40,19 +39,30 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-@pytest.fixture
-def run(tree: Path) -> Callable[..., str]:
-    """Runs a Python command in the copy and returns what it prints."""
-
-    def command(*words: str) -> str:
-        environment = os.environ | {"PYTHONPATH": str(tree)}
-        done = subprocess.run(
-            [sys.executable, *words], cwd=tree, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr[-3000:]
-        return done.stdout
-
-    return command
+@pytest.fixture(scope="module")
+def done(tree: Path, shared: Path) -> dict[str, Done]:
+    """What the commands of the page left in the copy."""
+    rng = np.random.default_rng(0)
+    (tree / "logs").mkdir()
+    for episode in range(3):
+        steps = [
+            {"observation": rng.normal(size=3).tolist(), "action": [0.1 * t], "reward": -t}
+            for t in range(6)
+        ]
+        text = "".join(json.dumps(step) + "\n" for step in steps)
+        (tree / "logs" / f"{episode}.jsonl").write_text(text)
+    train = [
+        "train.py", "experiment=smoke", "model=linear", "policy=crr", "policy.real_ratio=0.5",
+        "training.policy.window=2", "policy.units=16", "policy.rollout_batch_size=8",
+        "evaluation.episodes=1", "evaluation.num_samples=2",
+        "evaluation.policy_ranking.rollouts_per_policy=0",
+        "evaluation.policy_ranking.num_start_states=0",
+        f"data.cache_dir={shared / 'datasets'}",
+        f"training.compilation_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
+        "logging.wandb=disabled",
+    ]  # fmt: skip
+    inspect = ["worldmodel/data/__main__.py", "inspect", "logs/*.jsonl", "reward=reward"]
+    return run_in_one_process({"train": train, "inspect": inspect}, tree, tree)
 
 
 def test_there_is_a_diff_for_everything_that_can_be_registered():
@@ -69,33 +79,15 @@ def test_a_diff_adds_few_files_and_at_most_one_line_elsewhere(title: str) -> Non
 
 
 def test_the_added_family_and_algorithm_train_and_the_section_is_in_the_results(
-    run: Callable[..., str], tree: Path, shared: Path
+    done: dict[str, Done], tree: Path
 ) -> None:
-    printed = run(
-        "train.py", "experiment=smoke", "model=linear", "policy=crr", "policy.real_ratio=0.5",
-        "training.policy.window=2", "policy.units=16", "policy.rollout_batch_size=8",
-        "evaluation.policy_ranking.rollouts_per_policy=0",
-        "evaluation.policy_ranking.num_start_states=0",
-        f"data.cache_dir={shared / 'datasets'}",
-        f"training.compilation_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
-        "logging.wandb=disabled",
-    )  # fmt: skip
-    assert "report.html" in printed
+    assert "report.html" in done["train"].stdout, done["train"].stderr[-3000:]
     results = json.loads((tree / "runs" / "smoke-0" / "evaluation" / "results.json").read_text())
     assert np.isfinite(results["returns"]["policy"]["value"])
     errors = [results[key]["observation"]["1"]["error"] for key in ("prediction", "worst_case")]
     assert 0 < errors[0]["value"] <= errors[1]["value"] < np.inf
 
 
-def test_the_added_reader_reads(run: Callable[..., str], tree: Path) -> None:
-    rng = np.random.default_rng(0)
-    (tree / "logs").mkdir()
-    for episode in range(3):
-        steps = [
-            {"observation": rng.normal(size=3).tolist(), "action": [0.1 * t], "reward": -t}
-            for t in range(6)
-        ]
-        text = "".join(json.dumps(step) + "\n" for step in steps)
-        (tree / "logs" / f"{episode}.jsonl").write_text(text)
-    card = run("-m", "worldmodel.data", "inspect", "logs/*.jsonl", "reward=reward")
+def test_the_added_reader_reads(done: dict[str, Done]) -> None:
+    card = done["inspect"].stdout
     assert re.search(r"\b3\b.*episodes|episodes.*\b3\b", card), card

@@ -6,15 +6,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pages import ROOT
+from scripts import Done, run_in_one_process
 
 MODULE = '''\
 """A linear family, an algorithm, a format and a section of another package."""
@@ -133,7 +130,37 @@ TRAINING = [
     "evaluation.policy_ranking.rollouts_per_policy=0",
     "evaluation.policy_ranking.num_start_states=0",
 ]
-Run = Callable[..., subprocess.CompletedProcess[str]]
+COMMAND = [
+    *(str(ROOT / "train.py"), "name=robot", "model=shift", "model.units=8", "policy=clone"),
+    *("policy.units=8", "data=lines", "data.path=robot.lines", "data.holdout=0.4", *TRAINING),
+    f"training.compilation_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
+]
+DATA_COMMAND = str(ROOT / "worldmodel" / "data" / "__main__.py")
+# Scripts that run one after another.
+COMMANDS = {
+    "help": [str(ROOT / "train.py"), "--help", "model=shift", "policy=clone"],
+    "mistyped": [str(ROOT / "train.py"), "model=shfit"],
+    "inspect": [DATA_COMMAND, "inspect", "robot.lines"],
+    "train": COMMAND,
+    "lose the last checkpoint": ["lose.py"],
+    "resume": COMMAND,
+    "load": ["load.py"],
+}
+LOSE = """
+import shutil
+
+shutil.copy("runs/robot/summary.json", "first.json")
+shutil.rmtree("runs/robot/checkpoints/policy/8")
+"""
+LOAD = """
+import worldmodel
+
+run = worldmodel.load("runs/robot")
+dataset = run.dataset()
+seen = {"position": dataset.observations["position"][None, :3]}
+future = run.predict(seen, dataset.actions[None, :7], context=3, horizon=5)
+print(type(run.model).__name__, future["position"].shape)
+"""
 
 
 def install(folder: Path, name: str, source: str) -> None:
@@ -146,11 +173,12 @@ def install(folder: Path, name: str, source: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Runs Python in a folder with a data file, where the plug-in is installed."""
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a data file and a plug-in."""
     folder = tmp_path_factory.mktemp("plugin")
-    site = folder / "site"
-    install(site, "wm_example", MODULE)
+    install(folder / "site", "wm_example", MODULE)
+    (folder / "lose.py").write_text(LOSE)
+    (folder / "load.py").write_text(LOAD)
     rng = np.random.default_rng(0)
     with (folder / "robot.lines").open("w") as file:
         for _ in range(6):
@@ -158,70 +186,52 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Run:
             position = np.concatenate([np.zeros((1, 2)), np.cumsum(action, 0)])
             episode = {"position": position, "action": action, "reward": -np.abs(action[:, 0])}
             file.write(json.dumps({key: value.tolist() for key, value in episode.items()}) + "\n")
-
-    def run(*words: str, plugins: Path = site) -> subprocess.CompletedProcess[str]:
-        paths = os.pathsep.join([str(plugins), str(ROOT), os.environ.get("PYTHONPATH", "")])
-        return subprocess.run(
-            [sys.executable, *words],
-            cwd=folder,
-            env=os.environ | {"PYTHONPATH": paths},
-            capture_output=True,
-            text=True,
-        )
-
-    return run
+    return folder
 
 
-def succeed(done: subprocess.CompletedProcess[str]) -> str:
+@pytest.fixture(scope="module")
+def done(folder: Path) -> dict[str, Done]:
+    """What `COMMANDS` left."""
+    return run_in_one_process(COMMANDS, folder, folder / "site")
+
+
+def printed(done: Done) -> str:
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
 
-def test_help_lists_the_choices_and_options_of_a_plugin(python: Run) -> None:
-    output = succeed(python(str(ROOT / "train.py"), "--help", "model=shift", "policy=clone"))
+def test_help_lists_the_choices_and_options_of_a_plugin(done: dict[str, Done]) -> None:
+    output = printed(done["help"])
     assert "shift*" in output and "clone*" in output and "lines" in output
     assert "share of the latent that a step keeps" in output
 
 
-def test_a_run_of_a_plugin_trains_resumes_and_loads(python: Run, shared: Path) -> None:
-    words = [
-        *(str(ROOT / "train.py"), "name=robot", "model=shift", "model.units=8", "policy=clone"),
-        *("policy.units=8", "data=lines", "data.path=robot.lines", "data.holdout=0.4", *TRAINING),
-        f"training.compilation_cache={os.environ['JAX_COMPILATION_CACHE_DIR']}",
-    ]
-    succeed(python(*words))
-    run = Path(python("-c", "import os; print(os.getcwd())").stdout.strip()) / "runs" / "robot"
+def test_a_run_of_a_plugin_trains_resumes_and_loads(folder: Path, done: dict[str, Done]) -> None:
+    printed(done["train"])
+    run = folder / "runs" / "robot"
     results = json.loads((run / "evaluation" / "results.json").read_text())
     assert results["prediction"]["position"]["3"]["error"]["n"] > 0
     assert results["held_out_episodes"] == 2
-    summary = json.loads((run / "summary.json").read_text())
-    shutil.rmtree(run / "checkpoints" / "policy" / "8")
-    assert "step 4" in succeed(python(*words))
-    resumed = json.loads((run / "summary.json").read_text())
-    policies = [s["stages"]["policy"]["state_sha256"] for s in (summary, resumed)]
+    assert "step 4" in printed(done["resume"])
+    summaries = [json.loads(p.read_text()) for p in (folder / "first.json", run / "summary.json")]
+    policies = [summary["stages"]["policy"]["state_sha256"] for summary in summaries]
     assert policies[0] == policies[1]
-    program = (
-        "import worldmodel; run = worldmodel.load('runs/robot'); dataset = run.dataset()\n"
-        "seen = {'position': dataset.observations['position'][None, :3]}\n"
-        "future = run.predict(seen, dataset.actions[None, :7], context=3, horizon=5)\n"
-        "print(type(run.model).__name__, future['position'].shape)"
-    )
-    assert succeed(python("-c", program)).split("\n")[0] == "Shift (1, 1, 5, 2)"
+    assert printed(done["load"]).split("\n")[0] == "Shift (1, 1, 5, 2)"
 
 
-def test_messages_name_the_choices_of_a_plugin(python: Run) -> None:
-    done = python(str(ROOT / "train.py"), "model=shfit")
-    assert done.returncode == 2 and "did you mean 'shift'" in done.stderr
+def test_messages_name_the_choices_of_a_plugin(done: dict[str, Done]) -> None:
+    assert done["mistyped"].returncode == 2 and "did you mean 'shift'" in done["mistyped"].stderr
 
 
-def test_a_plugins_format_is_found_by_its_file_extension(python: Run) -> None:
-    output = succeed(python("-m", "worldmodel.data", "inspect", "robot.lines"))
+def test_a_plugins_format_is_found_by_its_file_extension(done: dict[str, Done]) -> None:
+    output = printed(done["inspect"])
     assert "robot.lines" in output and "120" in output
 
 
-def test_a_plugin_that_fails_at_import_is_reported_in_one_line(python: Run, tmp_path: Path) -> None:
+def test_a_plugin_that_fails_at_import_is_reported_in_one_line(tmp_path: Path) -> None:
     install(tmp_path, "wm_broken", "import no_such_library")
-    done = python(str(ROOT / "train.py"), "model=rssm", plugins=tmp_path)
+    command = [str(ROOT / "train.py"), "model=rssm"]
+    done = run_in_one_process({"train": command}, tmp_path, tmp_path)["train"]
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.strip().splitlines()
     assert "plug-in wm_broken" in line and "No module named 'no_such_library'" in line

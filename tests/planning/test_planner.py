@@ -1,6 +1,7 @@
 """Planners compared with optimal plans and with their formulas."""
 
 from dataclasses import replace
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -221,20 +222,34 @@ def test_every_option_changes_the_plan(known):
     cost, gain = known.riccati(LONG)
     model, actor, value = known.LinearQuadratic(), Gain(gain), Quadratic(cost)
 
-    def first_actions(**changes):
-        options = replace(FEW, **{"num_policy_samples": 1, **changes})
-        planner = planning.build(options, known.spec(2, 1.0), actor, value)
-        state, plan = model.at(STARTS), planner.init_carry(len(STARTS))
-        return np.asarray(jax.jit(planner.plan)(model, state, plan, jax.random.key(0))[:, 0])
+    @cache
+    def search(kind, **shapes):
+        """A function of the numbers among the options, compiled for the others."""
 
-    cem, mppi = first_actions(), first_actions(kind="mppi")
+        def first_actions(numbers):
+            options = replace(FEW, kind=kind, **{"num_policy_samples": 1, **shapes}, **numbers)
+            planner = planning.build(options, known.spec(2, 1.0), actor, value)
+            state, plan = model.at(STARTS), planner.init_carry(len(STARTS))
+            return planner.plan(model, state, plan, jax.random.key(0))[:, 0]
+
+        return jax.jit(first_actions)
+
+    def first_actions(kind="cem", **changes):
+        numbers = {k: getattr(FEW, k) for k in ("discount", "initial_std", "min_std")}
+        numbers["temperature"] = FEW.temperature
+        if changes.get("discount", 0.5) is None:
+            del numbers["discount"]
+        numbers |= {k: changes.pop(k) for k in list(changes) if k in numbers}
+        return np.asarray(search(kind, **changes)(numbers))
+
+    cem, mppi = first_actions(), first_actions("mppi")
     changes = {
         "horizon": 14, "num_samples": 17, "num_elites": 5, "iterations": 3,
         "num_policy_samples": 2, "use_value": False,
         "discount": 0.5, "initial_std": 0.5, "min_std": 0.6,
     }  # fmt: skip
     others = {"kind": mppi - cem} | {k: first_actions(**{k: v}) - cem for k, v in changes.items()}
-    others["temperature"] = first_actions(kind="mppi", temperature=5.0) - mppi
+    others["temperature"] = first_actions("mppi", temperature=5.0) - mppi
     assert others.keys() == vars(FEW).keys()
     assert [name for name, change in others.items() if np.abs(change).max() < 1e-4] == []
     np.testing.assert_array_equal(first_actions(discount=None), first_actions(discount=0.5))

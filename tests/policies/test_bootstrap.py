@@ -13,6 +13,7 @@ from flax import nnx
 from worldmodel.config import StageOptions
 from worldmodel.data import Episode, Trajectories, stack_episodes
 from worldmodel.data.loader import pad_episodes
+from worldmodel.data.windows import Window
 from worldmodel.nn import optimizer
 from worldmodel.nn.heads import ScalarHead
 from worldmodel.nn.learner import split_module
@@ -36,9 +37,9 @@ def dataset(terminated: bool) -> Trajectories:
     )
 
 
-def learned_value(terminated: bool) -> float:
+@jax.jit
+def learn(window: Window) -> jax.Array:
     """The value by a critic that learns from the rewards of the dataset alone."""
-    window = jax.tree.map(jnp.asarray, pad_episodes(dataset(terminated)))
     options = ActorCriticOptions(discount=DISCOUNT)
     head = ScalarHead(1, 8, 1, rngs=nnx.Rngs(params=0), dtype=jnp.float32)
     definition, params = split_module(head)
@@ -51,15 +52,18 @@ def learned_value(terminated: bool) -> float:
         known = jax.lax.stop_gradient(fixed(features).mean())
 
         def loss(params: dict) -> jax.Array:
-            critic = nnx.merge(definition, params)
-            nets = {"critic": critic, "target_critic": fixed}
+            nets = {"critic": nnx.merge(definition, params), "target_critic": fixed}
             return replay_loss(options, nets, features, window, known)
 
         updates, state = tx.update(jax.grad(loss)(params), state, params)
         return (jax.tree.map(jnp.add, params, updates), state), None
 
     (params, _), _ = jax.lax.scan(update, (params, tx.init(params)), length=1500)
-    return float(nnx.merge(definition, params)(jnp.ones((1, 1))).mean()[0])
+    return nnx.merge(definition, params)(jnp.ones((1, 1))).mean()[0]
+
+
+def learned_value(terminated: bool) -> float:
+    return float(learn(pad_episodes(dataset(terminated))))
 
 
 def test_terminal_states_are_not_bootstrapped() -> None:
