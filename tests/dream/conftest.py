@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -22,19 +23,25 @@ from worldmodel.models.rssm import RSSMOptions
 RSSM = RSSMOptions(deter=16, hidden=8, classes=4, stoch=4, depth=2, blocks=2)
 
 
-def dream_of(options: ModelOptions, dataset: Trajectories, **changes: object) -> Dream:
-    """A dream of a model with its initial parameters."""
+def dreams_of(
+    options: ModelOptions, dataset: Trajectories, **defaults: object
+) -> Callable[..., Dream]:
+    """Makes dreams of one model with its initial parameters; equal options give the same dream."""
     spec = dataset.spec({key: "standardize" for key in dataset.observations})
     model = models.build(options, spec, jax.random.key(0))
-    chosen = DreamOptions(**{"context": 2, "time_limit": 50, **changes})
-    return build_dream(model, spec, dataset, np.arange(dataset.num_episodes), chosen)
+
+    @functools.cache
+    def make(**changes: object) -> Dream:
+        chosen = DreamOptions(**{"context": 2, "time_limit": 50, **defaults, **changes})
+        return build_dream(model, spec, dataset, np.arange(dataset.num_episodes), chosen)
+
+    return make
 
 
 @pytest.fixture(scope="session")
 def true_pendulum(pendulum: Trajectories) -> Callable[..., Dream]:
     """Dreams of the oracle, which are the real environment."""
-    options = OracleOptions(environment="Pendulum-v1")
-    return lambda **changes: dream_of(options, pendulum, **{"context": 1, **changes})
+    return dreams_of(OracleOptions(environment="Pendulum-v1"), pendulum, context=1)
 
 
 @pytest.fixture(scope="session")
@@ -55,7 +62,7 @@ def hoppers() -> Trajectories:
 def hopping(hoppers: Trajectories) -> Callable[..., Dream]:
     """Dreams of an ensemble that end by Hopper's rule."""
     options = EnsembleOptions(num_members=4, num_elites=3, units=8, layers=1, termination="hopper")
-    return lambda **changes: dream_of(options, hoppers, **changes)
+    return dreams_of(options, hoppers)
 
 
 @pytest.fixture(scope="session")
@@ -76,4 +83,4 @@ def image_and_vector() -> Trajectories:
 @pytest.fixture(scope="session")
 def stochastic(image_and_vector: Trajectories) -> Callable[..., Dream]:
     """Dreams of an RSSM, whose steps and ends are sampled."""
-    return lambda **changes: dream_of(RSSM, image_and_vector, **changes)
+    return dreams_of(RSSM, image_and_vector)

@@ -22,13 +22,14 @@ from worldmodel.models.diffusion import DiffusionOptions
 from worldmodel.models.ensemble import EnsembleOptions
 from worldmodel.models.gru import GRUOptions
 from worldmodel.models.koopman import KoopmanOptions
-from worldmodel.models.mlp import MLPOptions
 from worldmodel.models.observed import ObservedOptions
 from worldmodel.models.trajectory_diffusion import TrajectoryDiffusionOptions
 
 KEY = jax.random.key(0)
 Make = Callable[..., Dream]
+MANY = 400  # dreams of a batch: the same in all tests, which share compiled programs
 reset, step = jax.jit(Dream.reset, static_argnums=2), jax.jit(Dream.step)
+terminal = jax.jit(lambda dream, state: dream.model.terminal(state.model).mean())
 
 
 def actions_for(dream: Dream, shape: tuple[int, ...]) -> jax.Array:
@@ -93,28 +94,30 @@ def test_single_mapped_and_scanned_dreams_are_equal(
 
 def test_actions_outside_their_bounds_are_clipped(hopping: Make) -> None:
     dream = hopping()
-    state, _ = reset(dream, KEY, 2)
-    beyond = jnp.array([[1.5, -3.0, 0.2], [0.0, 0.5, 9.0]])
+    state, _ = reset(dream, KEY, MANY)
+    beyond = 3 * actions_for(dream, (MANY,))
     actual = step(dream, state, beyond, KEY)
     assert_same(actual, step(dream, state, jnp.clip(beyond, -1, 1), KEY), exact=True)
-    assert (
-        actual[1]["observation"] != step(dream, state, 0.9 * beyond, KEY)[1]["observation"]
-    ).any()
+    smaller = step(dream, state, 0.3 * beyond, KEY)
+    assert (actual.observation["observation"] != smaller.observation["observation"]).any()
 
 
 @pytest.mark.parametrize("kind", ["true_pendulum", "stochastic"])
 def test_a_batch_has_the_shapes_of_single_dreams(kind: str, request: pytest.FixtureRequest) -> None:
     dream: Dream = request.getfixturevalue(kind)()
-    alone, batch = reset(dream, KEY, None), reset(dream, KEY, 5)
-    alone = (alone, step(dream, alone[0], actions_for(dream, ()), KEY)[1:])
-    batch = (batch, step(dream, batch[0], actions_for(dream, (5,)), KEY)[1:])
+
+    def begun(batch: int | None) -> tuple:
+        state, observation = dream.reset(KEY, batch)
+        action = actions_for(dream, () if batch is None else (batch,))
+        return state, observation, dream.step(state, action, KEY)
+
+    alone, batch = (jax.eval_shape(lambda count=count: begun(count)) for count in (None, 5))
     for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(batch), strict=True):
         assert (5, *a.shape) == b.shape and a.dtype == b.dtype
 
 
 SMALL = {
     "koopman": KoopmanOptions(units=8, latent_dim=8, depth=2, reencode_every=2),
-    "mlp": MLPOptions(units=8, latent_dim=8, depth=2),
     "diffusion": DiffusionOptions(sampler_steps=2),
 }
 
@@ -145,10 +148,11 @@ def test_a_dream_is_the_rollout_of_the_model(family: str, hoppers: Trajectories)
 
 def test_images_have_the_type_and_range_of_the_dataset(stochastic: Make) -> None:
     dream = stochastic()
-    state, observation = reset(dream, KEY, 3)
-    assert observation["image"].dtype == jnp.uint8 and observation["image"].shape == (3, 16, 16, 1)
+    state, observation = reset(dream, KEY, MANY)
+    image = observation["image"]
+    assert image.dtype == jnp.uint8 and image.shape == (MANY, 16, 16, 1)
     mean = jax.jit(lambda state: dream.model.observation(state)["image"].mean())(state.model)
-    np.testing.assert_allclose(observation["image"], mean, atol=0.501)
+    np.testing.assert_allclose(image, mean, atol=0.501)
 
 
 # ----------------------------------------------------------------------------- initial states
@@ -206,31 +210,36 @@ def test_the_time_limit_truncates_and_does_not_terminate(true_pendulum: Make) ->
 
 def test_a_dream_ends_by_the_termination_rule_of_the_model(hopping: Make) -> None:
     dream = hopping()
-    state, _ = reset(dream, KEY, 400)
-    _, observation, _, terminated, truncated, _ = step(
-        dream, state, actions_for(dream, (400,)), KEY
-    )
+    state, _ = reset(dream, KEY, MANY)
+    action = actions_for(dream, (MANY,))
+    _, observation, _, terminated, truncated, _ = step(dream, state, action, KEY)
     ended = termination.hopper(observation["observation"])
     np.testing.assert_array_equal(terminated, ended)
     assert 20 < terminated.sum() < 380 and not truncated.any()
 
 
 def test_ends_are_sampled_with_the_predicted_probability(stochastic: Make) -> None:
-    dream, count = stochastic(), 4000
-    state, _ = reset(dream, KEY, count)
-    state, _, _, terminated, _, _ = step(dream, state, actions_for(dream, (count,)), KEY)
-    probability = np.asarray(jax.jit(lambda s: dream.model.terminal(s).mean())(state.model))
-    spread = np.sqrt((probability * (1 - probability)).sum())
-    assert 0.2 < probability.mean() < 0.8
-    assert abs(terminated.sum() - probability.sum()) < 4 * spread
+    dream, total, expected, variance = stochastic(), 0, 0.0, 0.0
+    for key in jax.random.split(KEY, 10):
+        state, _ = reset(dream, key, MANY)
+        state, _, _, terminated, _, _ = step(dream, state, actions_for(dream, (MANY,)), key)
+        probability = np.asarray(terminal(dream, state), np.float64)
+        total += int(terminated.sum())
+        expected += probability.sum()
+        variance += (probability * (1 - probability)).sum()
+    assert 0.2 < expected / (10 * MANY) < 0.8
+    assert abs(total - expected) < 4 * np.sqrt(variance)
 
 
 # ------------------------------------------------------------------------------ uncertainty
 
 
+predict_members = jax.jit(lambda dream, state, action: dream.model.predict_members(state, action))
+
+
 def spread_of(dream: Dream, state: object, action: jax.Array) -> np.ndarray:
     """Standard deviation of the members' mixture: root of the mean variance over dimensions."""
-    members = jax.jit(dream.model.predict_members)(state, action)
+    members = predict_members(dream, state, action)
     location, scale = np.asarray(members.location), np.asarray(members.scale)
     mixture = (scale**2 + location**2).mean(0) - location.mean(0) ** 2
     return np.sqrt(mixture.mean(-1))
@@ -240,8 +249,8 @@ def test_the_mean_uncertainty_on_the_dataset_costs_penalty_scale_reward_deviatio
     hopping: Make, hoppers: Trajectories
 ) -> None:
     free, paid = hopping(), hopping(penalty="ensemble_std", penalty_scale=0.7)
-    state, _ = reset(free, KEY, 50)
-    action = actions_for(free, (50,))
+    state, _ = reset(free, KEY, MANY)
+    action = actions_for(free, (MANY,))
     mean = spread_of(free, free.initial_states.state, free.initial_states.action).mean()
     uncertainty = spread_of(free, state.model, action)
     cost = 0.7 * hoppers.spec().reward_mean_std[1] * uncertainty / mean
@@ -256,33 +265,29 @@ def test_a_dream_is_truncated_above_the_quantile_of_uncertainty_on_the_dataset(
     hopping: Make,
 ) -> None:
     dream = hopping(truncation_quantile=0.8)
-    state, _ = reset(dream, KEY, 200)
-    action = actions_for(dream, (200,))
-    limit = np.quantile(
-        spread_of(dream, dream.initial_states.state, dream.initial_states.action), 0.8
-    )
+    state, _ = reset(dream, KEY, MANY)
+    action, begin = actions_for(dream, (MANY,)), dream.initial_states
+    limit = np.quantile(spread_of(dream, begin.state, begin.action), 0.8)
     beyond = spread_of(dream, state.model, action) > limit
     _, _, _, terminated, truncated, info = step(dream, state, action, KEY)
     np.testing.assert_array_equal(truncated, beyond)
     np.testing.assert_array_equal(info["uncertainty_truncated"], beyond)
-    assert 0 < beyond.sum() < 200
+    assert 0 < beyond.sum() < MANY
     assert (terminated & ~truncated).any() and (truncated & ~terminated).any()
 
 
 def test_one_elite_predicts_a_whole_dream(hopping: Make) -> None:
     dream = hopping(member_sampling="episode")
-    state, _ = reset(dream, KEY, 30)
+    state, _ = reset(dream, KEY, MANY)
     assert set(state.member.tolist()) == {0, 1, 2}
-    action, model = actions_for(dream, (30,)), dream.model
+    action, model = actions_for(dream, (MANY,)), dream.model
     later, *_ = step(dream, state, action, KEY)
     np.testing.assert_array_equal(later.member, state.member)
-    members = jax.device_get(jax.jit(model.predict_members)(state.model, action))
+    members = jax.device_get(predict_members(dream, state.model, action))
     noise = np.asarray(jax.random.normal(jax.random.split(KEY)[0], members.location.shape[1:]))
-    for row, member in enumerate(np.asarray(model.elites())[state.member]):
-        location, scale = members.location[member, row], members.scale[member, row]
-        before = jax.tree.map(lambda x, row=row: x[row], state.model)
-        expected = model.next_state(before, location + scale * noise[row])
-        np.testing.assert_allclose(later.model.point[row], expected.point, rtol=1e-4, atol=1e-5)
+    drawn = np.asarray(model.elites())[state.member], np.arange(MANY)
+    expected = model.next_state(state.model, members.location[drawn] + members.scale[drawn] * noise)
+    np.testing.assert_allclose(later.model.point, expected.point, rtol=1e-4, atol=1e-5)
 
 
 # -------------------------------------------------------------------------------- invalid input

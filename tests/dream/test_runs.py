@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -19,6 +20,7 @@ from worldmodel.errors import ConfigError
 from worldmodel.evaluation.returns import FeaturePolicy, model_policy, run_episodes
 
 ROOT = Path(__file__).parents[2]
+DREAM = "worldmodel.dream:worldmodel/Dream-v0"
 
 
 def python(program: str) -> str:
@@ -32,33 +34,40 @@ def python(program: str) -> str:
 # ------------------------------------------------------------------------------------ registration
 
 
-def test_reading_options_does_not_import_gymnasium() -> None:
-    output = python("import sys, worldmodel.config.compose; print('gymnasium' in sys.modules)")
-    assert output.split() == ["False"]
+def test_gymnasium_finds_dreams_by_their_id_alone() -> None:
+    """Reading options does not import Gymnasium; its `make` imports what it needs."""
+    output = python(
+        "import sys, worldmodel.config.compose; print('gymnasium' in sys.modules)\n"
+        f"import gymnasium\ntry: gymnasium.make({DREAM!r}, run='nowhere')\n"
+        "except Exception as error: print(error)\n"
+    )
+    imported, error = output.splitlines()
+    assert imported == "False" and "nowhere: not a run directory" in error
 
 
 def test_gymnasium_makes_single_and_vector_environments(smoke_run: Path) -> None:
-    output = python(
-        "import gymnasium; name = 'worldmodel.dream:worldmodel/Dream-v0'\n"
-        f"one = gymnasium.make(name, run={str(smoke_run)!r})\n"
-        "one.reset(seed=0); print(one.step(one.action_space.sample())[0].shape)\n"
-        f"many = gymnasium.make_vec(name, num_envs=3, run={str(smoke_run)!r}, time_limit=1)\n"
-        "many.reset(seed=0); print(many.step(many.action_space.sample())[3])\n"
-    )
-    assert output.split("\n") == ["(3,)", "[ True  True  True]", ""]
+    given = {"run": str(smoke_run), "max_initial_states": 50, "time_limit": 1}
+    single = gymnasium.make(DREAM, **given)
+    single.reset(seed=0)
+    assert single.step(single.action_space.sample())[0].shape == (3,)
+    many = gymnasium.make_vec(DREAM, num_envs=3, **given)
+    many.reset(seed=0)
+    assert many.step(many.action_space.sample())[3].tolist() == [True] * 3
 
 
 # ------------------------------------------------------------------------------------- loaded runs
 
 
-def test_a_loaded_run_dreams_of_its_held_out_episodes(smoke_run: Path) -> None:
-    run = worldmodel.load(smoke_run)
+@pytest.fixture(scope="module")
+def run(smoke_run: Path) -> worldmodel.LoadedRun:
+    return worldmodel.load(smoke_run)
+
+
+def test_a_loaded_run_dreams_of_its_held_out_episodes(run: worldmodel.LoadedRun) -> None:
     dataset = data.load(run.config.data)
     training, held_out = split_episodes(dataset.num_episodes, run.config.data.holdout)
-    single, many = (
-        run.dream(max_initial_states=50),
-        run.dream(num_envs=5, split="training", max_initial_states=50),
-    )
+    single = run.dream(max_initial_states=50)
+    many = run.dream(num_envs=5, split="training", max_initial_states=50)
     assert type(single) is DreamEnv and type(many) is DreamVectorEnv and many.num_envs == 5
     assert set(single.dream.initial_states.episode.tolist()) <= set(held_out.tolist())
     assert set(many.dream.initial_states.episode.tolist()) <= set(training.tolist())
@@ -66,8 +75,7 @@ def test_a_loaded_run_dreams_of_its_held_out_episodes(smoke_run: Path) -> None:
     assert single.dream.initial_states.step.min() >= run.config.evaluation.context - 1
 
 
-def test_invalid_options_are_refused(smoke_run: Path) -> None:
-    run = worldmodel.load(smoke_run)
+def test_invalid_options_are_refused(run: worldmodel.LoadedRun) -> None:
     with pytest.raises(ConfigError, match="did you mean 'dream.time_limit'"):
         run.dream(time_limt=3)
     with pytest.raises(ConfigError, match="dream.split=test: accepts one of held_out"):
