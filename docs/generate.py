@@ -15,7 +15,7 @@ from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from worldmodel.aggregate.options import AggregateOptions
+from worldmodel.aggregate.command import AggregateOptions
 from worldmodel.config import Config, EvalConfig
 from worldmodel.config.arguments import parse_overrides
 from worldmodel.config.compose import blank, choices_of, compose_files

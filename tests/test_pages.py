@@ -13,7 +13,7 @@ import pytest
 from pages import PAGES, README, ROOT, blocks, words_after
 
 import worldmodel
-from worldmodel.aggregate.options import AggregateOptions
+from worldmodel.aggregate.command import AggregateOptions
 from worldmodel.cli.eval import parse_eval
 from worldmodel.cli.sweep import plan_sweep
 from worldmodel.cli.train import training_help

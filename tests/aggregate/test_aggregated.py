@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from worldmodel.aggregate.command import AggregateOptions
 from worldmodel.aggregate.command import run as aggregate
 from worldmodel.aggregate.methods import ScoreTable, distinguishing, score_table
-from worldmodel.aggregate.options import AggregateOptions
 from worldmodel.aggregate.results import (
     AggregateResults,
     aggregate_methods,

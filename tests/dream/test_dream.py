@@ -293,28 +293,32 @@ def test_one_elite_predicts_a_whole_dream(hopping: Make) -> None:
 # -------------------------------------------------------------------------------- invalid input
 
 
-def error_of(options: object, dataset: Trajectories, **changes: object) -> str:
-    spec = dataset.spec()
-    model = models.build(options, spec, KEY)
+def error_of(model: models.WorldModel, dataset: Trajectories, **changes: object) -> str:
     chosen = DreamOptions(**{"context": 1, "time_limit": 5, **changes})
     with pytest.raises(ConfigError) as raised:
-        build_dream(model, spec, dataset, np.arange(dataset.num_episodes), chosen)
+        build_dream(model, dataset.spec(), dataset, np.arange(dataset.num_episodes), chosen)
     return str(raised.value)
 
 
+def shapes_of(options: object, dataset: Trajectories) -> models.WorldModel:
+    """A model without values, which takes no time to build."""
+    return nnx.eval_shape(lambda: models.build(options, dataset.spec(), KEY))
+
+
 def test_a_model_that_does_not_go_step_by_step_is_refused(hoppers: Trajectories) -> None:
-    whole = error_of(TrajectoryDiffusionOptions(segment_length=4), hoppers)
+    whole = error_of(shapes_of(TrajectoryDiffusionOptions(segment_length=4), hoppers), hoppers)
     assert "samples whole trajectories" in whole and "accepted: model=diffusion, ensemble" in whole
-    assert "has no dynamics" in error_of(ObservedOptions(), hoppers)
+    assert "has no dynamics" in error_of(shapes_of(ObservedOptions(), hoppers), hoppers)
 
 
 def test_uncertainty_needs_members_and_dreams_need_rewards(hoppers: Trajectories) -> None:
-    gru = GRUOptions(units=8, latent_dim=8, depth=2)
+    gru = models.build(GRUOptions(units=8, latent_dim=8, depth=2), hoppers.spec(), KEY)
     assert "no members" in error_of(gru, hoppers, penalty="ensemble_std")
     assert "no members" in error_of(gru, hoppers, truncation_quantile=0.9)
     assert "one of several members" in error_of(gru, hoppers, member_sampling="episode")
     single = EnsembleOptions(num_members=2, num_elites=1, units=8, layers=1)
-    assert "one of several members" in error_of(single, hoppers, member_sampling="episode")
+    alone = shapes_of(single, hoppers)
+    assert "one of several members" in error_of(alone, hoppers, member_sampling="episode")
     fields = {f: getattr(hoppers, f) for f in ("observations", "actions", "lengths", "terminated")}
     rewardless = Trajectories(
         **fields, rewards=None, action_spec=hoppers.action_spec, source="none"

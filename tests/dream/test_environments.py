@@ -17,6 +17,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.dream import Dream, DreamEnv, DreamVectorEnv
+from worldmodel.dream.spaces import validate_action
 from worldmodel.errors import UserError
 from worldmodel.models import termination
 
@@ -244,6 +245,11 @@ def test_invalid_arguments_are_refused(pendulums: Callable, pendulum: Trajectori
         for options, expected in (
             ({"epsode": 1}, "did you mean 'episode'"),
             ({"step": 1}, "accepted with episode"),
+            (["episode"], r"options: \['episode'\]; accepted: a dict with episode, step"),
+            ({3: 1}, "no such option of reset as 3"),
+            ({"episode": "a"}, "options: episode: 'a'; accepted: an integer, at least 0"),
+            ({"episode": [5, 5]}, r"options: episode: \[5, 5\]"),
+            ({"episode": 5, "step": float("nan")}, "options: step: nan"),
             ({"episode": 12}, "no dream begins in episode 12; accepted: 0, 1"),
             ({"episode": 0, "step": 1}, r"no dream begins at step 1 .* the nearest is 0"),
         ):
@@ -252,9 +258,44 @@ def test_invalid_arguments_are_refused(pendulums: Callable, pendulum: Trajectori
         environment.reset()
         with pytest.raises(gymnasium.error.InvalidAction, match=r"shape \(7,\)"):
             environment.step(np.zeros(7))
-    with pytest.raises(UserError, match=r"shape \(2,\) .* accepted: \(3,\) bool"):
-        environments.reset(options={"reset_mask": np.ones(2, bool)})
+        spoiled = np.full(environment.action_space.shape, np.nan)
+        with pytest.raises(gymnasium.error.InvalidAction, match="nan.*finite numbers"):
+            environment.step(spoiled)
+        assert np.isfinite(environment.step(np.zeros_like(spoiled))[0]).all()
+    for mask in (np.ones(2, bool), [1, 0, 1], np.zeros(3, bool), None, "all", [[1], [1, 2]]):
+        with pytest.raises(UserError, match=r"reset_mask has .* accepted: \(3,\) bool"):
+            environments.reset(options={"reset_mask": mask})
+    for start in ("a", 1.5, -1, 60, [[0]]):
+        with pytest.raises(UserError, match="start=.*; accepted: indices .* 0 to 59"):
+            environments.dream.reset_at(start, jax.random.key(0))
+    state, _ = environments.dream.reset_at([0, 1], jax.random.key(0))
+    for action in (0.0, [0.0], np.zeros((3, 1)), np.zeros((2, 2))):
+        with pytest.raises(UserError, match=r"action of shape .* accepted: \(2, 1\)"):
+            environments.dream.step(state, action, jax.random.key(0))
+    with pytest.raises(UserError, match="batch: 0"):
+        environments.dream.reset(jax.random.key(0), 0)
     with pytest.raises(UserError, match="autoreset_mode='never'"):
         DreamVectorEnv(environments.dream, pendulum.spec(), 2, "never")
-    with pytest.raises(UserError, match="num_envs=0"):
+    with pytest.raises(UserError, match="num_envs: 0"):
         DreamVectorEnv(environments.dream, pendulum.spec(), 0)
+
+
+TORQUE, CLASSES = gymnasium.spaces.Box(-2, 2, (1,), np.float32), gymnasium.spaces.Discrete(3)
+
+
+@pytest.mark.parametrize(
+    ("space", "action"),
+    [(TORQUE, action) for action in (
+        None, "a", ["a"], [None], [1j], {"a": 1}, [[1, 2], [3]], [], 0.0, [0, 0], [[0]], [np.nan],
+        [-np.inf],
+    )] + [(CLASSES, action) for action in (None, "a", 1.5, 3, -1, [1], np.nan, 2**40, 2**70)],
+)  # fmt: skip
+def test_what_is_no_action_is_refused(space: gymnasium.Space, action: Any) -> None:
+    with pytest.raises(gymnasium.error.InvalidAction, match=r"accepted: (Box|Discrete)"):
+        validate_action(space, action)
+
+
+def test_actions_of_other_types_are_converted() -> None:
+    assert validate_action(TORQUE, [1]).dtype == np.float32
+    assert validate_action(TORQUE, np.array([9.0])).tolist() == [9.0]  # clipped by the dream
+    assert validate_action(CLASSES, np.int8(2)).dtype == np.int64

@@ -42,7 +42,7 @@ def test_gymnasium_finds_dreams_by_their_id_alone() -> None:
         "except Exception as error: print(error)\n"
     )
     imported, error = output.splitlines()
-    assert imported == "False" and "nowhere: not a run directory" in error
+    assert imported == "False" and "nowhere is not a run" in error
 
 
 def test_gymnasium_makes_single_and_vector_environments(smoke_run: Path) -> None:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import jax
 import pytest
+from flax import nnx
 
 import worldmodel
 from worldmodel import models
 from worldmodel.loading import LoadedRun
 from worldmodel.models.oracle import OracleOptions
+from worldmodel.models.trajectory_diffusion import TrajectoryDiffusionOptions
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +28,14 @@ def oracle(smoke: LoadedRun) -> LoadedRun:
     """The same run with Pendulum's own dynamics as its model."""
     options = OracleOptions(environment="Pendulum-v1")
     return replace(smoke, model=models.build(options, smoke.spec, jax.random.key(0)), policy=None)
+
+
+@pytest.fixture(scope="session")
+def whole(smoke: LoadedRun) -> LoadedRun:
+    """The same run with a model, of shapes alone, that samples whole trajectories."""
+    options = TrajectoryDiffusionOptions()
+    model = nnx.eval_shape(lambda: models.build(options, smoke.spec, jax.random.key(0)))
+    return replace(smoke, model=model)
 
 
 @pytest.fixture

@@ -194,9 +194,9 @@ def test_a_video_of_the_true_dynamics_has_equal_halves(
     def difference(run_: LoadedRun) -> np.ndarray:
         """(frames,) share of pixels that differ between the halves."""
         loaded(run_)
-        assert run([*words, "steps=12", "actions=random", f"video={file}"]) == 0
+        assert run([*words, "steps=7", "actions=random", f"video={file}"]) == 0
         frames = frames_of(file)[:, CAPTION:]
-        assert len(frames) == 12
+        assert len(frames) == 7
         half = (frames.shape[2] - GAP) // 2
         left, right = frames[:, :, :half], frames[:, :, half + GAP :]
         assert np.ptp(left) > 100  # the frames are not empty

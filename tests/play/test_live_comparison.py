@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
-import jax
 import numpy as np
 import pytest
 
-from worldmodel import models
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.environments.real import RealEnvironment
 from worldmodel.errors import ConfigError
 from worldmodel.loading import LoadedRun
-from worldmodel.models.trajectory_diffusion import TrajectoryDiffusionOptions
 from worldmodel.play import observation_values
 from worldmodel.play.action_sources import make_action_source
 from worldmodel.play.live_comparison import compare_live
@@ -96,12 +92,11 @@ def test_steps_that_leave_nothing_to_dream_are_refused(
 
 
 def test_a_family_without_steps_is_refused_before_the_first_step(
-    smoke: LoadedRun, real: RealEnvironment
+    whole: LoadedRun, real: RealEnvironment
 ) -> None:
-    whole = models.build(TrajectoryDiffusionOptions(), smoke.spec, jax.random.key(0))
-    run = replace(smoke, model=whole)
+    act = make_action_source("zero", whole)
     with pytest.raises(ConfigError, match="samples whole trajectories"):
-        next(compare_live(run, real, make_action_source("zero", run), context=4, steps=9, seed=0))
+        next(compare_live(whole, real, act, context=4, steps=9, seed=0))
 
 
 # ----------------------------------------------------------------------------------------- values

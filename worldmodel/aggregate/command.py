@@ -7,11 +7,12 @@ before JAX is imported.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from omegaconf import MISSING
+
 from worldmodel.aggregate.methods import score_table
-from worldmodel.aggregate.options import AggregateOptions
 from worldmodel.aggregate.results import (
     AggregateResults,
     aggregate_methods,
@@ -22,6 +23,7 @@ from worldmodel.aggregate.results import (
 from worldmodel.aggregate.runs import find_runs, read_runs
 from worldmodel.config import help as help_text
 from worldmodel.config.arguments import HELP_FLAGS, Arguments, parse_options
+from worldmodel.config.option import option
 from worldmodel.errors import CheckpointError
 from worldmodel.evaluation.report_files import Report, to_plain, write_report
 
@@ -38,6 +40,34 @@ USAGES = (
     "python -m worldmodel.aggregate runs=runs [OPTION=VALUE ...]",
     "python -m worldmodel.aggregate runs=[runs/A,runs/B,...] group_by=[policy.name]",
 )
+
+
+@dataclass
+class AggregateOptions:
+    """Which runs are aggregated, and by which options they are grouped into methods."""
+
+    runs: list[str] = option(
+        MISSING, "run directories, folders that hold some, or patterns such as runs/td3_bc-*"
+    )
+    group_by: list[str] | None = option(
+        None,
+        "options that tell methods apart, such as [policy.name] (null: all that differ between "
+        "runs, but for names, seeds, data, where a model is taken from, and what is written)",
+    )
+    score: str | None = option(
+        None,
+        "what is put together (null: the normalized score where every run has one, else the "
+        "return, which has to be of a single task)",
+        choices=("normalized", "return"),
+    )
+    agent: str | None = option(
+        None,
+        "whose returns (null: each run's policy, or its planner if alone)",
+        choices=("policy", "planner"),
+    )
+    output_dir: str | None = option(
+        None, "where aggregate.{md,json,html} go (null: .aggregated/ next to the first run)"
+    )
 
 
 def run(words: Sequence[str]) -> int:

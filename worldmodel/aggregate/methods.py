@@ -19,13 +19,8 @@ from worldmodel.errors import ConfigError, bullet_list, raise_config_errors
 # Options that say nothing of the method.
 APART = (*RUNTIME_OPTIONS, "seed", "training.num_seeds", "training.pretrained_model")
 APART_GROUPS = (*RUNTIME_OPTION_PREFIXES, "data.")
-NAMES = (
-    "policy.name",
-    "model.name",
-    "data.environment",
-    "data.name",
-    "data.path",
-)  # shown without their key
+# Shown without their key.
+NAMES = ("policy.name", "model.name", "data.environment", "data.name", "data.path")
 MOST_NAMED = 5  # options or runs in one sentence
 
 Cells = dict[tuple[str, str], list[EvaluatedRun]]  # (method, task) -> runs by their seed
@@ -56,7 +51,11 @@ def score_table(
     Raises ConfigError for scores on several scales, a method that has no run on one of the tasks,
     and two runs of one seed.
     """
-    tasks, by = _task_names(runs), _distinguishing_methods(runs) if by is None else _known(runs, by)
+    tasks = _task_names(runs)
+    if by is None:
+        by = distinguishing([run.options for run in runs], _own_options(runs))
+    else:
+        _check_known(runs, by)
     normalized = _is_normalized(runs, tasks, score)
     cells: Cells = {}
     for run in sorted(runs, key=lambda run: int(run.options["seed"])):
@@ -66,22 +65,24 @@ def score_table(
     names = list(tasks.values())
     raise_config_errors(_repeated(cells))
     _refuse_gaps(cells, methods, names, by)
-    scores, notes = {}, []
+    scores, uneven, differing, paths = {}, [], [], {}
     for method in methods:
-        each = [
-            np.concatenate([run.scores(normalized) for run in cells[method, task]])
-            for task in names
-        ]
-        seeds = min(map(len, each))
-        scores[method] = np.stack([values[:seeds] for values in each], 1)
-        notes += _uneven(method, names, list(map(len, each)))
-    by_method = {m: [r for task in names for r in cells[m, task]] for m in methods}
-    for method, own in by_method.items():
-        notes += _differing(method, own, by)
-    paths = {method: [str(run.path) for run in own] for method, own in by_method.items()}
-    return ScoreTable(
-        names, scores, normalized, list(by), paths, [*notes, *_evaluation_notes(runs, cells)]
-    )
+        by_task = [cells[method, task] for task in names]
+        own = [run for runs in by_task for run in runs]
+        paths[method] = [str(run.path) for run in own]
+        each = [np.concatenate([run.scores(normalized) for run in runs]) for runs in by_task]
+        seeds = list(map(len, each))
+        scores[method] = np.stack([values[: min(seeds)] for values in each], 1)
+        if len(set(seeds)) > 1:
+            counts = ", ".join(f"{n} on {task}" for task, n in zip(names, seeds, strict=True))
+            uneven.append(
+                f"{method} has {counts}: of each task the first {min(seeds)} training seeds count, "
+                "the others are left out."
+            )
+        if more := [key for key in _different(own) if key not in by]:
+            differing.append(f"Runs of {method} also differ by {_some(more)}.")
+    notes = [*uneven, *differing, *_evaluation_notes(runs, cells)]
+    return ScoreTable(names, scores, normalized, list(by), paths, notes)
 
 
 def label(options: Mapping[str, str], keys: Iterable[str]) -> str:
@@ -107,40 +108,29 @@ def distinguishing(options: Sequence[Mapping[str, str]], keys: Sequence[str]) ->
     return chosen
 
 
-def _distinguishing_methods(runs: Sequence[EvaluatedRun]) -> list[str]:
-    return distinguishing([run.options for run in runs], _own_options(runs))
-
-
 def _own_options(runs: Sequence[EvaluatedRun]) -> list[str]:
     """The options of the method, names first. The planner's are among them where it acts."""
-    groups = [group for group in APART_GROUPS if group != "evaluation."]
     planned = any(run.agent == "planner" for run in runs)
-    keys = dict.fromkeys(key for run in runs for key in run.options)
     own = [
         key
-        for key in keys
-        if key not in APART
-        and not key.startswith(tuple(groups))
-        and (not key.startswith("evaluation.") or planned and key.startswith("evaluation.planner."))
+        for key in dict.fromkeys(key for run in runs for key in run.options)
+        if planned
+        and key.startswith("evaluation.planner.")
+        or key not in APART
+        and not key.startswith(APART_GROUPS)
     ]
     return sorted(own, key=lambda key: NAMES.index(key) if key in NAMES else len(NAMES))
 
 
-def _known(runs: Sequence[EvaluatedRun], by: Sequence[str]) -> list[str]:
+def _check_known(runs: Sequence[EvaluatedRun], by: Sequence[str]) -> None:
     known = dict.fromkeys(key for run in runs for key in run.options)
-
-    def errors() -> Iterator[str]:
-        for key in by:
-            if f"{key}.name" in known:
-                yield (
-                    f"group_by={key}: holds several options; accepted: one of them, such as "
-                    f"{key}.name"
-                )
-            elif key not in known:
-                yield f"group_by={unknown_option(key, known)}"
-
-    raise_config_errors(errors())
-    return list(by)
+    raise_config_errors(
+        f"group_by={key}: holds several options; accepted: one of them, such as {key}.name"
+        if f"{key}.name" in known
+        else f"group_by={unknown_option(key, known)}"
+        for key in by
+        if key not in known
+    )
 
 
 def _task_names(runs: Sequence[EvaluatedRun]) -> dict[tuple[str, str], str]:
@@ -223,20 +213,6 @@ def _refuse_gaps(
 def _different(runs: Sequence[EvaluatedRun]) -> list[str]:
     """The options of the method that are not the same in all runs."""
     return [k for k in _own_options(runs) if len({run.options.get(k) for run in runs}) > 1]
-
-
-def _uneven(method: str, tasks: Sequence[str], seeds: Sequence[int]) -> Iterator[str]:
-    if len(set(seeds)) > 1:
-        each = ", ".join(f"{n} on {task}" for task, n in zip(tasks, seeds, strict=True))
-        yield (
-            f"{method} has {each}: of each task the first {min(seeds)} training seeds count, the "
-            "others are left out."
-        )
-
-
-def _differing(method: str, runs: Sequence[EvaluatedRun], by: Sequence[str]) -> Iterator[str]:
-    if more := [key for key in _different(runs) if key not in by]:
-        yield f"Runs of {method} also differ by {_some(more)}."
 
 
 def _evaluation_notes(runs: Sequence[EvaluatedRun], cells: Cells) -> Iterator[str]:

@@ -28,8 +28,9 @@ from worldmodel.dream.initial_states import (
     decode_observation,
 )
 from worldmodel.dream.options import DreamOptions
-from worldmodel.errors import ConfigError
+from worldmodel.errors import ArgumentError, ConfigError
 from worldmodel.imagination.uncertainty import measure_uncertainty
+from worldmodel.models.arguments import check_count
 from worldmodel.models.interface import State, WorldModel
 from worldmodel.nn.learner import Params, split_module
 
@@ -116,6 +117,8 @@ class Dream:
 
     def reset(self, key: jax.Array, batch: int | None = None) -> tuple[DreamState, Observation]:
         """Begins one dream, or `batch` of them, at initial states that are drawn uniformly."""
+        if batch is not None:
+            check_count("dream: batch", batch)
         start_key, member_key = jax.random.split(key)
         shape = () if batch is None else (batch,)
         start = jax.random.randint(start_key, shape, 0, self.initial_states.size)
@@ -125,6 +128,16 @@ class Dream:
         self, start: jax.Array | np.ndarray, key: jax.Array
     ) -> tuple[DreamState, Observation]:
         """Begins dreams at given initial states: `start` () or (B,) are their indices."""
+        size = self.initial_states.size
+        start = start if isinstance(start, jax.Array) else np.asarray(start)
+        valid = start.ndim < 2 and start.dtype.kind in "iu"
+        if isinstance(start, np.ndarray):  # values on a device may not be known yet
+            valid = valid and bool(((start >= 0) & (start < size)).all())
+        if not valid:
+            raise ArgumentError(
+                f"dream: start={start}; accepted: indices () or (B,) of initial states, 0 to "
+                f"{size - 1}"
+            )
         start = jnp.asarray(start, jnp.int32)
         state, observation = jax.tree.map(
             lambda x: x[start], (self.initial_states.state, self.initial_states.observation)
@@ -139,13 +152,20 @@ class Dream:
 
         state: of one dream, or of a batch
         action: (A,) floats or () integers in raw units, with (B,) in front for a batch. Actions
-            outside their bounds are clipped.
+            outside their bounds are clipped; one that is not a number makes its dream NaN until
+            the next reset (the Gymnasium environments refuse it).
         key: for the noise of the model and the end of the episode
+
+        Raises ArgumentError for actions of another shape.
         """
-        if state.steps.ndim == 0:
-            batch, actions = jax.tree.map(lambda x: x[None], (state, jnp.asarray(action)))
-            return jax.tree.map(lambda x: x[0], self._step(batch, actions, key))
-        return self._step(state, jnp.asarray(action), key)
+        action, batch = jnp.asarray(action), state.steps.shape
+        shape = batch if self.action_spec.discrete else (*batch, self.action_spec.size)
+        if action.shape != shape:
+            raise ArgumentError(f"dream: action of shape {action.shape}; accepted: {shape}")
+        if not batch:
+            state, action = jax.tree.map(lambda x: x[None], (state, action))
+            return jax.tree.map(lambda x: x[0], self._step(state, action, key))
+        return self._step(state, action, key)
 
     def _step(self, state: DreamState, action: jax.Array, key: jax.Array) -> DreamStep:
         model, (step_key, end_key) = self.model, jax.random.split(key)

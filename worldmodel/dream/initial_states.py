@@ -56,6 +56,7 @@ def collect_initial_states(
     first_step_only: one state an episode, the first after the context
     key: for the noise of the filter
     """
+    context = min(context, int(dataset.lengths.max()))  # no window is longer than its episode
     episode, step = _places(dataset.lengths, context, max_states, first_step_only)
     lengths = np.minimum(context, step + 1)
     first = dataset.offsets[episode] + step - lengths + 1

@@ -8,7 +8,7 @@ from worldmodel.config.option import option
 from worldmodel.imagination.uncertainty import UNCERTAINTIES
 
 
-@dataclass(frozen=True)
+@dataclass
 class DreamOptions:
     """Where dreams begin and end, and what the model's uncertainty costs."""
 
@@ -29,7 +29,10 @@ class DreamOptions:
         None, "logged steps that the model filters first (null: as in the run's evaluation)", low=1
     )
     time_limit: int | None = option(
-        None, "steps after which a dream is truncated (null: those of the longest episode)", low=1
+        None,
+        "steps after which a dream is truncated (null: those of the longest episode)",
+        low=1,
+        high=2**31 - 1,
     )
     member_sampling: str = option(
         "step",

@@ -13,6 +13,7 @@ from gymnasium.error import InvalidAction
 from worldmodel.data.spec import ActionSpec, ObservationSpec
 from worldmodel.dream.initial_states import InitialStates
 from worldmodel.errors import UserError, did_you_mean
+from worldmodel.models.arguments import check_count
 
 
 def observation_space(observations: Mapping[str, ObservationSpec]) -> spaces.Space[Any]:
@@ -44,14 +45,23 @@ def to_space(observation: Mapping[str, np.ndarray]) -> Any:
 def validate_action(space: spaces.Space[Any], action: Any) -> np.ndarray:
     """An action, or a batch of them, in the space's shape and type.
 
-    Raises InvalidAction for another shape, or for a class that does not exist.
+    Raises InvalidAction for another shape or type, for a class that does not exist, and for numbers
+    that are not finite: a dream would not recover from them until its reset.
     """
-    action = np.asarray(action, space.dtype)
-    if action.shape != space.shape:
-        raise InvalidAction(f"action of shape {action.shape}; accepted: {space}")
-    if not isinstance(space, spaces.Box) and not space.contains(action):
-        raise InvalidAction(f"action {action}; accepted: {space}")
-    return action
+    try:
+        given = np.asarray(action)
+        converted = given.astype(space.dtype, casting="same_kind")
+    except (TypeError, ValueError):
+        raise InvalidAction(f"action {action!r}; accepted: {space}") from None
+    if converted.shape != space.shape:
+        raise InvalidAction(f"action of shape {converted.shape}; accepted: {space}")
+    if isinstance(space, spaces.Box):
+        valid = np.isfinite(converted).all()
+    else:
+        valid = space.contains(converted)
+    if not valid:
+        raise InvalidAction(f"action {given.tolist()}; accepted: {space}, finite numbers")
+    return converted
 
 
 def start_info(initial_states: InitialStates, start: np.ndarray) -> dict[str, np.ndarray]:
@@ -93,15 +103,20 @@ def validate_reset_options(
     options: dict[str, Any] | None, names: tuple[str, ...]
 ) -> dict[str, Any]:
     """The options of a reset. Raises UserError for a name that is not among `names`."""
-    options = options or {}
+    options = {} if options is None else options
+    if not isinstance(options, dict):
+        raise UserError(f"options: {options!r}; accepted: a dict with {', '.join(names)}")
     for name in options:
         if name not in names:
-            hint = did_you_mean(name, names)
+            hint = did_you_mean(str(name), names)
             raise UserError(
                 f"options: no such option of reset as {name!r}{hint}; accepted: {', '.join(names)}"
             )
     if "step" in options and "episode" not in options:
         raise UserError("options: step needs the number of an episode; accepted with episode")
+    for name in ("episode", "step"):
+        if name in options:
+            check_count(f"options: {name}", options[name], 0)
     return options
 
 

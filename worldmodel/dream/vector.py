@@ -18,6 +18,7 @@ from worldmodel.dream import spaces
 from worldmodel.dream.dream import Dream, DreamState
 from worldmodel.dream.initial_states import Observation, decode_observation
 from worldmodel.errors import UserError
+from worldmodel.models.arguments import check_count
 
 
 class Carry(NamedTuple):
@@ -73,8 +74,9 @@ class DreamVectorEnv(VectorEnv):
         num_envs: int,
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     ):
-        self.dream, self.num_envs = dream, num_envs
-        self.autoreset_mode = _validate_mode(num_envs, autoreset_mode)
+        check_count("dream: num_envs", num_envs)
+        self.dream, self.num_envs = dream, int(num_envs)
+        self.autoreset_mode = _validate_mode(autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = spaces.observation_space(spec.observations)
         self.single_action_space = spaces.action_space(spec.action)
@@ -131,7 +133,10 @@ class DreamVectorEnv(VectorEnv):
     def _validate_mask(self, mask: Any) -> np.ndarray:
         if self.carry is None:
             raise gymnasium.error.ResetNeeded("Reset all dreams before some of them")
-        mask = np.asarray(mask)
+        try:
+            mask = np.asarray(mask)
+        except ValueError:  # lists of different lengths
+            mask = np.asarray(None)
         if mask.shape != (self.num_envs,) or mask.dtype != bool or not mask.any():
             raise UserError(
                 f"options: reset_mask has shape {mask.shape} and type {mask.dtype}; accepted: "
@@ -164,11 +169,7 @@ class DreamVectorEnv(VectorEnv):
         return _masked(spaces.start_info(self.dream.initial_states, starts), mask)
 
 
-def _validate_mode(num_envs: int, mode: AutoresetMode | str) -> AutoresetMode:
-    if num_envs < 1:
-        raise UserError(
-            f"dream: num_envs={num_envs}; accepted: 1 or more, or None for a single environment"
-        )
+def _validate_mode(mode: AutoresetMode | str) -> AutoresetMode:
     try:
         return AutoresetMode(mode)
     except ValueError:

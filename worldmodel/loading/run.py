@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -25,8 +26,10 @@ from worldmodel.models import WorldModel
 from worldmodel.models.arguments import (
     check_actions,
     check_count,
+    check_finite,
     check_key,
     check_observations,
+    require,
 )
 from worldmodel.system.compilation import enable_compilation_cache
 from worldmodel.training.restore import Restored, restore
@@ -101,6 +104,9 @@ class LoadedRun(Restored):
         check_key(key)
         check_actions(actions, self.spec.action, context + horizon - 1)
         check_observations(observations, self.spec.observations, context, len(actions))
+        check_finite("actions", actions[:, : context + horizon - 1])
+        for name in self.spec.observations:
+            check_finite(f"observation {name!r}", observations[name][:, :context])
         normalized = jnp.asarray(self.spec.action.normalize(actions))
         no = jnp.zeros((len(actions), context), bool)
         window = Window(
@@ -173,6 +179,8 @@ class LoadedRun(Restored):
             >>> observations.shape
             (2, 3)
         """
+        if num_envs is not None:
+            check_count("dream: num_envs", num_envs)
         chosen = build_options(DreamOptions, options, "dream")
         check_model(self.model, self.spec, chosen)
         dataset = self.dataset()
@@ -207,12 +215,12 @@ def _predict(
     return jax.lax.map(sample, keys)
 
 
-def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
+def load(path: str | Path, checkpoint: str | int = "last") -> LoadedRun:
     """Loads a checkpoint of a run: that of its last stage that has one.
 
     path: the folder of the run, such as `runs/NAME`
     checkpoint: `last` (the newest that is not damaged), `best` (by the stage's `best_metric`) or
-        the number of a step, as text
+        the number of a step
 
     Returns the run. Of a run with several training seeds, model and policy are those of the first,
     and `other_seeds` holds the others. With `best`, `last` is the last checkpoint: the best one
@@ -226,7 +234,11 @@ def load(path: str | Path, checkpoint: str = "last") -> LoadedRun:
         >>> run.stage
         'policy'
     """
-    restored = restore(path, checkpoint)
+    accepted = "the folder of a run, as text or a Path"
+    require(isinstance(path, str | os.PathLike), "path", repr(path), accepted)
+    if not isinstance(checkpoint, str):
+        check_count("checkpoint", checkpoint)
+    restored = restore(path, str(checkpoint))
     return LoadedRun(**{field.name: getattr(restored, field.name) for field in fields(restored)})
 
 

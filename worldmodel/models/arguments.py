@@ -84,6 +84,14 @@ def check_actions(actions: Any, spec: ActionSpec, steps: int, batch: int | None 
         require(bool(inside), "actions", f"{low} to {high}", f"classes 0 to {spec.size - 1}")
 
 
+def check_finite(name: str, x: Any) -> None:
+    """Raises ArgumentError for an array without elements, or with one that is not finite."""
+    require(x.size > 0, name, describe(x), "one element or more")
+    if x.dtype.kind == "f" and not (finite := np.isfinite(np.asarray(x, np.float32))).all():
+        place = tuple(map(int, np.argwhere(~finite)[0]))
+        raise ArgumentError(f"{name}: {x[place]} at {place}; accepted: finite float32 numbers")
+
+
 def check_observations(
     observations: Any, specs: Mapping[str, ObservationSpec], steps: int, batch: int
 ) -> None:

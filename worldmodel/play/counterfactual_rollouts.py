@@ -19,7 +19,7 @@ from worldmodel.dream.dream import require_step_model
 from worldmodel.dream.initial_states import decode_observation, filter_windows
 from worldmodel.environments.real import Observation
 from worldmodel.errors import DataError
-from worldmodel.evaluation.returns import ActFunction, random_policy
+from worldmodel.evaluation.returns import random_policy
 from worldmodel.loading import LoadedRun
 from worldmodel.models.interface import State, WorldModel
 from worldmodel.play.action_sources import require_policy, zero_policy
@@ -133,17 +133,12 @@ def _actions(source: str, spec: DataSpec, start: LoggedStart, steps: int, seed: 
         raw = start.dataset.actions[start.step : start.step + steps]
     else:
         act = random_policy(spec) if source == "random" else zero_policy(spec)
-        raw = _action_sequence(act, steps, seed)
+        memory, actions = None, []
+        for step in range(steps):  # neither looks at observations
+            memory, (action,) = act(memory, {}, np.array([seed]), step)
+            actions.append(action)
+        raw = np.stack(actions)
     return jnp.asarray(spec.action.normalize(raw))
-
-
-def _action_sequence(act: ActFunction, steps: int, seed: int) -> np.ndarray:
-    """(H, ...) raw actions of a source that ignores observations."""
-    memory, actions = None, []
-    for step in range(steps):
-        memory, (action,) = act(memory, {}, np.array([seed]), step)
-        actions.append(action)
-    return np.stack(actions)
 
 
 @nnx.jit(static_argnames="has_reward")

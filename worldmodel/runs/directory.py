@@ -285,8 +285,8 @@ def run_lock(directory: RunDirectory) -> Iterator[None]:
 def find_run(path: str | Path) -> RunDirectory:
     """The folder of an existing run. Raises CheckpointError if there is none."""
     path = Path(path)
-    if not (path / "config.yaml").is_file():
-        siblings = path.parent.glob("*/config.yaml") if path.parent.is_dir() else ()
+    if not os.path.isfile(path / "config.yaml"):  # False also for a name that no file can have
+        siblings = path.parent.glob("*/config.yaml") if os.path.isdir(path.parent) else ()
         existing = ", ".join(sorted(str(p.parent) for p in siblings)) or "none"
         raise CheckpointError(
             f"{path} is not a run (config.yaml is missing); existing runs: {existing}"
