@@ -87,7 +87,9 @@ def check_actions(actions: Any, spec: ActionSpec, steps: int, batch: int | None 
 def check_finite(name: str, x: Any) -> None:
     """Raises ArgumentError for an array without elements, or with one that is not finite."""
     require(x.size > 0, name, describe(x), "one element or more")
-    if x.dtype.kind == "f" and not (finite := np.isfinite(np.asarray(x, np.float32))).all():
+    with np.errstate(over="ignore"):
+        finite = np.isfinite(np.asarray(x, np.float32))
+    if not finite.all():
         place = tuple(map(int, np.argwhere(~finite)[0]))
         raise ArgumentError(f"{name}: {x[place]} at {place}; accepted: finite float32 numbers")
 
