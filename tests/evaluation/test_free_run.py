@@ -101,6 +101,12 @@ def test_a_model_that_diverges_is_infinitely_wrong(worlds):
     assert found.mean.rmse.value == np.inf and found.mean.fit.value == -np.inf
 
 
+def test_of_many_records_some_are_evaluated(worlds):
+    found = FreeRuns.run(context_of(worlds.Linear(), worlds.linear_dataset([6] * 1000), OPTIONS))
+    assert len(found.observations["position"].names) == 400
+    assert "on 400 of 1000 records" in found.notes()[0]
+
+
 def test_records_no_longer_than_the_context_are_refused(worlds):
     with pytest.raises(DataError, match=r"longest record has 4 steps.*evaluation.context=4"):
         FreeRuns.applies(context_of(worlds.Repeat(), worlds.linear_dataset([4, 3]), OPTIONS))

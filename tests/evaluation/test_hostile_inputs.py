@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,7 +16,10 @@ import pytest
 from contexts import context_of
 from rich.console import Console
 
+from worldmodel import loading
 from worldmodel.config import EvaluationOptions
+from worldmodel.errors import StorageError
+from worldmodel.evaluation.compare_runs import compare_runs
 from worldmodel.evaluation.evaluator import evaluate, write
 from worldmodel.evaluation.markup import markdown_text
 from worldmodel.evaluation.results import Provenance, Results, render
@@ -102,6 +106,18 @@ def test_a_report_is_written_without_a_readable_metrics_jsonl(small_results, tmp
         write(small_results, tmp_path / name / "evaluation" if name == "directory" else tmp_path,
               tmp_path / name)  # fmt: skip
     assert (tmp_path / "report.html").exists()
+
+
+def test_an_evaluation_that_cannot_be_written_is_refused_before_it_starts(
+    small_run: Path, tmp_path: Path
+) -> None:
+    runs = [Path(shutil.copytree(small_run, tmp_path / name)) for name in ("one", "other")]
+    (runs[0] / "evaluation").write_text("a file where a folder should be")
+    with pytest.raises(StorageError, match="evaluation cannot be written: "):
+        loading.load(runs[0]).evaluate(horizons=[10**6])  # refused once it has begun
+    (tmp_path / ".compared").write_text("")
+    with pytest.raises(StorageError, match="compared.* cannot be written: "):
+        compare_runs(list(map(str, runs)), "last", {"horizons": [10**6]}, None)
 
 
 NAMES = (

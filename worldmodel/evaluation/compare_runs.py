@@ -26,6 +26,7 @@ from worldmodel.evaluation.evaluator import applying, context_of
 from worldmodel.evaluation.report_files import Report, json_document, write_report
 from worldmodel.evaluation.section import Context
 from worldmodel.system.compilation import enable_compilation_cache
+from worldmodel.system.storage import check_writable
 from worldmodel.training.restore import Restored, restore
 
 BEST_NOTE = (
@@ -49,6 +50,9 @@ def compare_runs(
     names = labels(runs, [run.config.name for run in restored])
     loaded = dict(zip(names, restored, strict=True))
     first = restored[0]
+    default = first.directory.path.parent / ".compared" / "-".join(names).replace("/", "_")
+    written = Path(folder) if folder else default
+    check_writable(written)
     enable_compilation_cache(first.config.training.compilation_cache)
     _check_comparable(loaded)
     config = with_overrides(first.config, {"evaluation": overrides})
@@ -76,7 +80,6 @@ def compare_runs(
             last=None if same else compared(last),
             notes=[*comparison.notes, SAME_NOTE if same else BEST_NOTE],
         )
-    default = first.directory.path.parent / ".compared" / "-".join(names).replace("/", "_")
     report = Report(
         title=" and ".join(comparison.runs),
         summary=summarize(comparison),
@@ -85,7 +88,7 @@ def compare_runs(
         json=json_document(comparison.numbers()),
         page=comparison_page(comparison),
     )
-    write_report(report, Path(folder) if folder else default, "comparison")
+    write_report(report, written, "comparison")
     return 0
 
 

@@ -30,7 +30,12 @@ from worldmodel.evaluation.results import (
 )
 from worldmodel.evaluation.section import Context, Section, sections
 from worldmodel.evaluation.statistics import note_on_seeds
-from worldmodel.system.storage import raise_storage_errors, write_json, write_text_atomic
+from worldmodel.system.storage import (
+    check_writable,
+    raise_storage_errors,
+    write_json,
+    write_text_atomic,
+)
 from worldmodel.training.restore import Restored
 
 __all__ = ["evaluate", "evaluate_loaded", "render", "write"]
@@ -131,6 +136,8 @@ def evaluate_loaded(
     trajectories: the run's own dataset, of which the held-out episodes are used; with
     `options.data` another one, used whole
     """
+    folder = run.directory.evaluation
+    check_writable(folder)
     own = options.data is None
     held_out = split(trajectories, run.config.data.holdout)[1] if own else trajectories
     options = add_training_horizons(options, [run.config])
@@ -150,7 +157,6 @@ def evaluate_loaded(
     if run.last is not None:
         same = (run.last.stage, run.last.step) == (run.stage, run.step)
         results = dataclasses.replace(results, last=results if same else evaluated(run.last))
-    folder = run.directory.evaluation
     write(results, folder, run.directory.metrics, data.build_card(trajectories))
     show(render(results), "report", folder / "report.html")
     return results

@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from worldmodel.config.registry import register
-from worldmodel.data.horizons import check_free_run
+from worldmodel.data.horizons import check_free_run, evaluated_episodes
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.windows import StepArrays, Window, gather_windows, step_arrays
 from worldmodel.evaluation.figures import MOST_DIMENSIONS, Panel, extent, figure
@@ -97,6 +97,9 @@ class FreeRuns(Section):
         observations, options = context.spec.observations, context.options
         records = context.held_out
         records = records.select(np.flatnonzero(records.lengths > options.context))
+        evaluated, count = evaluated_episodes(records), records.num_episodes
+        few = f"Free runs are evaluated on {len(evaluated)} of {count} records."
+        records = records.select(evaluated)
         steps = step_arrays(records)
         simulated = list(_simulated(context, steps, records))
         names = [records.name(i) for i in range(records.num_episodes)]
@@ -109,7 +112,8 @@ class FreeRuns(Section):
             channels = [record[key] for record in simulated]
             return _numbers(options.context, names, real, channels, context.bootstrap)
 
-        return cls({key: of(key) for key, o in observations.items() if not o.is_image})
+        runs = {key: of(key) for key, o in observations.items() if not o.is_image}
+        return cls(runs, caveats=[few] if len(evaluated) < count else [])
 
     def numbers(self) -> dict[str, Any]:
         return {"free_run": self.observations}
