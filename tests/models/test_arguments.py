@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from worldmodel import models
 from worldmodel.config import Config, NoPolicy
 from worldmodel.data.readers.npz import NPZData
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
+from worldmodel.data.windows import Window
 from worldmodel.errors import ArgumentError
 from worldmodel.imagination import imagine
 from worldmodel.loading import LoadedRun
@@ -136,3 +138,25 @@ def test_wrong_images_and_classes_are_refused(wrong: dict[str, Any], expected: s
     right = {"observations": {"image": PIXELS}, "actions": CLASSES, "context": 3, "horizon": 2}
     with pytest.raises(ArgumentError, match=expected):
         run_of(IMAGES).predict(**right | wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong, expected",
+    [
+        ({"observation": {"speed": NUMBERS[..., :1]}}, "'position': missing; accepted"),
+        (
+            {"observation": {"position": NUMBERS, "speed": NUMBERS}},
+            r"'speed': .* accepted: \(..., 1\)",
+        ),
+        ({"action": NUMBERS[..., :1]}, r"action: float32 .* accepted: numbers \(..., 2\)"),
+        ({"action": CLASSES}, r"action: int32 \(5, 4\); accepted: numbers"),
+    ],
+)
+def test_filters_refuse_other_observations_and_actions(
+    model: models.WorldModel, wrong: dict[str, Any], expected: str
+) -> None:
+    no = np.zeros((4, 5), bool)
+    observation = {"position": NUMBERS, "speed": NUMBERS[..., :1]}
+    window = Window(observation, NUMBERS, NUMBERS[..., 0], no, no, no, ~no)
+    with pytest.raises(ArgumentError, match=expected):
+        jax.eval_shape(model.observe, replace(window, **wrong), KEY)

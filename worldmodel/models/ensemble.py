@@ -29,7 +29,7 @@ from worldmodel.nn.bootstrap import hash_vectors, held_out, poisson_weights
 from worldmodel.nn.distributions import Bernoulli, Distribution, Normal, ScalarMSE
 from worldmodel.nn.ensemble_layers import GaussianEnsemble, select_members
 from worldmodel.nn.heads import BinaryHead
-from worldmodel.nn.vectors import Vectors, typical_change
+from worldmodel.nn.vectors import Vectors, action_vector, typical_change
 
 BOUNDS_SCALE = 0.01  # weight of the width between the bounds of the variance
 CERTAIN = 50.0  # the logit of a termination rule: 1e-22 away from 0 or 1
@@ -362,9 +362,7 @@ class Ensemble(EnsembleModel):
 
     def _inputs(self, point: jax.Array, action: jax.Array) -> jax.Array:
         """(..., D + A): the input of the networks."""
-        if self.action.discrete:
-            action = jax.nn.one_hot(action, self.action.size)
-        return jnp.concatenate([point, action.astype(jnp.float32)], -1)
+        return jnp.concatenate([point, action_vector(action, self.action, jnp.float32)], -1)
 
     def _change(self) -> jax.Array:
         """(D,) the unit of the change of each number of a point."""

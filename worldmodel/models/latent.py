@@ -16,6 +16,7 @@ from worldmodel.models.interface import Metrics, State, WorldModel
 from worldmodel.nn.codecs import Decoder, DecoderSizes
 from worldmodel.nn.distributions import Bernoulli, Distribution, losses
 from worldmodel.nn.heads import BinaryHead, ScalarHead
+from worldmodel.nn.vectors import action_vector
 
 NO_REWARD = "this model was trained on a dataset without rewards, so it predicts none"
 Terms = dict[str, tuple[jax.Array, jax.Array]]  # name -> values and mask, (B, T) each
@@ -71,9 +72,7 @@ class LatentModel(WorldModel):
 
     def action_vector(self, action: jax.Array) -> jax.Array:
         """Actions as vectors (..., A): discrete ones are one-hot."""
-        if self.action.discrete:
-            return jax.nn.one_hot(action, self.action.size, dtype=self.dtype)
-        return action.astype(self.dtype)
+        return action_vector(action, self.action, self.dtype)
 
 
 def total_loss(

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from worldmodel.data.spec import DataSpec
+from worldmodel.data.spec import ActionSpec, DataSpec
+from worldmodel.errors import ArgumentError
 from worldmodel.nn.distributions import Distribution, ScaledMSE, SymlogMSE, symlog
 
 MIN_CHANGE = 1e-3  # of a standardized vector in a step
@@ -59,7 +60,11 @@ class Vectors:
         return sum(self.lengths)
 
     def concatenate(self, observation: Mapping[str, jax.Array]) -> jax.Array:
-        """(..., size) float32, in raw units."""
+        """(..., size) float32, in raw units. Raises ArgumentError for other names or sizes."""
+        for key, length in zip(self.keys, self.lengths, strict=True):
+            shape = observation[key].shape if key in observation else "missing"
+            if shape == "missing" or shape[-1:] != (length,):
+                raise ArgumentError(f"observation {key!r}: {shape}; accepted: (..., {length})")
         return jnp.concatenate([observation[key].astype(jnp.float32) for key in self.keys], -1)
 
     def normalize(self, observation: Mapping[str, jax.Array]) -> jax.Array:
@@ -82,6 +87,17 @@ class Vectors:
                 self.keys, self.symlog, parts, shifts, scales, strict=True
             )
         }
+
+
+def action_vector(action: jax.Array, spec: ActionSpec, dtype: jnp.dtype) -> jax.Array:
+    """Actions as vectors (..., A): classes (...) are one-hot. Raises ArgumentError for others."""
+    integers = jnp.issubdtype(action.dtype, jnp.integer)
+    if not (integers if spec.discrete else action.shape[-1:] == (spec.size,)):
+        accepted = "integers (...)" if spec.discrete else f"numbers (..., {spec.size})"
+        raise ArgumentError(f"action: {action.dtype} {action.shape}; accepted: {accepted}")
+    if spec.discrete:
+        return jax.nn.one_hot(action, spec.size, dtype=dtype)
+    return action.astype(dtype)
 
 
 def typical_change(spec: DataSpec) -> tuple[float, ...]:
