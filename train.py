@@ -6,6 +6,7 @@ The same command resumes a run that was stopped: the run directory is named by i
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from worldmodel.system.signals import run_stoppable
@@ -15,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def job(config: Config) -> int:
-    """Imports JAX, so that errors in the options are reported before."""
+    """Imports what trains, so that errors in the options are reported before."""
     from worldmodel.loading import evaluate_run
     from worldmodel.training.run import train
 
-    return train(config, evaluate_run)
+    return train(config, partial(evaluate_run, allow_code=True))  # the user's own environment
 
 
 def main() -> int:

@@ -70,7 +70,7 @@ def first_line(error: BaseException) -> str:
 
 def did_you_mean(word: str, accepted: Iterable[str]) -> str:
     """Returns ' (did you mean X?)' for the accepted word closest to `word`, or an empty string."""
-    matches = difflib.get_close_matches(word, list(accepted), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(word[:100], list(accepted), n=1, cutoff=0.5)
     return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 from worldmodel.config import MAX_COMPARED_RUNS, EvalConfig
 from worldmodel.config import help as help_text
 from worldmodel.config.arguments import HELP_FLAGS, Arguments, parse_options, validate_checkpoint
-from worldmodel.config.evaluation_data import data_errors
-from worldmodel.config.io import load_config
+from worldmodel.config.io import load_config, with_overrides
 from worldmodel.config.option import format_value
 from worldmodel.errors import raise_config_errors
 from worldmodel.system.exit_status import run_cli
@@ -23,12 +22,14 @@ class EvalRequest(NamedTuple):
 
     evaluation: the evaluation options that were given; all others come from the run's own config
     output_dir: where the comparison of several runs goes
+    allow_code: whether an environment of a run may be imported that is of no installed package
     """
 
     runs: list[str]
     checkpoint: str = "last"
     evaluation: dict[str, Any] = {}
     output_dir: str | None = None
+    allow_code: bool = False
 
 
 def run_evaluation(job: Callable[[EvalRequest], int | None], description: str) -> int:
@@ -54,12 +55,11 @@ def parse_eval(words: Sequence[str]) -> EvalRequest:
     raise_config_errors(_run_errors(config))
     runs = config.runs or [config.run or ""]
     validate_checkpoint(runs, config.checkpoint)
-    if data := config.evaluation.data:
-        for run in runs:
-            raise_config_errors(data_errors(load_config(Path(run) / "config.yaml").data, data))
     prefix = "evaluation."
     evaluation = {k.removeprefix(prefix): v for k, v in given.items() if k.startswith(prefix)}
-    return EvalRequest(runs, config.checkpoint, evaluation, config.output_dir)
+    for run in runs if evaluation else []:
+        with_overrides(load_config(Path(run) / "config.yaml"), {"evaluation": evaluation})
+    return EvalRequest(runs, config.checkpoint, evaluation, config.output_dir, config.allow_code)
 
 
 def _in_evaluation(word: str) -> str:

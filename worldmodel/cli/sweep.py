@@ -12,13 +12,13 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override
-from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
 from worldmodel.cli.sweep_summary import JobResult, append_result, clear_results, summarize
@@ -32,16 +32,17 @@ from worldmodel.config.compose import (
     register,
     to_config,
 )
-from worldmodel.errors import ConfigError, raise_config_errors
-from worldmodel.system.exit_status import USER_ERROR, run_cli
+from worldmodel.errors import ConfigError, UserError, first_line, raise_config_errors
+from worldmodel.system.exit_status import run_cli
 from worldmodel.system.signals import PREEMPTED
+from worldmodel.system.storage import disk_error
 
 MAX_JOBS_CHECKED = 100  # before the first one starts; each is validated again when it starts
 BASIC_SWEEPER = "basic"  # Hydra's own sweeper: a grid search
 
 
-class JobFailed(CompactHydraException):
-    """A job of a sweep had an exit status other than 0; Hydra prints this as one line."""
+class JobFailed(Exception):
+    """A job of a sweep had an exit status other than 0."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message, status)
@@ -141,7 +142,11 @@ def run_sweep(job: Callable[[Config], int | None], configs: Path, words: Sequenc
 
     def task(tree: DictConfig) -> float | None:
         config = to_config(tree)
-        status = run_cli(lambda: job(config))
+        try:
+            status = run_cli(lambda: job(config))
+        except Exception as error:
+            traceback.print_exc()
+            raise JobFailed(f"{config.name}: {first_line(error)}", 1) from error
         if status == PREEMPTED:  # start no further job
             _requeue()
             sys.exit(status)
@@ -174,15 +179,21 @@ def _run(task: Callable[[DictConfig], float | None], configs: Path, words: list[
     import hydra
 
     register(configs)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # raises errors, which it otherwise prints before it exits
     sys.argv[1:] = ["--multirun", *words]
     main = hydra.main(config_path=str(configs), config_name="config", version_base=HYDRA_VERSION)
     try:
         main(task)()
     except SystemExit as ending:
-        failure = ending.__context__  # Hydra printed it, and exits with status 1 for all
-        if isinstance(failure, JobFailed):
-            return failure.status
-        return USER_ERROR if isinstance(failure, CompactHydraException) else int(ending.code or 0)
+        return int(ending.code or 0)
+    except JobFailed as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        return failure.status
+    except Exception as error:  # of Hydra or a plugin, such as for a value of its own options
+        if isinstance(error, UserError) or disk_error(error):
+            raise
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        raise ConfigError(f"the sweep cannot be run by Hydra: {reason}") from error
     return 0
 
 

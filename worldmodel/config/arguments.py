@@ -4,6 +4,7 @@ checked against a dataclass of options. Imports neither JAX nor, before options 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from worldmodel.errors import ConfigError, did_you_mean, raise_config_errors
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
 
+MAX_NESTING = 20  # of brackets in a word; parsers are recursive
 HELP_FLAGS = ("-h", "--help")
 SWEEP_FLAGS = ("-m", "--multirun")
 OPTION_WORD = re.compile(r"[~+]*[a-z_.]+=")  # how a word begins that sets an option
@@ -99,14 +101,19 @@ def parse_overrides(words: Sequence[str]) -> list[Override]:
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException
 
+    parser, overrides = OverridesParser.create(), []
     for word in words:
         if "=" not in word and not word.startswith("~"):
             raise ConfigError(f"{word}: expected key=value")
-    try:
-        return OverridesParser.create().parse_overrides(list(words))
-    except OverrideParseException as error:
-        quoting = "put a value with special characters in quotes, twice: \"key='~/a, b'\""
-        raise ConfigError(f"{error.override}: not readable as key=value\n  {quoting}") from None
+        levels = itertools.accumulate((c in "[{(") - (c in ")}]") for c in word)
+        if max(levels) > MAX_NESTING:
+            raise ConfigError(f"{word}: accepts at most {MAX_NESTING} levels of brackets")
+        try:
+            overrides += parser.parse_overrides([word])
+        except (OverrideParseException, ValueError):  # an integer of thousands of digits
+            quoting = "put a value with special characters in quotes, twice: \"key='~/a, b'\""
+            raise ConfigError(f"{word}: not readable as key=value\n  {quoting}") from None
+    return overrides
 
 
 def read_values(
@@ -124,7 +131,8 @@ def read_values(
         if error := override_error(override, known.get(name), multirun=bool(groups)):
             errors.append(error)
             continue
-        for key, value in flatten({name: override.value()}, known):
+        values = dict(flatten({name: override.value()}, known))
+        for key, value in (values or {name: override.value()}).items():  # {} sets nothing
             if (mapping := _mapping_above(key, known)) is not None:
                 given.setdefault(mapping, {})[key.removeprefix(f"{mapping}.")] = value
             elif below := [k[len(key) + 1 :] for k in known if k.startswith(key + ".")]:

@@ -99,7 +99,8 @@ def compose_files(
     """
     choices, _ = _sort(overrides)
     raise_config_errors(filter(None, (_choice_error(configs, choice) for choice in choices)))
-    files = _composed(configs, tuple(o.input_line or "" for o in (*choices, *hydra)))
+    chosen = (o for o in choices if o.value() is not None)  # experiment=null is the default
+    files = _composed(configs, tuple(o.input_line or "" for o in (*chosen, *hydra)))
     return files._replace(tree=files.tree.copy())
 
 
@@ -113,13 +114,14 @@ def _composed(configs: Path, words: tuple[str, ...]) -> ComposedConfig:
     try:
         with initialize_config_dir(config_dir=str(configs), version_base=HYDRA_VERSION):
             tree = compose("config", list(words), return_hydra_config=True)
+        choices = tree.hydra.runtime.choices
+        params = tree.hydra.sweeper.get("params") or {}
     except (HydraException, OmegaConfBaseException, yaml.YAMLError) as error:
         raise ConfigError(_explain(error)) from None
-    choices = tree.hydra.runtime.choices
+    except (AttributeError, ValueError) as error:  # as for hydra/launcher=null
+        raise ConfigError(f"not accepted by Hydra: {first_line(error)}") from error
     chosen = {group: choices.get(group) for group in GROUPS}
-    sweep_params = {
-        key: str(values) for key, values in (tree.hydra.sweeper.get("params") or {}).items()
-    }
+    sweep_params = {key: str(values) for key, values in params.items()}
     with open_dict(tree):
         del tree["hydra"]
     return ComposedConfig(tree, chosen, choices["hydra/sweeper"], sweep_params)

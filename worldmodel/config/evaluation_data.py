@@ -12,9 +12,10 @@ from typing import Any
 
 from worldmodel.config import Config, DataOptions
 from worldmodel.config.data_sources import dataset_errors
+from worldmodel.config.option import choice_error
 from worldmodel.config.registry import schemas
 from worldmodel.config.values import set_values
-from worldmodel.errors import did_you_mean, raise_config_errors
+from worldmodel.errors import raise_config_errors
 
 FORMAT = "format"
 INHERITED_OPTIONS = ("environment", "cache", "cache_dir")  # of the run, whatever the format is
@@ -36,9 +37,8 @@ def data_errors(run_data: DataOptions, values: Mapping[str, Any]) -> list[str]:
 def _build(run_data: DataOptions, values: Mapping[str, Any]) -> tuple[DataOptions, list[str]]:
     formats = schemas("data")
     name = values.get(FORMAT)
-    if name is not None and name not in formats:
-        hint = did_you_mean(str(name), formats)
-        return run_data, [f"{PREFIX}{FORMAT}={name}: accepts one of {', '.join(formats)}{hint}"]
+    if name is not None and name not in list(formats):
+        return run_data, [choice_error(f"{PREFIX}{FORMAT}", name, formats)]
     options = copy.copy(run_data)
     if name is not None and formats[name] is not type(run_data):
         options = formats[name](**{key: getattr(run_data, key) for key in INHERITED_OPTIONS})

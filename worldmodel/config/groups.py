@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
 
+from worldmodel.config.environment_ids import form_errors
 from worldmodel.config.option import option
 from worldmodel.errors import did_you_mean
 
@@ -79,6 +80,7 @@ class DataOptions:
 
     def errors(self) -> Iterator[str]:
         """Yields what is wrong with these options together; a format adds its own rules."""
+        yield from form_errors(self, "data.")
         low, high = self.action_low, self.action_high
         if low is None or high is None:
             if low is not high:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import stat
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,12 @@ import yaml
 
 from worldmodel import __version__
 from worldmodel.config import Config
-from worldmodel.config.option import format_value, iter_options, options_by_key
+from worldmodel.config.option import (
+    choice_error,
+    format_value,
+    iter_options,
+    options_by_key,
+)
 from worldmodel.config.registry import SCHEMA_GROUPS, entry_of, schemas
 from worldmodel.config.rules import config_errors
 from worldmodel.config.values import flatten, set_values
@@ -33,6 +39,11 @@ RUNTIME_OPTIONS = (
     ),
 )
 RUNTIME_OPTION_PREFIXES = ("logging.", "evaluation.", "training.distributed.")
+
+
+# Of a config.yaml, which may come from others; one with 5,000 columns has 300 kB and 30,000 nodes.
+MAX_FILE_BYTES, MAX_NODES, MAX_DEPTH = 4 * 2**20, 100_000, 20
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def save_config(config: Config, path: str | os.PathLike) -> None:
@@ -62,18 +73,41 @@ def read_values(path: Path) -> Any:
     Raises ConfigError if this version cannot read the run.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_FILE_BYTES:
+            raise ConfigError(f"{path}: accepts a regular file of at most {MAX_FILE_BYTES:,} bytes")
+        values = _parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ConfigError(f"{path}: not a readable YAML file\n{error}") from None
     version = str(values.pop("version", "0.1")) if isinstance(values, dict) else __version__
     if version.split(".")[:2] != __version__.split(".")[:2]:
         raise ConfigError(
-            f"{path.parent} was written by worldmodel {version}, and worldmodel {__version__} "
-            "cannot read it: use that version, or train the run again"
+            f"{path.parent} was written by worldmodel {version}, and worldmodel "
+            f"{__version__} cannot read it: use that version, or train the run again"
         )
     return values
+
+
+def _parse_yaml(text: str) -> Any:
+    """The values of plain YAML, whose size is checked before anything is built: an alias can stand
+    for any number of copies.
+    """
+    depth = nodes = 0
+    for event in yaml.parse(text, Loader=YAML_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        nodes += isinstance(event, yaml.NodeEvent)
+        wrong = {
+            "an alias or an anchor": getattr(event, "anchor", None) is not None,
+            "a tag": getattr(event, "tag", None) is not None,
+            f"more than {MAX_DEPTH} levels": depth > MAX_DEPTH,
+            f"more than {MAX_NODES:,} values": nodes > MAX_NODES,
+        }
+        for name in (name for name, is_given in wrong.items() if is_given):
+            raise yaml.YAMLError(f"line {event.start_mark.line + 1}: {name} is not accepted")
+    return yaml.load(text, Loader=YAML_LOADER)
 
 
 def _build(values: Any) -> Config:
@@ -114,8 +148,8 @@ def _schema(group: str, options: Any, of_groups: Any) -> type:
     named = of_groups.get(group) if isinstance(of_groups, dict) else None
     name = options.get("name") if named is None else named
     known = schemas(group)
-    if name not in known:
-        raise ConfigError(f"{group}={name}: accepts one of {', '.join(known)}")
+    if name not in list(known):
+        raise ConfigError(choice_error(group, name, known))
     return known[name]
 
 

@@ -6,13 +6,14 @@ import dataclasses
 import math
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from omegaconf import MISSING
 
 from worldmodel.errors import did_you_mean
 
+MAX_INTEGER = 2**31 - 1  # counters on the device have 32 bits
 TYPE_NAMES = {
     int: "integer",
     float: "number",
@@ -113,19 +114,51 @@ class Option:
             elements = value if self.is_list else [value]
             if elements and all(self._takes(element) for element in elements):
                 return None
-        hint = did_you_mean(str(value), self.choices) if self.choices else ""
-        return f"{self.key}={format_value(value)}: accepts {self.accepts}{hint}"
+        return f"{self.key}={format_value(value)}: accepts {self.accepts}{self._hint(value)}"
+
+    def _hint(self, value: Any) -> str:
+        """What the accepted values do not state, where it is what is wrong."""
+        if self.choices:
+            return did_you_mean(str(value), self.choices)
+        elements = value if isinstance(value, list) else [value]
+        if self.type is int and any(type(e) is int and abs(e) > MAX_INTEGER for e in elements):
+            return f"; integers are at most {MAX_INTEGER}"
+        if self.type is str and any(type(e) is str and not _is_text(e) for e in elements):
+            return "; text is not empty, and is UTF-8 without null characters"
+        if self.type is dict and type(value) is dict:
+            return "; each VALUE is a number, text or a list"
+        return ""
 
     def _takes(self, value: Any) -> bool:
         if type(value) is not self.type:
             return False
         if self.choices and value not in self.choices:
             return False
+        if self.type is str:
+            return _is_text(value)
+        if self.type is dict:
+            return all(type(k) is str and not isinstance(v, dict) for k, v in value.items())
+        if self.type is int and abs(value) > MAX_INTEGER:
+            return False
         if self.type in (int, float):
             low = -math.inf if self.low is None else self.low
             high = math.inf if self.high is None else self.high
             return math.isfinite(value) and low <= value <= high
         return True
+
+
+def _is_text(value: str) -> bool:
+    """Whether a file can have this name and contents: bytes that are no UTF-8 are surrogates."""
+    try:
+        return 0 not in value.encode() and value != ""
+    except UnicodeEncodeError:
+        return False
+
+
+def choice_error(key: str, value: Any, choices: Iterable[str]) -> str:
+    """The message for a value that is none of the choices."""
+    hint = did_you_mean(str(value), choices)
+    return f"{key}={format_value(value)}: accepts one of {', '.join(choices)}{hint}"
 
 
 def format_value(value: Any) -> str:
@@ -146,12 +179,12 @@ def iter_options(options: Any, prefix: str = "") -> Iterator[tuple[Option, Any]]
     hints = typing.get_type_hints(type(options))
     for field in dataclasses.fields(options):
         key, value = prefix + field.name, getattr(options, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from iter_options(value, key + ".")
-        elif dataclasses.is_dataclass(hints[field.name]):  # a group that was not chosen
-            yield Option(key, str), value
-        else:
+        if not dataclasses.is_dataclass(hints[field.name]):
             yield Option.of(key, hints[field.name], field.metadata), value
+        elif dataclasses.is_dataclass(value):
+            yield from iter_options(value, key + ".")
+        else:  # a group that was not chosen
+            yield Option(key, str), value
 
 
 def options_by_key(options: Any, prefix: str = "") -> dict[str, Option]:

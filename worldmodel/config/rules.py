@@ -10,11 +10,12 @@ from collections.abc import Iterator
 
 from worldmodel.config import Config, NoPolicy, references
 from worldmodel.config.data_sources import dataset_errors
+from worldmodel.config.environment_ids import form_errors
 from worldmodel.config.evaluation_data import data_errors
 from worldmodel.config.option import option_errors
-from worldmodel.config.registry import entry_of
+from worldmodel.config.registry import SCHEMA_GROUPS, entry_of
 
-DIRECTORY_NAME = re.compile(r"\w[\w.,+=@-]{0,199}")
+DIRECTORY_NAME = re.compile(r"\w[\w.,+=@-]*")
 
 
 def config_errors(config: Config) -> list[str]:
@@ -23,13 +24,15 @@ def config_errors(config: Config) -> list[str]:
 
 
 def _joint_errors(config: Config) -> Iterator[str]:
-    for key, name in (("name", config.name), ("data.name", config.data.name)):
-        if not DIRECTORY_NAME.fullmatch(name):
+    groups = {f"{group}.name": getattr(config, group).name for group in SCHEMA_GROUPS}
+    for key, name in {"name": config.name, **groups}.items():
+        if not DIRECTORY_NAME.fullmatch(name) or len(name.encode()) > 200:
             yield (
                 f"{key}={name}: is the name of a directory; accepts letters, digits and "
-                "_ . , + = @ -, up to 200"
+                "_ . , + = @ -, up to 200 bytes"
             )
     yield from dataset_errors(config.data)
+    yield from form_errors(config.model, "model.")
     yield from config.model.errors(config)
     yield from config.policy.errors(config)
     for rule in (_stages, _pretrained_model, _joint_training, _batches_in_pieces, _distributed):
@@ -98,7 +101,7 @@ def _distributed(config: Config) -> Iterator[str]:
             f"since {prefix}num_processes={options.num_processes}"
         )
     host, _, port = options.coordinator_address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         yield f"{prefix}coordinator_address={options.coordinator_address}: accepts host:port"
 
 

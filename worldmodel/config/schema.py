@@ -46,4 +46,7 @@ class EvalConfig:
         None, "folder of the comparison (null: .compared/ in the folder of the first run)"
     )
     checkpoint: str = option("last", "checkpoint: last, best or a step")
+    allow_code: bool = option(
+        False, "also import an environment of a run, MODULE:ID, that no installed package registers"
+    )
     evaluation: EvaluationOptions = dataclasses.field(default_factory=EvaluationOptions)

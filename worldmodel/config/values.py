@@ -39,7 +39,7 @@ def set_values(
     """
     known = options_by_key(options, prefix)
     known.pop(f"{prefix}{excluded}", None)
-    given, errors = convert_values({prefix + key: v for key, v in values.items()}, known)
+    given, errors = convert_values({f"{prefix}{key}": v for key, v in values.items()}, known)
     for key, value in given.items():
         assign(options, key.removeprefix(prefix), value)
     return errors
@@ -71,8 +71,8 @@ def unknown_option(key: str, known: Iterable[str]) -> str:
     by_leaf: dict[str, list[str]] = {}
     for option in known:
         by_leaf.setdefault(option.rpartition(".")[2], []).append(option)
-    close = by_leaf.get(leaf) or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    for similar in difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=0.6):
+    close = by_leaf.get(leaf) or difflib.get_close_matches(key[:100], known, n=1, cutoff=0.6)
+    for similar in difflib.get_close_matches(leaf[:100], by_leaf, n=1, cutoff=0.6):
         close = close or by_leaf[similar]
     message = f"{key}: no such option"
     if elsewhere := _other_schemas(key):

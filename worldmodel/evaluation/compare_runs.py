@@ -37,7 +37,11 @@ SAME_NOTE = "The best checkpoint of every run is also its last one."
 
 
 def compare_runs(
-    runs: Sequence[str], checkpoint: str, overrides: dict[str, Any], folder: str | None
+    runs: Sequence[str],
+    checkpoint: str,
+    overrides: dict[str, Any],
+    folder: str | None,
+    allow_code: bool = False,
 ) -> int:
     """Compares a checkpoint of each run on the same held-out episodes, or on another dataset, used
     whole (`evaluation.data`), with the same starts and episode seeds; writes
@@ -46,7 +50,7 @@ def compare_runs(
     Evaluation options are the first run's, with `overrides`. Raises ConfigError for runs that were
     not trained on the same episodes of the same dataset.
     """
-    restored = [restore(path, checkpoint) for path in runs]
+    restored = [restore(path, checkpoint, allow_code=allow_code) for path in runs]
     names = labels(runs, [run.config.name for run in restored])
     loaded = dict(zip(names, restored, strict=True))
     first = restored[0]

@@ -215,18 +215,24 @@ def _predict(
     return jax.lax.map(sample, keys)
 
 
-def load(path: str | Path, checkpoint: str | int = "last") -> LoadedRun:
+def load(
+    path: str | Path, checkpoint: str | int = "last", *, allow_code: bool = False
+) -> LoadedRun:
     """Loads a checkpoint of a run: that of its last stage that has one.
 
     path: the folder of the run, such as `runs/NAME`
     checkpoint: `last` (the newest that is not damaged), `best` (by the stage's `best_metric`) or
         the number of a step
+    allow_code: whether an environment that the run names, `package.module:ID`, may be imported
+        although no installed package has it; True runs code that came with the run or is in the
+        working folder
 
     Returns the run. Of a run with several training seeds, model and policy are those of the first,
     and `other_seeds` holds the others. With `best`, `last` is the last checkpoint: the best one
     was selected among several, in part for its luck.
 
-    Raises CheckpointError if there is no such run or checkpoint, or if it belongs to another model.
+    Raises CheckpointError if there is no such run or checkpoint, or if it belongs to another model,
+    and ConfigError for an environment that is not allowed.
 
     Example:
         >>> import worldmodel
@@ -238,15 +244,17 @@ def load(path: str | Path, checkpoint: str | int = "last") -> LoadedRun:
     require(isinstance(path, str | os.PathLike), "path", repr(path), accepted)
     if not isinstance(checkpoint, str):
         check_count("checkpoint", checkpoint)
-    restored = restore(path, str(checkpoint))
+    restored = restore(path, str(checkpoint), allow_code=allow_code)
     return LoadedRun(**{field.name: getattr(restored, field.name) for field in fields(restored)})
 
 
-def evaluate_run(run: str | Path, checkpoint: str = "last", **overrides: Any) -> int:
+def evaluate_run(
+    run: str | Path, checkpoint: str = "last", *, allow_code: bool = False, **overrides: Any
+) -> int:
     """Evaluates a checkpoint of the run in folder `run` and returns the exit status; `overrides`
-    are single options of `evaluation`. Raises UserError.
+    are single options of `evaluation`, the rest is as in `load`. Raises UserError.
     """
-    loaded = load(run, checkpoint)
+    loaded = load(run, checkpoint, allow_code=allow_code)
     enable_compilation_cache(loaded.config.training.compilation_cache)
     loaded.evaluate(**overrides)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -12,18 +13,18 @@ from worldmodel.errors import StorageError, UserError, printable
 from worldmodel.system.storage import disk_error
 
 USER_ERROR = 2
+MAX_LINE = 1000  # characters of a message that quotes what it was given
 
 
 def run_cli(action: Callable[[], int | None]) -> int:
     """Runs a command and returns its exit status; prints a UserError without a traceback."""
-    _open_missing_streams()
+    _prepare_streams()
     try:
         status = action() or 0
         sys.stdout.flush()  # here, where a closed pipe is expected
         return status
     except UserError as error:
-        message = printable(error, keep="\n")
-        print(f"error: {message}", file=sys.stderr)
+        _print_error(str(error))
         return error.status
     except BrokenPipeError:  # the reader of the output has ended, as in `--help | head`
         _discard_output()
@@ -33,8 +34,15 @@ def run_cli(action: Callable[[], int | None]) -> int:
             raise
         if error.filename is None:
             _discard_output()
-        print(f"error: {printable(error.filename or 'the output')}: {reason}", file=sys.stderr)
-        return StorageError.status
+        _print_error(f"{str(error.filename or 'the output')[:MAX_LINE]}: {reason}")
+        too_long = error.errno == errno.ENAMETOOLONG  # which is no matter of the disk
+        return USER_ERROR if too_long else StorageError.status
+
+
+def _print_error(message: str) -> None:
+    lines = printable(message, keep="\n").split("\n")
+    lines = [f"{line[:MAX_LINE]}..." if len(line) > MAX_LINE else line for line in lines]
+    print("error:", "\n".join(lines), file=sys.stderr)
 
 
 def _discard_output() -> None:
@@ -43,9 +51,9 @@ def _discard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _open_missing_streams() -> None:
+def _prepare_streams() -> None:
     """Opens what the caller has closed of the descriptors 0 to 2 on /dev/null: otherwise the next
-    file would get the number, and with it what libraries print.
+    file would get the number, and with it what libraries print. Output in any encoding is accepted.
     """
     for descriptor in range(3):
         try:
@@ -53,3 +61,5 @@ def _open_missing_streams() -> None:
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
     sys.stdout, sys.stderr = sys.stdout or os.fdopen(1, "w"), sys.stderr or os.fdopen(2, "w")
+    if reconfigure := getattr(sys.stdout, "reconfigure", None):
+        reconfigure(errors="replace")  # in a locale that lacks the characters of names and tables

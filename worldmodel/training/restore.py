@@ -15,8 +15,9 @@ from flax import nnx
 
 from worldmodel import models, policies
 from worldmodel.config import Config, ModelOptions
+from worldmodel.config.environment_ids import local_code
 from worldmodel.data.spec import DataSpec
-from worldmodel.errors import CheckpointError, ConfigError
+from worldmodel.errors import CheckpointError, ConfigError, raise_config_errors
 from worldmodel.models import WorldModel
 from worldmodel.nn.learner import graphdefs_of, split_module
 from worldmodel.planning import Agent, Value
@@ -63,26 +64,30 @@ class Restored:
             if self.policy is None or step == self.step:
                 continue
             with contextlib.suppress(CheckpointError):  # a damaged one cannot be evaluated
-                other = restore(self.directory.path, str(step))
+                other = restore(self.directory.path, str(step), allow_code=True)
                 same = other.stage == self.stage and _same_parameters(other.model, self.model)
                 if same and other.policy is not None:
                     policies[f"step {step:,}"] = other.policy
         return policies
 
 
-def restore(path: str | Path, checkpoint: str = "last") -> Restored:
+def restore(path: str | Path, checkpoint: str = "last", *, allow_code: bool = False) -> Restored:
     """Restores the last stage of the run at `path` that has a checkpoint.
 
     checkpoint: `last` (the newest undamaged one), `best` (by the stage's `best_metric`) or a step.
         The best one comes with the `last`: it was selected among several, in part for its luck.
+    allow_code: whether an environment that the run names may be of no installed package
 
     Of a run with several training seeds, model and policy are those of the first seed, and
     `other_seeds` those of the others.
 
-    Raises CheckpointError if there is no such run or checkpoint, or if it is of another model.
+    Raises CheckpointError if there is no such run or checkpoint, or if it is of another model, and
+    ConfigError for such an environment.
     """
     directory = find_run(path)
     config, spec = directory.config(), directory.spec()
+    if not allow_code:
+        raise_config_errors(local_code(config))
     stages = [stage for stage in plan_stages(config, spec).values() if stage.has_model]
     stage, step, modules = _restore_modules(directory, stages, checkpoint)
     agents = []
@@ -103,7 +108,7 @@ def restore(path: str | Path, checkpoint: str = "last") -> Restored:
         policy=first.policy,
         value=first.value,
         other_seeds=tuple(other_seeds),
-        last=restore(path) if checkpoint == "best" else None,
+        last=restore(path, allow_code=allow_code) if checkpoint == "best" else None,
     )
 
 
