@@ -19,7 +19,7 @@ LAST = np.cumsum(LENGTHS) - 1
 def logs(discrete: bool = False, reward: bool = True) -> Trajectories:
     """Three episodes with vectors and an image; the second one is terminal."""
     generator = np.random.default_rng(0)
-    awkward = np.array([-0.0, 1e-45, 3.4e38, 1 / 3], np.float32)  # a denormal, nearly infinite
+    awkward = np.array([-0.0, 1e-45, 9e37, 1 / 3], np.float32)  # a denormal, nearly too large
     actions = generator.uniform([-2, -0.3], [0.3, 7], (ROWS, 2)).astype(np.float32)
     if discrete:
         actions = generator.integers(0, 4, ROWS).astype(np.int32)

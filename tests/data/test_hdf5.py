@@ -76,7 +76,7 @@ def expected(episodes: Kinds = EPISODES, with_final: bool = True) -> list[tuple]
 KINDS = st.lists(st.tuples(st.integers(1, 5), st.booleans()), min_size=1, max_size=6)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(KINDS)
 def test_no_transition_mixes_episodes(
     tmp_path_factory: pytest.TempPathFactory, kinds: Kinds

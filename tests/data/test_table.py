@@ -96,7 +96,7 @@ def test_every_format_gives_the_same_dataset(tmp_path: Path, ending: str, discre
 CELLS = st.lists(st.sampled_from("abcde"), min_size=1, max_size=60)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(CELLS, st.sampled_from(["csv", "parquet"]))
 def test_interleaved_episodes_are_separated(
     tmp_path_factory: pytest.TempPathFactory, labels: list[str], ending: str

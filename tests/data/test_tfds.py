@@ -215,7 +215,7 @@ def test_a_missing_or_empty_folder_is_reported(tmp_path):
 def test_a_dataset_that_tfds_cannot_open_is_refused(tmp_path):
     write_rlds(logs(), tmp_path / "set", "name")
     (tmp_path / "set" / "features.json").write_text("{")
-    refused(tmp_path / "set", "TFDS cannot open it")
+    refused(tmp_path / "set", "cannot be read")
 
 
 def test_another_storage_format_is_refused(tmp_path):

@@ -18,6 +18,8 @@ from worldmodel.data.episodes import (
     stack_episodes,
 )
 from worldmodel.data.progress import progress_bar
+from worldmodel.data.readers.files import reading
+from worldmodel.data.readers.sizes import check_holes
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.validation import drop_invalid_episodes
@@ -57,10 +59,14 @@ def load(options: DataOptions) -> Trajectories:
     raise_config_errors(option_errors(options, "data."))
     raise_config_errors(dataset_errors(options))
     stream = entry_of("data", options).target(options)
+    with reading("files that can be read"):
+        for file in stream.files:
+            check_holes(file)
     if not _is_cached(options, stream):
         return _read(options, stream, None)
     recipe = {k: v for k, v in dataclasses.asdict(options).items() if k not in RUNTIME_OPTIONS}
-    key = cache.cache_key(recipe | {"kind": type(options).__name__}, stream.files)
+    with reading("files that can be read"):
+        key = cache.cache_key(recipe | {"kind": type(options).__name__}, stream.files)
     folder = user_path(options.cache_dir) / "decoded" / key
     if folder.exists():
         try:

@@ -24,6 +24,7 @@ terminal state.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.data.episodes import Episode
+from worldmodel.data.readers.sizes import check_memory
 from worldmodel.errors import DataError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -81,14 +83,16 @@ def episodes(
         DataError: arrays that do not fit together
     """
     _check(arrays)
-    arrays = {k: np.asarray(value) if k in MARKS else value for k, value in arrays.items()}
+    arrays = {key: value[:] if key in MARKS else value for key, value in arrays.items()}
     layout = _whole(arrays) or _rows(arrays, ogbench)
     names, rewards = _names(arrays, prefix, len(layout.last)), arrays.get("rewards")
     begins = np.concatenate([[0], layout.last[:-1] + 1]).tolist()
+    row_bytes = sum(map(_row_bytes, layout.observations.values()))
     lost_terminals = short = 0
     for index, (begin, last) in enumerate(zip(begins, layout.last.tolist(), strict=True)):
         part, shift = slice(begin, last + 1), layout.extra_rows * index
         rows = slice(begin + shift, last + 1 + shift + layout.extra_rows)
+        check_memory(row_bytes * (last - begin), names[index])
         observations = {key: np.asarray(value[rows]) for key, value in layout.observations.items()}
         final = _final(layout, index, last)
         if final:
@@ -116,8 +120,14 @@ def episodes(
 
 
 def _check(arrays: Arrays) -> None:
+    """Raises DataError for arrays that are not rows of numbers, and marks that are not one each."""
     if scalars := [key for key, value in arrays.items() if value.ndim == 0]:
         raise DataError(f"{', '.join(scalars)} is a single number; accepted: arrays of rows")
+    for key, value in arrays.items():
+        if value.dtype.kind not in "fiub" and key != "episode_names":
+            raise DataError(f"{key} is {value.dtype}; accepted: numbers")
+        if key in MARKS and math.prod(value.shape) != len(value):
+            raise DataError(f"{key} has shape {value.shape}; accepted: one number per row")
     if len(arrays["actions"]) == 0:
         raise DataError("actions has no rows; accepted: at least one transition")
 
@@ -140,6 +150,10 @@ def _final(layout: _Layout, index: int, last: int) -> dict[str, np.ndarray]:
     if not given:
         given, row = layout.final_observations, index
     return {key: np.asarray(value[row : row + 1]) for key, value in given.items()}
+
+
+def _row_bytes(array: Any) -> int:
+    return math.prod(array.shape[1:]) * array.dtype.itemsize
 
 
 def _classes(actions: np.ndarray) -> np.ndarray:
@@ -168,14 +182,15 @@ def _lengths(arrays: Arrays) -> np.ndarray | None:
     lengths = arrays.get("lengths", arrays.get("episode_lengths"))
     if lengths is None:
         return None
-    if lengths.ndim != 1 or lengths.dtype.kind not in "iu" or (lengths < 1).any():
+    rows = len(arrays["actions"])
+    if lengths.dtype.kind not in "iu" or ((lengths < 1) | (lengths > rows)).any():
         integers = lengths.dtype.kind in "iu" and lengths.size
-        minimum = f", minimum {lengths.min()}" if integers else ""
+        limits = f" from {lengths.min()} to {lengths.max()}" if integers else ""
         raise DataError(
-            f"lengths is {lengths.dtype} of shape {lengths.shape}{minimum}; "
-            "accepted: integers (episodes,), each 1 or more"
+            f"lengths is {lengths.dtype} of shape {lengths.shape}{limits}; "
+            f"accepted: integers (episodes,), each 1 or more, in {rows} rows of actions"
         )
-    return lengths
+    return lengths.reshape(-1).astype(np.int64)
 
 
 def _check_lengths(expected: int, of: str, **fields: Any) -> None:

@@ -23,19 +23,19 @@ def summary(schema: type) -> str:
 
 
 @contextmanager
-def reading(accepted: str, file: Path | None = None) -> Iterator[None]:
+def reading(accepted: str, where: Path | str = "") -> Iterator[None]:
     """Turns whatever the library of a format raises into DataError that says what is accepted.
 
-    Errors name `file`, unless the caller does.
+    Errors name `where`: a file or a member of it, unless the caller does.
     """
+    prefix = f"{where}: " if where else ""
     try:
         yield
-    except DataError:
-        raise
+    except DataError as error:
+        raise (DataError(f"{prefix}{error}") if where else error) from error.__cause__
     except Exception as error:  # libraries raise any exception for damaged files
         reason = first_line(error)[:MAX_CHARACTERS]
-        name = f"{file}: " if file else ""
-        raise DataError(f"{name}cannot be read ({reason}); accepted: {accepted}") from error
+        raise DataError(f"{prefix}cannot be read ({reason}); accepted: {accepted}") from error
 
 
 def read_files(
@@ -55,12 +55,17 @@ def read_files(
 
 
 def existing_path(options: DataOptions) -> Path:
-    """Returns `options.path`. Raises DataError if it does not exist or is empty."""
+    """Returns `options.path`. Raises DataError if it is no file and no folder, or is empty."""
     path = user_path(options.path or "")
-    if not options.path or not path.exists():
-        raise DataError(f"data.path={options.path}: does not exist; {_accepted(options)}")
-    if path.is_dir() and not any(path.iterdir()):
-        raise DataError(f"data.path={options.path}: is an empty folder; {_accepted(options)}")
+    error = None
+    if not options.path or not os.path.exists(path):
+        error = "does not exist"
+    elif not (path.is_file() or path.is_dir()):
+        error = "is neither a file nor a folder"
+    elif path.is_dir() and not any(path.iterdir()):
+        error = "is an empty folder"
+    if error:
+        raise DataError(f"data.path={options.path}: {error}; {_accepted(options)}")
     return path
 
 

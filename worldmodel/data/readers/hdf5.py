@@ -14,6 +14,12 @@ from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream
 from worldmodel.data.readers import arrays
 from worldmodel.data.readers.files import existing_files, read_files, summary
+from worldmodel.data.readers.hdf5_storage import (
+    check_storage,
+    datasets_below,
+    item_of,
+    virtual_files,
+)
 from worldmodel.errors import DataError
 
 REQUIRED = ("observations", "actions", "terminals")
@@ -34,7 +40,9 @@ ACCEPTED = summary(HDF5Data)
 def read(options: HDF5Data) -> EpisodeStream:
     """Reads the episodes of all files. Raises DataError if there is no file."""
     files = existing_files(options)
-    return EpisodeStream(str(options.path), read_files(files, _episodes, ACCEPTED), files=files)
+    sources = set[Path]().union(*map(_virtual_files, files)) - {*files}
+    episodes = read_files(files, _episodes, ACCEPTED)
+    return EpisodeStream(str(options.path), episodes, files=(*files, *sorted(sources)))
 
 
 def _episodes(path: Path, prefix: str) -> Iterator[Episode]:
@@ -42,24 +50,36 @@ def _episodes(path: Path, prefix: str) -> Iterator[Episode]:
 
     with h5py.File(path, "r") as file:
         arrays.require(REQUIRED, file, ACCEPTED)
-        present = {key: file[key] for key in (*REQUIRED, *OPTIONAL) if key in file}
-        datasets = {k: v for key, item in present.items() for k, v in _datasets(key, item).items()}
+        datasets = _datasets(file)
+        check_storage(datasets)
         yield from arrays.episodes(datasets, str(path), prefix, ogbench=False)
 
 
-def _datasets(key: str, item: Any) -> dict[str, Any]:
-    """A dataset, or those below a group, by path."""
+def _datasets(file: Any) -> dict[str, Any]:
+    """The datasets that are read, by path: those of a group for several observations."""
     import h5py
 
-    if not isinstance(item, h5py.Group):
-        return {key: item}
     datasets: dict[str, Any] = {}
-
-    def add(name: str, inner: Any) -> None:
-        if isinstance(inner, h5py.Dataset):
-            datasets[f"{key}/{name}"] = inner
-
-    item.visititems(add)
-    if not datasets:
-        raise DataError(f"{item.name} is an empty group; accepted: datasets of observations")
+    for key in (*REQUIRED, *OPTIONAL):
+        item = item_of(file, key) if key in file else None
+        if isinstance(item, h5py.Dataset):
+            datasets[key] = item
+        elif isinstance(item, h5py.Group) and key.endswith("observations"):
+            below = dict(datasets_below(item, f"{key}/"))
+            if not below:
+                raise DataError(f"{key} is an empty group; accepted: datasets of observations")
+            datasets |= below
+        elif item is not None:
+            raise DataError(f"{key} is an HDF5 {type(item).__name__}; accepted: a dataset")
     return datasets
+
+
+def _virtual_files(path: Path) -> set[Path]:
+    """The other files that the content of a file depends on."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return virtual_files(_datasets(file))
+    except Exception:  # is reported when the file is read
+        return set()

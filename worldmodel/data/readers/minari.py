@@ -6,6 +6,7 @@ An episode has T+1 observations, and T actions, rewards, terminations and trunca
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
 from worldmodel.data.readers.files import reading
+from worldmodel.data.readers.hdf5_storage import check_storage, datasets_below, item_of
+from worldmodel.data.readers.sizes import check_parquet
 from worldmodel.errors import DataError, did_you_mean
 from worldmodel.system.storage import user_path
 
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from worldmodel.data.spaces import Convert, Part
 
 MAX_DATASETS_SHOWN = 10  # in a message
+BYTES_PER_EPISODE = 100  # at least
+SPACES = ("Box", "Discrete", "MultiBinary", "MultiDiscrete", "Dict", "Tuple", "Text")
 
 
 @dataclass
@@ -43,15 +48,15 @@ def local_datasets(folder: Path) -> Iterator[str]:
 
     yield "Local Minari datasets"
     try:
-        datasets = minari.list_local_datasets()
-    except Exception as error:  # Minari raises any exception for a damaged dataset
-        yield f"  Minari cannot list them: {error}"
-        return
-    for name, entry in datasets.items():
-        size = f"{entry['total_episodes']:,} episodes, {entry['total_steps']:,} transitions"
-        yield f"  minari:{name}: {size}"
-    if not datasets:
-        yield "  none"
+        with reading("datasets as Minari writes them"):
+            lines = [
+                f"  minari:{name}: {entry['total_episodes']:,} episodes, "
+                f"{entry['total_steps']:,} transitions"
+                for name, entry in minari.list_local_datasets().items()
+            ]
+    except DataError as error:
+        lines = [f"  {error}"]
+    yield from lines or ["  none"]
 
 
 @register("data", "minari", MinariData, source="dataset", listing=local_datasets)
@@ -61,9 +66,8 @@ def read(options: MinariData) -> EpisodeStream:
     Spaces are converted as by `observation_parts` and `action_converter`. Raises DataError for
     other spaces, and if there is no such dataset.
     """
-    root = Path(options.path or os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets")
+    root = user_path(options.path or os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets")
     name = str(options.dataset)
-    root = user_path(root)
     folder = root / name / "data"
     dataset = _open(name, root, folder)
     from worldmodel.data.spaces import action_converter, observation_parts
@@ -71,8 +75,13 @@ def read(options: MinariData) -> EpisodeStream:
     source = f"{name} in {root}"
     parts = observation_parts(dataset.observation_space, source)
     spec, act = action_converter(dataset.action_space, source)
-    files = tuple(sorted(path for path in folder.rglob("*") if path.is_file()))
-    return EpisodeStream(source, _episodes(dataset, parts, act), spec, files, len(dataset))
+    return EpisodeStream(
+        source, _episodes(dataset, folder, parts, act), spec, _files(folder), len(dataset)
+    )
+
+
+def _files(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(path for path in folder.rglob("*") if path.is_file()))
 
 
 def _open(name: str, root: Path, folder: Path) -> Any:
@@ -82,10 +91,41 @@ def _open(name: str, root: Path, folder: Path) -> Any:
         raise DataError(
             f'data=minari needs Minari ({error}): pip install "worldmodel[minari]"'
         ) from error
-    if not folder.is_dir():
+    if not os.path.isdir(folder) or not folder.resolve().is_relative_to(root.resolve()):
         raise DataError(_missing_dataset(name, root))
     with reading("a dataset as Minari writes it", folder):
+        _check_metadata(folder)
         return minari.MinariDataset(folder)
+
+
+def _check_metadata(folder: Path) -> None:
+    """Raises DataError for metadata from which Minari would make an environment, that is run any
+    code, and for more episodes than the files can hold.
+    """
+    metadata = json.loads((folder / "metadata.json").read_text())
+    for key in ("observation_space", "action_space"):
+        if not isinstance(metadata.get(key), str):
+            raise DataError(
+                f"its metadata have no {key}, and the environment that they name is not created, "
+                "since that runs its code; accepted: both spaces, as Minari writes them"
+            )
+        _check_space(json.loads(metadata[key]))
+    size, count = sum(file.stat().st_size for file in _files(folder)), metadata["total_episodes"]
+    if not 0 < count * BYTES_PER_EPISODE <= size:
+        raise DataError(
+            f"its metadata claim total_episodes={count:,} in {size:,} bytes; accepted: at least "
+            "one, and as many as fit"
+        )
+
+
+def _check_space(space: Any) -> None:
+    """Raises DataError for a type of space that Minari does not write."""
+    if not isinstance(space, dict) or space.get("type") not in SPACES:
+        kind = space.get("type") if isinstance(space, dict) else space
+        raise DataError(f"its metadata hold a space {kind!r}; accepted: {', '.join(SPACES)}")
+    below = space.get("subspaces", ())
+    for inner in below.values() if isinstance(below, dict) else below:
+        _check_space(inner)
 
 
 def _missing_dataset(name: str, root: Path) -> str:
@@ -103,16 +143,29 @@ def _missing_dataset(name: str, root: Path) -> str:
 
 
 def _episodes(
-    dataset: Any, parts: dict[str, Part], act: Convert
+    dataset: Any, folder: Path, parts: dict[str, Part], act: Convert
 ) -> Iterator[Episode | UnreadableEpisode]:
     for index in range(len(dataset)):
         name = f"episode {index}"
         try:
             with reading("an episode as Minari writes it"):
+                _check_episode(folder, index)
                 # One by one: Minari's own iterator stops at the first damaged episode.
                 yield _episode(dataset[index], _recorded_steps(dataset, index), parts, act, name)
         except DataError as error:
             yield UnreadableEpisode(name, str(error))
+
+
+def _check_episode(folder: Path, index: int) -> None:
+    """Raises DataError for an episode stored elsewhere, in part, or larger than it can be."""
+    if (file := folder / "main_data.hdf5").exists():
+        import h5py
+
+        with h5py.File(file, "r") as opened:
+            group = item_of(opened, f"episode_{index}")
+            check_storage(dict(datasets_below(group, f"{group.name}/")))
+    for file in folder.glob(f"{index}/*.parquet"):
+        check_parquet(file)
 
 
 def _recorded_steps(dataset: Any, index: int) -> int | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -12,8 +15,12 @@ from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream
 from worldmodel.data.readers import arrays
-from worldmodel.data.readers.files import existing_files, read_files, summary
+from worldmodel.data.readers.files import existing_files, read_files, reading, summary
+from worldmodel.data.readers.sizes import check_size
 from worldmodel.errors import DataError
+
+STREAMED_BYTES = 2**24  # arrays of at least this size are read row by row
+CHUNK_BYTES = 2**20
 
 
 @dataclass
@@ -34,15 +41,81 @@ def read(options: NPZData) -> EpisodeStream:
 
 
 def _episodes(path: Path, prefix: str) -> Iterator[Episode]:
-    archive = np.load(path, allow_pickle=False)
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise DataError(f"is a single array; accepted: {ACCEPTED}")
-    with archive:
-        arrays.require(("observations", "actions"), archive.files, ACCEPTED)
-        wanted = [
-            name
-            for name in archive.files
+    with path.open("rb") as file:
+        if file.read(6) == np.lib.format.MAGIC_PREFIX:
+            raise DataError(f"is a single array; accepted: {ACCEPTED}")
+    with zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        arrays.require(("observations", "actions"), names, ACCEPTED)
+        members = dict(zip(names, archive.infolist(), strict=True))
+        wanted = {
+            name: member
+            for name, member in members.items()
             if name in arrays.KEYS or name.partition("/")[0] in arrays.NAMED
-        ]
-        loaded = {name: archive[name] for name in wanted}
-    yield from arrays.episodes(loaded, str(path), prefix)
+        }
+        check_size(sum(member.file_size for member in wanted.values()), path.stat().st_size)
+        opened = {}
+        for name, member in wanted.items():
+            with reading("arrays of numbers, as numpy.savez writes them", member.filename):
+                opened[name] = _array(archive, member)
+        yield from arrays.episodes(opened, str(path), prefix)
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray | _Rows:
+    """Loads a small array; a large one is read to its end, so that damage is found, and opened."""
+    with archive.open(member) as stream:
+        shape, fortran_order, dtype = _header(stream)
+        held, count = member.file_size - stream.tell(), math.prod(shape) * dtype.itemsize
+        if dtype.hasobject or held != count:
+            described = "objects" if dtype.hasobject else f"{held} bytes for {dtype} of {shape}"
+            raise DataError(f"holds {described}; accepted: {count} bytes of numbers")
+        if count < STREAMED_BYTES or fortran_order or len(shape) < 2:
+            flat = np.frombuffer(stream.read(), dtype)
+            return flat.reshape(shape, order="F" if fortran_order else "C")
+        while stream.read(CHUNK_BYTES):
+            pass
+    return _Rows(archive, member, shape, dtype)
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order and type of an array; `stream` is then at its first byte."""
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    version = np.lib.format.read_magic(stream)
+    if version not in readers:
+        raise DataError(f"has version {version} of NumPy's format; accepted: (1, 0) and (2, 0)")
+    return readers[version](stream)
+
+
+class _Rows:
+    """An array (N, ...) of an archive, of which slices are read, in order as far as possible."""
+
+    def __init__(
+        self,
+        archive: zipfile.ZipFile,
+        member: zipfile.ZipInfo,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+    ):
+        self.archive, self.member, self.shape, self.dtype = archive, member, shape, dtype
+        self.ndim = len(shape)
+        self.row_bytes = math.prod(shape[1:]) * dtype.itemsize
+        self.row = shape[0]
+        self.stream: IO[bytes] | None = None
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        begin, end, _ = rows.indices(len(self))
+        if self.stream is None or begin < self.row:
+            self.stream, self.row = self.archive.open(self.member), 0
+            _header(self.stream)
+        skipped = (begin - self.row) * self.row_bytes
+        for place in range(0, skipped, CHUNK_BYTES):
+            self.stream.read(min(skipped - place, CHUNK_BYTES))
+        content = self.stream.read((end - begin) * self.row_bytes)
+        self.row = end
+        return np.frombuffer(content, self.dtype).reshape(end - begin, *self.shape[1:])

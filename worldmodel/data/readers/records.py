@@ -11,6 +11,7 @@ input acts on the output of its own sample, and becomes the action of the previo
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,13 @@ class RecordsData(DataOptions):
     )
     feedthrough: bool = feedthrough()
 
+    def errors(self) -> Iterator[str]:
+        for key in ("inputs", "outputs"):
+            names = getattr(self, key)
+            if not names or Path(names).is_absolute() or ".." in Path(names).parts:
+                yield f"data.{key}={names}: accepts a pattern of names inside the folder"
+        yield from super().errors()
+
 
 ACCEPTED = summary(RecordsData)
 
@@ -58,7 +66,10 @@ def _pairs(options: RecordsData) -> list[Pair]:
     folder = existing_path(options)
     if not folder.is_dir():
         raise DataError(f"data.path={options.path}: is a file; accepted: {ACCEPTED}")
-    inputs, outputs = (sorted(folder.glob(names)) for names in (options.inputs, options.outputs))
+    inputs, outputs = (
+        sorted(folder / name for name in glob.glob(names, root_dir=folder, recursive=True))
+        for names in (options.inputs, options.outputs)
+    )
     if len(inputs) != len(outputs) or not inputs:
         lines = [
             f"data.inputs={options.inputs}: {', '.join(f.name for f in inputs) or 'none'}",
@@ -71,8 +82,10 @@ def _pairs(options: RecordsData) -> list[Pair]:
 def _episodes(options: RecordsData, pairs: Sequence[Pair]) -> Iterator[Episode | UnreadableEpisode]:
     for inputs, outputs in pairs:
         try:
+            with reading(ACCEPTED, inputs.name):
+                u = _records(inputs)
             with reading(ACCEPTED):
-                u, y = _records(inputs), _records(outputs)
+                y = _records(outputs)
             if u.shape[::2] != y.shape[::2]:
                 raise DataError(
                     f"has {y.shape[2]} records of {y.shape[0]} samples, its inputs {inputs.name} "
@@ -93,7 +106,7 @@ def _episodes(options: RecordsData, pairs: Sequence[Pair]) -> Iterator[Episode |
 
 def _records(file: Path) -> np.ndarray:
     """(samples, channels, records). Raises DataError, without the file's name."""
-    array = np.load(file, allow_pickle=False)
+    array = np.load(file, mmap_mode="r", allow_pickle=False)
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
         raise DataError(f"is not an array of numbers; accepted: {ACCEPTED}")
     if not 1 <= array.ndim <= 4:

@@ -31,6 +31,7 @@ from worldmodel.config import DataOptions, feedthrough, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
 from worldmodel.data.readers.files import existing_files, reading
+from worldmodel.data.readers.sizes import check_parquet, check_size
 from worldmodel.data.readers.table_columns import (
     classes,
     groups,
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PARQUET = (".parquet", ".pq")
+TEXT = (".csv", ".tsv")
+TEXT_FACTOR = 4  # times that numbers take more memory than their text, which is compressed less
 DELIMITERS = (",", ";", "\t")
 HEADER_BYTES = 2**20
 MAX_COLUMNS_SHOWN = 60  # in one message
@@ -95,7 +98,7 @@ class TableData(DataOptions):
         yield from super().errors()
 
 
-@register("data", "table", TableData, endings=(".csv", ".tsv", *PARQUET))
+@register("data", "table", TableData, endings=(*TEXT, *PARQUET))
 def read(options: TableData) -> EpisodeStream:
     """Reads the episodes of all tables. Raises DataError if no file has the requested columns."""
     files = existing_files(options)
@@ -171,6 +174,7 @@ def _open_parquet(file: Path) -> tuple[list[str], Columns]:
     from pyarrow import parquet
 
     def columns(names: list[str], _: list[str]) -> pa.Table:
+        check_parquet(file, names)
         with parquet.ParquetFile(file) as opened:
             return opened.read(columns=names).select(names)
 
@@ -195,6 +199,17 @@ def _open_csv(file: Path, requested: Sequence[str]) -> tuple[list[str], Columns]
     names = {delimiter: _cells(header, delimiter) for delimiter in DELIMITERS}
     best = max(names, key=lambda d: (len(set(requested) & set(names[d])), len(names[d])))
     return names[best], partial(_csv_columns, file, names[best], best, number)
+
+
+def _check_compressed(file: Path) -> None:
+    """Raises DataError for a compressed file of more text than it can hold; keeps none of it."""
+    import pyarrow as pa
+
+    size, on_disk = 0, file.stat().st_size
+    with pa.input_stream(str(file)) as stream:
+        while chunk := stream.read(HEADER_BYTES):
+            size += len(chunk)
+            check_size(TEXT_FACTOR * size, on_disk)
 
 
 def _cells(line: str, delimiter: str) -> list[str]:
@@ -222,6 +237,8 @@ def _csv_columns(
             ),
         )
 
+    if file.suffix.lower() not in TEXT:
+        _check_compressed(file)
     try:
         return parse(threads=True)
     except pa.ArrowInvalid:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,14 @@ from worldmodel.data.readers.tfds_builder import (
     prepared,
     prepared_folder,
 )
+from worldmodel.data.readers.tfds_features import (
+    Keys,
+    check_compressed,
+    check_counts,
+    check_features,
+    numeric_observations,
+    step_features,
+)
 from worldmodel.data.rlds_writer import CARD, METADATA_KEY, NATIVE_FORMAT
 from worldmodel.data.spec import ActionSpec
 from worldmodel.errors import DataError, UserError, bullet_list, first_line
@@ -44,7 +53,6 @@ SINGLE_STEP = "of a single step left out, since they hold no transition"
 LAST_REWARD = "have a reward at their last step, where RLDS has padding"
 NO_LAST_OBSERVATION = "end in zeros, which D4RL's builder writes for missing observations"
 
-Keys = tuple[str, ...]  # path of a leaf in nested dicts
 Record = Mapping[str, Any] | UnreadableEpisode
 
 
@@ -112,13 +120,16 @@ def read(options: TFDSData) -> EpisodeStream:
     """
     by_name = options.builder
     folder = prepared(by_name, options.path) if by_name else prepared_folder(existing_path(options))
+    files = tuple(sorted(p for p in folder.iterdir() if p.is_file() and p.name != CARD))
+    with reading(ACCEPTED, folder):
+        check_features(folder)
+        check_counts(folder, files)
     builder = _builder(folder)
     source = f"{folder} ({options.split})"
-    steps = _step_features(builder, folder)
-    observations = _observations(steps["observation"], source)
+    steps = step_features(builder, folder)
+    observations = numeric_observations(steps["observation"], source)
     shards = _shards(builder, options.split, folder)
     records = _records(builder, options.split, shards)
-    files = tuple(sorted(p for p in folder.iterdir() if p.is_file() and p.name != CARD))
     padded_with_zeros = builder.name.startswith("d4rl_")
     episodes = _episodes(records, steps, observations, source, padded_with_zeros)
     total = sum(shard.take for shard in shards)
@@ -162,42 +173,6 @@ def _stored_as(builder: Any) -> str:
     return builder.info.file_format.value
 
 
-def _step_features(builder: Any, folder: Path) -> Mapping[str, Any]:
-    """The features of one step as plain dicts. Raises DataError if they are not those of RLDS."""
-    import tensorflow_datasets as tfds
-
-    def plain(feature: Any) -> Any:
-        if not isinstance(feature, tfds.features.FeaturesDict):
-            return feature
-        return {key: plain(inner) for key, inner in feature.items()}
-
-    features = plain(builder.info.features)
-    nested = features.get("steps") if isinstance(features, dict) else None
-    if not isinstance(nested, tfds.features.Dataset):
-        raise DataError(f"{folder} has no nested dataset `steps`; data=tfds reads {ACCEPTED}")
-    steps = plain(nested.feature)
-    missing = [key for key in ("observation", "action") if key not in steps]
-    if missing:
-        raise DataError(
-            f"{folder}: steps have no {' and no '.join(missing)}; accepted: the RLDS layout"
-        )
-    action = steps["action"]
-    if isinstance(action, dict):
-        raise DataError(f"{folder}: action is a dict of {', '.join(action)}; accepted: one tensor")
-    kind = _dtype(action).kind
-    if not (kind == "f" or (kind in "iu" and action.shape == ())):
-        raise DataError(
-            f"{folder}: action is {_dtype(action)} of shape {action.shape}; "
-            "accepted: floats of any shape, or one integer (a class)"
-        )
-    return steps
-
-
-def _dtype(feature: Any) -> np.dtype:
-    """The dtype of a feature; object for a sequence of several fields."""
-    return np.dtype(object if isinstance(feature.np_dtype, dict) else feature.np_dtype)
-
-
 # ---------------------------------------------------------------------------------------- records
 
 
@@ -213,6 +188,9 @@ def _shards(builder: Any, split: str, folder: Path) -> Sequence[Any]:
         ) from error
     if not shards:
         raise DataError(f"{folder}: split {split!r} holds no episodes")
+    outside = [s.filename for s in shards if Path(s.filename).parent != folder]
+    if outside:
+        raise DataError(bullet_list(f"{folder}: files are outside the folder", outside))
     if missing := [shard.basename() for shard in shards if not Path(shard.filename).is_file()]:
         raise DataError(bullet_list(f"{folder}: files are missing", missing))
     return shards
@@ -249,19 +227,25 @@ def _records(builder: Any, split: str, shards: Sequence[Any]) -> Iterator[Record
 
 
 def _intact_records(path: str) -> Iterator[bytes]:
-    """The records of a TFRecord file up to its end, or to the first damage."""
-    import grain
-
-    try:
-        yield from grain.experimental.TFRecordIterDataset(path)
-    except (ValueError, OverflowError, MemoryError):  # from a wrong record length
-        return
+    """The records of a TFRecord file up to its end, or to the first length beyond it: each has its
+    length in 8 bytes and a checksum in 4, its content, and a checksum of that.
+    """
+    left = Path(path).stat().st_size
+    with Path(path).open("rb") as file:
+        while header := file.read(12):
+            length = int.from_bytes(header[:8], "little")
+            left -= 16 + length
+            if left < 0:
+                return
+            yield file.read(length)
+            file.seek(4, os.SEEK_CUR)
 
 
 def _action_spec(folder: Path, steps: Mapping[str, Any]) -> ActionSpec | None:
     """From our metadata, or else from a feature with a number of classes, or else None."""
     if raw := read_metadata(folder).get("action"):
-        return ActionSpec.from_json(raw)
+        with reading("the metadata that convert writes", folder / "metadata.json"):
+            return ActionSpec.from_json(raw)
     classes = getattr(steps["action"], "num_classes", None)
     return ActionSpec(True, classes) if classes else None
 
@@ -346,35 +330,6 @@ def _ends_in_zeros(episode: Episode) -> bool:
     return episode.terminated and not any(last)
 
 
-def _observations(feature: Any, source: str) -> dict[str, tuple[Keys, Any]]:
-    """Name -> path and feature of the numeric observations; '/' joins nested names."""
-    numeric = {}
-    for path, leaf in _leaves(feature):
-        dtype, shape = _dtype(leaf), leaf.shape
-        image = dtype == np.uint8 and len(shape) == 3
-        name = "/".join(path) or ("image" if image else "observation")
-        if dtype.kind in "iu" and shape == ():
-            raise DataError(
-                f"{source}: observation {name!r} is one integer ({dtype}); "
-                "accepted: vectors of numbers and uint8 images (height, width, channels)"
-            )
-        if dtype.kind in "fiub":
-            numeric[name] = (path, leaf)
-        else:
-            logger.warning("%s: observation %r is not numeric and is left out", source, name)
-    if not numeric:
-        raise DataError(f"{source}: no numeric observations; accepted: vectors, uint8 images")
-    return numeric
-
-
-def _leaves(feature: Any, path: Keys = ()) -> Iterator[tuple[Keys, Any]]:
-    if not isinstance(feature, dict):
-        yield path, feature
-        return
-    for key, inner in feature.items():
-        yield from _leaves(inner, (*path, key))
-
-
 def _at(tree: Any, path: Keys) -> Any:
     for key in path:
         tree = tree[key]
@@ -390,6 +345,8 @@ def _column(feature: Any, raw: Any, field: str) -> np.ndarray:
     try:
         if isinstance(raw, Mapping):  # a tensor of variable shape: values and shapes
             raw = [dict(zip(raw, step, strict=True)) for step in zip(*raw.values(), strict=True)]
+        for step in raw:
+            check_compressed(feature, step)
         return np.stack([feature.decode_example_np(step) for step in raw])
     except Exception as error:  # decoders raise any exception
         raise DataError(
