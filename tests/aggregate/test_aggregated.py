@@ -8,11 +8,12 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from evaluated_runs import POLICIES, TASKS, Evaluator, returns_of, write_evaluated_run
 from scipy import stats
 
 from worldmodel.aggregate.command import AggregateOptions
@@ -25,87 +26,18 @@ from worldmodel.aggregate.results import (
     summarize,
 )
 from worldmodel.aggregate.runs import find_runs, read_run, read_runs
-from worldmodel.config import Config, NoPolicy, PolicyOptions
+from worldmodel.config import NoPolicy
 from worldmodel.config.arguments import parse_options
-from worldmodel.config.io import save_config
-from worldmodel.config.references import Reference
-from worldmodel.config.values import assign
-from worldmodel.data.readers.gymnasium import GymnasiumData
+from worldmodel.data.spec import DataSpec
 from worldmodel.errors import CheckpointError, ConfigError
-from worldmodel.evaluation.evaluator import write
-from worldmodel.evaluation.results import Provenance, Results
-from worldmodel.evaluation.returns import EvaluationEpisodes
-from worldmodel.evaluation.sections.returns import AgentReturns, Returns, Scale
-from worldmodel.evaluation.statistics import SEEDS, Bootstrap
-from worldmodel.models.observed import ObservedOptions
-from worldmodel.policies.rebrac import ReBRACOptions
+from worldmodel.evaluation.statistics import Bootstrap
 from worldmodel.policies.td3_bc import TD3BCOptions
-from worldmodel.runs.directory import RunDirectory
 from worldmodel.system.exit_status import run_cli
-
-TASKS = {
-    "Hopper-v5": Reference("d4rl/hopper", -20.0, 3230.0, "a pair", 1000),
-    "Walker2d-v5": Reference("d4rl/walker2d", 2.0, 4592.0, "another pair", 1000),
-}
-POLICIES = {"td3_bc": TD3BCOptions(), "rebrac": ReBRACOptions()}
-QUALITY = {"td3_bc": 0.4, "rebrac": 0.55}  # of the reference's range
-
-Evaluator = Callable[..., Path]
-
-
-def returns_of(method: str, task: str, seeds: int, first: int = 0, episodes: int = 6) -> np.ndarray:
-    """(seeds, episodes), each seed's from a generator of its own."""
-    reference = TASKS[task]
-    found = []
-    for seed in range(first, first + seeds):
-        generator = np.random.default_rng([seed, *map(ord, method + task)])
-        quality = QUALITY[method] + generator.normal(0, 0.1) + generator.normal(0, 0.2, episodes)
-        found.append(reference.min + quality * (reference.max - reference.min))
-    return np.stack(found)
 
 
 @pytest.fixture
-def evaluate(tmp_path: Path, walker_spec) -> Evaluator:
-    """Writes a run's folder as training and evaluation leave it, with returns (seeds, episodes)."""
-
-    def made(
-        name: str,
-        policy: PolicyOptions,
-        task: str,
-        returns: np.ndarray | None,
-        seed: int = 0,
-        reference: Reference | None = None,
-        logs: str | None = None,
-        step: int = 100,
-        agent: str = "policy",
-        **options: object,
-    ) -> Path:
-        config = Config(name, seed, model=ObservedOptions(), policy=policy)
-        config.training.world_model.steps = config.training.policy.steps = 100
-        for key, value in options.items():
-            assign(config, key.replace("__", "."), value)
-        config.data = GymnasiumData(name="logs", environment=task)
-        run = RunDirectory(tmp_path / "runs" / name)
-        save_config(config, run.path / "config.yaml")
-        run.check_dataset(walker_spec, logs or task)
-        earned, bootstrap = {}, Bootstrap(100)
-        if returns is not None:
-            seeds = 1000 + np.arange(returns.shape[1])
-            one = np.ones(len(seeds), bool)
-            played = [
-                EvaluationEpisodes(seeds, r[:, None], one.astype(int), one, ~one, None)
-                for r in returns
-            ]
-            mean = bootstrap.mean(returns.mean(1), SEEDS)
-            earned[agent] = AgentReturns(mean, returns.ravel(), played)
-        source = Provenance(
-            name, "policy", step, environment=task, config=dataclasses.asdict(config)
-        )
-        scale = None if reference is None else Scale(reference, reference.note(1000))
-        write(Results({"returns": Returns(earned, task, scale)}, 0.95, source), run.evaluation)
-        return run.path
-
-    return made
+def evaluate(tmp_path: Path, walker_spec: DataSpec) -> Evaluator:
+    return partial(write_evaluated_run, tmp_path / "runs", walker_spec)
 
 
 @pytest.fixture
@@ -332,6 +264,32 @@ def test_episodes_of_another_evaluation_are_refused(runs: Path) -> None:
     episodes.write_text(whole[:-20])
     with pytest.raises(CheckpointError, match=r"episodes\.jsonl is damaged"):
         read_run(run)
+
+
+@pytest.mark.parametrize("lost", [None, float("nan"), float("inf"), float("-inf")])
+def test_a_seed_that_diverged_counts_as_the_lowest_score(runs: Path, lost: float | None) -> None:
+    """One episode of one of rebrac's runs has no finite return, in any text that JSON may hold."""
+    folder = runs / "rebrac-Hopper-v5-0" / "evaluation"
+    first, *others = (folder / "episodes.jsonl").read_text().splitlines(keepends=True)
+    changed = json.dumps(json.loads(first) | {"return": lost})
+    (folder / "episodes.jsonl").write_text("".join([changed, "\n", *others]))
+    results = json.loads((folder / "results.json").read_text())
+    results["returns"]["policy"]["value"] = lost
+    (folder / "results.json").write_text(json.dumps(results))
+    table, expected = table_of(runs), naive()
+    (note,) = table.notes
+    assert note.startswith("1 of 4 training seeds of rebrac on Hopper-v5 have no finite return")
+    column = table.scores["rebrac"][:, table.tasks.index("Hopper-v5")]
+    assert column[0] == min(expected["td3_bc"][:, 0].min(), expected["rebrac"][1:, 0].min())
+    found = aggregate_methods(table, Bootstrap(100))
+    assert all(np.isfinite(n.value) for m in found.methods for n in found.numbers[m].values())
+
+
+def test_a_task_without_a_finite_return_is_refused(evaluate: Evaluator) -> None:
+    returns = np.full((2, 3), np.nan)
+    runs = evaluate("lost", POLICIES["td3_bc"], "Hopper-v5", returns).parent
+    with pytest.raises(ConfigError, match="Hopper-v5: no run has a finite return"):
+        table_of(runs)
 
 
 def test_the_command_writes_and_says_all(runs: Path, evaluate: Evaluator) -> None:

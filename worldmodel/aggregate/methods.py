@@ -58,19 +58,19 @@ def score_table(
         _check_known(runs, by)
     normalized = _is_normalized(runs, tasks, score)
     cells: Cells = {}
-    for run in sorted(runs, key=lambda run: int(run.options["seed"])):
+    for run in sorted(runs, key=lambda run: run.seed):
         method = label(run.options, by or NAMES[:1])
         cells.setdefault((method, tasks[run.task]), []).append(run)
     methods = list(dict.fromkeys(method for method, _ in cells))
     names = list(tasks.values())
     raise_config_errors(_repeated(cells))
     _refuse_gaps(cells, methods, names, by)
+    finite, diverged = _finite_scores(cells, names, normalized)
     scores, uneven, differing, paths = {}, [], [], {}
     for method in methods:
-        by_task = [cells[method, task] for task in names]
-        own = [run for runs in by_task for run in runs]
+        own = [run for task in names for run in cells[method, task]]
         paths[method] = [str(run.path) for run in own]
-        each = [np.concatenate([run.scores(normalized) for run in runs]) for runs in by_task]
+        each = [finite[method, task] for task in names]
         seeds = list(map(len, each))
         scores[method] = np.stack([values[: min(seeds)] for values in each], 1)
         if len(set(seeds)) > 1:
@@ -81,8 +81,35 @@ def score_table(
             )
         if more := [key for key in _different(own) if key not in by]:
             differing.append(f"Runs of {method} also differ by {_some(more)}.")
-    notes = [*uneven, *differing, *_evaluation_notes(runs, cells)]
+    notes = [*diverged, *uneven, *differing, *_evaluation_notes(runs, cells)]
     return ScoreTable(names, scores, normalized, list(by), paths, notes)
+
+
+def _finite_scores(
+    cells: Cells, tasks: Sequence[str], normalized: bool
+) -> tuple[dict[tuple[str, str], np.ndarray], list[str]]:
+    """The scores of each method and task, of all seeds, and notes. A seed that diverged has no
+    score, and leaving it out would flatter its method: it gets the lowest one on its task.
+    """
+    scores = {
+        cell: np.concatenate([run.scores(normalized) for run in runs])
+        for cell, runs in cells.items()
+    }
+    notes = []
+    for task in tasks:
+        own = {cell: values for cell, values in scores.items() if cell[1] == task}
+        every = np.concatenate([*own.values()])
+        if not np.isfinite(every).any():
+            raise ConfigError(f"{task}: no run has a finite return; leave this task out")
+        lowest = every[np.isfinite(every)].min()
+        for cell, values in own.items():
+            if lost := int((~np.isfinite(values)).sum()):
+                scores[cell] = np.where(np.isfinite(values), values, lowest)
+                notes.append(
+                    f"{lost} of {len(values)} training seeds of {cell[0]} on {task} have no finite "
+                    f"return (they diverged): each counts as the lowest score there, {lowest:.4g}."
+                )
+    return scores, notes
 
 
 def label(options: Mapping[str, str], keys: Iterable[str]) -> str:
@@ -180,16 +207,18 @@ def _is_normalized(
 def _repeated(cells: Cells) -> Iterator[str]:
     """Runs of one method and task with the same seed, which would count twice."""
     for (method, task), runs in cells.items():
-        seeds: dict[str, EvaluatedRun] = {}
+        seeds: dict[int, EvaluatedRun] = {}
         for run in runs:
-            seed = run.options["seed"]
-            if (first := seeds.setdefault(seed, run)) is run:
+            if (first := seeds.setdefault(run.seed, run)) is run:
                 continue
             other = _different([first, run])
-            yield f"{first.path} and {run.path}: both are {method} on {task}, with seed={seed}" + (
-                f"; they differ by {_some(other)}: add that to group_by=[...]"
-                if other
-                else "; leave one out"
+            yield (
+                f"{first.path} and {run.path}: both are {method} on {task}, with seed={run.seed}"
+                + (
+                    f"; they differ by {_some(other)}: add that to group_by=[...]"
+                    if other
+                    else "; leave one out"
+                )
             )
 
 
@@ -228,7 +257,7 @@ def _evaluation_notes(runs: Sequence[EvaluatedRun], cells: Cells) -> Iterator[st
         yield f"Evaluated at the best checkpoint, which is best in part by luck: {_some(best)}."
     if early := [str(run.path) for run in runs if run.step < run.steps and not run.best]:
         yield f"Evaluated before the end of their training: {_some(early)}."
-    counts = {int(run.options["evaluation.episodes"]) for run in runs}
+    counts = {run.episodes for run in runs}
     if len(counts) > 1:
         yield f"Means are over different numbers of episodes, {min(counts)} to {max(counts)}."
 

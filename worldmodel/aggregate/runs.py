@@ -6,6 +6,7 @@ Read from results.json, episodes.jsonl and spec.json alone; nothing here imports
 from __future__ import annotations
 
 import glob
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from worldmodel.config.option import format_value
 from worldmodel.config.references import Reference
 from worldmodel.config.values import flatten
-from worldmodel.errors import CheckpointError, raise_config_errors
+from worldmodel.errors import CheckpointError, UserError, raise_config_errors
 from worldmodel.runs.directory import RunDirectory
 from worldmodel.status.report import runs_in
 
@@ -28,9 +29,11 @@ class EvaluatedRun:
     """A run that was evaluated.
 
     options: its whole config, as words, by dotted keys
+    seed, episodes: of training; of its evaluation
     dataset: the fingerprint of its dataset
     agent: policy or planner
-    returns: (seeds,) the agent's mean over episodes, for each training seed
+    returns: (seeds,) the agent's mean over episodes, for each training seed; minus infinity where
+        one was not finite
     reference: what normalized scores are counted by, if that was asked for
     step, steps, best: of the checkpoint evaluated; of its stage in full; whether it is there as the
     best one, and not as the last too
@@ -38,6 +41,8 @@ class EvaluatedRun:
 
     path: Path
     options: dict[str, str]
+    seed: int
+    episodes: int
     dataset: str
     environment: str
     agent: str
@@ -72,6 +77,7 @@ def _matching(word: str) -> list[Path]:
     if not glob.has_magic(word):
         return runs_in([word])
     found = sorted(Path(name).parent for name in glob.glob(f"{word}/config.yaml"))
+    found = [path for path in found if (path / "config.yaml").is_file()]
     if not found:
         raise CheckpointError(f"runs={word}: no run directory matches this pattern")
     return found
@@ -85,7 +91,7 @@ def read_runs(paths: Sequence[Path], agent: str | None) -> tuple[list[EvaluatedR
     for path in paths:
         try:
             run = read_run(path, agent)
-        except CheckpointError as error:
+        except UserError as error:
             faults.append(str(error))
             continue
         if run is None:
@@ -98,7 +104,7 @@ def read_runs(paths: Sequence[Path], agent: str | None) -> tuple[list[EvaluatedR
 
 def read_run(path: Path, agent: str | None = None) -> EvaluatedRun | None:
     """The run in a folder, with the returns of `agent` (None: its policy, or its planner if alone);
-    None without an agent. Raises CheckpointError.
+    None without an agent. Raises CheckpointError, or ConfigError for its config.yaml.
     """
     directory = RunDirectory(path)
     _need(directory, "results.json")
@@ -130,18 +136,22 @@ def _finished(
                 else f"run `python eval.py run={directory.path}`"
             )
         )
-    stage, last = found["stage"], found.get("last")
+    stage, step, last = found["stage"], found["step"], found.get("last")
+    if not isinstance(found["environment"], str):
+        raise TypeError(f"environment is {found['environment']!r}")
     return EvaluatedRun(
-        directory.path,
-        options,
-        directory.fingerprint(),
-        found["environment"],
-        acts,
-        _means_of_seeds(directory, acts, _or_worst(found["returns"][acts]["value"])),
-        _reference(found.get("reference")),
-        found["step"],
-        int(options[f"training.{'world_model' if stage == 'joint' else stage}.steps"]),
-        last is not None and (last["stage"], last["step"]) != (stage, found["step"]),
+        path=directory.path,
+        options=options,
+        seed=int(options["seed"]),
+        episodes=int(options["evaluation.episodes"]),
+        dataset=directory.fingerprint(),
+        environment=found["environment"],
+        agent=acts,
+        returns=_means_of_seeds(directory, acts, _return(found["returns"][acts]["value"])),
+        reference=_reference(found.get("reference")),
+        step=int(step),
+        steps=int(options[f"training.{'world_model' if stage == 'joint' else stage}.steps"]),
+        best=last is not None and (last["stage"], last["step"]) != (stage, step),
     )
 
 
@@ -152,10 +162,15 @@ def _told(value: Any) -> str:
 def _means_of_seeds(directory: RunDirectory, agent: str, mean: float) -> np.ndarray:
     """(seeds,); their mean is the one that results.json has."""
     _need(directory, "episodes.jsonl")
-    earned: dict[int, list[float]] = {}
-    for row in directory.episodes():
-        if row["agent"] == agent:
-            earned.setdefault(row["training_seed"], []).append(_or_worst(row["return"]))
+
+    def returns_by_seed(rows: list[Any]) -> dict[int, list[float]]:
+        earned: dict[int, list[float]] = {}
+        for row in rows:
+            if row["agent"] == agent:
+                earned.setdefault(int(row["training_seed"]), []).append(_return(row["return"]))
+        return earned
+
+    earned = directory.episodes(returns_by_seed)
     means = np.array([np.mean(earned[seed]) for seed in sorted(earned)])
     if not earned or not np.isclose(means.mean(), mean):
         raise CheckpointError(
@@ -165,12 +180,19 @@ def _means_of_seeds(directory: RunDirectory, agent: str, mean: float) -> np.ndar
     return means
 
 
-def _or_worst(returned: float | None) -> float:
-    """What is not finite was written as null."""
-    return -np.inf if returned is None else returned
+def _return(value: Any) -> float:
+    """A return that is not finite was written as null, and is worse than all others."""
+    if value is None:
+        return -np.inf
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"a return is {value!r}")
+    return float(value) if math.isfinite(value) else -np.inf
 
 
 def _reference(saved: dict[str, Any] | None) -> Reference | None:
     if saved is None:
         return None
-    return Reference(**saved)
+    reference = Reference(**saved)
+    if not -math.inf < reference.min < reference.max < math.inf:
+        raise ValueError(f"the reference returns are {reference.min} and {reference.max}")
+    return reference

@@ -28,6 +28,9 @@ from worldmodel.system.storage import (
     write_json,
 )
 
+# What reading a file that holds anything but what was written there can raise.
+DAMAGE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+
 
 @dataclass(frozen=True)
 class RunDirectory:
@@ -70,7 +73,7 @@ class RunDirectory:
 
     def fingerprint(self) -> str:
         """Of the data that the run is trained on."""
-        return self._read("spec.json", lambda values: values["fingerprint"])
+        return self._read("spec.json", lambda values: _text(values["fingerprint"]))
 
     def summary(self) -> dict[str, Any]:
         """The contents of summary.json; empty before the first stage has ended."""
@@ -83,9 +86,9 @@ class RunDirectory:
         read_values(self.path / "config.yaml")  # raises for a run of another version
         return self._read("evaluation/results.json", part)
 
-    def episodes(self) -> list[dict[str, Any]]:
-        """The rows of episodes.jsonl: every episode of the last evaluation."""
-        return self._read("evaluation/episodes.jsonl", lambda rows: rows, _lines)
+    def episodes(self, part: Callable[[Any], Any]) -> Any:
+        """A `part` of the last evaluation's episodes, given the rows of episodes.jsonl."""
+        return self._read("evaluation/episodes.jsonl", part, _lines)
 
     def write_summary(self, stage: str, entry: dict[str, Any]) -> None:
         """Adds the entry of a stage to summary.json."""
@@ -138,14 +141,23 @@ class RunDirectory:
         self, name: str, part: Callable[[Any], Any], parse: Callable[[str], Any] = json.loads
     ) -> Any:
         """A `part` of the contents of a JSON file."""
+        path = self.path / name
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise CheckpointError(f"{path} is not a file")
         try:
-            return part(parse((self.path / name).read_text(encoding="utf-8")))
+            return part(parse(path.read_text(encoding="utf-8")))
         except OSError as error:
-            raise CheckpointError(f"{self.path / name}: {error.strerror}") from None
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path}: {error.strerror}") from None
+        except DAMAGE as error:
             raise CheckpointError(
-                f"{self.path / name} is damaged: {type(error).__name__}, {first_line(error)}"
+                f"{path} is damaged: {type(error).__name__}, {first_line(error)}"
             ) from None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def _lines(text: str) -> list[Any]:

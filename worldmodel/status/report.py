@@ -41,10 +41,10 @@ def runs_in(words: Iterable[str]) -> list[Path]:
 
 
 def _runs(path: Path) -> Iterator[Path]:
-    if (path / "config.yaml").is_file():
+    if os.path.isfile(path / "config.yaml"):  # False also for a name that no file can have
         yield path
         return
-    below = sorted(p.parent for p in path.glob("*/config.yaml") if p.is_file())
+    below = sorted(p.parent for p in path.glob("*/config.yaml") if os.path.isfile(p))
     if not below:
         raise CheckpointError(f"{path} is not a run (config.yaml is missing) and contains no runs")
     yield from below
