@@ -58,6 +58,13 @@ def raise_config_errors(errors: Iterable[str]) -> None:
         raise ConfigError("\n".join(_first_few(errors)))
 
 
+def raise_data_errors(errors: Iterable[str], source: str) -> None:
+    """Raises DataError with the first few of `errors`, a line each; does nothing without any."""
+    if errors := list(errors):
+        count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+        raise DataError(bullet_list(f"{source}: {count} in the data", errors))
+
+
 def _first_few(errors: Sequence[str]) -> list[str]:
     more = len(errors) - MAX_ERRORS_SHOWN
     return [*errors[:MAX_ERRORS_SHOWN], *([f"... and {more} more"] if more > 0 else [])]

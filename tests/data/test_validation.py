@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from worldmodel.data import ActionSpec, Episode, Trajectories, stack_episodes, validate
+from worldmodel.data import (
+    ActionSpec,
+    DataSpec,
+    Episode,
+    ObservationSpec,
+    Trajectories,
+    stack_episodes,
+    validate,
+)  # fmt: skip
 from worldmodel.errors import DataError
 
 LENGTHS = np.array([3, 4, 5])
@@ -43,9 +53,9 @@ def put(value: np.ndarray, row: Any, entry: Any) -> np.ndarray:
     return value
 
 
-def errors(trajectories: Trajectories) -> str:
+def errors(build: Callable[[], Trajectories]) -> str:
     with pytest.raises(DataError) as caught:
-        validate(trajectories)
+        validate(build())
     assert str(caught.value).startswith("logs.file: ")
     return str(caught.value)
 
@@ -64,83 +74,102 @@ def test_a_valid_dataset_passes():
 
 
 @pytest.mark.parametrize(
-    ("broken", "words"),
+    ("build", "words"),
     [
         (
-            logs(observations={"x": put(VECTORS, (5, 1), np.nan)}),
+            lambda: logs(observations={"x": put(VECTORS, (5, 1), np.nan)}),
             "observation 'x' is not finite: episode 1, step 2;",
         ),
         (
-            logs(observations={"x": put(VECTORS, 11, np.inf)}),
+            lambda: logs(observations={"x": put(VECTORS, 11, np.inf)}),
             "observation 'x' is not finite: episode 2, step 4;",
         ),
-        (logs(actions=put(ACTIONS, 0, np.nan)), "action is not finite: episode 0, step 0;"),
-        (logs(rewards=put(REWARDS, 3, -np.inf)), "reward is not finite: episode 1, step 0;"),
+        (lambda: logs(actions=put(ACTIONS, 0, np.nan)), "action is not finite: episode 0, step 0"),
         (
-            logs(rewards=put(REWARDS, 6, 1)),
+            lambda: logs(rewards=put(REWARDS, 3, -np.inf)),
+            "reward is not finite: episode 1, step 0",
+        ),
+        (
+            lambda: logs(rewards=put(REWARDS, 6, 1)),
             "reward after the last transition: episode 1, step 3; accepted: 0",
         ),
         (
-            logs(actions=put(ACTIONS, 4, 2.1)),
+            lambda: logs(actions=put(ACTIONS, 4, 2.1)),
             "action is outside its bounds: episode 1, step 1; accepted: low [-1.0] to high [2.0]",
         ),
         (
-            classes(actions=put(CLASSES, 8, 3)),
+            lambda: classes(actions=put(CLASSES, 8, 3)),
             "action is not a class: episode 2, step 1; accepted: 0 to 2",
         ),
-        (classes(actions=put(CLASSES, 8, -1)), "action is not a class: episode 2, step 1;"),
-        (logs(lengths=np.array([], np.int64)), "no episodes; accepted: at least one"),
-        (logs(lengths=np.array([1, 6, 5])), "episode 0 has 1 step(s); accepted: at least 2"),
+        (lambda: classes(actions=put(CLASSES, 8, -1)), "action is not a class: episode 2, step 1"),
+        (lambda: logs(lengths=np.array([], np.int64)), "no episodes; accepted: at least one"),
         (
-            logs(lengths=np.array([3, 4, 6])),
+            lambda: logs(lengths=np.array([1, 6, 5])),
+            "episode 0 has 1 step(s); accepted: at least 2",
+        ),
+        (
+            lambda: logs(lengths=np.array([3, 4, 6])),
             "observation 'x' has 12 steps; accepted: 13, the sum of lengths",
         ),
-        (logs(rewards=REWARDS[:11]), "reward has 11 steps; accepted: 12"),
-        (logs(actions=ACTIONS[:11]), "action has 11 steps; accepted: 12"),
-        (logs(terminated=np.zeros(2, bool)), "terminated has 2 entries; accepted: 3"),
-        (logs(observations={}), "no observations"),
+        (lambda: logs(rewards=REWARDS[:11]), "reward has 11 steps; accepted: 12"),
+        (lambda: logs(actions=ACTIONS[:11]), "action has 11 steps; accepted: 12"),
+        (lambda: logs(terminated=np.zeros(2, bool)), "terminated has 2 entries; accepted: 3"),
+        (lambda: logs(observations={}), "no observations"),
         (
-            logs(observations={"x": np.zeros((12, 2))}),
+            lambda: logs(observations={"x": np.zeros((12, 2))}),
             "observation 'x' is float64 of shape (12, 2); accepted: float32",
         ),
         (
-            logs(observations={"x": np.zeros(12, np.float32)}),
+            lambda: logs(observations={"x": np.zeros(12, np.float32)}),
             "observation 'x' is float32 of shape (12,)",
         ),
-        (logs(observations={"x": np.zeros((12, 2), np.uint8)}), "observation 'x' is uint8"),
+        (lambda: logs(observations={"x": np.zeros((12, 2), np.uint8)}), "observation 'x' is uint8"),
         (
-            logs(rewards=np.zeros((12, 1), np.float32)),
+            lambda: logs(rewards=np.zeros((12, 1), np.float32)),
             "reward is float32 of shape (12, 1); accepted: float32 (steps,)",
         ),
         (
-            logs(actions=np.zeros((12, 2), np.float32)),
+            lambda: logs(actions=np.zeros((12, 2), np.float32)),
             "action is float32 of shape (12, 2); accepted: float32 (steps, 1)",
         ),
         (
-            classes(actions=np.zeros(12, np.int64)),
+            lambda: classes(actions=np.zeros(12, np.int64)),
             "action is int64 of shape (12,); accepted: int32",
         ),
-        (classes(action_spec=ActionSpec(True, 0)), "action size is 0"),
         (
-            logs(action_spec=ActionSpec(False, 1, (1.0,), (1.0,))),
-            "action 0 has low 1.0 and high 1.0; accepted: finite, low < high",
+            lambda: logs(observations={"x": put(VECTORS, 4, 2e38)}),
+            "observation 'x' is beyond 1e+38: episode 1, step 1; accepted: numbers of smaller units",
         ),
-        (logs(action_spec=ActionSpec(False, 1, (-np.inf,), (1.0,))), "action 0 has low -inf"),
+        (lambda: logs(actions=list(ACTIONS)), "actions is of type list; accepted: a NumPy array"),
+        (lambda: logs(observations=VECTORS), "observations is of type ndarray; accepted: a dict"),
+        (lambda: logs(observations={3: VECTORS}), "observations maps int to ndarray; accepted:"),
         (
-            logs(action_spec=ActionSpec(False, 1, (), ())),
-            "action has 0 low, 0 high bounds; accepted: 1",
+            lambda: logs(action_spec=None),
+            "action_spec is of type NoneType; accepted: an",
         ),
+        (lambda: logs(lengths=LENGTHS / 1), "lengths is float64 of shape (3,); accepted: integers"),
+        (lambda: logs(terminated=LENGTHS), "terminated is int64 of shape (3,); accepted: bool"),
+        (lambda: logs(names=("a", "b")), "names has 2 entries; accepted: 3, one per episode"),
+        (
+            lambda: logs(episode_starts=np.array([0, 3])),
+            "episode_starts has 2 entries; accepted:",
+        ),
+        (
+            lambda: logs(episode_starts=np.array([0, 3, 9])),
+            "episode 2 is steps 9 to 13; accepted: 0 to 11",
+        ),
+        (lambda: logs(rewards=np.array(0, np.float32)), "reward has no steps; accepted: 12"),
     ],
 )
-def test_an_error_names_the_place_and_what_is_accepted(broken, words):
-    message = errors(broken)
+def test_an_error_names_the_place_and_what_is_accepted(build, words):
+    message = errors(build)
     assert words in message
     assert "1 error in the data" in message or "lengths" in words
 
 
 def test_all_errors_are_reported_at_once_and_many_steps_share_a_line():
     message = errors(
-        logs(
+        lambda: logs(
             observations={"x": put(VECTORS, slice(None), np.nan)},
             rewards=put(REWARDS, 1, np.nan),
             actions=put(ACTIONS, 1, -5),
@@ -151,9 +180,40 @@ def test_all_errors_are_reported_at_once_and_many_steps_share_a_line():
 
 
 def test_a_long_list_of_errors_is_shortened():
-    message = errors(logs(lengths=np.ones(12, np.int64), terminated=np.zeros(12, bool)))
+    message = errors(lambda: logs(lengths=np.ones(12, np.int64), terminated=np.zeros(12, bool)))
     assert "12 errors" in message and message.endswith("... and 2 more")
     assert "episode 9 has" in message and "episode 10 has" not in message
+
+
+VECTOR = {"shape": (2,), "dtype": "float32"}
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: ActionSpec(True, 0), "action size is 0; accepted: at least 1"),
+        (lambda: ActionSpec(True, 2.0), "action size is 2.0"),
+        (lambda: ActionSpec(False, 1, (1.0,), (1.0,)), "action 0 has low 1.0 and high 1.0"),
+        (lambda: ActionSpec(False, 1, (1e9,), (1e9 + 1,)), "accepted: finite, low < high"),
+        (lambda: ActionSpec(False, 1, (-np.inf,), (1.0,)), "action 0 has low -inf"),
+        (lambda: ActionSpec(False, 1, (-3e38,), (3e38,)), "action 0 has low -3e+38"),
+        (lambda: ActionSpec(False, 1), "action has 0 low, 0 high bounds; accepted: 1"),
+        (lambda: ActionSpec(False, 1, -1.0, 1.0), "action has 1 low, 1 high bounds; accepted: 1"),
+        (lambda: ActionSpec(True, 2, (0.0, 0.0), (1.0, 1.0)), "has 2 low, 2 high bounds"),
+        (lambda: ObservationSpec((2,), "uint8"), "observation is uint8 of shape (2,); accepted"),
+        (lambda: ObservationSpec((2, 3), "float32"), "observation is float32 of shape (2, 3)"),
+        (lambda: ObservationSpec((0,), "float32"), "observation is float32 of shape (0,)"),
+        (lambda: ObservationSpec(**VECTOR, mean=(0.0,)), "mean has 1 numbers; accepted: one per"),
+        (lambda: ObservationSpec(**VECTOR, normalization="z"), "accepted: none, standardize"),
+        (lambda: ObservationSpec(**VECTOR, normalization="min_max"), "needs mean, std, low and"),
+        (lambda: DataSpec({}, ActionSpec(True, 2)), "a DataSpec needs observations"),
+        (lambda: DataSpec({"x": VECTOR}, ActionSpec(True, 2)), "a dict of ObservationSpec"),
+        (lambda: DataSpec({"x": ObservationSpec(**VECTOR)}, 2), "and action, an ActionSpec"),
+    ],
+)
+def test_a_spec_that_describes_no_data_is_refused(build, words):
+    with pytest.raises(DataError, match=re.escape(words)):
+        build()
 
 
 # -------------------------------------------------------------------------------------- stack

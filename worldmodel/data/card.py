@@ -135,12 +135,11 @@ def _pixels(value: np.ndarray, steps: np.ndarray) -> dict[str, float]:
 def _monotonic(trajectories: Trajectories, value: np.ndarray) -> np.ndarray:
     """(D,) whether a column never decreases within an episode and increases in each, like time."""
     rising = np.ones(value.shape[1], bool)
-    for first, last in zip(trajectories.offsets, trajectories.last_steps, strict=True):
+    for change in trajectories.step_differences(value):
+        rising &= (change >= 0).all(0)
         if not rising.any():
-            break
-        part = value[first : last + 1]
-        rising &= (part[1:] >= part[:-1]).all(0) & (part[-1] > part[0])
-    return rising
+            return rising
+    return rising & (value[trajectories.last_steps] > value[trajectories.offsets]).all(0)
 
 
 def _action(trajectories: Trajectories, columns: Sequence[str] | None) -> dict[str, Any]:

@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 
 from worldmodel.data.columns import ColumnWriter
-from worldmodel.data.spec import ActionSpec
+from worldmodel.data.spec import LARGEST, ActionSpec
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.errors import DataError, bullet_list
+from worldmodel.errors import DataError, raise_data_errors
+
+STEPS_AT_ONCE = 2**16  # of the actions whose bounds are inferred
+MAX_CLASSES = 2**16  # of an inferred discrete action; larger integers are counts or time stamps
 
 
 @dataclass(frozen=True)
@@ -156,30 +159,31 @@ def _trajectories(
     )
 
 
-def raise_data_errors(errors: list[str], source: str) -> None:
-    """Raises DataError with the first few of `errors`, if there are any."""
-    if errors:
-        count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
-        raise DataError(bullet_list(f"{source}: {count} in the data", errors))
-
-
 def infer_action_spec(actions: np.ndarray, lengths: np.ndarray) -> ActionSpec:
     """Infers the number of classes (N,), or the minimum and maximum of vectors (N, A).
 
-    A constant dimension gets bounds of width 1, since no width cannot be normalized.
+    Raises DataError for integers that are too large for classes.
+
+    A constant dimension gets bounds of width 1 or more, since no width cannot be normalized.
     """
     if actions.ndim == 1:  # padding is class 0
-        return ActionSpec(discrete=True, size=int(actions.max(initial=0)) + 1)
+        if (largest := int(actions.max(initial=0))) >= MAX_CLASSES:
+            raise DataError(
+                f"actions are integers up to {largest:,}; accepted: at most {MAX_CLASSES:,} "
+                "classes. Store numbers as floats, or set data.action_low and data.action_high"
+            )
+        return ActionSpec(discrete=True, size=largest + 1)
     low, high = np.full(actions.shape[1], np.inf), np.full(actions.shape[1], -np.inf)
-    begin = 0
-    for length in lengths:  # the padding does not count
-        real = actions[begin : begin + length - 1]
-        finite = np.isfinite(real)  # validation reports the others later
-        low = np.minimum(low, real.min(0, initial=np.inf, where=finite))
-        high = np.maximum(high, real.max(0, initial=-np.inf, where=finite))
-        begin += length
+    counted = np.ones(len(actions), bool)
+    counted[np.cumsum(lengths) - 1] = False  # padding
+    for begin in range(0, len(actions), STEPS_AT_ONCE):
+        part = slice(begin, begin + STEPS_AT_ONCE)
+        # Validation reports numbers that are not finite or too large.
+        valid = counted[part, None] & (np.abs(actions[part]) <= LARGEST)
+        low = np.minimum(low, actions[part].min(0, initial=np.inf, where=valid))
+        high = np.maximum(high, actions[part].max(0, initial=-np.inf, where=valid))
     low, high = np.where(low > high, 0.0, low), np.where(low > high, 0.0, high)
-    high = np.where(low == high, low + 1, high)
+    high = np.where(low == high, low + np.maximum(1, 1e-6 * np.abs(low)), high)
     return ActionSpec(False, actions.shape[1], tuple(low.tolist()), tuple(high.tolist()))
 
 

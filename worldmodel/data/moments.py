@@ -17,6 +17,13 @@ class Moments(NamedTuple):
     high: np.ndarray
 
     @property
+    def scale(self) -> np.ndarray:
+        """(D,) `std`, and 1 for a column that is constant up to the resolution of float32."""
+        float32 = np.finfo(np.float32)
+        largest = np.maximum(np.abs(self.low), np.abs(self.high))
+        return np.where(self.std <= np.maximum(float32.eps * largest, float32.tiny), 1.0, self.std)
+
+    @property
     def rms(self) -> np.ndarray:
         """Root mean square, (D,)."""
         return np.sqrt(np.square(self.mean) + np.square(self.std))

@@ -105,8 +105,9 @@ def action_converter(space: spaces.Space, source: str) -> tuple[ActionSpec | Non
     low, high = (bound.astype(np.float32).reshape(-1) for bound in (space.low, space.high))
     with np.errstate(over="ignore"):  # bounds as wide as float32 count as none
         bounded = bool(np.all(np.isfinite(high - low) & (low < high)))
-    spec = ActionSpec(False, len(low), tuple(low.tolist()), tuple(high.tolist()))
-    return (spec if bounded else None), lambda actions: _vectors(actions, len(low))
+    bounds = tuple(low.tolist()), tuple(high.tolist())
+    spec = ActionSpec(False, len(low), *bounds) if bounded else None
+    return spec, lambda actions: _vectors(actions, len(low))
 
 
 def _vectors(actions: Any, size: int) -> np.ndarray:

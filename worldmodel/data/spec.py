@@ -10,6 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.config.groups import NORMALIZATIONS
+from worldmodel.errors import DataError
+
+LARGEST = 1e38  # of float32 numbers whose differences, too, are finite
+
 
 @dataclass(frozen=True)
 class ObservationSpec:
@@ -29,6 +34,9 @@ class ObservationSpec:
         normalization: how models see a vector: `standardize` (by mean and standard deviation),
             `min_max` ([low, high] to [-1, 1]) or `none` (unchanged, then symlog)
 
+    Raises:
+        DataError: a field of another type or size
+
     Example:
         >>> from worldmodel.data import ObservationSpec
         >>> spec = ObservationSpec((2,), "float32", low=(0.0, -1.0), high=(4.0, 1.0),
@@ -46,6 +54,25 @@ class ObservationSpec:
     high: tuple[float, ...] = ()
     delta_rms: tuple[float, ...] = ()
     normalization: str = "none"
+
+    def __post_init__(self):
+        vector, image = (self.dtype, len(self.shape)) == ("float32", 1), self.dtype == "uint8"
+        if not (vector or image and len(self.shape) == 3) or not _sizes(self.shape):
+            raise DataError(
+                f"observation is {self.dtype} of shape {self.shape}; accepted: float32 (D,) or "
+                "uint8 (height, width, channels)"
+            )
+        for name in ("mean", "std", "low", "high", "delta_rms"):
+            if len(getattr(self, name)) not in (0, self.shape[0] if vector else 0):
+                raise DataError(
+                    f"{name} has {len(getattr(self, name))} numbers; accepted: one per dimension"
+                )
+        if self.normalization not in NORMALIZATIONS:
+            raise DataError(
+                f"normalization is {self.normalization!r}; accepted: {', '.join(NORMALIZATIONS)}"
+            )
+        if self.normalization != "none" and not (self.mean and self.std and self.low and self.high):
+            raise DataError(f"normalization {self.normalization} needs mean, std, low and high")
 
     @property
     def is_image(self) -> bool:
@@ -78,6 +105,9 @@ class ActionSpec:
         low: (A,) lower bounds in the data's own units; empty if discrete
         high: (A,) upper bounds, likewise
 
+    Raises:
+        DataError: a size below 1, or bounds that are not finite numbers with low < high
+
     Example:
         >>> import numpy as np
         >>> from worldmodel.data import ActionSpec
@@ -92,6 +122,23 @@ class ActionSpec:
     size: int
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+
+    def __post_init__(self):
+        if not _sizes((self.size,)):
+            raise DataError(f"action size is {self.size}; accepted: at least 1")
+        accepted = 0 if self.discrete else self.size
+        if not np.shape(self.low) == np.shape(self.high) == (accepted,):
+            raise DataError(
+                f"action has {np.size(self.low)} low, {np.size(self.high)} high bounds; "
+                f"accepted: {accepted}"
+            )
+        for dimension, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
+            # In float32, as actions are normalized.
+            if not 0 < np.float64(np.float32(high)) - np.float32(low) <= 2 * LARGEST:
+                raise DataError(
+                    f"action {dimension} has low {low} and high {high}; "
+                    "accepted: finite, low < high"
+                )
 
     def normalize(self, action: Any) -> Any:
         """Maps actions (..., A) from the data's own units to [-1, 1], as models and policies see
@@ -129,6 +176,9 @@ class DataSpec:
         has_reward: whether rewards were logged
         reward_mean_std: mean and standard deviation of the rewards of the training split
 
+    Raises:
+        DataError: no observations, or one that is no ObservationSpec
+
     Example:
         >>> from worldmodel.data import ActionSpec, DataSpec, ObservationSpec
         >>> spec = DataSpec({"image": ObservationSpec((64, 64, 3), "uint8")}, ActionSpec(True, 17))
@@ -141,6 +191,17 @@ class DataSpec:
     has_reward: bool = True
     reward_mean_std: tuple[float, float] = (0.0, 1.0)
 
+    def __post_init__(self):
+        named = isinstance(self.observations, dict) and all(
+            isinstance(key, str) and isinstance(value, ObservationSpec)
+            for key, value in self.observations.items()
+        )
+        if not (named and self.observations and isinstance(self.action, ActionSpec)):
+            raise DataError(
+                "a DataSpec needs observations, a dict of ObservationSpec by name, and action, an "
+                "ActionSpec"
+            )
+
     def to_json(self) -> dict[str, Any]:
         """Returns plain dicts, lists and numbers."""
         return dataclasses.asdict(self)
@@ -152,10 +213,15 @@ class DataSpec:
         def tuples(values: dict[str, Any]) -> dict[str, Any]:
             return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
 
-        observations = {key: ObservationSpec(**tuples(o)) for key, o in raw["observations"].items()}
-        if not all(isinstance(size, int) for o in observations.values() for size in o.shape):
-            raise ValueError("a shape must hold integers")
         mean, std = raw.get("reward_mean_std", (0.0, 1.0))
-        return cls(
-            observations, ActionSpec.from_json(raw["action"]), raw["has_reward"], (mean, std)
-        )
+        try:
+            observations = {k: ObservationSpec(**tuples(o)) for k, o in raw["observations"].items()}
+            action = ActionSpec.from_json(raw["action"])
+            return cls(observations, action, raw["has_reward"], (mean, std))
+        except DataError as error:
+            raise ValueError(str(error)) from None
+
+
+def _sizes(values: tuple[Any, ...]) -> bool:
+    """Whether all are positive integers."""
+    return all(isinstance(v, int | np.integer) and v > 0 for v in values)

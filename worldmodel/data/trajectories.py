@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from worldmodel.data.moments import moments
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
+from worldmodel.errors import raise_data_errors
 
 NUMBERS_AT_ONCE = 2**20  # in one chunk: 8 MiB as float64
 
@@ -35,6 +38,9 @@ class Trajectories:
         names: names of the episodes in messages; if empty, 'episode 7'
         digest: the result of `fingerprint` where it was stored
 
+    Raises:
+        DataError: a field of another type, shape or length
+
     Example:
         >>> import numpy as np
         >>> from worldmodel.data import Episode, stack_episodes
@@ -57,6 +63,9 @@ class Trajectories:
     names: tuple[str, ...] = ()
     digest: str | None = None
 
+    def __post_init__(self):
+        raise_data_errors(list(_type_errors(self)) or _layout_errors(self), str(self.source))
+
     @property
     def num_episodes(self) -> int:
         return len(self.lengths)
@@ -69,14 +78,14 @@ class Trajectories:
     def num_transitions(self) -> int:
         return self.num_steps - self.num_episodes
 
-    @property
+    @cached_property
     def offsets(self) -> np.ndarray:
         """(episodes,) first step of each episode in the arrays."""
         if self.episode_starts is not None:
             return self.episode_starts
         return np.concatenate([[0], np.cumsum(self.lengths)[:-1]]).astype(np.int64)
 
-    @property
+    @cached_property
     def last_steps(self) -> np.ndarray:
         """(episodes,) last step of each episode, where action and reward are padding."""
         return self.offsets + self.lengths - 1
@@ -87,10 +96,17 @@ class Trajectories:
         return self.num_steps * sum(v.dtype.itemsize * v[0].size for v in self.fields().values())
 
     def fields(self) -> dict[str, np.ndarray]:
-        """Every array, by its name in messages and files."""
+        """Every array, by its name in files."""
         fields = {f"observations.{key}": value for key, value in self.observations.items()}
         fields["actions"] = self.actions
         return fields if self.rewards is None else fields | {"rewards": self.rewards}
+
+    def labelled_fields(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Every array, by its name in messages."""
+        yield from ((f"observation {key!r}", value) for key, value in self.observations.items())
+        yield "action", self.actions
+        if self.rewards is not None:
+            yield "reward", self.rewards
 
     def name(self, episode: int) -> str:
         """The name of an episode in messages."""
@@ -188,17 +204,91 @@ class Trajectories:
             if value.ndim == 4:
                 observations[key] = ObservationSpec(shape, dtype)
                 continue
-            mean, std, low, high = moments(self.chunks(value))
-            # A constant dimension has no scale of its own; rounding may leave it a tiny one.
-            std = np.where(std <= np.maximum(1e-6, 1e-7 * np.abs(mean)), 1.0, std)
-            change = moments(self.step_differences(value)).rms
-            numbers = (tuple(x.tolist()) for x in (mean, std, low, high, change))
+            m, change = moments(self.chunks(value)), moments(self.step_differences(value)).rms
+            numbers = (tuple(x.tolist()) for x in (m.mean, m.scale, m.low, m.high, change))
             observations[key] = ObservationSpec(shape, dtype, *numbers, normalization=kind)
         if self.rewards is None:
             return DataSpec(observations, self.action_spec, has_reward=False)
         earned = moments(self.chunks(self.rewards[:, None], padding=False))
-        reward = (float(earned.mean[0]), float(earned.std[0]) or 1.0)
+        reward = (float(earned.mean[0]), float(earned.scale[0]))
         return DataSpec(observations, self.action_spec, reward_mean_std=reward)
+
+
+FIELD_TYPES: dict[str, tuple[Any, str]] = {
+    "observations": (Mapping, "a dict of arrays by name"),
+    "actions": (np.ndarray, "a NumPy array"),
+    "rewards": (np.ndarray | None, "a NumPy array or None"),
+    "lengths": (np.ndarray, "a NumPy array"),
+    "terminated": (np.ndarray, "a NumPy array"),
+    "action_spec": (ActionSpec, "an ActionSpec"),
+    "source": (str, "a string"),
+    "episode_starts": (np.ndarray | None, "a NumPy array or None"),
+    "names": (tuple, "a tuple of strings"),
+}
+
+
+def _type_errors(trajectories: Trajectories) -> Iterator[str]:
+    for field, (kind, accepted) in FIELD_TYPES.items():
+        value = getattr(trajectories, field)
+        if not isinstance(value, kind):
+            yield f"{field} is of type {type(value).__name__}; accepted: {accepted}"
+        elif field == "observations":
+            for key, array in value.items():
+                if not (isinstance(key, str) and isinstance(array, np.ndarray)):
+                    kinds = f"{type(key).__name__} to {type(array).__name__}"
+                    yield f"observations maps {kinds}; accepted: {accepted}"
+
+
+def _layout_errors(t: Trajectories) -> Iterator[str]:
+    counts = {"lengths": (t.lengths, "iu"), "terminated": (t.terminated, "b")}
+    if t.episode_starts is not None:
+        counts["episode_starts"] = t.episode_starts, "iu"
+    wrong = {k: v for k, (v, kinds) in counts.items() if v.ndim != 1 or v.dtype.kind not in kinds}
+    for field, value in wrong.items():
+        kind = "bool" if field == "terminated" else "integers"
+        yield f"{field} is {value.dtype} of shape {value.shape}; accepted: {kind} (episodes,)"
+    if wrong:
+        return
+    if t.num_episodes == 0:
+        yield "no episodes; accepted: at least one"
+        return
+    for field, (value, _) in counts.items():
+        if len(value) != t.num_episodes:
+            yield (f"{field} has {len(value)} entries; accepted: {t.num_episodes}, one per episode")
+    if t.names and len(t.names) != t.num_episodes:
+        yield f"names has {len(t.names)} entries; accepted: {t.num_episodes}, one per episode"
+    for episode in np.flatnonzero(t.lengths < 2):
+        yield f"episode {episode} has {t.lengths[episode]} step(s); accepted: at least 2"
+    if not t.observations:
+        yield "no observations; accepted: at least one named observation"
+    steps, reason = t.num_steps, "the sum of lengths"
+    if t.episode_starts is not None:  # a selection: its arrays are those of the whole dataset
+        steps, reason = len(t.actions), "as many as action"
+    for field, value in t.labelled_fields():
+        if value.shape[:1] != (steps,):
+            present = len(value) if value.ndim else "no"
+            yield f"{field} has {present} steps; accepted: {steps}, {reason}"
+    if t.episode_starts is not None and len(t.episode_starts) == t.num_episodes:
+        outside = (t.episode_starts < 0) | (t.episode_starts + t.lengths > steps)
+        for episode in np.flatnonzero(outside):
+            first, last = t.episode_starts[episode], t.last_steps[episode]
+            yield f"episode {episode} is steps {first} to {last}; accepted: 0 to {steps - 1}"
+    for key, value in t.observations.items():
+        vector = value.dtype == np.float32 and value.ndim == 2
+        image = value.dtype == np.uint8 and value.ndim == 4
+        if not (vector or image) or 0 in value.shape[1:]:
+            yield (
+                f"observation {key!r} is {value.dtype} of shape {value.shape}; "
+                "accepted: float32 (steps, D) or uint8 images (steps, height, width, channels)"
+            )
+    if t.rewards is not None and not (t.rewards.dtype == np.float32 and t.rewards.ndim == 1):
+        yield f"reward is {t.rewards.dtype} of shape {t.rewards.shape}; accepted: float32 (steps,)"
+    described = f"action is {t.actions.dtype} of shape {t.actions.shape}"
+    if t.action_spec.discrete:
+        if t.actions.dtype != np.int32 or t.actions.ndim != 1:
+            yield f"{described}; accepted: int32 classes (steps,)"
+    elif t.actions.dtype != np.float32 or t.actions.shape[1:] != (t.action_spec.size,):
+        yield f"{described}; accepted: float32 (steps, {t.action_spec.size})"
 
 
 def split(
