@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
+from tests.composing import build
+from worldmodel.config.arguments import quote_value
 from worldmodel.data import load
 from worldmodel.data.commands import run
 from worldmodel.data.readers.tfds import TFDSData
@@ -75,6 +79,27 @@ def test_inspect_takes_the_options_of_the_format(
     assert " x " in output and " u " in output
 
 
+def test_names_are_shown_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "\x1b[2J.hdf5"
+    with h5py.File(path, "w") as file:
+        for name in ("\x1b[31mred", "[bold]x", "$a_b$"):
+            file[f"observations/{name}"] = np.full((40, 1), 7.0)
+        file["actions"], file["terminals"] = np.ones((40, 1)), np.arange(40) == 39
+    assert run(["inspect", str(path), f"output_dir={quote_value(str(tmp_path / chr(27)))}"]) == 0
+    run(["convert", str(path), str(tmp_path / "sets" / "\x1b[2J")])
+    assert run(["list", str(tmp_path / "sets")]) == 0
+    shown = capsys.readouterr()
+    command = next(line for line in shown.out.splitlines() if line.startswith("python train.py"))
+    assert "\x1b" not in shown.out.replace(command, "") + shown.err  # a command stays as it is
+    for name in (
+        r"observation \x1b[31mred",
+        "observation [bold]x",
+        "$a_b$: constant",
+        r"\x1b[2J: 1 ep",
+    ):
+        assert name in shown.out
+
+
 def test_convert_writes_the_same_dataset(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,6 +114,20 @@ def test_convert_writes_the_same_dataset(
     assert json.loads((target / "card.json").read_text())["transitions"] == 122
     with pytest.raises(UserError, match="is not empty"):
         run(["convert", path, str(target)])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a b", "[v2]", "it's", "x: {z}", "a\\", "null", "12", "${oc.env:HOME}", "$HOME", "*?", "="],
+)
+def test_the_printed_command_trains_on_the_written_dataset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(["convert", archive(tmp_path / "logs.npz"), name]) == 0
+    python, train, *words = shlex.split(capsys.readouterr().out.splitlines()[-1])
+    assert (python, train) == ("python", "train.py")
+    assert load(build(*words).data).num_transitions == 122
 
 
 def test_list_shows_formats_and_datasets(

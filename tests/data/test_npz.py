@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from worldmodel.data import Trajectories, load
 from worldmodel.data.readers.npz import NPZData
-from worldmodel.errors import ConfigError, DataError
+from worldmodel.errors import DataError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 LENGTHS = np.array([3, 1, 4])  # transitions
@@ -295,7 +295,7 @@ def test_real_archives_are_read(file: str, episodes: int, steps: int, terminals:
 
 
 def test_declared_bounds_must_match_the_actions(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"action_low has 2 numbers, .* have 1 dimensions"):
+    with pytest.raises(DataError, match=r"have shape \(1,\); accepted: \(2,\), as declared"):
         read(tmp_path, whole(), action_low=[0.0, 0.0], action_high=[1.0, 1.0])
     logs = read(tmp_path, whole(), action_low=[0.0], action_high=[4.0])
     assert (logs.action_spec.low, logs.action_spec.high) == ((0.0,), (4.0,))

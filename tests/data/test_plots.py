@@ -68,3 +68,23 @@ def test_lines_show_their_own_episode_without_padding() -> None:
     np.testing.assert_array_equal(
         figure.axes[2].lines[0].get_ydata(), made.observations["state"][first : last + 1, 0]
     )
+
+
+def test_names_are_text_and_never_paths(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    odd = ["$a_b_c$", "\x1b[31mred\x07", "[bold]x", "y" * 5000, "\u6f22\udc80", ""]
+    observations = {"../../x": np.zeros((9, 4, 4, 1), np.uint8), "state": np.zeros((9, len(odd)))}
+    observations["../..?x"] = observations["../../x"]
+    made = stack_episodes([Episode(observations, np.ones((8, 1)), None, False, odd[0])], "logs")
+    drawn = draw(made, tmp_path / "plots", odd[0], {"state": odd, "action": odd[:1]})
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [
+        "episodes.png", "frames-..-..-x-2.png", "frames-..-..-x.png", "over-time.png", "plots",
+    ]  # fmt: skip
+    assert len(drawn) == 4 and not recwarn.list
+
+
+def test_many_series_are_drawn_in_part() -> None:
+    rows = {f"key {i}": np.zeros((9, 1)) for i in range(300)}
+    made = stack_episodes([Episode(rows, np.ones((8, 1)), np.zeros(8), False)], "logs")
+    figure = over_time(made, representative_episodes(made), "logs", {})
+    assert len(figure.axes) == 48 and "48 of 302 series" in figure.get_suptitle()
+    assert figure.axes[-1].get_ylabel() == "reward"

@@ -23,6 +23,7 @@ HELP_FLAGS = ("-h", "--help")
 SWEEP_FLAGS = ("-m", "--multirun")
 OPTION_WORD = re.compile(r"[~+]*[a-z_.]+=")  # how a word begins that sets an option
 # A list of texts may be written without brackets; these begin a value that is written in full.
+NOT_TEXTS = ("null", "true", "false", "nan", "inf", "yes", "no", "on", "off")
 WRITTEN_IN_FULL = re.compile(r"\[|null$|['\"]|$")
 
 
@@ -114,6 +115,15 @@ def parse_overrides(words: Sequence[str]) -> list[Override]:
             quoting = "put a value with special characters in quotes, twice: \"key='~/a, b'\""
             raise ConfigError(f"{word}: not readable as key=value\n  {quoting}") from None
     return overrides
+
+
+def quote_value(text: str) -> str:
+    """A text as the value of KEY=VALUE: in quotes if it could be read as anything else."""
+    plain = re.fullmatch(r"[A-Za-z./][\w./+-]*", text) and text.lower() not in NOT_TEXTS
+    if plain:
+        return text
+    text = text.replace("${", r"\${")  # of an interpolation
+    return "'" + re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + m[2].replace("'", r"\'"), text) + "'"
 
 
 def read_values(

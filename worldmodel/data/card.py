@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from rich import box
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from worldmodel.data.moments import Moments, moments
 from worldmodel.data.trajectories import Trajectories
+from worldmodel.errors import printable
 
 MAX_IMAGES = 2000  # for the pixel statistics, evenly spaced
 MAX_PAIRS = 2000  # of consecutive steps that are compared, chosen at random
@@ -225,7 +225,7 @@ def render(card: dict[str, Any]) -> Group:
 
 def _section(title: str, table: Table) -> Group:
     """A table below a title, which may be wider than the table."""
-    return Group(Text(title, style="bold"), table, "")
+    return Group(Text(printable(title), style="bold"), table, "")
 
 
 def _overview(card: dict[str, Any]) -> Table:
@@ -318,7 +318,7 @@ def _add_columns(
         return
     for i, name in enumerate(entry.get("columns", range(size))):
         numbers = (_number(entry[statistic][i]) for statistic in STATISTICS)
-        table.add_row(escape(str(name)), *numbers, *(more[i] if more else ()))
+        table.add_row(Text(printable(name)), *numbers, *(more[i] if more else ()))
 
 
 def _extent(statistics: dict[str, float] | None) -> str:

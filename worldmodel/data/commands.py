@@ -17,7 +17,7 @@ from rich.text import Text
 
 from worldmodel.config import DataOptions, option
 from worldmodel.config import help as help_text
-from worldmodel.config.arguments import HELP_FLAGS, Arguments
+from worldmodel.config.arguments import HELP_FLAGS, Arguments, quote_value
 from worldmodel.config.option import format_value, iter_options
 from worldmodel.config.registry import entries, schemas
 from worldmodel.data import sources
@@ -27,7 +27,7 @@ from worldmodel.data.quality import quality_warnings
 from worldmodel.data.readers import load
 from worldmodel.data.rlds_writer import CARD, NATIVE_FORMAT, write_rlds
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.errors import ConfigError, DataError, did_you_mean
+from worldmodel.errors import ConfigError, DataError, did_you_mean, printable
 from worldmodel.system.storage import user_path
 
 SOURCES = (
@@ -126,7 +126,7 @@ def inspect(arguments: Arguments) -> int:
     _print_warnings(console, quality_warnings(card, resolve_normalization(data, dataset)))
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
     paths = plots.draw(dataset, folder, source.name, columns)
-    console.print(f"card and {len(paths)} plots in {folder}", highlight=False, markup=False)
+    console.print(Text(printable(f"card and {len(paths)} plots in {folder}")))
     return 0
 
 
@@ -143,7 +143,7 @@ def _print_warnings(console: Console, warnings: Sequence[str]) -> None:
         return
     table = Table.grid(padding=(0, 1))
     for text in warnings:
-        table.add_row("-", Text(text))
+        table.add_row("-", Text(printable(text)))
     console.print(Text(f"Warnings ({len(warnings)})", style="bold"), table, "", sep="\n")
 
 
@@ -169,7 +169,8 @@ def convert(arguments: Arguments) -> int:
     except FileExistsError:
         raise not_empty from None
     _print_warnings(Console(), quality_warnings(json.loads((folder / CARD).read_text()), scaling))
-    print(f"{folder}: {dataset.num_episodes:,} episodes, {dataset.num_transitions:,} transitions")
+    counts = f"{dataset.num_episodes:,} episodes, {dataset.num_transitions:,} transitions"
+    print(f"{printable(folder)}: {counts}")
     print(shlex.join(_training(source, data, target, dataset)))
     return 0
 
@@ -178,14 +179,14 @@ def _training(
     source: sources.Source, data: DataOptions, target: str, dataset: Trajectories
 ) -> Iterator[str]:
     """The words of the command that trains on the converted dataset."""
-    yield from ("python", "train.py", f"data={NATIVE_FORMAT}", f"data.path={target}")
+    yield from ("python", "train.py", f"data={NATIVE_FORMAT}", f"data.path={quote_value(target)}")
     if data.environment:
-        yield f"data.environment={data.environment}"
+        yield f"data.environment={quote_value(data.environment)}"
     if data.normalize != DataOptions().normalize:
         yield f"data.normalize={format_value(data.normalize)}"
     if dataset.rewards is None:
         yield "policy=none"
-    yield f"name={source.name}"
+    yield f"name={quote_value(source.name)}"
 
 
 # -------------------------------------------------------------------------------------------- list
@@ -199,7 +200,7 @@ def list_datasets(arguments: Arguments) -> int:
     folder = user_path(words[0] if words else "datasets")
     if words and not folder.is_dir():
         raise DataError(f"{folder}: not a folder; accepts a folder of datasets")
-    print(*_list_lines(folder), sep="\n")
+    print(*(printable(line, keep="\n") for line in _list_lines(folder)), sep="\n")
     return 0
 
 

@@ -147,13 +147,20 @@ def _trajectories(
 ) -> Trajectories:
     flat, steps = columns.finish(), np.array(lengths, np.int64)
     plain = all(name == f"episode {i}" for i, name in enumerate(names))
+    spec, shape = action_spec or infer_action_spec(flat["action"], steps), flat["action"].shape[1:]
+    if shape != (() if spec.discrete else (spec.size,)):
+        declared = "()" if spec.discrete else f"({spec.size},)"
+        raise DataError(
+            f"{source}: actions have shape {shape}; accepted: {declared}, as declared "
+            "(data.action_low, data.action_high)"
+        )
     return Trajectories(
         observations={_key(f): value for f, value in flat.items() if f.startswith(OBSERVATION)},
         actions=flat["action"],
         rewards=flat.get("reward"),
         lengths=steps,
         terminated=np.array(terminated, bool),
-        action_spec=action_spec or infer_action_spec(flat["action"], steps),
+        action_spec=spec,
         source=source,
         names=() if plain else tuple(names),
     )

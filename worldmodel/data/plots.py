@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from worldmodel.data.trajectories import Trajectories
+from worldmodel.errors import printable
 
 # Colors after Okabe and Ito, which remain distinguishable with any color vision.
 OBSERVED, ACTED, EARNED = "#0067a5", "#c65102", "#007a5a"
@@ -19,10 +22,12 @@ ENDED, CUT = "#c65102", "#9aa3ad"  # terminal and truncated episodes
 GRID = "#e4e6e9"
 DPI = 110
 MAX_COLUMNS = 8  # of one field that are drawn over time, evenly spaced
+MAX_SERIES = 48  # that are drawn over time
+MAX_NOTES = 4  # on what is not drawn
 MAX_STEPS = 1000  # of an episode that are drawn
 PANEL = (4.0, 0.95)  # inches, of one column of one episode
 FRAMES = 10  # in a strip
-MAX_LETTERS = 40  # of the name of an episode above its column
+MAX_LETTERS = 40  # of a name in a plot or a file name
 
 
 class PlottedEpisode(NamedTuple):
@@ -47,13 +52,18 @@ def draw(
         "episodes": episodes(trajectories, title),
         "over-time": over_time(trajectories, chosen, title, columns or {}),
     }
-    for key, value in trajectories.observations.items():
+    for i, (key, value) in enumerate(trajectories.observations.items()):
         if value.ndim == 4:
-            figures[f"frames-{_file_name(key)}"] = frames(trajectories, key, chosen, title)
+            name = "frames-" + re.sub(r"[^\w.+-]+", "-", key)[:MAX_LETTERS]
+            name = f"{name}-{i}" if name in figures else name
+            figures[name] = frames(trajectories, key, chosen, title)
     paths = []
-    for name, figure in figures.items():
-        paths.append(folder / f"{name}.png")
-        figure.savefig(paths[-1], dpi=DPI)
+    folder.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # letters that the font lacks
+        for name, figure in figures.items():
+            paths.append(folder / f"{name}.png")
+            figure.savefig(paths[-1], dpi=DPI)
     return paths
 
 
@@ -70,17 +80,17 @@ def representative_episodes(trajectories: Trajectories) -> list[PlottedEpisode]:
     if len(ranked) == 1:
         places = {0: "the only one"}
     return [
-        PlottedEpisode(int(e), f"{_short(trajectories.name(e))}\n{rank}, {values.format(order[e])}")
+        PlottedEpisode(int(e), f"{name}\n{rank}, {values.format(order[e])}")
         for place, rank in places.items()
         for e in [ranked[place]]
+        for name in [_label(trajectories.name(e).rpartition("/")[2])]
     ]
 
 
-def _short(name: str) -> str:
-    """The name of an episode without folders, and shortened in the middle."""
-    name = name.rpartition("/")[2]
-    half = MAX_LETTERS // 2
-    return name if len(name) <= MAX_LETTERS else f"{name[:half]}...{name[-half:]}"
+def _label(name: object) -> str:
+    """A name that came with the data, as a label: escaped, and shortened in the middle."""
+    text, half = printable(name), MAX_LETTERS // 2
+    return text if len(text) <= MAX_LETTERS else f"{text[:half]}...{text[-half:]}"
 
 
 # ---------------------------------------------------------------------------------------- episodes
@@ -90,7 +100,7 @@ def episodes(trajectories: Trajectories, title: str) -> Figure:
     """Histograms of lengths and returns, by how episodes ended."""
     rewarded = trajectories.rewards is not None
     figure = Figure(figsize=(9.0 if rewarded else 4.8, 3.4), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(_label(title), fontsize=11, parse_math=False)
     axes = figure.subplots(1, 2 if rewarded else 1, squeeze=False)[0]
     steps, ended = trajectories.lengths - 1, trajectories.terminated
     _histogram(axes[0], steps, ended, whole=True)
@@ -158,17 +168,23 @@ def over_time(
 ) -> Figure:
     """Episodes side by side; from top to bottom observations, actions and reward."""
     tracks = list(_tracks(trajectories, columns))
+    notes = [_label(title), *itertools.islice(_omissions(trajectories, chosen), MAX_NOTES)]
+    if len(tracks) > MAX_SERIES:
+        notes.append(f"{MAX_SERIES} of {len(tracks):,} series")
+        tracks = [tracks[i] for i in np.linspace(0, len(tracks) - 1, MAX_SERIES).astype(int)]
     size = (PANEL[0] * len(chosen) + 0.8, PANEL[1] * len(tracks) + 1.2)
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle("; ".join([title, *_omissions(trajectories, chosen)]), fontsize=11)
+    figure.suptitle("; ".join(notes), fontsize=11, parse_math=False)
     grid = figure.subplots(len(tracks), len(chosen), squeeze=False, sharex="col", sharey="row")
     for track, row in zip(tracks, grid, strict=True):
         for panel, (episode, _) in zip(row, chosen, strict=True):
             _line(panel, trajectories, episode, track)
-        row[0].set_ylabel(track.title, fontsize=8, rotation=0, ha="right", va="center")
+        row[0].set_ylabel(
+            track.title, fontsize=8, rotation=0, ha="right", va="center", parse_math=False
+        )
     figure.align_ylabels(grid[:, 0])
     for panel, (_, heading) in zip(grid[0], chosen, strict=True):
-        panel.set_title(heading, fontsize=9)
+        panel.set_title(heading, fontsize=9, parse_math=False)
     for panel in grid[-1]:
         panel.set_xlabel("step", fontsize=9)
     return figure
@@ -179,7 +195,7 @@ def _omissions(trajectories: Trajectories, chosen: Sequence[PlottedEpisode]) -> 
     fields = {**trajectories.observations, "action": trajectories.actions}
     for key, value in fields.items():
         if value.ndim == 2 and value.shape[1] > MAX_COLUMNS:
-            yield f"{MAX_COLUMNS} of {value.shape[1]:,} columns of {key}"
+            yield f"{MAX_COLUMNS} of {value.shape[1]:,} columns of {_label(key)}"
     if max(trajectories.lengths[episode] for episode, _ in chosen) > MAX_STEPS:
         yield f"first {MAX_STEPS:,} steps"
 
@@ -204,11 +220,12 @@ def _tracks(
 
 def _some(key: str, size: int, names: Sequence[str] | None) -> Iterator[tuple[int, str]]:
     """The columns that are drawn, and their titles."""
+    label = _label(key)
     for i in np.unique(np.linspace(0, size - 1, min(size, MAX_COLUMNS)).astype(int)).tolist():
         if names and len(names) == size:
-            yield i, f"{key}\n{names[i]}"
+            yield i, f"{label}\n{_label(names[i])}"
         else:
-            yield i, key if size == 1 else f"{key} [{i}]"
+            yield i, label if size == 1 else f"{label} [{i}]"
 
 
 def _line(axes: Axes, trajectories: Trajectories, episode: int, track: TimeSeries) -> None:
@@ -241,10 +258,11 @@ def frames(
     wide = 1.2  # inches of one image
     tall = float(np.clip(wide * height / width, 0.3, 3.0)) + 0.4  # with its labels
     figure = Figure(figsize=(wide * FRAMES, tall * len(chosen) + 0.3), layout="constrained")
-    figure.suptitle(f"{title}: {key}, {width} x {height} pixels", fontsize=11)
+    heading = f"{_label(title)}: {_label(key)}, {width} x {height} pixels"
+    figure.suptitle(heading, fontsize=11, parse_math=False)
     strips = figure.subfigures(len(chosen), 1, squeeze=False)[:, 0]
     for strip, (episode, heading) in zip(strips, chosen, strict=True):
-        strip.suptitle(heading.replace("\n", ": "), fontsize=9, x=0.01, ha="left")
+        strip.suptitle(heading.replace("\n", ": "), fontsize=9, x=0.01, ha="left", parse_math=False)
         length = int(trajectories.lengths[episode])
         steps = np.linspace(0, length - 1, FRAMES).round().astype(int)
         for panel, step in zip(strip.subplots(1, FRAMES), steps, strict=True):
@@ -259,7 +277,3 @@ def _picture(axes: Axes, image: np.ndarray) -> None:
     axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
-
-
-def _file_name(key: str) -> str:
-    return re.sub(r"[^\w.+-]+", "-", key)

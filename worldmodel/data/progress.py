@@ -7,12 +7,15 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from worldmodel.errors import printable
+
 Item = TypeVar("Item")
 REPORT_INTERVAL_SECONDS = 5.0
 
 
 def progress_bar(items: Iterable[Item], count: int | None, task: str) -> Iterator[Item]:
     """Yields the items; `count` is their number if known."""
+    task = printable(task)
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import track

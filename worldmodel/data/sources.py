@@ -49,7 +49,7 @@ class Source(NamedTuple):
             path = user_path(value)
             path = path.parent if _is_pattern(path) else path
             value = path.resolve().stem if path.is_file() else path.resolve().name
-        return re.sub(r"[^\w.+-]+", "-", value).strip("-.") or "dataset"
+        return re.sub(r"[^\w.+-]+", "-", value).strip("-.")[:100] or "dataset"
 
 
 def parse_source(word: str) -> Source:

@@ -23,7 +23,7 @@ from worldmodel.data.readers.sizes import check_holes
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.validation import drop_invalid_episodes
-from worldmodel.errors import ConfigError, bullet_list, raise_config_errors
+from worldmodel.errors import bullet_list, raise_config_errors
 from worldmodel.system.storage import atomic_folder, remove_folder, user_path
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,6 @@ def _read(options: DataOptions, stream: EpisodeStream, folder: Path | None) -> T
         skipped=skipped if skip else None,
         folder=folder,
     )
-    _check_declared(options, trajectories)
     before = trajectories.num_episodes
     trajectories, errors = drop_invalid_episodes(trajectories)
     if not skip:
@@ -103,15 +102,6 @@ def _read(options: DataOptions, stream: EpisodeStream, folder: Path | None) -> T
         head = f"{stream.source}: {left_out} invalid episodes skipped"
         logger.warning("%s", bullet_list(head, skipped + errors))
     return trajectories
-
-
-def _check_declared(options: DataOptions, trajectories: Trajectories) -> None:
-    """Raises ConfigError for declared bounds that do not match the dimensions of the actions."""
-    actions, low = trajectories.actions, options.action_low
-    if low is None or (actions.ndim == 2 and actions.shape[1] == len(low)):
-        return
-    kind = "are discrete" if actions.ndim == 1 else f"have {actions.shape[1]} dimensions"
-    raise ConfigError(f"data.action_low has {len(low)} numbers, but these actions {kind}")
 
 
 def _is_cached(options: DataOptions, stream: EpisodeStream) -> bool:
