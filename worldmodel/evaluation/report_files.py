@@ -62,7 +62,8 @@ def json_document(tree: Mapping[str, Any]) -> dict[str, Any]:
 def as_mapping(value: Any) -> Any:
     """A dataclass as its `numbers`, or else its fields by name; anything else as it is."""
     if is_dataclass(value) and not isinstance(value, type):
-        return value.numbers() if hasattr(value, "numbers") else vars(value)
+        numbers = getattr(value, "numbers", None)
+        return vars(value) if numbers is None else numbers()
     return value
 
 
