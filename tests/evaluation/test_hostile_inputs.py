@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import io
 import json
@@ -18,7 +19,7 @@ from rich.console import Console
 
 from worldmodel import loading
 from worldmodel.config import EvaluationOptions
-from worldmodel.errors import StorageError
+from worldmodel.errors import StorageError, printable
 from worldmodel.evaluation.compare_runs import compare_runs
 from worldmodel.evaluation.evaluator import evaluate, write
 from worldmodel.evaluation.markup import markdown_text
@@ -127,6 +128,7 @@ NAMES = (
     "$a_b_c$ *x* `y` &lt;",
     "\x1b[31m\x07\u202e",
     "[/red] {which} %s {}",
+    "5",
 )
 
 
@@ -164,7 +166,7 @@ def test_names_are_text_in_every_output(worlds, name: str, tmp_path: Path) -> No
     write(results, tmp_path)
     tags = Tags()
     tags.feed((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert tags.tags.isdisjoint({"img", "script"}) and f"{name!r}"[1:6] in tags.words
+    assert tags.tags.isdisjoint({"img", "script"}) and printable(name)[:5] in tags.words
     console = Console(width=100, record=True, file=io.StringIO(), force_terminal=True)
     console.print(render(results))
     for text in (
@@ -174,6 +176,9 @@ def test_names_are_text_in_every_output(worlds, name: str, tmp_path: Path) -> No
         console.export_text(),
     ):
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f\u202e]", text)
+    with (tmp_path / "results.csv").open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["section"] == "prediction"]
+    assert {(row["key"], row["horizon"]) for row in rows} == {(printable(name), h) for h in "15"}
     markdown = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert not re.search(r"(?<!\\)(<|`|\*|\$|\]\()|^# heading", markdown, re.M)
     assert markdown_text(name) in markdown

@@ -138,6 +138,7 @@ def evaluate_loaded(
     """
     folder = run.directory.evaluation
     check_writable(folder)
+    card = data.build_card(trajectories)
     own = options.data is None
     held_out = split(trajectories, run.config.data.holdout)[1] if own else trajectories
     options = add_training_horizons(options, [run.config])
@@ -157,7 +158,7 @@ def evaluate_loaded(
     if run.last is not None:
         same = (run.last.stage, run.last.step) == (run.stage, run.step)
         results = dataclasses.replace(results, last=results if same else evaluated(run.last))
-    write(results, folder, run.directory.metrics, data.build_card(trajectories))
+    write(results, folder, run.directory.metrics, card)
     show(render(results), "report", folder / "report.html")
     return results
 

@@ -20,6 +20,7 @@ from worldmodel.evaluation.statistics import Annotated, Estimate, finite_or_none
 COLUMNS = ("section", "key", "horizon", "metric", "value", "low", "high", "n")
 
 Kind = TypeVar("Kind", bound=Section)
+Keys = tuple[str | int, ...]  # horizons are numbers, names are not
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def to_csv(results: Results) -> str:
     return file.getvalue()
 
 
-def _estimates(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Estimate]]:
+def _estimates(tree: Any, path: Keys = ()) -> Iterator[tuple[Keys, Estimate]]:
     tree = tree if isinstance(tree, Estimate) else as_mapping(tree)
     if isinstance(tree, Estimate):
         yield path, tree
@@ -171,20 +172,21 @@ def _estimates(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
         yield from _estimates(tree.details, path)
     elif isinstance(tree, Mapping):
         for key, value in tree.items():
-            yield from _estimates(value, (*path, str(key)))
+            yield from _estimates(value, (*path, key))
     elif isinstance(tree, (list, tuple)):
         for place, value in enumerate(tree):
-            yield from _estimates(value, (*path[:-1], f"{''.join(path[-1:])}[{place}]"))
+            yield from _estimates(value, (*path[:-1], f"{''.join(map(str, path[-1:]))}[{place}]"))
 
 
-def _place(path: tuple[str, ...]) -> tuple[str, str, str]:
+def _place(path: Keys) -> tuple[str, str, str]:
     """Key, horizon and metric. The first number in the path is the horizon, after the key and
     before the metric; without one, the last part is the metric.
     """
-    place = next((i for i, part in enumerate(path) if part.isdigit()), None)
-    if place is not None:
-        return ".".join(path[:place]), path[place], ".".join(path[place + 1 :])
-    return ".".join(path[:-1]), "", path[-1]
+    parts = [str(part) for part in path]
+    for place, part in enumerate(path):
+        if isinstance(part, int):
+            return ".".join(parts[:place]), parts[place], ".".join(parts[place + 1 :])
+    return ".".join(parts[:-1]), "", parts[-1]
 
 
 def markdown(results: Results) -> str:
