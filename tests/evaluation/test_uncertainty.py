@@ -118,6 +118,21 @@ def test_reward_counts_in_the_error(model, dataset):
         np.testing.assert_allclose(errors(Unpaid(), *evaluated), error, rtol=1e-6)
 
 
+def test_an_observation_may_be_called_reward(model, dataset):
+    named = {"reward": dataset.observations["position"]}
+
+    class Named(type(model)):
+        def observe(self, window, key, state=None, action=None):
+            return window.observation["reward"]
+
+        def observation(self, state):
+            return {"reward": super().observation(state)["position"]}
+
+    _, _, error = uncertainties_and_errors(context_of(model, dataset, OPTIONS))
+    context = context_of(Named(), dataclasses.replace(dataset, observations=named), OPTIONS)
+    np.testing.assert_allclose(uncertainties_and_errors(context)[2], error, rtol=1e-6)
+
+
 def test_an_episode_too_short_for_five_steps_counts_at_one(results, dataset):
     of = results[Uncertainty].quality["ensemble_std"]
     assert of[1].pearson.n > of[5].pearson.n > 0

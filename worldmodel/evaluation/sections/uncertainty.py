@@ -132,8 +132,8 @@ def uncertainties_and_errors(
     rows, steps = step_arrays(held_out), np.arange(horizons[-1] + 1)
     logged = take(rows, starts.rows[:, None] + np.minimum(steps, starts.remaining_steps[:, None]))
     scales = {name: jnp.asarray(o.std, jnp.float32) for name, o in spec.observations.items()}
-    if spec.has_reward and held_out.rewards is not None:
-        scales["reward"] = jnp.asarray(spec.reward_mean_std[1], jnp.float32)
+    has_reward = spec.has_reward and held_out.rewards is not None
+    scales = (scales, jnp.float32(spec.reward_mean_std[1]) if has_reward else None)
     window = context_of(rows, starts, options.context)
     keys, last = jax.random.split(context.key, options.num_samples), starts.context_lengths - 1
     found, error = _measure(context.model, window, jnp.asarray(last), logged, scales, keys)
@@ -147,17 +147,18 @@ def _measure(
     window: Window,
     last: jax.Array,
     logged: StepArrays,
-    scales: dict[str, jax.Array],
+    scales: tuple[dict[str, jax.Array], jax.Array | None],
     keys: jax.Array,
 ) -> tuple[dict[str, jax.Array], jax.Array]:
     """Measures {name: (N, H)}, summed over steps and averaged over S samples; the error (N, H).
 
     window: (N, C) observed steps, of which `last` (N,) is the last one that is not padding
     logged: (N, H+1) steps from it on; keys: (S,)
+    scales: of observations, and of the reward, None for a dataset without
     """
     actions = logged.action[:, :-1]
 
-    def imagine(key: jax.Array) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    def imagine(key: jax.Array) -> tuple[dict[str, jax.Array], Any]:
         observe_key, rollout_key = jax.random.split(key)
         states = model.observe(window, observe_key)
         start = jax.tree.map(lambda x: x[jnp.arange(len(last)), last], states)
@@ -166,13 +167,14 @@ def _measure(
             lambda x, y: jnp.concatenate([x[:, None], y[:, :-1]], 1), start, arrived
         )
         means = {name: p.mean() for name, p in model.observation(arrived).items()}
-        if "reward" in scales:  # a dataset without rewards has none to compare with
-            means["reward"] = model.reward(arrived).mean()
-        return measure_uncertainty(model, UNCERTAINTIES, before, actions), means
+        reward = None if scales[1] is None else model.reward(arrived).mean()
+        return measure_uncertainty(model, UNCERTAINTIES, before, actions), (means, reward)
 
     found, predicted = jax.tree.map(lambda x: x.mean(0), jax.lax.map(imagine, keys))
-    truth = {name: x[:, 1:] for name, x in logged.observation.items()}
-    truth["reward"] = logged.reward[:, :-1]
-    errors = [(predicted[name] - truth[name]) / scale for name, scale in scales.items()]
-    squares = [jnp.square(x).reshape(*actions.shape[:2], -1).sum(-1) for x in errors]
+    observed = {name: logged.observation[name][:, 1:] for name in scales[0]}
+    truth = (observed, None if scales[1] is None else logged.reward[:, :-1])
+    errors = jax.tree.map(lambda x, y, scale: (x - y) / scale, predicted, truth, scales)
+    squares = [
+        jnp.square(x).reshape(*actions.shape[:2], -1).sum(-1) for x in jax.tree.leaves(errors)
+    ]
     return {name: jnp.cumsum(x, 1) for name, x in found.items()}, jnp.sqrt(sum(squares))
