@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from worldmodel.aggregate.results import AggregateResults, aggregate_tables, explanation, summarize
 from worldmodel.config import MAX_COMPARED_RUNS
 from worldmodel.evaluation.figures import Panel, figure, interval_bars
 from worldmodel.evaluation.html import document, folded, header, notes, section, table, words
+from worldmodel.evaluation.statistics import values_and_ends
 
 
 def aggregated_page(found: AggregateResults) -> str:
@@ -52,11 +51,7 @@ def _profiles(found: AggregateResults, colors: dict[str, str]) -> str:
         height=250,
     )
     for method, color in colors.items():
-        numbers = found.performance_profiles[method]
-        low, value, high = (
-            np.array([getattr(number, end) for number in numbers])
-            for end in ("low", "value", "high")
-        )
+        value, low, high = values_and_ends(found.performance_profiles[method])
         panel.band(found.thresholds, low, high, color)
         panel.line(found.thresholds, value, color)
     return panel.svg()

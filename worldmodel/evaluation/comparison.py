@@ -17,6 +17,7 @@ from worldmodel.evaluation.statistics import (
     Estimate,
     Measured,
     relative_reduction,
+    values_and_ends,
 )
 
 BY_HORIZON = "By steps ahead, with intervals. Dashed is persistence, which repeats the observation."
@@ -261,8 +262,8 @@ def _curves(compared: ComparedMeasure, colors: Mapping[str, str]) -> str:
     measure, rows = compared.measure, compared.rows
     steps = [int(row) for row in rows]
     runs = [run for run in colors if all(run in c.runs for c in rows.values())]
-    lines = {run: _along([c.runs[run] for c in rows.values()]) for run in runs}
-    baseline = _along(list(measure.baseline.values()))[0]
+    lines = {run: values_and_ends([c.runs[run] for c in rows.values()]) for run in runs}
+    baseline = values_and_ends(list(measure.baseline.values()))[0]
     low, high = extent(*lines.values(), baseline)
     panel = Panel(
         (steps[0], steps[-1]),
@@ -277,8 +278,3 @@ def _curves(compared: ComparedMeasure, colors: Mapping[str, str]) -> str:
         panel.band(steps, least, most, colors[run])
         panel.line(steps, value, colors[run])
     return panel.svg()
-
-
-def _along(numbers: Sequence[Estimate]) -> np.ndarray:
-    """(3, H) values and both ends."""
-    return np.array([(n.value, n.low, n.high) for n in numbers], np.float64).reshape(-1, 3).T

@@ -10,8 +10,6 @@ import base64
 import io
 import json
 import math
-import struct
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +18,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from worldmodel.evaluation.markup import escape
-from worldmodel.evaluation.statistics import Estimate
+from worldmodel.evaluation.statistics import Estimate, values_and_ends
 
 LEFT, RIGHT, TOP, BOTTOM = 44, 10, 8, 34
 LARGEST_DRAWN = 1e300  # of numbers: their range is finite
@@ -40,7 +38,7 @@ CURVES = (
 )
 # A GIF has the first of these numbers of frames, evenly spaced, that is at most MOST_BYTES.
 FRAMES = (60, 40, 25, 15, 8)
-MOST_BYTES = 300_000
+MOST_BYTES = 400_000  # in base64
 LARGEST = 96  # pixels of a frame's height
 MILLISECONDS = 100  # of a frame
 COLOURS = 96
@@ -66,21 +64,17 @@ def interval_bars(
     numbers: Mapping[str, Estimate], colors: Mapping[str, str], label: str, x_title: str
 ) -> str:
     """A row for each run or method: its value, and its interval if it has one."""
-    ends = {
-        name: [x if np.isfinite(x) else n.value for x in (n.low, n.high)] + [n.value]
-        for name, n in numbers.items()
-    }
     panel = Panel(
-        extent(np.array(list(ends.values()))),
-        (-0.5, len(ends) - 0.5),
+        extent(values_and_ends(list(numbers.values()))),
+        (-0.5, len(numbers) - 0.5),
         label=label,
         x_title=x_title,
-        height=70 + 26 * len(ends),
+        height=70 + 26 * len(numbers),
         left=12,
         y_ticks=False,
     )
-    for row, (name, (low, high, value)) in enumerate(ends.items()):
-        panel.bar(low, high, value, len(ends) - 1 - row, colors[name])
+    for row, (name, number) in enumerate(numbers.items()):
+        panel.interval(number, len(numbers) - 1 - row, colors[name])
     return panel.svg()
 
 
@@ -183,14 +177,16 @@ class Panel:
                 f'<circle class="dot {color}" cx="{px:.1f}" cy="{py:.1f}" r="{radius}"/>'
             )
 
-    def bar(self, low: float, high: float, middle: float, y: float, color: str) -> None:
-        """A horizontal interval with a mark at its value; nothing where they are not finite."""
-        if not _drawable(low, high, middle):
+    def interval(self, number: Estimate, y: float, color: str) -> None:
+        """A mark at the value, on a horizontal bar for its interval, if it has one."""
+        if not _drawable(number.value):
             return
-        (x0, row), (x1, _), (xm, _) = self.at(low, y), self.at(high, y), self.at(middle, y)
+        ends = (x if _drawable(x) else number.value for x in (number.low, number.high))
+        (x0, row), (x1, _) = (self.at(end, y) for end in ends)
+        middle, _ = self.at(number.value, y)
         self.parts.append(
             f'<path class="interval {color}" d="M{x0:.1f},{row:.1f}H{x1:.1f}"/>'
-            f'<path class="mark {color}" d="M{xm:.1f},{row - 7:.1f}l6,7l-6,7l-6,-7z"/>'
+            f'<path class="mark {color}" d="M{middle:.1f},{row - 7:.1f}l6,7l-6,7l-6,-7z"/>'
         )
 
     def rule(self, x: float) -> None:
@@ -308,29 +304,21 @@ def image_strip(real: np.ndarray, imagined: np.ndarray) -> str:
 
 
 def png(image: np.ndarray) -> str:
-    """A data URI of a uint8 image (height, width, 1 or 3 channels; any other count: the first)."""
-    image = image if image.shape[-1] in (1, 3) else image[..., :1]
-    height, width, channels = image.shape
-    lines = np.concatenate([np.zeros((height, 1), np.uint8), image.reshape(height, -1)], 1)
-    header = struct.pack(">IIBBBBB", width, height, 8, 0 if channels == 1 else 2, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 9)), (b"IEND", b""))
-    data = b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        for kind, body in chunks
-    )
-    return f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    """A data URI of a uint8 image (height, width, C); of C other than 1 or 3, the first."""
+    return _data_uri("PNG", _image(image))
 
 
 def gif(frames: np.ndarray) -> str:
     """A data URI of uint8 frames (T, height, width, C); of C other than 1 or 3, the first."""
+    uri = ""
     for most in FRAMES:
         kept = np.linspace(0, len(frames) - 1, min(len(frames), most)).round().astype(int)
-        first, *others = [_image(frames[i]) for i in kept]
-        file = io.BytesIO()
-        first.save(file, "GIF", save_all=True, append_images=others, duration=MILLISECONDS, loop=0)
-        if file.tell() <= MOST_BYTES:
+        first, *others = [_frame(frames[i]) for i in kept]
+        how = {"save_all": True, "append_images": others, "duration": MILLISECONDS, "loop": 0}
+        uri = _data_uri("GIF", first, **how)
+        if len(uri) <= MOST_BYTES:
             break
-    return f"data:image/gif;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return uri
 
 
 def concatenate_frames(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -339,9 +327,20 @@ def concatenate_frames(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.concatenate([left, gap, right], 2)
 
 
-def _image(frame: np.ndarray) -> Image.Image:
-    frame = frame if frame.shape[-1] in (1, 3) else frame[..., :1]
-    image = Image.fromarray(np.ascontiguousarray(np.repeat(frame, 3 // frame.shape[-1], -1)))
+def _image(values: np.ndarray) -> Image.Image:
+    values = values if values.shape[-1] in (1, 3) else values[..., :1]
+    return Image.fromarray(np.repeat(values, 3 // values.shape[-1], -1))
+
+
+def _frame(values: np.ndarray) -> Image.Image:
+    """Not too high, in few colours."""
+    image = _image(values)
     if image.height > LARGEST:
         image = image.resize((round(image.width * LARGEST / image.height), LARGEST))
     return image.quantize(COLOURS, dither=Image.Dither.NONE)
+
+
+def _data_uri(kind: str, image: Image.Image, **how: Any) -> str:
+    file = io.BytesIO()
+    image.save(file, kind, **how)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from worldmodel.errors import printable
 from worldmodel.evaluation.markup import markdown_text, terminal_text
 from worldmodel.evaluation.report_files import as_mapping, json_document
-from worldmodel.evaluation.result_table import ResultTable, listed
+from worldmodel.evaluation.result_table import listed
 from worldmodel.evaluation.section import Section, sections
 from worldmodel.evaluation.statistics import Annotated, Estimate, finite_or_none
 
@@ -100,11 +100,6 @@ def summarize(results: Results) -> list[str]:
     elif results.last is not None:
         sentences.append("This best checkpoint is also the last one.")
     return sentences or ["There was neither a prediction nor a return to evaluate."]
-
-
-def tables(results: Results) -> list[ResultTable]:
-    """Of all sections."""
-    return [table for s in results.sections.values() for table in s.tables()]
 
 
 # ----------------------------------------------------------------------------------------- writing
@@ -212,6 +207,7 @@ def _section_markdown(section: Section, before: str = "") -> list[str]:
 
 def render(results: Results) -> RenderableType:
     """For a terminal of 100 columns: summary, tables and notes."""
-    shown = [table.to_rich() for table in tables(results) if table.in_terminal]
+    tables = [table for s in results.sections.values() for table in s.tables()]
+    shown = [table.to_rich() for table in tables if table.in_terminal]
     sentences, notes = (map(terminal_text, x) for x in (summarize(results), results.notes))
     return Group(*sentences, *shown, *notes)

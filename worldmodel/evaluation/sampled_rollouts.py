@@ -9,6 +9,7 @@ the noise of the observation. Only the interface of the model is used.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, NamedTuple
@@ -110,11 +111,7 @@ class OpenLoopEvaluator:
 
     @cached_property
     def metrics(self) -> OpenLoopMetrics:
-        pieces = []
-        for begin in range(0, len(self.starts), self.batch):
-            index = np.arange(begin, min(begin + self.batch, len(self.starts)))
-            found, _ = self._run(self.starts.take(index), jax.random.fold_in(self.key, begin))
-            pieces.append(self._read(found, len(index)))
+        pieces = [self._read(*batch) for batch in self._batches(self.starts, 0)]
         every, asked = np.arange(1, self.horizon + 1), np.array(self.horizons)
 
         def joined(axis: int, horizons: np.ndarray, worst: float, *parts: np.ndarray) -> np.ndarray:
@@ -146,12 +143,8 @@ class OpenLoopEvaluator:
 
     def termination_probability(self, starts: PredictionStarts) -> np.ndarray:
         """(N, H) the probability of termination within so many steps, from other starts."""
-        pieces = []
-        for begin in range(0, len(starts), self.batch):
-            index = np.arange(begin, min(begin + self.batch, len(starts)))
-            key = jax.random.fold_in(self.key, len(self.starts) + 1 + begin)
-            found, _ = self._run(starts.take(index), key)
-            pieces.append(np.asarray(found.termination_probability)[: len(index)])
+        batches = self._batches(starts, len(self.starts) + 1)
+        pieces = [np.asarray(found.termination_probability)[:count] for found, count in batches]
         return np.nan_to_num(np.concatenate(pieces))
 
     def examples(self, index: np.ndarray) -> dict[str, np.ndarray]:
@@ -160,6 +153,14 @@ class OpenLoopEvaluator:
         key = jax.random.fold_in(self.key, len(self.starts))
         _, rollouts = self._run(self.starts.take(index), key)
         return {name: np.asarray(x[:, : len(index)]) for name, x in rollouts.items()}
+
+    def _batches(
+        self, starts: PredictionStarts, first_key: int
+    ) -> Iterator[tuple[_BatchMetrics, int]]:
+        """Metrics of every batch of the starts, and how many of these are not padding."""
+        for begin in range(0, len(starts), self.batch):
+            some = starts.take(np.arange(begin, min(begin + self.batch, len(starts))))
+            yield self._run(some, jax.random.fold_in(self.key, first_key + begin))[0], len(some)
 
     def _run(
         self, starts: PredictionStarts, key: jax.Array

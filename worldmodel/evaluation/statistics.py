@@ -91,6 +91,11 @@ class Estimate:
         return f"{self.brief}, n = {self.amount}"
 
 
+def values_and_ends(numbers: Sequence[Estimate]) -> np.ndarray:
+    """(3, N) values, lower and upper ends."""
+    return np.array([(n.value, n.low, n.high) for n in numbers], np.float64).reshape(-1, 3).T
+
+
 class Annotated(NamedTuple):
     """An estimate with further entries next to its own in results.json."""
 

@@ -33,6 +33,7 @@ from worldmodel.evaluation.statistics import (
     Measured,
     Statistic,
     means,
+    values_and_ends,
 )
 
 CAPTION = (
@@ -285,10 +286,7 @@ def _table(key: str, unit: str, found: dict[int, CalibrationMetrics]) -> ResultT
 def _rank_panel(name: str, found: CalibrationMetrics) -> str:
     """Shares times their number: 1 where samples and truth are alike."""
     count = len(found.rank_histogram)
-    low, value, high = (
-        np.array([getattr(rank, end) for rank in found.rank_histogram]) * count
-        for end in ("low", "value", "high")
-    )
+    value, low, high = values_and_ends(found.rank_histogram) * count
     panel = Panel(
         (-0.5, count - 0.5),
         (0, max(2.0, extent(high, value)[1])),
@@ -298,7 +296,7 @@ def _rank_panel(name: str, found: CalibrationMetrics) -> str:
         height=180,
     )
     edges = np.repeat(np.arange(count + 1) - 0.5, 2)[1:-1]
-    low, value, high = (np.repeat(x, 2) for x in (low, value, high))
+    value, low, high = (np.repeat(x, 2) for x in (value, low, high))
     panel.band(edges, low, high, "model")
     panel.line(edges, value, "model")
     panel.line([-0.5, count - 0.5], [1, 1], "dataset dashed")
@@ -307,10 +305,7 @@ def _rank_panel(name: str, found: CalibrationMetrics) -> str:
 
 def _coverage_panel(name: str, found: CalibrationMetrics) -> str:
     nominal = np.array([found.nominal[level] for level in found.coverage])
-    low, value, high = (
-        np.array([getattr(number, end) for number in found.coverage.values()])
-        for end in ("low", "value", "high")
-    )
+    value, low, high = values_and_ends(list(found.coverage.values()))
     panel = Panel(
         (0, 1),
         (0, 1),

@@ -51,7 +51,7 @@ from worldmodel.evaluation.returns import (
 )
 from worldmodel.evaluation.section import LESS, MORE, Context, Measure, Section
 from worldmodel.evaluation.sections.returns import has_agent
-from worldmodel.evaluation.statistics import Estimate
+from worldmodel.evaluation.statistics import Estimate, values_and_ends
 
 CLONE = "behavior cloning"
 PLANNER = "planner"  # acts from few starts: each of its steps holds hundreds of imagined rollouts
@@ -261,8 +261,8 @@ class PolicyRanking(Section):
         if not self.policies:
             return []
         pairs = list(self.policies.values())
-        ends = [[(x.value, x.low, x.high) for x in (both.real, both.imagined)] for both in pairs]
-        real, imagined = np.moveaxis(np.array(ends), 1, 0)  # (policies, 3) each
+        real = values_and_ends([both.real for both in pairs]).T
+        imagined = values_and_ends([both.imagined for both in pairs]).T
         span = extent(real, imagined)
         panel = Panel(
             span,

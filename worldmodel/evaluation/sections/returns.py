@@ -212,8 +212,7 @@ class Returns(Section):
             # A fixed, even jitter keeps equal returns apart: the golden ratio's multiples.
             jitter = (np.arange(len(episodes)) * 0.6180339887 % 1 - 0.5) * 0.5
             panel.dots(episodes, row + jitter, COLORS[name])
-            low, high = (x if np.isfinite(x) else mean.value for x in (mean.low, mean.high))
-            panel.bar(low, high, mean.value, row, COLORS[name])
+            panel.interval(mean, row, COLORS[name])
             panel.text(4, row, name, COLORS[name])
         many = any(len(r.episodes) > MOST_DOTS for r in self.returns.values())
         caption = (
