@@ -82,10 +82,10 @@ def test_blocks_represent_free_motion_exactly() -> None:
     """[[1, step], [0, 1]] at q = v = 0; the other kinds have normal matrices only."""
     blocks = SPECTRA["blocks"](3)
     blocks.side[...], blocks.damping[...] = jnp.zeros(3), jnp.zeros(3)
-    found = matrices(blocks)
-    np.testing.assert_array_equal(found[:, 0, 0], 1)
-    np.testing.assert_array_equal(found[:, 1], np.tile([0, 1], (3, 1)))
-    assert (found[:, 0, 1] > 0.1).all()
+    actual = matrices(blocks)
+    np.testing.assert_array_equal(actual[:, 0, 0], 1)
+    np.testing.assert_array_equal(actual[:, 1], np.tile([0, 1], (3, 1)))
+    assert (actual[:, 0, 1] > 0.1).all()
     for kind in ("damped", "fixed", "unit"):
         other = matrices(random_spectrum(kind, 0, 1.0))
         np.testing.assert_allclose(other @ other.swapaxes(1, 2), other.swapaxes(1, 2) @ other)
@@ -142,9 +142,9 @@ def test_eigenvalues_are_those_of_a_step_for_action_zero(kind: str) -> None:
 
     jacobian, (re, im) = jax.device_get(both(np.zeros(8, np.float32)))
     assert (im >= 0).all()
-    found = np.sort_complex(np.concatenate([re + 1j * im, re - 1j * im]))
+    actual = np.sort_complex(np.concatenate([re + 1j * im, re - 1j * im]))
     expected = np.sort_complex(np.linalg.eigvals(np.asarray(jacobian, np.float64)))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("bilinear", [False, True])

@@ -93,9 +93,9 @@ def predicted_steps(name: str, *arguments: float) -> tuple[list, list]:
 
 
 def test_pendulum_steps_equal_gymnasium() -> None:
-    found, real = predicted_steps("Pendulum-v1", 200, 1.0)
+    predicted, real = predicted_steps("Pendulum-v1", 200, 1.0)
     assert len(real[1]) == 200
-    for ours, theirs in zip(found, real, strict=True):
+    for ours, theirs in zip(predicted, real, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)
 
 
@@ -129,18 +129,18 @@ def mujoco() -> None:
 
 @pytest.mark.parametrize("name", ["HalfCheetah-v5", "Hopper-v5"])
 def test_mujoco_steps_from_any_observation(mujoco: None, name: str) -> None:
-    found, real = predicted_steps(name, 60, 1.0)
+    predicted, real = predicted_steps(name, 60, 1.0)
     velocities = real[0].shape[1] // 2 + 1
     unclipped = np.abs(real_episode(name, 60, 1.0)[1][:-1, -velocities:]).max(1) < 10
     assert unclipped.sum() > 15
-    for ours, theirs in zip(found, real, strict=True):
+    for ours, theirs in zip(predicted, real, strict=True):
         np.testing.assert_allclose(ours[unclipped], theirs[unclipped], rtol=1e-4, atol=1e-4)
 
 
 def test_episodes_end_where_hopper_falls(mujoco: None) -> None:
-    found, real = predicted_steps("Hopper-v5", 60, 1.0)
+    predicted, real = predicted_steps("Hopper-v5", 60, 1.0)
     assert real[2].sum() == 1 and real[2][-1] == 1
-    np.testing.assert_array_equal(found[2], real[2])
+    np.testing.assert_array_equal(predicted[2], real[2])
 
 
 @pytest.mark.parametrize("name", ["HalfCheetah-v5", "Hopper-v5"])

@@ -51,7 +51,7 @@ def test_rules_agree_with_gymnasium(name: str, identifier: str) -> None:
     gymnasium = pytest.importorskip("gymnasium")
     environment = gymnasium.make(identifier).unwrapped
     environment.reset(seed=0)
-    rng, found = np.random.default_rng(0), []
+    rng, actual = np.random.default_rng(0), []
     for _ in range(400):
         qpos, qvel = (
             rng.normal(0, 0.2, environment.model.nq),
@@ -61,7 +61,7 @@ def test_rules_agree_with_gymnasium(name: str, identifier: str) -> None:
         qpos[2] *= 3
         environment.set_state(qpos, qvel)
         x = environment._get_obs()
-        found.append((bool(RULES[name](x)), not environment.is_healthy))
-    rule, truth = np.array(found).T
+        actual.append((bool(RULES[name](x)), not environment.is_healthy))
+    rule, truth = np.array(actual).T
     assert 0.1 < truth.mean() < 0.9
     np.testing.assert_array_equal(rule, truth)

@@ -44,7 +44,7 @@ def build(
     return model
 
 
-def start_of(model: TrajectoryDiffusion, count: int) -> TrajectoryStep:
+def start_of(count: int) -> TrajectoryStep:
     numbers = np.random.default_rng(1).normal(size=(count, 4)).astype(np.float32)
     return TrajectoryStep(numbers[:, :3], numbers[:, 3], -np.ones(count, np.float32))
 
@@ -78,19 +78,19 @@ def test_guidance_increases_the_likelihood_of_actions(schedule: str, normalize: 
     )
     assert options.guidance_scale > 0
     model = build(options)
-    start, imagined = start_of(model, 256), guided(model, preferring)
+    start, imagined = start_of(256), guided(model, preferring)
 
     def likelihood(strength: float) -> float:
         rollout = imagined(start, strength)
         return float(preferring(rollout.features[:, :-1]).log_prob(rollout.actions).mean())
 
-    found = [likelihood(strength) for strength in (0.0, 0.1, 0.3)]
-    assert found[1] > found[0] + 0.05 and found[2] > found[1] + 0.05
+    actual = [likelihood(strength) for strength in (0.0, 0.1, 0.3)]
+    assert actual[1] > actual[0] + 0.05 and actual[2] > actual[1] + 0.05
 
 
 def test_guidance_affects_discrete_actions() -> None:
     model = build(replace(SMALL, sampler_steps=4), DISCRETE)
-    start = start_of(model, 256)
+    start = start_of(256)
 
     def second(features: jax.Array) -> Categorical:
         return Categorical.from_logits(jnp.broadcast_to(jnp.asarray([0.0, 4.0, 0.0]), (256, 5, 3)))
@@ -136,11 +136,11 @@ def test_schedules_follow_their_formulas() -> None:
     model = build(replace(options, guidance_schedule="pgd"))
     share = np.linspace(0, 1, 9)
     levels = (80 ** (1 / 7) + share * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
-    found = model._guidance_schedule(jnp.asarray(levels, jnp.float32))
-    np.testing.assert_allclose(found, 1 - share + 0.3 * np.sin(np.pi * share), atol=1e-4)
+    actual = model._guidance_schedule(jnp.asarray(levels, jnp.float32))
+    np.testing.assert_allclose(actual, 1 - share + 0.3 * np.sin(np.pi * share), atol=1e-4)
     model.options = replace(options, guidance_schedule="posterior")
-    found = model._guidance_schedule(jnp.asarray([80.0, 1.0, 0.002]))
-    np.testing.assert_allclose(found, [1.0, 0.5, 0.0], atol=1e-3)
+    actual = model._guidance_schedule(jnp.asarray([80.0, 1.0, 0.002]))
+    np.testing.assert_allclose(actual, [1.0, 0.5, 0.0], atol=1e-3)
 
 
 # ------------------------------------------------------------------------------------ conditioning
@@ -148,7 +148,7 @@ def test_schedules_follow_their_formulas() -> None:
 
 def test_condition_on_start_keeps_the_start() -> None:
     held, free = build(), build(replace(SMALL, condition_on_start=False))
-    start = start_of(held, 6)
+    start = start_of(6)
     states = [
         jax.jit(lambda start, m=model: imagine(m, start, preferring, 4, KEY))(start).states
         for model in (held, free)
@@ -160,7 +160,7 @@ def test_condition_on_start_keeps_the_start() -> None:
 
 def test_given_actions_affect_every_later_state() -> None:
     """Other actions lead to other states with the same noise."""
-    model, start = build(), start_of(build(), 6)
+    model, start = build(), start_of(6)
     actions = np.random.default_rng(0).uniform(-1, 1, (6, 4, 2))
     rollout = jax.jit(model.rollout)
     first = rollout(start, actions, KEY).point
@@ -171,7 +171,7 @@ def test_given_actions_affect_every_later_state() -> None:
 
 def test_long_rollouts_consist_of_segments() -> None:
     """Each starts at the end of the one before."""
-    model, start, horizon = build(), start_of(build(), 3), 11
+    model, start, horizon = build(), start_of(3), 11
     rollout = jax.jit(lambda start: imagine(model, start, preferring, horizon, KEY))(start)
     assert rollout.states.point.shape == (3, horizon + 1, 3)
     assert rollout.actions.shape == (3, horizon, 2) and rollout.rewards.shape == (3, horizon)
@@ -199,7 +199,7 @@ def test_incompatible_options_are_refused() -> None:
 
 def test_gradients_of_rollouts_equal_difference_quotients() -> None:
     """Along a random direction in the actions."""
-    model, start = build(), start_of(build(), 4)
+    model, start = build(), start_of(4)
     actions, direction = np.random.default_rng(0).uniform(-0.9, 0.9, (2, 4, 6, 2))
 
     @jax.jit
@@ -279,9 +279,7 @@ def test_network_inputs_in_sampling_match_training(
     def inputs(window: Window) -> list[tuple[jax.Array, jax.Array]]:
         """Of the network in training, and in the last step of a sample with given actions."""
         model.loss(window, KEY)
-        model._sample_segment(
-            start_of(model, 2), jnp.asarray(True), window.action[:, :4], None, KEY
-        )
+        model._sample_segment(start_of(2), jnp.asarray(True), window.action[:, :4], None, KEY)
         return [recorded[0], recorded[-1]]
 
     (trained_known, trained), (given, clean) = jax.tree.map(np.asarray, inputs(window))

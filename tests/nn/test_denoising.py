@@ -115,12 +115,12 @@ def test_a_deterministic_path_keeps_quantiles() -> None:
     """Along the exact path, every point keeps its distance in standard deviations."""
     sampler = Sampler(200, "heun", sigma_max=5.0)
     x = at_highest_level(100, 5.0)
-    found = jax.jit(lambda x: sample(of_gaussian, x, sampler, KEY))(x)
+    actual = jax.jit(lambda x: sample(of_gaussian, x, sampler, KEY))(x)
     before_last = MEAN + (x - MEAN) * np.sqrt((VARIANCE + 0.002**2) / (VARIANCE + 5.0**2))
-    np.testing.assert_allclose(found, of_gaussian(before_last, 0.002), atol=2e-3)
+    np.testing.assert_allclose(actual, of_gaussian(before_last, 0.002), atol=2e-3)
 
 
-@pytest.mark.parametrize(  # that Euler's steps with churn sample truly is tested above
+@pytest.mark.parametrize(  # Euler's steps with churn are tested above
     "sampler",
     [
         pytest.param(sampler, id=name, marks=[pytest.mark.slow] * (name == "euler-churn"))
@@ -170,26 +170,26 @@ def test_churn_raises_point_and_level_together(method: str) -> None:
             x = point - raised * slope
     assert np.abs(points[0] - at_highest_level(5, 4.0)).min() > 0  # noise was added
     draw = jax.jit(lambda x: sample(of_gaussian, x, sampler, KEY))
-    found = draw(at_highest_level(5, 4.0))
-    np.testing.assert_allclose(found, x, rtol=1e-5, atol=1e-5)
+    actual = draw(at_highest_level(5, 4.0))
+    np.testing.assert_allclose(actual, x, rtol=1e-5, atol=1e-5)
 
 
 def test_churn_is_added_between_its_levels_and_is_bounded() -> None:
-    def levels_seen(sampler: Sampler) -> list[float]:
-        seen: list[float] = []
+    def levels_of(sampler: Sampler) -> list[float]:
+        levels: list[float] = []
 
         def denoise(x: jax.Array, level: jax.Array) -> jax.Array:
-            jax.debug.callback(lambda level: seen.append(float(level)), level, ordered=True)
+            jax.debug.callback(lambda level: levels.append(float(level)), level, ordered=True)
             return of_gaussian(x, level)
 
         jax.jit(lambda x: sample(denoise, x, sampler, KEY))(at_highest_level(2))
         jax.effects_barrier()
-        return seen
+        return levels
 
     sampler = Sampler(6, "euler", sigma_max=HIGH, s_churn=1e9, s_tmin=0.05, s_tmax=5.0)
     expected = [s * (math.sqrt(2) if 0.05 <= s <= 5.0 else 1.0) for s in sampler.sigmas()]
-    assert levels_seen(sampler) == pytest.approx(expected, rel=1e-5)
-    assert levels_seen(replace(sampler, s_churn=0.0)) == pytest.approx(sampler.sigmas().tolist())
+    assert levels_of(sampler) == pytest.approx(expected, rel=1e-5)
+    assert levels_of(replace(sampler, s_churn=0.0)) == pytest.approx(sampler.sigmas().tolist())
 
 
 @pytest.mark.parametrize("method, calls", [("euler", 5), ("heun", 9)])
@@ -224,8 +224,10 @@ def test_few_steps_suffice_for_a_constant_denoiser(steps: int) -> None:
     """A denoiser that does not depend on the point needs one call."""
     aim = jnp.array([0.3, -2.0])
     x = initial_noise(KEY, (7, 2), Sampler(steps, "euler"))
-    found = sample(lambda x, level: jnp.broadcast_to(aim, x.shape), x, Sampler(steps, "euler"), KEY)
-    np.testing.assert_allclose(found, jnp.broadcast_to(aim, (7, 2)), rtol=1e-5)
+    actual = sample(
+        lambda x, level: jnp.broadcast_to(aim, x.shape), x, Sampler(steps, "euler"), KEY
+    )
+    np.testing.assert_allclose(actual, jnp.broadcast_to(aim, (7, 2)), rtol=1e-5)
 
 
 def test_sampling_starts_at_the_highest_level() -> None:

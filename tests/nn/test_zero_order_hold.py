@@ -26,10 +26,10 @@ def test_a_held_input_is_integrated_exactly() -> None:
     )
     block, held = jax.jit(zero_order_hold)(Generator(rate, angle, angle, angle))
     exponential, integral = in_double(np.asarray(rate, float) + 1j * np.asarray(angle, float))
-    for found, expected in ((block, exponential), (held, integral)):
-        np.testing.assert_allclose(found.a, expected.real, atol=1e-6)
-        np.testing.assert_allclose(found.b, expected.imag, atol=1e-6)
-        assert bool((found.c == -found.b).all()) and bool((found.d == found.a).all())
+    for actual, expected in ((block, exponential), (held, integral)):
+        np.testing.assert_allclose(actual.a, expected.real, atol=1e-6)
+        np.testing.assert_allclose(actual.b, expected.imag, atol=1e-6)
+        assert bool((actual.c == -actual.b).all()) and bool((actual.d == actual.a).all())
 
 
 def test_a_jordan_block_integrates_twice() -> None:

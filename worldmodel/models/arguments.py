@@ -18,10 +18,10 @@ from worldmodel.models.interface import State, WorldModel
 ARRAYS = (jax.Array, np.ndarray)
 
 
-def require(condition: bool, name: str, found: object, accepted: str) -> None:
+def require(condition: bool, name: str, actual: object, accepted: str) -> None:
     """Raises ArgumentError unless `condition` is true."""
     if not condition:
-        raise ArgumentError(f"{name}: {found}; accepted: {accepted}")
+        raise ArgumentError(f"{name}: {actual}; accepted: {accepted}")
 
 
 def describe(x: Any) -> str:
@@ -57,13 +57,13 @@ def check_states(name: str, states: State, model: WorldModel) -> int:
     same = jax.tree.structure(states) == jax.tree.structure(like)
     require(same, name, f"{type(states).__name__} of another structure", accepted)
     leaves = jax.tree.leaves(states)
-    found = ", ".join(map(describe, leaves))
+    actual = ", ".join(map(describe, leaves))
     arrays = all(isinstance(x, ARRAYS) for x in leaves)
-    require(arrays, name, found, accepted)
+    require(arrays, name, actual, accepted)
     batch = leaves[0].shape[:1]
     for x, expected in zip(leaves, jax.tree.leaves(like), strict=True):
         fits = x.shape == (*batch, *expected.shape[1:]) and x.dtype.kind == expected.dtype.kind
-        require(fits, name, found, accepted)
+        require(fits, name, actual, accepted)
     return batch[0]
 
 

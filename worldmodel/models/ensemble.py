@@ -380,8 +380,8 @@ def validate(options: EnsembleOptions, spec: DataSpec) -> None:
     rule, size = options.termination, termination.SIZES.get(options.termination)
     shapes = {key: observation.shape for key, observation in spec.observations.items()}
     if size and list(shapes.values()) != [(size,)]:
-        found = ", ".join(f"{key} {shape}" for key, shape in shapes.items())
+        actual = ", ".join(f"{key} {shape}" for key, shape in shapes.items())
         raise ConfigError(
             f"model.termination={rule}: the rule needs one vector of {size} numbers, and this "
-            f"dataset has {found}; accepted: learned or never"
+            f"dataset has {actual}; accepted: learned or never"
         )

@@ -128,8 +128,8 @@ class WorldModel(nnx.Module):
             actor_key, model_key = jax.random.split(key)
             distribution = actor(self.features(state))
             if not hasattr(distribution, "sample"):
-                found = type(distribution).__name__
-                raise ArgumentError(f"actor: it returns a {found}; accepted: a distribution")
+                actual = type(distribution).__name__
+                raise ArgumentError(f"actor: it returns a {actual}; accepted: a distribution")
             action = distribution.sample(actor_key)
             state = step(state, action, model_key)
             return state, (state, action)

@@ -114,10 +114,10 @@ def _check(environment: str, spec: DataSpec) -> None:
     """Raises ConfigError if the environment has other observations or actions than the dataset."""
     sizes = SIZES.get(environment) or get_simulator(environment).sizes
     action = "classes" if spec.action.discrete else spec.action.size
-    found = (*(o.shape[0] for o in spec.observations.values()), action)
-    if found != sizes:
+    actual = (*(o.shape[0] for o in spec.observations.values()), action)
+    if actual != sizes:
         raise ConfigError(
             f"model.environment={environment} does not fit the dataset: it has one vector of "
             f"{sizes[0]} numbers and actions of {sizes[1]}, the dataset has vectors of "
-            f"{' and '.join(map(str, found[:-1]))} and actions of {found[-1]}"
+            f"{' and '.join(map(str, actual[:-1]))} and actions of {actual[-1]}"
         )
