@@ -107,7 +107,7 @@ def test_invalid_samplers_are_refused(wrong: dict) -> None:
 def test_a_gaussian_is_sampled_with_its_mean_and_variance(sampler: Sampler) -> None:
     draw = jax.jit(lambda x, key: sample(of_gaussian, x, sampler, key))
     samples = np.asarray(draw(at_highest_level(10_000), KEY))
-    np.testing.assert_allclose(samples.mean(0), MEAN, rtol=0.03)
+    np.testing.assert_allclose(samples.mean(0), MEAN, atol=0.04)
     np.testing.assert_allclose(samples.var(0), VARIANCE, rtol=0.03)
 
 
