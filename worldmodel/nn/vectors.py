@@ -5,7 +5,7 @@ compile where there are hundreds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -47,11 +47,13 @@ class Vectors:
         """Normalized as the spec says, or all `standardized`."""
         vectors = {key: spec.observations[key] for key in vector_keys(spec)}
         symlog = tuple(not standardized and v.normalization == "none" for v in vectors.values())
-        if standardized:  # without statistics: as they are
-            kinds = {key: "standardize" if v.mean else "none" for key, v in vectors.items()}
-            vectors = {key: replace(v, normalization=kinds[key]) for key, v in vectors.items()}
-        scaling = [np.zeros((2, 0)), *(v.shift_and_scale() for v in vectors.values())]
-        shift, scale = np.concatenate(scaling, 1).tolist()
+        scaling = [
+            (v.mean or (0.0,) * v.shape[0], v.std or (1.0,) * v.shape[0])
+            if standardized
+            else v.shift_and_scale()
+            for v in vectors.values()
+        ]
+        shift, scale = np.concatenate([np.zeros((2, 0)), *scaling], 1).tolist()
         lengths = tuple(v.shape[0] for v in vectors.values())
         return cls(tuple(vectors), lengths, tuple(shift), tuple(scale), symlog)
 
