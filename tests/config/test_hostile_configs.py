@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from pathlib import Path
 import pytest
 from composing import build
 
+import worldmodel
+from worldmodel.cli.eval import parse_eval
 from worldmodel.config.environment_ids import local_code
 from worldmodel.config.io import load_config, save_config
 from worldmodel.data.readers.npz import NPZData
@@ -143,3 +146,18 @@ def test_environments_of_installed_packages_alone_are_trusted(
         config.evaluation.data = {"environment": name}
         assert not list(local_code(config)), name
     assert "mine" not in sys.modules and "folder" not in sys.modules
+
+
+def test_a_run_that_names_other_code_is_loaded_only_if_that_is_allowed(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(small_run, tmp_path / "run")
+    (tmp_path / "mine.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = load_config(run / "config.yaml")
+    config.data.environment = "mine:X-v0"
+    save_config(config, run / "config.yaml")
+    with pytest.raises(ConfigError, match=r"data.environment=mine:X-v0: .* add allow_code=true"):
+        worldmodel.load(run)
+    assert worldmodel.load(run, allow_code=True).step == 60
+    assert parse_eval([f"run={run}", "allow_code=true"]).allow_code

@@ -44,6 +44,6 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Callable[[LoadedRun], None]:
 
     def give(run: LoadedRun) -> None:
         for module in ("live_report", "counterfactual_report"):
-            monkeypatch.setattr(f"worldmodel.play.{module}.load", lambda *_: run)
+            monkeypatch.setattr(f"worldmodel.play.{module}.load", lambda *_, **__: run)
 
     return give

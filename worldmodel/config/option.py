@@ -43,6 +43,12 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def allow_code_option() -> Any:
+    """Returns the option `allow_code`, of commands that load runs."""
+    help = "also import an environment that a run names, MODULE:ID, if no installed package has it"
+    return option(False, help)
+
+
 @dataclasses.dataclass(frozen=True)
 class Option:
     """One option: its dotted key, and what its dataclass field says of it."""

@@ -9,7 +9,7 @@ from omegaconf import MISSING
 
 from worldmodel.config.evaluation import EvaluationOptions
 from worldmodel.config.groups import DataOptions, ModelOptions, PolicyOptions
-from worldmodel.config.option import option
+from worldmodel.config.option import allow_code_option, option
 from worldmodel.config.training import LoggingOptions, TrainingOptions
 
 MAX_COMPARED_RUNS = 6  # as many as colors distinguish
@@ -46,7 +46,5 @@ class EvalConfig:
         None, "folder of the comparison (null: .compared/ in the folder of the first run)"
     )
     checkpoint: str = option("last", "checkpoint: last, best or a step")
-    allow_code: bool = option(
-        False, "also import an environment of a run, MODULE:ID, that no installed package registers"
-    )
+    allow_code: bool = allow_code_option()
     evaluation: EvaluationOptions = dataclasses.field(default_factory=EvaluationOptions)

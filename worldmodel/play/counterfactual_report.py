@@ -42,7 +42,7 @@ def report_counterfactuals(options: PlayOptions, episode: int) -> None:
     """Prints what follows under each source of actions in `episode`, and draws it. Raises
     UserError.
     """
-    run = load(options.run, options.checkpoint)
+    run = load(options.run, options.checkpoint, allow_code=options.allow_code)
     enable_compilation_cache(run.config.training.compilation_cache)
     sources = options.actions or [
         name

@@ -32,7 +32,7 @@ MAX_VALUES = 7  # of observations and action: with two rewards and the error, 96
 
 def report_live_comparison(options: PlayOptions) -> None:
     """Plays an episode and prints one line per step and a summary. Raises UserError."""
-    run = load(options.run, options.checkpoint)
+    run = load(options.run, options.checkpoint, allow_code=options.allow_code)
     enable_compilation_cache(run.config.training.compilation_cache)
     name = options.environment or run.config.data.environment
     if name is None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from omegaconf import MISSING
 
-from worldmodel.config.option import option
+from worldmodel.config.option import allow_code_option, option
 
 ACTIONS = ("logged", "policy", "random", "zero", "keyboard")
 
@@ -17,6 +17,7 @@ class PlayOptions:
 
     run: str = option(MISSING, "run directory, such as runs/NAME")
     checkpoint: str = option("last", "checkpoint: last, best or a step")
+    allow_code: bool = allow_code_option()
     environment: str | None = option(
         None, "id of the real Gymnasium environment (null: the run's data.environment)"
     )
