@@ -132,22 +132,34 @@ def test_output_that_nobody_reads_any_longer_stops_a_run(command: list[str], sta
     assert process.wait(30) == status and process.stderr.read() == "saved"
 
 
-def test_a_run_without_any_output_does_not_write_into_its_own_files(tmp_path: Path) -> None:
+@pytest.mark.parametrize("call", ["run_cli(action)", "run_stoppable(lambda: run_cli(action))"])
+def test_a_run_without_any_output_does_not_write_into_its_own_files(
+    call: str, tmp_path: Path
+) -> None:
     script = """
 import os, sys
 from worldmodel.system.exit_status import run_cli
+from worldmodel.system.signals import run_stoppable
 def action():
     with open(sys.argv[1], "w") as file:
         print("to the output")
         os.write(1, b"a library's output")
         print("to the errors", file=sys.stderr)
         file.write("to the file")
-sys.exit(run_cli(action))
 """
+    script += f"sys.exit({call})"
     file = tmp_path / "file"
     closed = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-c", script, str(file)]
     assert subprocess.run(closed).returncode == 0
     assert file.read_text() == "to the file"
+
+
+def test_characters_that_the_output_cannot_encode_are_replaced() -> None:
+    script = "from worldmodel.system.exit_status import run_cli\nrun_cli(lambda: print('\u2500 a'))"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("? a\n", "")
 
 
 def test_the_process_ends_inside_a_library_that_does_not_return() -> None:

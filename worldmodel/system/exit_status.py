@@ -18,7 +18,7 @@ MAX_LINE = 1000  # characters of a message that quotes what it was given
 
 def run_cli(action: Callable[[], int | None]) -> int:
     """Runs a command and returns its exit status; prints a UserError without a traceback."""
-    _prepare_streams()
+    prepare_streams()
     try:
         status = action() or 0
         sys.stdout.flush()  # here, where a closed pipe is expected
@@ -51,7 +51,7 @@ def _discard_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _prepare_streams() -> None:
+def prepare_streams() -> None:
     """Opens what the caller has closed of the descriptors 0 to 2 on /dev/null: otherwise the next
     file would get the number, and with it what libraries print. Output in any encoding is accepted.
     """

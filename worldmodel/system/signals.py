@@ -24,6 +24,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any, TextIO, cast
 
+from worldmodel.system.exit_status import prepare_streams
+
 PREEMPTED = 75  # EX_TEMPFAIL: schedulers restart the job
 INTERRUPTED = 130  # the convention of shells for Ctrl-C
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
@@ -205,6 +207,7 @@ def handle_stop_signals() -> Iterator[StopRequest]:
 
 def run_stoppable(action: Callable[[], int]) -> int:
     """Returns the exit status of `action`: 75 if it was stopped, 130 by Ctrl-C."""
+    prepare_streams()
     with handle_stop_signals() as stop:
         try:
             return action()
