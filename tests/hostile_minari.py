@@ -228,6 +228,6 @@ SETS: Kinds = {
         lambda f: MinariData(dataset="x" * 5000, path=str(f)),
         "has no Minari dataset",
     ),
-    "a name with a null": (lambda f: MinariData(dataset="a\0b", path=str(f)), "no Minari dataset"),
+    "a name with a null": (lambda f: MinariData(dataset="a\0b", path=str(f)), "null characters"),
 }
 add("minari", SETS)

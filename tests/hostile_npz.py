@@ -55,9 +55,15 @@ ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "observations of 1e300": (good(observations=np.full((ROWS, 2), 1e300)), "is not finite"),
     "rewards of 3e38": (good(rewards=np.full(ROWS, 3e38)), "accepted: "),
     "actions of 3e38": (good(actions=np.full((ROWS, 1), 3e38)), "accepted: "),
-    "time stamps as actions": (good(actions=np.arange(ROWS) + 1_732_000_000), "1,732,000,019"),
+    "time stamps as actions": (
+        good(actions=np.arange(ROWS) + 1_732_000_000),
+        "integers up to 1,732,000,018",
+    ),
     "nanoseconds as actions": (good(actions=np.arange(ROWS) + 1_732 * 10**15), "integer"),
-    "counts as actions": (good(actions=np.arange(ROWS)[:, None] * 10**8), "1,900,000,000"),
+    "counts as actions": (
+        good(actions=np.arange(ROWS)[:, None] * 10**8),
+        "integers up to 1,800,000,000",
+    ),
     "unsigned actions": (good(actions=np.full(ROWS, 2**63, np.uint64)), "integer"),
     "lengths beyond the rows": (
         good(terminals=None, timeouts=None, lengths=np.array([2**62] * 4)),

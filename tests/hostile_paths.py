@@ -34,9 +34,9 @@ def _sparse(folder: Path) -> RecordsData:
 
 RECORDS: Kinds = {
     "an absolute pattern": (lambda f: records(f, inputs="/etc/*.npy"), "inside the folder"),
-    "an empty pattern": (lambda f: records(f, inputs=""), "inside the folder"),
+    "an empty pattern": (lambda f: records(f, inputs=""), "is not empty"),
     "a pattern that climbs": (lambda f: records(f, inputs="../u_*.npy"), "inside the folder"),
-    "a pattern with a null": (lambda f: records(f, inputs="u\0*"), "data.inputs=u"),
+    "a pattern with a null": (lambda f: records(f, inputs="u\0*"), "null characters"),
     "an invalid pattern": (lambda f: records(f, inputs="**u"), "data.inputs=**u"),
     "10 TB claimed": (
         lambda f: records(f, headed(described(f"({TEN_TB},)"))),
@@ -60,7 +60,7 @@ def _pipe(folder: Path) -> NPZData:
 
 PATHS: Kinds = {
     "too long": (lambda f: NPZData(path=str(f / ("x" * 5000))), "does not exist"),
-    "with a null": (lambda f: HDF5Data(path=f"{f}/a\0b"), "does not exist"),
+    "with a null": (lambda f: HDF5Data(path=f"{f}/a\0b"), "null characters"),
     "a pipe": (_pipe, "neither a file nor a folder"),
     "a device": (lambda f: NPZData(path="/dev/zero"), "neither a file nor a folder"),
     "of nobody": (lambda f: NPZData(path="~nobody-of-that-name/x.npz"), "has no home folder"),

@@ -17,6 +17,7 @@ from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import DataError, raise_data_errors
 
 STEPS_AT_ONCE = 2**16  # of the actions whose bounds are inferred
+MAX_INTEGER = 2**31 - 1  # of int32
 MAX_CLASSES = 2**16  # of an inferred discrete action; larger integers are counts or time stamps
 
 
@@ -106,6 +107,11 @@ def stack_episodes(
         >>> stack_episodes(flights, "flights").observations["x"].shape
         (32, 2)
     """
+    if action_spec is not None and action_spec.discrete and action_spec.size > MAX_CLASSES:
+        raise DataError(
+            f"{source}: declares {action_spec.size:,} classes of actions; accepted: at most "
+            f"{MAX_CLASSES:,}"
+        )
     columns, lengths, terminated, names = ColumnWriter(folder), [], [], []
     errors: list[str] = []
     first: tuple[str, dict[str, np.ndarray]] | None = None
@@ -147,7 +153,8 @@ def _trajectories(
 ) -> Trajectories:
     flat, steps = columns.finish(), np.array(lengths, np.int64)
     plain = all(name == f"episode {i}" for i, name in enumerate(names))
-    spec, shape = action_spec or infer_action_spec(flat["action"], steps), flat["action"].shape[1:]
+    spec = action_spec or infer_action_spec(flat["action"], steps, source)
+    shape = flat["action"].shape[1:]
     if shape != (() if spec.discrete else (spec.size,)):
         declared = "()" if spec.discrete else f"({spec.size},)"
         raise DataError(
@@ -166,7 +173,7 @@ def _trajectories(
     )
 
 
-def infer_action_spec(actions: np.ndarray, lengths: np.ndarray) -> ActionSpec:
+def infer_action_spec(actions: np.ndarray, lengths: np.ndarray, source: str) -> ActionSpec:
     """Infers the number of classes (N,), or the minimum and maximum of vectors (N, A).
 
     Raises DataError for integers that are too large for classes.
@@ -176,8 +183,9 @@ def infer_action_spec(actions: np.ndarray, lengths: np.ndarray) -> ActionSpec:
     if actions.ndim == 1:  # padding is class 0
         if (largest := int(actions.max(initial=0))) >= MAX_CLASSES:
             raise DataError(
-                f"actions are integers up to {largest:,}; accepted: at most {MAX_CLASSES:,} "
-                "classes. Store numbers as floats, or set data.action_low and data.action_high"
+                f"{source}: actions are integers up to {largest:,}; accepted: at most "
+                f"{MAX_CLASSES:,} classes. Store numbers as floats, or set data.action_low and "
+                "data.action_high"
             )
         return ActionSpec(discrete=True, size=largest + 1)
     low, high = np.full(actions.shape[1], np.inf), np.full(actions.shape[1], -np.inf)
@@ -233,7 +241,7 @@ def _action(value: Any, spec: ActionSpec | None) -> np.ndarray:
     """
     integers = spec is None or spec.discrete
     value = _numbers(value, integers)
-    if value.dtype == np.int32 and value.ndim > 1:  # several integers are a vector
+    if value.dtype.kind in "iu" and value.ndim > 1:  # several integers are a vector
         value = value.astype(np.float32)
     if value.dtype != np.float32:
         return value
@@ -245,13 +253,16 @@ def _action(value: Any, spec: ActionSpec | None) -> np.ndarray:
 
 
 def _numbers(value: Any, integers: bool = False) -> np.ndarray:
-    """float32, or int32 if `integers` may stay; anything but an array of numbers is unchanged."""
+    """float32, or int32 if `integers` may stay; larger integers, and anything but an array of
+    numbers, are unchanged.
+    """
     try:
         value = np.atleast_1d(np.asarray(value))
     except ValueError:  # steps of different shapes
         return np.asarray(value, object)
     if value.dtype.kind in "iub" and integers:
-        return value.astype(np.int32)
+        fits = value.max(initial=0) <= MAX_INTEGER and value.min(initial=0) >= -MAX_INTEGER
+        return value.astype(np.int32) if fits else value
     return value.astype(np.float32, copy=False) if value.dtype.kind in "fiub" else value
 
 
@@ -264,6 +275,11 @@ def _inconsistencies(
     for field, value in columns.items():
         if value.dtype.kind not in "fiu":
             yield f"{name}: {field} is {value.dtype}; accepted: numbers, of one shape in every step"
+        elif field == "action" and value.dtype.kind in "iu" and value.dtype != np.int32:
+            yield (
+                f"{name}: {field} holds integers up to {value.max():,}; accepted: at most "
+                f"{MAX_CLASSES:,} classes, or floats"
+            )
         elif field not in first:
             yield f"{name}: {field} is new, {first_name} has none; accepted: the same fields in all"
         elif value.shape[1:] != first[field].shape[1:]:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
+from worldmodel.data.episodes import MAX_CLASSES
+from worldmodel.data.readers.sizes import check_memory
 from worldmodel.data.spec import ActionSpec
 from worldmodel.errors import DataError
 
@@ -72,6 +74,11 @@ def _converter(space: spaces.Space, name: str, source: str) -> Convert:
     if isinstance(space, spaces.Box | spaces.MultiBinary):
         return np.asarray
     if isinstance(space, spaces.Discrete):
+        if space.n > MAX_CLASSES:
+            raise DataError(
+                f"{source}: observation {name!r} has {space.n:,} classes; accepted: at most "
+                f"{MAX_CLASSES:,}"
+            )
         return lambda values: _one_hot(np.asarray(values), space, name)
     raise DataError(
         f"{source}: observation {name!r} is {space}; "
@@ -81,6 +88,7 @@ def _converter(space: spaces.Space, name: str, source: str) -> Convert:
 
 def _one_hot(classes: np.ndarray, space: spaces.Discrete, name: str) -> np.ndarray:
     """(T+1,) classes to (T+1, n) float32."""
+    check_memory(5 * len(classes) * int(space.n), f"observation {name!r} as one-hot vectors")
     accepted = np.arange(space.start, space.start + space.n)
     hot = classes.reshape(-1, 1) == accepted
     wrong = np.flatnonzero(~hot.any(axis=1))

@@ -116,9 +116,12 @@ def read(options: TableData) -> EpisodeStream:
 
 def _requested(options: TableData) -> list[str]:
     """The requested columns, each once."""
-    single = [options.reward, options.episode, options.time, options.terminal]
-    names = [*options.observations, *options.actions, *(name for name in single if name)]
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys([*options.observations, *options.actions, *_single(options)]))
+
+
+def _single(options: TableData) -> list[str]:
+    names = (options.reward, options.episode, options.time, options.terminal)
+    return [name for name in names if name]
 
 
 def _check_headers(options: TableData, files: Sequence[Path]) -> None:
@@ -329,13 +332,14 @@ def _load(options: TableData, file: Path) -> tuple[_Rows, list[tuple[str, Which]
         raise DataError("has no rows; accepted: at least 2, which make a transition")
     table = _row_range(options, table)
     columns = {name: plain(table.column(name)) for name in requested}
+    del table  # its columns are removed as they are converted
 
     def optional(name: str | None, get: Callable[[str, pa.ChunkedArray], Any]) -> Any:
         return get(name, columns[name]) if name else None
 
     rows = _Rows(
-        observations=vectors(columns, options.observations),
-        actions=vectors(columns, options.actions),
+        observations=vectors(columns, options.observations, [*options.actions, *_single(options)]),
+        actions=vectors(columns, options.actions, _single(options)),
         rewards=optional(options.reward, matrix),
         time=optional(options.time, seconds),
         terminal=optional(options.terminal, truths),

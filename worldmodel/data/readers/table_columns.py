@@ -51,11 +51,25 @@ def _is_vector(kind: pa.DataType) -> bool:
     return is_list and types.is_primitive(kind.value_type)
 
 
-def vectors(columns: dict[str, pa.ChunkedArray], names: Sequence[str]) -> np.ndarray:
-    """(rows, D) float32: the columns, concatenated."""
-    parts = [matrix(name, columns[name]) for name in names]
+def vectors(
+    columns: dict[str, pa.ChunkedArray], names: Sequence[str], again: Sequence[str] = ()
+) -> np.ndarray:
+    """(rows, D) float32: the columns side by side, converted one by one to take little memory.
+
+    Those that are not needed `again` are removed.
+    """
+    ends = np.cumsum([_width(columns[name]) for name in names])
+    values = np.empty((len(columns[names[0]]), ends[-1]), np.float32)
     with np.errstate(over="ignore"):  # too large numbers become infinite, which validation reports
-        return np.concatenate(parts, axis=1, dtype=np.float32, casting="same_kind")
+        for name, begin, end in zip(names, [0, *ends[:-1]], ends, strict=True):
+            column = columns[name] if name in again else columns.pop(name)
+            values[:, begin:end] = matrix(name, column)
+    return values
+
+
+def _width(column: pa.ChunkedArray) -> int:
+    """How many numbers a row of the column holds."""
+    return len(column[0].as_py() or ()) if _is_vector(column.type) else 1
 
 
 def matrix(name: str, column: pa.ChunkedArray) -> np.ndarray:
