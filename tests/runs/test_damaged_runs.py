@@ -203,8 +203,8 @@ EVALUATION: dict[str, tuple[Damage, str]] = {
 @pytest.fixture
 def copy(small_run: Path, tmp_path: Path) -> Path:
     """The folder of a real, finished run, to be damaged."""
-    copy = Path(shutil.copytree(small_run, tmp_path / small_run.name))
-    replaced(CONFIG, str(small_run.parent), str(tmp_path))(copy)
+    copy = Path(shutil.copytree(small_run, tmp_path / "runs [v2]" / small_run.name))
+    replaced(CONFIG, str(small_run.parent), str(copy.parent))(copy)
     return copy
 
 
@@ -269,7 +269,18 @@ def test_evaluation_refuses_a_damaged_run(
     damage, words = (BOTH | EVALUATION)[kind]
     damage(copy)
     before = contents(copy.parent)
-    assert_refused(evaluate(monkeypatch, f"run={copy}"), copy, words, capsys)
+    assert_refused(evaluate(monkeypatch, f"run='{copy}'"), copy, words, capsys)
+    assert contents(copy.parent) == before
+
+
+def test_a_run_does_not_choose_where_its_reader_writes_compiled_programs(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    cache = yaml.safe_load((copy / CONFIG).read_text())["training"]["compilation_cache"]
+    replaced(CONFIG, f"compilation_cache: {cache}", f"compilation_cache: {copy / 'cache'}")(copy)
+    before = contents(copy.parent)
+    assert evaluate(monkeypatch, f"run='{copy}'", "evaluation.horizons=[9999]") == 2
+    assert "horizons=[9999]" in capsys.readouterr().err
     assert contents(copy.parent) == before
 
 

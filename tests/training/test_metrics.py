@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from worldmodel.config import LoggingOptions
-from worldmodel.training.metrics import IntervalMean, MetricsFile, wandb_mode
+from worldmodel.training.metrics import IntervalMean, MetricsFile, wandb_mode, without_secrets
 
 
 def test_a_restored_interval_has_the_same_means() -> None:
@@ -51,6 +51,51 @@ def test_wandb_is_online_only_with_a_key(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert wandb_mode(LoggingOptions()) == "online"
     assert wandb_mode(LoggingOptions(wandb="disabled")) == "disabled"
     assert wandb_mode(LoggingOptions(wandb="offline")) == "offline"
+
+
+def test_secrets_are_cut_from_what_wandb_sees() -> None:
+    config = {
+        "data": {"path": "https://me:password@host/logs?a=b", "paths": ["s3://key@bucket", "a@b"]},
+        "plugin": {"api_key": "0123", "password": "0123", "tokens": ["0123"], "keys": ["x"]},
+        "seed": 1,
+    }
+    assert without_secrets(config) == {
+        "data": {"path": "https://***@host/logs?a=b", "paths": ["s3://***@bucket", "a@b"]},
+        "plugin": {"api_key": "***", "password": "***", "tokens": ["***"], "keys": ["x"]},
+        "seed": 1,
+    }
+
+
+OFFLINE = """
+import sys
+from pathlib import Path
+from worldmodel.config import LoggingOptions
+from worldmodel.training.metrics import WandB
+if __name__ == "__main__":
+    url = "https://SECRET-of-config@host"
+    wandb = WandB(LoggingOptions(wandb="offline"), Path(sys.argv[1]), {"path": url})
+    wandb.write({"stage": "policy", "step": 1})
+    wandb.close(timeout_seconds=30.0)
+"""
+
+
+def test_no_secret_of_the_process_is_in_what_wandb_records(tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    (tmp_path / "script.py").write_text(OFFLINE)
+    (tmp_path / "run").mkdir()
+    commit = ["-c", "user.name=x", "-c", "user.email=x", "commit", "--allow-empty", "-mx"]
+    remote = ["remote", "add", "origin", "https://SECRET-of-git@host/a.git"]
+    for words in (["init"], remote, commit):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True, capture_output=True)
+    command = [sys.executable, "script.py", "run", "data.path=https://me:SECRET-of-command@host"]
+    environment = {
+        **os.environ, "WANDB_API_KEY": "SECRET-of-wandb" * 3, "MY_TOKEN": "SECRET-of-environment",
+    }  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert any(path.suffix == ".wandb" for path in files)
+    assert [path for path in files if b"SECRET" in path.read_bytes()] == []
 
 
 UNREACHABLE = """

@@ -25,7 +25,7 @@ from worldmodel.evaluation.comparison import (
 from worldmodel.evaluation.evaluator import applying, context_of
 from worldmodel.evaluation.report_files import Report, json_document, write_report
 from worldmodel.evaluation.section import Context
-from worldmodel.system.compilation import enable_compilation_cache
+from worldmodel.system.compilation import enable_default_compilation_cache
 from worldmodel.system.storage import check_writable
 from worldmodel.training.restore import Restored, restore
 
@@ -57,7 +57,7 @@ def compare_runs(
     default = first.directory.path.parent / ".compared" / "-".join(names).replace("/", "_")
     written = Path(folder) if folder else default
     check_writable(written)
-    enable_compilation_cache(first.config.training.compilation_cache)
+    enable_default_compilation_cache()
     _check_comparable(loaded)
     config = with_overrides(first.config, {"evaluation": overrides})
     if config.evaluation.data is not None:

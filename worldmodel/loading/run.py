@@ -31,7 +31,7 @@ from worldmodel.models.arguments import (
     check_observations,
     require,
 )
-from worldmodel.system.compilation import enable_compilation_cache
+from worldmodel.system.compilation import enable_default_compilation_cache
 from worldmodel.training.restore import Restored, restore
 
 
@@ -255,7 +255,7 @@ def evaluate_run(
     are single options of `evaluation`, the rest is as in `load`. Raises UserError.
     """
     loaded = load(run, checkpoint, allow_code=allow_code)
-    enable_compilation_cache(loaded.config.training.compilation_cache)
+    enable_default_compilation_cache()
     loaded.evaluate(**overrides)
     return 0
 

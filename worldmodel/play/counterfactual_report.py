@@ -26,7 +26,7 @@ from worldmodel.play.observation_values import (
     value_names,
 )
 from worldmodel.play.options import ACTIONS, PlayOptions
-from worldmodel.system.compilation import enable_compilation_cache
+from worldmodel.system.compilation import enable_default_compilation_cache
 from worldmodel.system.storage import make_directory, raise_storage_errors, user_path
 
 STEP_WIDTH, NAME_WIDTH = 6, 9
@@ -43,7 +43,7 @@ def report_counterfactuals(options: PlayOptions, episode: int) -> None:
     UserError.
     """
     run = load(options.run, options.checkpoint, allow_code=options.allow_code)
-    enable_compilation_cache(run.config.training.compilation_cache)
+    enable_default_compilation_cache()
     sources = options.actions or [
         name
         for name in ACTIONS

@@ -23,7 +23,7 @@ from worldmodel.play.observation_values import (
 )
 from worldmodel.play.options import PlayOptions
 from worldmodel.play.video import Video
-from worldmodel.system.compilation import enable_compilation_cache
+from worldmodel.system.compilation import enable_default_compilation_cache
 
 STEP_WIDTH = 6
 MAX_OBSERVED = 3  # values of an observation, real and dreamed
@@ -33,7 +33,7 @@ MAX_VALUES = 7  # of observations and action: with two rewards and the error, 96
 def report_live_comparison(options: PlayOptions) -> None:
     """Plays an episode and prints one line per step and a summary. Raises UserError."""
     run = load(options.run, options.checkpoint, allow_code=options.allow_code)
-    enable_compilation_cache(run.config.training.compilation_cache)
+    enable_default_compilation_cache()
     name = options.environment or run.config.data.environment
     if name is None:
         raise ConfigError(

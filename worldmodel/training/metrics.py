@@ -11,6 +11,8 @@ import multiprocessing
 import netrc
 import os
 import queue
+import re
+import sys
 import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -23,6 +25,9 @@ from worldmodel.errors import first_line
 from worldmodel.runs.directory import read_metrics
 from worldmodel.system import signals
 from worldmodel.system.storage import raise_storage_errors, write_text_atomic
+
+SECRET = re.compile(r"token|passw|secret|credential|api_?key|access_?key", re.IGNORECASE)
+URL_CREDENTIALS = re.compile(r"(\w://)[^/\s]+@")
 
 
 class IntervalMean:
@@ -93,7 +98,7 @@ class WandB:
             return
         context = multiprocessing.get_context("spawn")
         receiver, self.sender = context.Pipe(duplex=False)
-        arguments = (receiver, mode, options.project, run, config)
+        arguments = (receiver, mode, options.project, run, without_secrets(config))
         self.process = context.Process(target=_report, args=arguments, daemon=True)
         self.process.start()
         receiver.close()  # only the other process has it, so its end is noticed here
@@ -133,12 +138,14 @@ def _report(
 ) -> None:
     """The process of W&B: logs rows until there are no more."""
     signals.ignore()
+    del sys.argv[1:]  # W&B would record the command line
     try:
         import wandb
 
         session = wandb.init(
             project=project, name=run.name, id=run.name, resume="allow", dir=str(run),
-            config=config, mode=mode, settings=wandb.Settings(silent=True, console="off"),
+            config=config, mode=mode,
+            settings=wandb.Settings(silent=True, console="off"),
         )  # fmt: skip
         with contextlib.suppress(EOFError):
             while True:
@@ -148,6 +155,19 @@ def _report(
         session.finish()
     except Exception as error:  # whatever W&B does, training continues
         print(f"warning: logging to W&B has stopped: {first_line(error)}", flush=True)
+
+
+def without_secrets(value: Any, name: str = "") -> Any:
+    """A config without what others must not see: credentials in URLs, and the texts of options with
+    the name of a secret.
+    """
+    if isinstance(value, dict):
+        return {key: without_secrets(inner, str(key)) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_secrets(inner, name) for inner in value]
+    if not isinstance(value, str):
+        return value
+    return "***" if SECRET.search(name) else URL_CREDENTIALS.sub(r"\1***@", value)
 
 
 def wandb_mode(options: LoggingOptions) -> Literal["online", "offline", "disabled"]:
