@@ -164,7 +164,7 @@ def test_effects_of_actions_depend_on_the_state_only_if_bilinear(bilinear: bool)
 
 def test_linear_codecs_extrapolate() -> None:
     """A start a hundred times farther away ends a hundred times farther away."""
-    statistics = ((1.0, 2.0), (2.0, 3.0))
+    statistics = ((1.0, 2.0), (2.0, 3.0), (-3.0, -4.0), (5.0, 8.0))
     observed = ObservationSpec((2,), "float32", *statistics, normalization="standardize")
     model: Any = models.build(
         KoopmanOptions(linear=True, units=8, latent_dim=4), DataSpec({"x": observed}, ACTION), KEY
