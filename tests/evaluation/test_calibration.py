@@ -54,6 +54,11 @@ def dataset(worlds):
 
 
 @pytest.fixture(scope="module")
+def few_episodes(dataset):
+    return dataset.select(np.arange(20))
+
+
+@pytest.fixture(scope="module")
 def kalman(worlds):
     class Kalman(worlds.Linear):
         """Draws x from what the filter knows of it; `noise_scale`: the noise of the observation
@@ -146,29 +151,31 @@ def test_a_wrong_noise_is_overconfident_or_too_wide(calibration_of, noise_scale,
     assert ends > 3 / 40 if sure else ends < 1 / 40
 
 
-def test_noise_of_the_observation_does_not_change_the_prediction(kalman, dataset):
+def test_noise_of_the_observation_does_not_change_the_prediction(kalman, few_episodes):
     without, with_noise = (
-        Prediction.run(context_of(kalman(x), dataset, OPTIONS)).observations["position"]
+        Prediction.run(context_of(kalman(x), few_episodes, OPTIONS)).observations["position"]
         for x in (0.0, 1.0)
     )
     assert without.horizons[1].error == with_noise.horizons[1].error
 
 
-def test_sampled_rollouts_that_agree_have_no_calibration(worlds, dataset):
-    found = Calibration.run(context_of(worlds.Linear(), dataset, OPTIONS))
+def test_sampled_rollouts_that_agree_have_no_calibration(worlds, few_episodes):
+    found = Calibration.run(context_of(worlds.Linear(), few_episodes, OPTIONS))
     assert found.observations["position"] == {} and found.tables() == found.cards() == []
     assert any("All sampled rollouts of position are the same" in note for note in found.notes())
 
 
-def test_few_samples_have_no_calibration(kalman, dataset):
-    found = Calibration.run(context_of(kalman(), dataset, EvaluationOptions([1], CONTEXT, 2, 3)))
+def test_few_samples_have_no_calibration(kalman, few_episodes):
+    found = Calibration.run(
+        context_of(kalman(), few_episodes, EvaluationOptions([1], CONTEXT, 2, 3))
+    )
     assert found.observations["position"] == {}
     assert any("evaluation.num_samples of 4 or more" in note for note in found.notes())
 
 
-def test_intervals_that_few_samples_cannot_have_are_left_out(kalman, dataset):
+def test_intervals_that_few_samples_cannot_have_are_left_out(kalman, few_episodes):
     options = EvaluationOptions([1], CONTEXT, 5, 8, resamples=100)
-    numbers = evaluated(kalman(), dataset, options)[1]
+    numbers = evaluated(kalman(), few_episodes, options)[1]
     assert set(numbers.coverage) == {50, 80} and numbers.nominal[80] == pytest.approx(7 / 9)
 
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from contexts import context_of
+from flax import nnx
 
 from worldmodel import models
 from worldmodel.config import EvaluationOptions
@@ -66,7 +67,8 @@ def test_chunks_are_seamless(worlds, monkeypatch):
     """The same record in one piece and in many, for a latent with a memory."""
     dataset = worlds.linear_dataset([40, 23])
     spec = dataset.spec()
-    model = models.build(GRUOptions(units=8, latent_dim=4), spec, jax.random.key(1))
+    options = GRUOptions(units=8, latent_dim=4)
+    model = nnx.jit(lambda key: models.build(options, spec, key))(jax.random.key(1))
     whole = evaluated(model, dataset)
     monkeypatch.setattr(module, "CHUNK", 5)
     np.testing.assert_allclose(evaluated(model, dataset).rmse, whole.rmse, rtol=1e-4)
