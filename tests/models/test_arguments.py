@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from worldmodel import models
 from worldmodel.config import Config, NoPolicy
@@ -79,7 +80,7 @@ def test_wrong_arguments_of_imagine_are_refused(
 
 def run_of(spec: DataSpec) -> LoadedRun:
     config = Config("run", data=NPZData(path="x.npz"), model=OPTIONS, policy=NoPolicy())
-    model = models.build(OPTIONS, spec, KEY)
+    model = nnx.eval_shape(lambda: models.build(OPTIONS, spec, KEY))  # it is not called
     return LoadedRun(
         RunDirectory("run"), config, spec, "world_model", 1, model, policy=None, value=None
     )
