@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from worldmodel.config import DataOptions
 from worldmodel.data import ActionSpec, load
 from worldmodel.data.readers import tfds as native
 from worldmodel.data.readers.tfds import TFDSData
+from worldmodel.data.readers.tfds_features import check_compressed
 from worldmodel.data.rlds_writer import write_rlds
 from worldmodel.errors import ConfigError, DataError
 
@@ -259,3 +261,15 @@ def test_a_record_of_several_episodes_is_refused(tmp_path, field):
 def test_options_without_a_reader_are_refused():
     with pytest.raises(ConfigError, match="DataOptions is not registered; accepts one of gym"):
         load(DataOptions(name="unknown"))
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3), (None, 4, 3)])
+def test_a_compressed_tensor_is_decompressed_up_to_its_shape(tmp_path, shape):
+    feature = tensor(*shape, dtype=np.uint8, encoding="zlib")
+    episode = simple(3) | {"observation": np.zeros((3, 4, 4, 3), np.uint8)}
+    folder = foreign(tmp_path, simple_steps() | {"observation": feature}, [episode])
+    assert load(TFDSData(path=str(folder))).observations["image"].shape == (3, 4, 4, 3)
+    bomb = zlib.compress(bytes(2**26))
+    for step in (bomb, {"shape": (2**15, 2**15, 3), "value": bomb}):
+        with pytest.raises(DataError, match="holds more than the 48|claims 3.0 GiB"):
+            check_compressed(tensor(4, 4, 3, dtype=np.uint8, encoding="zlib"), [step])

@@ -345,8 +345,7 @@ def _column(feature: Any, raw: Any, field: str) -> np.ndarray:
     try:
         if isinstance(raw, Mapping):  # a tensor of variable shape: values and shapes
             raw = [dict(zip(raw, step, strict=True)) for step in zip(*raw.values(), strict=True)]
-        for step in raw:
-            check_compressed(feature, step)
+        check_compressed(feature, raw)
         return np.stack([feature.decode_example_np(step) for step in raw])
     except Exception as error:  # decoders raise any exception
         raise DataError(

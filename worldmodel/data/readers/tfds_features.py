@@ -8,13 +8,13 @@ import json
 import logging
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from worldmodel.data.readers.sizes import check_size
+from worldmodel.data.readers.sizes import SMALL, check_size
 from worldmodel.data.readers.tfds_builder import ACCEPTED
 from worldmodel.errors import DataError, bullet_list
 
@@ -74,14 +74,20 @@ def check_counts(folder: Path, files: Sequence[Path]) -> None:
             )
 
 
-def check_compressed(feature: Any, step: Any) -> None:
+def check_compressed(feature: Any, steps: Iterable[Any]) -> None:
     """Raises DataError if a tensor that TFDS compressed with zlib holds more than its shape."""
-    if not isinstance(step, bytes) or step[:1] != b"\x78" or None in feature.shape:
-        return
-    expected = math.prod(feature.shape) * dtype_of(feature).itemsize
-    check_size(expected, len(step))
-    if len(zlib.decompressobj().decompress(step, expected + 1)) > expected:
-        raise DataError(f"it holds more than the {expected} bytes of its shape {feature.shape}")
+    for step in steps:
+        shape, content = feature.shape, step
+        if isinstance(step, Mapping):  # of variable shape
+            shape, content = step.get("shape", ()), step.get("value")
+        if not isinstance(content, bytes) or content[:1] != b"\x78":
+            continue
+        most = SMALL
+        if None not in shape:
+            most = math.prod(map(int, shape)) * dtype_of(feature).itemsize
+            check_size(most, len(content))
+        if len(zlib.decompressobj().decompress(content, most + 1)) > most:
+            raise DataError(f"a step holds more than the {most:,} bytes of its shape {shape}")
 
 
 def step_features(builder: Any, folder: Path) -> Mapping[str, Any]:
