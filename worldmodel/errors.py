@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from numbers import Integral
+from typing import Any
 
 
 class UserError(Exception):
@@ -63,6 +65,18 @@ def raise_data_errors(errors: Iterable[str], source: str) -> None:
     if errors := list(errors):
         count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
         raise DataError(bullet_list(f"{source}: {count} in the data", errors))
+
+
+def require(condition: bool, name: str, actual: object, accepted: str) -> None:
+    """Raises ArgumentError unless `condition` is true."""
+    if not condition:
+        raise ArgumentError(f"{name}: {actual}; accepted: {accepted}")
+
+
+def check_count(name: str, value: Any, low: int = 1) -> None:
+    """Raises ArgumentError unless `value` is an integer of at least `low`."""
+    integer = isinstance(value, Integral) and not isinstance(value, bool)
+    require(integer and int(value) >= low, name, repr(value), f"an integer, at least {low}")
 
 
 def _first_few(errors: Sequence[str]) -> list[str]:

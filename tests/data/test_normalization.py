@@ -55,6 +55,18 @@ def test_min_max_columns_fill_the_range_and_constant_ones_are_0() -> None:
     np.testing.assert_allclose(x.max(0), [1, 1, 0], atol=1e-4)
 
 
+@pytest.mark.parametrize("unit", [1e-30, 3e-7, 1.0, 1e30])
+def test_the_unit_of_a_column_makes_no_difference(unit: float) -> None:
+    """A column is constant by the resolution of float32 at its magnitude, not by its size."""
+    steps = np.random.default_rng(0).normal(size=(21, 1))
+    columns = np.hstack([steps, steps + 1000, np.full((21, 1), 0.1), 0.1 + 1e-9 * steps]) * unit
+    rewards = np.full(20, 0.1 * unit)
+    spec = stack_episodes([Episode({"x": columns}, steps[1:], rewards, False)], "x").spec()
+    std = np.asarray(spec.observations["x"].std)
+    np.testing.assert_allclose(std[:2] / unit, steps.std(), rtol=1e-4)
+    assert std[2:].tolist() == [1, 1] and spec.reward_mean_std[1] == 1
+
+
 def test_statistics_are_those_of_the_training_split() -> None:
     whole = logs()
     training, _ = split(whole, 0.3)

@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from worldmodel.data.moments import Moments, moments
-from worldmodel.data.trajectories import Trajectories
-from worldmodel.errors import printable
+from worldmodel.data.trajectories import Trajectories, check_dataset
+from worldmodel.errors import check_count, printable, require
 
 MAX_IMAGES = 2000  # for the pixel statistics, evenly spaced
 MAX_PAIRS = 2000  # of consecutive steps that are compared, chosen at random
@@ -52,6 +52,10 @@ def build_card(
         >>> card["transitions"], card["returns"]["mean"], card["observations"]["x"]["std"]
         (8, 8.0, [0.0, 0.0])
     """
+    check_dataset(trajectories)
+    require(isinstance(windows, Sequence), "windows", type(windows).__name__, "integers")
+    for length in windows:
+        check_count("windows", length)
     t, columns = trajectories, columns or {}
     steps, terminals = t.lengths - 1, int(t.terminated.sum())
     longest = steps == steps.max()
@@ -218,6 +222,8 @@ def render(card: dict[str, Any]) -> Group:
         one flight
           episodes ...
     """
+    known = isinstance(card, Mapping) and "observations" in card
+    require(known, "card", type(card).__name__, "what `build_card` returns")
     observations = [_observation_section(*item) for item in card["observations"].items()]
     overview = _section(card["source"], _overview(card))
     return Group(overview, *observations, _action_section(card["action"]))

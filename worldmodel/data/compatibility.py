@@ -8,14 +8,16 @@ from dataclasses import replace
 import numpy as np
 
 from worldmodel.data.spec import ActionSpec, DataSpec
-from worldmodel.data.trajectories import Trajectories
-from worldmodel.errors import DataError, bullet_list, did_you_mean
+from worldmodel.data.trajectories import Trajectories, check_dataset
+from worldmodel.errors import DataError, bullet_list, did_you_mean, require
 
 
 def conform_to_spec(trajectories: Trajectories, spec: DataSpec) -> Trajectories:
     """Returns the dataset as a model of `spec` sees it: with the model's observations only, and
     with actions normalized by the model's bounds. Raises DataError for fields that do not fit.
     """
+    check_dataset(trajectories)
+    require(isinstance(spec, DataSpec), "spec", type(spec).__name__, "a DataSpec, as `run.spec`")
     errors = [*_observation_errors(trajectories, spec), *_action_errors(trajectories, spec.action)]
     if errors:
         head = f"{trajectories.source}: does not match the dataset of the run"

@@ -14,7 +14,7 @@ import numpy as np
 from worldmodel.data.columns import ColumnWriter
 from worldmodel.data.spec import LARGEST, ActionSpec
 from worldmodel.data.trajectories import Trajectories
-from worldmodel.errors import DataError, raise_data_errors
+from worldmodel.errors import DataError, raise_data_errors, require
 
 STEPS_AT_ONCE = 2**16  # of the actions whose bounds are inferred
 MAX_INTEGER = 2**31 - 1  # of int32
@@ -46,6 +46,13 @@ class Episode:
     terminated: bool
     name: str = ""
     time: Any | None = None
+
+    def __post_init__(self):
+        observations = self.observations
+        named = isinstance(observations, Mapping) and all(isinstance(k, str) for k in observations)
+        require(named, "observations", type(observations).__name__, "a dict of arrays by name")
+        ended = self.terminated
+        require(np.ndim(ended) == 0, "terminated", f"shape {np.shape(ended)}", "True or False")
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,9 @@ def stack_episodes(
         >>> stack_episodes(flights, "flights").observations["x"].shape
         (32, 2)
     """
+    declared = action_spec is None or isinstance(action_spec, ActionSpec)
+    require(declared, "action_spec", type(action_spec).__name__, "an ActionSpec or None")
+    require(isinstance(episodes, Iterable), "episodes", type(episodes).__name__, "several Episode")
     if action_spec is not None and action_spec.discrete and action_spec.size > MAX_CLASSES:
         raise DataError(
             f"{source}: declares {action_spec.size:,} classes of actions; accepted: at most "
@@ -114,8 +124,12 @@ def stack_episodes(
         )
     columns, lengths, terminated, names = ColumnWriter(folder), [], [], []
     errors: list[str] = []
+    keys: tuple[str, ...] = ()
     first: tuple[str, dict[str, np.ndarray]] | None = None
     for index, episode in enumerate(episodes):
+        kind = type(episode).__name__
+        known = isinstance(episode, Episode | UnreadableEpisode)
+        require(known, f"episode {index}", kind, "an Episode")
         name = episode.name or f"episode {index}"
         if isinstance(episode, UnreadableEpisode):
             errors.append(f"{name}: {episode.error}")
@@ -131,6 +145,7 @@ def stack_episodes(
             lengths.append(len(fields["action"]))
             terminated.append(bool(episode.terminated))
             names.append(name)
+            keys = keys or tuple(episode.observations)
         elif len(names) == 0:
             first = None  # not a reference for the others
     if skipped is None:
@@ -140,7 +155,7 @@ def stack_episodes(
     if not names:
         raise_data_errors(errors, source)
         raise DataError(f"{source}: no episodes; accepted: at least one")
-    return _trajectories(columns, lengths, terminated, names, source, action_spec)
+    return _trajectories(columns, lengths, terminated, names, keys, source, action_spec)
 
 
 def _trajectories(
@@ -148,6 +163,7 @@ def _trajectories(
     lengths: list[int],
     terminated: list[bool],
     names: list[str],
+    keys: Iterable[str],
     source: str,
     action_spec: ActionSpec | None,
 ) -> Trajectories:
@@ -162,7 +178,7 @@ def _trajectories(
             "(data.action_low, data.action_high)"
         )
     return Trajectories(
-        observations={_key(f): value for f, value in flat.items() if f.startswith(OBSERVATION)},
+        observations={key: flat[observation_field(key)] for key in keys},
         actions=flat["action"],
         rewards=flat.get("reward"),
         lengths=steps,
@@ -209,10 +225,6 @@ OBSERVATION = "observation "
 
 def observation_field(key: str) -> str:
     return f"{OBSERVATION}{key!r}"
-
-
-def _key(field: str) -> str:
-    return field[len(OBSERVATION) + 1 : -1]
 
 
 def _columns(episode: Episode, spec: ActionSpec | None) -> dict[str, np.ndarray]:
@@ -313,7 +325,15 @@ def _length_errors(name: str, columns: dict[str, np.ndarray]) -> Iterator[str]:
 def _time_errors(name: str, episode: Episode) -> Iterator[str]:
     if episode.time is None:
         return
-    time = np.asarray(episode.time, np.float64)
+    try:
+        time = np.asarray(episode.time, np.float64)
+    except (ValueError, TypeError):
+        yield f"{name}: time is not numeric; accepted: seconds"
+        return
+    steps = len(next(iter(episode.observations.values())))
+    if time.shape != (steps,):
+        yield f"{name}: time has shape {time.shape}; accepted: ({steps},)"
+        return
     backwards = np.flatnonzero(~(np.diff(time) >= 0))
     if len(backwards):
         step = int(backwards[0]) + 1

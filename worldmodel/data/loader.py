@@ -24,7 +24,7 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from worldmodel.data.host_loader import HostLoader, Shard
-from worldmodel.data.trajectories import Trajectories
+from worldmodel.data.trajectories import Trajectories, check_dataset
 from worldmodel.data.windows import (
     Cursor,
     StepArrays,
@@ -37,7 +37,9 @@ from worldmodel.data.windows import (
     gather_windows,
     step_arrays,
 )
+from worldmodel.errors import check_count, require
 
+LOADERS = ("auto", "device", "host")
 DEVICE_SHARE = 0.25  # of the memory of the device that the dataset may take
 
 
@@ -111,6 +113,11 @@ def make_loader(
     num_workers: int = 0,
 ) -> Loader:
     """The loader of this kind; `auto` uses the device if that leaves enough memory for training."""
+    check_dataset(trajectories)
+    check_count("batch_size", batch_size)
+    check_count("seed", seed, 0)
+    check_count("num_workers", num_workers, 0)
+    require(loader in LOADERS, "loader", repr(loader), ", ".join(LOADERS))
     if loader == "auto":
         fits = trajectories.num_bytes <= DEVICE_SHARE * _device_bytes()
         loader = "device" if fits else "host"
@@ -133,6 +140,8 @@ def pad_episodes(trajectories: Trajectories, length: int | None = None) -> Windo
 
     `length` defaults to that of the longest episode.
     """
-    length = length or int(trajectories.lengths.max())
+    check_dataset(trajectories)
+    length = int(trajectories.lengths.max()) if length is None else length
+    check_count("length", length)
     counts = np.minimum(trajectories.lengths, length).astype(np.int32)
     return gather_windows(step_arrays(trajectories), trajectories.offsets, counts, length)

@@ -20,7 +20,8 @@ import numpy as np
 
 from worldmodel.data.card import build_card
 from worldmodel.data.progress import progress_bar
-from worldmodel.data.trajectories import Trajectories
+from worldmodel.data.trajectories import Trajectories, check_dataset
+from worldmodel.errors import require
 from worldmodel.system.storage import atomic_folder
 
 CARD = "card.json"
@@ -53,8 +54,11 @@ def write_rlds(
         >>> load(TFDSData(path="flights")).num_transitions
         8
     """
+    check_dataset(trajectories)
+    paths = isinstance(folder, str | Path) and isinstance(name, str)
+    require(paths, "folder, name", f"{folder!r}, {name!r}", "a path and a name")
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(folder)
     extra = {
         METADATA_KEY: {**(metadata or {}), "action": dataclasses.asdict(trajectories.action_spec)}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.config.groups import NORMALIZATIONS
-from worldmodel.errors import DataError
+from worldmodel.errors import DataError, require
 
 LARGEST = 1e38  # of float32 numbers whose differences, too, are finite
 
@@ -149,6 +149,8 @@ class ActionSpec:
         xp = np if not hasattr(action, "__array_namespace__") else action.__array_namespace__()
         if self.discrete:
             return xp.asarray(action, dtype=np.int32)
+        shape = np.shape(action)
+        require(shape[-1:] == (self.size,), "action", f"shape {shape}", f"(..., {self.size})")
         low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)
         action = xp.asarray(action, dtype=np.float32)
         return ((action - low) / (high - low) * 2 - 1).astype(np.float32)

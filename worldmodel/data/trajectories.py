@@ -6,13 +6,14 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from worldmodel.data.moments import moments
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
-from worldmodel.errors import raise_data_errors
+from worldmodel.errors import check_count, raise_data_errors, require
 
 NUMBERS_AT_ONCE = 2**20  # in one chunk: 8 MiB as float64
 
@@ -168,13 +169,18 @@ class Trajectories:
         return total.hexdigest()
 
     def select(self, episodes: np.ndarray) -> Trajectories:
-        """The given episodes, in the given order, without copying any step."""
+        """The given episodes (integers), in the given order, without copying any step."""
+        ids = np.asarray(episodes)
+        known = ids.dtype.kind in "iu" and ids.ndim == 1 and len(ids) > 0
+        known = known and ids.min() >= 0 and ids.max() < self.num_episodes
+        accepted = f"integers (n,) from 0 to {self.num_episodes - 1}, at least one"
+        require(known, "episodes", f"{ids.dtype} {ids.shape}", accepted)
         return replace(
             self,
-            lengths=self.lengths[episodes],
-            terminated=self.terminated[episodes],
-            episode_starts=self.offsets[episodes],
-            names=tuple(self.name(int(e)) for e in episodes),
+            lengths=self.lengths[ids],
+            terminated=self.terminated[ids],
+            episode_starts=self.offsets[ids],
+            names=tuple(self.name(e) for e in ids.tolist()),
             digest=None,
         )
 
@@ -197,6 +203,9 @@ class Trajectories:
         Args:
             scaling: vector -> its normalization (see `ObservationSpec`); `none` if absent
         """
+        vectors = [key for key, value in self.observations.items() if value.ndim == 2]
+        named = scaling is None or (isinstance(scaling, Mapping) and set(scaling) <= set(vectors))
+        require(named, "scaling", repr(scaling), f"a normalization of {' and '.join(vectors)}")
         observations = {}
         for key, value in self.observations.items():
             shape, dtype = value.shape[1:], str(value.dtype)
@@ -291,6 +300,12 @@ def _layout_errors(t: Trajectories) -> Iterator[str]:
         yield f"{described}; accepted: float32 (steps, {t.action_spec.size})"
 
 
+def check_dataset(value: Any) -> None:
+    """Raises ArgumentError for anything but a dataset."""
+    accepted = "Trajectories, as `load` and `stack_episodes` return them"
+    require(isinstance(value, Trajectories), "dataset", type(value).__name__, accepted)
+
+
 def split(
     trajectories: Trajectories, holdout: float, seed: int = 0
 ) -> tuple[Trajectories, Trajectories]:
@@ -316,6 +331,9 @@ def split(
         >>> training.num_episodes, held_out.num_episodes
         (8, 2)
     """
+    check_dataset(trajectories)
+    require(isinstance(holdout, Real) and 0 <= holdout < 1, "holdout", repr(holdout), "0 to 0.9")
+    check_count("seed", seed, 0)
     training, held_out = split_episodes(trajectories.num_episodes, holdout, seed)
     if len(held_out) == trajectories.num_episodes:
         return trajectories, trajectories

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from worldmodel.data.spec import LARGEST
-from worldmodel.data.trajectories import NUMBERS_AT_ONCE, Trajectories
+from worldmodel.data.trajectories import NUMBERS_AT_ONCE, Trajectories, check_dataset
 from worldmodel.errors import raise_data_errors
 
 MAX_STEPS_SHOWN = 3  # in one line
@@ -40,6 +40,7 @@ def validate(trajectories: Trajectories) -> None:
         worldmodel.errors.DataError: one flight: 1 error in the data
           - observation 'x' is not finite: episode 0, step 0; episode 0, step 1; ...
     """
+    check_dataset(trajectories)
     errors = (error.line for error in _value_errors(trajectories))
     raise_data_errors(errors, trajectories.source)
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
+from worldmodel.errors import check_count
 
 ROUNDS = 6  # of the Feistel network
 GOLDEN = 0x9E3779B9  # 2^32 / golden ratio: spreads consecutive numbers over 32 bits
@@ -114,6 +115,7 @@ class WindowIndex:
 
 def build_window_index(trajectories: Trajectories, length: int) -> WindowIndex:
     """Lists every window of `length` steps of the episodes."""
+    check_count("length", length)
     lengths, offsets = trajectories.lengths, trajectories.offsets
     counts = np.maximum(lengths - length + 1, 1)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)

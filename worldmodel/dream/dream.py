@@ -28,9 +28,8 @@ from worldmodel.dream.initial_states import (
     decode_observation,
 )
 from worldmodel.dream.options import DreamOptions
-from worldmodel.errors import ArgumentError, ConfigError
+from worldmodel.errors import ArgumentError, ConfigError, check_count
 from worldmodel.imagination.uncertainty import measure_uncertainty
-from worldmodel.models.arguments import check_count
 from worldmodel.models.interface import State, WorldModel
 from worldmodel.nn.learner import Params, split_module
 

@@ -12,8 +12,7 @@ from gymnasium.error import InvalidAction
 
 from worldmodel.data.spec import ActionSpec, ObservationSpec
 from worldmodel.dream.initial_states import InitialStates
-from worldmodel.errors import UserError, did_you_mean
-from worldmodel.models.arguments import check_count
+from worldmodel.errors import UserError, check_count, did_you_mean
 
 
 def observation_space(observations: Mapping[str, ObservationSpec]) -> spaces.Space[Any]:

@@ -17,8 +17,7 @@ from worldmodel.data.spec import DataSpec
 from worldmodel.dream import spaces
 from worldmodel.dream.dream import Dream, DreamState
 from worldmodel.dream.initial_states import Observation, decode_observation
-from worldmodel.errors import UserError
-from worldmodel.models.arguments import check_count
+from worldmodel.errors import UserError, check_count
 
 
 class Carry(NamedTuple):

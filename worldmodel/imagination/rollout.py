@@ -10,13 +10,12 @@ import jax
 import jax.numpy as jnp
 
 from worldmodel.data.spec import ActionSpec
+from worldmodel.errors import check_count, require
 from worldmodel.models.arguments import (
     check_actions,
-    check_count,
     check_key,
     check_model,
     check_states,
-    require,
 )
 from worldmodel.models.interface import Actor, State, WorldModel
 from worldmodel.nn.layout import over_time

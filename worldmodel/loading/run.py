@@ -21,15 +21,14 @@ from worldmodel.data.trajectories import Trajectories, split_episodes
 from worldmodel.data.windows import Window
 from worldmodel.dream import DreamEnv, DreamOptions, DreamVectorEnv, build_dream
 from worldmodel.dream.dream import check_model
+from worldmodel.errors import check_count, require
 from worldmodel.evaluation.evaluator import Results, evaluate_loaded
 from worldmodel.models import WorldModel
 from worldmodel.models.arguments import (
     check_actions,
-    check_count,
     check_finite,
     check_key,
     check_observations,
-    require,
 )
 from worldmodel.system.compilation import enable_default_compilation_cache
 from worldmodel.training.restore import Restored, restore

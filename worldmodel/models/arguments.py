@@ -12,26 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from worldmodel.data.spec import ActionSpec, ObservationSpec
-from worldmodel.errors import ArgumentError, did_you_mean
+from worldmodel.errors import ArgumentError, did_you_mean, require
 from worldmodel.models.interface import State, WorldModel
 
 ARRAYS = (jax.Array, np.ndarray)
 
 
-def require(condition: bool, name: str, actual: object, accepted: str) -> None:
-    """Raises ArgumentError unless `condition` is true."""
-    if not condition:
-        raise ArgumentError(f"{name}: {actual}; accepted: {accepted}")
-
-
 def describe(x: Any) -> str:
     """Such as 'float32 (2, 3)' for an array, else the type."""
     return f"{x.dtype} {x.shape}" if isinstance(x, ARRAYS) else type(x).__name__
-
-
-def check_count(name: str, value: Any, low: int = 1) -> None:
-    integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    require(integer and value >= low, name, repr(value), f"an integer, at least {low}")
 
 
 def check_key(key: Any) -> None:

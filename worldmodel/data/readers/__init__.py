@@ -9,7 +9,7 @@ from pathlib import Path
 from worldmodel.config import DataOptions
 from worldmodel.config.data_sources import dataset_errors
 from worldmodel.config.option import option_errors
-from worldmodel.config.registry import entry_of
+from worldmodel.config.registry import entries, entry_of
 from worldmodel.data import cache
 from worldmodel.data.episodes import (
     EpisodeStream,
@@ -23,7 +23,7 @@ from worldmodel.data.readers.sizes import check_holes
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.validation import drop_invalid_episodes
-from worldmodel.errors import bullet_list, raise_config_errors
+from worldmodel.errors import bullet_list, raise_config_errors, require
 from worldmodel.system.storage import atomic_folder, remove_folder, user_path
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,9 @@ def load(options: DataOptions) -> Trajectories:
         >>> load(NPZData(path="flight.npz")).num_transitions
         10
     """
+    kinds = tuple(entry.options for entry in entries("data").values())
+    accepted = 'the options of a format, such as NPZData(path="logs/*.npz")'
+    require(isinstance(options, kinds), "options", repr(options), accepted)
     raise_config_errors(option_errors(options, "data."))
     raise_config_errors(dataset_errors(options))
     stream = entry_of("data", options).target(options)
