@@ -7,12 +7,14 @@ import platform
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from worldmodel.data import Episode, Trajectories, load, stack_episodes
 from worldmodel.data.commands import run
 from worldmodel.data.readers.gymnasium import GymnasiumData
+from worldmodel.data.readers.hdf5 import HDF5Data
 from worldmodel.data.readers.npz import NPZData
 from worldmodel.data.readers.tfds import TFDSData
 from worldmodel.data.rlds_writer import write_rlds
@@ -159,6 +161,24 @@ def test_a_damaged_entry_is_decoded_again(
     entry_of(Path(archive.cache_dir))  # nothing else is left
     load(archive)
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_sources_of_a_virtual_dataset_are_part_of_the_key(tmp_path: Path, parts: int) -> None:
+    layout = h5py.VirtualLayout((20, 1), "f4")
+    with h5py.File(tmp_path / "source.raw", "w") as file:
+        file["x"] = np.zeros((20, 1), "f4")
+    for part in [slice(20)] if parts == 1 else [slice(10), slice(10, 20)]:
+        whole = h5py.VirtualSource("source.raw", "x", (20, 1))
+        layout[part] = whole if parts == 1 else whole[part]
+    with h5py.File(tmp_path / "a.hdf5", "w") as file:
+        file.create_virtual_dataset("observations", layout)
+        file["actions"], file["terminals"] = np.ones((20, 1)), np.arange(20) == 19
+    options = HDF5Data(path=str(tmp_path / "a.hdf5"), cache="always", cache_dir=str(tmp_path))
+    assert load(options).observations["observation"].max() == 0
+    with h5py.File(tmp_path / "source.raw", "a") as file:
+        file["x"][5] = 9
+    assert load(options).observations["observation"].max() == 9
 
 
 # ------------------------------------------------------------------------------------- full disks

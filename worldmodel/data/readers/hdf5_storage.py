@@ -104,12 +104,23 @@ def _source_bytes(name: str, dataset: Any, part: Any, links: int) -> int:
     file = _source_file(dataset, part)
     with h5py.File(file, "r") as opened:
         source = item_of(opened, part.dset_name)
-        if not isinstance(source, h5py.Dataset) or source.shape != part.src_space.shape:
+        if not isinstance(source, h5py.Dataset) or not _holds(source, part):
             raise DataError(
                 f"{name} is assembled of {part.dset_name} in {file.name}, which is no dataset of "
-                f"shape {part.src_space.shape}"
+                "that size"
             )
         return _stored_bytes(f"{part.dset_name} in {file.name}", source, links)
+
+
+def _holds(source: Any, part: Any) -> bool:
+    """Whether a dataset has all numbers that a part of a virtual dataset takes from it."""
+    import h5py
+
+    space, shape = part.src_space, source.shape or ()
+    if space.get_select_type() == h5py.h5s.SEL_ALL:
+        return math.prod(shape) == part.vspace.get_select_npoints()
+    last = space.get_select_bounds()[1]
+    return len(last) == len(shape) and all(i < n for i, n in zip(last, shape, strict=True))
 
 
 def _source_file(dataset: Any, part: Any) -> Path:
