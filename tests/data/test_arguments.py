@@ -65,7 +65,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "classes beyond 32 bits": (
         lambda: stacked(actions=np.array([1, 2, 2**32 + 1])),
-        "actions are integers up to 4,294,967,297; accepted: at most",
+        "action holds integers up to 4,294,967,297; accepted: at most",
     ),
     "negative classes": (
         lambda: validate(stacked(actions=np.array([1, 2, -3]))),
