@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 import worldmodel
 from worldmodel.config import Config
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
-from worldmodel.errors import ArgumentError, UserError
+from worldmodel.errors import ArgumentError, DataError, UserError
 from worldmodel.loading import LoadedRun
+from worldmodel.play.command import run as play
 from worldmodel.runs.directory import RunDirectory
+from worldmodel.runs.origin import is_own
 
 SPEC = DataSpec({"motion": ObservationSpec((2,), "float32")}, ActionSpec(False, 1, (-1.0,), (1.0,)))
 
@@ -77,3 +80,18 @@ def test_what_is_no_checkpoint_is_refused(checkpoint: Any) -> None:
 def test_a_wrong_dream_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         run_of(SPEC).dream(**options)
+
+
+def test_a_run_from_elsewhere_is_loaded_and_its_data_are_not(
+    smoke_run: Path, tmp_path: Path
+) -> None:
+    assert is_own(smoke_run, RunDirectory(smoke_run).config())
+    copy = shutil.copytree(smoke_run, tmp_path / "run")
+    (copy / "origin").unlink()
+    loaded = worldmodel.load(copy)
+    assert not loaded.trusted and loaded.config.data.cache_dir == "datasets"
+    with pytest.raises(DataError, match="names is not read unasked"):
+        loaded.dream()
+    with pytest.raises(DataError, match="names is not read unasked"):
+        play([f"run={copy}", "episode=0"])
+    assert worldmodel.load(copy, allow_code=True).dataset().fingerprint()

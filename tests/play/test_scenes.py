@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import gymnasium
@@ -11,8 +12,11 @@ from PIL import Image
 
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.environments.real import RealEnvironment
+from worldmodel.play.counterfactual_report import plot_rollouts
+from worldmodel.play.counterfactual_rollouts import CounterfactualRollout
 from worldmodel.play.live_comparison import ComparedStep, Prediction
-from worldmodel.play.scenes import pose_setter
+from worldmodel.play.live_report import StepTable
+from worldmodel.play.scenes import Curves, pose_setter
 from worldmodel.play.video import CAPTION, GAP, HEIGHT, Video
 
 
@@ -70,6 +74,21 @@ def test_small_environments_are_set_to_the_dreamed_state(name: str) -> None:
 
 def test_an_environment_whose_observation_is_not_its_state_has_no_copy() -> None:
     assert pose_setter(make("Acrobot-v1"), make("Acrobot-v1")) is None
+
+
+def test_names_from_logs_are_drawn_and_printed_as_text() -> None:
+    """A formula that Matplotlib cannot read, and a command of a terminal."""
+    names = ("$a_b_c$", "\x1b[2J")
+    spec = DataSpec({name: ObservationSpec((1,), "float32") for name in names}, ActionSpec(True, 2))
+    values = {name: np.zeros(1, np.float32) for name in names}
+    step = ComparedStep(1, np.zeros(()), values, 0.0, False, None)
+    assert Curves(spec)(step).shape[-1] == 3
+    lines = [*StepTable(spec).header(), StepTable(spec).line(step)]
+    assert "$a_b_c$" in lines[1] and all(line.isprintable() for line in lines)
+    rollout = CounterfactualRollout({name: np.zeros((2, 1)) for name in names}, None)
+    figure = plot_rollouts({"zero": rollout}, None, spec)
+    figure.savefig(io.BytesIO())
+    assert [axes.get_title() for axes in figure.axes][:2] == ["$a_b_c$", "\\x1b[2J"]
 
 
 def test_images_are_drawn_unchanged(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def option(
 
 def allow_code_option() -> Any:
     """Returns the option `allow_code`, of commands that load runs."""
-    help = "also import an environment that a run names, MODULE:ID, if no installed package has it"
+    help = "trust the run: import its environment from no installed package, read the data it names"
     return option(False, help)
 
 

@@ -157,14 +157,14 @@ class Dream:
 
         Raises ArgumentError for actions of another shape.
         """
-        action, batch = jnp.asarray(action), state.steps.shape
+        actions, batch = jnp.asarray(action), state.steps.shape
         shape = batch if self.action_spec.discrete else (*batch, self.action_spec.size)
-        if action.shape != shape:
-            raise ArgumentError(f"dream: action of shape {action.shape}; accepted: {shape}")
+        if actions.shape != shape:
+            raise ArgumentError(f"dream: action of shape {actions.shape}; accepted: {shape}")
         if not batch:
-            state, action = jax.tree.map(lambda x: x[None], (state, action))
-            return jax.tree.map(lambda x: x[0], self._step(state, action, key))
-        return self._step(state, action, key)
+            state, actions = jax.tree.map(lambda x: x[None], (state, actions))
+            return jax.tree.map(lambda x: x[0], self._step(state, actions, key))
+        return self._step(state, actions, key)
 
     def _step(self, state: DreamState, action: jax.Array, key: jax.Array) -> DreamStep:
         model, (step_key, end_key) = self.model, jax.random.split(key)

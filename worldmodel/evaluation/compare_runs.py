@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel import data
-from worldmodel.config.evaluation_data import evaluation_data_options
 from worldmodel.config.io import with_overrides
 from worldmodel.data.compatibility import conform_to_spec, out_of_bounds_notes
 from worldmodel.data.horizons import add_training_horizons
@@ -61,10 +60,10 @@ def compare_runs(
     _check_comparable(loaded)
     config = with_overrides(first.config, {"evaluation": overrides})
     if config.evaluation.data is not None:
-        dataset = conform_to_spec(data.load(evaluation_data_options(config)), first.spec)
+        dataset = conform_to_spec(data.load(first.data_options(config.evaluation.data)), first.spec)
         held_out = dataset
     else:
-        dataset = data.load(config.data)
+        dataset = data.load(first.data_options())
         for run in loaded.values():
             run.directory.check_dataset(run.spec, dataset.fingerprint())
         _, held_out = split(dataset, config.data.holdout)

@@ -14,7 +14,6 @@ import numpy as np
 from flax import nnx
 
 from worldmodel import data
-from worldmodel.config.evaluation_data import evaluation_data_options
 from worldmodel.config.io import build_options, with_overrides
 from worldmodel.data.compatibility import conform_to_spec
 from worldmodel.data.trajectories import Trajectories, split_episodes
@@ -137,7 +136,9 @@ class LoadedRun(Restored):
         """
         config = with_overrides(self.config, {"evaluation": overrides})
         if config.evaluation.data is not None:
-            dataset = conform_to_spec(data.load(evaluation_data_options(config)), self.spec)
+            dataset = conform_to_spec(
+                data.load(self.data_options(config.evaluation.data)), self.spec
+            )
         else:
             dataset = self.dataset()
         return evaluate_loaded(self, dataset, config.evaluation)
@@ -145,9 +146,9 @@ class LoadedRun(Restored):
     def dataset(self) -> Trajectories:
         """The dataset that the run was trained on, with the held-out episodes.
 
-        Raises DataError if it is missing, or is no longer the same.
+        Raises DataError if it is missing or no longer the same, or if the run is from elsewhere.
         """
-        dataset = data.load(self.config.data)
+        dataset = data.load(self.data_options())
         self.directory.check_dataset(self.spec, dataset.fingerprint())
         return dataset
 
@@ -222,9 +223,10 @@ def load(
     path: the folder of the run, such as `runs/NAME`
     checkpoint: `last` (the newest that is not damaged), `best` (by the stage's `best_metric`) or
         the number of a step
-    allow_code: whether an environment that the run names, `package.module:ID`, may be imported
-        although no installed package has it; True runs code that came with the run or is in the
-        working folder
+    allow_code: whether the run is trusted. An environment that it names, `package.module:ID`, may
+        then be imported although no installed package has it, which runs code that came with the
+        run or is in the working folder; and the data source that it names is read although another
+        user, or this one on another machine, trained it
 
     Returns the run. Of a run with several training seeds, model and policy are those of the first,
     and `other_seeds` holds the others. With `best`, `last` is the last checkpoint: the best one
@@ -260,7 +262,12 @@ def evaluate_run(
 
 
 def make_dream(
-    run: str | Path, checkpoint: str = "last", num_envs: int | None = None, **options: Any
+    run: str | Path,
+    checkpoint: str = "last",
+    num_envs: int | None = None,
+    *,
+    allow_code: bool = False,
+    **options: Any,
 ) -> DreamEnv | DreamVectorEnv:
-    """Gymnasium's entry point of `worldmodel/Dream-v0`: `load(run, checkpoint).dream(...)`."""
-    return load(run, checkpoint).dream(num_envs, **options)
+    """Gymnasium's entry point of `worldmodel/Dream-v0`: `load(run, ...).dream(...)`."""
+    return load(run, checkpoint, allow_code=allow_code).dream(num_envs, **options)

@@ -13,7 +13,7 @@ from flax import nnx
 
 from worldmodel.data.spec import ActionSpec, DataSpec
 from worldmodel.environments.real import Observation
-from worldmodel.errors import ConfigError
+from worldmodel.errors import ConfigError, printable
 from worldmodel.evaluation.returns import ActFunction, FeaturePolicy, model_policy, random_policy
 from worldmodel.loading import LoadedRun
 
@@ -90,7 +90,7 @@ def _read(action: ActionSpec, source: TextIO) -> Iterator[np.ndarray]:
             raise UserQuit
         parsed = parse_action(line, action, last)
         if parsed is None:
-            print(f"{line.strip()}: accepted: {accepted}", file=sys.stderr)
+            print(f"{printable(line.strip())}: accepted: {accepted}", file=sys.stderr)
             continue
         last = parsed
         yield last

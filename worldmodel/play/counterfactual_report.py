@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from worldmodel.data.plots import GRID
 from worldmodel.data.spec import DataSpec
+from worldmodel.errors import printable
 from worldmodel.loading import load
 from worldmodel.play.counterfactual_rollouts import (
     CounterfactualRollout,
@@ -55,8 +56,9 @@ def report_counterfactuals(options: PlayOptions, episode: int) -> None:
     imagined = counterfactual_rollouts(run, start, sources, steps, options.seed)
     truth = logged_rollout(start, steps) if "logged" in sources else None
     print(
-        f"{run.config.name}, stage {run.stage}, step {run.step}: {run.config.model.name} from step "
-        f"{start.step} of episode {start.episode}\nthe model filters "
+        f"{printable(run.config.name)}, stage {run.stage}, step {run.step}: "
+        f"{run.config.model.name} from step {start.step} of episode {start.episode}\n"
+        "the model filters "
         f"{min(context, start.step + 1)} steps, then imagines {steps} under each source of "
         f"actions with the same noise (seed {options.seed})"
     )
@@ -151,7 +153,7 @@ def plot_rollouts(
     titles = [f"observed {name}" if name.isdigit() else name for name in names]
     titles.append("cumulative reward, logged (truth) or imagined")
     for panel, title in zip(axes[:panels], titles, strict=False):
-        panel.set_title(title, fontsize=9)
+        panel.set_title(title, fontsize=9, parse_math=False)
         panel.tick_params(labelsize=8)
         panel.grid(color=GRID)
         panel.set_xlabel("step", fontsize=8)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from worldmodel.data.spec import DataSpec
-from worldmodel.errors import ConfigError
+from worldmodel.errors import ConfigError, printable
 from worldmodel.evaluation.rank_metrics import ImaginedReturn, RealReturn
 from worldmodel.loading import load
 from worldmodel.play import scenes
@@ -45,8 +45,9 @@ def report_live_comparison(options: PlayOptions) -> None:
     act = make_action_source(kind, run)
     with scenes.open_environment(name, run.spec, options) as (environment, video):
         print(
-            f"{run.config.name}, stage {run.stage}, step {run.step}: {name} compared with a dream "
-            f"of {run.config.model.name}\nseed {options.seed}, actions: {kind}; the model filters "
+            f"{printable(run.config.name)}, stage {run.stage}, step {run.step}: {printable(name)} "
+            f"compared with a dream of {run.config.model.name}\nseed {options.seed}, actions: "
+            f"{kind}; the model filters "
             f"{context} steps, then predicts open loop"
         )
         steps = compare_live(run, environment, act, context, options.steps, options.seed)

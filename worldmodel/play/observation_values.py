@@ -9,15 +9,16 @@ from collections.abc import Mapping
 import numpy as np
 
 from worldmodel.data.spec import DataSpec
+from worldmodel.errors import printable
 from worldmodel.evaluation.sampled_rollouts import PIXEL_RANGE
 
 WIDTH = 9  # characters of a number in a table, with the space before it
 
 
 def value_names(spec: DataSpec) -> list[str]:
-    """The names of the values of `flatten_observation`."""
+    """The names of the values of `flatten_observation`, as a terminal shows them."""
     names = []
-    for name, o in spec.observations.items():
+    for name, o in ((printable(name), o) for name, o in spec.observations.items()):
         many = not o.is_image and o.shape[0] > 1
         names += [f"{name}.{i}" for i in range(o.shape[0])] if many else [name]
     return names if len(spec.observations) > 1 else [n.rpartition(".")[2] for n in names]

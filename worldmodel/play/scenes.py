@@ -110,7 +110,7 @@ class Curves:
         self.axes = figure.subplots(len(self.names), 1, sharex=True, squeeze=False)[:, 0]
         self.lines = []
         for name, axes in zip(self.names, self.axes, strict=True):
-            axes.set_ylabel(name, fontsize=8)
+            axes.set_ylabel(name, fontsize=8, parse_math=False)
             axes.tick_params(labelsize=7)
             axes.grid(color=GRID)
             (real,) = axes.plot([], [], color=OBSERVED, label="real")

@@ -21,6 +21,7 @@ from worldmodel.config import Config
 from worldmodel.config.io import differences, load_config, read_values, save_config
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import CheckpointError, ConfigError, StorageError, first_line
+from worldmodel.runs.origin import mark_own
 from worldmodel.system.storage import (
     check_writable,
     free_name,
@@ -263,6 +264,7 @@ def open_run(config: Config, is_writer: bool = True) -> RunDirectory:
         with raise_storage_errors(aside):
             path.rename(aside)
     save_config(config, path / "config.yaml")
+    mark_own(path, config)
     return RunDirectory(path, opened=path.stat())
 
 

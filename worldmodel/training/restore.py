@@ -14,16 +14,20 @@ import numpy as np
 from flax import nnx
 
 from worldmodel import models, policies
-from worldmodel.config import Config, ModelOptions
+from worldmodel.config import Config, DataOptions, ModelOptions
+from worldmodel.config.data_sources import source_option
 from worldmodel.config.environment_ids import local_code
+from worldmodel.config.evaluation_data import evaluation_data_options
+from worldmodel.config.registry import entry_of
 from worldmodel.data.spec import DataSpec
-from worldmodel.errors import CheckpointError, ConfigError, raise_config_errors
+from worldmodel.errors import CheckpointError, ConfigError, DataError, raise_config_errors
 from worldmodel.models import WorldModel
 from worldmodel.nn.learner import graphdefs_of, split_module
 from worldmodel.planning import Agent, Value
 from worldmodel.runs import integrity
 from worldmodel.runs.checkpoints import Checkpoints
 from worldmodel.runs.directory import RunDirectory, find_run
+from worldmodel.runs.origin import is_own
 from worldmodel.training.learners import trained_modules
 from worldmodel.training.plan import StagePlan, plan_stages
 from worldmodel.training.seeds import select_seed
@@ -36,6 +40,7 @@ class Restored:
     value: of a state under the policy, where the run trained a critic
     other_seeds: the agents of the run's other training seeds
     last: the run's last checkpoint, where this is its best one
+    trusted: whether its config may name the data to read
     """
 
     directory: RunDirectory
@@ -48,6 +53,23 @@ class Restored:
     value: Value | None
     other_seeds: tuple[Agent, ...] = ()
     last: Restored | None = None
+    trusted: bool = True
+
+    def data_options(self, values: dict[str, Any] | None = None) -> DataOptions:
+        """Of the run's own data, or of others: `values` of `evaluation.data`.
+
+        Raises DataError where a run from elsewhere names them: its paths are not read unasked.
+        """
+        evaluation = replace(self.config.evaluation, data=values)
+        options = evaluation_data_options(replace(self.config, evaluation=evaluation))
+        source = {"path", source_option(entry_of("data", options))}
+        if self.trusted or source & (values or {}).keys():
+            return options
+        raise DataError(
+            f"{self.directory.path}: this user did not train it on this machine, so the data that "
+            "its config names is not read unasked; accepted: other data, such as "
+            "evaluation.data.path=PATH, or allow_code=true if you trust the run"
+        )
 
     @property
     def agents(self) -> list[Agent]:
@@ -76,7 +98,8 @@ def restore(path: str | Path, checkpoint: str = "last", *, allow_code: bool = Fa
 
     checkpoint: `last` (the newest undamaged one), `best` (by the stage's `best_metric`) or a step.
         The best one comes with the `last`: it was selected among several, in part for its luck.
-    allow_code: whether an environment that the run names may be of no installed package
+    allow_code: whether the run is trusted: an environment that it names may be of no installed
+        package, and its data source is read wherever it was trained
 
     Of a run with several training seeds, model and policy are those of the first seed, and
     `other_seeds` those of the others.
@@ -86,8 +109,11 @@ def restore(path: str | Path, checkpoint: str = "last", *, allow_code: bool = Fa
     """
     directory = find_run(path)
     config, spec = directory.config(), directory.spec()
+    trusted = allow_code or is_own(directory.path, config)
     if not allow_code:
         raise_config_errors(local_code(config))
+    if not trusted:  # nothing of it is read, and nothing written where it says
+        config.evaluation.data, config.data.cache_dir = None, type(config.data)().cache_dir
     stages = [stage for stage in plan_stages(config, spec).values() if stage.has_model]
     stage, step, modules = _restore_modules(directory, stages, checkpoint)
     agents = []
@@ -109,6 +135,7 @@ def restore(path: str | Path, checkpoint: str = "last", *, allow_code: bool = Fa
         value=first.value,
         other_seeds=tuple(other_seeds),
         last=restore(path, allow_code=allow_code) if checkpoint == "best" else None,
+        trusted=trusted,
     )
 
 
