@@ -87,7 +87,7 @@ def test_actions_are_one_word_or_a_list(words: list[str]) -> None:
 
 
 def test_a_missing_environment_or_policy_is_reported(
-    smoke: LoadedRun, words: list[str], loaded: Loaded
+    smoke: LoadedRun, words: list[str], loaded: Loaded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(smoke.config, data=replace(smoke.config.data, environment=None))
     loaded(replace(smoke, config=config))
@@ -95,6 +95,10 @@ def test_a_missing_environment_or_policy_is_reported(
         run(words)
     with pytest.raises(UserError, match="cannot be created .did you mean 'Pendulum-v1'"):
         run([*words, "environment=Pendulm-v1"])
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdin", None)
+        with pytest.raises(ConfigError, match="keyboard: there is no standard input"):
+            run([*words, "actions=keyboard", "environment=Pendulum-v1"])
     loaded(replace(smoke, policy=None))
     with pytest.raises(ConfigError, match="actions=policy: .* has no policy"):
         run([*words, "actions=policy"])
@@ -132,14 +136,15 @@ def test_actions_are_read_from_a_pipe(
     """
     loaded(oracle)
     reader, writer = os.pipe()
-    os.write(writer, b"1.5\n\n1 2\nup\n-9\n\nq\n0.5\n")
+    os.write(writer, b"1.5\n\n1 2\nup\n\xff\x1b[2J\n-9\n\nq\n0.5\n")
     os.close(writer)
     with os.fdopen(reader) as pipe:
         monkeypatch.setattr(sys, "stdin", pipe)
         assert run([*words, "actions=keyboard", "steps=50"]) == 0
     printed = capsys.readouterr()
     assert [row[1] for row in steps_of(printed.out)] == [1.5, 1.5, -2.0, -2.0]
-    assert printed.err.count("accepted: 1 number in [-2, 2]") == 2
+    assert printed.err.count("accepted: 1 number in [-2, 2]") == 3
+    assert "\\x1b[2J: accepted" in printed.err and "\x1b" not in printed.err
     assert "dreamed steps        2" in printed.out
 
 

@@ -110,6 +110,7 @@ def test_unknown_episodes_and_steps_are_refused(smoke: LoadedRun, start: LoggedS
         load_start(smoke, int(training[0]), None, CONTEXT)
     steps = int(dataset.lengths[start.episode]) - 1
     assert load_start(smoke, start.episode, steps - 1, CONTEXT).steps_left == 1
+    assert load_start(smoke, start.episode, None, 10**9).context == steps
     with pytest.raises(DataError, match=f"start_step={steps}: .* accepted: 0 to {steps - 1}"):
         load_start(smoke, start.episode, steps, CONTEXT)
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
@@ -31,6 +32,10 @@ def make_action_source(kind: str, run: LoadedRun) -> ActFunction:
     if kind == "random":
         return random_policy(run.spec)
     if kind == "keyboard":
+        if sys.stdin is None:
+            raise ConfigError("actions=keyboard: there is no standard input; accepted: others")
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="replace")  # bytes that are no text are no action
         return keyboard_policy(run.spec, sys.stdin)
     return zero_policy(run.spec)
 

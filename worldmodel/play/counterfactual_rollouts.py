@@ -86,7 +86,8 @@ def load_start(run: LoadedRun, episode: int, step: int | None, context: int) -> 
         raise DataError(
             f"start_step={step}: episode {episode} has {last + 1} steps; accepted: 0 to {last}"
         )
-    return LoggedStart(dataset.select(np.array([episode])).compact(), episode, step, context)
+    own = dataset.select(np.array([episode])).compact()
+    return LoggedStart(own, episode, step, min(context, last + 1))  # no longer than the episode
 
 
 def logged_rollout(start: LoggedStart, steps: int) -> CounterfactualRollout:
