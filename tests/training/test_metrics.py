@@ -79,7 +79,7 @@ if __name__ == "__main__":
 """
 
 
-def test_no_secret_of_the_process_is_in_what_wandb_records(tmp_path: Path) -> None:
+def test_wandb_needs_no_home_and_records_no_secret_of_the_process(tmp_path: Path) -> None:
     pytest.importorskip("wandb")
     (tmp_path / "script.py").write_text(OFFLINE)
     (tmp_path / "run").mkdir()
@@ -90,9 +90,10 @@ def test_no_secret_of_the_process_is_in_what_wandb_records(tmp_path: Path) -> No
     command = [sys.executable, "script.py", "run", "data.path=https://me:SECRET-of-command@host"]
     environment = {
         **os.environ, "WANDB_API_KEY": "SECRET-of-wandb" * 3, "MY_TOKEN": "SECRET-of-environment",
+        "HOME": "/proc/nowhere",
     }  # fmt: skip
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert any(path.suffix == ".wandb" for path in files)
     assert [path for path in files if b"SECRET" in path.read_bytes()] == []

@@ -139,6 +139,8 @@ def _report(
     """The process of W&B: logs rows until there are no more."""
     signals.ignore()
     del sys.argv[1:]  # W&B would record the command line
+    if not os.access(os.path.expanduser("~"), os.W_OK):  # where it would print its log instead
+        os.environ.setdefault("WANDB_CACHE_DIR", str(run.absolute() / "wandb"))
     try:
         import wandb
 
