@@ -59,7 +59,8 @@ def vectors(
     Those that are not needed `again` are removed.
     """
     ends = np.cumsum([_width(columns[name]) for name in names])
-    values = np.empty((len(columns[names[0]]), ends[-1]), np.float32)
+    # Column by column, so that memory is taken as the columns are removed.
+    values = np.empty((len(columns[names[0]]), ends[-1]), np.float32, order="F")
     with np.errstate(over="ignore"):  # too large numbers become infinite, which validation reports
         for name, begin, end in zip(names, [0, *ends[:-1]], ends, strict=True):
             column = columns[name] if name in again else columns.pop(name)
