@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 
+import numpy as np
 import pytest
 from composing import build
 
@@ -105,3 +106,14 @@ def test_a_changed_config_is_a_validated_copy():
         with_overrides(config, {"evaluation": {"planner": {"knid": "cem"}}})
     with pytest.raises(ConfigError, match="num_elites=64"):
         with_overrides(config, {"evaluation": {"planner": {"kind": "cem", "num_samples": 8}}})
+
+
+def test_values_from_python_are_accepted_or_refused_in_words():
+    config = build()
+    changed = with_overrides(
+        config, {"seed": np.int64(3), "policy": {"entropy_scale": np.float32(1)}}
+    )
+    assert (changed.seed, changed.policy.entropy_scale) == (3, 1.0)
+    for key in ("seed", "name", "data.holdout"):
+        with pytest.raises(ConfigError, match=rf"{key}=\(hundreds of digits\): accepts"):
+            with_overrides(config, {key: 10**5000})

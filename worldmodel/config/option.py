@@ -13,6 +13,7 @@ from omegaconf import MISSING
 
 from worldmodel.errors import did_you_mean
 
+HUGE = 1e300  # integers that are too large for a float, and slow to print
 MAX_INTEGER = 2**31 - 1  # counters on the device have 32 bits
 TYPE_NAMES = {
     int: "integer",
@@ -98,6 +99,10 @@ class Option:
 
     def convert(self, value: Any) -> Any:
         """Returns `value` in the option's type where nothing is lost, else unchanged."""
+        if hasattr(value, "tolist"):  # a number or an array of NumPy
+            value = value.tolist()
+        if isinstance(value, int) and abs(value) >= HUGE:
+            return value
         if isinstance(value, list | tuple):
             return [dataclasses.replace(self, is_list=False).convert(v) for v in value]
         if isinstance(value, bool):
@@ -173,6 +178,8 @@ def format_value(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, float):
         return f"{value:.6g}"
+    if isinstance(value, int) and abs(value) >= HUGE:
+        return "(hundreds of digits)"
     if isinstance(value, list):
         return "[" + ",".join(format_value(v) for v in value) + "]"
     if isinstance(value, dict):
