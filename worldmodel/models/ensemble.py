@@ -21,10 +21,10 @@ from worldmodel.config import Config, ModelOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
-from worldmodel.errors import ConfigError, UserError
+from worldmodel.errors import ConfigError
 from worldmodel.models import termination
 from worldmodel.models.interface import EnsembleModel, Metrics, State, Step
-from worldmodel.models.latent import NO_REWARD, has_predecessor, masked_mean, shift_right
+from worldmodel.models.latent import arrival_reward, has_predecessor, masked_mean, require_reward
 from worldmodel.nn.bootstrap import hash_vectors, held_out, poisson_weights
 from worldmodel.nn.distributions import Bernoulli, Distribution, Normal, ScalarMSE
 from worldmodel.nn.ensemble_layers import GaussianEnsemble, select_members
@@ -193,8 +193,7 @@ class Ensemble(EnsembleModel):
         return self.vectors.predict(state.point)
 
     def reward(self, state: EnsembleState) -> ScalarMSE:
-        if not self.has_reward:
-            raise UserError(NO_REWARD)
+        require_reward(self.has_reward)
         return ScalarMSE(state.reward, self.reward_spec[1])
 
     def terminal(self, state: EnsembleState) -> Bernoulli:
@@ -332,8 +331,7 @@ class Ensemble(EnsembleModel):
     # --------------------------------------------------------------------------------------- parts
 
     def _states(self, window: Window) -> EnsembleState:
-        reward = jnp.where(has_predecessor(window), shift_right(window.reward), 0.0)
-        return EnsembleState(self.vectors.normalize(window.observation), reward)
+        return EnsembleState(self.vectors.normalize(window.observation), arrival_reward(window))
 
     def _step(
         self, state: EnsembleState, action: jax.Array, key: jax.Array, places: jax.Array

@@ -18,7 +18,6 @@ from worldmodel.nn.distributions import Bernoulli, Distribution, losses
 from worldmodel.nn.heads import BinaryHead, ScalarHead
 from worldmodel.nn.vectors import action_vector
 
-NO_REWARD = "this model was trained on a dataset without rewards, so it predicts none"
 Terms = dict[str, tuple[jax.Array, jax.Array]]  # name -> values and mask, (B, T) each
 
 
@@ -49,8 +48,7 @@ class LatentModel(WorldModel):
         return self.decoder(self.features(state))
 
     def reward(self, state: State) -> Distribution:
-        if self.reward_head is None:
-            raise UserError(NO_REWARD)
+        require_reward(self.reward_head is not None)
         return self.reward_head(self.features(state))
 
     def terminal(self, state: State) -> Bernoulli:
@@ -99,6 +97,17 @@ def has_predecessor(window: Window) -> jax.Array:
 def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
     """The mean () of x over `mask`, 0 if it is empty."""
     return jnp.where(mask, x, 0).sum() / jnp.maximum(mask.sum(), 1)
+
+
+def require_reward(has_reward: bool) -> None:
+    """Raises UserError for a model that was trained without rewards."""
+    if not has_reward:
+        raise UserError("this model was trained on a dataset without rewards, so it predicts none")
+
+
+def arrival_reward(window: Window) -> jax.Array:
+    """(B, T): the reward of the action that led to each step, 0 where it is unknown."""
+    return jnp.where(has_predecessor(window), shift_right(window.reward), 0.0)
 
 
 def shift_right(x: jax.Array) -> jax.Array:

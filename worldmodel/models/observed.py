@@ -18,9 +18,9 @@ from worldmodel.config import ModelOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
-from worldmodel.errors import ConfigError, UserError
+from worldmodel.errors import ConfigError
 from worldmodel.models.interface import Metrics, State, WorldModel
-from worldmodel.models.latent import NO_REWARD, has_predecessor, shift_right
+from worldmodel.models.latent import arrival_reward, require_reward
 from worldmodel.nn.distributions import Distribution, ScalarMSE
 from worldmodel.nn.vectors import Vectors
 
@@ -72,9 +72,9 @@ class Observed(WorldModel):
         state: ObservedState | None = None,
         action: jax.Array | None = None,
     ) -> ObservedState:
-        reward = jnp.where(has_predecessor(window), shift_right(window.reward), 0.0)
         ended = (window.mask & window.is_terminal).astype(jnp.float32)
-        return ObservedState(self.vectors.normalize(window.observation), reward, ended)
+        points = self.vectors.normalize(window.observation)
+        return ObservedState(points, arrival_reward(window), ended)
 
     def step(self, state: ObservedState, action: jax.Array, key: jax.Array) -> ObservedState:
         raise ConfigError(
@@ -89,8 +89,7 @@ class Observed(WorldModel):
         return self.vectors.predict(state.point)
 
     def reward(self, state: ObservedState) -> ScalarMSE:
-        if not self.has_reward:
-            raise UserError(NO_REWARD)
+        require_reward(self.has_reward)
         return ScalarMSE(state.reward, self.reward_std)
 
     def terminal(self, state: ObservedState) -> ScalarMSE:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,6 @@ from worldmodel.config import Config, option
 from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
-from worldmodel.errors import UserError
 from worldmodel.models.diffusion_base import (
     DIFFUSION_PRESETS,
     BaseDiffusionModel,
@@ -37,11 +36,11 @@ from worldmodel.models.diffusion_base import (
 )
 from worldmodel.models.interface import Actor, Metrics, State
 from worldmodel.models.latent import (
-    NO_REWARD,
     Terms,
+    arrival_reward,
     has_predecessor,
     masked_mean,
-    shift_right,
+    require_reward,
     total_loss,
 )
 from worldmodel.nn.denoisers import SequenceDenoiser
@@ -125,15 +124,9 @@ class TrajectoryDiffusion(BaseDiffusionModel):
     """Channels of a step: its point, reward and end of the arrival there, and its action."""
 
     autoregressive = False
+    options: TrajectoryDiffusionOptions
 
-    def __init__(
-        self,
-        options: TrajectoryDiffusionOptions,
-        spec: DataSpec,
-        *,
-        rngs: nnx.Rngs,
-        dtype: jnp.dtype,
-    ):
+    def __init__(self, options: Any, spec: DataSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         units, blocks, _, _ = DIFFUSION_PRESETS[options.preset]
         self.options = options
         self.add_points(options, spec, rngs=rngs, dtype=dtype)
@@ -164,8 +157,7 @@ class TrajectoryDiffusion(BaseDiffusionModel):
         return state.point
 
     def reward(self, state: TrajectoryStep) -> ScalarMSE:
-        if not self.has_reward:
-            raise UserError(NO_REWARD)
+        require_reward(self.has_reward)
         return ScalarMSE(state.reward, self.reward_moments[1])
 
     def terminal(self, state: TrajectoryStep) -> Bernoulli:
@@ -178,10 +170,8 @@ class TrajectoryDiffusion(BaseDiffusionModel):
         state: TrajectoryStep | None = None,
         action: jax.Array | None = None,
     ) -> TrajectoryStep:
-        mask = has_predecessor(window)
-        reward = jnp.where(mask, shift_right(window.reward), 0.0)
-        end = jnp.where(mask & window.is_terminal, 1.0, -1.0)
-        return TrajectoryStep(self.encode(window.observation), reward, end)
+        end = jnp.where(has_predecessor(window) & window.is_terminal, 1.0, -1.0)
+        return TrajectoryStep(self.encode(window.observation), arrival_reward(window), end)
 
     def step(self, state: TrajectoryStep, action: jax.Array, key: jax.Array) -> TrajectoryStep:
         return jax.tree.map(lambda x: x[:, 0], self.rollout(state, action[:, None], key))
