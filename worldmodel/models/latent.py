@@ -18,6 +18,7 @@ from worldmodel.nn.distributions import Bernoulli, Distribution, losses
 from worldmodel.nn.heads import BinaryHead, ScalarHead
 from worldmodel.nn.vectors import action_vector
 
+NO_REWARD = "this model was trained on a dataset without rewards, so it predicts none"
 Terms = dict[str, tuple[jax.Array, jax.Array]]  # name -> values and mask, (B, T) each
 
 
@@ -48,7 +49,8 @@ class LatentModel(WorldModel):
         return self.decoder(self.features(state))
 
     def reward(self, state: State) -> Distribution:
-        require_reward(self.reward_head is not None)
+        if self.reward_head is None:
+            raise UserError(NO_REWARD)
         return self.reward_head(self.features(state))
 
     def terminal(self, state: State) -> Bernoulli:
@@ -102,7 +104,7 @@ def masked_mean(x: jax.Array, mask: jax.Array) -> jax.Array:
 def require_reward(has_reward: bool) -> None:
     """Raises UserError for a model that was trained without rewards."""
     if not has_reward:
-        raise UserError("this model was trained on a dataset without rewards, so it predicts none")
+        raise UserError(NO_REWARD)
 
 
 def arrival_reward(window: Window) -> jax.Array:
