@@ -61,7 +61,8 @@ class SignedOracle(Oracle):
     """Knows what happens, and predicts the reward times a sign: both signs are one program."""
 
     def __init__(self, sign, spec):
-        super().__init__(OracleOptions(environment="Pendulum-v1"), spec, rngs=nnx.Rngs(0))
+        options = OracleOptions(environment="Pendulum-v1")
+        super().__init__(options, spec, rngs=nnx.Rngs(0), dtype=jnp.float32)
         self.sign = nnx.Param(jnp.array(sign))
 
     def reward(self, state):
@@ -253,12 +254,11 @@ def test_a_clone_imitates_the_logged_actions(worlds, discrete):
     """The logged actions push against the position; features are the position."""
     dataset = worlds.linear_dataset([30, 25, 40, 30])
     position = dataset.observations["position"]
-    taken = np.clip(-position, -2, 2)
+    taken, action_spec = np.clip(-position, -2, 2), dataset.action_spec
     if discrete:
-        taken = (position[:, 0] > 0).astype(np.int32)
-        dataset = dataclasses.replace(dataset, action_spec=ActionSpec(True, 2))
+        taken, action_spec = (position[:, 0] > 0).astype(np.int32), ActionSpec(True, 2)
     taken[dataset.last_steps] = 0  # nothing is done there, which is no example
-    dataset = dataclasses.replace(dataset, actions=taken)
+    dataset = dataclasses.replace(dataset, actions=taken, action_spec=action_spec)
     head = clone_policy(worlds.Repeat(), dataset.spec(), dataset, jax.random.key(0))
     seen = np.random.default_rng(1).uniform(-1, 1, (200, 2)).astype(np.float32)
     action = np.asarray(head(seen).mode())

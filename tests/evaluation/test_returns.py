@@ -170,7 +170,7 @@ def test_episodes_that_are_cut_say_so():
 
 
 def test_policies_that_share_a_program_act_as_they_would_alone(worlds):
-    spec, model = DataSpec({"position": CARTPOLE.observations["observation"]}, CARTPOLE.action)
+    spec = DataSpec({"position": CARTPOLE.observations["observation"]}, CARTPOLE.action)
     model = worlds.Repeat(4)
     policies = [FeaturePolicy(ActionHead(4, spec.action, 16, 1, rngs=nnx.Rngs(s))) for s in (1, 2)]
 
