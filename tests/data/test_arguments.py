@@ -28,7 +28,11 @@ from worldmodel.errors import UserError
 
 
 def episode(**changes: Any) -> Episode:
-    valid = {"observations": {"x": np.zeros((4, 2))}, "actions": np.ones((3, 1)), "rewards": None}
+    valid: dict[str, Any] = {
+        "observations": {"x": np.zeros((4, 2))},
+        "actions": np.ones((3, 1)),
+        "rewards": None,
+    }
     return Episode(**(valid | {"terminated": True} | changes))
 
 
