@@ -27,7 +27,8 @@ def dreams_of(
     options: ModelOptions, dataset: Trajectories, **defaults: object
 ) -> Callable[..., Dream]:
     """Makes dreams of one model with its initial parameters; equal options give the same dream."""
-    spec = dataset.spec({key: "standardize" for key in dataset.observations})
+    vectors = [name for name, x in dataset.observations.items() if x.ndim == 2]
+    spec = dataset.spec(dict.fromkeys(vectors, "standardize"))
     model = models.build(options, spec, jax.random.key(0))
 
     @functools.cache

@@ -272,6 +272,13 @@ def test_invalid_arguments_are_refused(pendulums: Callable, pendulum: Trajectori
     for action in (0.0, [0.0], np.zeros((3, 1)), np.zeros((2, 2))):
         with pytest.raises(UserError, match=r"action of shape .* accepted: \(2, 1\)"):
             environments.dream.step(state, action, jax.random.key(0))
+    for wrong in ((None, [[0.0]] * 2, 0), (state, None, 0)):
+        with pytest.raises(UserError, match="accepted: "):
+            environments.dream.step(*wrong[:2], jax.random.key(wrong[2]))
+    with pytest.raises(UserError, match="key: int; accepted"):
+        environments.dream.step(state, [[0.0]] * 2, 3)
+    with pytest.raises(UserError, match="key: NoneType; accepted"):
+        environments.dream.reset(None)
     with pytest.raises(UserError, match="batch: 0"):
         environments.dream.reset(jax.random.key(0), 0)
     with pytest.raises(UserError, match="autoreset_mode='never'"):

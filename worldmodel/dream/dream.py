@@ -28,8 +28,9 @@ from worldmodel.dream.initial_states import (
     decode_observation,
 )
 from worldmodel.dream.options import DreamOptions
-from worldmodel.errors import ArgumentError, ConfigError, check_count
+from worldmodel.errors import ArgumentError, ConfigError, check_count, require
 from worldmodel.imagination.uncertainty import measure_uncertainty
+from worldmodel.models.arguments import check_key, describe
 from worldmodel.models.interface import State, WorldModel
 from worldmodel.nn.learner import Params, split_module
 
@@ -118,6 +119,7 @@ class Dream:
         """Begins one dream, or `batch` of them, at initial states that are drawn uniformly."""
         if batch is not None:
             check_count("dream: batch", batch)
+        check_key(key)
         start_key, member_key = jax.random.split(key)
         shape = () if batch is None else (batch,)
         start = jax.random.randint(start_key, shape, 0, self.initial_states.size)
@@ -155,10 +157,16 @@ class Dream:
             the next reset (the Gymnasium environments refuse it).
         key: for the noise of the model and the end of the episode
 
-        Raises ArgumentError for actions of another shape.
+        Raises ArgumentError for actions of another shape, and for what is no state or key.
         """
-        actions, batch = jnp.asarray(action), state.steps.shape
+        require(isinstance(state, DreamState), "state", describe(state), "a DreamState of a reset")
+        check_key(key)
+        batch = state.steps.shape
         shape = batch if self.action_spec.discrete else (*batch, self.action_spec.size)
+        try:
+            actions = jnp.asarray(action)
+        except (TypeError, ValueError):
+            raise ArgumentError(f"dream: action {action!r}; accepted: numbers {shape}") from None
         if actions.shape != shape:
             raise ArgumentError(f"dream: action of shape {actions.shape}; accepted: {shape}")
         if not batch:
