@@ -130,6 +130,7 @@ def test_a_sweep_with_two_jobs_of_the_same_name_is_refused():
     [
         (["seed=range(0,2)", "policy=glob(n*)", "policy.horizon=5"], "belongs to policy=actor"),
         (["policy=glob(x*)"], "matches no choice"),
+        (["seed=range(0,1000000000)"], "accepts at most 10000 values"),
         (["seed=interval(0,3)"], "needs an optimizing sweeper"),
     ],
 )

@@ -70,6 +70,7 @@ def test_evaluation_data_starts_from_the_data_options_of_the_run():
         (["run=RUN", "data.episodes=0"], "data.episodes=0: accepts integer, 1 or more"),
         (["run=RUN", "data.name=npz"], "data.name: no such option"),
         (["run=RUNe"], "not a run directory (did you mean"),
+        (["run=" + 3000 * "x"], "not a run directory"),
         (["runs=[RUN]"], "accepts 2 to 6 runs"),
         (["run=RUN", "runs=[RUN,RUN]"], "give one run to evaluate it, or runs=[A,B]"),
         (["run=RUN", "output_dir=there"], "only for comparisons"),

@@ -67,7 +67,10 @@ def model() -> models.WorldModel:
         ),
         ({"actor": NUMBERS[..., :1]}, r"float32 \(4, 5, 1\); accepted"),
         ({"actor": CLASSES}, r"int32 \(4, 5\); accepted"),
-        ({"actor": lambda features: features}, "actor: it returns a .*Tracer; accepted: a distrib"),
+        (
+            {"actor": lambda features: features},
+            r"actor: it returns float32 \(4, 6\); accepted: .* a distrib",
+        ),
     ],
 )
 def test_wrong_arguments_of_imagine_are_refused(

@@ -93,7 +93,8 @@ def test_guidance_affects_discrete_actions() -> None:
     start = start_of(256)
 
     def second(features: jax.Array) -> Categorical:
-        return Categorical.from_logits(jnp.broadcast_to(jnp.asarray([0.0, 4.0, 0.0]), (256, 5, 3)))
+        logits = jnp.asarray([0.0, 4.0, 0.0])
+        return Categorical.from_logits(jnp.broadcast_to(logits, (*features.shape[:-1], 3)))
 
     imagined = guided(model, second)
 

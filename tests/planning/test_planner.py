@@ -228,7 +228,8 @@ def test_every_option_changes_the_plan(known):
 
         def first_actions(numbers):
             options = replace(FEW, kind=kind, **{"num_policy_samples": 1, **shapes}, **numbers)
-            planner = planning.build(options, known.spec(2, 1.0), actor, value)
+            weigh, used = planning.PLANNERS[kind], value if options.use_value else None
+            planner = planning.Planner(options, weigh, 1, actor, used)
             state, plan = model.at(STARTS), planner.init_carry(len(STARTS))
             return planner.plan(model, state, plan, jax.random.key(0))[:, 0]
 

@@ -38,6 +38,7 @@ from worldmodel.system.signals import PREEMPTED
 from worldmodel.system.storage import disk_error
 
 MAX_JOBS_CHECKED = 100  # before the first one starts; each is validated again when it starts
+MAX_VALUES = 10_000  # of one option; Hydra lists all jobs before the first
 BASIC_SWEEPER = "basic"  # Hydra's own sweeper: a grid search
 
 
@@ -125,7 +126,9 @@ def _elements(configs: Path, override: Override) -> list[str]:
     elif isinstance(sweep, Glob):
         values = sweep.filter(choices_of(configs, override.key_or_group))
     else:
-        values = list(override.sweep_string_iterator())
+        values = list(itertools.islice(override.sweep_string_iterator(), MAX_VALUES + 1))
+        if len(values) > MAX_VALUES:
+            raise ConfigError(f"{override.input_line}: accepts at most {MAX_VALUES} values")
     if not values:
         raise ConfigError(f"{override.input_line}: matches no choice")
     return [f"{override.key_or_group}={value}" for value in values]

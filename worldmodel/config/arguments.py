@@ -5,6 +5,7 @@ checked against a dataclass of options. Imports neither JAX nor, before options 
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -192,7 +193,7 @@ def validate_checkpoint(runs: Sequence[str], checkpoint: str) -> None:
         hint = did_you_mean(checkpoint, ["last", "best"])
         raise ConfigError(f"checkpoint={checkpoint}: accepts last, best or a step{hint}")
     for run in map(Path, runs):
-        if not (run / "config.yaml").is_file():
+        if not os.path.isfile(run / "config.yaml"):  # False too for names that no system allows
             existing = [str(path.parent) for path in sorted(run.parent.glob("*/config.yaml"))]
             listed = f"\n  {run.parent} holds: {', '.join(existing[:10])}" if existing else ""
             raise ConfigError(

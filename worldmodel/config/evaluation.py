@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,14 @@ class PlannerOptions:
         1.0, "initial standard deviation of the actions, which are in [-1, 1]", low=0.0
     )
     min_std: float = option(0.05, "minimum standard deviation of the actions", low=0.0)
+
+    def errors(self, prefix: str) -> Iterator[str]:
+        """Yields which options do not go together."""
+        if self.num_elites > self.num_samples:
+            yield (
+                f"{prefix}num_elites={self.num_elites}: at most "
+                f"{prefix}num_samples={self.num_samples}, from which they are chosen"
+            )
 
 
 @dataclass

@@ -117,8 +117,4 @@ def _planner(config: Config) -> Iterator[str]:
             f"{key}: plans in imagination, and model={config.model.name} has no dynamics; "
             "accepted: none, or another model"
         )
-    if planner.num_elites > planner.num_samples:
-        yield (
-            f"evaluation.planner.num_elites={planner.num_elites}: at most "
-            f"evaluation.planner.num_samples={planner.num_samples}, from which they are chosen"
-        )
+    yield from planner.errors("evaluation.planner.")

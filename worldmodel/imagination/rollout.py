@@ -8,11 +8,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from worldmodel.data.spec import ActionSpec
 from worldmodel.errors import check_count, require
 from worldmodel.models.arguments import (
     check_actions,
+    check_actor,
+    check_finite,
     check_key,
     check_model,
     check_states,
@@ -82,6 +85,7 @@ def imagine(
         rest = model.rollout(start, actions, key)
         states = jax.tree.map(lambda x, y: jnp.concatenate([x[:, None], y], 1), start, rest)
     else:
+        check_actor("actor", actor, model, start)
         states, actions = model.rollout_policy(start, actor, horizon, key)
     states, actions = _swap((states, actions))  # the heads of a step run while it is in the caches
     after = jax.tree.map(lambda x: x[1:], states)
@@ -93,6 +97,8 @@ def _check_actions(model: WorldModel, actions: Any, batch: int, horizon: int) ->
     spec = getattr(model, "action", None)
     if isinstance(spec, ActionSpec):
         check_actions(actions, spec, 1, batch)
+    if isinstance(actions, np.ndarray):
+        check_finite("actions", actions)
     steps = jnp.shape(actions)[1]
     require(steps == horizon, "actor", f"{steps} actions for a horizon of {horizon}", "as many")
 
@@ -101,6 +107,7 @@ def time_major(rollout: Rollout) -> Rollout:
     """The rollout with the time axis first, (H, B, ...), as it was generated: inside jit this costs
     nothing, because the transpositions cancel.
     """
+    require(isinstance(rollout, Rollout), "rollout", type(rollout).__name__, "a Rollout")
     return _swap(rollout)
 
 

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from worldmodel.config.registry import names
-from worldmodel.errors import ConfigError
+from worldmodel.errors import ArgumentError, ConfigError, did_you_mean, require
 from worldmodel.imagination.rollout import Rollout
+from worldmodel.models.arguments import check_model, check_number, check_states
 from worldmodel.models.interface import EnsembleModel, State, WorldModel
 from worldmodel.nn.distributions import Normal
 
@@ -116,11 +117,7 @@ def step_uncertainty(
 
     Raises ConfigError for a model without members, or a name that is not in `UNCERTAINTIES`.
     """
-    unknown = [name for name in measures if name not in UNCERTAINTIES]
-    if unknown:
-        raise ConfigError(
-            f"unknown uncertainty {unknown[0]!r}; accepted: {', '.join(UNCERTAINTIES)}"
-        )
+    _check_measures(measures)
     members = model.predict_members(state, action)
     if members is None:
         accepted = names("model", lambda family: issubclass(family, EnsembleModel))
@@ -129,6 +126,14 @@ def step_uncertainty(
             f"model={accepted}"
         )
     return {name: UNCERTAINTIES[name](members) for name in measures}
+
+
+def _check_measures(measures: Collection[str]) -> None:
+    for name in measures:
+        if not isinstance(name, str) or name not in UNCERTAINTIES:
+            near = did_you_mean(str(name), UNCERTAINTIES)
+            accepted = ", ".join(UNCERTAINTIES)
+            raise ConfigError(f"unknown uncertainty {name!r}; accepted: {accepted}{near}")
 
 
 def measure_uncertainty(
@@ -152,9 +157,16 @@ def with_uncertainty(model: WorldModel, name: str) -> Callable[[Rollout], Rollou
 
     rollout = with_uncertainty(model, "max_aleatoric")(imagine(model, start, actor, 5, key))
     rollout = penalize(rollout, 0.5)
+
+    Raises ConfigError for an unknown measure and for a model without members; the transform raises
+    ArgumentError for what is no rollout of the model.
     """
+    check_model(model)
+    _check_measures([name])
 
     def transform(rollout: Rollout) -> Rollout:
+        _check_rollout(rollout)
+        check_states("rollout.states", jax.tree.map(lambda x: x[:, 0], rollout.states), model)
         before = jax.tree.map(lambda x: x[:, :-1], rollout.states)
         measures = measure_uncertainty(model, [name], before, rollout.actions)
         return replace(rollout, uncertainty=measures[name])
@@ -163,7 +175,10 @@ def with_uncertainty(model: WorldModel, name: str) -> Callable[[Rollout], Rollou
 
 
 def penalize(rollout: Rollout, coefficient: jax.Array | float) -> Rollout:
-    """The rollout with rewards r - coefficient u (MOPO). Raises ValueError without uncertainty."""
+    """The rollout with rewards r - coefficient u (MOPO). Raises ArgumentError without uncertainty,
+    and for a coefficient that is no number and no array that broadcasts to (B, H).
+    """
+    check_number("coefficient", coefficient, measured(rollout).shape)
     return replace(rollout, rewards=rollout.rewards - coefficient * measured(rollout))
 
 
@@ -171,14 +186,26 @@ def truncate(rollout: Rollout, limit: jax.Array | float) -> Rollout:
     """The rollout, valid before the first step whose uncertainty exceeds `limit` or is NaN.
 
     Truncation does not end an episode: `continues` stays, and the last valid step bootstraps.
-    Raises ValueError without uncertainty.
+    Raises ArgumentError without uncertainty, and for a limit that is no number and no array that
+    broadcasts to (B, H).
     """
+    check_number("limit", limit, measured(rollout).shape)
     valid = jnp.cumprod(measured(rollout) <= limit, 1, dtype=jnp.int32) == 1
     return replace(rollout, valid=valid & rollout.mask)
 
 
 def measured(rollout: Rollout) -> jax.Array:
     """The uncertainty (B, H) of a rollout that `with_uncertainty` has transformed."""
+    _check_rollout(rollout)
     if rollout.uncertainty is None:
-        raise ValueError("the rollout has no uncertainty; apply with_uncertainty(...) first")
+        raise ArgumentError("the rollout has no uncertainty; apply with_uncertainty(...) first")
     return rollout.uncertainty
+
+
+def _check_rollout(rollout: Rollout) -> None:
+    """Raises ArgumentError unless this is a rollout with the batch axis first."""
+    accepted = "a Rollout, batch-first, as `imagine` returns"
+    require(isinstance(rollout, Rollout), "rollout", type(rollout).__name__, accepted)
+    (batch, steps), features = rollout.rewards.shape, rollout.features.shape
+    found = f"rewards {(batch, steps)} and features {features}"
+    require(features[:2] == (batch, steps + 1), "rollout", found, accepted)

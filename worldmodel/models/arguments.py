@@ -12,15 +12,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from worldmodel.data.spec import ActionSpec, ObservationSpec
-from worldmodel.errors import ArgumentError, did_you_mean, require
+from worldmodel.errors import ArgumentError, did_you_mean, first_line, require
 from worldmodel.models.interface import State, WorldModel
+from worldmodel.nn.layers import describe
 
 ARRAYS = (jax.Array, np.ndarray)
 
 
-def describe(x: Any) -> str:
-    """Such as 'float32 (2, 3)' for an array, else the type."""
-    return f"{x.dtype} {x.shape}" if isinstance(x, ARRAYS) else type(x).__name__
+def check_number(name: str, value: Any, shape: tuple[int, ...] = ()) -> None:
+    """Raises ArgumentError unless this is a number, or numbers that broadcast to `shape`."""
+    accepted = f"a number, or an array that broadcasts to {shape}" if shape else "a number"
+    is_array = isinstance(value, (*ARRAYS, np.number)) and jnp.issubdtype(value.dtype, jnp.number)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    require(bool(is_array or (is_number and value == value)), name, describe(value), accepted)
+    fits = len(np.shape(value)) <= len(shape) and all(
+        n in (1, m) for n, m in zip(np.shape(value)[::-1], shape[::-1], strict=False)
+    )
+    require(fits, name, describe(value), accepted)
 
 
 def check_key(key: Any) -> None:
@@ -53,7 +61,38 @@ def check_states(name: str, states: State, model: WorldModel) -> int:
     for x, expected in zip(leaves, jax.tree.leaves(like), strict=True):
         fits = x.shape == (*batch, *expected.shape[1:]) and x.dtype.kind == expected.dtype.kind
         require(fits, name, actual, accepted)
+    require(batch[0] > 0, name, "no states", "B of 1 or more")
     return batch[0]
+
+
+def check_actor(name: str, actor: Any, model: WorldModel, start: State) -> None:
+    """Raises ArgumentError unless `actor` maps the features of states (B, ...) to a distribution
+    over the model's actions. It is traced, not computed.
+    """
+    features = jax.eval_shape(model.features, start)
+    shape, spec = features.shape[:1], getattr(model, "action", None)
+    actions = ""
+    if isinstance(spec, ActionSpec):
+        shape = shape if spec.discrete else (*shape, spec.size)
+        actions = f" {shape}"
+    accepted = f"a function from features {features.shape} to a distribution over actions{actions}"
+    function = callable(actor) and not isinstance(actor, type)
+    require(function, name, describe(actor), accepted)
+
+    def sample(features: jax.Array) -> jax.Array:
+        distribution: Any = actor(features)
+        able = hasattr(distribution, "sample")
+        require(able, name, f"it returns {describe(distribution)}", accepted)
+        return distribution.sample(jax.random.key(0))
+
+    try:
+        action = jax.eval_shape(sample, features)
+    except ArgumentError:
+        raise
+    except (TypeError, ValueError) as error:  # of JAX, or of a call with other arguments
+        raise ArgumentError(f"{name}: {first_line(error)}; accepted: {accepted}") from error
+    fits = not isinstance(spec, ActionSpec) or action.shape == shape
+    require(fits, name, f"its actions are {action.dtype} {action.shape}", accepted)
 
 
 def check_actions(actions: Any, spec: ActionSpec, steps: int, batch: int | None = None) -> None:

@@ -12,7 +12,6 @@ from flax import nnx
 from worldmodel.config import ModelOptions
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
-from worldmodel.errors import ArgumentError
 from worldmodel.nn.distributions import Distribution, Normal
 
 Actor = Callable[[jax.Array], Any]  # features (B, F) -> a distribution over actions (B, ...)
@@ -126,11 +125,7 @@ class WorldModel(nnx.Module):
 
         def advance(state: State, key: jax.Array) -> tuple[State, tuple[State, jax.Array]]:
             actor_key, model_key = jax.random.split(key)
-            distribution = actor(self.features(state))
-            if not hasattr(distribution, "sample"):
-                actual = type(distribution).__name__
-                raise ArgumentError(f"actor: it returns a {actual}; accepted: a distribution")
-            action = distribution.sample(actor_key)
+            action = actor(self.features(state)).sample(actor_key)
             state = step(state, action, model_key)
             return state, (state, action)
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
+from worldmodel.errors import ArgumentError
 from worldmodel.nn.layout import devices, map_blocks
 
 # 1 over the standard deviation of a unit normal truncated at +-2.
@@ -46,12 +49,21 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         kernel, bias = self.kernel[...].astype(self.dtype), self.bias[...].astype(self.dtype)
+        if not hasattr(x, "dtype") or jnp.shape(x)[-1:] != kernel.shape[:1]:
+            found = describe(x)
+            raise ArgumentError(f"network: {found}; accepted: arrays (..., {len(kernel)})")
         return as_matrix(lambda x: x @ kernel + bias, x.astype(self.dtype))
 
     def columns(self, x: jax.Array, first: int) -> jax.Array:
         """The contribution of inputs [first, first + x.shape[-1]) to the product, without bias."""
         kernel = self.kernel[first : first + x.shape[-1]].astype(self.dtype)
         return as_matrix(lambda x: x @ kernel, x.astype(self.dtype))
+
+
+def describe(x: Any) -> str:
+    """Such as 'float32 (2, 3)' for an array, else the type."""
+    is_array = isinstance(x, jax.Array | np.ndarray)
+    return f"{x.dtype} {x.shape}" if is_array else type(x).__name__
 
 
 def as_matrix(function: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:

@@ -10,8 +10,10 @@ from __future__ import annotations
 from flax import nnx
 
 from worldmodel.config import PlannerOptions
+from worldmodel.config.option import option_errors
 from worldmodel.data.spec import DataSpec
-from worldmodel.errors import ConfigError
+from worldmodel.errors import ConfigError, raise_config_errors, require
+from worldmodel.nn.layers import describe
 from worldmodel.planning.planner import Agent, Planner, Value
 from worldmodel.planning.weights import PLANNERS
 
@@ -31,11 +33,19 @@ def build(
     actor: proposes candidates, from features (B, F) to a distribution over actions
     value: of the states at the horizon, from features (..., F) to (...)
 
-    Raises ConfigError for discrete actions and for datasets without rewards.
+    Raises ConfigError for invalid options, discrete actions and datasets without rewards, and
+    ArgumentError for arguments of other types.
     """
+    require(isinstance(options, PlannerOptions), "options", describe(options), "PlannerOptions")
+    require(isinstance(spec, DataSpec), "spec", describe(spec), "a DataSpec, as `run.spec`")
+    raise_config_errors(option_errors(options, "planner."))
+    raise_config_errors(options.errors("planner."))
     validate(options, spec)
     if options.kind == "none":
         return None
+    for name, function in (("actor", actor), ("value", value)):
+        accepted = "None, or a function of features"
+        require(function is None or callable(function), name, describe(function), accepted)
     actor = actor if options.num_policy_samples else None
     value = value if options.use_value else None
     return Planner(options, PLANNERS[options.kind], spec.action.size, actor, value)

@@ -4,15 +4,23 @@ the plan to the best, and repeat (TD-MPC2, arXiv 2310.16828, sec. 3.2).
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from worldmodel.config import PlannerOptions
+from worldmodel.errors import check_count, require
 from worldmodel.imagination import Actor, imagine, time_major
+from worldmodel.models.arguments import (
+    check_actor,
+    check_key,
+    check_model,
+    check_states,
+)
 from worldmodel.models.interface import State, WorldModel
+from worldmodel.nn.layers import describe
 from worldmodel.planning.weights import Weigh, replace_nonfinite
 
 Around = tuple[jax.Array, jax.Array]  # mean and standard deviation of the next samples
@@ -55,29 +63,38 @@ class Planner(nnx.Module):
     ):
         self.options, self.weigh, self.action_size = options, weigh, action_size
         self.actor, self.value = actor, value
-        if options.discount is not None:
-            self.discount = options.discount
-        else:
-            self.discount = DEFAULT_DISCOUNT if value is None else value.discount
+        discount = DEFAULT_DISCOUNT if value is None else getattr(value, "discount", None)
+        discount = discount if options.discount is None else options.discount
+        accepted = "a value with a `discount`, or options with one"
+        require(discount is not None, "value", "no discount", accepted)
+        self.discount: Any = discount
 
     def init_carry(self, batch: int) -> jax.Array:
         """The plan (B, H, A) before the first step: all zero, the middle of the action range."""
+        check_count("batch", batch)
         return jnp.zeros((batch, self.options.horizon, self.action_size))
 
     def __call__(
         self, model: WorldModel, state: State, plan: jax.Array, key: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
         """Returns the new plan (B, H, A) and the action (B, A) in `state` (B, ...), given the plan
-        of the previous step.
+        of the previous step. Raises ArgumentError for arguments of other types or shapes.
         """
+        self._check(model, state, plan, key)
         rest = jnp.concatenate([plan[:, 1:], jnp.zeros_like(plan[:, :1])], 1)
-        plan = self.plan(model, state, rest, key)
+        plan = self._search(model, state, rest, key)
         return plan, plan[:, 0]
 
     def plan(self, model: WorldModel, state: State, plan: jax.Array, key: jax.Array) -> jax.Array:
         """Searches a plan (B, H, A) for `state` (B, ...) around an initial one; actions are in
-        [-1, 1].
+        [-1, 1]. Raises ArgumentError for arguments of other types or shapes.
         """
+        self._check(model, state, plan, key)
+        return self._search(model, state, plan, key)
+
+    def _search(
+        self, model: WorldModel, state: State, plan: jax.Array, key: jax.Array
+    ) -> jax.Array:
         options = self.options
         propose_key, key = jax.random.split(key)
         proposals = self._proposals(model, state, plan, propose_key)
@@ -104,6 +121,9 @@ class Planner(nnx.Module):
         """Imagined returns (B, N) of candidates (B, N, H, A) from `state` (B, ...): the discounted
         sum of rewards and of the value at the horizon, each times the probability of reaching it.
         """
+        accepted = f"candidates (B, N, H, {self.action_size})"
+        fits = getattr(candidates, "ndim", None) == 4 and candidates.size > 0
+        require(fits, "candidates", describe(candidates), accepted)
         batch, count, horizon = candidates.shape[:3]
         actions = candidates.reshape(batch * count, *candidates.shape[2:])
         rollout = time_major(imagine(model, _repeat(state, count), actions, horizon, key))
@@ -111,8 +131,20 @@ class Planner(nnx.Module):
         before = jnp.concatenate([jnp.ones_like(reach[:1]), reach[:-1]])
         total = (before * rollout.rewards).sum(0)
         if self.value is not None:
-            total += reach[-1] * self.value(rollout.features[-1])
+            value = self.value(rollout.features[-1])
+            require(value.shape == total.shape, "value", describe(value), f"{total.shape}")
+            total += reach[-1] * value
         return total.reshape(batch, count)
+
+    def _check(self, model: WorldModel, state: State, plan: jax.Array, key: jax.Array) -> None:
+        check_model(model)
+        check_key(key)
+        batch = check_states("state", state, model)
+        shape = (batch, self.options.horizon, self.action_size)
+        fits = getattr(plan, "shape", None) == shape and jnp.issubdtype(plan.dtype, jnp.floating)
+        require(fits, "plan", describe(plan), f"float32 {shape}, as `init_carry` returns")
+        if self.actor is not None:
+            check_actor("actor", self.actor, model, state)
 
     def _proposals(
         self, model: WorldModel, state: State, plan: jax.Array, key: jax.Array

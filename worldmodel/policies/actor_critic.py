@@ -174,12 +174,13 @@ def imagination_loss(
 
     features, actions = jax.lax.stop_gradient((rollout.features[:-1], rollout.actions))
     reinforced = jnp.zeros_like(advantage) if through_model else advantage
-    total, terms = sum_over_time(
+    summed: Any = sum_over_time(
         losses,
         {"actor": actor_params, "critic": critic_params},
         split_module(nets["target_critic"])[1],
         (features, actions, targets, reinforced, weight),
     )
+    total, terms = summed
     loss = total / targets.size
     terms = {name: value / targets.size for name, value in terms.items()}
     if through_model:
