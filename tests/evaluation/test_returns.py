@@ -101,7 +101,8 @@ def test_environment_that_does_not_fit_the_logs_is_a_user_error():
     discrete = DataSpec(PENDULUM.observations, ActionSpec(True, 5))
     with pytest.raises(UserError, match="vectors of size 1, the dataset has 5 classes"):
         environments.check_environment("Pendulum-v1", discrete)
-    twice = DataSpec(PENDULUM.observations | CARTPOLE.observations | {"b": None}, PENDULUM.action)
+    several = PENDULUM.observations | {"b": CARTPOLE.observations["observation"]}
+    twice = DataSpec(several, PENDULUM.action)
     with pytest.raises(UserError, match="a single Box"):
         environments.check_environment("Pendulum-v1", twice)
 
