@@ -7,7 +7,6 @@ data in the caches is far cheaper than data in memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -90,7 +89,6 @@ def _step_by_step() -> bool:
     return jax.default_backend() == "cpu" and devices() == 1
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def sum_over_time(
     function: Callable[..., tuple[jax.Array, Any]], params: Any, context: Any, arrays: Any
 ) -> tuple[jax.Array, Any]:
@@ -101,7 +99,7 @@ def sum_over_time(
     `arrays`, time first. The gradient is computed together with the loss in one pass, with the
     steps taken as in `over_time`.
     """
-    return _total(function, params, context, arrays)[0]
+    return _sum_over_time(function, params, context, arrays)
 
 
 def _total(
@@ -129,4 +127,5 @@ def _total_backward(
     return jax.tree.map(lambda g: g * cotangent[0], gradient), None, None
 
 
-sum_over_time.defvjp(_total, _total_backward)
+_sum_over_time = jax.custom_vjp(lambda *arguments: _total(*arguments)[0], nondiff_argnums=(0,))
+_sum_over_time.defvjp(_total, _total_backward)
