@@ -223,7 +223,7 @@ def test_a_loaded_run_predicts_in_raw_units(smoke_run: Path) -> None:
     predicted = loaded.predict(observations, actions, context=5, horizon=7, samples=2)
     assert predicted["observation"].shape == (3, 2, 7, 3)
     assert np.isfinite(predicted["observation"]).all()
-    with pytest.raises(ValueError, match="need 12"):
+    with pytest.raises(ValueError, match="T=12 or more"):
         loaded.predict(observations, actions, context=6, horizon=7)
 
 

@@ -28,7 +28,7 @@ from worldmodel.data.readers import tfds as native
 from worldmodel.data.readers.tfds import TFDSData
 from worldmodel.data.readers.tfds_features import check_compressed
 from worldmodel.data.rlds_writer import write_rlds
-from worldmodel.errors import ConfigError, DataError
+from worldmodel.errors import ArgumentError, ConfigError, DataError
 
 # -------------------------------------------------------------------------------- round trips
 
@@ -259,7 +259,7 @@ def test_a_record_of_several_episodes_is_refused(tmp_path, field):
 
 
 def test_options_without_a_reader_are_refused():
-    with pytest.raises(ConfigError, match="DataOptions is not registered; accepts one of gym"):
+    with pytest.raises(ArgumentError, match="accepted: the options of a format"):
         load(DataOptions(name="unknown"))
 
 

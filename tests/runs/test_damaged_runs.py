@@ -203,7 +203,7 @@ EVALUATION: dict[str, tuple[Damage, str]] = {
 @pytest.fixture
 def copy(small_run: Path, tmp_path: Path) -> Path:
     """The folder of a real, finished run, to be damaged."""
-    copy = Path(shutil.copytree(small_run, tmp_path / "runs [v2]" / small_run.name))
+    copy = Path(shutil.copytree(small_run, tmp_path / "runs[v2]" / small_run.name))
     replaced(CONFIG, str(small_run.parent), str(copy.parent))(copy)
     return copy
 
