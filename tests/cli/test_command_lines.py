@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from composing import CONFIGS, ROOT
-from scripts import run_script
+from scripts import Done, run_in_one_process, run_script
 
 from worldmodel.cli.sweep import plan_sweep
 from worldmodel.cli.train import run_training
@@ -75,11 +75,15 @@ if __name__ == "__main__":
 """
 
 
+def make_driver(folder: Path) -> Path:
+    (folder / "configs").symlink_to(CONFIGS)
+    (folder / "train.py").write_text(DRIVER)
+    return folder
+
+
 @pytest.fixture
-def driver(tmp_path) -> Path:
-    (tmp_path / "configs").symlink_to(CONFIGS)
-    (tmp_path / "train.py").write_text(DRIVER)
-    return tmp_path
+def driver(tmp_path: Path) -> Path:
+    return make_driver(tmp_path)
 
 
 @pytest.mark.parametrize(("seed", "status"), [(0, 0), (1, 2), (2, 1), (3, 75)])
@@ -100,6 +104,17 @@ def test_the_exit_status_is_that_of_the_job(driver, monkeypatch, capsys, seed, s
     assert capsys.readouterr().err == ("error: mend this\n" if status == 2 else "")
 
 
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Done]]:
+    """The folder of a job, and what sweeps over these seeds left. Hydra closes the streams that
+    libraries log to, so they have a process of their own.
+    """
+    folder = make_driver(tmp_path_factory.mktemp("sweeps"))
+    seeds = ("0,4", "0,1,4", "2,4", "0,3,4")
+    commands = {each: ("train.py", "--multirun", f"seed={each}") for each in seeds}
+    return folder, run_in_one_process(commands, folder)
+
+
 @pytest.mark.parametrize(
     ("seeds", "status", "ran"),
     [
@@ -109,13 +124,17 @@ def test_the_exit_status_is_that_of_the_job(driver, monkeypatch, capsys, seed, s
         ("0,3,4", 75, [0, 3]),
     ],
 )
-def test_a_sweep_runs_its_jobs_and_reports_failures(driver, seeds, status, ran):
-    done = run_script("train.py", "--multirun", f"seed={seeds}", cwd=driver)
+def test_a_sweep_runs_its_jobs_and_reports_failures(sweeps, seeds, status, ran):
+    done = sweeps[1][seeds]
     assert done.returncode == status, done.stderr
     assert [int(s) for s in re.findall(r"ran \S+ (\d+)", done.stdout)] == ran
-    left = {p.name for p in driver.iterdir()} - {"configs", "train.py", "__pycache__"}
-    assert left == {"runs"}  # no outputs/ or multirun/ named by a clock
-    assert [p.name for p in (driver / "runs").rglob("*")] == [".multirun", "multirun.yaml"]
+
+
+def test_sweeps_leave_no_folders_named_by_a_clock(sweeps):
+    folder, _ = sweeps
+    left = {p.name for p in folder.iterdir()} - {"configs", "train.py", "__pycache__"}
+    assert left == {"runs"}
+    assert [p.name for p in (folder / "runs").rglob("*")] == [".multirun", "multirun.yaml"]
 
 
 def test_a_sweep_with_two_jobs_of_the_same_name_is_refused():

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from scripts import Done, run_script
+from scripts import Done, run_in_one_process, run_script
 
 from worldmodel.cli.sweep import plan_sweep
 from worldmodel.cli.sweep_summary import JobResult, table
@@ -58,7 +58,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def train(folder: Path, *words: str) -> Done:
-    return run_script("train.py", *words, cwd=folder)
+    """In a process of its own: Hydra closes the streams that libraries log to."""
+    return run_in_one_process({"train": ("train.py", *words)}, folder)["train"]
 
 
 def train_process(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -113,9 +114,12 @@ def row_of(text: str, number: int) -> list[str]:
 
 def test_a_sweep_ends_with_the_table_of_its_own_jobs(folder: Path) -> None:
     words = ["-m", "policy.discount=0.5,0.9", "seed=0,1", "name=${policy.discount}-${seed}"]
-    assert train(folder, "-m", "seed=8,9").returncode == 0  # jobs of an earlier sweep
-    done = train(folder, *words[:1], "policy.horizon=7", *words[1:])
-    assert done.returncode == 0, done.stderr
+    commands = {
+        "earlier": ("train.py", "-m", "seed=8,9"),
+        "sweep": ("train.py", words[0], "policy.horizon=7", *words[1:]),
+    }
+    earlier, done = run_in_one_process(commands, folder).values()
+    assert earlier.returncode == done.returncode == 0, done.stderr
     kept = (folder / "runs" / ".multirun" / "summary.md").read_text()
     assert kept in done.stdout
     rows = [row_of(kept, k) for k in range(2)]
@@ -145,7 +149,7 @@ def test_each_job_of_a_file_that_sweeps_runs_once(folder: Path) -> None:
 
 
 def test_a_file_that_sweeps_needs_multirun(folder: Path) -> None:
-    done = train(folder, "experiment=seeds")
+    done = run_script("train.py", "experiment=seeds", cwd=folder)
     assert done.returncode == 2 and "sweep over policy, seed: add --multirun" in done.stderr
 
 
