@@ -102,7 +102,7 @@ def test_a_config_with_odd_values_is_refused(
     valid: str, refusal: Callable[[str | bytes], str]
 ) -> None:
     for line, other in REPLACED:
-        edited = re.sub(line, lambda _: other, valid, count=1)  # noqa: B023
+        edited = re.sub(line, lambda _, other=other: other, valid, count=1)
         assert edited != valid, line
         assert "run" in refusal(edited)
     for content in ("", "null\n", "- 1\n", "text", valid.encode("utf-16"), b"x: caf\xe9\n"):

@@ -45,13 +45,13 @@ ANY: Any = None  # of a type that no signature accepts
 
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "load nothing": (lambda: load(ANY), "options: None; accepted: the options of a format"),
-    "load a path": (lambda: load("a.npz"), "options: 'a.npz'; accepted"),  # type: ignore[arg-type]
-    "load a class": (lambda: load(NPZData), "accepted: the options of a format"),  # type: ignore[arg-type]
-    "a path of numbers": (lambda: load(NPZData(path=3)), "data.path=3: accepts text"),  # type: ignore[arg-type]
+    "load a path": (lambda: load("a.npz"), "options: 'a.npz'; accepted"),
+    "load a class": (lambda: load(NPZData), "accepted: the options of a format"),
+    "a path of numbers": (lambda: load(NPZData(path=3)), "data.path=3: accepts text"),
     "stack nothing": (lambda: stack_episodes(ANY, "x"), "episodes: NoneType; accepted: several"),
     "stack dicts": (lambda: stack_episodes([ANY], "x"), "episode 0: NoneType; accepted: an Epis"),
     "no source": (lambda: stack_episodes([episode()], ANY), "source is of type NoneType"),
-    "a size for a spec": (lambda: stack_episodes([episode()], "x", 3), "action_spec: int"),  # type: ignore[arg-type]
+    "a size for a spec": (lambda: stack_episodes([episode()], "x", 3), "action_spec: int"),
     "another size": (
         lambda: stack_episodes([episode()], "x", ActionSpec(False, 2, (-1.0,) * 2, (1.0,) * 2)),
         "x: actions have shape (1,); accepted: (2,)",
@@ -96,7 +96,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "write nowhere": (lambda: write_rlds(DATA, ANY, "x"), "folder, name: None, 'x'; accepted"),
     "write no name": (lambda: write_rlds(DATA, Path("x"), ANY), "accepted: a path and a name"),
     "a batch of nothing": (lambda: make_loader(DATA, 0, 4, 0), "batch_size: 0; accepted"),
-    "half a step": (lambda: make_loader(DATA, 4, 2.5, 0), "length: 2.5; accepted"),  # type: ignore[arg-type]
+    "half a step": (lambda: make_loader(DATA, 4, 2.5, 0), "length: 2.5; accepted"),
     "another loader": (lambda: make_loader(DATA, 4, 2, 0, "gpu"), "accepted: auto, device, host"),
     "padded to nothing": (lambda: pad_episodes(DATA, 0), "length: 0; accepted: an integer, at"),
     "no spec": (lambda: conform_to_spec(DATA, ANY), "spec: NoneType; accepted: a DataSpec"),
