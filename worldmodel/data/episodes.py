@@ -26,12 +26,13 @@ class Episode:
     """One episode of T transitions, as a reader yields it. Fields are arrays, or nested lists.
 
     Attributes:
-        observations: name -> (T+1, ...) numbers
+        observations: name -> (T+1, ...) numbers; (T, ...) unless `final_logged`
         actions: (T, ...) or (T+1, ...); the last of T+1 is padding, and its value is ignored
         rewards: (T,) or (T+1,), likewise, or None
         terminated: True if the episode ended in a terminal state, False if it was truncated
         name: what messages call it, with its file if there are several; if empty, 'episode 7'
         time: (T+1,) seconds at which each observation was made, or None; must not decrease
+        final_logged: False if the observation after the last action was not logged
 
     Example:
         >>> import numpy as np
@@ -46,6 +47,7 @@ class Episode:
     terminated: bool
     name: str = ""
     time: Any | None = None
+    final_logged: bool = True
 
     def __post_init__(self):
         observations = self.observations
