@@ -17,6 +17,8 @@ from tests.composing import build
 from worldmodel.config.arguments import quote_value
 from worldmodel.data import load
 from worldmodel.data.commands import run
+from worldmodel.data.readers.files import existing_files
+from worldmodel.data.readers.table import TableData
 from worldmodel.data.readers.tfds import TFDSData
 from worldmodel.data.sources import parse_source
 from worldmodel.errors import UserError
@@ -69,6 +71,19 @@ def test_inspect_prints_a_card_and_writes_plots_without_importing_jax(tmp_path: 
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("pattern", ["*.csv", "robot/**", "robot/*/flight[0-4].csv", "**/*.csv"])
+def test_any_pattern_that_training_accepts(tmp_path: Path, pattern: str) -> None:
+    folder = tmp_path / "robot" / "chunk-000"
+    folder.mkdir(parents=True)
+    tables(tmp_path if pattern == "*.csv" else folder)
+    source = parse_source(str(tmp_path / pattern))
+    assert source.format == "table"
+    name = tmp_path.name if pattern in ("*.csv", "**/*.csv") else "robot"
+    assert source.name == name
+    files = existing_files(TableData(path=source.value))
+    assert len(files) == (5 if "0-4" in pattern else 6)
+
+
 def test_inspect_takes_the_options_of_the_format(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -77,6 +92,8 @@ def test_inspect_takes_the_options_of_the_format(
     output = capsys.readouterr().out
     assert "18 (0 terminal, 18 truncated)" in output  # 6 records of 39 transitions, cut in three
     assert " x " in output and " u " in output
+    command = set(shlex.split(output.splitlines()[-1]))
+    assert command >= {f"data.{word.removeprefix('data.')}" for word in words} | {"policy=none"}
 
 
 def test_names_are_shown_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from worldmodel.config.option import Option, option_errors, options_by_key
+from worldmodel.config.option import Option, format_value, option_errors, options_by_key
 from worldmodel.config.values import assign, convert_values, flatten
 from worldmodel.errors import ConfigError, did_you_mean, raise_config_errors
 
@@ -118,8 +118,18 @@ def parse_overrides(words: Sequence[str]) -> list[Override]:
     return overrides
 
 
-def quote_value(text: str) -> str:
-    """A text as the value of KEY=VALUE: in quotes if it could be read as anything else."""
+def quote_value(value: Any) -> str:
+    """A value as that of KEY=VALUE, with text in quotes if it could be read as anything else."""
+    if isinstance(value, list):
+        return "[" + ",".join(map(quote_value, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{quote_value(k)}: {quote_value(v)}" for k, v in value.items()) + "}"
+    if not isinstance(value, str):
+        return repr(value) if isinstance(value, float) else format_value(value)
+    return _quote_text(value)
+
+
+def _quote_text(text: str) -> str:
     plain = re.fullmatch(r"[A-Za-z./][\w./+-]*", text) and text.lower() not in NOT_TEXTS
     if plain:
         return text

@@ -19,7 +19,7 @@ from worldmodel.config import DataOptions, option
 from worldmodel.config import help as help_text
 from worldmodel.config.arguments import HELP_FLAGS, Arguments, quote_value
 from worldmodel.config.option import format_value, iter_options
-from worldmodel.config.registry import entries, schemas
+from worldmodel.config.registry import entries, entry_of, schemas
 from worldmodel.data import sources
 from worldmodel.data.card import WINDOWS, build_card, render
 from worldmodel.data.normalization import resolve_normalization
@@ -126,7 +126,8 @@ def inspect(arguments: Arguments) -> int:
     _print_warnings(console, quality_warnings(card, resolve_normalization(data, dataset)))
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
     paths = plots.draw(dataset, folder, source.name, columns)
-    console.print(Text(printable(f"card and {len(paths)} plots in {folder}")))
+    console.print(Text(printable(f"card and {len(paths)} plots in {folder}\nto train on it:")))
+    print(printable(_training(data, source.name, dataset)))
     return 0
 
 
@@ -171,22 +172,21 @@ def convert(arguments: Arguments) -> int:
     _print_warnings(Console(), quality_warnings(json.loads((folder / CARD).read_text()), scaling))
     counts = f"{dataset.num_episodes:,} episodes, {dataset.num_transitions:,} transitions"
     print(f"{printable(folder)}: {counts}")
-    print(shlex.join(_training(source, data, target, dataset)))
+    native = schemas("data")[NATIVE_FORMAT](path=target, environment=data.environment)
+    native.normalize = data.normalize
+    print(printable(_training(native, source.name, dataset)))
     return 0
 
 
-def _training(
-    source: sources.Source, data: DataOptions, target: str, dataset: Trajectories
-) -> Iterator[str]:
-    """The words of the command that trains on the converted dataset."""
-    yield from ("python", "train.py", f"data={NATIVE_FORMAT}", f"data.path={quote_value(target)}")
-    if data.environment:
-        yield f"data.environment={quote_value(data.environment)}"
-    if data.normalize != DataOptions().normalize:
-        yield f"data.normalize={format_value(data.normalize)}"
+def _training(data: DataOptions, name: str, dataset: Trajectories) -> str:
+    """The command that trains on a dataset: the options that differ from their defaults."""
+    words = ["python", "train.py", f"data={entry_of('data', data).name}"]
+    defaults = dict(iter_options(type(data)(), "data."))
+    given = {o.key: v for o, v in iter_options(data, "data.") if v != defaults[o]}
+    words += [f"{key}={quote_value(value)}" for key, value in given.items()]
     if dataset.rewards is None:
-        yield "policy=none"
-    yield f"name={quote_value(source.name)}"
+        words.append("policy=none")
+    return shlex.join([*words, f"name={quote_value(name)}"])
 
 
 # -------------------------------------------------------------------------------------------- list

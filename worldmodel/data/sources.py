@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from worldmodel.config.arguments import parse_options
 from worldmodel.config.data_sources import dataset_errors, reads_files, source_option
 from worldmodel.config.registry import entries
+from worldmodel.data.readers.files import matching_files
 from worldmodel.errors import DataError, did_you_mean, raise_config_errors
 from worldmodel.system.storage import user_path
 
@@ -47,7 +48,8 @@ class Source(NamedTuple):
         value = self.value
         if self.option == "path":
             path = user_path(value)
-            path = path.parent if _is_pattern(path) else path
+            while _is_pattern(path):
+                path = path.parent
             value = path.resolve().stem if path.is_file() else path.resolve().name
         return re.sub(r"[^\w.+-]+", "-", value).strip("-.")[:100] or "dataset"
 
@@ -86,7 +88,7 @@ def _format(path: Path) -> str:
                 return name
         files = [file for file in path.iterdir() if file.is_file()]
     else:
-        files = [path] if path.is_file() else list(path.parent.glob(path.name))
+        files = [path] if path.is_file() else matching_files(str(path))
     by_ending = endings()
     formats = Counter(by_ending[end] for f in files if (end := f.suffix.lower()) in by_ending)
     if len(formats) == 1:
@@ -105,7 +107,7 @@ def _format(path: Path) -> str:
 
 
 def _is_pattern(path: Path) -> bool:
-    return not path.exists() and any(mark in path.name for mark in "*?[")
+    return not path.exists() and any(mark in str(path) for mark in "*?[")
 
 
 def parse_source_options(word: str, words: Sequence[str], options: Any) -> Source:

@@ -78,7 +78,7 @@ def existing_files(options: DataOptions) -> tuple[Path, ...]:
     endings = set(entry_of("data", options).details.get("endings", ()))
     pattern = os.path.expanduser(options.path or "")
     if any(mark in pattern for mark in "*?[") and not os.path.exists(pattern):
-        candidates = sorted(Path(name) for name in glob.glob(pattern, recursive=True))
+        candidates = matching_files(pattern)
         endings |= {Path(pattern).suffix.lower()} - {""}
     else:
         path = existing_path(options)
@@ -92,6 +92,11 @@ def existing_files(options: DataOptions) -> tuple[Path, ...]:
             f"{_accepted(options)}"
         )
     return files
+
+
+def matching_files(pattern: str) -> list[Path]:
+    """The files that a glob pattern matches, sorted; `**` stands for any folders."""
+    return sorted(p for name in glob.glob(pattern, recursive=True) if (p := Path(name)).is_file())
 
 
 def _accepted(options: DataOptions) -> str:
