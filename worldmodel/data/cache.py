@@ -23,7 +23,7 @@ from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import DataError
 
-FORMAT = 2  # of an entry and of what readers return: increment it to invalidate the cache
+FORMAT = 3  # of an entry and of what readers return: increment it to invalidate the cache
 META = "meta.json"
 BLOCK_BYTES = 2**24  # that a checksum is computed of at once
 
@@ -58,12 +58,14 @@ def write_metadata(trajectories: Trajectories, folder: Path) -> None:
         file = Path(str(array.filename)).name
         columns[name] = {"file": file, "dtype": str(array.dtype), "shape": array.shape}
     files = [folder / column["file"] for column in columns.values()]
+    final_logged = trajectories.final_logged
     meta = {
         "columns": columns,
         "checksums": _checksums(files),
         "lengths": trajectories.lengths.tolist(),
         "episode_starts": trajectories.offsets.tolist(),
         "terminated": trajectories.terminated.tolist(),
+        "final_logged": None if final_logged is None else final_logged.tolist(),
         "names": trajectories.names,
         "action": dataclasses.asdict(trajectories.action_spec),
         "source": trajectories.source,
@@ -94,7 +96,7 @@ def open_cache(folder: Path) -> Trajectories:
         }
     except (OSError, UnicodeDecodeError) as error:
         raise DamagedCacheError(getattr(error, "strerror", None) or f"{META} is no text") from None
-    prefix = "observations."
+    prefix, final_logged = "observations.", meta["final_logged"]
     return Trajectories(
         observations={k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)},
         actions=arrays["actions"],
@@ -106,6 +108,7 @@ def open_cache(folder: Path) -> Trajectories:
         episode_starts=np.asarray(meta["episode_starts"], np.int64),
         names=tuple(meta["names"]),
         digest=meta["digest"],
+        final_logged=None if final_logged is None else np.asarray(final_logged, bool),
     )
 
 

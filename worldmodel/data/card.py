@@ -70,6 +70,7 @@ def build_card(
         },
         "terminals": terminals,
         "timeouts": t.num_episodes - terminals,
+        "unlogged_finals": len(t.placeholders),
         "longest": {
             "episodes": int(longest.sum()),
             "terminals": int(t.terminated[longest].sum()),
@@ -143,7 +144,8 @@ def _monotonic(trajectories: Trajectories, value: np.ndarray) -> np.ndarray:
         rising &= (change >= 0).all(0)
         if not rising.any():
             return rising
-    return rising & (value[trajectories.last_steps] > value[trajectories.offsets]).all(0)
+    first, last = trajectories.offsets, trajectories.offsets + trajectories.observed_lengths - 1
+    return rising & (value[last] > value[first])[first < last].all(0)
 
 
 def _action(trajectories: Trajectories, columns: Sequence[str] | None) -> dict[str, Any]:
@@ -186,8 +188,12 @@ def _rewards(trajectories: Trajectories) -> dict[str, float] | None:
 def _repeated(trajectories: Trajectories) -> float:
     """Share of the transitions that do not change the observation."""
     steps = np.setdiff1d(trajectories.step_indices(), trajectories.last_steps, assume_unique=True)
+    if trajectories.final_logged is not None:
+        steps = np.setdiff1d(steps, trajectories.placeholders - 1, assume_unique=True)
     if len(steps) > MAX_PAIRS:  # at random, since repetitions may be periodic
         steps = np.sort(np.random.default_rng(0).choice(steps, MAX_PAIRS, replace=False))
+    if not len(steps):
+        return 0.0
     values = trajectories.observations.values()
     same = [all(np.array_equal(v[step], v[step + 1]) for v in values) for step in steps]
     return float(np.mean(same))
@@ -240,6 +246,8 @@ def _overview(card: dict[str, Any]) -> Table:
         "  episodes",
         f"{card['episodes']:,} ({card['terminals']:,} terminal, {card['timeouts']:,} truncated)",
     )
+    if unlogged := card.get("unlogged_finals"):
+        table.add_row("  without the final observation", f"{unlogged:,}")
     table.add_row("  transitions", f"{card['transitions']:,}")
     table.add_row("  length", _length_words(**card["lengths"]))
     for window in card["windows"]:

@@ -124,7 +124,7 @@ def stack_episodes(
             f"{source}: declares {action_spec.size:,} classes of actions; accepted: at most "
             f"{MAX_CLASSES:,}"
         )
-    columns, lengths, terminated, names = ColumnWriter(folder), [], [], []
+    columns, lengths, ends, names = ColumnWriter(folder), [], [], []
     errors: list[str] = []
     keys: tuple[str, ...] = ()
     first: tuple[str, dict[str, np.ndarray]] | None = None
@@ -138,14 +138,16 @@ def stack_episodes(
             continue
         fields = _columns(episode, action_spec)
         first = first or (name, {field: value[:0] for field, value in fields.items()})
-        found = list(_inconsistencies(name, fields, *first)) or list(_length_errors(name, fields))
+        final_logged = bool(episode.final_logged)
+        found = list(_inconsistencies(name, fields, *first))
+        found = found or list(_length_errors(name, fields, final_logged))
         found = found or list(_time_errors(name, episode))
         errors += found
         if not found:
-            fields = _padded(fields)
+            fields = _padded(fields, final_logged)
             columns.append(fields)
             lengths.append(len(fields["action"]))
-            terminated.append(bool(episode.terminated))
+            ends.append((bool(episode.terminated), final_logged))
             names.append(name)
             keys = keys or tuple(episode.observations)
         elif len(names) == 0:
@@ -157,13 +159,13 @@ def stack_episodes(
     if not names:
         raise_data_errors(errors, source)
         raise DataError(f"{source}: no episodes; accepted: at least one")
-    return _trajectories(columns, lengths, terminated, names, keys, source, action_spec)
+    return _trajectories(columns, lengths, ends, names, keys, source, action_spec)
 
 
 def _trajectories(
     columns: ColumnWriter,
     lengths: list[int],
-    terminated: list[bool],
+    ends: list[tuple[bool, bool]],
     names: list[str],
     keys: Iterable[str],
     source: str,
@@ -179,15 +181,17 @@ def _trajectories(
             f"{source}: actions have shape {shape}; accepted: {declared}, as declared "
             "(data.action_low, data.action_high)"
         )
+    terminated, final_logged = np.array(ends, bool).T
     return Trajectories(
         observations={key: flat[observation_field(key)] for key in keys},
         actions=flat["action"],
         rewards=flat.get("reward"),
         lengths=steps,
-        terminated=np.array(terminated, bool),
+        terminated=terminated.copy(),
         action_spec=spec,
         source=source,
         names=() if plain else tuple(names),
+        final_logged=final_logged.copy(),
     )
 
 
@@ -305,18 +309,19 @@ def _inconsistencies(
             yield f"{name}: reward has shape {value.shape[1:]}; accepted: one number per step"
 
 
-def _length_errors(name: str, columns: dict[str, np.ndarray]) -> Iterator[str]:
+def _length_errors(name: str, columns: dict[str, np.ndarray], final_logged: bool) -> Iterator[str]:
     """Fields whose number of steps does not match that of the first observation."""
     if not any(field.startswith(OBSERVATION) for field in columns):
         yield f"{name}: no observations; accepted: at least one named observation"
         return
     reference = next(iter(columns))
     steps = len(columns[reference])
-    if steps < 2:
+    if steps < 1 + final_logged:
         yield f"{name}: {steps} step(s); accepted: at least 2, which make a transition"
         return
+    acted = (steps - 1, steps) if final_logged else (steps,)
     for field, value in columns.items():
-        accepted = (steps,) if field.startswith(OBSERVATION) else (steps - 1, steps)
+        accepted = (steps,) if field.startswith(OBSERVATION) else acted
         if len(value) not in accepted:
             yield (
                 f"{name}: {field} has {len(value)} steps, {reference} has {steps}; "
@@ -345,8 +350,15 @@ def _time_errors(name: str, episode: Episode) -> Iterator[str]:
         )
 
 
-def _padded(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Action and reward with zeros in the last step."""
+def _padded(columns: dict[str, np.ndarray], final_logged: bool) -> dict[str, np.ndarray]:
+    """Action and reward with zeros in the last step. An observation that was not logged there
+    repeats the one before it.
+    """
+    if not final_logged:
+        columns = {
+            field: np.concatenate([value, value[-1:]]) if field.startswith(OBSERVATION) else value
+            for field, value in columns.items()
+        }
     steps = len(columns[next(iter(columns))])
     for field in columns.keys() & {"action", "reward"}:
         padded = np.zeros((steps, *columns[field].shape[1:]), columns[field].dtype)
@@ -366,16 +378,18 @@ def split_long_episodes(
         if isinstance(episode, UnreadableEpisode) or max_steps is None:
             yield episode
             continue
-        steps = len(next(iter(episode.observations.values()), ()))
-        if steps <= max_steps + 1:
+        observed = len(next(iter(episode.observations.values()), ()))
+        transitions = observed - bool(episode.final_logged)
+        if transitions <= max_steps:
             yield episode
             continue
         name = episode.name or f"episode {index}"
-        for begin in range(0, steps - 1, max_steps):
-            yield _piece(episode, f"{name} from step {begin}", begin, max_steps, steps)
+        for begin in range(0, transitions, max_steps):
+            last = begin + max_steps >= transitions
+            yield _piece(episode, f"{name} from step {begin}", begin, max_steps, last)
 
 
-def _piece(episode: Episode, name: str, begin: int, max_steps: int, steps: int) -> Episode:
+def _piece(episode: Episode, name: str, begin: int, max_steps: int, last: bool) -> Episode:
     def part(values: Any) -> Any:
         return np.asarray(values)[begin : begin + max_steps + 1]
 
@@ -383,7 +397,8 @@ def _piece(episode: Episode, name: str, begin: int, max_steps: int, steps: int) 
         observations={key: part(value) for key, value in episode.observations.items()},
         actions=part(episode.actions),
         rewards=None if episode.rewards is None else part(episode.rewards),
-        terminated=episode.terminated and begin + max_steps >= steps - 1,
+        terminated=episode.terminated and last,
         name=name,
         time=None if episode.time is None else part(episode.time),
+        final_logged=bool(episode.final_logged) or not last,
     )

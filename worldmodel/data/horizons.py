@@ -23,7 +23,7 @@ def check_evaluable(config: Config, spec: DataSpec, held_out: Trajectories) -> N
     if not entry_of("model", config.model).target.has_dynamics:
         return
     options = add_training_horizons(config.evaluation, [config])
-    reachable_horizons(held_out.lengths[evaluated_episodes(held_out)], options)
+    reachable_horizons(held_out.observed_lengths[evaluated_episodes(held_out)], options)
     if options.free_run:
         check_free_run(held_out, spec, options)
 
@@ -81,8 +81,8 @@ def check_free_run(records: Trajectories, spec: DataSpec, options: EvaluationOpt
             f"evaluation.free_run: {', '.join(spec.observations)} are images; accepted: a run that "
             "observes a vector"
         )
-    if (records.lengths <= options.context).all():
+    if (records.observed_lengths <= options.context).all():
         raise DataError(
-            f"evaluation.free_run: the longest record has {records.lengths.max()} steps; "
+            f"evaluation.free_run: the longest record has {records.observed_lengths.max()} steps; "
             f"accepted: more than evaluation.context={options.context}"
         )

@@ -229,8 +229,10 @@ def _some(key: str, size: int, names: Sequence[str] | None) -> Iterator[tuple[in
 
 
 def _line(axes: Axes, trajectories: Trajectories, episode: int, track: TimeSeries) -> None:
-    first = trajectories.offsets[episode]
-    steps = min(int(trajectories.lengths[episode]) - track.of_action, MAX_STEPS)
+    first, length = trajectories.offsets[episode], trajectories.lengths[episode] - 1
+    steps = min(
+        int(length if track.of_action else trajectories.observed_lengths[episode]), MAX_STEPS
+    )
     style = "steps-post" if track.of_action else "default"
     values = track.values[first : first + steps]
     axes.plot(values, color=track.color, linewidth=1.0, drawstyle=style)
@@ -263,7 +265,7 @@ def frames(
     strips = figure.subfigures(len(chosen), 1, squeeze=False)[:, 0]
     for strip, (episode, heading) in zip(strips, chosen, strict=True):
         strip.suptitle(heading.replace("\n", ": "), fontsize=9, x=0.01, ha="left", parse_math=False)
-        length = int(trajectories.lengths[episode])
+        length = int(trajectories.observed_lengths[episode])
         steps = np.linspace(0, length - 1, FRAMES).round().astype(int)
         for panel, step in zip(strip.subplots(1, FRAMES), steps, strict=True):
             _picture(panel, images[trajectories.offsets[episode] + step])

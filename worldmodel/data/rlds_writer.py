@@ -1,7 +1,8 @@
 """Writes the native format: TFDS in the RLDS layout, stored as ArrayRecord, without TensorFlow.
 
 One record is one episode: `steps` with `observation`, `action`, `reward`, `is_first`, `is_last`,
-`is_terminal` and `discount`. `readers/tfds.py` reads it.
+`is_terminal` and `discount`; where final observations were not logged, also `is_observed`.
+`readers/tfds.py` reads it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from worldmodel.system.storage import atomic_folder
 CARD = "card.json"
 METADATA_KEY = "worldmodel"  # our entry in TFDS's metadata.json
 NATIVE_FORMAT = "tfds"  # the reader of what is written here
+OBSERVED = "is_observed"  # False in the last step of an episode whose observation was not logged
 
 
 def write_rlds(
@@ -125,6 +127,8 @@ def _features(trajectories: Trajectories) -> Any:
     }
     if trajectories.rewards is not None:
         steps["reward"] = np.float32
+    if trajectories.final_logged is not None:
+        steps[OBSERVED] = np.bool_
     return tfds.features.FeaturesDict({"steps": tfds.features.Dataset(steps)})
 
 
@@ -143,4 +147,6 @@ def _steps(trajectories: Trajectories, episode: int) -> dict[str, Any]:
     }
     if trajectories.rewards is not None:
         steps["reward"] = trajectories.rewards[part]
+    if trajectories.final_logged is not None:
+        steps[OBSERVED] = step < trajectories.observed_lengths[episode]
     return steps

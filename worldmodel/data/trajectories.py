@@ -27,6 +27,9 @@ class Trajectories:
     arrays may be memory-mapped files, and may hold steps of other episodes: a selection shares the
     arrays of the whole dataset.
 
+    Where the observation after the last action was not logged, the last step repeats the one before
+    it as a placeholder, which is never learned from, compared with, or counted.
+
     Attributes:
         observations: name -> (N, ...) float32 vectors or uint8 images
         actions: (N, A) float32 in the data's own units, or (N,) int32 classes
@@ -38,6 +41,8 @@ class Trajectories:
         episode_starts: (episodes,) first step of each episode, or None if they lie end to end
         names: names of the episodes in messages; if empty, 'episode 7'
         digest: the result of `fingerprint` where it was stored
+        final_logged: (episodes,) whether the observation of the last step was logged, or None if
+            all were
 
     Raises:
         DataError: a field of another type, shape or length
@@ -63,9 +68,12 @@ class Trajectories:
     episode_starts: np.ndarray | None = None
     names: tuple[str, ...] = ()
     digest: str | None = None
+    final_logged: np.ndarray | None = None
 
     def __post_init__(self):
         raise_data_errors(list(_type_errors(self)) or _layout_errors(self), str(self.source))
+        if self.final_logged is not None and self.final_logged.all():
+            object.__setattr__(self, "final_logged", None)  # one value for "all were logged"
 
     @property
     def num_episodes(self) -> int:
@@ -90,6 +98,18 @@ class Trajectories:
     def last_steps(self) -> np.ndarray:
         """(episodes,) last step of each episode, where action and reward are padding."""
         return self.offsets + self.lengths - 1
+
+    @cached_property
+    def observed_lengths(self) -> np.ndarray:
+        """(episodes,) number of steps of each episode whose observation was logged."""
+        return self.lengths if self.final_logged is None else self.lengths - ~self.final_logged
+
+    @cached_property
+    def placeholders(self) -> np.ndarray:
+        """The last steps whose observation was not logged."""
+        if self.final_logged is None:
+            return np.zeros(0, np.int64)
+        return self.last_steps[~self.final_logged]
 
     @property
     def num_bytes(self) -> int:
@@ -127,10 +147,12 @@ class Trajectories:
     def chunks(self, values: np.ndarray, padding: bool = True) -> Iterator[np.ndarray]:
         """The entries of `values` (N, ...) that belong to these episodes, in order, in chunks.
 
-        Without `padding`, the last step of every episode is left out.
+        Without `padding`, the last step of every episode is left out; with it, only those whose
+        observation was not logged.
         """
         inside = np.ones(len(values), bool)
         inside[self.last_steps] = padding
+        inside[self.placeholders] = False
         at_once = max(1, NUMBERS_AT_ONCE // max(1, values[:1].size))
         for run in self.contiguous_slices():
             for begin in range(run.start, run.stop, at_once):
@@ -138,9 +160,10 @@ class Trajectories:
                 yield values[part] if inside[part].all() else values[part][inside[part]]
 
     def step_differences(self, values: np.ndarray) -> Iterator[np.ndarray]:
-        """Differences (n, D) of consecutive steps of each episode, in chunks."""
+        """Differences (n, D) of consecutive logged steps of each episode, in chunks."""
         last = np.zeros(len(values), bool)
         last[self.last_steps] = True
+        last[self.placeholders - 1] = True
         at_once = max(1, NUMBERS_AT_ONCE // max(1, values[:1].size))
         for run in self.contiguous_slices():
             for begin in range(run.start, run.stop - 1, at_once):
@@ -164,8 +187,9 @@ class Trajectories:
             total.update(f"{name} {array.dtype} {rows + array.shape[1:]}".encode())
             for run in self.contiguous_slices():
                 total.update(np.ascontiguousarray(array[run]).data)
-        for array in (self.lengths.astype(np.int64), self.terminated):
-            total.update(np.ascontiguousarray(array).data)
+        for array in (self.lengths.astype(np.int64), self.terminated, self.final_logged):
+            if array is not None:
+                total.update(np.ascontiguousarray(array).data)
         return total.hexdigest()
 
     def select(self, episodes: np.ndarray) -> Trajectories:
@@ -182,6 +206,7 @@ class Trajectories:
             episode_starts=self.offsets[ids],
             names=tuple(self.name(e) for e in ids.tolist()),
             digest=None,
+            final_logged=None if self.final_logged is None else self.final_logged[ids],
         )
 
     def compact(self) -> Trajectories:
@@ -213,7 +238,9 @@ class Trajectories:
             if value.ndim == 4:
                 observations[key] = ObservationSpec(shape, dtype)
                 continue
-            m, change = moments(self.chunks(value)), moments(self.step_differences(value)).rms
+            m = moments(self.chunks(value))
+            steps = self.step_differences(value) if self.observed_lengths.max() > 1 else None
+            change = m.scale if steps is None else moments(steps).rms
             numbers = (tuple(x.tolist()) for x in (m.mean, m.scale, m.low, m.high, change))
             observations[key] = ObservationSpec(shape, dtype, *numbers, normalization=kind)
         if self.rewards is None:
@@ -233,6 +260,7 @@ FIELD_TYPES: dict[str, tuple[Any, str]] = {
     "source": (str, "a string"),
     "episode_starts": (np.ndarray | None, "a NumPy array or None"),
     "names": (tuple, "a tuple of strings"),
+    "final_logged": (np.ndarray | None, "a NumPy array or None"),
 }
 
 
@@ -252,9 +280,11 @@ def _layout_errors(t: Trajectories) -> Iterator[str]:
     counts = {"lengths": (t.lengths, "iu"), "terminated": (t.terminated, "b")}
     if t.episode_starts is not None:
         counts["episode_starts"] = t.episode_starts, "iu"
+    if t.final_logged is not None:
+        counts["final_logged"] = t.final_logged, "b"
     wrong = {k: v for k, (v, kinds) in counts.items() if v.ndim != 1 or v.dtype.kind not in kinds}
     for field, value in wrong.items():
-        kind = "bool" if field == "terminated" else "integers"
+        kind = "integers" if counts[field][1] == "iu" else "bool"
         yield f"{field} is {value.dtype} of shape {value.shape}; accepted: {kind} (episodes,)"
     if wrong:
         return

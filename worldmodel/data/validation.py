@@ -65,6 +65,7 @@ def _value_errors(trajectories: Trajectories) -> Iterator[InvalidEpisodes]:
         if value.dtype.kind == "f":
             large = _steps_where(value, lambda x: np.abs(x) > LARGEST)
             infinite = _steps_where(value, lambda x: ~np.isfinite(x))
+            large[t.placeholders] = infinite[t.placeholders] = False  # said of the step before
             yield from _step_errors(t, infinite, f"{field} is not finite", "finite numbers")
             beyond = f"{field} is beyond {LARGEST:g}"
             yield from _step_errors(t, large & ~infinite, beyond, "numbers of smaller units")

@@ -31,6 +31,7 @@ Array = jax.Array | np.ndarray
     jax.tree_util.register_dataclass,
     data_fields=[
         "observation", "action", "reward", "is_first", "is_last", "is_terminal", "mask",
+        "observed",
     ],
     meta_fields=[],
 )  # fmt: skip
@@ -43,6 +44,7 @@ class Window:
     reward: (B, T) float32; the reward of that action
     is_first, is_last, is_terminal: (B, T) bool
     mask: (B, T) bool; False for the padding after an episode shorter than the window
+    observed: (B, T) bool, whether the observation of the step was logged; None: all were
     """
 
     observation: dict[str, jax.Array]
@@ -52,12 +54,18 @@ class Window:
     is_last: jax.Array
     is_terminal: jax.Array
     mask: jax.Array
+    observed: jax.Array | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
         """(B, T)."""
         batch, length = self.mask.shape
         return batch, length
+
+    @property
+    def observation_mask(self) -> jax.Array:
+        """(B, T) bool; False for padding and for steps whose observation was not logged."""
+        return self.mask if self.observed is None else self.mask & self.observed
 
     def with_action(self, action: Array) -> Window:
         """The same window with other actions."""
@@ -73,6 +81,7 @@ class StepArrays(NamedTuple):
     is_first: Any
     is_last: Any
     is_terminal: Any
+    observed: Any = None
 
 
 def step_arrays(trajectories: Trajectories, raw_actions: bool = False) -> StepArrays:
@@ -86,7 +95,11 @@ def step_arrays(trajectories: Trajectories, raw_actions: bool = False) -> StepAr
     is_terminal[t.last_steps] = t.terminated
     reward = np.zeros(count, np.float32) if t.rewards is None else t.rewards
     action = t.actions if raw_actions else normalize_actions(t.actions, is_last, t.action_spec)
-    return StepArrays(t.observations, action, reward, is_first, is_last, is_terminal)
+    observed = None
+    if t.final_logged is not None:
+        observed = np.ones(count, bool)
+        observed[t.placeholders] = False
+    return StepArrays(t.observations, action, reward, is_first, is_last, is_terminal, observed)
 
 
 def normalize_actions(action: Array, padding: Array, spec: ActionSpec) -> np.ndarray:
@@ -238,4 +251,5 @@ def gather_windows(arrays: StepArrays, starts: Array, counts: Array, length: int
         is_last=taken.is_last & mask,
         is_terminal=taken.is_terminal & mask,
         mask=mask,
+        observed=taken.observed,
     )

@@ -12,7 +12,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from worldmodel.data.readers.tfds_features import (
     numeric_observations,
     step_features,
 )
-from worldmodel.data.rlds_writer import CARD, METADATA_KEY, NATIVE_FORMAT
+from worldmodel.data.rlds_writer import CARD, METADATA_KEY, NATIVE_FORMAT, OBSERVED
 from worldmodel.data.spec import ActionSpec
 from worldmodel.errors import DataError, UserError, bullet_list, first_line
 from worldmodel.system.storage import user_path
@@ -271,12 +271,11 @@ def _episodes(
         except DataError as error:
             yield UnreadableEpisode(name, str(error))
             continue
-        if len(episode.actions) < 2:
+        if len(episode.actions) < 1 + episode.final_logged:
             notes[SINGLE_STEP] += 1
             continue
-        notes[LAST_REWARD] += episode.rewards is not None and bool(
-            np.any(np.asarray(episode.rewards)[-1])
-        )
+        padded = episode.rewards if episode.final_logged else None
+        notes[LAST_REWARD] += padded is not None and bool(np.any(np.asarray(padded)[-1]))
         notes[NO_LAST_OBSERVATION] += padded_with_zeros and _ends_in_zeros(episode)
         yield episode
     for note, times in notes.items():
@@ -295,7 +294,7 @@ def _episode(
     rewards = None
     if "reward" in features:
         rewards = _column(features["reward"], steps["reward"], "reward")
-    return Episode(
+    episode = Episode(
         observations={
             key: _column(feature, _at(steps["observation"], path), f"observation {key!r}")
             for key, (path, feature) in observations.items()
@@ -304,6 +303,15 @@ def _episode(
         rewards=rewards,
         terminated=bool(_flags(steps, "is_terminal")[-1:].any()),
         name=name,
+    )
+    if _flags(steps, OBSERVED)[-1:].all():
+        return episode
+    return replace(
+        episode,
+        observations={key: value[:-1] for key, value in episode.observations.items()},
+        actions=episode.actions[:-1],
+        rewards=None if rewards is None else rewards[:-1],
+        final_logged=False,
     )
 
 
