@@ -9,6 +9,7 @@ from __future__ import annotations
 from worldmodel.config.evaluation import EvaluationOptions, PlannerOptions, PolicyRankingOptions
 from worldmodel.config.groups import (
     NORMALIZATIONS,
+    ROLES,
     DataOptions,
     ModelOptions,
     NoPolicy,
@@ -39,6 +40,7 @@ __all__ = [
     "NoPolicy",
     "PlannerOptions",
     "PolicyOptions",
+    "ROLES",
     "StageOptions",
     "TrainingOptions",
     "ema_decay_option",

@@ -16,6 +16,22 @@ if TYPE_CHECKING:
     from worldmodel.config import Config
 
 NORMALIZATIONS = ("none", "standardize", "min_max")
+# What a field of a log may mean (`data.roles`); the help of a field that is not understood.
+ROLES = {
+    "observation": "an observation",
+    "next_observation": "the observation after the row's action",
+    "action": "the action",
+    "reward": "the reward of the action",
+    "terminal": "true where the environment really ended",
+    "not_terminal": "false there, as masks and discounts are",
+    "truncated": "true where an episode was cut, as by a time limit",
+    "end": "true in the last row of an episode, which is not terminal for that",
+    "not_end": "false there",
+    "final": "true in a row that holds the final observation alone",
+    "start": "true in the first row of an episode",
+    "length": "the number of transitions or rows of each episode",
+    "ignore": "left out",
+}
 # Further entries of Hydra's defaults list of a choice that has no YAML file.
 ComposeWith = tuple[str | dict[str, str], ...]
 
@@ -48,6 +64,9 @@ class DataOptions:
     )
     action_high: list[float] | None = option(
         None, "upper bounds of the actions, one per dimension (null: declared, or the maximum)"
+    )
+    roles: dict[str, Any] = option(
+        {}, f"what fields of other names mean, {{NAME: ROLE}}: {', '.join(ROLES)}"
     )
     max_episode_steps: int | None = option(
         None, "longer episodes are cut after so many transitions, as by a time limit", low=1
@@ -92,6 +111,10 @@ class DataOptions:
             )
         elif not all(a < b for a, b in zip(low, high, strict=True)):
             yield "data.action_low must be less than data.action_high in every dimension"
+        for field, role in self.roles.items():
+            if role not in ROLES:
+                hint = did_you_mean(str(role), ROLES)
+                yield f"data.roles={{{field}: {role}}}: accepts {', '.join(ROLES)}{hint}"
         for entry in self.normalize:
             kind = entry.rpartition(":")[2]
             if kind not in NORMALIZATIONS:
