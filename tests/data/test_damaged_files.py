@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import foreign_files
 import h5py
 import numpy as np
 import pytest
@@ -100,6 +101,7 @@ WRITERS: dict[str, Callable[[Path], DataOptions]] = {
     "npz": npz, "compressed npz": compressed_npz, "hdf5": hdf5, "records": records, "csv": csv,
     "parquet": parquet, "tfrecord": tfrecord, "array_record": array_record,
     **{f"minari {format}": minari(format) for format in ("hdf5", "arrow", "parquet")},
+    **foreign_files.WRITERS,
 }  # fmt: skip
 FILES = {name: 8 if name in ("tfrecord", "array_record") else 40 for name in WRITERS}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -39,7 +39,9 @@ def reading(accepted: str, where: Path | str = "") -> Iterator[None]:
 
 
 def read_files(
-    files: Sequence[Path], episodes: Callable[[Path, str], Iterator[Episode]], accepted: str
+    files: Sequence[Path],
+    episodes: Callable[[Path, str], Iterator[Episode | UnreadableEpisode]],
+    accepted: str,
 ) -> Iterator[Episode | UnreadableEpisode]:
     """Yields the episodes of all files, and an `UnreadableEpisode` for a file that cannot be read.
 
@@ -69,13 +71,13 @@ def existing_path(options: DataOptions) -> Path:
     return path
 
 
-def existing_files(options: DataOptions) -> tuple[Path, ...]:
+def existing_files(options: DataOptions, endings: Iterable[str] = ()) -> tuple[Path, ...]:
     """Lists the files that `options.path` names, sorted: a file, a folder, or a glob pattern.
 
-    A folder or a pattern gives the files with one of the endings that the reader registered, and a
-    pattern may also name another ending. Raises DataError if there are none.
+    A folder or a pattern gives the files with one of the `endings` or of those that the reader
+    registered, and a pattern may also name another ending. Raises DataError if there are none.
     """
-    endings = set(entry_of("data", options).details.get("endings", ()))
+    endings = {*endings, *entry_of("data", options).details.get("endings", ())}
     pattern = os.path.expanduser(options.path or "")
     if any(mark in pattern for mark in "*?[") and not os.path.exists(pattern):
         candidates = matching_files(pattern)

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
-from worldmodel.data.episodes import Episode, EpisodeStream
-from worldmodel.data.readers import arrays
+from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
+from worldmodel.data.readers import arrays, hdf5_trees
 from worldmodel.data.readers.files import existing_files, read_files, summary
 from worldmodel.data.readers.hdf5_storage import (
     check_storage,
@@ -28,9 +29,12 @@ OPTIONAL = ("rewards", "timeouts", "next_observations")
 
 @dataclass
 class HDF5Data(DataOptions):
-    """D4RL's HDF5 layout: a file, a folder of files or a pattern."""
+    """D4RL's HDF5 layout, or a group an episode: a file, a folder of files or a pattern."""
 
     name: str = option("hdf5", "data source")
+    filter_key: str | None = option(
+        None, "only the episodes that mask/FILTER_KEY lists, as train or valid of robomimic"
+    )
 
 
 ACCEPTED = summary(HDF5Data)
@@ -41,14 +45,17 @@ def read(options: HDF5Data) -> EpisodeStream:
     """Reads the episodes of all files. Raises DataError if there is no file."""
     files = existing_files(options)
     sources = set[Path]().union(*map(_virtual_files, files)) - {*files}
-    episodes = read_files(files, _episodes, ACCEPTED)
+    episodes = read_files(files, partial(_episodes, options), ACCEPTED)
     return EpisodeStream(str(options.path), episodes, files=(*files, *sorted(sources)))
 
 
-def _episodes(path: Path, prefix: str) -> Iterator[Episode]:
+def _episodes(options: HDF5Data, path: Path, prefix: str) -> Iterator[Episode | UnreadableEpisode]:
     import h5py
 
     with h5py.File(path, "r") as file:
+        if tree := hdf5_trees.branches(file):
+            yield from hdf5_trees.episodes(file, tree, prefix, options)
+            return
         arrays.require(REQUIRED, file, ACCEPTED)
         datasets = _datasets(file)
         check_storage(datasets)
@@ -80,6 +87,7 @@ def _virtual_files(path: Path) -> set[Path]:
 
     try:
         with h5py.File(path, "r") as file:
-            return virtual_files(_datasets(file))
+            tree = hdf5_trees.branches(file)
+            return virtual_files(hdf5_trees.datasets(file, tree) if tree else _datasets(file))
     except Exception:  # is reported when the file is read
         return set()

@@ -57,11 +57,11 @@ def _episodes(path: Path, prefix: str) -> Iterator[Episode]:
         opened = {}
         for name, member in wanted.items():
             with reading("arrays of numbers, as numpy.savez writes them", member.filename):
-                opened[name] = _array(archive, member)
+                opened[name] = member_array(archive, member)
         yield from arrays.episodes(opened, str(path), prefix)
 
 
-def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray | _Rows:
+def member_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray | _Rows:
     """Loads a small array; a large one is read to its end, so that damage is found, and opened."""
     with archive.open(member) as stream:
         shape, fortran_order, dtype = _header(stream)

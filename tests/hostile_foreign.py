@@ -1,0 +1,63 @@
+"""Hostile sources in formats of other projects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from foreign_files import hdf5_tree
+from hostile_sources import TEN_TB, Write, add
+
+
+def _tree(change: Callable[[h5py.File], Any]) -> Write:
+    def write(folder: Path) -> Any:
+        options = hdf5_tree(folder)
+        with h5py.File(str(options.path), "a") as file:
+            change(file)
+        return options
+
+    return write
+
+
+def _replace(key: str, value: Any) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        del file[f"data/demo_1/{key}"]
+        file[f"data/demo_1/{key}"] = value
+
+    return change
+
+
+def _huge(file: h5py.File) -> None:
+    del file["data/demo_1/obs/x"]
+    file.create_dataset("data/demo_1/obs/x", (5, TEN_TB), "f4", chunks=(1, 1000))
+
+
+add(
+    "trees",
+    {
+        "10 TB claimed": (_tree(_huge), "chunks of obs/x were"),
+        "a link to another file": (
+            _tree(_replace("obs/x", h5py.ExternalLink("other.h5", "x"))),
+            "a link to another file",
+        ),
+        "an episode in another file": (
+            _tree(lambda f: f.__setitem__("data/demo_3", h5py.ExternalLink("other.h5", "x"))),
+            "a link to another file",
+        ),
+        "a circle of links": (
+            _tree(_replace("rewards", h5py.SoftLink("/data/demo_1/rewards"))),
+            "a circle of links",
+        ),
+        "a circle of groups": (
+            _tree(lambda f: f.__setitem__("data/demo_1/obs/y", f["data"])),
+            "is new",
+        ),
+        "text for observations": (_tree(_replace("obs/x", ["a"] * 5)), "obs"),
+        "a number for observations": (_tree(_replace("obs/x", 1.0)), "obs/x has shape ()"),
+        "no data space": (_tree(_replace("actions", h5py.Empty("f4"))), "demo_1: has no actions"),
+        "a named type": (_tree(_replace("actions", np.dtype("f8"))), "demo_1: has no actions"),
+    },
+)
