@@ -26,7 +26,7 @@ REAL = Path(__file__).parents[2].parent / "shared" / "data"
 
 def test_a_row_holds_an_observation_and_the_action_taken_there(tmp_path: Path):
     file = written(tmp_path / "log.csv", rows(4, r=[1.0, 2.0, 3.0, 4.0]))
-    logs = load(options(file, reward="r"))
+    logs = load(options(file, reward="r", last_row="observation"))
     assert logs.num_transitions == 3
     np.testing.assert_array_equal(
         logs.observations["observation"], [[0, 0], [1, 0.5], [2, 1], [3, 1.5]]
@@ -286,7 +286,7 @@ def test_a_coarse_clock_is_not_uneven_sampling(tmp_path: Path, caplog: pytest.Lo
 
 @pytest.mark.parametrize("last", ["1", "true", "True", "TRUE", "1.0"])
 def test_an_episode_that_is_true_in_its_last_row_is_terminal(tmp_path: Path, last: str):
-    first = last.replace("1", "0").replace("rue", "x") if "1" in last else ""
+    first = last.replace("1", "0") if "1" in last else "false"
     file = text(tmp_path / "log.csv", f"x,y,u,done\n0,0,0,{first}\n1,1,1,{first}\n2,2,2,{last}\n")
     assert load(options(file, terminal="done")).terminated.tolist() == [True]
 
@@ -307,9 +307,11 @@ def test_an_early_terminal_is_an_error_of_its_episode(tmp_path: Path):
     assert load(skipping).names == (f"{file} episode 1",)
 
 
-def test_an_early_terminal_suggests_the_option_for_episodes(tmp_path: Path):
-    file = written(tmp_path / "log.csv", rows(3, done=[0, 1, 0]))
-    assert "data.episode names a column" in error(file, terminal="done")
+def test_a_mark_that_stays_true_suggests_the_option_for_episodes(tmp_path: Path):
+    file = written(tmp_path / "log.csv", rows(5, done=[0, 0, 1, 1, 1]))
+    message = error(file, terminal="done")
+    assert "column 'done' is true at rows 2 and 3" in message
+    assert "data.episode names a column" in message
 
 
 @pytest.mark.parametrize("cells", [[0, 2, 1, 0], [0.0, 2.0, 1.0, 0.0], ["0", "2", "1", ""]])

@@ -1,4 +1,4 @@
-"""Converts columns of a pyarrow table to NumPy arrays.
+"""Converts columns of a table to NumPy arrays.
 
 Every DataError names the column, its first invalid row (from 0), and the value there.
 """
@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from worldmodel.data.readers.table_csv import cell_hint
 from worldmodel.errors import DataError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+Column: TypeAlias = Any  # (rows, D) array of numbers, or a ChunkedArray of pyarrow of anything
+MAX_COLUMNS_SHOWN = 60  # in one message
 MAX_CHARACTERS = 60  # of a name or a cell in a message
 TICKS_PER_SECOND = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 
@@ -26,7 +29,14 @@ def quoted(value: object) -> str:
     return text if len(text) <= MAX_CHARACTERS else f"{text[:MAX_CHARACTERS]}..."
 
 
-def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def listing(names: Sequence[str]) -> str:
+    """Names for a message, at most `MAX_COLUMNS_SHOWN`."""
+    names = [name for name in names if name]  # a trailing delimiter adds an empty name
+    more = f" and {len(names) - MAX_COLUMNS_SHOWN} more" if len(names) > MAX_COLUMNS_SHOWN else ""
+    return ", ".join(map(quoted, names[:MAX_COLUMNS_SHOWN])) + more
+
+
+def plain(column: Column) -> pa.ChunkedArray:
     """Decodes a dictionary column, and strips spaces from text."""
     import pyarrow as pa
     from pyarrow import compute
@@ -44,51 +54,103 @@ def _is_text(kind: pa.DataType) -> bool:
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
-def _is_vector(kind: pa.DataType) -> bool:
+def is_vector(kind: pa.DataType) -> bool:
+    """Whether a column holds lists of numbers."""
     from pyarrow import types
 
     is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
     return is_list and types.is_primitive(kind.value_type)
 
 
-def vectors(
-    columns: dict[str, pa.ChunkedArray], names: Sequence[str], again: Sequence[str] = ()
-) -> np.ndarray:
-    """(rows, D) float32: the columns side by side, converted one by one to take little memory.
+def is_bytes(column: Column) -> bool:
+    """Whether a column holds bytes, or structs of bytes and path, as encoded images do."""
+    from pyarrow import types
 
-    Those that are not needed `again` are removed.
-    """
-    ends = np.cumsum([_width(columns[name]) for name in names])
-    # Column by column, so that memory is taken as the columns are removed.
-    values = np.empty((len(columns[names[0]]), ends[-1]), np.float32, order="F")
-    with np.errstate(over="ignore"):  # too large numbers become infinite, which validation reports
-        for name, begin, end in zip(names, [0, *ends[:-1]], ends, strict=True):
-            column = columns[name] if name in again else columns.pop(name)
-            values[:, begin:end] = matrix(name, column)
+    if isinstance(column, np.ndarray):
+        return False
+    kind: pa.DataType = column.type
+    if types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
+        kind = kind.field("bytes").type
+    return types.is_binary(kind) or types.is_large_binary(kind)
+
+
+def encoded(name: str, column: Column) -> np.ndarray:
+    """(rows,) bytes objects. Raises DataError for a row without any."""
+    from pyarrow import compute, types
+
+    if types.is_struct(column.type):
+        column = compute.call_function(
+            "struct_field", [column], compute.StructFieldOptions(["bytes"])
+        )
+    if column.null_count:
+        row = int(np.flatnonzero(compute.call_function("is_null", [column]).to_numpy())[0])
+        raise DataError(f"column {quoted(name)} has no bytes at row {row}; accepted: bytes in all")
+    values = np.empty(len(column), object)
+    values[:] = column.to_pylist()
     return values
 
 
-def _width(column: pa.ChunkedArray) -> int:
+def vectors(
+    columns: dict[str, Column], names: Sequence[str], again: Sequence[str] = ()
+) -> np.ndarray:
+    """(rows, D) float32, or float64 if any column is: the columns side by side.
+
+    Those that are not needed `again` are removed, one by one, to take little memory.
+    """
+    widths = [_width(columns[name]) for name in names]
+    kinds = [
+        c.dtype if isinstance(c := columns[name], np.ndarray) else np.float64 for name in names
+    ]
+    if len(names) == 1 and names[0] not in again:
+        return matrix(names[0], columns.pop(names[0]))
+    # Column by column, so that memory is taken as the columns are removed.
+    shape, ends = (len(columns[names[0]]), sum(widths)), np.cumsum(widths)
+    values = np.empty(shape, np.result_type(*kinds), order="F")
+    for name, begin, end in zip(names, [0, *ends[:-1]], ends, strict=True):
+        column = columns[name] if name in again else columns.pop(name)
+        values[:, begin:end] = matrix(name, column)
+    return values
+
+
+def _width(column: Column) -> int:
     """How many numbers a row of the column holds."""
-    return len(column[0].as_py() or ()) if _is_vector(column.type) else 1
+    if isinstance(column, np.ndarray):
+        return column.shape[1]
+    return len(column[0].as_py() or ()) if is_vector(column.type) else 1
 
 
-def matrix(name: str, column: pa.ChunkedArray) -> np.ndarray:
-    """(rows, 1) float64, or (rows, D) for a column of lists of length D."""
+def matrix(name: str, column: Column) -> np.ndarray:
+    """(rows, 1), or (rows, D) for a column of lists of length D."""
     from pyarrow import compute
 
-    if not _is_vector(column.type):
-        return _numbers(name, column)[:, None]
-    lengths = compute.call_function("list_value_length", [column]).fill_null(0).to_numpy()
-    if (uneven := np.flatnonzero(lengths != lengths[0])).size:
+    if isinstance(column, np.ndarray):
+        return column
+    cells = plain(column)
+    if not is_vector(cells.type):
+        return _numbers(name, cells)[:, None]
+    width = list_length(name, cells)
+    numbers = compute.call_function("list_flatten", [cells])
+    return _numbers(name, numbers).reshape(len(cells), width)
+
+
+def list_length(
+    name: str, column: pa.ChunkedArray | pa.Array, width: int | None = None, first_row: int = 0
+) -> int:
+    """The length of all lists of a column. Raises DataError if one is not of the same length, or
+    not of length `width`, with its row.
+    """
+    from pyarrow import compute
+
+    lengths = compute.call_function("list_value_length", [column]).fill_null(0)
+    lengths = np.asarray(lengths)
+    width = int(lengths[0]) if width is None else width
+    if (uneven := np.flatnonzero(lengths != width)).size:
         row = int(uneven[0])
         raise DataError(
-            f"column {quoted(name)} has {lengths[row]} numbers at row {row} and {lengths[0]} at "
-            "row 0; accepted: lists of one length"
+            f"column {quoted(name)} has {lengths[row]} numbers at row {row + first_row} and "
+            f"{width} at row 0; accepted: lists of one length"
         )
-    return _numbers(name, compute.call_function("list_flatten", [column])).reshape(
-        len(column), lengths[0]
-    )
+    return width
 
 
 def _numbers(name: str, column: pa.ChunkedArray, accepted: str = "numbers") -> np.ndarray:
@@ -98,24 +160,29 @@ def _numbers(name: str, column: pa.ChunkedArray, accepted: str = "numbers") -> n
     return _cast(name, column, [pa.float64()], accepted).to_numpy()
 
 
-def truths(name: str, column: pa.ChunkedArray) -> np.ndarray:
-    """(rows,) bool; a missing value is false."""
+def marks(name: str, column: Column, optional: np.ndarray) -> np.ndarray:
+    """(rows,) bool. A missing value is false, in rows that are `optional` (rows,), and elsewhere an
+    error, as anything else than true or false is.
+    """
     import pyarrow as pa
 
     accepted = "true or false, 1 or 0"
-    if _is_text(column.type):
-        column = _cast(name, column, [pa.bool_()], accepted)
-    values = np.nan_to_num(_numbers(name, column, accepted))
+    cells = column = plain(column)
+    if _is_text(cells.type):
+        cells = _cast(name, cells, [pa.bool_(), pa.float64()], accepted)
+    values = _numbers(name, cells, accepted)
+    values = np.where(optional & np.isnan(values), 0.0, values)
     if (others := np.flatnonzero((values != 0) & (values != 1))).size:
         raise _cell_error(name, column, int(others[0]), accepted)
     return values == 1
 
 
-def seconds(name: str, column: pa.ChunkedArray) -> np.ndarray:
+def seconds(name: str, column: Column) -> np.ndarray:
     """(rows,) float64 seconds: numbers unchanged, dates and times since the earliest one."""
     import pyarrow as pa
     from pyarrow import compute
 
+    column = plain(column)
     accepted = "numbers (seconds), or dates and times such as 2024-05-01T12:30:00.5"
     if _is_text(column.type):
         kinds = [pa.float64(), pa.timestamp("ns"), pa.timestamp("ns", "UTC")]
@@ -130,11 +197,12 @@ def seconds(name: str, column: pa.ChunkedArray) -> np.ndarray:
     return elapsed.to_numpy() / TICKS_PER_SECOND[unit]
 
 
-def groups(name: str, column: pa.ChunkedArray) -> list[tuple[str, np.ndarray]]:
+def groups(name: str, column: Column) -> list[tuple[str, np.ndarray]]:
     """Returns each value in order of first appearance, and its rows in order."""
     import pyarrow as pa
     from pyarrow import compute
 
+    column = plain(column)
     options = compute.NullOptions(nan_is_null=True)
     is_null = compute.call_function("is_null", [column], options)
     missing = np.flatnonzero(is_null.to_numpy())
@@ -189,4 +257,5 @@ def _cast(
 def _cell_error(name: str, column: pa.ChunkedArray, row: int, accepted: str) -> DataError:
     value = column[row].as_py()
     held = "empty" if value is None else quoted(value)
-    return DataError(f"column {quoted(name)} is {held} at row {row}; accepted: {accepted}")
+    hint = cell_hint(value)
+    return DataError(f"column {quoted(name)} is {held} at row {row}; accepted: {accepted}{hint}")
