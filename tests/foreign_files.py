@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from worldmodel.config import DataOptions
+from worldmodel.data.readers.dreamer import DreamerData
 from worldmodel.data.readers.hdf5 import HDF5Data
 
 
@@ -23,4 +24,19 @@ def hdf5_tree(folder: Path) -> DataOptions:
     return HDF5Data(path=str(folder / "a.h5"))
 
 
-WRITERS: dict[str, Callable[[Path], DataOptions]] = {"hdf5 tree": hdf5_tree}
+def dreamer(folder: Path) -> DataOptions:
+    ended = np.arange(6) == 5
+    rows = {"x": np.ones((6, 2)), "action": np.ones((6, 1)), "reward": np.ones(6)}
+    rows |= {"is_first": ended[::-1], "is_last": ended, "is_terminal": ended}
+    names = [f"{number:022}" for number in range(4)]
+    for number in range(3):
+        name = f"20260101T000000F{number:06}-{names[number]}-{names[number + 1]}-2.npz"
+        part = {key: value[2 * number : 2 * number + 2] for key, value in rows.items()}
+        np.savez_compressed(folder / name, **part)
+    return DreamerData(path=str(folder))
+
+
+WRITERS: dict[str, Callable[[Path], DataOptions]] = {
+    "hdf5 tree": hdf5_tree,
+    "dreamer": dreamer,
+}

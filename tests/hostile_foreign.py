@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-from foreign_files import hdf5_tree
+from foreign_files import dreamer, hdf5_tree
+from hostile_npz import zeros_archive
 from hostile_sources import TEN_TB, Write, add
 
 
@@ -59,5 +61,40 @@ add(
         "a number for observations": (_tree(_replace("obs/x", 1.0)), "obs/x has shape ()"),
         "no data space": (_tree(_replace("actions", h5py.Empty("f4"))), "demo_1: has no actions"),
         "a named type": (_tree(_replace("actions", np.dtype("f8"))), "demo_1: has no actions"),
+    },
+)
+
+
+def _chunk(change: Callable[[Path], Any]) -> Write:
+    def write(folder: Path) -> Any:
+        options = dreamer(folder)
+        change(sorted(folder.glob("*.npz"))[1])
+        return options
+
+    return write
+
+
+def _add(name: str, content: bytes) -> Callable[[Path], None]:
+    def change(file: Path) -> None:
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.writestr(name, content)
+
+    return change
+
+
+def _pickled(file: Path) -> None:
+    np.savez(file, action=np.array([Path("x"), open], object), allow_pickle=True)
+
+
+add(
+    "dreamer",
+    {
+        "pickled objects": (_chunk(_pickled), "holds objects"),
+        "compressed zeros": (_chunk(lambda file: zeros_archive(file, 3000)), "accepted: up to"),
+        "no archive": (_chunk(lambda file: file.write_bytes(b"x" * 99)), "cannot be read"),
+        "an empty file": (_chunk(lambda file: file.write_bytes(b"")), "cannot be read"),
+        "a member that is no array": (_chunk(_add("x2.npy", b"x" * 99)), "cannot be read"),
+        "a path outside": (_chunk(_add("../../x.npy", b"x" * 99)), "cannot be read"),
+        "a folder": (_chunk(lambda file: (file.unlink(), file.mkdir())), ""),
     },
 )
