@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import permutations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
@@ -32,6 +34,14 @@ ROLES = {
     "length": "the number of transitions or rows of each episode",
     "ignore": "left out",
 }
+VECTOR = "vector"  # in place of the layout of an image
+# Orders of the axes of an image: height, width, channels, stacked frames; height before width.
+LAYOUTS = tuple(
+    "".join(order)
+    for axes in ("hw", "hwc", "hwk", "hwck")
+    for order in permutations(axes)
+    if order.index("h") < order.index("w")
+)
 # Further entries of Hydra's defaults list of a choice that has no YAML file.
 ComposeWith = tuple[str | dict[str, str], ...]
 
@@ -58,6 +68,25 @@ class DataOptions:
         ["standardize"],
         "normalization of vectors by training statistics: standardize, min_max or none (symlog); "
         "KIND for all, KEY:KIND for one observation",
+    )
+    observations: list[str] | None = option(
+        None, "names of the observations to read (null: all of numbers and images)"
+    )
+    images: dict[str, Any] | None = option(
+        None,
+        "layouts of images, where they are not certain: KEY: order of the axes h (height), w "
+        "(width), c (channels), k (stacked frames), as in chw; KEY: vector for numbers",
+    )
+    image_range: dict[str, Any] | None = option(
+        None, "KEY: [BLACK, WHITE], the numbers of black and white of images that are not uint8"
+    )
+    image_size: list[int] | None = option(
+        None, "[HEIGHT,WIDTH] to which images are resized (null: not resized)", low=1, high=4096
+    )
+    image_method: str = option(
+        "area",
+        "how images are resized: the mean of the covered area, bilinear or the nearest pixel",
+        choices=("area", "bilinear", "nearest"),
     )
     action_low: list[float] | None = option(
         None, "lower bounds of the actions, one per dimension (null: declared, or the minimum)"
@@ -93,6 +122,10 @@ class DataOptions:
         """Returns the names of columns, by vector observation and for `action`, if known."""
         return {}
 
+    def chosen_observations(self) -> list[str] | None:
+        """Returns the names of the observations to read; None: all."""
+        return self.observations
+
     def recorded_environment(self) -> str | None:
         """Returns the environment that the dataset's own metadata names, if it does."""
         return None
@@ -115,6 +148,7 @@ class DataOptions:
             if role not in ROLES:
                 hint = did_you_mean(str(role), ROLES)
                 yield f"data.roles={{{field}: {role}}}: accepts {', '.join(ROLES)}{hint}"
+        yield from image_errors(self)
         for entry in self.normalize:
             kind = entry.rpartition(":")[2]
             if kind not in NORMALIZATIONS:
@@ -123,6 +157,20 @@ class DataOptions:
                     f"data.normalize={entry}: accepts {', '.join(NORMALIZATIONS)}, or KEY:KIND "
                     f"for one observation{hint}"
                 )
+
+
+def image_errors(options: DataOptions) -> Iterator[str]:
+    """Yields what is wrong with the options of images."""
+    for key, layout in (options.images or {}).items():
+        if layout not in (VECTOR, *LAYOUTS):
+            hint = did_you_mean(str(layout), LAYOUTS)
+            yield f"data.images={{{key}: {layout}}}: accepts {VECTOR}, {', '.join(LAYOUTS)}{hint}"
+    for key, ends in (options.image_range or {}).items():
+        numbers = isinstance(ends, list) and all(type(x) in (int, float) for x in ends)
+        if not (numbers and len(ends) == 2 and math.isfinite(sum(ends)) and ends[0] != ends[1]):
+            yield f"data.image_range={{{key}: {ends}}}: accepts two numbers [BLACK, WHITE]"
+    if options.image_size is not None and len(options.image_size) != 2:
+        yield f"data.image_size={options.image_size}: accepts [HEIGHT,WIDTH]"
 
 
 def ema_decay_option(default: float) -> Any:

@@ -2,6 +2,7 @@
 
 from worldmodel.data.card import build_card, render
 from worldmodel.data.episodes import Episode, stack_episodes
+from worldmodel.data.observations import ObservationChoice
 from worldmodel.data.readers import load
 from worldmodel.data.rlds_writer import write_rlds
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
@@ -12,6 +13,7 @@ __all__ = [
     "ActionSpec",
     "DataSpec",
     "Episode",
+    "ObservationChoice",
     "ObservationSpec",
     "Trajectories",
     "build_card",

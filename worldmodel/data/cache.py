@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.data.columns import open_memmap
+from worldmodel.data.images import ImageConversion
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import DataError
@@ -69,6 +70,7 @@ def write_metadata(trajectories: Trajectories, folder: Path) -> None:
         "names": trajectories.names,
         "action": dataclasses.asdict(trajectories.action_spec),
         "source": trajectories.source,
+        "images": {k: dataclasses.asdict(v) for k, v in trajectories.image_conversions.items()},
         "digest": trajectories.fingerprint(),
     }
     text = json.dumps(meta)
@@ -109,6 +111,7 @@ def open_cache(folder: Path) -> Trajectories:
         names=tuple(meta["names"]),
         digest=meta["digest"],
         final_logged=None if final_logged is None else np.asarray(final_logged, bool),
+        image_conversions={k: ImageConversion.from_json(v) for k, v in meta["images"].items()},
     )
 
 

@@ -5,13 +5,14 @@ reports what does not fit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from worldmodel.data.columns import ColumnWriter
+from worldmodel.data.observations import ObservationChoice, ObservationPlan
 from worldmodel.data.spec import LARGEST, ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import DataError, raise_data_errors, require
@@ -91,11 +92,13 @@ def stack_episodes(
     *,
     skipped: list[str] | None = None,
     folder: Path | None = None,
+    choice: ObservationChoice | None = None,
 ) -> Trajectories:
     """Lays episodes end to end in flat arrays.
 
-    uint8 arrays (T+1, height, width, channels) stay images, and every other observation becomes
-    float32 vectors. One integer per step is a discrete action, unless `action_spec` says otherwise.
+    Observations become uint8 images (height, width, channels) or float32 vectors; text is left out.
+    Images in another layout, or not of uint8, are recognized where that is certain; `choice` tells
+    the others. One integer per step is a discrete action, unless `action_spec` says otherwise.
 
     Args:
         episodes: the episodes
@@ -104,6 +107,7 @@ def stack_episodes(
         skipped: a list to which errors are added, while the episodes that have them are left out;
             None: any error raises
         folder: a folder for the arrays, which are then memory-mapped; None: in memory
+        choice: the observations that are read, and the layouts and sizes of images
 
     Raises:
         DataError: lists every field whose type, shape or number of steps does not fit, by episode
@@ -124,8 +128,10 @@ def stack_episodes(
             f"{source}: declares {action_spec.size:,} classes of actions; accepted: at most "
             f"{MAX_CLASSES:,}"
         )
+    choice = choice or ObservationChoice()
     columns, lengths, ends, names = ColumnWriter(folder), [], [], []
     errors: list[str] = []
+    plan: ObservationPlan | None = None
     keys: tuple[str, ...] = ()
     first: tuple[str, dict[str, np.ndarray]] | None = None
     for index, episode in enumerate(episodes):
@@ -135,6 +141,12 @@ def stack_episodes(
         name = episode.name or f"episode {index}"
         if isinstance(episode, UnreadableEpisode):
             errors.append(f"{name}: {episode.error}")
+            continue
+        plan = plan or ObservationPlan.of(episode.observations, choice, source)
+        try:
+            episode = replace(episode, observations=plan.convert(episode.observations))
+        except DataError as error:
+            errors.append(f"{name}: {error}")
             continue
         fields = _columns(episode, action_spec)
         first = first or (name, {field: value[:0] for field, value in fields.items()})
@@ -151,7 +163,7 @@ def stack_episodes(
             names.append(name)
             keys = keys or tuple(episode.observations)
         elif len(names) == 0:
-            first = None  # not a reference for the others
+            first = plan = None  # not a reference for the others
     if skipped is None:
         raise_data_errors(errors, source)
     else:
@@ -159,7 +171,10 @@ def stack_episodes(
     if not names:
         raise_data_errors(errors, source)
         raise DataError(f"{source}: no episodes; accepted: at least one")
-    return _trajectories(columns, lengths, ends, names, keys, source, action_spec)
+    return replace(
+        _trajectories(columns, lengths, ends, names, keys, source, action_spec),
+        image_conversions={} if plan is None else plan.changes,
+    )
 
 
 def _trajectories(

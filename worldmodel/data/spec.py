@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.config.groups import NORMALIZATIONS
+from worldmodel.data.images import ImageConversion
 from worldmodel.errors import DataError, require
 
 LARGEST = 1e38  # of float32 numbers whose differences, too, are finite
@@ -33,6 +34,8 @@ class ObservationSpec:
         delta_rms: root mean square of the change over one step
         normalization: how models see a vector: `standardize` (by mean and standard deviation),
             `min_max` ([low, high] to [-1, 1]) or `none` (unchanged, then symlog)
+        conversion: how images were made of what was logged, and so of what an environment gives;
+            None: they are logged as they are
 
     Raises:
         DataError: a field of another type or size
@@ -54,6 +57,7 @@ class ObservationSpec:
     high: tuple[float, ...] = ()
     delta_rms: tuple[float, ...] = ()
     normalization: str = "none"
+    conversion: ImageConversion | None = None
 
     def __post_init__(self):
         vector, image = (self.dtype, len(self.shape)) == ("float32", 1), self.dtype == "uint8"
@@ -213,7 +217,10 @@ class DataSpec:
         """Restores a spec. Raises KeyError, TypeError or ValueError if `raw` is none."""
 
         def tuples(values: dict[str, Any]) -> dict[str, Any]:
-            return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            values = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            if values.get("conversion"):
+                values["conversion"] = ImageConversion.from_json(values["conversion"])
+            return values
 
         mean, std = raw.get("reward_mean_std", (0.0, 1.0))
         try:

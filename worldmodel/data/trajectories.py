@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.data.images import ImageConversion
 from worldmodel.data.moments import moments
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.errors import check_count, raise_data_errors, require
@@ -43,6 +45,7 @@ class Trajectories:
         digest: the result of `fingerprint` where it was stored
         final_logged: (episodes,) whether the observation of the last step was logged, or None if
             all were
+        image_conversions: name -> how images were made of what was logged, where they differ
 
     Raises:
         DataError: a field of another type, shape or length
@@ -69,6 +72,7 @@ class Trajectories:
     names: tuple[str, ...] = ()
     digest: str | None = None
     final_logged: np.ndarray | None = None
+    image_conversions: Mapping[str, ImageConversion] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         raise_data_errors(list(_type_errors(self)) or _layout_errors(self), str(self.source))
@@ -236,7 +240,8 @@ class Trajectories:
             shape, dtype = value.shape[1:], str(value.dtype)
             kind = (scaling or {}).get(key, "none")
             if value.ndim == 4:
-                observations[key] = ObservationSpec(shape, dtype)
+                conversion = self.image_conversions.get(key)
+                observations[key] = ObservationSpec(shape, dtype, conversion=conversion)
                 continue
             m = moments(self.chunks(value))
             steps = self.step_differences(value) if self.observed_lengths.max() > 1 else None

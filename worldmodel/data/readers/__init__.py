@@ -17,6 +17,7 @@ from worldmodel.data.episodes import (
     split_long_episodes,
     stack_episodes,
 )
+from worldmodel.data.observations import ObservationChoice
 from worldmodel.data.progress import progress_bar
 from worldmodel.data.readers.files import reading
 from worldmodel.data.readers.sizes import check_holes
@@ -95,6 +96,7 @@ def _read(options: DataOptions, stream: EpisodeStream, folder: Path | None) -> T
         declared_actions(options) or stream.action_spec,
         skipped=skipped if skip else None,
         folder=folder,
+        choice=ObservationChoice.of(options),
     )
     before = trajectories.num_episodes
     trajectories, errors = drop_invalid_episodes(trajectories)
