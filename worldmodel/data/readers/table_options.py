@@ -19,7 +19,7 @@ class TableData(DataOptions):
     """CSV or Parquet tables: a file, a folder of files or a pattern."""
 
     name: str = option("table", "data source")
-    observations: list[str] = option(
+    observations: list[str] = option(  # pyright: ignore[reportIncompatibleVariableOverride]
         MISSING, "columns of the observation: one vector, and an image for each column of bytes"
     )
     actions: list[str] = option(MISSING, "columns of the action")
@@ -49,6 +49,9 @@ class TableData(DataOptions):
     )
     feedthrough: bool = feedthrough()
     csv: CSVOptions = dataclasses.field(default_factory=CSVOptions)
+
+    def chosen_observations(self) -> None:
+        return None
 
     def column_names(self) -> dict[str, list[str]]:
         return {"observation": self.observations, "action": self.actions}
