@@ -152,9 +152,11 @@ def test_the_same_options_give_the_same_episodes_and_another_seed_gives_others()
 @pytest.mark.parametrize(
     ("kwargs", "words"),
     [
-        ({"observation_space": spaces.Discrete(4)}, "observation is Discrete"),
-        ({"observation_space": spaces.Box(0, 255, (8,), np.uint8)}, "accepted: Box of floats"),
-        ({"observation_space": spaces.Dict(x=spaces.Discrete(2))}, "observation 'x' is Discrete"),
+        (
+            {"observation_space": spaces.Sequence(spaces.Discrete(4))},
+            "observation 'observation' is Seq",
+        ),
+        ({"observation_space": spaces.Dict(x=spaces.Text(9))}, "no numeric observations"),
         ({"action_space": spaces.Box(-np.inf, 1, (1,))}, "without finite bounds"),
         ({"action_space": spaces.MultiDiscrete([2, 3])}, "action is MultiDiscrete"),
     ],
@@ -165,7 +167,7 @@ def test_unsupported_spaces_are_reported(register, kwargs, words):
 
 
 def test_a_misspelt_environment_or_behavior_policy_gets_a_suggestion():
-    with pytest.raises(DataError, match="did you mean 'Pendulum-v1'"):
+    with pytest.raises(UserError, match="did you mean 'Pendulum-v1'"):
         reader.collect(options("Pendulm-v1"))
     with pytest.raises(UserError, match="did you mean 'uniform'.*accepted.*sticky"):
         reader.collect(options("Pendulum-v1", behaviour_policies=["unifrom"]))

@@ -257,10 +257,6 @@ def test_without_minari_the_extra_is_suggested(root, monkeypatch):
     ("options", "words"),
     [
         (
-            {"observation": spaces.MultiDiscrete([2, 5]), "shows": lambda k: np.array([0, k])},
-            "observation 'observation' is MultiDiscrete",
-        ),
-        (
             {"observation": spaces.Text(5), "shows": lambda k: "word"},
             "no numeric observations",
         ),

@@ -12,7 +12,7 @@ import pytest
 import worldmodel
 from worldmodel.config import Config
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
-from worldmodel.errors import ArgumentError, DataError, UserError
+from worldmodel.errors import ArgumentError, ConfigError, DataError, UserError
 from worldmodel.loading import LoadedRun
 from worldmodel.play.command import run as play
 from worldmodel.runs.directory import RunDirectory
@@ -95,3 +95,19 @@ def test_a_run_from_elsewhere_is_loaded_and_its_data_are_not(
     with pytest.raises(DataError, match="names is not read unasked"):
         play([f"run={copy}", "episode=0"])
     assert worldmodel.load(copy, allow_code=True).dataset().fingerprint()
+
+
+def test_a_run_from_elsewhere_gives_its_environment_no_arguments_unasked(
+    smoke_run: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(smoke_run, tmp_path / "run")
+    (copy / "origin").unlink()
+    text = (copy / "config.yaml").read_text()
+    (copy / "config.yaml").write_text(
+        text.replace("environment_options: {}", "environment_options: {g: 9.81}", 1)
+    )
+    with pytest.raises(
+        ConfigError, match=r"data\.environment_options={g: 9.81}: .*allow_code=true"
+    ):
+        worldmodel.load(copy)
+    assert worldmodel.load(copy, allow_code=True).config.data.environment_options == {"g": 9.81}

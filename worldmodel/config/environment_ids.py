@@ -1,25 +1,65 @@
 """Ids of Gymnasium environments, `ID` or `package.module:ID`: their form, and whose code they run.
 
-Gymnasium imports the module of such an id. The user's own command may name any; a run that came
-from elsewhere only one of an installed package.
+Gymnasium imports the module of such an id. The user's own command may name any, also of the working
+folder; a run that came from elsewhere only one of an installed package, without arguments.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import site
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
 from pathlib import Path
+from typing import Any
 
-from worldmodel.config.option import iter_options
+from worldmodel.config.option import format_value, iter_options
 
 FORM = re.compile(r"((?P<package>[^\W\d]\w*)(\.[^\W\d]\w*)*:)?([\w.-]+/)*[\w.-]+")
+
+OURS = ("disable_env_checker", "render_mode", "id")  # arguments of `gymnasium.make` set here
+
+
+@dataclass(frozen=True)
+class EnvironmentId:
+    """A Gymnasium environment: its id, and the arguments of its constructor by name."""
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, environment: str | EnvironmentId) -> EnvironmentId:
+        """Takes an id alone, too."""
+        return cls(environment) if isinstance(environment, str) else environment
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@contextmanager
+def working_folder_last(name: str) -> Iterator[None]:
+    """Modules are looked for in the working folder too, after all others, if the id names one."""
+    folder = os.getcwd()
+    if ":" not in name or folder in sys.path:
+        yield
+        return
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)
 
 
 def environments_in(options: object, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Key and id of every environment that is named below a dataclass of options."""
     for option, value in iter_options(options, prefix):
+        if _is_arguments(option.key):
+            continue
         named = (
             {f"{option.key}.{k}": v for k, v in value.items()} if isinstance(value, dict) else {}
         )
@@ -33,6 +73,29 @@ def form_errors(options: object, prefix: str) -> Iterator[str]:
     for key, name in environments_in(options, prefix):
         if not FORM.fullmatch(name):
             yield f"{key}={name}: accepts a Gymnasium id, ID or package.module:ID"
+
+
+def argument_errors(options: Mapping[str, Any], key: str) -> Iterator[str]:
+    """Yields the arguments of an environment that are not its constructor's."""
+    for name in options:
+        if name in OURS or not name.isidentifier():
+            yield f"{key}.{name}: accepts the names of the constructor's arguments"
+
+
+def foreign_arguments(config: object) -> Iterator[str]:
+    """Yields the arguments with which a run from elsewhere creates environments: they may name
+    files to read, and other environments to import.
+    """
+    for option, value in iter_options(config):
+        if _is_arguments(option.key) and value:
+            yield (
+                f"{option.key}={format_value(value)}: the run was trained elsewhere, and these "
+                "arguments may read files or import code; if you trust it, add allow_code=true"
+            )
+
+
+def _is_arguments(key: str) -> bool:
+    return key.rpartition(".")[2] == "environment_options"
 
 
 def local_code(config: object) -> Iterator[str]:
@@ -56,6 +119,7 @@ def _is_installed(name: str) -> bool:
         found = importlib.util.find_spec(package)  # imports nothing
     except ValueError:  # the running program
         return True
+    found = found or PathFinder.find_spec(package, [os.getcwd()])
     if found is None:
         return True  # there is nothing to import, which is reported where it is created
     files = [*(found.submodule_search_locations or []), *filter(None, [found.origin])]

@@ -18,7 +18,8 @@ from worldmodel.config.values import set_values
 from worldmodel.errors import raise_config_errors
 
 FORMAT = "format"
-INHERITED_OPTIONS = ("environment", "cache", "cache_dir")  # of the run, whatever the format is
+# Of the run, whatever the format is.
+INHERITED_OPTIONS = ("environment", "environment_options", "cache", "cache_dir")
 PREFIX = "evaluation.data."
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from omegaconf import MISSING
 
-from worldmodel.config.environment_ids import form_errors
+from worldmodel.config.environment_ids import EnvironmentId, argument_errors, form_errors
 from worldmodel.config.option import option
 from worldmodel.errors import did_you_mean
 
@@ -60,6 +60,9 @@ class DataOptions:
     path: str | None = option(None, "file, folder or glob pattern of the dataset")
     environment: str | None = option(
         None, "Gymnasium id of the real environment, for returns (null: not measured)"
+    )
+    environment_options: dict[str, Any] = option(
+        {}, "arguments of the environment's constructor, such as {exclude_x: true}"
     )
     holdout: float = option(
         0.1, "share of the episodes held out from training, for evaluation", low=0.0, high=0.9
@@ -118,6 +121,13 @@ class DataOptions:
         0, "worker processes for streamed batches (0: threads of the main process)", low=0, high=256
     )
 
+    @property
+    def environment_id(self) -> EnvironmentId | None:
+        """The real environment with the arguments of its constructor, if there is one."""
+        if self.environment is None:
+            return None
+        return EnvironmentId(self.environment, self.environment_options)
+
     def column_names(self) -> dict[str, list[str]]:
         """Returns the names of columns, by vector observation and for `action`, if known."""
         return {}
@@ -133,6 +143,7 @@ class DataOptions:
     def errors(self) -> Iterator[str]:
         """Yields what is wrong with these options together; a format adds its own rules."""
         yield from form_errors(self, "data.")
+        yield from argument_errors(self.environment_options, "data.environment_options")
         low, high = self.action_low, self.action_high
         if low is None or high is None:
             if low is not high:

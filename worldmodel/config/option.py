@@ -137,7 +137,7 @@ class Option:
         if self.type is str and any(type(e) is str and not _is_text(e) for e in elements):
             return "; text is not empty, and is UTF-8 without null characters"
         if self.type is dict and type(value) is dict:
-            return "; each VALUE is a number, text or a list"
+            return "; each VALUE is a number, text, or a list or {KEY: VALUE} of those"
         return ""
 
     def _takes(self, value: Any) -> bool:
@@ -148,7 +148,7 @@ class Option:
         if self.type is str:
             return _is_text(value)
         if self.type is dict:
-            return all(type(k) is str and not isinstance(v, dict) for k, v in value.items())
+            return _is_plain(value)
         if self.type is int and abs(value) > MAX_INTEGER:
             return False
         if self.type in (int, float):
@@ -156,6 +156,15 @@ class Option:
             high = math.inf if self.high is None else self.high
             return math.isfinite(value) and low <= value <= high
         return True
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value is made of numbers and text alone, as YAML and JSON write them."""
+    if isinstance(value, dict):
+        return all(type(k) is str and _is_plain(v) for k, v in value.items())
+    if isinstance(value, list):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
 
 
 def _is_text(value: str) -> bool:

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import logging
+from collections.abc import Iterator
+from functools import cache
+from typing import NamedTuple
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from worldmodel.data.spec import ActionSpec, DataSpec
-from worldmodel.errors import UserError, did_you_mean
+from worldmodel.config.environment_ids import EnvironmentId
+from worldmodel.data.behaviours import uniform
+from worldmodel.data.environment import GuardedEnvironment
+from worldmodel.data.spaces import Part, action_mismatch, action_of_step, leaves, part_of
+from worldmodel.data.spec import DataSpec
+from worldmodel.environments.observed import MismatchError, fit_observation
+from worldmodel.errors import DataError, UserError
+
+logger = logging.getLogger(__name__)
 
 Observation = dict[str, np.ndarray]
 SUCCESS = ("success", "is_success")  # keys in the `info` of environments
+FAR = 3.0  # ranges of the dataset: values farther away may have another unit
 
 
 class StepResult(NamedTuple):
@@ -28,124 +39,141 @@ class StepResult(NamedTuple):
 class RealEnvironment:
     """A Gymnasium environment with the named observations and the actions of a dataset.
 
-    A single array gets the name of the dataset's only observation; a Dict has its own names.
+    A single array gets the name of the dataset's only observation; those of a Dict or Tuple have
+    the names that readers give them. Values are converted as readers convert them. Every fault of
+    the environment raises UserError.
     """
 
-    def __init__(self, name: str, spec: DataSpec, rendered: bool = False):
+    def __init__(self, identity: str | EnvironmentId, spec: DataSpec, rendered: bool = False):
         """Creates the environment, for `render` if `rendered`.
 
         Raises UserError if it does not exist or does not match the dataset.
         """
-        self.environment = _make(name, rendered)
-        self.spec, self.name = spec, name
-        space = self.environment.observation_space
-        self.single = None if isinstance(space, spaces.Dict) else next(iter(spec.observations))
+        self.guarded = GuardedEnvironment(identity, rendered)
+        self.environment, self.spec = self.guarded.environment, spec
+        self.actions = self.environment.action_space
         try:
-            self._check_observations(space)
-            _check_actions(self.environment.action_space, spec.action, name)
-        except UserError:
+            self.parts = self._parts(self.environment.observation_space)
+            self.fits = {
+                key: fit_observation(self.parts[key], logged)
+                for key, logged in spec.observations.items()
+            }
+            if found := action_mismatch(self.actions, spec.action):
+                size = spec.action.size
+                kind = f"{size} classes" if spec.action.discrete else f"vectors of size {size}"
+                raise MismatchError(f"its actions are {found}", kind)
+        except (MismatchError, DataError) as error:
             self.close()
-            raise
+            label = self.guarded.label
+            if isinstance(error, DataError):
+                raise UserError(str(error)) from None
+            raise UserError(f"{label} does not match the dataset: {error}.") from None
 
     def reset(self, seed: int) -> Observation:
-        return self._observe(self.environment.reset(seed=seed)[0])
+        return self._observe(self.guarded.reset(seed))
 
     def step(self, action: np.ndarray) -> StepResult:
         """Takes an action in the data's own units."""
-        taken = _converted(self.environment.action_space, action)
-        observation, reward, terminated, truncated, info = self.environment.step(taken)
-        success = next((bool(info[name]) for name in SUCCESS if name in info), None)
-        observed = self._observe(observation)
-        return StepResult(observed, float(reward), bool(terminated), bool(truncated), success)
+        outcome = self.guarded.step(action_of_step(self.actions, action))
+        info = outcome.info
+        success = next((bool(np.all(info[name])) for name in SUCCESS if name in info), None)
+        observation = self._observe(outcome.observation)
+        return StepResult(observation, *outcome[1:4], success)
 
     def render(self) -> np.ndarray:
-        """Returns an image, uint8 (height, width, 3). Raises any exception of the environment."""
-        return np.asarray(self.environment.render())
+        """Returns an image, uint8 (height, width, 3)."""
+        return self.guarded.render()
 
     def close(self) -> None:
-        self.environment.close()
+        self.guarded.close()
 
-    def _observe(self, observation: Any) -> Observation:
-        named = observation if self.single is None else {self.single: observation}
-        return {
-            key: np.asarray(named[key], o.dtype).reshape(o.shape)
-            for key, o in self.spec.observations.items()
-        }
+    def _observe(self, observation: object) -> Observation:
+        named = self.guarded.named(observation, self.parts)
+        return {key: fit(named[key]) for key, fit in self.fits.items()}
 
-    def _check_observations(self, space: spaces.Space) -> None:
-        logged = self.spec.observations
-        named = isinstance(space, spaces.Dict)
-        given = dict(space.spaces) if named else {str(self.single): space}
-        if not named and len(logged) > 1 or logged.keys() - given.keys():
-            found = ", ".join(given) if named else f"a single {space}"
-            raise _mismatch(
-                self.name, f"its observations are {found}", f"observations {', '.join(logged)}"
+    def _parts(self, space: spaces.Space) -> dict[str, Part]:
+        """The parts of the environment's observation that are those of the dataset."""
+        logged, found = list(self.spec.observations), leaves(space)
+        if len(found) == len(logged) == 1:
+            found = dict(zip(logged, found.values(), strict=True))
+        if set(logged) - set(found):
+            named = isinstance(space, spaces.Dict | spaces.Tuple)
+            given = ", ".join(found) if named else f"a single {space}"
+            raise MismatchError(
+                f"its observations are {given}", f"observations {', '.join(logged)}"
             )
-        for key, o in logged.items():
-            shape = given[key].shape or ()
-            same = shape == o.shape if o.is_image else np.prod(shape, dtype=int) == o.shape[0]
-            if not same:
-                raise _mismatch(self.name, f"its {key!r} has shape {shape}", f"shape {o.shape}")
+        return {key: part_of(key, *found[key], self.guarded.label) for key in logged}
 
 
-def episode_limit(name: str) -> int | None:
+def episode_limit(environment: str | EnvironmentId) -> int | None:
     """Number of steps after which the environment truncates an episode, None without a limit."""
-    limit = gymnasium.spec(name.rpartition(":")[2]).max_episode_steps
+    identity = EnvironmentId.of(environment)
+    limit = gymnasium.spec(identity.name.rpartition(":")[2]).max_episode_steps
+    limit = identity.options.get("max_episode_steps", limit)
     return None if limit is None or limit < 0 else limit
 
 
-def check_environment(name: str, spec: DataSpec) -> None:
-    """Raises UserError if the environment does not exist or does not match the dataset."""
-    RealEnvironment(name, spec).close()
+def check_environment(environment: str | EnvironmentId, spec: DataSpec) -> None:
+    """Takes one step in the environment, and warns of values unlike those of the dataset.
+
+    Raises UserError if the environment does not exist, does not match the dataset, or fails.
+    """
+    real = RealEnvironment(environment, spec)
+    try:
+        observation = real.reset(seed=0)
+        action = next(uniform(spec.action, np.random.default_rng(0)))
+        outcome = real.step(np.asarray(action))
+        if not np.isfinite(outcome.reward):
+            raise real.guarded.fault(
+                f"step(action) returns reward {outcome.reward}; accepted: a finite number"
+            )
+        for key, value in outcome.observation.items():
+            if not np.isfinite(value).all():
+                raise real.guarded.fault(
+                    f"step(action) returns observation {key!r} with numbers that are not finite; "
+                    "accepted: finite numbers"
+                )
+        for difference in _differences(real, [observation, outcome.observation]):
+            _warn(f"{real.guarded.label}: {difference}")
+    finally:
+        real.close()
 
 
-def compatibility_error(name: str, spec: DataSpec) -> str | None:
+def compatibility_error(environment: str | EnvironmentId, spec: DataSpec) -> str | None:
     """Why the environment cannot be created or does not match the dataset; None if it does."""
     try:
-        check_environment(name, spec)
+        check_environment(environment, spec)
     except UserError as error:
         return str(error).partition("\n")[0]
     return None
 
 
-def _make(name: str, rendered: bool) -> gymnasium.Env:
-    # Some environments do not accept the argument at all.
-    rendering: dict[str, Any] = {"render_mode": "rgb_array"} if rendered else {}
-    try:
-        return gymnasium.make(name, disable_env_checker=True, **rendering)
-    except (gymnasium.error.Error, ImportError) as error:
-        registered = name in gymnasium.registry
-        hint = "" if registered else did_you_mean(name, gymnasium.registry)
-        raise UserError(
-            f"data.environment={name}: cannot be created{hint}.\n  {error}\n"
-            "Accepted: the id of an installed Gymnasium environment (`package:id` imports the "
-            "package first), or null to evaluate without returns."
-        ) from error
+@cache
+def _warn(message: str) -> None:
+    """Warns once in a process, however often the environment is checked."""
+    logger.warning("%s", message)
 
 
-def _check_actions(space: spaces.Space, action: ActionSpec, name: str) -> None:
-    if isinstance(space, spaces.Discrete):
-        same, found = action.discrete and action.size == space.n, f"{space.n} classes"
-    elif isinstance(space, spaces.Box):
-        size = int(np.prod(space.shape))
-        same, found = not action.discrete and action.size == size, f"vectors of size {size}"
-    else:
-        same, found = False, str(space)
-    if not same:
-        kind = f"{action.size} classes" if action.discrete else f"vectors of size {action.size}"
-        raise _mismatch(name, f"its actions are {found}", kind)
-
-
-def _converted(space: spaces.Space, action: np.ndarray) -> Any:
-    """An action of the dataset as `step` accepts it, clipped to the environment's bounds."""
-    if isinstance(space, spaces.Discrete):
-        return int(action + space.start)
-    if not isinstance(space, spaces.Box):
-        raise TypeError(f"unsupported action space {space}")
-    return np.clip(action.reshape(space.shape), space.low, space.high).astype(space.dtype)
-
-
-def _mismatch(name: str, found: str, logged: str) -> UserError:
-    return UserError(
-        f"data.environment={name} does not match the dataset: {found}, the dataset has {logged}."
-    )
+def _differences(real: RealEnvironment, seen: list[Observation]) -> Iterator[str]:
+    """Values unlike those of the dataset, which may be in other units."""
+    for key, logged in real.spec.observations.items():
+        if not logged.low:
+            continue
+        low, high = np.asarray(logged.low), np.asarray(logged.high)
+        values = np.stack([observation[key] for observation in seen])
+        beyond = np.maximum(low - values, values - high).max(0)
+        for d in np.flatnonzero((beyond > FAR * (high - low)) & (high > low))[:1]:
+            farthest = values[np.abs(values[:, d]).argmax(), d]
+            yield (
+                f"observation {key!r} has {farthest:.4g} in dimension {d}, and from {low[d]:.4g} "
+                f"to {high[d]:.4g} in the dataset: are these the same units?"
+            )
+    action, space = real.spec.action, real.actions
+    if not action.discrete and isinstance(space, spaces.Box):
+        reach = np.maximum(np.asarray(action.high), -np.asarray(action.low))
+        most = np.maximum(np.abs(space.low), np.abs(space.high)).reshape(-1)
+        for d in np.flatnonzero(reach > FAR * most)[:1]:
+            yield (
+                f"actions of the dataset reach {reach[d]:.4g} in dimension {d}, and the "
+                f"environment's {most[d]:.4g}: are these the same units?"
+            )

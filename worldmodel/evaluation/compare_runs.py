@@ -119,7 +119,7 @@ def compare_contexts(contexts: Mapping[str, Context]) -> Comparison:
     return Comparison(
         runs=list(contexts),
         held_out_sha256=first.held_out.fingerprint(),
-        environment=first.environment,
+        environment=None if first.environment is None else str(first.environment),
         confidence=first.options.confidence,
         measures=compare_measures(measures, first.bootstrap),
         notes=list(dict.fromkeys([*notes, *out_of_bounds_notes(first.held_out)])),

@@ -60,7 +60,7 @@ def evaluate(context: Context, provenance: Provenance | None = None) -> Results:
     provenance = dataclasses.replace(
         provenance,
         held_out_sha256=context.held_out.fingerprint(),
-        environment=context.environment,
+        environment=None if context.environment is None else str(context.environment),
         seconds=seconds,
         software=_software(),
     )
@@ -119,7 +119,7 @@ def context_of(
         spec=run.spec,
         held_out=held_out,
         dataset=dataset,
-        environment=run.config.data.environment,
+        environment=run.config.data.environment_id,
         options=options,
         value=run.value,
         other_seeds=run.other_seeds,

@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 from numpy.typing import ArrayLike
 
+from worldmodel.config.environment_ids import EnvironmentId
 from worldmodel.data.collection import LONGEST_EPISODE_STEPS
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
@@ -83,7 +84,7 @@ class EvaluationEpisodes:
 
 
 def run_episodes(
-    environment: str,
+    environment: str | EnvironmentId,
     spec: DataSpec,
     act: ActFunction,
     episodes: int,
@@ -282,10 +283,12 @@ def _joined(parts: Sequence[EvaluationEpisodes]) -> EvaluationEpisodes:
 
 
 @contextlib.contextmanager
-def environments_of(name: str, spec: DataSpec, count: int) -> Iterator[list[RealEnvironment]]:
+def environments_of(
+    identity: str | EnvironmentId, spec: DataSpec, count: int
+) -> Iterator[list[RealEnvironment]]:
     """`count` environments, closed in the end."""
     with contextlib.ExitStack() as stack:
-        made = [RealEnvironment(name, spec) for _ in range(count)]
+        made = [RealEnvironment(identity, spec) for _ in range(count)]
         for environment in made:
             stack.callback(environment.close)
         yield made

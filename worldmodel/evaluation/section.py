@@ -21,6 +21,7 @@ from flax import nnx
 
 from worldmodel import planning
 from worldmodel.config import EvaluationOptions, registry
+from worldmodel.config.environment_ids import EnvironmentId
 from worldmodel.config.references import Reference, resolve_reference
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.trajectories import Trajectories
@@ -40,7 +41,7 @@ class Context:
 
     held_out: the episodes that predictions are evaluated on
     dataset: all episodes of the dataset, training and held out
-    environment: Gymnasium id of the real environment, None where there is none
+    environment: the real environment, None where there is none
     value: a critic's value function, for the planner
     other_seeds: the agents of the run's other training seeds
     checkpoint_policies: earlier policies that act on the same features, by name
@@ -51,7 +52,7 @@ class Context:
     spec: DataSpec
     held_out: Trajectories
     dataset: Trajectories
-    environment: str | None
+    environment: str | EnvironmentId | None
     options: EvaluationOptions
     value: planning.Value | None = None
     other_seeds: Sequence[Agent] = ()

@@ -39,6 +39,8 @@ class OracleOptions(ObservedOptions):
     def errors(self, config: Config) -> Iterator[str]:
         if not self.environment:
             yield NO_ENVIRONMENT
+        elif config.data.environment_options:
+            yield "data.environment_options: model=oracle accepts none, it has the defaults alone"
 
 
 @register("model", "oracle", OracleOptions)

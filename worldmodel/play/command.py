@@ -73,9 +73,10 @@ def _conflicts(options: PlayOptions) -> Iterator[str]:
             yield f"{given}: keyboard needs the real environment; accepted: the other sources"
         if len(set(actions)) < len(actions):
             yield f"{given}: names a source twice; accepted: each once"
-        for key in ("environment", "video"):
-            if (value := getattr(options, key)) is not None:
-                yield f"{key}={value}: needs the real environment; accepted without episode"
+        for key in ("environment", "environment_options", "video"):
+            if value := getattr(options, key):
+                named = f"{key}={format_value(value)}"
+                yield f"{named}: needs the real environment; accepted without episode"
     if options.video is not None and options.steps > MAX_VIDEO_FRAMES:
         yield f"steps={options.steps}: accepts up to {MAX_VIDEO_FRAMES} with a video"
     for key, ending in (("video", ".gif"), ("figure", ".png")):

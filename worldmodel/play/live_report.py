@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from worldmodel.config.environment_ids import EnvironmentId
 from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ConfigError, printable
 from worldmodel.evaluation.rank_metrics import ImaginedReturn, RealReturn
@@ -34,8 +35,8 @@ def report_live_comparison(options: PlayOptions) -> None:
     """Plays an episode and prints one line per step and a summary. Raises UserError."""
     run = load(options.run, options.checkpoint, allow_code=options.allow_code)
     enable_default_compilation_cache()
-    name = options.environment or run.config.data.environment
-    if name is None:
+    identity = _environment(options, run.config.data.environment_id)
+    if identity is None:
         raise ConfigError(
             f"run={options.run}: its data.environment names no real environment; accepted: "
             "environment=ID, or episode=N, which imagines from a logged step"
@@ -43,12 +44,12 @@ def report_live_comparison(options: PlayOptions) -> None:
     kind = (options.actions or ["random" if run.policy is None else "policy"])[0]
     context = options.context or run.config.evaluation.context
     act = make_action_source(kind, run)
-    with scenes.open_environment(name, run.spec, options) as (environment, video):
+    with scenes.open_environment(identity, run.spec, options) as (environment, video):
         print(
-            f"{printable(run.config.name)}, stage {run.stage}, step {run.step}: {printable(name)} "
-            f"compared with a dream of {run.config.model.name}\nseed {options.seed}, actions: "
-            f"{kind}; the model filters "
-            f"{context} steps, then predicts open loop"
+            f"{printable(run.config.name)}, stage {run.stage}, step {run.step}: "
+            f"{printable(identity)} compared with a dream of {run.config.model.name}\n"
+            f"seed {options.seed}, actions: {kind}; the model filters {context} steps, then "
+            "predicts open loop"
         )
         steps = compare_live(run, environment, act, context, options.steps, options.seed)
         compared = _print_steps(steps, run.spec, video)
@@ -56,6 +57,14 @@ def report_live_comparison(options: PlayOptions) -> None:
         if video is not None and video.frames:
             video.write()
             print(f"video                {video.path}, {video.frames} frames")
+
+
+def _environment(options: PlayOptions, trained: EnvironmentId | None) -> EnvironmentId | None:
+    """The environment to play in: the run's, with other arguments if they are given, or another."""
+    if trained is not None and options.environment in (None, trained.name):
+        return EnvironmentId(trained.name, options.environment_options or trained.options)
+    name = options.environment
+    return None if name is None else EnvironmentId(name, options.environment_options)
 
 
 def _print_steps(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -20,6 +21,9 @@ class PlayOptions:
     allow_code: bool = allow_code_option()
     environment: str | None = option(
         None, "id of the real Gymnasium environment (null: the run's data.environment)"
+    )
+    environment_options: dict[str, Any] = option(
+        {}, "arguments of its constructor (none: the run's, for the run's environment)"
     )
     actions: list[str] | None = option(
         None,

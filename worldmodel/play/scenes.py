@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from worldmodel.config.environment_ids import EnvironmentId
 from worldmodel.data.plots import ACTED, GRID, OBSERVED
 from worldmodel.data.spec import DataSpec
 from worldmodel.environments.real import RealEnvironment
@@ -35,13 +36,13 @@ SIZE, DPI = (4.0, 3.0), 80  # inches, and pixels per inch
 
 @contextmanager
 def open_environment(
-    name: str, spec: DataSpec, options: PlayOptions
+    identity: str | EnvironmentId, spec: DataSpec, options: PlayOptions
 ) -> Iterator[tuple[RealEnvironment, Video | None]]:
     """The real environment, and a video of it with `options.video`."""
     with ExitStack() as stack:
 
         def make(rendered: bool) -> RealEnvironment:
-            environment = RealEnvironment(name, spec, rendered)
+            environment = RealEnvironment(identity, spec, rendered)
             stack.callback(environment.close)
             return environment
 
@@ -59,7 +60,7 @@ def open_environment(
         try:
             environment, copy = (_check_rendering(make(rendered=True)) for _ in range(2))
         except Exception as error:  # anything that the environment's own library raises
-            why = f"{name} cannot be rendered here ({first_line(error)})"
+            why = f"{identity} cannot be rendered here ({first_line(error)})"
             print(f"video: {why}; curves are drawn instead", file=sys.stderr)
             yield environment, Video(options.video, [Curves(spec)], fps)
             return

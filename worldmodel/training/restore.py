@@ -16,7 +16,7 @@ from flax import nnx
 from worldmodel import models, policies
 from worldmodel.config import Config, DataOptions, ModelOptions
 from worldmodel.config.data_sources import source_option
-from worldmodel.config.environment_ids import local_code
+from worldmodel.config.environment_ids import foreign_arguments, local_code
 from worldmodel.config.evaluation_data import evaluation_data_options
 from worldmodel.config.registry import entry_of
 from worldmodel.data.spec import DataSpec
@@ -99,7 +99,7 @@ def restore(path: str | Path, checkpoint: str = "last", *, allow_code: bool = Fa
     checkpoint: `last` (the newest undamaged one), `best` (by the stage's `best_metric`) or a step.
         The best one comes with the `last`: it was selected among several, in part for its luck.
     allow_code: whether the run is trusted: an environment that it names may be of no installed
-        package, and its data source is read wherever it was trained
+        package or have arguments, and its data source is read wherever it was trained
 
     Of a run with several training seeds, model and policy are those of the first seed, and
     `other_seeds` those of the others.
@@ -113,6 +113,7 @@ def restore(path: str | Path, checkpoint: str = "last", *, allow_code: bool = Fa
     if not allow_code:
         raise_config_errors(local_code(config))
     if not trusted:  # nothing of it is read, and nothing written where it says
+        raise_config_errors(foreign_arguments(config))
         config.evaluation.data, config.data.cache_dir = None, type(config.data)().cache_dir
     stages = [stage for stage in plan_stages(config, spec).values() if stage.has_model]
     stage, step, modules = _restore_modules(directory, stages, checkpoint)

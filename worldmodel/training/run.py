@@ -139,8 +139,8 @@ def _check_plan(
     check_stages(stages.values(), mesh)
     planning.validate(config.evaluation.planner, spec)
     acts = config.policy.name != "none" or config.evaluation.planner.kind != "none"
-    if acts and config.data.environment is not None:
-        environments.check_environment(config.data.environment, spec)
+    if acts and config.data.environment_id is not None:
+        environments.check_environment(config.data.environment_id, spec)
     held_out = dataset.held_out
     if config.evaluation.data is not None:
         held_out = conform_to_spec(data.load(evaluation_data_options(config)), spec)

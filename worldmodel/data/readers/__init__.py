@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 # Options that do not change the content of a dataset.
 RUNTIME_OPTIONS = {
-    *("name", "environment", "holdout", "normalize"),
+    *("name", "environment", "environment_options", "holdout", "normalize"),
     *("cache", "cache_dir", "loader", "num_workers"),
 }
 CACHED_BYTES = 32 * 2**20  # files of at least this size are cached

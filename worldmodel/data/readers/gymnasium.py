@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.config import DataOptions, option
+from worldmodel.config.environment_ids import EnvironmentId
 from worldmodel.config.registry import register
 from worldmodel.data.behaviours import BEHAVIOURS
 from worldmodel.data.episodes import EpisodeStream
@@ -72,11 +73,11 @@ def read(options: GymnasiumData) -> EpisodeStream:
 
 
 def collect(options: GymnasiumData) -> Trajectories:
-    """Collects the episodes; episode j has seed `collection_seed` + j. Raises DataError."""
+    """Collects the episodes; episode j has seed `collection_seed` + j. Raises UserError."""
     from worldmodel.data.collection import collect_episodes
 
     return collect_episodes(
-        str(options.environment),
+        EnvironmentId(str(options.environment), options.environment_options),
         options.behaviour_policies,
         options.episodes,
         options.collection_seed,
@@ -93,8 +94,10 @@ def cache_folder(options: GymnasiumData) -> Path:
 
 
 def _recipe(options: GymnasiumData) -> dict[str, Any]:
+    arguments = options.environment_options
     return {
         "environment": options.environment,
+        **({"environment_options": arguments} if arguments else {}),
         "behaviours": list(options.behaviour_policies),
         "episodes": options.episodes,
         "collection_seed": options.collection_seed,

@@ -14,6 +14,7 @@ import numpy as np
 
 from worldmodel import planning
 from worldmodel.config import PolicyRankingOptions
+from worldmodel.config.environment_ids import EnvironmentId
 from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
 from worldmodel.environments.real import (
@@ -289,7 +290,7 @@ class PolicyRanking(Section):
         ]
 
 
-def ranking_horizons(options: PolicyRankingOptions, environment: str) -> list[int]:
+def ranking_horizons(options: PolicyRankingOptions, environment: str | EnvironmentId) -> list[int]:
     """No longer than the time limit of an episode, which the model does not know."""
     limit = episode_limit(environment)
     return sorted({h if limit is None else min(h, limit) for h in options.horizons})

@@ -113,7 +113,7 @@ class Returns(Section):
             limit = None if environment is None else episode_limit(environment)
             scale = Scale(reference, reference.note(limit))
         ordered = {name: returns[name] for name in ORDER if name in returns}
-        return cls(ordered, environment, scale)
+        return cls(ordered, None if environment is None else str(environment), scale)
 
     @property
     def acting(self) -> dict[str, AgentReturns]:
