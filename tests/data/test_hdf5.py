@@ -56,20 +56,26 @@ def without(content: dict[str, Any], *keys: str) -> dict[str, Any]:
 
 def transitions(logs: Trajectories) -> list[tuple]:
     found = []
-    for first, length, ended in zip(logs.offsets, logs.lengths, logs.terminated, strict=True):
+    logged = np.full(logs.num_episodes, True) if logs.final_logged is None else logs.final_logged
+    ends = zip(logs.offsets, logs.lengths, logs.terminated, logged, strict=True)
+    for first, length, ended, known in ends:
         x = logs.observations["observation"]
         for row in range(first, first + length - 1):
-            is_end = bool(ended) and row == first + length - 2
-            found.append((*x[row], *logs.actions[row], logs.rewards[row], *x[row + 1], is_end))
+            last = row == first + length - 2
+            after = x[row + 1] if known or not last else (None, None)
+            found.append(
+                (*x[row], *logs.actions[row], logs.rewards[row], *after, bool(ended) and last)
+            )
     return found
 
 
 def expected(episodes: Kinds = EPISODES, with_final: bool = True) -> list[tuple]:
     found = []
     for e, (n, end) in enumerate(episodes):
-        for t in range(n if with_final else n - 1):
-            action = np.float32(e) + np.float32(t) / np.float32(100)
-            found.append((e, t, action, 10 * e + t, e, t + 1, end is True and t == n - 1))
+        for t in range(n):
+            last, action = t == n - 1, np.float32(e) + np.float32(t) / np.float32(100)
+            after = (e, t + 1) if with_final or not last else (None, None)
+            found.append((e, t, action, 10 * e + t, *after, end is True and last))
     return found
 
 
@@ -85,9 +91,8 @@ def test_no_transition_mixes_episodes(
     assert transitions(read(folder, arrays(kinds))) == expected(kinds)
     # Without time-outs, an episode ends where the next observation is not that of the next row.
     assert transitions(read(folder, without(arrays(kinds), "timeouts"))) == expected(kinds)
-    if max(n for n, _ in kinds) > 1:
-        bare = without(arrays(kinds), "next_observations")
-        assert transitions(read(folder, bare)) == expected(kinds, with_final=False)
+    bare = without(arrays(kinds), "next_observations")
+    assert transitions(read(folder, bare)) == expected(kinds, with_final=False)
 
 
 def test_a_row_marked_as_both_is_terminal_and_an_unmarked_end_is_not(tmp_path: Path) -> None:
@@ -96,15 +101,6 @@ def test_a_row_marked_as_both_is_terminal_and_an_unmarked_end_is_not(tmp_path: P
     logs = read(tmp_path, content)
     assert logs.terminated.tolist() == [True, False, True, False]
     assert logs.lengths.tolist() == [4, 3, 5, 3]
-
-
-def test_missing_final_observations_of_terminal_episodes_are_reported(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    with caplog.at_level(logging.WARNING):
-        logs = read(tmp_path, without(arrays(), "next_observations"))
-    assert not logs.terminated.any() and logs.lengths.tolist() == [3, 2, 4, 2]
-    assert "2 terminal episodes lack the observation after" in caplog.text
 
 
 def test_groups_images_classes_and_missing_rewards_are_read(tmp_path: Path) -> None:
@@ -139,7 +135,7 @@ def shorter(key: str) -> dict[str, Any]:
 
 
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
-    "no terminals": (without(arrays(), "terminals"), "has no terminals; present: actions"),
+    "no actions": (without(arrays(), "actions"), "has no actions"),
     "misspelt": (
         without(arrays(), "observations") | {"obsrvations": np.zeros((11, 2))},
         "has no observations (did you mean 'obsrvations'?)",

@@ -64,13 +64,16 @@ def without(arrays: dict[str, Any], *keys: str) -> dict[str, Any]:
 def transitions(logs: Trajectories) -> list[tuple]:
     """(observation, action, reward, next observation, terminal) of every transition, in order."""
     found = []
-    for first, length, ended in zip(logs.offsets, logs.lengths, logs.terminated, strict=True):
+    logged = np.full(logs.num_episodes, True) if logs.final_logged is None else logs.final_logged
+    ends = zip(logs.offsets, logs.lengths, logs.terminated, logged, strict=True)
+    for first, length, ended, known in ends:
         x = logs.observations["observation"]
         for row in range(first, first + length - 1):
-            is_end = bool(ended) and row == first + length - 2
+            last = row == first + length - 2
+            after = x[row + 1] if known or not last else (None, None)
             found.append(
-                (*x[row], *logs.actions[row], logs.rewards[row], *x[row + 1], is_end)
-            )  # fmt: skip
+                (*x[row], *logs.actions[row], logs.rewards[row], *after, bool(ended) and last)
+            )
     return found
 
 
@@ -78,10 +81,10 @@ def expected(lengths: np.ndarray, with_final: bool = True) -> list[tuple]:
     """The same, computed step by step."""
     found = []
     for e, n in enumerate(lengths.tolist()):
-        for t in range(n if with_final else n - 1):
-            ended = e % 2 == 0 and t == n - 1
-            action = np.float32(e + t / 100)
-            found.append((e, t, action, 10 * e + t, e, t + 1, ended))
+        for t in range(n):
+            last, action = t == n - 1, np.float32(e + t / 100)
+            after = (e, t + 1) if with_final or not last else (None, None)
+            found.append((e, t, action, 10 * e + t, *after, e % 2 == 0 and last))
     return found
 
 
@@ -107,28 +110,16 @@ def test_no_transition_mixes_episodes(
     # Without time-outs, an episode ends where the next observation is not that of the next row.
     unmarked = without(rows, "last_next", "timeouts")
     assert transitions(read(folder, unmarked)) == expected(counts)
-    if max(lengths) > 1:
-        bare = without(rows, "last_next", "next_observations")
-        assert transitions(read(folder, bare)) == expected(counts, with_final=False)
-
-
-def test_a_missing_final_observation_of_a_terminal_episode_is_reported(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    bare = without(by_rows(), "last_next", "next_observations")
-    with caplog.at_level(logging.WARNING):
-        logs = read(tmp_path, bare)
-    assert not logs.terminated.any() and logs.lengths.tolist() == [3, 4]
-    assert "2 terminal episodes lack the observation after" in caplog.text
-    assert "1 episodes without a complete transition left out" in caplog.text
+    bare = without(rows, "last_next", "next_observations")
+    assert transitions(read(folder, bare)) == expected(counts, with_final=False)
 
 
 def test_rows_by_episode_lengths_keep_their_names(tmp_path: Path) -> None:
     arrays = without(by_rows(), "terminals", "timeouts", "last_next", "next_observations")
     names = np.array(["hover", "short", "circle"])
     logs = read(tmp_path, arrays | {"episode_lengths": LENGTHS, "episode_names": names})
-    assert logs.lengths.tolist() == [3, 4] and not logs.terminated.any()
-    assert [name.rsplit(" ")[-1] for name in logs.names] == ["hover", "circle"]
+    assert logs.lengths.tolist() == [4, 2, 5] and not logs.terminated.any()
+    assert [name.rsplit(" ")[-1] for name in logs.names] == ["hover", "short", "circle"]
 
 
 def test_terminals_of_ogbench_are_ends_of_episodes(tmp_path: Path) -> None:
@@ -150,11 +141,12 @@ def test_archives_of_stable_baselines_and_single_episodes_are_read(tmp_path: Pat
     starts = np.isin(np.arange(LENGTHS.sum()), np.cumsum(LENGTHS) - LENGTHS)
     archive = {"obs": rows["observations"], "actions": rows["actions"], "rewards": rows["rewards"]}
     logs = read(tmp_path, archive | {"episode_starts": starts})
-    assert transitions(logs) == expected(LENGTHS, with_final=False)
+    truncated = [(*step[:-1], False) for step in expected(LENGTHS, with_final=False)]
+    assert transitions(logs) == truncated
     one = {"observations": np.zeros((5, 2)), "actions": np.zeros((4, 1))}
     assert read(tmp_path, one).lengths.tolist() == [5]
     one["actions"] = np.zeros((5, 1))
-    assert read(tmp_path, one).lengths.tolist() == [5]
+    assert read(tmp_path, one).lengths.tolist() == [6]
 
 
 def test_dicts_images_and_classes_are_preserved(tmp_path: Path) -> None:
@@ -188,8 +180,8 @@ def test_several_files_are_one_dataset_and_an_unreadable_one_can_be_skipped(
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "no actions": (without(whole(), "actions"), "has no actions"),
     "misspelt": (
-        without(whole(), "observations") | {"observation": np.zeros((11, 2))},
-        "has no observations (did you mean 'observation'?); present: actions",
+        without(whole(), "observations") | {"obsrvations": np.zeros((11, 2))},
+        "has no observations (did you mean 'obsrvations'?); present: actions",
     ),
     "sums": (whole() | {"lengths": LENGTHS + 1}, "lengths sum to 11 in 3 episodes, observations"),
     "a zero length": (whole() | {"lengths": np.array([0, 4, 4])}, "each 1 or more"),
@@ -284,8 +276,8 @@ def test_large_arrays_are_read_row_by_row(tmp_path: Path) -> None:
         ("halfcheetah/halfcheetah-replay.npz", 80, 80_000, 0),
         ("halfcheetah/halfcheetah-medium.npz", 100, 100_000, 0),
         ("hopper/hopper-medium.npz", 280, 100_000, 279),
-        ("nanobench/nanobench_50hz.npz", 74, 113_064, 0),
-        ("formats/stable_baselines_pendulum.npz", 100, 19_900, 0),
+        ("nanobench/nanobench_50hz.npz", 74, 113_138, 0),
+        ("formats/stable_baselines_pendulum.npz", 100, 20_000, 0),
     ],
 )
 def test_real_archives_are_read(file: str, episodes: int, steps: int, terminals: int) -> None:

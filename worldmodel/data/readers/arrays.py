@@ -1,151 +1,140 @@
-"""Episodes from named arrays whose rows lie end to end, as in NumPy archives and HDF5 files.
+"""Episodes from named arrays, as in NumPy archives and HDF5 files. The names, and what they mean,
+are those of `marks.py`; `data.roles` adds others.
 
-All hold `observations` and `actions`, and optionally `rewards`; several observations are
+All hold observations and actions, and optionally rewards; several observations are
 `observations/NAME` each. They differ in how rows belong to episodes:
 
-- T+1 rows of observations per episode: `lengths` (episodes,) in transitions, and optionally
-  `terminated`, `truncated` (episodes,)
-- T rows, as in D4RL: `terminals`, `timeouts` (N,), and optionally the observation after the last
-  action in `next_observations` (N, ...) or `last_next` (episodes, ...). A row marked as both is
-  terminal. Without `timeouts`, an episode also ends where the logged next observation is not that
-  of the next row. The rows after the last mark are a truncated episode.
-- T rows without a next observation of the last: `episode_lengths` (episodes,) in rows, and
-  optionally `episode_names`
+- T+1 rows of observations per episode: `lengths` (episodes,) in transitions, and optionally marks
+  of ends, (episodes,) or by row
+- T rows, as in D4RL: marks of ends by row, and optionally the observation after each row in
+  `next_observations` (N, ...), or after each last action in `last_next` (episodes, ...). A row
+  marked as terminal and as time-out is terminal. An episode also ends where the logged next
+  observation is not that of the next row. The rows after the last mark are a truncated episode.
+- T rows: `episode_lengths` (episodes,) in rows, and optionally `episode_names`
 - OGBench: `terminals` without `timeouts` and `rewards` mark the last row of an episode, which is
-  its final observation and not a terminal state
+  its final observation and not a terminal state; beside `masks`, these are terminal
+- RLDS: `is_last` marks the row that holds the final observation
 - Stable-Baselines: `obs`, and `episode_starts` (N,)
 - one episode, with as many observations as actions, or one more
+- (episodes, time, ...), (environments, time, ...) or (time, environments, ...): `data.axes`
 
-`lengths` and `episode_lengths` are distinguished by their sums, so either name works. If the
-observation after the last action was not logged, the last transition is left out, and with it a
-terminal state.
+`lengths` and `episode_lengths` are distinguished by their sums, so either name works. Where the
+observation after the last action was not logged, its action, reward and terminal mark are kept.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from worldmodel.config import DataOptions, option
 from worldmodel.data.episodes import Episode
+from worldmodel.data.observations import ObservationChoice
+from worldmodel.data.readers.array_axes import AXES, laid_end_to_end
+from worldmodel.data.readers.array_fields import Arrays, Fields, fields_of, unread
+from worldmodel.data.readers.array_layouts import Layout, layout_of
+from worldmodel.data.readers.marks import FieldNames
 from worldmodel.data.readers.sizes import check_memory
-from worldmodel.errors import DataError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
-MARKS = (
-    *("lengths", "terminated", "truncated", "terminals", "timeouts"),
-    *("episode_lengths", "episode_names", "episode_starts"),
-)
-KEYS = ("actions", "rewards", *MARKS)
-NAMED = ("observations", "next_observations", "last_next", "obs")  # may be several: KEY/NAME
-
-Arrays = Mapping[str, Any]  # name -> (N, ...), anything that can be sliced, in memory or on disk
+MAX_SMALL_CLASS = 255  # larger integers (N, 1) are counts
+MAX_EXACT = 2**24  # of float32 integers
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """How rows belong to episodes.
+@dataclass
+class ArrayOptions(DataOptions):
+    """Options of the formats of named arrays."""
 
-    observations: name -> (N, ...), or (N + episodes, ...) if each episode has `extra_rows` = 1
-    last: (episodes,) last row of each episode, ascending; the final one is N - 1
-    terminated: (episodes,) whether the episode is terminal
-    next_observations: name -> (N, ...) the observation after each row, if logged
-    final_observations: name -> (episodes, ...) the observation after each last row, if logged
-    complete: the last row of observations of an episode is its final observation
-    """
-
-    observations: Arrays
-    last: np.ndarray
-    terminated: np.ndarray
-    next_observations: Arrays = field(default_factory=dict)
-    final_observations: Arrays = field(default_factory=dict)
-    extra_rows: int = 0
-    complete: bool = False
+    axes: str | None = option(
+        None,
+        "axes of the arrays before those of a step (null: recognized, or asked)",
+        choices=AXES,
+    )
 
 
 def episodes(
-    arrays: Arrays, source: str, prefix: str = "", *, ogbench: bool = True
+    arrays: Arrays,
+    roles: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+    source: str,
+    prefix: str,
+    options: ArrayOptions,
+    told: FieldNames,
 ) -> Iterator[Episode]:
-    """Yields the episodes; warns at the end about what was left out.
+    """Yields the episodes of a file; warns about what is not read.
 
     Args:
-        arrays: those of `KEYS` and `NAMED` that are present
-        source: their file, for the warning
+        arrays: name -> array, of the names in `roles`
+        roles: name -> role, see `field_roles`
+        shapes: of all arrays of the file
+        source: the file, for warnings
         prefix: of the names of episodes
-        ogbench: read `terminals` without `timeouts` and `rewards` as OGBench writes them
+        options: those of the data set
+        told: the fields that were named already
 
     Raises:
         DataError: arrays that do not fit together
     """
-    _check(arrays)
-    arrays = {key: value[:] if key in MARKS else value for key, value in arrays.items()}
-    layout = _whole(arrays) or _rows(arrays, ogbench)
-    names, rewards = _names(arrays, prefix, len(layout.last)), arrays.get("rewards")
+    fields = fields_of(arrays, roles, options.roles)
+    told.warn(unread(shapes, [*roles, *options.roles], len(fields.actions)), len(fields.actions))
+    fields = _chosen(fields, options, source)
+    batch = laid_end_to_end(fields, options.axes)
+    fields = batch.fields if batch else fields
+    layout = layout_of(fields, batch, source)
+    numbers = _are_counts(fields.actions, source)
+    names = _names(fields, prefix, len(layout.last))
     begins = np.concatenate([[0], layout.last[:-1] + 1]).tolist()
     row_bytes = sum(map(_row_bytes, layout.observations.values()))
-    lost_terminals = short = 0
+    lost: list[float] = []
     for index, (begin, last) in enumerate(zip(begins, layout.last.tolist(), strict=True)):
         part, shift = slice(begin, last + 1), layout.extra_rows * index
-        rows = slice(begin + shift, last + 1 + shift + layout.extra_rows)
+        continues = bool(layout.continues[index])
         check_memory(row_bytes * (last - begin), names[index])
+        rewards = None if fields.rewards is None else np.asarray(fields.rewards[part])
+        final = {} if continues else _final(layout, index, last)
+        rows = slice(begin + shift, last + 1 + shift + layout.extra_rows + continues)
         observations = {key: np.asarray(value[rows]) for key, value in layout.observations.items()}
-        final = _final(layout, index, last)
         if final:
             observations = {k: np.concatenate([v, final[k]]) for k, v in observations.items()}
-        if len(next(iter(observations.values()))) < 2:
-            short += 1
+        padded = layout.complete and not layout.extra_rows and not continues
+        if padded and rewards is not None:
+            lost += rewards[-1:].reshape(-1).tolist()
+        if padded and last == begin:  # the final observation alone
             continue
-        complete = bool(final) or layout.complete
-        lost_terminals += bool(layout.terminated[index]) and not complete
         yield Episode(
             observations,
-            actions=_classes(np.asarray(arrays["actions"][part])),
-            rewards=None if rewards is None else np.asarray(rewards[part]),
-            terminated=bool(layout.terminated[index]) and complete,
+            actions=_actions(np.asarray(fields.actions[part]), numbers),
+            rewards=rewards,
+            terminated=bool(layout.terminated[index]),
             name=names[index],
+            final_logged=bool(final) or layout.complete or continues,
         )
-    if lost_terminals:
+    if np.count_nonzero(lost):
         logger.warning(
-            "%s: %d terminal episodes lack the observation after their last action; they count as "
-            "truncated, and nothing is learned from their terminal states",
-            source, lost_terminals,
+            "%s: %d rows hold a final observation alone; their rewards are left out, %d of them "
+            "not 0 (sum %g)",
+            source, len(lost), np.count_nonzero(lost), np.sum(lost),
         )  # fmt: skip
-    if short:
-        logger.warning("%s: %d episodes without a complete transition left out", source, short)
 
 
-def _check(arrays: Arrays) -> None:
-    """Raises DataError for arrays that are not rows of numbers, and marks that are not one each."""
-    if scalars := [key for key, value in arrays.items() if value.ndim == 0]:
-        raise DataError(f"{', '.join(scalars)} is a single number; accepted: arrays of rows")
-    for key, value in arrays.items():
-        if value.dtype.kind not in "fiub" and key != "episode_names":
-            raise DataError(f"{key} is {value.dtype}; accepted: numbers")
-        if key in MARKS and math.prod(value.shape) != len(value):
-            raise DataError(f"{key} has shape {value.shape}; accepted: one number per row")
-    if len(arrays["actions"]) == 0:
-        raise DataError("actions has no rows; accepted: at least one transition")
+def _chosen(fields: Fields, options: ArrayOptions, source: str) -> Fields:
+    """The same with the observations that the options choose; the others are not read."""
+    kept = ObservationChoice.of(options).select(fields.observations, source)
+    every = (fields.observations, fields.next_observations, fields.final_observations)
+    now, after, final = ({k: v for k, v in given.items() if k in kept} for given in every)
+    return replace(fields, observations=now, next_observations=after, final_observations=final)
 
 
-def require(keys: Iterable[str], present: Iterable[str], accepted: str) -> None:
-    """Raises DataError if a key is missing among the names that are `present`."""
-    names = [name.partition("/")[0] for name in present]
-    absent = [k for k in keys if k not in names and not (k == "observations" and "obs" in names)]
-    if absent:
-        hint = did_you_mean(absent[0], names)
-        raise DataError(
-            f"has no {' and no '.join(absent)}{hint}; present: {', '.join(present) or 'none'}; "
-            f"accepted: {accepted}"
-        )
-
-
-def _final(layout: _Layout, index: int, last: int) -> dict[str, np.ndarray]:
+def _final(layout: Layout, index: int, last: int) -> dict[str, np.ndarray]:
     """The observation after the last row of an episode, (1, ...) each; empty if not logged."""
+    if not layout.known[index]:
+        return {}
     given, row = layout.next_observations, last
     if not given:
         given, row = layout.final_observations, index
@@ -156,145 +145,30 @@ def _row_bytes(array: Any) -> int:
     return math.prod(array.shape[1:]) * array.dtype.itemsize
 
 
-def _classes(actions: np.ndarray) -> np.ndarray:
-    """Turns (T, 1) integers into classes (T,); leaves everything else unchanged."""
-    single = actions.dtype.kind in "iu" and actions.shape[1:] == (1,)
-    return actions[:, 0] if single else actions
-
-
-def _named(arrays: Arrays, key: str) -> dict[str, Any]:
-    """The arrays KEY/NAME, or the array KEY with a default name; empty if there are none."""
-    if key in arrays:
-        image = arrays[key].dtype == np.uint8 and arrays[key].ndim == 4
-        return {"image" if image else "observation": arrays[key]}
-    prefix = f"{key}/"
-    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
-
-
-def _names(arrays: Arrays, prefix: str, count: int) -> list[str]:
-    names = arrays.get("episode_names")
-    if names is None or names.shape != (count,):
+def _names(fields: Fields, prefix: str, count: int) -> list[str]:
+    if fields.names is None or fields.names.shape != (count,):
         return [f"{prefix}episode {index}" for index in range(count)]
+    names = [n.decode(errors="replace") if isinstance(n, bytes) else n for n in fields.names]
     return [f"{prefix}{name}" for name in names]
 
 
-def _lengths(arrays: Arrays) -> np.ndarray | None:
-    lengths = arrays.get("lengths", arrays.get("episode_lengths"))
-    if lengths is None:
-        return None
-    rows = len(arrays["actions"])
-    if lengths.dtype.kind not in "iu" or ((lengths < 1) | (lengths > rows)).any():
-        integers = lengths.dtype.kind in "iu" and lengths.size
-        limits = f" from {lengths.min()} to {lengths.max()}" if integers else ""
-        raise DataError(
-            f"lengths is {lengths.dtype} of shape {lengths.shape}{limits}; "
-            f"accepted: integers (episodes,), each 1 or more, in {rows} rows of actions"
-        )
-    return lengths.reshape(-1).astype(np.int64)
+def _are_counts(actions: Any, source: str) -> bool:
+    """Whether integers (N, 1) are numbers and not classes: some are negative, or beyond 255."""
+    if actions.dtype.kind not in "iu" or actions.shape[1:] != (1,):
+        return False
+    values = np.asarray(actions[:])
+    low, high = int(values.min()), int(values.max())
+    counts = (low < 0 or high > MAX_SMALL_CLASS) and max(-low, high) <= MAX_EXACT
+    if counts:
+        logger.warning(
+            "%s: actions are integers from %d to %d, of %d values: read as numbers, not as classes",
+            source, low, high, len(np.unique(values)),
+        )  # fmt: skip
+    return counts
 
 
-def _check_lengths(expected: int, of: str, **fields: Any) -> None:
-    """Raises DataError for fields that have another number of rows; None is an absent field."""
-    for name, value in fields.items():
-        parts = value.items() if isinstance(value, Mapping) else [("", value)]
-        for key, part in parts:
-            if part is not None and len(part) != expected:
-                label = f"{name}/{key}" if key and len(parts) > 1 else name
-                raise DataError(f"{label} has {len(part)} rows; accepted: {expected}, as {of} has")
-
-
-# ------------------------------------------------------------------------------- T + 1 observations
-
-
-def _whole(arrays: Arrays) -> _Layout | None:
-    """The layout with T+1 rows of observations, or None if there are T rows."""
-    observations = _named(arrays, "observations") or _named(arrays, "obs")
-    count, lengths = len(arrays["actions"]), _lengths(arrays)
-    rows = len(next(iter(observations.values())))
-    if lengths is None:
-        marked = arrays.keys() & {"terminals", "timeouts", "episode_starts", "next_observations"}
-        if marked or rows != count + 1:
-            return None
-        lengths = np.array([count])
-    total = int(lengths.sum())
-    if rows == total and count == total:
-        return None
-    if rows != total + len(lengths) or count != total:
-        raise DataError(
-            f"lengths sum to {total} in {len(lengths)} episodes, observations have {rows} rows, "
-            f"actions {count}; accepted: observations {total + len(lengths)} and actions "
-            f"{total} (lengths in transitions), or both {total} (in rows)"
-        )
-    _check_lengths(rows, "observations", observations=observations)
-    _check_lengths(total, "actions", rewards=arrays.get("rewards"))
-    ends = {key: arrays.get(key) for key in ("terminated", "truncated")}
-    _check_lengths(len(lengths), "lengths", **ends)
-    terminated = arrays.get("terminated", np.zeros(len(lengths), bool))
-    return _Layout(observations, np.cumsum(lengths) - 1, terminated, extra_rows=1, complete=True)
-
-
-# ------------------------------------------------------------------------------------------- T rows
-
-
-def _rows(arrays: Arrays, ogbench: bool) -> _Layout:
-    observations = _named(arrays, "observations") or _named(arrays, "obs")
-    following = {key: _named(arrays, key) for key in ("next_observations", "last_next")}
-    next_observations, final_observations = following.values()
-    count, rewards = len(arrays["actions"]), arrays.get("rewards")
-    marks = {key: arrays.get(key) for key in ("terminals", "timeouts", "episode_starts")}
-    _check_lengths(
-        count, "actions", rewards=rewards, observations=observations,
-        next_observations=next_observations, **marks,
-    )  # fmt: skip
-    for name, given in following.items():
-        if given and given.keys() != observations.keys():
-            raise DataError(f"{name} holds {', '.join(given)}; accepted: {', '.join(observations)}")
-    last = _last_rows(arrays, observations, next_observations, count)
-    _check_lengths(len(last), "the number of episodes", last_next=final_observations)
-    ended = marks["terminals"]
-    only_ends = ogbench and rewards is None and marks["timeouts"] is None and ended is not None
-    terminated = np.zeros(len(last), bool)
-    if ended is not None and not only_ends:
-        terminated = ended.reshape(-1)[last] != 0
-    return _Layout(
-        observations, last, terminated, next_observations, final_observations,
-        complete=only_ends and not any(following.values()),
-    )  # fmt: skip
-
-
-def _last_rows(
-    arrays: Arrays, observations: Arrays, next_observations: Arrays, count: int
-) -> np.ndarray:
-    """(episodes,) the last row of each episode, from lengths, starts or marks."""
-    lengths = _lengths(arrays)
-    if lengths is not None:
-        return np.cumsum(lengths) - 1
-    if "episode_starts" in arrays:
-        marks = [np.roll(arrays["episode_starts"].reshape(-1), -1)]
-    else:
-        marks = [arrays[key] for key in ("terminals", "timeouts") if key in arrays]
-        if next_observations and "timeouts" not in arrays:
-            marks.append(_discontinuities(observations, next_observations))
-    ends = np.zeros(count, bool)
-    for mark in marks:
-        ends |= mark.reshape(-1).astype(bool)
-    ends[-1] = True
-    return np.flatnonzero(ends)
-
-
-def _discontinuities(
-    observations: Arrays, next_observations: Arrays, rows_at_once: int = 65_536
-) -> np.ndarray:
-    """(N,) bool: rows whose logged next observation is not that of the next row, so an episode ends
-    there.
-    """
-    count = len(next(iter(observations.values())))
-    ends = np.zeros(count, bool)
-    for key, value in observations.items():
-        for begin in range(0, count - 1, rows_at_once):
-            end = min(begin + rows_at_once, count - 1)
-            after = np.asarray(next_observations[key][begin:end]).reshape(end - begin, -1)
-            next_row = np.asarray(value[begin + 1 : end + 1]).reshape(end - begin, -1)
-            both_nan = (after != after) & (next_row != next_row)
-            ends[begin:end] |= ~((after == next_row) | both_nan).all(1)
-    return ends
+def _actions(actions: np.ndarray, numbers: bool) -> np.ndarray:
+    """Turns (T, 1) integers into classes (T,), or into `numbers`; all else is unchanged."""
+    if numbers:
+        return actions.astype(np.float64)
+    return actions[:, 0] if actions.dtype.kind in "iu" and actions.shape[1:] == (1,) else actions

@@ -1,5 +1,5 @@
-"""HDF5 files in D4RL's layout: `observations`, `actions`, `terminals` and optionally `rewards`,
-`timeouts` and `next_observations`, see `arrays.py`. Observations may be groups of named datasets.
+"""HDF5 files of datasets whose rows lie end to end, as D4RL's, in all layouts of `arrays.py`.
+Observations may be groups of named datasets. Files with a group an episode: `hdf5_trees.py`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from worldmodel.config import DataOptions, option
+from worldmodel.config import option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
 from worldmodel.data.readers import arrays, hdf5_trees
+from worldmodel.data.readers.array_fields import GROUPS, LAST_NEXT, field_roles, require
 from worldmodel.data.readers.files import existing_files, read_files, summary
 from worldmodel.data.readers.hdf5_storage import (
     check_storage,
@@ -21,14 +22,12 @@ from worldmodel.data.readers.hdf5_storage import (
     item_of,
     virtual_files,
 )
+from worldmodel.data.readers.marks import FieldNames, check_roles
 from worldmodel.errors import DataError
-
-REQUIRED = ("observations", "actions", "terminals")
-OPTIONAL = ("rewards", "timeouts", "next_observations")
 
 
 @dataclass
-class HDF5Data(DataOptions):
+class HDF5Data(arrays.ArrayOptions):
     """D4RL's HDF5 layout, or a group an episode: a file, a folder of files or a pattern."""
 
     name: str = option("hdf5", "data source")
@@ -44,50 +43,76 @@ ACCEPTED = summary(HDF5Data)
 def read(options: HDF5Data) -> EpisodeStream:
     """Reads the episodes of all files. Raises DataError if there is no file."""
     files = existing_files(options)
-    sources = set[Path]().union(*map(_virtual_files, files)) - {*files}
-    episodes = read_files(files, partial(_episodes, options), ACCEPTED)
+    sources = set[Path]().union(*(_virtual_files(options, file) for file in files)) - {*files}
+    one_file = partial(_episodes, options, FieldNames(str(options.path)))
+    episodes = read_files(files, one_file, ACCEPTED)
     return EpisodeStream(str(options.path), episodes, files=(*files, *sorted(sources)))
 
 
-def _episodes(options: HDF5Data, path: Path, prefix: str) -> Iterator[Episode | UnreadableEpisode]:
+def _episodes(
+    options: HDF5Data, told: FieldNames, path: Path, prefix: str
+) -> Iterator[Episode | UnreadableEpisode]:
     import h5py
 
     with h5py.File(path, "r") as file:
         if tree := hdf5_trees.branches(file):
             yield from hdf5_trees.episodes(file, tree, prefix, options)
             return
-        arrays.require(REQUIRED, file, ACCEPTED)
-        datasets = _datasets(file)
+        datasets, roles = _datasets(file, options)
         check_storage(datasets)
-        yield from arrays.episodes(datasets, str(path), prefix, ogbench=False)
+        shapes = _shapes(file, {data.name for data in datasets.values()})
+        yield from arrays.episodes(datasets, roles, shapes, str(path), prefix, options, told)
 
 
-def _datasets(file: Any) -> dict[str, Any]:
-    """The datasets that are read, by path: those of a group for several observations."""
+def _datasets(file: Any, options: HDF5Data) -> tuple[dict[str, Any], dict[str, str]]:
+    """The datasets that are read, by path, and their roles; all of a group of observations."""
     import h5py
 
+    inside = [name for name in options.roles if "/" in name and name in file]
+    roles = field_roles([*file, *inside], options.roles)
+    check_roles(options.roles, [*file, *inside])
+    require(roles, file, ACCEPTED)
     datasets: dict[str, Any] = {}
-    for key in (*REQUIRED, *OPTIONAL):
-        item = item_of(file, key) if key in file else None
+    for key, role in roles.items():
+        item = item_of(file, key)
         if isinstance(item, h5py.Dataset):
             datasets[key] = item
-        elif isinstance(item, h5py.Group) and key.endswith("observations"):
+        elif isinstance(item, h5py.Group) and role in (*GROUPS, LAST_NEXT):
             below = dict(datasets_below(item, f"{key}/"))
             if not below:
                 raise DataError(f"{key} is an empty group; accepted: datasets of observations")
-            datasets |= below
-        elif item is not None:
+            datasets |= {name: data for name, data in below.items() if _is_read(name, options)}
+        else:
             raise DataError(f"{key} is an HDF5 {type(item).__name__}; accepted: a dataset")
-    return datasets
+    return datasets, {name: roles.get(name) or roles[name.partition("/")[0]] for name in datasets}
 
 
-def _virtual_files(path: Path) -> set[Path]:
+def _is_read(name: str, options: HDF5Data) -> bool:
+    return options.roles.get(name) != "ignore"
+
+
+def _shapes(file: Any, read: set[str]) -> dict[str, tuple[int, ...]]:
+    """The shapes of all datasets but those that are read, by path; links are not followed."""
+    import h5py
+
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def note(name: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.name not in read:
+            shapes[name] = item.shape or ()
+
+    file.visititems(note)
+    return shapes
+
+
+def _virtual_files(options: HDF5Data, path: Path) -> set[Path]:
     """The other files that the content of a file depends on."""
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
-            tree = hdf5_trees.branches(file)
-            return virtual_files(hdf5_trees.datasets(file, tree) if tree else _datasets(file))
+            if tree := hdf5_trees.branches(file):
+                return virtual_files(hdf5_trees.datasets(file, tree))
+            return virtual_files(_datasets(file, options)[0])
     except Exception:  # is reported when the file is read
         return set()

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from worldmodel.config import ROLES
 from worldmodel.errors import DataError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -52,7 +51,7 @@ _ROLE_OF = {name: role for role, names in NAMES.items() for name in names}
 
 
 def role_of(name: str, roles: Mapping[str, str] | None = None) -> str | None:
-    """Returns what a field means: a key of `ROLES`, `done` or `not_done`; None if unknown.
+    """Returns what a field means: a key of `config.ROLES`, `done` or `not_done`; None if unknown.
 
     Args:
         name: the name of the field; a dot, slash or other prefix is the caller's to remove
@@ -65,11 +64,11 @@ def role_of(name: str, roles: Mapping[str, str] | None = None) -> str | None:
     return (roles or {}).get(name) or _ROLE_OF.get(name)
 
 
-def check_roles(roles: Mapping[str, str], names: Iterable[str]) -> None:
-    """Raises DataError for a role of a field that none of the `names` is."""
-    names = list(names)
-    for name in roles:
-        if name not in names:
+def check_roles(roles: Mapping[str, str], names: Collection[str]) -> None:
+    """Raises DataError for a role, other than `ignore`, of a field that is none of `names`."""
+    names = list(dict.fromkeys([*names, *(name.partition("/")[0] for name in names)]))
+    for name, role in roles.items():
+        if name not in names and role != "ignore":
             hint = did_you_mean(name, names)
             raise DataError(
                 f"data.roles names {name}{hint}; accepted: the fields {', '.join(names) or 'none'}"
@@ -198,6 +197,18 @@ def read_marks(
     return Marks(last, _or(none, terminal) & last, final is not None, bool(found.fields))
 
 
+def marked_rows(fields: Mapping[str, Any], roles: Mapping[str, str] | None = None) -> np.ndarray:
+    """Returns (N,) bool: rows after which an episode ends by any of the marks, whatever they mean.
+
+    Args:
+        fields: name -> (N,), fields whose role is one of `MARKS`, at least one
+        roles: `data.roles`
+    """
+    found = _Found.of(fields, roles or {})
+    starts = [np.roll(v, -1) for n, v in found.fields.items() if found.roles[n] == "start"]
+    return _or(*starts, *(v for n, v in found.fields.items() if found.roles[n] != "start"))
+
+
 @dataclass(frozen=True)
 class _Found:
     """The marks of a log, each true where its role says so."""
@@ -283,9 +294,8 @@ class FieldNames:
         if not new:
             return
         self.told |= {*new}
-        roles = ", ".join(role for role in ROLES if role != "ignore")
         logger.warning(
-            "%s: %s: as long as the actions (%d rows), but not read. data.roles={%s: ROLE} uses a "
-            "field (%s), data.roles={%s: ignore} leaves it out without this warning",
-            self.source, ", ".join(new), rows, new[0], roles, new[0],
+            "%s: %s: as long as the actions (%d rows), but not read. data.roles={%s: observation} "
+            "(or reward, terminal, ...) reads it, data.roles={%s: ignore} ends this warning",
+            self.source, ", ".join(new), rows, new[0], new[0],
         )  # fmt: skip

@@ -6,16 +6,19 @@ import math
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
-from worldmodel.config import DataOptions, option
+from worldmodel.config import option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream
 from worldmodel.data.readers import arrays
+from worldmodel.data.readers.array_fields import field_roles, require
 from worldmodel.data.readers.files import existing_files, read_files, reading, summary
+from worldmodel.data.readers.marks import FieldNames, check_roles
 from worldmodel.data.readers.sizes import check_size
 from worldmodel.errors import DataError
 
@@ -24,7 +27,7 @@ CHUNK_BYTES = 2**20
 
 
 @dataclass
-class NPZData(DataOptions):
+class NPZData(arrays.ArrayOptions):
     """NumPy archives (.npz) with observations and actions: a file, a folder or a pattern."""
 
     name: str = option("npz", "data source")
@@ -37,28 +40,37 @@ ACCEPTED = summary(NPZData)
 def read(options: NPZData) -> EpisodeStream:
     """Reads the episodes of all archives. Raises DataError if there is no file."""
     files = existing_files(options)
-    return EpisodeStream(str(options.path), read_files(files, _episodes, ACCEPTED), files=files)
+    one_file = partial(_episodes, options, FieldNames(str(options.path)))
+    return EpisodeStream(str(options.path), read_files(files, one_file, ACCEPTED), files=files)
 
 
-def _episodes(path: Path, prefix: str) -> Iterator[Episode]:
+def _episodes(options: NPZData, told: FieldNames, path: Path, prefix: str) -> Iterator[Episode]:
     with path.open("rb") as file:
         if file.read(6) == np.lib.format.MAGIC_PREFIX:
             raise DataError(f"is a single array; accepted: {ACCEPTED}")
     with zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
-        arrays.require(("observations", "actions"), names, ACCEPTED)
         members = dict(zip(names, archive.infolist(), strict=True))
-        wanted = {
-            name: member
-            for name, member in members.items()
-            if name in arrays.KEYS or name.partition("/")[0] in arrays.NAMED
-        }
+        roles = field_roles(members, options.roles)
+        check_roles(options.roles, members)
+        require(roles, members, ACCEPTED)
+        wanted = {name: members[name] for name in members if name in roles}
         check_size(sum(member.file_size for member in wanted.values()), path.stat().st_size)
         opened = {}
         for name, member in wanted.items():
             with reading("arrays of numbers, as numpy.savez writes them", member.filename):
                 opened[name] = member_array(archive, member)
-        yield from arrays.episodes(opened, str(path), prefix)
+        shapes = {name: _shape(archive, member) for name, member in members.items()}
+        yield from arrays.episodes(opened, roles, shapes, str(path), prefix, options, told)
+
+
+def _shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[int, ...]:
+    """The shape of an array that is not read; empty if it is none."""
+    try:
+        with archive.open(member) as stream:
+            return _header(stream)[0]
+    except Exception:  # of damage in what is not read
+        return ()
 
 
 def member_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray | _Rows:

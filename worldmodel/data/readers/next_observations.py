@@ -1,0 +1,150 @@
+"""Logged next observations beside the marks of ends: do they tell of the same episodes?
+
+Where the next observation of a row is not the observation of the next row, an episode ends. Where
+an end is marked and it is, either the record goes on (it was only cut), or next observations were
+made by shifting, and the one after the end is that of the next episode.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from worldmodel.errors import DataError
+
+BYTES_AT_ONCE = 2**24
+MAX_SHIFT = 50  # rows by which marks may be late or early
+FURTHER = 1.5  # times any ordinary step
+JUMPS = 0.1  # share of the marked rows that step further than that
+
+Arrays = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What next observations tell of ends, of N rows.
+
+    Attributes:
+        ends: (N,) bool, rows after which the next row is of another episode
+        unknown: (N,) bool, marked rows whose next observation is that of the next episode
+        unmarked: number of ends that no field marks
+    """
+
+    ends: np.ndarray
+    unknown: np.ndarray
+    unmarked: int
+
+
+def agreement(
+    observations: Arrays,
+    next_observations: Arrays,
+    marked: np.ndarray,
+    terminal: np.ndarray,
+    label: str,
+    marks: str,
+) -> Agreement:
+    """Compares next observations with the marks.
+
+    Args:
+        observations: name -> (N, ...)
+        next_observations: name -> (N, ...)
+        marked: (N,) bool, rows that any field marks as the last of an episode
+        terminal: (N,) bool, those that are marked as terminal
+        label: the name of the next observations, for messages
+        marks: the names of the marks, for messages
+
+    Raises:
+        DataError: marks at rows after which the record goes on, and ends without a mark
+    """
+    ends = _discontinuities(observations, next_observations)
+    inner = marked.copy()
+    inner[-1] = False
+    silent, unmarked = inner & ~ends, ends & ~marked
+    if silent.any() and unmarked.any():
+        raise _contradiction(silent, unmarked, inner, ends, label, marks)
+    unknown = np.zeros(len(ends), bool)
+    if silent.any():
+        ended = silent & terminal
+        always = ended.sum() > (terminal & inner).sum() / 2  # not by chance
+        unknown = ended if always else unknown
+        if _jumps(observations, next_observations, silent):
+            unknown = silent.copy()
+        unknown[-1] = unknown.any() and not ends.any()  # nothing is known of any end
+    return Agreement(ends, unknown, int(unmarked.sum()))
+
+
+def _contradiction(
+    silent: np.ndarray,
+    unmarked: np.ndarray,
+    marked: np.ndarray,
+    ends: np.ndarray,
+    label: str,
+    marks: str,
+) -> DataError:
+    shifts = {by: _fitting(marked, ends, by) for by in range(-MAX_SHIFT, MAX_SHIFT + 1) if by}
+    by = max(shifts, key=lambda shift: (shifts[shift], -abs(shift)))
+    rows = f"{abs(by)} row{'s' * (abs(by) > 1)} {'late' if by > 0 else 'early'}"
+    fits = f"; {shifts[by]} of {marked.sum()} marks fit {label} if they are {rows}"
+    hint = fits if shifts[by] > marked.sum() / 2 else ""
+    ignored = ", ".join(f"{name}: ignore" for name in marks.split(", "))
+    return DataError(
+        f"{label} and {marks} contradict each other: {silent.sum()} marked rows (first: "
+        f"{np.flatnonzero(silent)[0]}) are followed by their next observation, and "
+        f"{unmarked.sum()} rows (first: {np.flatnonzero(unmarked)[0]}) are not, without a mark"
+        f"{hint}. data.roles={{{ignored}}} reads the ends that {label} tells, none of them "
+        f"terminal; data.roles={{{label}: ignore}} reads the marks"
+    )
+
+
+def _fitting(marked: np.ndarray, ends: np.ndarray, by: int) -> int:
+    """How many ends are marked `by` rows later."""
+    late = marked[by:] & ends[:-by] if by > 0 else marked[:by] & ends[-by:]
+    return int(late.sum())
+
+
+def _discontinuities(observations: Arrays, next_observations: Arrays) -> np.ndarray:
+    """(N,) bool: rows whose logged next observation is not that of the next row."""
+    count = len(next(iter(observations.values())))
+    ends = np.zeros(count, bool)
+    for key, value in observations.items():
+        after = next_observations[key]
+        dtype = min(value.dtype, after.dtype, key=lambda dtype: dtype.itemsize)
+        floats = value.dtype.kind == "f" and after.dtype.kind == "f"
+        for begin, end in _chunks(value, count - 1):
+            now, then = np.asarray(value[begin + 1 : end + 1]), np.asarray(after[begin:end])
+            if floats and value.dtype != after.dtype:  # one of them was rounded
+                now, then = now.astype(dtype), then.astype(dtype)
+            now, then = (x.reshape(end - begin, -1) for x in (now, then))
+            both_nan = (now != now) & (then != then)
+            ends[begin:end] |= ~((now == then) | both_nan).all(1)
+    return ends
+
+
+def _jumps(observations: Arrays, next_observations: Arrays, marked: np.ndarray) -> bool:
+    """Whether marked rows step much further than any other row does, in some number."""
+    jumped = np.zeros(int(marked.sum()), bool)
+    for key, value in observations.items():
+        if value.dtype.kind not in "fiub":
+            continue
+        size = math.prod(value.shape[1:])
+        largest, steps = np.zeros(size), []
+        for begin, end in _chunks(value, len(marked)):
+            now = np.asarray(value[begin:end], np.float64).reshape(end - begin, -1)
+            then = np.asarray(next_observations[key][begin:end], np.float64)
+            step = np.abs(then.reshape(end - begin, -1) - now)
+            ordinary = step[~marked[begin:end]]
+            largest = np.fmax(largest, ordinary.max(0, initial=0.0))
+            steps.append(step[marked[begin:end]])
+        jumped |= (np.concatenate(steps) > FURTHER * largest).any(1)
+    return bool(jumped.mean() >= JUMPS)
+
+
+def _chunks(value: Any, count: int) -> Iterator[tuple[int, int]]:
+    row_bytes = max(1, math.prod(value.shape[1:]) * value.dtype.itemsize)
+    at_once = max(1, min(65_536, BYTES_AT_ONCE // row_bytes))
+    for begin in range(0, count, at_once):
+        yield begin, min(begin + at_once, count)
