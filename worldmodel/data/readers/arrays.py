@@ -126,8 +126,9 @@ def episodes(
 def _chosen(fields: Fields, options: ArrayOptions, source: str) -> Fields:
     """The same with the observations that the options choose; the others are not read."""
     kept = ObservationChoice.of(options).select(fields.observations, source)
+    out = fields.observations.keys() - {*kept}
     every = (fields.observations, fields.next_observations, fields.final_observations)
-    now, after, final = ({k: v for k, v in given.items() if k in kept} for given in every)
+    now, after, final = ({k: v for k, v in given.items() if k not in out} for given in every)
     return replace(fields, observations=now, next_observations=after, final_observations=final)
 
 
