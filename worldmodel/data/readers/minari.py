@@ -20,6 +20,7 @@ from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
 from worldmodel.data.readers.files import reading
 from worldmodel.data.readers.hdf5_storage import check_storage, datasets_below, item_of
+from worldmodel.data.readers.marks import truths
 from worldmodel.data.readers.sizes import check_parquet
 from worldmodel.errors import DataError, did_you_mean
 from worldmodel.system.storage import user_path
@@ -187,7 +188,7 @@ def _episode(
                 f"observation {key!r} has {len(values)} steps for {len(logged)} transitions; "
                 f"accepted: {len(logged) + 1}"
             )
-    ended = np.asarray(logged.terminations, bool)
+    ended = truths(logged.terminations, "terminations")
     inside = np.flatnonzero(ended[:-1])
     if len(inside):
         raise DataError(

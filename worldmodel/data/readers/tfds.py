@@ -31,6 +31,7 @@ from worldmodel.data.readers.tfds_builder import (
     prepared,
     prepared_folder,
 )
+from worldmodel.data.readers.tfds_ends import Ends, ends_in_zeros
 from worldmodel.data.readers.tfds_features import (
     Keys,
     check_compressed,
@@ -51,7 +52,9 @@ FORMATS = ("array_record", "tfrecord")  # that can be read, the preferred one fi
 # Warnings, after the number of episodes that have them.
 SINGLE_STEP = "of a single step left out, since they hold no transition"
 LAST_REWARD = "have a reward at their last step, where RLDS has padding"
-NO_LAST_OBSERVATION = "end in zeros, which D4RL's builder writes for missing observations"
+NO_LAST_OBSERVATION = (
+    "end in zeros, which D4RL's builder writes for missing observations; they are not used"
+)
 
 Record = Mapping[str, Any] | UnreadableEpisode
 
@@ -131,7 +134,8 @@ def read(options: TFDSData) -> EpisodeStream:
     shards = _shards(builder, options.split, folder)
     records = _records(builder, options.split, shards)
     padded_with_zeros = builder.name.startswith("d4rl_")
-    episodes = _episodes(records, steps, observations, source, padded_with_zeros)
+    ends = Ends(steps, options.roles, source)
+    episodes = _episodes(records, steps, observations, ends, padded_with_zeros)
     total = sum(shard.take for shard in shards)
     return EpisodeStream(source, episodes, _action_spec(folder, steps), files, total)
 
@@ -257,7 +261,7 @@ def _episodes(
     records: Iterator[Record],
     features: Mapping[str, Any],
     observations: Mapping[str, tuple[Keys, Any]],
-    source: str,
+    ends: Ends,
     padded_with_zeros: bool,
 ) -> Iterator[Episode | UnreadableEpisode]:
     notes: Counter[str] = Counter()
@@ -267,30 +271,33 @@ def _episodes(
             yield record
             continue
         try:
-            episode = _episode(record["steps"], features, observations, name)
+            episode = _episode(record["steps"], features, observations, ends, name)
         except DataError as error:
             yield UnreadableEpisode(name, str(error))
             continue
+        if padded_with_zeros and episode.terminated and ends_in_zeros(episode.observations):
+            notes[NO_LAST_OBSERVATION] += 1
+            episode = _without_last(episode)
         if len(episode.actions) < 1 + episode.final_logged:
             notes[SINGLE_STEP] += 1
             continue
         padded = episode.rewards if episode.final_logged else None
         notes[LAST_REWARD] += padded is not None and bool(np.any(np.asarray(padded)[-1]))
-        notes[NO_LAST_OBSERVATION] += padded_with_zeros and _ends_in_zeros(episode)
         yield episode
     for note, times in notes.items():
         if times:
-            logger.warning("%s: %d episodes %s", source, times, note)
+            logger.warning("%s: %d episodes %s", ends.told.source, times, note)
 
 
 def _episode(
     steps: Mapping[str, Any],
     features: Mapping[str, Any],
     observations: Mapping[str, tuple[Keys, Any]],
+    ends: Ends,
     name: str,
 ) -> Episode:
     """Converts the columns of an episode. Raises DataError, without its name."""
-    _check_ends(steps)
+    terminated = ends.terminated(steps)
     rewards = None
     if "reward" in features:
         rewards = _column(features["reward"], steps["reward"], "reward")
@@ -301,41 +308,24 @@ def _episode(
         },
         actions=_column(features["action"], steps["action"], "action"),
         rewards=rewards,
-        terminated=bool(_flags(steps, "is_terminal")[-1:].any()),
+        terminated=terminated,
         name=name,
     )
-    if _flags(steps, OBSERVED)[-1:].all():
-        return episode
+    ends.told.warn(ends.unread, len(episode.actions))
+    observed = steps.get(OBSERVED)
+    logged = observed is None or np.asarray(observed, bool)[-1:].all()
+    return episode if logged else _without_last(episode)
+
+
+def _without_last(episode: Episode) -> Episode:
+    """The same episode without its last observation, which was not logged."""
     return replace(
         episode,
         observations={key: value[:-1] for key, value in episode.observations.items()},
         actions=episode.actions[:-1],
-        rewards=None if rewards is None else rewards[:-1],
+        rewards=None if episode.rewards is None else episode.rewards[:-1],
         final_logged=False,
     )
-
-
-def _check_ends(steps: Mapping[str, Any]) -> None:
-    """Raises DataError if a record holds several episodes."""
-    for field in ("is_last", "is_terminal"):
-        flags = _flags(steps, field)
-        inside = np.flatnonzero(flags[:-1])
-        if len(inside):
-            raise DataError(
-                f"{field} at step {inside[0]}, before the last step, {len(flags) - 1}; "
-                "accepted: one episode per record"
-            )
-
-
-def _flags(steps: Mapping[str, Any], field: str) -> np.ndarray:
-    """(T+1,) bool; empty if the dataset or the record has no such field."""
-    flags = steps.get(field)
-    return np.zeros(0, bool) if flags is None else np.asarray(flags, bool)
-
-
-def _ends_in_zeros(episode: Episode) -> bool:
-    last = (np.any(values[-1]) for values in episode.observations.values())
-    return episode.terminated and not any(last)
 
 
 def _at(tree: Any, path: Keys) -> Any:
