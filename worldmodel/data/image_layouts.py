@@ -71,9 +71,11 @@ def _layout(shape: tuple[int, ...]) -> str | None:
         return "hwc" if first > FEW or middle < 2 * LEAST_SIDE else None
     if first <= FEW:
         return "chw"
-    if last <= MOST_CHANNELS < first and last < middle:
-        return "hwc"
-    return "chw" if first <= MOST_CHANNELS < last and first < middle else None
+    if last <= MOST_CHANNELS and (first == middle or last < middle and first > MOST_CHANNELS):
+        return "hwc" if last != middle else None
+    if first <= MOST_CHANNELS and (middle == last or first < middle and last > MOST_CHANNELS):
+        return "chw"
+    return None
 
 
 def _sides(shape: tuple[int, ...], layout: str) -> tuple[int, int]:

@@ -87,7 +87,7 @@ class ImageConversion:
 
         Raises DataError for encoded images that cannot be decoded, and for another shape.
         """
-        if self.encoded and not (isinstance(values, np.ndarray) and values.dtype.kind in "fiub"):
+        if self.encoded and np.ndim(values) < 3:
             values = decode(values, 1 if self.layout == "hw" else self.shape[-1])
         if values.ndim != len(self.layout) + 1:
             raise DataError(

@@ -100,12 +100,14 @@ class ObservationPlan:
         left_out: names that are not read
         conversions: name -> what turns an image into uint8 (height, width, channels)
         inferred: names of those whose range the first episode suggested
+        vectors: names of those that are no images though they may look so
         order: names that are read, in their order
     """
 
     left_out: frozenset[str]
     conversions: Mapping[str, ImageConversion]
     inferred: frozenset[str]
+    vectors: frozenset[str]
     order: tuple[str, ...]
 
     @classmethod
@@ -138,7 +140,8 @@ class ObservationPlan:
             )
         _tell_converted(conversions, source)
         left_out = frozenset(observations) - frozenset(kept)
-        return cls(left_out, conversions, frozenset(inferred), kept)
+        vectors = frozenset(key for key in kept if choice.layouts.get(key) == VECTOR)
+        return cls(left_out, conversions, frozenset(inferred), vectors, kept)
 
     @property
     def changes(self) -> dict[str, ImageConversion]:
@@ -158,6 +161,8 @@ class ObservationPlan:
                 except DataError as error:
                     named = str(error).replace("{KEY:", f"{{{key}:")
                     raise DataError(f"observation {key!r}: {named}") from None
+            elif key in self.vectors:
+                converted[key] = _array(value).reshape(len(value), -1)
         return converted
 
     def _image(self, key: str, value: Any) -> np.ndarray:
@@ -173,7 +178,7 @@ def _conversion(
     key: str, value: np.ndarray, choice: ObservationChoice
 ) -> tuple[ImageConversion | None, bool]:
     """What turns an observation into an image, None for a vector; whether its range is certain."""
-    encoded = value.dtype.kind in "SO" and len(value) > 0 and is_encoded(_first(value))
+    encoded = value.ndim in (1, 2) and len(value) > 0 and is_encoded(value[0])
     pixels = decode(value[:1]) if encoded else value
     shape, layout = pixels.shape[1:], choice.layouts.get(key)
     if layout is None and encoded:
