@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.data.image_layouts import default_name
 from worldmodel.data.readers.marks import MARKS, NAMES, role_of
 from worldmodel.data.readers.sizes import check_memory
 from worldmodel.errors import DataError, did_you_mean
@@ -175,8 +176,7 @@ def _keyed(arrays: Arrays) -> dict[str, Any]:
     for name, value in arrays.items():
         base, slash, key = name.partition("/")
         if role_of(base) in GROUPS or base == LAST_NEXT:
-            image = value.dtype == np.uint8 and value.ndim == 4
-            keyed[key if slash else "image" if image else "observation"] = value
+            keyed[key if slash else default_name(value.shape[1:], value.dtype)] = value
         else:  # named by `data.roles`
             keyed[name.removeprefix("next_").removesuffix("_next")] = value
     return keyed

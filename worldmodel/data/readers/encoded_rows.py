@@ -4,56 +4,55 @@ images, as `jpeg` (bytes,) with `offsets` (N + 1,).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from worldmodel.errors import DataError
 
-NAMES = ("jpeg", "jpg", "png", "image", "images", "frames", "observations", "obs", "observation")
+NAMES = ("jpeg", "jpg", "png", "image", "images", "frames")  # of bytes whose offsets are `offsets`
 OFFSETS = "offsets"
 
+Kinds = Mapping[str, tuple[tuple[int, ...], np.dtype]]  # name -> shape, type
 
-def offsets_of(names: Iterable[str]) -> dict[str, str]:
+
+def offsets_of(kinds: Kinds) -> dict[str, str]:
     """Returns the name of bytes -> that of their offsets: `NAME_offsets`, or `offsets` for the only
-    one of `NAMES` that is there.
+    one of `NAMES`.
     """
-    names = list(names)
-    found = {name: f"{name}_{OFFSETS}" for name in names if f"{name}_{OFFSETS}" in names}
-    usual = [name for name in names if name in NAMES and name not in found]
-    if OFFSETS in names and len(usual) == 1:
+    rows = [k for k, (shape, dtype) in kinds.items() if len(shape) == 1 and dtype == np.uint8]
+    found = {name: f"{name}_{OFFSETS}" for name in rows if f"{name}_{OFFSETS}" in kinds}
+    usual = [name for name in rows if name in NAMES and name not in found]
+    if OFFSETS in kinds and len(usual) == 1:
         found[usual[0]] = OFFSETS
     return found
 
 
-def observation_name(name: str) -> str:
-    """The name of the observation that bytes become, as `arrays.py` takes it."""
-    return (
-        "observations/image" if name in NAMES else f"observations/{name.partition('/')[2] or name}"
-    )
+def encoded_roles(offsets: Mapping[str, str]) -> dict[str, str]:
+    """The roles of bytes and of their offsets, for `field_roles`."""
+    return dict.fromkeys(offsets, "observation") | dict.fromkeys(offsets.values(), OFFSETS)
 
 
-def joined(arrays: Mapping[str, Any], offsets: Mapping[str, str]) -> dict[str, Any]:
-    """The arrays with rows of bytes in place of flat ones.
+def joined(
+    arrays: Mapping[str, Any], roles: Mapping[str, str], offsets: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Arrays and their roles with rows in place of bytes and their offsets.
 
     Raises DataError for offsets that do not fit.
     """
-    rows = {}
-    for name, value in arrays.items():
-        if name in offsets:
-            rows[observation_name(name)] = EncodedRows(
-                value, arrays[offsets[name]], name, offsets[name]
-            )
-        elif name not in offsets.values():
-            rows[name] = value
-    return rows
+    rows = {name: value for name, value in arrays.items() if roles[name] != OFFSETS}
+    for name, ends in offsets.items():
+        if name in rows:
+            key = "image" if name in NAMES else name.partition("/")[2] or name
+            rows[f"observations/{key}"] = EncodedRows(rows.pop(name), arrays[ends], name, ends)
+    return rows, {name: roles.get(name, "observation") for name in rows}
 
 
 class EncodedRows:
     """An array (N,) of bytes, of which slices are read.
 
-    values: (bytes,) uint8, in memory or on disk
+    values: (n,) uint8, in memory or on disk
     offsets: (N + 1,) where each row begins, and where the last one ends
     name, offsets_name: of them, for messages
     """
@@ -62,11 +61,6 @@ class EncodedRows:
 
     def __init__(self, values: Any, offsets: Any, name: str, offsets_name: str):
         offsets = np.asarray(offsets[:])
-        if values.dtype != np.uint8 or values.ndim != 1:
-            raise DataError(
-                f"{name} is {values.dtype} of shape {values.shape}; accepted: bytes, uint8 (n,), "
-                f"that {offsets_name} divides into rows"
-            )
         integers = offsets.dtype.kind in "iu" and offsets.ndim == 1 and len(offsets) > 1
         if not integers or not _rise(offsets, len(values)):
             raise DataError(

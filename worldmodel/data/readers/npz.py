@@ -17,6 +17,7 @@ from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream
 from worldmodel.data.readers import arrays
 from worldmodel.data.readers.array_fields import field_roles, require
+from worldmodel.data.readers.encoded_rows import encoded_roles, joined, offsets_of
 from worldmodel.data.readers.files import existing_files, read_files, reading, summary
 from worldmodel.data.readers.marks import FieldNames, check_roles
 from worldmodel.data.readers.sizes import check_size
@@ -51,7 +52,9 @@ def _episodes(options: NPZData, told: FieldNames, path: Path, prefix: str) -> It
     with zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
         members = dict(zip(names, archive.infolist(), strict=True))
-        roles = field_roles(members, options.roles)
+        kinds = {name: _kind(archive, member) for name, member in members.items()}
+        offsets = offsets_of(kinds)
+        roles = field_roles(members, encoded_roles(offsets) | options.roles)
         check_roles(options.roles, members)
         require(roles, members, ACCEPTED)
         wanted = {name: members[name] for name in members if name in roles}
@@ -60,17 +63,19 @@ def _episodes(options: NPZData, told: FieldNames, path: Path, prefix: str) -> It
         for name, member in wanted.items():
             with reading("arrays of numbers, as numpy.savez writes them", member.filename):
                 opened[name] = member_array(archive, member)
-        shapes = {name: _shape(archive, member) for name, member in members.items()}
+        opened, roles = joined(opened, roles, offsets)
+        shapes = {name: shape for name, (shape, _) in kinds.items()}
         yield from arrays.episodes(opened, roles, shapes, str(path), prefix, options, told)
 
 
-def _shape(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[int, ...]:
-    """The shape of an array that is not read; empty if it is none."""
+def _kind(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype]:
+    """Shape and type of an array; no shape if it is none, which is reported if it is read."""
     try:
         with archive.open(member) as stream:
-            return _header(stream)[0]
-    except Exception:  # of damage in what is not read
-        return ()
+            shape, _, dtype = _header(stream)
+            return shape, dtype
+    except Exception:
+        return (), np.dtype(object)
 
 
 def member_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray | _Rows:
