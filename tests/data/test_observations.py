@@ -29,12 +29,12 @@ def test_text_and_objects_are_left_out_by_name(caplog: pytest.LogCaptureFixture)
     dataset = stack_episodes([episode(**OBSERVATIONS)] * 2, "logs")
     assert list(dataset.observations) == ["arm", "camera", "constant"]
     assert len(caplog.messages) == 1
-    assert "logs: observations that are no numbers are left out: task" in caplog.text
-    assert "notes (object)" in caplog.text
+    assert "logs: observations that are no numbers are left out: 'task'" in caplog.text
+    assert "'notes' (object)" in caplog.text
 
 
 def test_text_alone_is_refused() -> None:
-    with pytest.raises(DataError, match="not numeric: task .* accepted: numbers, images"):
+    with pytest.raises(DataError, match="not numeric: 'task' .* accepted: numbers, images"):
         stack_episodes([episode(task=OBSERVATIONS["task"])], "logs")
 
 

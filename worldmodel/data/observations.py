@@ -220,7 +220,7 @@ def _is_text(value: np.ndarray) -> bool:
 
 
 def _tell_left_out(names: list[str], arrays: Mapping[str, np.ndarray], source: str) -> None:
-    described = ", ".join(f"{printable(key)} ({arrays[key].dtype})" for key in names)
+    described = ", ".join(f"{key!r} ({arrays[key].dtype})" for key in names)
     if len(names) == len(arrays):
         raise DataError(
             f"{source}: the observations are not numeric: {described}; accepted: numbers, images"

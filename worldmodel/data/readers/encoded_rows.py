@@ -41,7 +41,8 @@ def joined(
 
     Raises DataError for offsets that do not fit.
     """
-    rows = {name: value for name, value in arrays.items() if roles[name] != OFFSETS}
+    ends_of_rows = {*offsets.values()}
+    rows = {name: value for name, value in arrays.items() if name not in ends_of_rows}
     for name, ends in offsets.items():
         if name in rows:
             key = "image" if name in NAMES else name.partition("/")[2] or name

@@ -4,7 +4,7 @@ Observations may be groups of named datasets. Files with a group an episode: `hd
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
 from worldmodel.data.readers import arrays, hdf5_trees
 from worldmodel.data.readers.array_fields import GROUPS, LAST_NEXT, field_roles, require
+from worldmodel.data.readers.encoded_rows import encoded_roles, joined, offsets_of
 from worldmodel.data.readers.files import existing_files, read_files, summary
 from worldmodel.data.readers.hdf5_storage import (
     check_storage,
@@ -61,6 +62,7 @@ def _episodes(
         datasets, roles = _datasets(file, options)
         check_storage(datasets)
         shapes = _shapes(file, {data.name for data in datasets.values()})
+        datasets, roles = joined(datasets, roles, _offsets(datasets))
         yield from arrays.episodes(datasets, roles, shapes, str(path), prefix, options, told)
 
 
@@ -69,7 +71,9 @@ def _datasets(file: Any, options: HDF5Data) -> tuple[dict[str, Any], dict[str, s
     import h5py
 
     inside = [name for name in options.roles if "/" in name and name in file]
-    roles = field_roles([*file, *inside], options.roles)
+    hard = [n for n in file if isinstance(file.get(n, getlink=True), h5py.HardLink)]
+    top = {name: file[name] for name in hard if isinstance(file[name], h5py.Dataset)}
+    roles = field_roles([*file, *inside], encoded_roles(_offsets(top)) | options.roles)
     check_roles(options.roles, [*file, *inside])
     require(roles, file, ACCEPTED)
     datasets: dict[str, Any] = {}
@@ -85,6 +89,11 @@ def _datasets(file: Any, options: HDF5Data) -> tuple[dict[str, Any], dict[str, s
         else:
             raise DataError(f"{key} is an HDF5 {type(item).__name__}; accepted: a dataset")
     return datasets, {name: roles.get(name) or roles[name.partition("/")[0]] for name in datasets}
+
+
+def _offsets(datasets: Mapping[str, Any]) -> dict[str, str]:
+    """Which of the datasets are bytes of images, and the name of their offsets."""
+    return offsets_of({name: (item.shape or (), item.dtype) for name, item in datasets.items()})
 
 
 def _is_read(name: str, options: HDF5Data) -> bool:
