@@ -14,7 +14,7 @@ from worldmodel.data import load
 from worldmodel.data.readers.tfds import prepared_datasets
 from worldmodel.errors import UserError
 
-for _format in ("npz", "hdf5", "paths", "tables", "tfds", "minari", "foreign"):
+for _format in ("npz", "hdf5", "paths", "tables", "tfds", "minari", "foreign", "lerobot"):
     importlib.import_module(f"hostile_{_format}")
 
 

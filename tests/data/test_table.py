@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lerobot_sets import frame, png
 from tables import assert_same, episodes, error, options, rows, text, written
 
 from worldmodel.data import load
@@ -213,6 +214,30 @@ def test_a_column_of_lists_is_a_vector(tmp_path: Path):
         episode.observations["observation"], [[1, 2, 7], [3, 4, 8], [5, 6, 9]]
     )
     assert episode.actions.shape == (2, 3)
+
+
+@pytest.mark.parametrize("kind", ["binary", "large_binary", "struct"])
+def test_a_column_of_encoded_images_is_an_observation_of_its_own(tmp_path: Path, kind: str):
+    images = [png(0, step) for step in range(3)]
+    cells = {
+        "binary": lambda: pa.array(images, pa.binary()),
+        "large_binary": lambda: pa.array(images, pa.large_binary()),
+        "struct": lambda: pa.array([{"bytes": i, "path": None} for i in images]),
+    }
+    file = written(tmp_path / "log.parquet", rows(3, camera=cells[kind]()))
+    logs = load(options(file, observations=["x", "camera", "y"]))
+    assert list(logs.observations) == ["observation", "camera"]
+    np.testing.assert_array_equal(logs.observations["observation"][1], [1, 0.5])
+    np.testing.assert_array_equal(
+        logs.observations["camera"], [frame(0, step) for step in range(3)]
+    )
+
+
+def test_a_missing_image_is_reported_with_its_row(tmp_path: Path):
+    camera = pa.array([png(0, 0), None, png(0, 2)], pa.binary())
+    file = written(tmp_path / "log.parquet", rows(3, camera=camera))
+    message = error(file, observations=["camera"])
+    assert "column 'camera' has no bytes at row 1" in message
 
 
 # --------------------------------------------------------------------- times, terminals and classes

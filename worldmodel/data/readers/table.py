@@ -25,6 +25,7 @@ import numpy as np
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
 from worldmodel.data.readers.files import existing_files, reading
+from worldmodel.data.readers.lerobot_metadata import is_dataset
 from worldmodel.data.readers.marks import MARKS, discounts, role_of
 from worldmodel.data.readers.table_columns import (
     Column,
@@ -99,15 +100,25 @@ def _check_headers(options: TableData, files: Sequence[Path]) -> None:
             with reading(ACCEPTED):
                 names = open_table(file, request, options.csv).names
             _warn_unread(options, names, request)
+            if whole := _whole_dataset(file):
+                logger.warning("%s: is a file of a LeRobotDataset; %s", file, whole)
             return
         except DataError as error:
-            errors.setdefault(str(error), []).append(file)
+            whole = _whole_dataset(file)
+            text = f"{error}; {whole}" if whole else str(error)
+            errors.setdefault(text, []).append(file)
     lines = []
     for error, those in errors.items():
         more = f" (and {len(those) - 1} more)" if len(those) > 1 else ""
         lines.append(f"{those[0]}{more}: {error}")
     head = f"{options.path}: no file has the requested columns"
     raise DataError(lines[0] if len(lines) == 1 else bullet_list(head, lines))
+
+
+def _whole_dataset(file: Path) -> str:
+    """How a LeRobotDataset is read that has this file; '' if there is none."""
+    root = next((folder for folder in file.parents if is_dataset(folder)), None)
+    return f"data=lerobot data.path={root} reads all of it, with videos" if root else ""
 
 
 def _warn_unread(options: TableData, names: Sequence[str], request: Request) -> None:

@@ -69,7 +69,7 @@ def open_table(file: Path, request: Request, csv: CSVOptions) -> Opened:
     """Opens a file. Raises DataError, without its name, if a requested column is missing."""
     header = None
     if is_parquet(file):
-        names, read = _parquet_names(file), partial(_read_parquet, file, request)
+        names, read = _parquet_names(file), partial(read_parquet, file, request)
     else:
         header = find_header(file, request.names, csv)
         names, read = header.names, partial(_read_csv, file, header, request, csv)
@@ -97,7 +97,8 @@ def _parquet_names(file: Path) -> list[str]:
         return opened.schema_arrow.names
 
 
-def _read_parquet(file: Path, request: Request) -> dict[str, Column]:
+def read_parquet(file: Path, request: Request) -> dict[str, Column]:
+    """The requested columns of a file. Raises DataError, without its name."""
     check_parquet(file, request.names)
     return collect(parquet_batches(file, request.names), request)
 
