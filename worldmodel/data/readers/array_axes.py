@@ -84,21 +84,17 @@ def laid_end_to_end(fields: Fields, axes: str | None) -> Batch | None:
 def _recognized(fields: Fields) -> str:
     """The axes by the shapes and the marks. Raises DataError where these do not tell."""
     actions, observations = fields.actions.shape, [v.shape for v in fields.observations.values()]
-    by_step = [v.shape for v in (fields.rewards, *fields.marks.values()) if v is not None]
-    if any(math.prod(shape) == actions[0] for shape in by_step) or len(actions) < 2:
+    marks = [mark.shape for mark in fields.marks.values()]
+    rewards = [] if fields.rewards is None else [fields.rewards.shape]
+    if len(actions) < 2 or any(math.prod(shape) == actions[0] for shape in rewards):
         return ROWS
-    time = observations[0][1] if len(observations[0]) > 1 else 0
-    both = [shape[:2] for shape in (*by_step, *observations, actions) if len(shape) > 1]
-    plus = [shape[:2] for shape in observations] == [(actions[0], actions[1] + 1)] * len(
-        observations
-    )
-    same = (
-        all(shape == both[0] for shape in both)
-        and len(both) == len(by_step) + len(observations) + 1
-    )
-    wide = len(actions) > 2 or (len(observations[0]) > 2 and bool(by_step))
-    if plus and wide and all(shape == actions[:2] for shape in by_step):
+    wide = len(actions) > 2 or (len(observations[0]) > 2 and bool(rewards + marks))
+    more = all(shape[:2] == (actions[0], actions[1] + 1) for shape in observations)
+    if more and wide and all(shape[:2] in (actions[:1], actions[:2]) for shape in rewards + marks):
         return EPISODES
+    if any(math.prod(shape) == actions[0] for shape in marks):
+        return ROWS
+    same = all(shape[:2] == actions[:2] for shape in (*rewards, *marks, *observations))
     swapped = all(shape[:2] == (actions[0] + 1, actions[1]) for shape in observations)
     if not (wide and (same or swapped)):
         return ROWS
@@ -111,8 +107,8 @@ def _recognized(fields: Fields) -> str:
     raise DataError(
         _shapes(
             fields,
-            f"accepted: one row of observations per action, or data.axes={EPISODES} for {first} "
-            f"episodes of {second if time != second + 1 else time - 1} steps, "
+            f"accepted: rows, one per action, or data.axes={EPISODES} for {first} episodes of "
+            f"{second} steps, "
             f"data.axes={ENVIRONMENTS} for {first} environments with resets, data.axes={TIME} for "
             f"{first} steps of {second} environments, data.axes={ROWS} for {first} steps",
         )

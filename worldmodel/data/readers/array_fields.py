@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -94,16 +94,16 @@ def field_roles(names: Iterable[str], roles: Mapping[str, str]) -> dict[str, str
         bases = {name.partition("/")[0] for name in named if name not in told}
         best = [base for base in NAMES[role] if base in bases][:1]
         for name in named:
-            known = name.partition("/")[0] in best and (role == "observation" or not told)
+            known = name.partition("/")[0] in best and (role in GROUPS or not told)
             if name not in told and not known:
                 del found[name]
     return {name: role for name, role in found.items() if role != "ignore"}
 
 
-def fields_of(arrays: Arrays, roles: Mapping[str, str], told: Iterable[str] = ()) -> Fields:
+def fields_of(arrays: Arrays, roles: Mapping[str, str], told: Collection[str] = ()) -> Fields:
     """Sorts arrays by their roles, as `field_roles` gives them, and loads marks and lengths.
 
-    Raises DataError for arrays that are not rows of numbers.
+    `told` are the names in `data.roles`. Raises DataError for arrays that are not rows of numbers.
     """
     _check(arrays, roles)
     by_role = {
@@ -112,11 +112,14 @@ def fields_of(arrays: Arrays, roles: Mapping[str, str], told: Iterable[str] = ()
     }
     small = {role: [_loaded(n, v) for n, v in by_role[role].items()] for role in ("length",)}
     names = next(iter(by_role[EPISODE_NAMES].values()), None)
+    observations, following = (_keyed(by_role[role]) for role in GROUPS)
+    if len(observations) == len(following) == 1 and {*by_role["next_observation"]} <= {*told}:
+        following = dict(zip(observations, following.values(), strict=True))
     return Fields(
-        observations=_keyed(by_role["observation"]),
+        observations=observations,
         actions=next(iter(by_role["action"].values())),
         rewards=next(iter(by_role["reward"].values()), None),
-        next_observations=_keyed(by_role["next_observation"]),
+        next_observations=following,
         final_observations=_keyed(by_role[LAST_NEXT]),
         marks={
             name: _loaded(name, value)
