@@ -106,15 +106,23 @@ def class_of(name: str) -> type[WorldModel]:
     return family(options_of(name))
 
 
-def on(*cases: str, always: tuple[str, ...] = (), only: str | None = None) -> Any:
+def on(
+    *cases: str,
+    always: tuple[str, ...] = (),
+    only: str | None = None,
+    families: tuple[str, ...] | None = None,
+) -> Any:
     """Parametrizes `subject` by every family or variant and every one of the cases that it
     supports. Cases that are not in `always` are slow: python -m pytest -m slow tests/models.
 
     only: a class variable that is true for the families to test
+    families: those for which `always` holds; None: all
     """
     pairs = [
         pytest.param(
-            (name, case), id=f"{name}-{case}", marks=() if case in always else pytest.mark.slow
+            (name, case),
+            id=f"{name}-{case}",
+            marks=() if case in always and name in (families or (name,)) else pytest.mark.slow,
         )
         for name in FAMILIES + VARIANTS
         for case in cases

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import lerobot_sets
 import numpy as np
+import pytest
 
 from worldmodel.config import DataOptions
 from worldmodel.data.readers.dreamer import DreamerData
 from worldmodel.data.readers.hdf5 import HDF5Data
 from worldmodel.data.readers.lerobot import LeRobotData
+from worldmodel.data.readers.zarr import ZarrData
 
 
 def hdf5_tree(folder: Path) -> DataOptions:
@@ -49,9 +53,38 @@ def lerobot(version: str) -> Callable[[Path], DataOptions]:
     return write
 
 
+def zarr_buffer(store: Any, arrays: dict[str, Any], chunk: int = 4, **format: Any) -> None:
+    """Writes arrays by path, as the replay buffer of diffusion policy lays them out."""
+    import zarr
+
+    for path, value in arrays.items():
+        value = np.asarray(value)
+        shape = {"shape": value.shape, "chunks": (chunk, *value.shape[1:]), "dtype": value.dtype}
+        array: Any = zarr.open_array(store=store, path=path, mode="w", **shape, **format)
+        array[:] = value
+
+
+def zarr_folder(folder: Path) -> DataOptions:
+    pytest.importorskip("zarr", reason="the extra `zarr` is not installed")
+    rows = {"data/action": np.ones((9, 2), "f4"), "data/state": np.ones((9, 3), "f4")}
+    place = folder / "a.zarr"
+    zarr_buffer(str(place), rows | {"meta/episode_ends": [4, 9]}, zarr_format=2)
+    return ZarrData(path=str(place))
+
+
+def zarr_zip(folder: Path) -> DataOptions:
+    options = zarr_folder(folder)
+    place = Path(str(options.path))
+    shutil.make_archive(str(folder / "a.zarr"), "zip", place)
+    shutil.rmtree(place)
+    return ZarrData(path=str(folder / "a.zarr.zip"))
+
+
 WRITERS: dict[str, Callable[[Path], DataOptions]] = {
     "hdf5 tree": hdf5_tree,
     "dreamer": dreamer,
     "lerobot 2.1": lerobot("v2.1"),
     "lerobot 3.0": lerobot("v3.0"),
+    "zarr": zarr_folder,
+    "zarr zip": zarr_zip,
 }

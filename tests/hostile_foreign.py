@@ -9,9 +9,9 @@ from typing import Any
 
 import h5py
 import numpy as np
-from foreign_files import dreamer, hdf5_tree
+from foreign_files import dreamer, hdf5_tree, zarr_folder
 from hostile_npz import zeros_archive
-from hostile_sources import TEN_TB, Write, add
+from hostile_sources import TEN_TB, Write, add, edited
 
 
 def _tree(change: Callable[[h5py.File], Any]) -> Write:
@@ -96,5 +96,53 @@ add(
         "a member that is no array": (_chunk(_add("x2.npy", b"x" * 99)), "cannot be read"),
         "a path outside": (_chunk(_add("../../x.npy", b"x" * 99)), "cannot be read"),
         "a folder": (_chunk(lambda file: (file.unlink(), file.mkdir())), ""),
+    },
+)
+
+
+def _zarr(name: str, change: Callable[[dict[str, Any]], Any]) -> Write:
+    """A store of which the metadata of an array are edited."""
+
+    def write(folder: Path) -> Any:
+        options = zarr_folder(folder)
+        edited(f"{name}/.zarray", change)(Path(str(options.path)))
+        return options
+
+    return write
+
+
+add(
+    "zarr",
+    {
+        "pickle as a filter": (
+            _zarr("data/state", lambda m: m.update(filters=[{"id": "pickle"}])),
+            "the codec 'pickle'",
+        ),
+        "pickled objects": (
+            _zarr("data/state", lambda m: m.update(dtype="|O", filters=[{"id": "pickle"}])),
+            "the codec 'pickle'",
+        ),
+        "10 TB claimed": (
+            _zarr("data/state", lambda m: m.update(shape=[9, TEN_TB])),
+            "accepted: up to",
+        ),
+        "a huge chunk": (
+            _zarr("data/state", lambda m: m.update(chunks=[2**30, 3])),
+            "accepted: up to",
+        ),
+        "ends of 10 TB": (
+            _zarr("meta/episode_ends", lambda m: m.update(shape=[TEN_TB])),
+            "accepted: up to",
+        ),
+        "negative sizes": (_zarr("data/state", lambda m: m.update(shape=[-9, 3])), "a.zarr"),
+        "metadata that are a list": (_zarr("data/action", lambda m: [m]), "one array `action`"),
+        "a chunk of another size": (
+            _zarr("data/state", lambda m: m.update(dtype="<f8")),
+            "cannot be read",
+        ),
+        "text": (
+            _zarr("data/state", lambda m: m.update(dtype="<U1", fill_value="")),
+            "rows of numbers",
+        ),
     },
 )

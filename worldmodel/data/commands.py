@@ -22,6 +22,7 @@ from worldmodel.config.option import format_value, iter_options
 from worldmodel.config.registry import entries, entry_of, schemas
 from worldmodel.data import sources
 from worldmodel.data.card import WINDOWS, build_card, render
+from worldmodel.data.consistency import notes
 from worldmodel.data.normalization import resolve_normalization
 from worldmodel.data.quality import quality_warnings
 from worldmodel.data.readers import load
@@ -117,13 +118,14 @@ def inspect(arguments: Arguments) -> int:
     source, data = sources.parse_source_options(word, arguments.options, options), options.data
     folder = user_path(options.output_dir or f"inspect/{source.name}")
     _create(folder)  # before the dataset is read, which may take long
-    dataset = load(data)
+    dataset = load(data, warn=False)  # they are among the warnings below
     columns = data.column_names()
     windows = sorted({*WINDOWS, options.window or WINDOWS[0]})
     card = build_card(dataset, windows, columns)
     console = Console()
     console.print(render(card))
-    _print_warnings(console, quality_warnings(card, resolve_normalization(data, dataset)))
+    scaling = resolve_normalization(data, dataset)
+    _print_warnings(console, [*notes(dataset), *quality_warnings(card, scaling)])
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
     paths = plots.draw(dataset, folder, source.name, columns)
     console.print(Text(printable(f"card and {len(paths)} plots in {folder}\nto train on it:")))
@@ -161,7 +163,7 @@ def convert(arguments: Arguments) -> int:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise not_empty
     _create(folder.parent)
-    dataset = load(data)
+    dataset = load(data, warn=False)  # they are among the warnings below
     scaling = resolve_normalization(data, dataset)
     data.environment = data.environment or data.recorded_environment()
     metadata = {"environment": data.environment} if data.environment else {}
@@ -169,7 +171,8 @@ def convert(arguments: Arguments) -> int:
         write_rlds(dataset, folder, source.name, metadata)
     except FileExistsError:
         raise not_empty from None
-    _print_warnings(Console(), quality_warnings(json.loads((folder / CARD).read_text()), scaling))
+    card = json.loads((folder / CARD).read_text())
+    _print_warnings(Console(), [*notes(dataset), *quality_warnings(card, scaling)])
     counts = f"{dataset.num_episodes:,} episodes, {dataset.num_transitions:,} transitions"
     print(f"{printable(folder)}: {counts}")
     native = schemas("data")[NATIVE_FORMAT](path=target, environment=data.environment)

@@ -53,8 +53,9 @@ def prediction_starts(
             f"Prediction is evaluated on {len(episodes)} of {held_out.num_episodes} held-out "
             "episodes."
         )
-    horizons, left_out = reachable_horizons(held_out.lengths[episodes], options)
-    starts = choose_starts(held_out.lengths, held_out.offsets, episodes, options, horizons)
+    lengths = held_out.observed_lengths
+    horizons, left_out = reachable_horizons(lengths[episodes], options)
+    starts = choose_starts(lengths, held_out.offsets, episodes, options, horizons)
     return horizons, starts, left_out + notes
 
 
@@ -93,7 +94,8 @@ def starts_before_termination(
 ) -> PredictionStarts | None:
     """Starts `horizons` before the end of terminated episodes; None without any.
 
-    Few evenly spaced starts come before a termination; these have one within every horizon.
+    Few evenly spaced starts come before a termination; these have one within every horizon. Their
+    remaining steps include one whose observation was not logged.
     """
     episodes = np.flatnonzero(held_out.terminated)
     if len(episodes) > MOST_ENDS:

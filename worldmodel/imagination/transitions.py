@@ -22,6 +22,8 @@ class Transition(NamedTuple):
     next_action: (N, A), where `next_action_valid` (N,) bool
     weight: (N,) 1.0, or 0.0 for padding
     imagined: (N,) bool, whether a model generated them
+    next_observed: (N,) bool, whether the next observation was logged; where it was not,
+        `next_features` are those before the action. None: all were
     """
 
     features: jax.Array
@@ -33,6 +35,7 @@ class Transition(NamedTuple):
     next_action_valid: jax.Array
     weight: jax.Array
     imagined: jax.Array
+    next_observed: jax.Array | None = None
 
 
 def transition_shapes(features: int, actions: int) -> Any:
@@ -47,17 +50,22 @@ def transitions_from_window(model: WorldModel, window: Window, key: jax.Array) -
     """The B (T - 1) transitions of a batch of windows (B, T), with features of filtered states."""
     features = model.features(model.observe(window, key))
     valid = window.mask[:, 1:] & ~window.is_last[:, :-1]
+    next_features, next_observed = features[:, 1:], None
+    if window.observed is not None:
+        next_observed = window.observed[:, 1:]
+        next_features = jnp.where(next_observed[..., None], next_features, features[:, :-1])
     transition = Transition(
         features=features[:, :-1],
         action=window.action[:, :-1],
         reward=window.reward[:, :-1],
         terminal=window.is_terminal[:, 1:].astype(jnp.float32),
-        next_features=features[:, 1:],
+        next_features=next_features,
         next_action=window.action[:, 1:],
         # The action of an episode's last step is padding.
         next_action_valid=window.mask[:, 1:] & ~window.is_last[:, 1:],
         weight=valid.astype(jnp.float32),
         imagined=jnp.zeros_like(valid),
+        next_observed=next_observed,
     )
     return _flat(transition)
 

@@ -63,16 +63,18 @@ class Autoencoder(nnx.Module):
         latent = self.encode(window.observation)
         predictions = self.decode(latent + NOISE * jax.random.normal(key, latent.shape))
         reconstruction = losses(predictions, window.observation)
-        terms = {name: (loss, window.mask) for name, loss in reconstruction.items()}
+        mask = window.observation_mask
+        terms = {name: (loss, mask) for name, loss in reconstruction.items()}
         total, metrics = total_loss(terms, {}, window.shape)
-        mean, variance = _moments(latent, window.mask)
+        mean, variance = _moments(latent, mask)
         moments = (jnp.square(mean) + jnp.square(jnp.log(variance))).mean()
-        shift, spread = _moments(jnp.diff(latent, axis=1), has_predecessor(window)[:, 1:])
+        changed = (has_predecessor(window) & mask)[:, 1:]
+        shift, spread = _moments(jnp.diff(latent, axis=1), changed)
         change = jax.lax.stop_gradient(jnp.log(jnp.square(shift) + spread) / 2)
         change_loss = jnp.square(self.log_change[...] - change).mean()
         total = total + MOMENTS_SCALE * moments + change_loss
         metrics |= {"loss/moments": moments, "loss/change": change_loss, "loss/total": total}
-        metrics["latent/mean_square"] = masked_mean(jnp.square(latent).mean(-1), window.mask)
+        metrics["latent/mean_square"] = masked_mean(jnp.square(latent).mean(-1), mask)
         return total, (metrics, None)
 
 

@@ -31,6 +31,7 @@ from worldmodel.models.diffusion_base import (
 )
 from worldmodel.models.interface import Metrics
 from worldmodel.models.latent import has_predecessor, masked_mean, total_loss
+from worldmodel.models.unobserved import predict_unobserved
 from worldmodel.nn.denoisers import PointDenoiser
 from worldmodel.nn.denoising import denoiser, denoising_loss, sample_training_sigmas
 from worldmodel.nn.learner import detached
@@ -110,7 +111,9 @@ class Diffusion(BaseDiffusionModel):
         if state is None:
             state, is_first = self.initial(window.shape[:1]), is_first.at[:, 0].set(True)
         last = jnp.zeros_like(actions[:, 0]) if action is None else self.action_points(action)
-        return build_histories(state, last, points, actions, is_first)
+        histories = build_histories(state, last, points, actions, is_first)
+        predicted = predict_unobserved(detached(self), histories, window, key, state, action)
+        return jax.lax.stop_gradient(predicted) if window.observed is not None else histories
 
     def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, History]]:
         """Denoising of every next point, given histories of the dataset and histories that end in
@@ -120,7 +123,7 @@ class Diffusion(BaseDiffusionModel):
         terms, scales = self.outcome_losses(states, window), {}
         points, length = self.point(states), window.shape[1]
         # valid: steps with a history of which the last `number` steps are sampled.
-        valid = has_predecessor(window)
+        valid = has_predecessor(window) & window.observation_mask
         histories = states  # from step `number` on
         keys = jax.random.split(key, min(self.options.autoregressive_steps, length - 2) + 1)
         for number, (noise_key, step_key) in enumerate(map(jax.random.split, keys)):

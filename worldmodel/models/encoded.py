@@ -22,6 +22,7 @@ from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.models.interface import Metrics, State
 from worldmodel.models.latent import LatentModel, masked_mean, total_loss
+from worldmodel.models.unobserved import predict_unobserved
 from worldmodel.nn.codecs import DecoderSizes, Encoder
 from worldmodel.nn.layers import Linear
 from worldmodel.nn.layout import scan_time
@@ -179,7 +180,8 @@ class EncodedModel(LatentModel):
         observation, actions, resets = jax.tree.map(_swap, (window.observation, actions, resets))
         controls = self.control(self.action_input(actions))
         latents = self.filter(latent, controls, self.encode(observation), resets)
-        return _fresh(_swap(latents))
+        states = _fresh(_swap(latents))
+        return predict_unobserved(self, states, window, key, state, action)
 
     def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, State]]:
         """The losses of predictions from filtered and from predicted latents, and their
@@ -202,8 +204,9 @@ class EncodedModel(LatentModel):
             f"rollout/{name}": (values, mask & ahead)
             for name, (values, mask) in self.prediction_losses(_fresh(predicted), rest).items()
         }
-        consistency = relative_distance(predicted, states.latent[:, first:], ahead)
-        terms["consistency"] = (consistency, ahead)
+        compared = ahead & rest.observation_mask
+        consistency = relative_distance(predicted, states.latent[:, first:], compared)
+        terms["consistency"] = (consistency, compared)
         filtered, metrics = total_loss(self.prediction_losses(states, window), {}, window.shape)
         scales = {"consistency": self.options.consistency_scale}
         rolled, rolled_metrics = total_loss(terms, scales, rest.shape)

@@ -25,6 +25,7 @@ from worldmodel.errors import ConfigError
 from worldmodel.models import termination
 from worldmodel.models.interface import EnsembleModel, Metrics, State, Step
 from worldmodel.models.latent import arrival_reward, has_predecessor, masked_mean, require_reward
+from worldmodel.models.unobserved import predict_unobserved
 from worldmodel.nn.bootstrap import hash_vectors, held_out, poisson_weights
 from worldmodel.nn.distributions import Bernoulli, Distribution, Normal, ScalarMSE
 from worldmodel.nn.ensemble_layers import GaussianEnsemble, select_members
@@ -52,6 +53,7 @@ class EnsembleBatch(NamedTuple):
     learned: (N,) bool, those to learn from
     weights: (M, N), bootstrap weights of each member
     held_out: (N,) bool, those on which members are evaluated
+    observed: (N,) bool, those whose next observation was logged; None: all
     """
 
     inputs: jax.Array
@@ -59,6 +61,7 @@ class EnsembleBatch(NamedTuple):
     learned: jax.Array
     weights: jax.Array
     held_out: jax.Array
+    observed: jax.Array | None = None
 
 
 # preset -> members, elites, units and hidden layers; `mopo` as published.
@@ -211,7 +214,9 @@ class Ensemble(EnsembleModel):
         state: EnsembleState | None = None,
         action: jax.Array | None = None,
     ) -> EnsembleState:
-        return self._states(window)
+        states = self._states(window)
+        predicted = predict_unobserved(self, states, window, key, state, action)
+        return states._replace(point=jax.lax.stop_gradient(predicted.point))
 
     def step(self, state: EnsembleState, action: jax.Array, key: jax.Array) -> EnsembleState:
         member_key, key = jax.random.split(key)
@@ -243,7 +248,7 @@ class Ensemble(EnsembleModel):
         """Twice the negative log-likelihood (up to a constant) of every member, averaged over
         transitions and dimensions; the regularization, and the loss of the learned end.
         """
-        states = self._states(window)
+        states = self.observe(window, key)
         batch = self.training_batch(window)
         predicted = self.networks(batch.inputs)
         error = (batch.targets - predicted.location) / predicted.scale
@@ -251,6 +256,11 @@ class Ensemble(EnsembleModel):
         weights = jnp.where(batch.learned, batch.weights, 0.0) / jnp.maximum(batch.learned.sum(), 1)
         losses = jnp.where(batch.learned[:, None], losses, 0.0)
         per_dimension = jnp.einsum("mn,mnd->d", weights, losses)  # sums over members
+        if batch.observed is not None:
+            known = batch.learned & batch.observed
+            weights = jnp.where(known, batch.weights, 0.0) / jnp.maximum(known.sum(), 1)
+            points = jnp.einsum("mn,mnd->d", weights, losses[..., : self.feature_size])
+            per_dimension = per_dimension.at[: self.feature_size].set(points)
         terms = {"outcome": per_dimension.mean()} | self.regularization()
         if self.terminal_head is not None:
             after = jax.tree.map(lambda x: x[:, 1:], states)
@@ -313,7 +323,11 @@ class Ensemble(EnsembleModel):
         weights = poisson_weights(code, self.size)
         weights = weights if self.options.bootstrap else jnp.ones_like(weights)
         inputs, outcomes = (x.reshape(-1, x.shape[-1]) for x in (inputs, outcomes))
-        return EnsembleBatch(inputs, outcomes, valid & ~holdout, weights, valid & holdout)
+        if window.observed is None:
+            return EnsembleBatch(inputs, outcomes, valid & ~holdout, weights, valid & holdout)
+        observed = window.observed[:, 1:].reshape(-1)
+        compared = valid & holdout & observed
+        return EnsembleBatch(inputs, outcomes, valid & ~holdout, weights, compared, observed)
 
     def holdout_errors(self, window: Window) -> tuple[jax.Array, jax.Array]:
         """Squared errors (M,) of the members' means, averaged over dimensions and summed over

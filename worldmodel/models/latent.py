@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +60,7 @@ class LatentModel(WorldModel):
     def prediction_losses(self, states: State, window: Window) -> Terms:
         """Losses of predictions from states (B, T, ...): each observation, end and reward."""
         observed = losses(self.observation(states), window.observation)
-        terms = {name: (loss, window.mask) for name, loss in observed.items()}
+        terms = {name: (loss, window.observation_mask) for name, loss in observed.items()}
         return terms | self.outcome_losses(states, window)
 
     def outcome_losses(self, states: State, window: Window) -> Terms:
@@ -115,3 +116,13 @@ def arrival_reward(window: Window) -> jax.Array:
 def shift_right(x: jax.Array) -> jax.Array:
     """(B, T) shifted by one step, to the arrival at step t; zeros at step 0."""
     return jnp.concatenate([jnp.zeros_like(x[:, :1]), x[:, :-1]], 1)
+
+
+def random_segments(tree: Any, steps: int, key: jax.Array) -> Any:
+    """`steps` consecutive steps of each window, arrays (B, T, ...), from a random one on."""
+    batch, length = jax.tree.leaves(tree)[0].shape[:2]
+    if steps == length:
+        return tree
+    first = jax.random.randint(key, (batch, 1), 0, length - steps + 1)
+    index = first + jnp.arange(steps)
+    return jax.tree.map(lambda x: x[jnp.arange(batch)[:, None], index], tree)

@@ -74,6 +74,10 @@ class Observed(WorldModel):
     ) -> ObservedState:
         ended = (window.mask & window.is_terminal).astype(jnp.float32)
         points = self.vectors.normalize(window.observation)
+        if window.observed is not None:  # without dynamics, it stays where it was seen last
+            before = jnp.zeros_like(points[:, 0]) if state is None else state.point
+            before = jnp.concatenate([before[:, None], points[:, :-1]], 1)
+            points = jnp.where(window.observed[..., None], points, before)
         return ObservedState(points, arrival_reward(window), ended)
 
     def step(self, state: ObservedState, action: jax.Array, key: jax.Array) -> ObservedState:

@@ -17,9 +17,11 @@ from flax import nnx
 from worldmodel.config import Config, option
 from worldmodel.config.registry import register
 from worldmodel.data.spec import DataSpec
+from worldmodel.data.windows import Window
 from worldmodel.errors import ConfigError
 from worldmodel.models.observed import Observed, ObservedOptions, ObservedState
 from worldmodel.models.simulator import get_simulator
+from worldmodel.models.unobserved import predict_unobserved
 
 # Observations (..., D) and raw actions (..., A) -> next observations, rewards (...), ends (...).
 Outcome = tuple[jax.Array, jax.Array, jax.Array]
@@ -57,6 +59,17 @@ class Oracle(Observed):
             raise ConfigError(NO_ENVIRONMENT)
         self.environment, self.action = options.environment, spec.action
         _check(self.environment, spec)
+
+    def observe(
+        self,
+        window: Window,
+        key: jax.Array,
+        state: ObservedState | None = None,
+        action: jax.Array | None = None,
+    ) -> ObservedState:
+        states = super().observe(window, key, state, action)
+        predicted = predict_unobserved(self, states, window, key, state, action)
+        return states._replace(point=predicted.point)
 
     def step(self, state: ObservedState, action: jax.Array, key: jax.Array) -> ObservedState:
         ((name, observation),) = self.observation(state).items()

@@ -23,6 +23,7 @@ from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.models.interface import Metrics
 from worldmodel.models.latent import LatentModel, masked_mean, total_loss
+from worldmodel.models.unobserved import predict_unobserved
 from worldmodel.nn.codecs import DecoderSizes, Encoder
 from worldmodel.nn.distributions import Categorical
 from worldmodel.nn.layers import MLP, BlockLinear, Dense, Linear, RMSNorm
@@ -192,17 +193,18 @@ class RSSM(LatentModel):
         free = self.options.free_nats
         dynamics = posterior.detach().kl(prior).sum(-1)
         representation = posterior.kl(prior.detach()).sum(-1)
-        terms["dynamics"] = (jnp.maximum(dynamics, free), window.mask)
-        terms["representation"] = (jnp.maximum(representation, free), window.mask)
+        mask = window.observation_mask
+        terms["dynamics"] = (jnp.maximum(dynamics, free), mask)
+        terms["representation"] = (jnp.maximum(representation, free), mask)
         scales = {
             "dynamics": self.options.dynamics_scale,
             "representation": self.options.representation_scale,
         }
         total, metrics = total_loss(terms, scales, window.shape)
         metrics |= {
-            "latent/kl": masked_mean(dynamics, window.mask),
-            "latent/prior_entropy": masked_mean(prior.entropy().sum(-1), window.mask),
-            "latent/posterior_entropy": masked_mean(posterior.entropy().sum(-1), window.mask),
+            "latent/kl": masked_mean(dynamics, mask),
+            "latent/prior_entropy": masked_mean(prior.entropy().sum(-1), mask),
+            "latent/posterior_entropy": masked_mean(posterior.entropy().sum(-1), mask),
         }
         return total, (metrics, states)
 
@@ -259,7 +261,8 @@ class RSSM(LatentModel):
 
         uniform = jax.vmap(lambda key: self._uniform(key, batch))(jax.random.split(key, length))
         _, outputs = scan_time(advance, self.dynamics, state, (*time_major, uniform))
-        return jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), outputs)
+        states, posterior = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1), outputs)
+        return predict_unobserved(self, states, window, key, state, action), posterior
 
     def _uniform(self, key: jax.Array, batch: int) -> jax.Array:
         """(B, stoch) random numbers, from which z is sampled."""

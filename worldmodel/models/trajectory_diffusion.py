@@ -40,9 +40,11 @@ from worldmodel.models.latent import (
     arrival_reward,
     has_predecessor,
     masked_mean,
+    random_segments,
     require_reward,
     total_loss,
 )
+from worldmodel.models.unobserved import predict_unobserved
 from worldmodel.nn.denoisers import SequenceDenoiser
 from worldmodel.nn.denoising import denoiser, preconditioning, sample_training_sigmas
 from worldmodel.nn.distributions import Bernoulli, ScalarMSE
@@ -170,15 +172,15 @@ class TrajectoryDiffusion(BaseDiffusionModel):
         state: TrajectoryStep | None = None,
         action: jax.Array | None = None,
     ) -> TrajectoryStep:
-        end = jnp.where(has_predecessor(window) & window.is_terminal, 1.0, -1.0)
-        return TrajectoryStep(self.encode(window.observation), arrival_reward(window), end)
+        states = self._dataset_states(window)
+        predicted = predict_unobserved(self, states, window, key, state, action)
+        return states._replace(point=predicted.point)
 
     def step(self, state: TrajectoryStep, action: jax.Array, key: jax.Array) -> TrajectoryStep:
         return jax.tree.map(lambda x: x[:, 0], self.rollout(state, action[:, None], key))
 
     def rollout(self, state: TrajectoryStep, actions: jax.Array, key: jax.Array) -> TrajectoryStep:
-        given = self.action_points(actions)
-        states, _ = self._sample_segments(state, given, actions.shape[1], key)
+        states, _ = self._sample_segments(state, self.action_points(actions), actions.shape[1], key)
         return jax.tree.map(lambda x: x[:, 1:], states)
 
     def rollout_policy(
@@ -193,16 +195,17 @@ class TrajectoryDiffusion(BaseDiffusionModel):
         """Denoising of a segment of every window, each at one noise level, given its start and its
         actions or not; and the error of the forward model.
         """
-        states = self.observe(window, key)
+        states = self._dataset_states(window)
         segment_key, key = jax.random.split(key)
         length = min(self.options.segment_length, window.shape[1])
-        segment_states, segment = _random_segments((states, window), length, segment_key)
+        segment_states, segment = random_segments((states, window), length, segment_key)
         clean, valid = self._dataset_channels(segment_states, segment)
         terms = self._denoising(clean, valid, key)
         error = jnp.square(self._departure(clean, self.forward) / self.change()).sum(-1)
-        terms["forward"] = (error, has_predecessor(segment))
+        terms["forward"] = (error, has_predecessor(segment) & segment.observation_mask)
         total, metrics = total_loss(terms, {}, segment.shape)
-        metrics["latent/mean_square"] = masked_mean(jnp.square(states.point).mean(-1), window.mask)
+        size = jnp.square(states.point).mean(-1)
+        metrics["latent/mean_square"] = masked_mean(size, window.observation_mask)
         return total, (metrics, states)
 
     # ----------------------------------------------------------------------------------- training
@@ -229,6 +232,10 @@ class TrajectoryDiffusion(BaseDiffusionModel):
             if loss.shape[-1]
         }
 
+    def _dataset_states(self, window: Window) -> TrajectoryStep:
+        end = jnp.where(has_predecessor(window) & window.is_terminal, 1.0, -1.0)
+        return TrajectoryStep(self.encode(window.observation), arrival_reward(window), end)
+
     def _dataset_channels(
         self, states: TrajectoryStep, window: Window
     ) -> tuple[jax.Array, jax.Array]:
@@ -236,7 +243,8 @@ class TrajectoryDiffusion(BaseDiffusionModel):
         # The outcome of the last action is not in the segment.
         has_action = (window.mask & ~window.is_last).at[:, -1].set(False)
         channels = self._channels(states, self.action_points(window.action))
-        valid = self._channel_masks(window.mask, has_predecessor(window), has_action)
+        observed = window.observation_mask
+        valid = self._channel_masks(observed, has_predecessor(window), has_action)
         return jnp.where(valid, channels, 0.0), valid
 
     # ----------------------------------------------------------------------------------- sampling
@@ -379,18 +387,6 @@ class TrajectoryDiffusion(BaseDiffusionModel):
         """(..., T, C), from masks (..., T) of the points, of reward and end, and of the actions."""
         sizes = (self.point_size, self.borders[-1] - self.point_size, self.action.size)
         return jnp.stack(masks, -1)[..., np.repeat(range(3), sizes)]
-
-
-def _random_segments(
-    tree: tuple[TrajectoryStep, Window], steps: int, key: jax.Array
-) -> tuple[TrajectoryStep, Window]:
-    """`steps` consecutive steps of each window (B, T, ...), from a random one on."""
-    batch, length = tree[1].shape
-    if steps == length:
-        return tree
-    first = jax.random.randint(key, (batch, 1), 0, length - steps + 1)
-    index = first + jnp.arange(steps)
-    return jax.tree.map(lambda x: x[jnp.arange(batch)[:, None], index], tree)
 
 
 def _join(segments: jax.Array) -> jax.Array:

@@ -1,11 +1,13 @@
 """Encoders and decoders of named observations: MLPs for vectors, convolutions for images.
 
-Sizes follow DreamerV3: `units` per hidden layer, `depth` base channels. Images are square, with a
-side that is a multiple of 16; four halvings lead to side / 16.
+Sizes follow DreamerV3: `units` per hidden layer, `depth` base channels. Four halvings of an image
+lead to (height / 16, width / 16). Images of other sizes, or of several, are padded at the bottom
+and on the right to the next multiples of 16, and predictions are cropped.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import NamedTuple
@@ -16,13 +18,14 @@ import numpy as np
 from flax import nnx
 
 from worldmodel.data.spec import DataSpec
-from worldmodel.errors import DataError
 from worldmodel.nn.distributions import Distribution, ImageMSE
 from worldmodel.nn.layers import MLP, BlockLinear, Dense, Linear, RMSNorm, truncated_normal
 from worldmodel.nn.vectors import Vectors, image_keys, vector_keys
 
 KERNEL = 5
 CHANNELS = (2, 3, 4, 4)
+REDUCTION = 2 ** len(CHANNELS)  # of the sides of an image
+GRAY = 128  # close to 0 where the encoder sees it
 
 
 class Conv(nnx.Module):
@@ -47,26 +50,36 @@ class Conv(nnx.Module):
         return y + self.bias[...].astype(self.dtype)
 
 
-def _image_side(spec: DataSpec) -> int:
-    shapes = {spec.observations[key].shape[:2] for key in image_keys(spec)}
-    ((height, width),) = shapes if len(shapes) == 1 else ((0, -1),)
-    if height != width or height % 16:
-        raise DataError(
-            f"images of shape {sorted(shapes)}: accepted: square images of one size, a multiple of "
-            "16 pixels"
-        )
-    return height
+def _grid(spec: DataSpec) -> tuple[int, int]:
+    """(height / 16, width / 16) of the padded images."""
+    shapes = [spec.observations[key].shape for key in image_keys(spec)]
+    height, width = (max(sizes) for sizes in list(zip(*shapes, strict=True))[:2])
+    return -(-height // REDUCTION), -(-width // REDUCTION)
+
+
+def pad(image: jax.Array, grid: tuple[int, int]) -> jax.Array:
+    """(..., height, width, channels) padded with gray to the size of a grid."""
+    rows, columns = (REDUCTION * n - side for n, side in zip(grid, image.shape[-3:-1], strict=True))
+    if rows == columns == 0:
+        return image
+    widths = [(0, 0)] * (image.ndim - 3) + [(0, rows), (0, columns), (0, 0)]
+    return jnp.pad(image, widths, constant_values=GRAY)
+
+
+def crop(image: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """The upper left part of a padded image (..., height, width, channels)."""
+    return image if image.shape[-3:] == shape else image[..., : shape[0], : shape[1], :]
 
 
 class ImageEncoder(nnx.Module):
-    """uint8 (N, side, side, channels) -> (N, (side / 16)^2 x 4 depth)."""
+    """uint8 (N, height, width, channels) -> (N, (height / 16) (width / 16) x 4 depth)."""
 
     def __init__(self, spec: DataSpec, depth: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         inputs = sum(spec.observations[key].shape[-1] for key in image_keys(spec))
         widths = [inputs] + [depth * factor for factor in CHANNELS]
         self.convs = nnx.List([Conv(i, o, rngs=rngs, dtype=dtype) for i, o in pairwise(widths)])
         self.norms = nnx.List([RMSNorm(o, rngs=rngs) for o in widths[1:]])
-        self.size = (_image_side(spec) // 16) ** 2 * widths[-1]
+        self.size = math.prod(_grid(spec)) * widths[-1]
 
     def __call__(self, image: jax.Array) -> jax.Array:
         x = image.astype(jnp.float32) / 255 - 0.5
@@ -83,6 +96,7 @@ class Encoder(nnx.Module):
 
     def __init__(self, spec: DataSpec, units: int, depth: int, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         self.vectors, self.images = Vectors.of(spec), tuple(image_keys(spec))
+        self.grid = _grid(spec) if self.images else (0, 0)
         size = self.vectors.size
         self.vector = MLP(size, units, 3, rngs=rngs, dtype=dtype) if size else None
         self.image = ImageEncoder(spec, depth, rngs=rngs, dtype=dtype) if self.images else None
@@ -93,7 +107,7 @@ class Encoder(nnx.Module):
         if self.vector is not None:
             tokens.append(self.vector(self.vectors.normalize(observation)))
         if self.image is not None:
-            x = jnp.concatenate([observation[key] for key in self.images], -1)
+            x = jnp.concatenate([pad(observation[key], self.grid) for key in self.images], -1)
             flat = x.reshape(-1, *x.shape[-3:])
             tokens.append(self.image(flat).reshape(*x.shape[:-3], -1))
         return jnp.concatenate(tokens, -1)
@@ -116,12 +130,14 @@ class DecoderSizes(NamedTuple):
 
 
 class ImageDecoder(nnx.Module):
-    """Features (recurrent (N, D), rest (N, S)) -> pixels in [0, 1], (N, side, side, channels)."""
+    """Features (recurrent (N, D), rest (N, S)) -> padded pixels in [0, 1], (N, height, width,
+    channels).
+    """
 
     def __init__(self, spec: DataSpec, sizes: DecoderSizes, *, rngs: nnx.Rngs, dtype: jnp.dtype):
-        side, (deter, rest, units, depth, blocks) = _image_side(spec) // 16, sizes
-        self.grid = (side, side, CHANNELS[-1] * depth)
-        size = side * side * self.grid[-1]
+        deter, rest, units, depth, blocks = sizes
+        self.grid = (*_grid(spec), CHANNELS[-1] * depth)
+        size = math.prod(self.grid)
         self.from_deter = BlockLinear(deter, size, blocks, rngs=rngs, dtype=dtype)
         self.from_rest = Dense(rest, 2 * units, rngs=rngs, dtype=dtype)
         self.from_rest_out = Linear(2 * units, size, rngs=rngs, dtype=dtype)
@@ -134,10 +150,10 @@ class ImageDecoder(nnx.Module):
         self.blocks = blocks
 
     def __call__(self, deter: jax.Array, rest: jax.Array) -> jax.Array:
-        n, side = deter.shape[0], self.grid[0]
+        n, (height, width, _) = deter.shape[0], self.grid
         blocked = self.from_deter(deter)
-        # Blocks hold groups of channels: (N, blocks, side, side, c) -> (N, side, side, blocks x c).
-        blocked = blocked.reshape(n, self.blocks, side, side, -1).transpose(0, 2, 3, 1, 4)
+        # Blocks hold groups of channels: (N, blocks, height, width, c) to (..., blocks x c).
+        blocked = blocked.reshape(n, self.blocks, height, width, -1).transpose(0, 2, 3, 1, 4)
         x = blocked.reshape(n, *self.grid)
         x = x + self.from_rest_out(self.from_rest(rest)).reshape(n, *self.grid)
         x = jax.nn.silu(self.norm(x))
@@ -178,7 +194,7 @@ class Decoder(nnx.Module):
 
     def __init__(self, spec: DataSpec, sizes: DecoderSizes, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         self.images, self.deter = tuple(image_keys(spec)), sizes.deter
-        self.channels = tuple(spec.observations[key].shape[-1] for key in self.images)
+        self.shapes = tuple(spec.observations[key].shape for key in self.images)
         self.has_vectors = bool(vector_keys(spec))
         if self.has_vectors:
             self.hidden = MLP(sizes.features, sizes.units, 3, rngs=rngs, dtype=dtype)
@@ -194,7 +210,8 @@ class Decoder(nnx.Module):
             flat = features.reshape(-1, features.shape[-1])
             pixels = self.image(flat[:, : self.deter], flat[:, self.deter :])
             pixels = pixels.reshape(*features.shape[:-1], *pixels.shape[1:])
-            parts = jnp.split(pixels, np.cumsum(self.channels)[:-1], -1)
-            for key, part in zip(self.images, parts, strict=True):
-                predictions[key] = ImageMSE(part)
+            ends = np.cumsum([shape[-1] for shape in self.shapes])
+            parts = jnp.split(pixels, ends[:-1], -1)
+            for key, part, shape in zip(self.images, parts, self.shapes, strict=True):
+                predictions[key] = ImageMSE(crop(part, shape))
         return predictions

@@ -44,7 +44,7 @@ class LoggedStart(NamedTuple):
     @property
     def steps_left(self) -> int:
         """The number of logged steps from there on."""
-        return int(self.dataset.lengths[0]) - 1 - self.step
+        return int(self.dataset.observed_lengths[0]) - 1 - self.step
 
 
 class CounterfactualRollout(NamedTuple):
@@ -80,7 +80,9 @@ def load_start(run: LoadedRun, episode: int, step: int | None, context: int) -> 
         more = ", ..." if len(held_out) > MAX_LISTED else ""
         listed = ", ".join(map(str, held_out[:MAX_LISTED]))
         raise DataError(f"episode={episode}: {why}; accepted, held out: {listed}{more}")
-    last = int(dataset.lengths[episode]) - 2  # the step after it has no action
+    last = int(dataset.observed_lengths[episode]) - 2  # the last with an outcome to compare with
+    if last < 0:
+        raise DataError(f"episode={episode}: a single observation was logged; accepted: 2 or more")
     step = min(context - 1, last) if step is None else step
     if step > last:
         raise DataError(

@@ -215,6 +215,11 @@ def replay_loss(
     every state, `first_return` (B, T).
     """
     is_last, is_terminal = window.is_last[:, 1:], window.is_terminal[:, 1:]
+    weight = window.mask[:, 1:] & ~window.is_last[:, :-1]
+    if window.observed is not None:  # nothing bootstraps from a state that was not observed
+        unknown = ~window.observed[:, 1:] & ~is_terminal
+        weight = weight & ~unknown
+        is_last = is_last | jnp.pad(unknown[:, 1:], ((0, 0), (0, 1)))
     discounts = options.discount * (1.0 - is_terminal)
     lambda_ = options.lambda_ * (1.0 - is_last)
     returns = lambda_returns(window.reward[:, :-1].T, discounts.T, first_return.T, lambda_.T).T
@@ -222,7 +227,6 @@ def replay_loss(
     target_value = jax.lax.stop_gradient(nets["target_critic"](features).mean())
     scale = options.target_regularization_scale
     loss = value_loss(nets["critic"](features), returns, target_value, scale)
-    weight = window.mask[:, 1:] & ~window.is_last[:, :-1]
     return (weight * loss).mean()
 
 
@@ -233,7 +237,7 @@ def _flatten(tree: Any) -> Any:
 
 def _alive(window: Window) -> jax.Array:
     """(B x T,) 1.0 for steps to imagine from: not padding, and the episode has not ended."""
-    return (window.mask & ~window.is_terminal).reshape(-1).astype(jnp.float32)
+    return (window.observation_mask & ~window.is_terminal).reshape(-1).astype(jnp.float32)
 
 
 def _initial_state(

@@ -14,7 +14,15 @@ from worldmodel.config import option
 from worldmodel.config.registry import register
 from worldmodel.imagination.transitions import Transition
 from worldmodel.policies.networks import NormalActor, ReLUNetwork
-from worldmodel.policies.offline import Loss, Nets, OfflineLearner, UpdateStep, critic_loss, mean
+from worldmodel.policies.offline import (
+    Loss,
+    Nets,
+    OfflineLearner,
+    UpdateStep,
+    critic_loss,
+    known_targets,
+    mean,
+)
 from worldmodel.policies.offline_options import OfflineOptions
 
 
@@ -54,7 +62,7 @@ class IQL(OfflineLearner[IQLOptions]):
         """L(u) = |tau - 1(u < 0)| u^2 of the advantage (eq. 5)."""
         advantage = self.advantage(nets, batch)
         weight = jnp.where(advantage < 0, 1 - self.options.expectile, self.options.expectile)
-        loss = mean(weight * jnp.square(advantage), batch)
+        loss = mean(weight * jnp.square(advantage), known_targets(batch))
         return loss, {"loss/value": loss, "policy/advantage": mean(advantage, batch)}
 
     def critic_loss(self, nets: Nets, batch: Transition, key: jax.Array) -> Loss:

@@ -209,6 +209,8 @@ class OfflineLearner(Generic[Options]):
             size = batch.reward.shape[0]
             real = round(self.options.real_ratio * size)
             drawn = replay_buffer.sample(state.replay_buffer, imagined_key, size - real)
+            if batch.next_observed is not None:
+                drawn = drawn._replace(next_observed=jnp.ones(size - real, bool))
             batch = jax.tree.map(lambda x, y: jnp.concatenate([x[:real], y]), batch, drawn)
         batch = batch._replace(reward=batch.reward / self.reward_unit)
         return jax.lax.stop_gradient(batch), {"policy/reward": mean(batch.reward, batch)}
@@ -270,8 +272,18 @@ def dataset_only(batch: Transition) -> Transition:
     return batch._replace(weight=batch.weight * ~batch.imagined)
 
 
+def known_targets(batch: Transition) -> Transition:
+    """The batch for temporal differences: with transitions as padding whose next observation was
+    not logged. A terminal one needs none.
+    """
+    if batch.next_observed is None:
+        return batch
+    return batch._replace(weight=batch.weight * (batch.next_observed | (batch.terminal > 0)))
+
+
 def critic_loss(values: jax.Array, target: jax.Array, batch: Transition) -> Loss:
     """Mean squared error of all critics' values (K, N) to one target (N,), summed over critics."""
+    batch = known_targets(batch)
     loss = mean(jnp.square(values - target), batch) * values.shape[0]
     return loss, {"loss/critic": loss, "policy/value": mean(values, batch)}
 

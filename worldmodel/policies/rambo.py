@@ -70,7 +70,10 @@ class RAMBO(SACN[RAMBOOptions]):
         after = model.state_from_features(batch.next_features, batch.reward * self.reward_unit)
         outcome = model.targets(state, after)
         log_prob = model.predict_members(state, batch.action).log_prob(outcome).mean(0)
-        fit = -mean(log_prob, dataset_only(batch))
+        logged = dataset_only(batch)
+        if logged.next_observed is not None:
+            logged = logged._replace(weight=logged.weight * logged.next_observed)
+        fit = -mean(log_prob, logged)
 
         action_key, outcome_key, next_key = jax.random.split(key, 3)
         action = nets["actor"](batch.features).sample(action_key)

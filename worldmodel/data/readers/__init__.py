@@ -10,7 +10,7 @@ from worldmodel.config import DataOptions
 from worldmodel.config.data_sources import dataset_errors
 from worldmodel.config.option import option_errors
 from worldmodel.config.registry import entries, entry_of
-from worldmodel.data import cache
+from worldmodel.data import cache, consistency
 from worldmodel.data.episodes import (
     EpisodeStream,
     raise_data_errors,
@@ -37,13 +37,15 @@ RUNTIME_OPTIONS = {
 CACHED_BYTES = 32 * 2**20  # files of at least this size are cached
 
 
-def load(options: DataOptions) -> Trajectories:
+def load(options: DataOptions, *, warn: bool = True) -> Trajectories:
     """Reads and checks a dataset.
 
     Large ones are cached in `options.cache_dir` and memory-mapped.
 
     Args:
         options: the options of a format, such as `NPZData(path="logs/*.npz")`
+        warn: log what the data say about themselves (`consistency.notes`): missed resets, actions
+            of another row, observations that were not logged
 
     Raises:
         ConfigError: options that are missing or do not go together
@@ -62,6 +64,14 @@ def load(options: DataOptions) -> Trajectories:
     require(isinstance(options, kinds), "options", repr(options), accepted)
     raise_config_errors(option_errors(options, "data."))
     raise_config_errors(dataset_errors(options))
+    trajectories = _load(options)
+    for note in consistency.notes(trajectories) if warn else ():
+        logger.warning("%s: %s", trajectories.source, note)
+    return trajectories
+
+
+def _load(options: DataOptions) -> Trajectories:
+    """Reads a dataset, or opens it in the cache."""
     stream = entry_of("data", options).target(options)
     with reading("files that can be read"):
         for file in stream.files:

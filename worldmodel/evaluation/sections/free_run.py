@@ -96,7 +96,7 @@ class FreeRuns(Section):
         """The prediction is the mean of `options.num_samples` samples."""
         observations, options = context.spec.observations, context.options
         records = context.held_out
-        records = records.select(np.flatnonzero(records.lengths > options.context))
+        records = records.select(np.flatnonzero(records.observed_lengths > options.context))
         evaluated, count = evaluated_episodes(records), records.num_episodes
         few = f"Free runs are evaluated on {len(evaluated)} of {count} records."
         records = records.select(evaluated)
@@ -107,7 +107,7 @@ class FreeRuns(Section):
         def of(key: str) -> FreeRun:
             real = [
                 steps.observation[key][begin + options.context : begin + length]
-                for begin, length in zip(records.offsets, records.lengths, strict=True)
+                for begin, length in zip(records.offsets, records.observed_lengths, strict=True)
             ]
             channels = [record[key] for record in simulated]
             return _numbers(options.context, names, real, channels, context.bootstrap)
@@ -237,7 +237,7 @@ def _simulated(
     group = max(1, MOST_LANES // context.options.num_samples)
     for first in range(0, records.num_episodes, group):
         offsets = records.offsets[first : first + group]
-        lengths = records.lengths[first : first + group]
+        lengths = records.observed_lengths[first : first + group]
         key = jax.random.fold_in(context.key, first)
         simulated = _simulated_group(context, rows, offsets, lengths, key)
         for lane, length in enumerate(lengths - context.options.context):

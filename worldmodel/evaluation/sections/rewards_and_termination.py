@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -183,7 +183,9 @@ def predict_terminations(
     A horizon at which all or none of the starts terminated is left out.
     """
     near = starts_before_termination(held_out, rollouts.options.context, rollouts.horizons)
-    probability, all_starts = rollouts.metrics.termination_probability, [rollouts.starts]
+    starts, unobserved = rollouts.starts, held_out.lengths - held_out.observed_lengths
+    starts = replace(starts, remaining_steps=starts.remaining_steps + unobserved[starts.episodes])
+    probability, all_starts = rollouts.metrics.termination_probability, [starts]
     if near is not None:
         probability = np.concatenate([probability, rollouts.termination_probability(near)])
         all_starts.append(near)
