@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from worldmodel.config import DataOptions
 from worldmodel.data.readers.dreamer import DreamerData
 from worldmodel.data.readers.hdf5 import HDF5Data
 from worldmodel.data.readers.lerobot import LeRobotData
+from worldmodel.data.readers.torchrl import TorchRLData
 from worldmodel.data.readers.zarr import ZarrData
 
 
@@ -80,11 +82,36 @@ def zarr_zip(folder: Path) -> DataOptions:
     return ZarrData(path=str(folder / "a.zarr.zip"))
 
 
+def write_memmap(folder: Path, content: dict[str, Any], batch: list[int]) -> None:
+    """Writes a nested dict of arrays as tensordict's `memmap` does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    kind = "<class 'tensordict._td.TensorDict'>"
+    meta: dict[str, Any] = {"shape": batch, "device": "cpu", "_type": kind}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            write_memmap(folder / key, value, batch)
+            continue
+        (folder / f"{key}.memmap").write_bytes(np.ascontiguousarray(value).tobytes())
+        dtype = f"torch.{value.dtype}"
+        meta[key] = {"device": "cpu", "shape": list(value.shape), "dtype": dtype}
+    (folder / "meta.json").write_text(json.dumps(meta))
+
+
+def torchrl(folder: Path) -> DataOptions:
+    place = np.arange(12.0).reshape(6, 2)
+    ended = np.arange(6)[:, None] % 3 == 2
+    following = {"observation": place + 2, "reward": np.ones((6, 1)), "terminated": ended}
+    content = {"observation": place, "action": np.ones((6, 1)), "next": following}
+    write_memmap(folder, content, [6])
+    return TorchRLData(path=str(folder))
+
+
 WRITERS: dict[str, Callable[[Path], DataOptions]] = {
     "hdf5 tree": hdf5_tree,
     "dreamer": dreamer,
     "lerobot 2.1": lerobot("v2.1"),
     "lerobot 3.0": lerobot("v3.0"),
     "zarr": zarr_folder,
+    "torchrl": torchrl,
     "zarr zip": zarr_zip,
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 import h5py
 import numpy as np
-from foreign_files import dreamer, hdf5_tree, zarr_folder
+from foreign_files import dreamer, hdf5_tree, torchrl, zarr_folder
 from hostile_npz import zeros_archive
 from hostile_sources import TEN_TB, Write, add, edited
 
@@ -144,5 +144,35 @@ add(
             _zarr("data/state", lambda m: m.update(dtype="<U1", fill_value="")),
             "rows of numbers",
         ),
+    },
+)
+
+
+def _memmap(name: str, change: Callable[[dict[str, Any]], Any]) -> Write:
+    """A folder of TorchRL of which the metadata are edited."""
+
+    def write(folder: Path) -> Any:
+        options = torchrl(folder)
+        edited(name, change)(folder)
+        return options
+
+    return write
+
+
+add(
+    "torchrl",
+    {
+        "10 TB claimed": (
+            _memmap("meta.json", lambda m: m["action"].update(shape=[6, TEN_TB])),
+            "action has 48 bytes; accepted: 480,",
+        ),
+        "a batch of 10 TB": (_memmap("meta.json", lambda m: m.update(shape=[TEN_TB])), "accepted:"),
+        "negative sizes": (_memmap("meta.json", lambda m: m.update(shape=[-6])), "has shape [-6]"),
+        "a key outside": (
+            _memmap("meta.json", lambda m: m.update({"../a": {"dtype": "x"}})),
+            "",
+        ),
+        "a list for metadata": (_memmap("next/meta.json", lambda m: [m]), "cannot be read"),
+        "a pickled type": (_memmap("meta.json", lambda m: m.update(_type="os.system")), ""),
     },
 )
