@@ -296,6 +296,26 @@ def test_rows_of_rlds_hold_final_observations(read: Read) -> None:
     assert read(rows | ends, roles={"is_last": "end"}).returns()[0] > 80
 
 
+def test_rows_of_rlds_are_known_without_is_last(
+    read: Read, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows, final, _ = with_finals(bare())
+    first = marks([0, *final[:-1] + 1], count=15)
+    with caplog.at_level(logging.WARNING):
+        check(read(rows | {"is_first": first}), FALSE, logged=True)
+    assert "no last row of the 3 episodes has an action or a reward" in caplog.text
+    rows["actions"][final[1]] = 0.5
+    assert (read(rows | {"is_first": first}).lengths - 1).tolist() == [5, 4, 6]
+
+
+def test_a_replay_buffer_of_stable_baselines(read: Read) -> None:
+    """One environment is an axis of its own; `dones` hold time-outs, which `timeouts` tell."""
+    buffer = {key: value[:, None] for key, value in system().items()}
+    buffer["rewards"] = system()["rewards"][:, None]
+    ends = {"dones": marks(ENDS, np.float32)[:, None], "timeouts": marks(ENDS[1:], float)[:, None]}
+    check(read(buffer | ends), [True, False, False], logged=True)
+
+
 def test_one_more_observation_needs_no_lengths(read: Read) -> None:
     rows, _, _ = with_finals(bare())
     arrays = bare() | {"observations": rows["observations"]}

@@ -163,6 +163,13 @@ def test_dicts_images_and_classes_are_preserved(tmp_path: Path) -> None:
     assert list(single.observations) == ["image"]
 
 
+def test_counts_of_a_converter_are_numbers(tmp_path: Path) -> None:
+    counts = np.linspace(-300, 29_996, LENGTHS.sum()).astype(np.int16)
+    logs = read(tmp_path, whole() | {"actions": counts[:, None]})
+    assert not logs.action_spec.discrete and logs.action_spec.high == (29_996,)
+    assert logs.actions[0, 0] == -300
+
+
 def test_several_files_are_one_dataset_and_an_unreadable_one_can_be_skipped(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -151,10 +151,14 @@ def require(roles: Mapping[str, str], names: Iterable[str], accepted: str) -> No
         )
 
 
-def unread(shapes: Mapping[str, tuple[int, ...]], read: Iterable[str], rows: int) -> list[str]:
-    """The names that are not `read` though they have as many rows as there are actions."""
+def unread(
+    shapes: Mapping[str, tuple[int, ...]], read: Iterable[str], rows: Collection[int]
+) -> list[str]:
+    """The names that are not `read` though they have as many rows as there are actions, or
+    observations.
+    """
     read = {*read}
-    return [n for n, shape in shapes.items() if n not in read and shape[:1] == (rows,)]
+    return [n for n, shape in shapes.items() if n not in read and shape and shape[0] in rows]
 
 
 def _check(arrays: Arrays, roles: Mapping[str, str]) -> None:

@@ -18,6 +18,9 @@ from worldmodel.errors import DataError
 
 INNER = ("not_done", "not_terminal")  # may mark rows inside a record, which goes on
 
+RLDS = {"is_first", "is_terminal"}  # its marks beside `is_last`
+ROWS_AT_ONCE = 65_536
+
 logger = logging.getLogger(__name__)
 
 
@@ -223,8 +226,30 @@ def _rows(fields: Fields, lengths: np.ndarray | None, batch: Batch | None, sourc
     record_ends[-1] = True
     return Layout(
         fields.observations, last, marks.terminal[last], ~unknown[last], ~record_ends[last],
-        fields.next_observations, fields.final_observations, complete=marks.final,
+        fields.next_observations, fields.final_observations,
+        complete=marks.final or _hold_finals(fields, marks.last, source),
     )  # fmt: skip
+
+
+def _hold_finals(fields: Fields, last: np.ndarray, source: str) -> bool:
+    """Whether last rows hold the final observation alone, as RLDS has it, though no `is_last` says
+    so: not one has an action or a reward other than 0, and most of the others do.
+    """
+    if not RLDS & (fields.marks.keys() - fields.told) or fields.logs_next:
+        return False
+    active = np.zeros(len(last), bool)
+    for values in filter(lambda v: v is not None, (fields.actions, fields.rewards)):
+        for begin in range(0, len(last), ROWS_AT_ONCE):
+            part = np.asarray(values[begin : begin + ROWS_AT_ONCE])
+            active[begin : begin + ROWS_AT_ONCE] |= (part.reshape(len(part), -1) != 0).any(1)
+    padded = not active[last].any() and bool(active[~last].mean() > 0.5)
+    if padded:
+        logger.warning(
+            "%s: no last row of the %d episodes has an action or a reward: read as their final "
+            "observations, as RLDS has them",
+            source, last.sum(),
+        )  # fmt: skip
+    return padded
 
 
 def _agreement(

@@ -82,7 +82,8 @@ def episodes(
         DataError: arrays that do not fit together
     """
     fields = fields_of(arrays, roles, options.roles)
-    told.warn(unread(shapes, [*roles, *options.roles], len(fields.actions)), len(fields.actions))
+    rows = {len(fields.actions), *map(len, fields.observations.values())}
+    told.warn(unread(shapes, [*roles, *options.roles], rows), len(fields.actions))
     fields = _chosen(fields, options, source)
     batch = laid_end_to_end(fields, options.axes)
     fields = batch.fields if batch else fields

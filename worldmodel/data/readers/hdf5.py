@@ -4,6 +4,7 @@ Observations may be groups of named datasets. Files with a group an episode: `hd
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -110,7 +111,8 @@ def _shapes(file: Any, read: set[str]) -> dict[str, tuple[int, ...]]:
         if isinstance(item, h5py.Dataset) and item.name not in read:
             shapes[name] = item.shape or ()
 
-    file.visititems(note)
+    with contextlib.suppress(Exception):  # of damage in what is not read
+        file.visititems(note)
     return shapes
 
 
