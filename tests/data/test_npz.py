@@ -209,7 +209,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
         {"observations": np.zeros((0, 2)), "actions": np.zeros((0, 1))},
         "actions has no rows",
     ),
-    "text": (whole() | {"observations": np.full((11, 2), "a")}, "not numeric: observation (<U1)"),
+    "text": (whole() | {"observations": np.full((11, 2), "a")}, "not numeric: 'observation' (<U1)"),
     "objects": (
         whole() | {"actions": np.array([{}] * 8, object)},
         "actions.npy: holds objects; accepted: 64 bytes of numbers",
