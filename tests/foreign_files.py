@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from worldmodel.config import DataOptions
 from worldmodel.data.readers.dreamer import DreamerData
 from worldmodel.data.readers.hdf5 import HDF5Data
 from worldmodel.data.readers.lerobot import LeRobotData
+from worldmodel.data.readers.pickles import PickleData
 from worldmodel.data.readers.torchrl import TorchRLData
 from worldmodel.data.readers.zarr import ZarrData
 
@@ -106,6 +108,14 @@ def torchrl(folder: Path) -> DataOptions:
     return TorchRLData(path=str(folder))
 
 
+def pickled(folder: Path) -> DataOptions:
+    row = np.arange(10.0).reshape(5, 2)
+    fields = {"observations": row, "next_observations": row + 2, "actions": np.ones((5, 1))}
+    fields |= {"rewards": np.ones(5), "terminals": np.arange(5) == 4}
+    (folder / "a.pkl").write_bytes(pickle.dumps([fields] * 3))
+    return PickleData(path=str(folder / "a.pkl"))
+
+
 WRITERS: dict[str, Callable[[Path], DataOptions]] = {
     "hdf5 tree": hdf5_tree,
     "dreamer": dreamer,
@@ -114,4 +124,5 @@ WRITERS: dict[str, Callable[[Path], DataOptions]] = {
     "zarr": zarr_folder,
     "torchrl": torchrl,
     "zarr zip": zarr_zip,
+    "pickle": pickled,
 }

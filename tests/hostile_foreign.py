@@ -11,7 +11,9 @@ import h5py
 import numpy as np
 from foreign_files import dreamer, hdf5_tree, torchrl, zarr_folder
 from hostile_npz import zeros_archive
-from hostile_sources import TEN_TB, Write, add, edited
+from hostile_sources import CODE, TEN_TB, Write, add, edited
+
+from worldmodel.data.readers.pickles import PickleData
 
 
 def _tree(change: Callable[[h5py.File], Any]) -> Write:
@@ -174,5 +176,51 @@ add(
         ),
         "a list for metadata": (_memmap("next/meta.json", lambda m: [m]), "cannot be read"),
         "a pickled type": (_memmap("meta.json", lambda m: m.update(_type="os.system")), ""),
+    },
+)
+
+
+def _pickle(content: bytes) -> Write:
+    def write(folder: Path) -> Any:
+        (folder / "a.pkl").write_bytes(content)
+        return PickleData(path=str(folder / "a.pkl"))
+
+    return write
+
+
+def _array(shape: bytes) -> bytes:
+    """An array of a shape that is built with one byte."""
+    kind = b"cnumpy\ndtype\n(S'f8'\nI0\nI1\ntR"
+    made = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\ntS'b'\ntR"
+    return made + b"(I1\n" + shape + kind + b"I0\nC\x01xtb."
+
+
+add(
+    "pickle",
+    {
+        "a call": (_pickle(b"cbuiltins\nexec\n(S" + repr(CODE).encode() + b"\ntR."), "exec"),
+        "a call of ndarray": (
+            _pickle(b"cnumpy\nndarray\n((I1000000000000\nttR."),
+            "calls numpy.ndarray",
+        ),
+        "an instance": (_pickle(b"(S'1'\nibuiltins\neval\n."), "that INST makes"),
+        "a reference": (_pickle(b"Px\n."), "that PERSID makes"),
+        "an extension": (_pickle(b"\x82\x01."), "that EXT1 makes"),
+        "a changed function": (
+            _pickle(b"cnumpy\ndtype\n(N}S'__defaults__'\nNstb."),
+            "changes numpy.dtype",
+        ),
+        "10 TB claimed": (_pickle(_array(b"(I%d\nt" % TEN_TB)), "holds 1 bytes of an array of"),
+        "10 TB of text": (
+            _pickle(b"\x8d" + TEN_TB.to_bytes(8, "little") + b"x."),
+            "bytes on, where it claims 10,",
+        ),
+        "negative sizes": (_pickle(_array(b"(I-1\nI-1\nt")), "of shape (-1, -1)"),
+        "a far place": (_pickle(b"Nr\xff\xff\xff\x7f."), "keeps its value 2 in place"),
+        "deep lists": (_pickle(b"]" * 9_999 + b"a" * 9_998 + b"."), "nested"),
+        "a list of itself": (_pickle(b"]q\x00h\x00a."), "nested"),
+        "empty lists": (_pickle(b"(" + b"]" * 99 + b"l."), "a list of an empty list"),
+        "a missing end": (_pickle(b"]"), "where it claims 1"),
+        "nothing": (_pickle(b""), "where it claims 1"),
     },
 )
