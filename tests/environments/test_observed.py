@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from worldmodel.data import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.data.collection import collect_episodes
+from worldmodel.data.images import ImageConversion
 from worldmodel.data.spaces import action_of_step, observation_parts
 from worldmodel.environments import RealEnvironment, check_environment
 from worldmodel.errors import UserError
@@ -67,6 +68,8 @@ def spec_of(**observations: ObservationSpec) -> DataSpec:
         spaces.Discrete(4),
         spaces.Box(0, 255, (6,), np.uint8),
         spaces.Box(0, 255, (5, 4, 3), np.uint8),
+        spaces.Box(0, 255, (3, 5, 4), np.uint8),
+        spaces.Box(0, 1, (20, 24, 3), np.float32),
         spaces.Box(-1, 1, (), np.float32),
         spaces.Tuple((spaces.Discrete(2), spaces.Box(-1, 1, (2,), np.float32))),
     ],
@@ -105,6 +108,27 @@ def test_classes_that_were_logged_as_numbers_are_shown_as_numbers(register):
 
 
 IMAGE = ObservationSpec((5, 4, 3), "uint8")
+
+
+def test_images_are_resized_and_put_in_order_as_those_of_the_logs_were(register):
+    name = register(spaces.Box(0, 255, (3, 20, 24), np.uint8))
+    raw, _ = gymnasium.make(name, disable_env_checker=True).reset(seed=1)
+    for shape, layout in (((3, 20, 24), "chw"), ((20, 24, 3), "hwc")):
+        made = ImageConversion(shape, "uint8", layout, size=(10, 12))
+        small = ObservationSpec((10, 12, 3), "uint8", conversion=made)
+        real = RealEnvironment(name, spec_of(image=small))
+        logged = raw if layout == "chw" else raw.transpose(1, 2, 0)
+        np.testing.assert_array_equal(real.reset(1)["image"], made(logged), strict=True)
+
+
+def test_logs_of_floats_and_an_environment_of_uint8_have_one_range(register):
+    logged = ObservationSpec(
+        (5, 4, 3), "uint8", conversion=ImageConversion((5, 4, 3), "float32", "hwc", white=1.0)
+    )
+    name = register(spaces.Box(0, 255, (5, 4, 3), np.uint8))
+    raw, _ = gymnasium.make(name, disable_env_checker=True).reset(seed=1)
+    seen = RealEnvironment(name, spec_of(image=logged)).reset(1)["image"]
+    np.testing.assert_array_equal(seen, raw, strict=True)
 
 
 @pytest.mark.parametrize("white", [1.0, 255.0])

@@ -47,7 +47,7 @@ class Part(NamedTuple):
         except (KeyError, IndexError, TypeError, ValueError):
             raise DataError(f"observation {self.name!r} is missing") from None
         declared = self.space.shape or ()
-        if _without_ones(value.shape) != _without_ones(declared):
+        if without_ones(value.shape) != without_ones(declared):
             raise DataError(
                 f"observation {self.name!r} has shape {value.shape}; its space has {declared}"
             )
@@ -147,7 +147,8 @@ def _one_hot(classes: np.ndarray, choices: np.ndarray, starts: np.ndarray, name:
     return np.concatenate(hot, axis=1).astype(np.float32)
 
 
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without axes of size 1."""
     return tuple(size for size in shape if size != 1)
 
 

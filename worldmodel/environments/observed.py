@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from gymnasium import spaces
 
-from worldmodel.data.spaces import Part
+from worldmodel.data.image_layouts import recognized_layout
+from worldmodel.data.images import ImageConversion
+from worldmodel.data.spaces import Part, without_ones
 from worldmodel.data.spec import ObservationSpec
+from worldmodel.errors import DataError
 
 Fit = Callable[[np.ndarray], np.ndarray]  # from a converted part to the observation of a dataset
 
@@ -50,19 +55,44 @@ def _classes(part: Part, logged: ObservationSpec) -> Fit:
 
 
 def _image(part: Part, logged: ObservationSpec) -> Fit:
-    space, shape = part.space, part.space.shape or ()
-    if not isinstance(space, spaces.Box) or (*shape, 1)[:3] != logged.shape:
+    conversion = _conversion(part, logged)
+    shape = conversion.shape
+    return lambda value: conversion(value.reshape(shape))
+
+
+def _conversion(part: Part, logged: ObservationSpec) -> ImageConversion:
+    """What was done to the images of the logs, from the layout and range of the environment's."""
+    space, recorded = part.space, logged.conversion
+    recorded = recorded or ImageConversion(logged.shape, "uint8", "hwc")
+    shape, dtype = space.shape or (), np.dtype(space.dtype)
+    layout = recorded.layout
+    if without_ones(shape) == without_ones(recorded.shape):
+        shape = recorded.shape
+    else:
+        with contextlib.suppress(DataError):  # that it may be numbers
+            layout = recognized_layout(shape, dtype) or layout
+    if not isinstance(space, spaces.Box) or len(layout) != len(shape):
         raise MismatchError(f"its {part.name!r} is {space}", f"images of shape {logged.shape}")
-    if space.dtype == np.uint8:
-        return lambda value: value.reshape(logged.shape)
+    conversion = ImageConversion(shape, str(dtype), layout, False, *_range(part, recorded))
+    conversion = replace(conversion, size=recorded.size, method=recorded.method)
+    if (found := conversion.image_shape(shape)) != logged.shape:
+        raise MismatchError(f"its {part.name!r} has shape {found}", f"shape {logged.shape}")
+    return conversion
+
+
+def _range(part: Part, recorded: ImageConversion) -> tuple[float, float]:
+    """Black and white: what the space declares, or what the logs have where that is narrower."""
+    space, ranges = part.space, []
+    assert isinstance(space, spaces.Box)
+    if (space.dtype == np.uint8) == (recorded.dtype == "uint8"):
+        ranges.append((recorded.black, recorded.white))
     low, high = float(space.low.min()), float(space.high.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
+    if np.isfinite(high - low) and low < high and space.dtype != np.uint8:
+        ranges.append((low, high))
+    if space.dtype == np.uint8 and not ranges:
+        ranges.append((0.0, 255.0))
+    if not ranges:
         raise MismatchError(
             f"its {part.name!r} is {space.dtype} without bounds", "uint8 images from 0 to 255"
         )
-
-    def image(value: np.ndarray) -> np.ndarray:
-        scaled = (value.astype(np.float64) - low) * (255 / (high - low))
-        return np.rint(np.clip(scaled, 0, 255)).astype(np.uint8).reshape(logged.shape)
-
-    return image
+    return min(ranges, key=lambda ends: abs(ends[1] - ends[0]))
