@@ -16,6 +16,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from worldmodel.environments.states import set_state, unobserved_positions
 from worldmodel.errors import ConfigError, did_you_mean
 
 ACCEPTED = (
@@ -67,37 +68,6 @@ class Simulator:
                 set_state(self.environment, observation, self.unobserved)
                 following[i], rewards[i], ended[i], *_ = self.environment.step(action)
         return following, rewards, ended
-
-
-def unobserved_positions(environment: Any) -> int | None:
-    """The number of first positions that the observations of a MuJoCo environment omit, if they
-    include all others and the velocities; None for any other environment.
-    """
-    space, environment = environment.observation_space, environment.unwrapped
-    if not (hasattr(environment, "set_state") and isinstance(space, gymnasium.spaces.Box)):
-        return None
-    model, data = environment.model, environment.data
-    hidden = model.nq + model.nv - space.shape[0]
-    if hidden < 0 or len(space.shape) > 1:
-        return None
-    observed, _ = environment.reset(seed=0)
-    expected = np.concatenate([data.qpos[hidden:], data.qvel])
-    return hidden if np.allclose(observed, expected) else None
-
-
-def set_state(environment: Any, observation: np.ndarray, unobserved: np.ndarray) -> None:
-    """Sets the state of an unwrapped MuJoCo environment from an observation (D,) and the unobserved
-    positions.
-    """
-    import mujoco
-
-    model, data = environment.model, environment.data
-    # The solver is warm-started: without a reset, the last bits would depend on earlier calls.
-    mujoco.mj_resetData(model, data)  # pyright: ignore[reportAttributeAccessIssue]  # no stubs
-    positions = model.nq - len(unobserved)
-    environment.set_state(
-        np.concatenate([unobserved, observation[:positions]]), observation[positions:]
-    )
 
 
 @cache

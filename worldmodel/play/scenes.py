@@ -20,8 +20,8 @@ from worldmodel.config.environment_ids import EnvironmentId
 from worldmodel.data.plots import ACTED, GRID, OBSERVED
 from worldmodel.data.spec import DataSpec
 from worldmodel.environments.real import RealEnvironment
+from worldmodel.environments.states import set_state, unobserved_positions
 from worldmodel.errors import UserError, first_line
-from worldmodel.models.simulator import set_state, unobserved_positions
 from worldmodel.play.live_comparison import ComparedStep
 from worldmodel.play.observation_values import flatten_observation, value_names
 from worldmodel.play.options import PlayOptions
