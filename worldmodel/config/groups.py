@@ -140,6 +140,10 @@ class DataOptions:
         """Returns the environment that the dataset's own metadata names, if it does."""
         return None
 
+    def recorded_seeds(self) -> list[int | None] | None:
+        """Returns the seeds of the environment's resets, one for each episode, if recorded."""
+        return None
+
     def errors(self) -> Iterator[str]:
         """Yields what is wrong with these options together; a format adds its own rules."""
         yield from form_errors(self, "data.")

@@ -1,4 +1,4 @@
-"""The commands of `python -m worldmodel.data`: inspect, convert, list. None of them needs JAX."""
+"""The commands of `python -m worldmodel.data`. None of them needs JAX."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from worldmodel.data.consistency import notes
 from worldmodel.data.normalization import resolve_normalization
 from worldmodel.data.quality import quality_warnings
 from worldmodel.data.readers import load
+from worldmodel.data.replay import ReplayOptions, replay
 from worldmodel.data.rlds_writer import CARD, NATIVE_FORMAT, write_rlds
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import ConfigError, DataError, did_you_mean, printable
@@ -242,6 +243,12 @@ COMMANDS = {
         "SOURCE DEST [OPTION=VALUE ...]",
         "writes a dataset in the native format: TFDS in the RLDS layout, as ArrayRecord",
         ConvertOptions,
+    ),
+    "replay": Command(
+        replay,
+        "SOURCE environment=ID [OPTION=VALUE ...]",
+        "replays logged actions in the real environment, and tells whether both agree",
+        ReplayOptions,
     ),
     "list": Command(
         list_datasets,

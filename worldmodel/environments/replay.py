@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -20,7 +21,9 @@ from worldmodel.errors import UserError
 HORIZONS = (1, 5, 15, 50)
 STARTS = 25  # of an episode
 LONG_STARTS = 5  # of those, replayed to the longest horizon; the others for a step
-PARTED = 0.05  # of a typical step, or of the rewards' deviation, from which on they part
+LAST = 10  # steps before an end that are replayed to it
+PARTED = 0.01  # of a typical step, or of the rewards' deviation, from which on they part
+TOGETHER = 1e-3  # of a typical step, up to which a replay has not parted by its own errors
 SHIFTS = {-1: "the row before", 1: "the row after"}
 REPEATED = 20  # steps that are taken twice, to see whether the environment is random
 CANNOT = (
@@ -39,6 +42,7 @@ class Step:
     horizon: steps since the state was set
     error: root mean square difference of the observation, in training standard deviations
     share: the same, in typical changes over a step
+    before: `share` of the step before in the same replay
     reward: absolute difference of the reward; not a number where none was logged
     ended: whether the episode ended, in the logs and in the environment
     worst: name and dimension of the largest difference, and both values, in the logs and here
@@ -49,6 +53,7 @@ class Step:
     horizon: int
     error: float
     share: float
+    before: float
     reward: float
     ended: tuple[bool, bool]
     worst: tuple[str, int, float, float]
@@ -63,6 +68,7 @@ class Replay:
     undetermined: starts whose state the logs do not determine
     random: whether the environment differs from itself, after the same state and action
     reward_std: standard deviation of the logged rewards, None without rewards
+    from_states: whether states were set, at steps of an episode
     shifts: median `share` after one step by the row that the action was taken from, 0 first
     """
 
@@ -71,6 +77,7 @@ class Replay:
     undetermined: int
     random: bool
     reward_std: float | None
+    from_states: bool
     shifts: Mapping[int, float]
 
     def parted(self, step: Step) -> bool:
@@ -78,11 +85,18 @@ class Replay:
         earned = self.reward_std is not None and step.reward > PARTED * self.reward_std
         return bool(step.share > PARTED or earned or step.ended[0] != step.ended[1])
 
-    @property
+    @cached_property
     def judged(self) -> list[Step]:
-        """The first steps from set states; all steps where only resets could be reproduced."""
-        first = [step for step in self.steps if step.horizon == 1]
-        return first if self.setting.startswith("the logged") else list(self.steps)
+        """Steps from states that were the same: errors grow with the horizon even if both agree.
+        All steps where the resets were reproduced, since then no error is made.
+        """
+        if not self.from_states:
+            return list(self.steps)
+        found: dict[tuple[int, int], Step] = {}  # each logged step once, from the nearest start
+        for step in sorted(self.steps, key=lambda step: step.horizon):
+            if step.horizon == 1 or step.before < TOGETHER:
+                found.setdefault((step.episode, step.row), step)
+        return [found[place] for place in sorted(found)]
 
 
 def replay(
@@ -132,25 +146,26 @@ class _Replayer:
             if not steps:
                 raise UserError(f"{self.real.guarded.label}: {CANNOT}")
             setting = "the resets of the recorded seeds"
-            return Replay(steps, setting, 0, False, reward_std, {})
+            return Replay(steps, setting, 0, False, reward_std, False, {})
         steps = [step for e in episodes for step in self._from_states(setter, int(e))]
         if not steps:
             raise UserError(
                 f"{self.real.guarded.label}: no logged step determines the state of the environment"
             )
         firsts = [(step.episode, step.row) for step in steps if step.horizon == 1]
-        found = Replay(steps, setter.source, self.undetermined, False, reward_std, {})
+        found = Replay(steps, setter.source, self.undetermined, False, reward_std, True, {})
         shifts = {}
         if any(map(found.parted, found.judged)):
             some = firsts[:: max(1, len(firsts) // 200)]
             shifts = {shift: self._shifted(setter, some, shift) for shift in (0, *SHIFTS)}
         random = self._is_random(setter, firsts[:: max(1, len(firsts) // REPEATED)])
-        return Replay(steps, setter.source, self.undetermined, random, reward_std, shifts)
+        return Replay(steps, setter.source, self.undetermined, random, reward_std, True, shifts)
 
     def _from_states(self, setter: StateSetter, episode: int) -> Iterator[Step]:
         transitions = int(self.dataset.lengths[episode]) - 1
         starts = np.unique(np.linspace(0, transitions - 1, STARTS).round().astype(int))
-        far = set(starts[:: max(1, len(starts) // LONG_STARTS)].tolist())
+        far = {*starts[:: max(1, len(starts) // LONG_STARTS)], max(0, transitions - LAST)}
+        starts = np.union1d(starts, max(0, transitions - LAST))
         self.real.reset(0)
         for start in starts.tolist():
             if not self._set(setter, episode, start):
@@ -166,7 +181,7 @@ class _Replayer:
         row = int(self.dataset.offsets[episode])
         error, share, worst = self._difference(begins, row)
         if share > PARTED:
-            yield Step(episode, 0, 0, error, share, np.nan, (False, False), worst)
+            yield Step(episode, 0, 0, error, share, 0.0, np.nan, (False, False), worst)
             return
         yield from self._steps(episode, 0, int(self.dataset.lengths[episode]) - 1)
 
@@ -181,7 +196,7 @@ class _Replayer:
     def _steps(self, episode: int, start: int, most: int, shift: int = 0) -> Iterator[Step]:
         data, first = self.dataset, int(self.dataset.offsets[episode])
         transitions = int(data.lengths[episode]) - 1
-        known = int(data.observed_lengths[episode])
+        known, before = int(data.observed_lengths[episode]), 0.0
         for row in range(start, min(start + most, transitions)):
             outcome = self.real.step(data.actions[first + row + shift])
             error, share, worst = 0.0, 0.0, ("", 0, 0.0, 0.0)
@@ -192,7 +207,8 @@ class _Replayer:
                 reward = abs(outcome.reward - float(data.rewards[first + row]))
             logged_end = bool(data.terminated[episode]) and row + 1 == transitions
             ended = (logged_end, outcome.terminated)
-            yield Step(episode, row, row + 1 - start, error, share, reward, ended, worst)
+            yield Step(episode, row, row + 1 - start, error, share, before, reward, ended, worst)
+            before = share
             if outcome.terminated:
                 return
 
@@ -219,9 +235,7 @@ class _Replayer:
         )
         return error, share, worst
 
-    def _shifted(
-        self, setter: StateSetter, firsts: Sequence[tuple[int, int]], shift: int
-    ) -> float:
+    def _shifted(self, setter: StateSetter, firsts: Sequence[tuple[int, int]], shift: int) -> float:
         """Median `share` after one step with the action of another row."""
         found = []
         for episode, row in firsts:

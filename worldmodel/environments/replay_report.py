@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
-from worldmodel.environments.replay import HORIZONS, SHIFTS, Replay, Step
+from worldmodel.environments.replay import HORIZONS, PARTED, SHIFTS, Replay, Step
 from worldmodel.errors import printable
 
 AGREE = 0.01  # share of steps up to which logs and environment agree
@@ -17,10 +18,10 @@ RESAMPLES = 500
 
 def table(replay: Replay) -> Table:
     """Errors by horizon: medians over replayed steps, with 95% intervals over episodes."""
-    shown = Table("horizon", "steps", "observation error", "95% interval", "reward error")
-    for column in shown.columns:
-        column.justify = "right"
-    shown.add_column("ends that disagree", justify="right")
+    shown = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    titles = ("horizon", "steps", "error (std)", "95% interval", "reward error", "ends differ")
+    for title in titles:
+        shown.add_column(title, justify="right", no_wrap=True)
     for horizon in HORIZONS:
         steps = [step for step in replay.steps if step.horizon == horizon]
         if not steps:
@@ -30,7 +31,7 @@ def table(replay: Replay) -> Table:
         earned = "-" if np.isnan(rewards).all() else f"{np.nanmedian(rewards):.2g}"
         ends = sum(step.ended[0] != step.ended[1] for step in steps)
         error = float(np.median([step.error for step in steps]))
-        row = (str(horizon), f"{len(steps):,}", f"{error:.2g} std", f"{low:.2g} to {high:.2g}")
+        row = (str(horizon), f"{len(steps):,}", f"{error:.2g}", f"{low:.1g} to {high:.1g}")
         shown.add_row(*row, earned, str(ends))
     return shown
 
@@ -53,11 +54,11 @@ def sentences(replay: Replay, name: str) -> Iterator[str]:
     """Whether logs and environment agree, and where and how they part first."""
     judged = replay.judged
     parted = [step for step in judged if replay.parted(step)]
-    what = "first steps from logged states" if judged[0].horizon == 1 else "steps"
-    if len(parted) <= AGREE * len(judged):
+    what = "steps from logged states" if replay.from_states else "steps from the resets"
+    if _agree(replay, judged) and _agree(replay, [step for step in judged if any(step.ended)]):
         yield (
             f"The logs and {name} agree: {len(judged) - len(parted):,} of {len(judged):,} {what} "
-            "differ by less than 5% of a typical step."
+            "differ by less than 1% of a typical step."
         )
     else:
         yield (
@@ -68,13 +69,12 @@ def sentences(replay: Replay, name: str) -> Iterator[str]:
         yield _first(replay, parted[0])
         yield from _kinds(replay, parted)
     usual, others = replay.shifts.get(0, 0.0), {k: v for k, v in replay.shifts.items() if k}
-    if others and (best := min(others, key=others.__getitem__)) is not None:
-        if others[best] < BETTER * usual:
-            yield (
-                f"The action of {SHIFTS[best]} fits better: a median error of {others[best]:.2g} "
-                f"of a typical step, in place of {usual:.2g}. The actions of the logs are shifted "
-                "by a row."
-            )
+    best = min(others, key=others.__getitem__, default=0)
+    if best and others[best] < BETTER * usual:
+        yield (
+            f"The action of {SHIFTS[best]} fits better: a median error of {others[best]:.2g} of a "
+            f"typical step, in place of {usual:.2g}. The actions of the logs are shifted by a row."
+        )
     if replay.random:
         yield (
             f"{name} itself differs after the same state and action: where it draws at random, "
@@ -87,6 +87,10 @@ def sentences(replay: Replay, name: str) -> Iterator[str]:
         )
 
 
+def _agree(replay: Replay, steps: Sequence[Step]) -> bool:
+    return sum(map(replay.parted, steps)) <= AGREE * len(steps)
+
+
 def _first(replay: Replay, step: Step) -> str:
     where = f"They first part at episode {step.episode}, step {step.row}"
     key, dimension, logged, here = step.worst
@@ -97,7 +101,7 @@ def _first(replay: Replay, step: Step) -> str:
         if step.ended[1]:
             ended = "the environment ends and the logs do not"
         return f"{where}: {ended}."
-    elif step.share <= 0.05:
+    elif step.share <= PARTED:
         return f"{where}: the reward differs by {step.reward:.4g}."
     return (
         f"{where}: observation {printable(key)!r}, dimension {dimension}, is {logged:.6g} in the "
@@ -107,11 +111,14 @@ def _first(replay: Replay, step: Step) -> str:
 
 def _kinds(replay: Replay, parted: Sequence[Step]) -> Iterator[str]:
     """How often observations, rewards and ends differ."""
-    observed = sum(step.share > 0.05 for step in parted)
+    observed = sum(step.share > PARTED for step in parted)
     ended = sum(step.ended[0] != step.ended[1] for step in parted)
     std = replay.reward_std
-    earned = [step for step in parted if std is not None and step.reward > 0.05 * std]
-    yield f"Of these, {observed:,} differ in observations, {len(earned):,} in rewards, {ended:,} in ends."
+    earned = [step for step in parted if std is not None and step.reward > PARTED * std]
+    yield (
+        f"Of these, {observed:,} differ in observations, {len(earned):,} in rewards, {ended:,} in "
+        "ends."
+    )
     finals = [step for step in earned if step.ended[0] and step.ended[1]]
     if finals and len(finals) == len(earned):
         yield "All rewards that differ are those of an episode's last step."

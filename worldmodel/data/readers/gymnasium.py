@@ -47,6 +47,9 @@ class GymnasiumData(DataOptions):
         0, "seed of the collection, separate from `seed`, so that runs share a dataset", low=0
     )
 
+    def recorded_seeds(self) -> list[int | None]:
+        return [self.collection_seed + episode for episode in range(self.episodes)]
+
 
 def behaviour_lines(folder: Path) -> Iterator[str]:
     """Describes the behavior policies for `python -m worldmodel.data list`."""

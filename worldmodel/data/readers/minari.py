@@ -40,6 +40,13 @@ class MinariData(DataOptions):
     name: str = option("minari", "data source")
     dataset: str | None = option(None, "id of a local Minari dataset, such as D4RL/pen/human-v2")
 
+    def recorded_seeds(self) -> list[int | None]:
+        dataset = _open(*_place(self))
+        with reading("episodes as Minari writes them"):
+            records = dataset.storage.get_episode_metadata(range(len(dataset)))
+            seeds = [record.get("seed") for record in records]
+            return [None if seed is None else int(seed) for seed in seeds]
+
 
 def local_datasets(folder: Path) -> Iterator[str]:
     """Describes Minari's local datasets for `python -m worldmodel.data list`."""
@@ -67,9 +74,7 @@ def read(options: MinariData) -> EpisodeStream:
     Spaces are converted as by `observation_parts` and `action_converter`. Raises DataError for
     other spaces, and if there is no such dataset.
     """
-    root = user_path(options.path or os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets")
-    name = str(options.dataset)
-    folder = root / name / "data"
+    name, root, folder = _place(options)
     dataset = _open(name, root, folder)
     from worldmodel.data.spaces import action_converter, observation_parts
 
@@ -79,6 +84,13 @@ def read(options: MinariData) -> EpisodeStream:
     return EpisodeStream(
         source, _episodes(dataset, folder, parts, act), spec, _files(folder), len(dataset)
     )
+
+
+def _place(options: MinariData) -> tuple[str, Path, Path]:
+    """The name of the dataset, the folder of all, and that of its files."""
+    root = user_path(options.path or os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets")
+    name = str(options.dataset)
+    return name, root, root / name / "data"
 
 
 def _files(folder: Path) -> tuple[Path, ...]:

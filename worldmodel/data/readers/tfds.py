@@ -56,6 +56,8 @@ NO_LAST_OBSERVATION = (
     "end in zeros, which D4RL's builder writes for missing observations; they are not used"
 )
 
+MAX_SEEDS = 10**7  # of metadata, which may come from others
+
 Record = Mapping[str, Any] | UnreadableEpisode
 
 
@@ -71,6 +73,13 @@ class TFDSData(DataOptions):
 
     def recorded_environment(self) -> str | None:
         return read_metadata(user_path(self.path)).get("environment") if self.path else None
+
+    def recorded_seeds(self) -> list[int | None] | None:
+        recipe = read_metadata(user_path(self.path)) if self.path else {}
+        first, count = recipe.get("collection_seed"), recipe.get("episodes")
+        if not (isinstance(first, int) and isinstance(count, int) and 0 < count <= MAX_SEEDS):
+            return None
+        return [first + episode for episode in range(count)]
 
 
 def prepared_datasets(folder: Path) -> Iterator[str]:
