@@ -14,18 +14,22 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import lerobot_sets
 import numpy as np
 import pyarrow as pa
+from foreign_files import zarr_buffer
 from pyarrow import csv, parquet
 
 from worldmodel.config import DataOptions
 from worldmodel.data import Trajectories
 from worldmodel.data.readers.dreamer import DreamerData
 from worldmodel.data.readers.hdf5 import HDF5Data
+from worldmodel.data.readers.lerobot import LeRobotData
 from worldmodel.data.readers.minari import MinariData
 from worldmodel.data.readers.npz import NPZData
 from worldmodel.data.readers.table import TableData
 from worldmodel.data.readers.tfds import TFDSData
+from worldmodel.data.readers.zarr import ZarrData
 
 Fields = dict[str, np.ndarray]
 
@@ -252,6 +256,31 @@ def write_tfds(log: Log, folder: Path) -> DataOptions:
     return TFDSData(path=str(foreign(folder, steps, episodes)))
 
 
+def write_zarr(log: Log, folder: Path) -> DataOptions:
+    rows = _rows(log, observed="state")
+    names = {"actions": "action", "rewards": "reward"}
+    arrays = {f"data/{names.get(k, k)}": v for k, v in rows.items()}
+    arrays["meta/episode_ends"] = np.cumsum(log.lengths)
+    zarr_buffer(str(folder / "log.zarr"), arrays, zarr_format=2)
+    return ZarrData(path=str(folder / "log.zarr"))
+
+
+def write_lerobot(log: Log, folder: Path) -> DataOptions:
+    """Version 3.0, with `next.success` in the terminal rows."""
+    episodes = []
+    for number, length in enumerate(log.lengths):
+        last = np.arange(length) == length - 1
+        observed = {f"observation.{k}": v[:-1] for k, v in log.observations[number].items()}
+        given = log.fields[number] if log.fields else {}
+        episodes.append(
+            observed
+            | {"action": log.actions[number], "next.reward": log.rewards[number]}
+            | {"next.done": last, "next.success": last & log.terminal[number]}
+            | given
+        )
+    return LeRobotData(path=str(lerobot_sets.write_set(folder / "set", "v3.0", episodes)))
+
+
 WRITERS: dict[str, Callable[[Log, Path], DataOptions]] = {
     "npz": write_npz,
     "hdf5": write_hdf5,
@@ -261,4 +290,6 @@ WRITERS: dict[str, Callable[[Log, Path], DataOptions]] = {
     "dreamer": write_dreamer,
     "minari": write_minari,
     "tfds": write_tfds,
+    "zarr": write_zarr,
+    "lerobot": write_lerobot,
 }

@@ -13,8 +13,7 @@ from logs_in_formats import WRITERS, Log, check_transitions, system_log
 
 from worldmodel.data import load
 
-
-MARKED = ("npz", "hdf5", "csv", "parquet")  # where fields mark the ends of episodes
+MARKED = ("npz", "hdf5", "csv", "parquet", "zarr")  # where fields mark the ends of episodes
 
 
 def marked(log: Log) -> Log:
