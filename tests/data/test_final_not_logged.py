@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from worldmodel.data import Episode, build_card, load, stack_episodes, validate, write_rlds
 from worldmodel.data.cache import open_cache, write_metadata
-from worldmodel.data.episodes import split_long_episodes
 from worldmodel.data.loader import make_loader, pad_episodes
+from worldmodel.data.long_episodes import split_long_episodes
 from worldmodel.data.readers.tfds import TFDSData
 from worldmodel.errors import DataError
 

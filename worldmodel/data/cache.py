@@ -24,7 +24,7 @@ from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import DataError
 
-FORMAT = 3  # of an entry and of what readers return: increment it to invalidate the cache
+FORMAT = 4  # of an entry and of what readers return: increment it to invalidate the cache
 META = "meta.json"
 BLOCK_BYTES = 2**24  # that a checksum is computed of at once
 
@@ -71,6 +71,8 @@ def write_metadata(trajectories: Trajectories, folder: Path) -> None:
         "action": dataclasses.asdict(trajectories.action_spec),
         "source": trajectories.source,
         "images": {k: dataclasses.asdict(v) for k, v in trajectories.image_conversions.items()},
+        "offsets": dict(trajectories.vector_offsets),
+        "lost_digits": dict(trajectories.lost_digits),
         "digest": trajectories.fingerprint(),
     }
     text = json.dumps(meta)
@@ -112,6 +114,8 @@ def open_cache(folder: Path) -> Trajectories:
         digest=meta["digest"],
         final_logged=None if final_logged is None else np.asarray(final_logged, bool),
         image_conversions={k: ImageConversion.from_json(v) for k, v in meta["images"].items()},
+        vector_offsets={k: tuple(v) for k, v in meta["offsets"].items()},
+        lost_digits=meta["lost_digits"],
     )
 
 

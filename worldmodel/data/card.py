@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from worldmodel.data.moments import Moments, moments
+from worldmodel.data.offsets import add_offset
 from worldmodel.data.trajectories import Trajectories, check_dataset
 from worldmodel.errors import check_count, printable, require
 
@@ -71,6 +72,7 @@ def build_card(
         "terminals": terminals,
         "timeouts": t.num_episodes - terminals,
         "unlogged_finals": len(t.placeholders),
+        "lost_digits": list(t.lost_digits),
         "longest": {
             "episodes": int(longest.sum()),
             "terminals": int(t.terminated[longest].sum()),
@@ -80,9 +82,7 @@ def build_card(
         "repeated_episodes": t.num_episodes - len({_content(t, e) for e in range(t.num_episodes)}),
         "returns": None if t.rewards is None else _range(t.returns()),
         "rewards": _rewards(t),
-        "observations": {
-            key: _observation(t, value, columns.get(key)) for key, value in t.observations.items()
-        },
+        "observations": {key: _observation(t, key, columns.get(key)) for key in t.observations},
         "action": _action(t, columns.get("action")),
     }
 
@@ -99,16 +99,23 @@ def _window(lengths: np.ndarray, length: int) -> dict[str, Any]:
 
 
 def _observation(
-    trajectories: Trajectories, value: np.ndarray, columns: Sequence[str] | None
+    trajectories: Trajectories, key: str, columns: Sequence[str] | None
 ) -> dict[str, Any]:
+    value = trajectories.observations[key]
     description = {"shape": list(value.shape[1:]), "dtype": str(value.dtype)}
     if value.ndim == 4:
         steps = trajectories.step_indices()
         return description | _pixels(value, steps[:: max(1, len(steps) // MAX_IMAGES)])
+    offset = trajectories.vector_offsets.get(key, ())
+    found = moments(trajectories.chunks(value))
+    if offset:
+        mean, low, high = (add_offset(x, offset) for x in (found.mean, found.low, found.high))
+        found = Moments(mean, found.std, low, high)
     return (
         description
         | _named(columns, value.shape[1])
-        | _vectors(moments(trajectories.chunks(value)))
+        | _vectors(found)
+        | ({"offset": list(offset)} if offset else {})
         | {"monotonic": _monotonic(trajectories, value).tolist()}
     )
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from worldmodel.data.offsets import subtract_offset
 from worldmodel.data.spec import ActionSpec, DataSpec
-from worldmodel.data.trajectories import Trajectories, check_dataset
+from worldmodel.data.trajectories import NUMBERS_AT_ONCE, Trajectories, check_dataset
 from worldmodel.errors import DataError, bullet_list, did_you_mean, require
 
 
@@ -22,8 +23,32 @@ def conform_to_spec(trajectories: Trajectories, spec: DataSpec) -> Trajectories:
     if errors:
         head = f"{trajectories.source}: does not match the dataset of the run"
         raise DataError(bullet_list(head, errors))
-    kept = {key: trajectories.observations[key] for key in spec.observations}
-    return replace(trajectories, observations=kept, action_spec=spec.action, digest=None)
+    kept = {
+        key: _with_offset(trajectories, key, wanted.offset)
+        for key, wanted in spec.observations.items()
+    }
+    offsets = {key: o.offset for key, o in spec.observations.items() if o.offset}
+    return replace(
+        trajectories,
+        observations=kept,
+        action_spec=spec.action,
+        digest=None,
+        vector_offsets=offsets,
+    )
+
+
+def _with_offset(trajectories: Trajectories, key: str, wanted: tuple[float, ...]) -> np.ndarray:
+    """An observation with the offset of the model; a copy if its own is another one."""
+    value, own = trajectories.observations[key], tuple(trajectories.vector_offsets.get(key, ()))
+    if own == wanted:
+        return value
+    zeros = (0.0,) * value.shape[1]
+    difference = np.subtract(wanted or zeros, own or zeros)
+    converted, at_once = np.empty(value.shape, np.float32), max(1, NUMBERS_AT_ONCE // len(zeros))
+    for begin in range(0, len(value), at_once):
+        part = slice(begin, begin + at_once)
+        converted[part] = subtract_offset(value[part], difference)
+    return converted
 
 
 def fraction_outside_bounds(trajectories: Trajectories) -> float:

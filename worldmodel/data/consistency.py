@@ -37,7 +37,19 @@ LIMIT = 10.0  # of an input, in standard deviations
 
 def notes(trajectories: Trajectories) -> list[str]:
     """What a user should know of a valid dataset, one text each."""
-    return [*unlogged_finals(trajectories), *jumps(trajectories), *alignment(trajectories)]
+    rules = (unlogged_finals, jumps, alignment, lost_digits)
+    return [text for rule in rules for text in rule(trajectories)]
+
+
+def lost_digits(trajectories: Trajectories) -> Iterator[str]:
+    """What float32 cannot hold, and what to do about it."""
+    for field, text in trajectories.lost_digits.items():
+        remedy = "Subtract a constant from it in the data, or use larger units"
+        if field == "reward":
+            remedy = (
+                "Subtract a constant from it in the data; returns then change by it at each step"
+            )
+        yield f"{field}: {text}. {remedy}"
 
 
 # ------------------------------------------------------------------------- final observations

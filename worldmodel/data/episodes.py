@@ -4,7 +4,8 @@ reports what does not fit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 
 from worldmodel.data.columns import ColumnWriter
 from worldmodel.data.observations import ObservationChoice, ObservationPlan
+from worldmodel.data.offsets import OffsetWriter
 from worldmodel.data.spec import LARGEST, ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import DataError, raise_data_errors, require
@@ -76,6 +78,9 @@ class EpisodeStream:
         action_spec: declared kind and bounds of the actions; None: inferred from the data
         files: all files that the content depends on; empty if it does not come from files
         count: number of episodes if known before they are read, for the progress bar
+        offsets: vector -> (D,) what is taken off it before it becomes float32, where that is
+            declared (see `offsets.py`)
+        lost_digits: field -> what of its digits was lost before, if that is known
     """
 
     source: str
@@ -83,6 +88,8 @@ class EpisodeStream:
     action_spec: ActionSpec | None = None
     files: tuple[Path, ...] = ()
     count: int | None = None
+    offsets: Mapping[str, Sequence[float]] | None = None
+    lost_digits: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def stack_episodes(
@@ -93,6 +100,7 @@ def stack_episodes(
     skipped: list[str] | None = None,
     folder: Path | None = None,
     choice: ObservationChoice | None = None,
+    offsets: Mapping[str, Sequence[float]] | None = None,
 ) -> Trajectories:
     """Lays episodes end to end in flat arrays.
 
@@ -108,6 +116,7 @@ def stack_episodes(
             None: any error raises
         folder: a folder for the arrays, which are then memory-mapped; None: in memory
         choice: the observations that are read, and the layouts and sizes of images
+        offsets: vector -> (D,) what is taken off it; None: as `offsets.py` decides by the data
 
     Raises:
         DataError: lists every field whose type, shape or number of steps does not fit, by episode
@@ -129,7 +138,8 @@ def stack_episodes(
             f"{MAX_CLASSES:,}"
         )
     choice = choice or ObservationChoice()
-    columns, lengths, ends, names = ColumnWriter(folder), [], [], []
+    given = {observation_field(key): value for key, value in (offsets or {}).items()}
+    columns, lengths, ends, names = OffsetWriter(ColumnWriter(folder), given), [], [], []
     errors: list[str] = []
     plan: ObservationPlan | None = None
     keys: tuple[str, ...] = ()
@@ -157,7 +167,7 @@ def stack_episodes(
         errors += found
         if not found:
             fields = _padded(fields, final_logged)
-            columns.append(fields)
+            columns.append(fields, _raw(episode, len(fields["action"]) - 1))
             lengths.append(len(fields["action"]))
             ends.append((bool(episode.terminated), final_logged))
             names.append(name)
@@ -178,7 +188,7 @@ def stack_episodes(
 
 
 def _trajectories(
-    columns: ColumnWriter,
+    columns: OffsetWriter,
     lengths: list[int],
     ends: list[tuple[bool, bool]],
     names: list[str],
@@ -207,6 +217,12 @@ def _trajectories(
         source=source,
         names=() if plain else tuple(names),
         final_logged=final_logged.copy(),
+        vector_offsets={
+            key: columns.offsets[field]
+            for key in keys
+            if (field := observation_field(key)) in columns.offsets
+        },
+        lost_digits=columns.lost_digits(),
     )
 
 
@@ -258,6 +274,15 @@ def _columns(episode: Episode, spec: ActionSpec | None) -> dict[str, np.ndarray]
         reward = _numbers(episode.rewards)
         columns["reward"] = reward[:, 0] if reward.shape[1:] == (1,) else reward
     return columns
+
+
+def _raw(episode: Episode, transitions: int) -> dict[str, Any]:
+    """The numbers of an episode as they were logged, for the digits that a conversion loses."""
+    raw = {observation_field(key): np.asarray(v) for key, v in episode.observations.items()}
+    raw["action"] = np.asarray(episode.actions)[:transitions]
+    if episode.rewards is not None:
+        raw["reward"] = np.asarray(episode.rewards)[:transitions]
+    return raw
 
 
 def _observation(value: Any) -> np.ndarray:
@@ -380,40 +405,3 @@ def _padded(columns: dict[str, np.ndarray], final_logged: bool) -> dict[str, np.
         padded[:-1] = columns[field][: steps - 1]
         columns = {**columns, field: padded}
     return columns
-
-
-def split_long_episodes(
-    episodes: Iterable[Episode | UnreadableEpisode], max_steps: int | None
-) -> Iterator[Episode | UnreadableEpisode]:
-    """Cuts episodes into pieces of at most `max_steps` transitions, as a time limit would.
-
-    The last observation of a piece is the first of the next one.
-    """
-    for index, episode in enumerate(episodes):
-        if isinstance(episode, UnreadableEpisode) or max_steps is None:
-            yield episode
-            continue
-        observed = len(next(iter(episode.observations.values()), ()))
-        transitions = observed - bool(episode.final_logged)
-        if transitions <= max_steps:
-            yield episode
-            continue
-        name = episode.name or f"episode {index}"
-        for begin in range(0, transitions, max_steps):
-            last = begin + max_steps >= transitions
-            yield _piece(episode, f"{name} from step {begin}", begin, max_steps, last)
-
-
-def _piece(episode: Episode, name: str, begin: int, max_steps: int, last: bool) -> Episode:
-    def part(values: Any) -> Any:
-        return np.asarray(values)[begin : begin + max_steps + 1]
-
-    return Episode(
-        observations={key: part(value) for key, value in episode.observations.items()},
-        actions=part(episode.actions),
-        rewards=None if episode.rewards is None else part(episode.rewards),
-        terminated=episode.terminated and last,
-        name=name,
-        time=None if episode.time is None else part(episode.time),
-        final_logged=bool(episode.final_logged) or not last,
-    )

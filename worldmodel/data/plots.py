@@ -13,6 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from worldmodel.data.offsets import add_offset
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import printable
 
@@ -205,8 +206,9 @@ def _tracks(
 ) -> Iterator[TimeSeries]:
     for key, value in trajectories.observations.items():
         if value.ndim == 2:
+            offset = trajectories.vector_offsets.get(key, ())
             for i, name in _some(key, value.shape[1], columns.get(key)):
-                yield TimeSeries(name, value[:, i], OBSERVED)
+                yield TimeSeries(name, add_offset(value[:, i], offset[i : i + 1]), OBSERVED)
     spec, actions = trajectories.action_spec, trajectories.actions
     if spec.discrete:
         yield TimeSeries("action\n(class)", actions, ACTED, of_action=True)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 Card = Mapping[str, Any]
 Scaling = Mapping[str, str]  # vector -> its normalization, as in data.normalize
 
@@ -114,6 +116,8 @@ def _time_limits_as_terminals(card: Card) -> Iterator[str]:
 
 def _constant_columns(card: Card) -> Iterator[str]:
     for key, entry in _vectors(card):
+        if _lost(card, f"observation {key!r}"):
+            continue
         constant = [low == high for low, high in zip(entry["min"], entry["max"], strict=True)]
         if any(constant):
             yield f"{_columns(key, entry, constant)}: constant. Leave out constant columns"
@@ -134,7 +138,8 @@ def _different_scales(card: Card, scaling: Scaling) -> Iterator[str]:
         if scaling.get(key) != "none" or not moving:
             continue
         (least, narrow), (most, wide) = min(moving), max(moving)
-        each = zip(entry["mean"], entry["std"], strict=True)
+        means = np.subtract(entry["mean"], entry.get("offset", 0.0))  # as models see it
+        each = zip(means, entry["std"], strict=True)
         far = [std > 0 and abs(mean) > FAR * std for mean, std in each]
         if most > WIDE * least:
             yield (
@@ -150,7 +155,8 @@ def _different_scales(card: Card, scaling: Scaling) -> Iterator[str]:
 
 
 def _repeated_observations(card: Card) -> Iterator[str]:
-    if card["repeated_observations"] > 0.5:
+    lost = any(_lost(card, f"observation {key!r}") for key in card["observations"])
+    if card["repeated_observations"] > 0.5 and not lost:
         yield (
             f"{card['repeated_observations']:.0%} of the observations equal the previous one. If "
             "the sensors are slower than the recording, subsample it to their rate"
@@ -189,7 +195,7 @@ def _classes(card: Card) -> Iterator[str]:
 
 def _continuous_actions(card: Card) -> Iterator[str]:
     action = card["action"]
-    if action["kind"] == "discrete":
+    if action["kind"] == "discrete" or _lost(card, "action"):
         return
     least, most = action["min"], action["max"]
     if len(least) == 1 and action["integer_valued"] and 0 == least[0] < most[0] <= MAX_CLASSES:
@@ -226,7 +232,7 @@ def _continuous_actions(card: Card) -> Iterator[str]:
 
 def _constant_rewards(card: Card) -> Iterator[str]:
     rewards = card["rewards"]
-    if rewards is None or rewards["min"] < rewards["max"]:
+    if rewards is None or rewards["min"] < rewards["max"] or _lost(card, "reward"):
         return
     # With terminal episodes, a constant reward counts their steps.
     if rewards["min"] == 0 or card["terminals"] == 0:
@@ -241,6 +247,11 @@ def _constant_rewards(card: Card) -> Iterator[str]:
 
 def _vectors(card: Card) -> Iterator[tuple[str, Mapping[str, Any]]]:
     return (item for item in card["observations"].items() if len(item[1]["shape"]) == 1)
+
+
+def _lost(card: Card, field: str) -> bool:
+    """Whether a field lost digits in the conversion to float32: the log is not to blame."""
+    return field in card.get("lost_digits", ())
 
 
 def _name(entry: Mapping[str, Any], column: int) -> str:

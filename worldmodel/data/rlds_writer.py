@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.data.card import build_card
+from worldmodel.data.offsets import add_offset
 from worldmodel.data.progress import progress_bar
 from worldmodel.data.trajectories import Trajectories, check_dataset
 from worldmodel.errors import require
@@ -63,7 +64,11 @@ def write_rlds(
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise FileExistsError(folder)
     extra = {
-        METADATA_KEY: {**(metadata or {}), "action": dataclasses.asdict(trajectories.action_spec)}
+        METADATA_KEY: {
+            **(metadata or {}),
+            "action": dataclasses.asdict(trajectories.action_spec),
+            **_offsets_and_losses(trajectories),
+        }
     }
     with atomic_folder(folder) as part:
         prepared = _prepare(trajectories, str(part / "tfds"), name, extra)
@@ -108,15 +113,25 @@ def _prepare(trajectories: Trajectories, root: str, name: str, metadata: dict[st
     return Path(builder.data_dir)
 
 
+def _offsets_and_losses(trajectories: Trajectories) -> dict[str, Any]:
+    """What is taken off vectors when they are read again, and what was lost when they were read."""
+    found = {"offsets": trajectories.vector_offsets, "lost_digits": trajectories.lost_digits}
+    return {name: dict(value) for name, value in found.items() if value}
+
+
 def _features(trajectories: Trajectories) -> Any:
     import tensorflow_datasets as tfds
 
     def tensor(values: np.ndarray) -> Any:
         # Lossless compression for images; writing TFDS's Image feature would need TensorFlow.
-        encoding = "zlib" if values.dtype == np.uint8 else "none"
+        # As numbers, TFDS would store float64 as float32.
+        encoding = {"uint8": "zlib", "float64": "zlib"}.get(values.dtype.name, "none")
         return tfds.features.Tensor(shape=values.shape[1:], dtype=values.dtype, encoding=encoding)
 
-    observation = {key: tensor(value) for key, value in trajectories.observations.items()}
+    observation = {
+        key: tensor(add_offset(value[:1], trajectories.vector_offsets.get(key, ())))
+        for key, value in trajectories.observations.items()
+    }
     steps = {
         "observation": tfds.features.FeaturesDict(observation),
         "action": tensor(trajectories.actions),
@@ -138,7 +153,10 @@ def _steps(trajectories: Trajectories, episode: int) -> dict[str, Any]:
     part, step = slice(start, start + length), np.arange(length)
     terminated = bool(trajectories.terminated[episode])
     steps = {
-        "observation": {key: value[part] for key, value in trajectories.observations.items()},
+        "observation": {
+            key: add_offset(value[part], trajectories.vector_offsets.get(key, ()))
+            for key, value in trajectories.observations.items()
+        },
         "action": trajectories.actions[part],
         "discount": (step < length - 1 - terminated).astype(np.float32),
         "is_first": step == 0,

@@ -12,6 +12,7 @@ import numpy as np
 
 from worldmodel.config.groups import NORMALIZATIONS
 from worldmodel.data.images import ImageConversion
+from worldmodel.data.offsets import add_offset, subtract_offset
 from worldmodel.errors import DataError, require
 
 LARGEST = 1e38  # of float32 numbers whose differences, too, are finite
@@ -36,6 +37,8 @@ class ObservationSpec:
             `min_max` ([low, high] to [-1, 1]) or `none` (unchanged, then symlog)
         conversion: how images were made of what was logged, and so of what an environment gives;
             None: they are logged as they are
+        offset: what is taken off each dimension of a vector, in float64, before it becomes float32;
+            empty: nothing. The statistics are those of what is left
 
     Raises:
         DataError: a field of another type or size
@@ -58,6 +61,7 @@ class ObservationSpec:
     delta_rms: tuple[float, ...] = ()
     normalization: str = "none"
     conversion: ImageConversion | None = None
+    offset: tuple[float, ...] = ()
 
     def __post_init__(self):
         vector, image = (self.dtype, len(self.shape)) == ("float32", 1), self.dtype == "uint8"
@@ -66,7 +70,7 @@ class ObservationSpec:
                 f"observation is {self.dtype} of shape {self.shape}; accepted: float32 (D,) or "
                 "uint8 (height, width, channels)"
             )
-        for name in ("mean", "std", "low", "high", "delta_rms"):
+        for name in ("mean", "std", "low", "high", "delta_rms", "offset"):
             if len(getattr(self, name)) not in (0, self.shape[0] if vector else 0):
                 raise DataError(
                     f"{name} has {len(getattr(self, name))} numbers; accepted: one per dimension"
@@ -81,6 +85,14 @@ class ObservationSpec:
     @property
     def is_image(self) -> bool:
         return len(self.shape) == 3
+
+    def from_raw(self, values: Any) -> np.ndarray:
+        """Observations (..., shape) in the data's own units as models see them, in `dtype`."""
+        return subtract_offset(values, self.offset) if self.offset else np.asarray(values)
+
+    def to_raw(self, values: Any) -> np.ndarray:
+        """The inverse of `from_raw`; float64 where there is an offset."""
+        return add_offset(values, self.offset)
 
     def shift_and_scale(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns float32 (D,) each: a model sees (x - shift) / scale.

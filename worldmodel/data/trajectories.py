@@ -14,6 +14,7 @@ import numpy as np
 
 from worldmodel.data.images import ImageConversion
 from worldmodel.data.moments import moments
+from worldmodel.data.offsets import add_offset
 from worldmodel.data.spec import ActionSpec, DataSpec, ObservationSpec
 from worldmodel.errors import check_count, raise_data_errors, require
 
@@ -46,6 +47,9 @@ class Trajectories:
         final_logged: (episodes,) whether the observation of the last step was logged, or None if
             all were
         image_conversions: name -> how images were made of what was logged, where they differ
+        vector_offsets: name -> (D,) what was taken off a vector before it became float32 (see
+            `offsets.py`); only those that have an offset
+        lost_digits: field -> what of its digits float32 cannot hold, where that matters
 
     Raises:
         DataError: a field of another type, shape or length
@@ -73,6 +77,8 @@ class Trajectories:
     digest: str | None = None
     final_logged: np.ndarray | None = None
     image_conversions: Mapping[str, ImageConversion] = dataclasses.field(default_factory=dict)
+    vector_offsets: Mapping[str, tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    lost_digits: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         raise_data_errors(list(_type_errors(self)) or _layout_errors(self), str(self.source))
@@ -125,6 +131,11 @@ class Trajectories:
         fields = {f"observations.{key}": value for key, value in self.observations.items()}
         fields["actions"] = self.actions
         return fields if self.rewards is None else fields | {"rewards": self.rewards}
+
+    def raw_observations(self) -> dict[str, np.ndarray]:
+        """name -> (N, ...) in the data's own units: those with an offset as float64."""
+        offsets = self.vector_offsets
+        return {k: add_offset(v, offsets.get(k, ())) for k, v in self.observations.items()}
 
     def labelled_fields(self) -> Iterator[tuple[str, np.ndarray]]:
         """Every array, by its name in messages."""
@@ -194,6 +205,8 @@ class Trajectories:
         for array in (self.lengths.astype(np.int64), self.terminated, self.final_logged):
             if array is not None:
                 total.update(np.ascontiguousarray(array).data)
+        if self.vector_offsets:
+            total.update(repr(sorted(self.vector_offsets.items())).encode())
         return total.hexdigest()
 
     def select(self, episodes: np.ndarray) -> Trajectories:
@@ -247,7 +260,10 @@ class Trajectories:
             steps = self.step_differences(value) if self.observed_lengths.max() > 1 else None
             change = m.scale if steps is None else moments(steps).rms
             numbers = (tuple(x.tolist()) for x in (m.mean, m.scale, m.low, m.high, change))
-            observations[key] = ObservationSpec(shape, dtype, *numbers, normalization=kind)
+            offset = tuple(self.vector_offsets.get(key, ()))
+            observations[key] = ObservationSpec(
+                shape, dtype, *numbers, normalization=kind, offset=offset
+            )
         if self.rewards is None:
             return DataSpec(observations, self.action_spec, has_reward=False)
         earned = moments(self.chunks(self.rewards[:, None], padding=False))

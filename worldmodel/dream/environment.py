@@ -36,7 +36,7 @@ class DreamEnv(gymnasium.Env):
     metadata = {"render_modes": []}
 
     def __init__(self, dream: Dream, spec: DataSpec):
-        self.dream = dream
+        self.dream, self.observations = dream, spec.observations
         self.observation_space = spaces.observation_space(spec.observations)
         self.action_space = spaces.action_space(spec.action)
         self.state: DreamState | None = None
@@ -54,7 +54,7 @@ class DreamEnv(gymnasium.Env):
         self.state, observation, self.key = _reset(self.dream, start, noise_seed)
         places = spaces.start_info(self.dream.initial_states, start)
         info = {name: int(value) for name, value in places.items()}
-        return spaces.to_space(spaces.to_host(observation)), info
+        return spaces.to_space(spaces.to_host(observation), self.observations), info
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Takes one step, as Gymnasium defines it. Raises ResetNeeded before the first reset and
@@ -66,7 +66,7 @@ class DreamEnv(gymnasium.Env):
         (self.state, *results), self.key = _step(self.dream, self.state, action, self.key)
         observation, reward, terminated, truncated, info = spaces.to_host(results)
         return (
-            spaces.to_space(observation),
+            spaces.to_space(observation, self.observations),
             float(reward),
             bool(terminated),
             bool(truncated),

@@ -36,9 +36,12 @@ def to_host(tree: Any) -> Any:
     return jax.tree.map(np.array, jax.device_get(tree))
 
 
-def to_space(observation: Mapping[str, np.ndarray]) -> Any:
-    """An observation as `observation_space` defines it."""
-    return observation if len(observation) > 1 else next(iter(observation.values()))
+def to_space(
+    observation: Mapping[str, np.ndarray], observations: Mapping[str, ObservationSpec]
+) -> Any:
+    """An observation of a model as `observation_space` defines it, in raw units."""
+    raw = {name: observations[name].to_raw(value) for name, value in observation.items()}
+    return raw if len(raw) > 1 else next(iter(raw.values()))
 
 
 def validate_action(space: spaces.Space[Any], action: Any) -> np.ndarray:
@@ -122,4 +125,6 @@ def validate_reset_options(
 def _box(observation: ObservationSpec) -> spaces.Box:
     if observation.is_image:
         return spaces.Box(0, 255, observation.shape, np.uint8)
-    return spaces.Box(-np.inf, np.inf, observation.shape, np.float32)
+    # With an offset, float32 would not hold what a model predicts.
+    dtype = np.float64 if observation.offset else np.float32
+    return spaces.Box(-np.inf, np.inf, observation.shape, dtype)

@@ -74,7 +74,7 @@ class DreamVectorEnv(VectorEnv):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
     ):
         check_count("dream: num_envs", num_envs)
-        self.dream, self.num_envs = dream, int(num_envs)
+        self.dream, self.num_envs, self.observations = dream, int(num_envs), spec.observations
         self.autoreset_mode = _validate_mode(autoreset_mode)
         self.metadata = {"render_modes": [], "autoreset_mode": self.autoreset_mode}
         self.single_observation_space = spaces.observation_space(spec.observations)
@@ -102,7 +102,7 @@ class DreamVectorEnv(VectorEnv):
             mask = np.ones(self.num_envs, bool)
             self.carry, observation = _reset(self.dream, starts, noise_seed)
         self.done = self.done & ~mask
-        return spaces.to_space(spaces.to_host(observation)), self._start_infos(mask, starts)
+        return self._to_space(observation), self._start_infos(mask, starts)
 
     def step(
         self, actions: np.ndarray
@@ -122,7 +122,7 @@ class DreamVectorEnv(VectorEnv):
         outcome = spaces.to_host(outcome)
         self.done = outcome.terminated | outcome.truncated
         return (
-            spaces.to_space(outcome.observation),
+            self._to_space(outcome.observation),
             outcome.reward,
             outcome.terminated,
             outcome.truncated,
@@ -159,10 +159,13 @@ class DreamVectorEnv(VectorEnv):
             final_obs = np.full(self.num_envs, None, object)
             for i in np.flatnonzero(reset):
                 own = {name: value[i].copy() for name, value in final.items()}
-                final_obs[i] = spaces.to_space(own)
+                final_obs[i] = self._to_space(own)
             infos |= {"final_obs": final_obs, "_final_obs": reset.copy()}
             infos |= {"final_info": _masked(info, reset), "_final_info": reset.copy()}
         return infos
+
+    def _to_space(self, observation: Observation | Mapping[str, np.ndarray]) -> Any:
+        return spaces.to_space(spaces.to_host(observation), self.observations)
 
     def _start_infos(self, mask: np.ndarray, starts: np.ndarray) -> dict[str, Any]:
         return _masked(spaces.start_info(self.dream.initial_states, starts), mask)

@@ -34,7 +34,7 @@ def fit_observation(part: Part, logged: ObservationSpec) -> Fit:
     shape = part.space.shape or ()
     if int(np.prod(shape)) != logged.shape[0]:
         raise MismatchError(f"its {part.name!r} has shape {shape}", f"shape {logged.shape}")
-    return lambda value: value.astype(np.float32).reshape(-1)
+    return lambda value: logged.from_raw(value.reshape(-1)).astype(np.float32)
 
 
 def _classes(part: Part, logged: ObservationSpec) -> Fit:

@@ -90,7 +90,7 @@ class LoadedRun(Restored):
             >>> from worldmodel import data
             >>> run = worldmodel.load("runs/smoke-0")
             >>> dataset = data.load(run.config.data)
-            >>> observed = {name: x[None, :4] for name, x in dataset.observations.items()}
+            >>> observed = {name: x[None, :4] for name, x in dataset.raw_observations().items()}
             >>> actions = dataset.actions[None, :6]
             >>> predicted = run.predict(observed, actions, context=4, horizon=3, samples=2)
             >>> predicted["observation"].shape
@@ -109,7 +109,8 @@ class LoadedRun(Restored):
         no = jnp.zeros((len(actions), context), bool)
         window = Window(
             observation={
-                k: jnp.asarray(observations[k])[:, :context] for k in self.spec.observations
+                k: jnp.asarray(o.from_raw(observations[k][:, :context]))
+                for k, o in self.spec.observations.items()
             },
             action=normalized[:, :context],
             reward=jnp.zeros(no.shape),
@@ -121,7 +122,10 @@ class LoadedRun(Restored):
         keys = jax.random.split(key, samples)
         future = normalized[:, context - 1 : context + horizon - 1]
         predicted = _predict(self.model, window, future, keys)
-        return {name: np.asarray(jnp.swapaxes(value, 0, 1)) for name, value in predicted.items()}
+        return {
+            name: self.spec.observations[name].to_raw(np.asarray(jnp.swapaxes(value, 0, 1)))
+            for name, value in predicted.items()
+        }
 
     def evaluate(self, **overrides: Any) -> Results:
         """Evaluates this checkpoint and rewrites the run's `evaluation/`.

@@ -25,10 +25,10 @@ def value_names(spec: DataSpec) -> list[str]:
 
 
 def flatten_observation(observation: Mapping[str, np.ndarray], spec: DataSpec) -> np.ndarray:
-    """Concatenates observations, name -> (..., *shape), to (..., D)."""
+    """Concatenates observations, name -> (..., *shape), to (..., D) in raw units."""
     parts = []
     for name, o in spec.observations.items():
-        value = np.asarray(observation[name], np.float64)
+        value = np.asarray(o.to_raw(observation[name]), np.float64)
         parts.append(value.mean((-3, -2, -1))[..., None] if o.is_image else value)
     return np.concatenate(parts, -1)
 

@@ -64,7 +64,8 @@ def open_environment(
             print(f"video: {why}; curves are drawn instead", file=sys.stderr)
             yield environment, Video(options.video, [Curves(spec)], fps)
             return
-        pose = pose_setter(copy, environment)
+        shifted = any(o.offset for o in spec.observations.values())
+        pose = None if shifted else pose_setter(copy, environment)
         right = Curves(spec) if pose is None else _posed_copy(copy, pose)
         yield environment, Video(options.video, [lambda _: environment.render(), right], fps)
 

@@ -11,12 +11,8 @@ from worldmodel.config.data_sources import dataset_errors
 from worldmodel.config.option import option_errors
 from worldmodel.config.registry import entries, entry_of
 from worldmodel.data import cache, consistency
-from worldmodel.data.episodes import (
-    EpisodeStream,
-    raise_data_errors,
-    split_long_episodes,
-    stack_episodes,
-)
+from worldmodel.data.episodes import EpisodeStream, raise_data_errors, stack_episodes
+from worldmodel.data.long_episodes import split_long_episodes
 from worldmodel.data.observations import ObservationChoice
 from worldmodel.data.progress import progress_bar
 from worldmodel.data.readers.files import reading
@@ -107,7 +103,10 @@ def _read(options: DataOptions, stream: EpisodeStream, folder: Path | None) -> T
         skipped=skipped if skip else None,
         folder=folder,
         choice=ObservationChoice.of(options),
+        offsets=stream.offsets,
     )
+    lost = {**stream.lost_digits, **trajectories.lost_digits}
+    trajectories = dataclasses.replace(trajectories, lost_digits=lost)
     before = trajectories.num_episodes
     trajectories, errors = drop_invalid_episodes(trajectories)
     if not skip:

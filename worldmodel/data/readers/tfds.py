@@ -146,7 +146,16 @@ def read(options: TFDSData) -> EpisodeStream:
     ends = Ends(steps, options.roles, source)
     episodes = _episodes(records, steps, observations, ends, padded_with_zeros)
     total = sum(shard.take for shard in shards)
-    return EpisodeStream(source, episodes, _action_spec(folder, steps), files, total)
+    metadata = read_metadata(folder)
+    return EpisodeStream(
+        source,
+        episodes,
+        _action_spec(folder, steps),
+        files,
+        total,
+        offsets=metadata.get("offsets"),
+        lost_digits=metadata.get("lost_digits", {}),
+    )
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:

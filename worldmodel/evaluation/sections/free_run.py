@@ -105,11 +105,12 @@ class FreeRuns(Section):
         names = [records.name(i) for i in range(records.num_episodes)]
 
         def of(key: str) -> FreeRun:
+            raw = observations[key].to_raw
             real = [
-                steps.observation[key][begin + options.context : begin + length]
+                raw(steps.observation[key][begin + options.context : begin + length])
                 for begin, length in zip(records.offsets, records.observed_lengths, strict=True)
             ]
-            channels = [record[key] for record in simulated]
+            channels = [raw(record[key]) for record in simulated]
             return _numbers(options.context, names, real, channels, context.bootstrap)
 
         runs = {key: of(key) for key, o in observations.items() if not o.is_image}

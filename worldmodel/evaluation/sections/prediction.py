@@ -308,7 +308,9 @@ def _examples(rollouts: OpenLoopEvaluator, errors: np.ndarray) -> dict[str, list
         start = rollouts.starts.take(np.array([at]))
         row, seen = int(start.rows[0]), int(start.context_lengths[0])
         real = rollouts.rows.observation[name][row - seen + 1 : row + rollouts.horizon + 1]
-        return ExampleRollout(named[at], int(start.episodes[0]), row, seen, real, imagined)
+        raw = rollouts.spec.observations[name].to_raw
+        episode = int(start.episodes[0])
+        return ExampleRollout(named[at], episode, row, seen, raw(real), raw(imagined))
 
     return {
         name: [example(name, at, x[:, i]) for i, at in zip(range(x.shape[1]), named, strict=False)]
