@@ -12,7 +12,7 @@ from pages import PAGES
 PAGE = PAGES["docs/getting_started/my_data.md"]
 CODES = re.findall(r"`([^`]+)`", "\n".join(line for line in PAGE.splitlines() if "|" in line))
 COMMANDS = [code for code in CODES if code.startswith("data=") and " " in code]
-OPTIONS = [code for code in CODES if re.match(r"'?(data\.|policy=)\w+", code)]
+OPTIONS = [code for code in CODES if re.match(r"""["']?(data\.|policy=)\w+""", code)]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
