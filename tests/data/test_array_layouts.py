@@ -215,9 +215,27 @@ def test_marks_some_rows_late_are_a_fault_that_counts(read: Read) -> None:
         read(system() | late)
     message = str(caught.value)
     assert "2 marked rows (first: 5)" in message and "2 rows (first: 3)" in message
-    assert "2 of 2 marks fit next_observations if they are 2 rows late" in message
+    assert "2 of the marks fit next_observations if they are 2 rows late" in message
     check(read(system() | late, roles={"terminals": "ignore"}), FALSE, logged=True)
     assert "data.roles={next_observations: ignore} reads the marks" in message
+
+
+def test_flags_that_stay_on_are_no_ends(read: Read, caplog: pytest.LogCaptureFixture) -> None:
+    flags = {"success": marks([*ENDS, *ENDS - 1, *ENDS - 2])}
+    roles = {"success": "terminal"}
+    with pytest.raises(DataError, match=r"success mark 6 rows \(first: 1\) before another"):
+        read(system() | flags, roles=roles)
+    with caplog.at_level(logging.WARNING):
+        read(bare() | flags, roles=roles)
+    assert "success mark 7 rows directly after another" in caplog.text
+
+
+def test_masks_may_be_inside_a_record_but_not_late(read: Read) -> None:
+    inside = read(system() | {"masks": 1 - marks([1], float)})
+    assert (inside.lengths - 1).tolist() == [2, 2, 3, 5]
+    assert inside.terminated.tolist() == [True, False, False, False]
+    with pytest.raises(DataError, match="2 of the marks fit next_observations if they are 1 row"):
+        read(system() | {"masks": 1 - marks(ENDS[:-1] + 1, float)})
 
 
 @pytest.mark.parametrize("value", [np.nan, -1.0, 0.5, 2.0])

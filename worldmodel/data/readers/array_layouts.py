@@ -218,6 +218,11 @@ def _rows(fields: Fields, lengths: np.ndarray | None, batch: Batch | None, sourc
     if fields.next_observations:
         agreed = _agreement(fields, outer or fields.marks, ends, source)
         ends, unknown = ends | agreed.ends, agreed.unknown
+    elif outer and (repeated := _repeated(marked_rows(outer, fields.roles))):
+        logger.warning(
+            "%s: %s mark %d rows directly after another: read as episodes of one transition",
+            source, ", ".join(outer), repeated,
+        )  # fmt: skip
     marks = read_marks(fields.marks, fields.roles, ends=ends)
     _check_final_rewards(fields, marks)
     last = np.flatnonzero(marks.last)
@@ -231,6 +236,12 @@ def _rows(fields: Fields, lengths: np.ndarray | None, batch: Batch | None, sourc
     )  # fmt: skip
 
 
+def _repeated(marked: np.ndarray) -> int:
+    """Marked rows after a marked one, if most are: flags that stay on until the episode ends."""
+    again = int((marked[1:] & marked[:-1]).sum())
+    return again if again > marked.sum() / 2 else 0
+
+
 def _hold_finals(fields: Fields, last: np.ndarray, source: str) -> bool:
     """Whether last rows hold the final observation alone, as RLDS has it, though no `is_last` says
     so: not one has an action or a reward other than 0, and most of the others do.
@@ -238,7 +249,7 @@ def _hold_finals(fields: Fields, last: np.ndarray, source: str) -> bool:
     if not RLDS & (fields.marks.keys() - fields.told) or fields.logs_next:
         return False
     active = np.zeros(len(last), bool)
-    for values in filter(lambda v: v is not None, (fields.actions, fields.rewards)):
+    for values in (v for v in (fields.actions, fields.rewards) if v is not None):
         for begin in range(0, len(last), ROWS_AT_ONCE):
             part = np.asarray(values[begin : begin + ROWS_AT_ONCE])
             active[begin : begin + ROWS_AT_ONCE] |= (part.reshape(len(part), -1) != 0).any(1)
@@ -263,6 +274,7 @@ def _agreement(
     agreed = agreement(
         fields.observations, fields.next_observations, marked,
         marked_rows(terminal, fields.roles) if terminal else none, label, names,
+        inside=all(fields.roles[name] in INNER for name in marks),
     )  # fmt: skip
     complete = fields.marks_of("truncated", "end", "not_end", "done", "start", "final")
     if agreed.unmarked and (complete or fields.lengths is not None):

@@ -46,6 +46,8 @@ def agreement(
     terminal: np.ndarray,
     label: str,
     marks: str,
+    *,
+    inside: bool = False,
 ) -> Agreement:
     """Compares next observations with the marks.
 
@@ -56,18 +58,29 @@ def agreement(
         terminal: (N,) bool, those that are marked as terminal
         label: the name of the next observations, for messages
         marks: the names of the marks, for messages
+        inside: whether marks may be inside a record, as masks are
 
     Raises:
-        DataError: marks at rows after which the record goes on, and ends without a mark
+        DataError: marks at rows after which the record goes on, and ends without a mark; several
+            marks in a row for one end
     """
     ends = _discontinuities(observations, next_observations)
     inner = marked.copy()
     inner[-1] = False
     silent, unmarked = inner & ~ends, ends & ~marked
-    if silent.any() and unmarked.any():
-        raise _contradiction(silent, unmarked, inner, ends, label, marks)
     unknown = np.zeros(len(ends), bool)
-    if silent.any():
+    if silent.any() and unmarked.any():
+        by, fitting = _best_shift(inner, ends)
+        fits = fitting > max(1, inner.sum() / 2)  # one may fit by chance
+        if fits or not inside:
+            raise _contradiction(silent, unmarked, by, fitting if fits else 0, label, marks)
+    elif (repeated := silent[:-1] & marked[1:]).any() and not inside:
+        raise DataError(
+            f"{marks} mark {repeated.sum()} rows (first: {np.flatnonzero(repeated)[0]}) before "
+            f"another marked row, where {label} shows that the record goes on; accepted: one mark "
+            f"for each end. {_remedies(label, marks)}"
+        )
+    elif silent.any():
         ended = silent & terminal
         always = ended.sum() > (terminal & inner).sum() / 2  # not by chance
         unknown = ended if always else unknown
@@ -78,26 +91,32 @@ def agreement(
 
 
 def _contradiction(
-    silent: np.ndarray,
-    unmarked: np.ndarray,
-    marked: np.ndarray,
-    ends: np.ndarray,
-    label: str,
-    marks: str,
+    silent: np.ndarray, unmarked: np.ndarray, by: int, fitting: int, label: str, marks: str
 ) -> DataError:
-    shifts = {by: _fitting(marked, ends, by) for by in range(-MAX_SHIFT, MAX_SHIFT + 1) if by}
-    by = max(shifts, key=lambda shift: (shifts[shift], -abs(shift)))
     rows = f"{abs(by)} row{'s' * (abs(by) > 1)} {'late' if by > 0 else 'early'}"
-    fits = f"; {shifts[by]} of {marked.sum()} marks fit {label} if they are {rows}"
-    hint = fits if shifts[by] > marked.sum() / 2 else ""
-    ignored = ", ".join(f"{name}: ignore" for name in marks.split(", "))
+    hint = f"; {fitting} of the marks fit {label} if they are {rows}" if fitting else ""
     return DataError(
         f"{label} and {marks} contradict each other: {silent.sum()} marked rows (first: "
         f"{np.flatnonzero(silent)[0]}) are followed by their next observation, and "
         f"{unmarked.sum()} rows (first: {np.flatnonzero(unmarked)[0]}) are not, without a mark"
-        f"{hint}. data.roles={{{ignored}}} reads the ends that {label} tells, none of them "
-        f"terminal; data.roles={{{label}: ignore}} reads the marks"
+        f"{hint}. {_remedies(label, marks)}"
     )
+
+
+def _remedies(label: str, marks: str) -> str:
+    ignored = ", ".join(f"{name}: ignore" for name in marks.split(", "))
+    return (
+        f"data.roles={{{ignored}}} reads the ends that {label} tells, none of them terminal; "
+        f"data.roles={{{label}: ignore}} reads the marks"
+    )
+
+
+def _best_shift(marked: np.ndarray, ends: np.ndarray) -> tuple[int, int]:
+    """By how many rows the marks are late if most of them fit, and how many then do."""
+    most = min(MAX_SHIFT, len(ends) - 1)
+    shifts = {by: _fitting(marked, ends, by) for by in range(-most, most + 1) if by}
+    by = max(shifts, key=lambda shift: (shifts[shift], -abs(shift)))
+    return by, shifts[by]
 
 
 def _fitting(marked: np.ndarray, ends: np.ndarray, by: int) -> int:
