@@ -13,12 +13,14 @@ import h5py
 import lerobot_sets
 import numpy as np
 import pytest
+import ros_bags
 
 from worldmodel.config import DataOptions
 from worldmodel.data.readers.dreamer import DreamerData
 from worldmodel.data.readers.hdf5 import HDF5Data
 from worldmodel.data.readers.lerobot import LeRobotData
 from worldmodel.data.readers.pickles import PickleData
+from worldmodel.data.readers.rosbag import RosbagData
 from worldmodel.data.readers.torchrl import TorchRLData
 from worldmodel.data.readers.zarr import ZarrData
 
@@ -116,6 +118,17 @@ def pickled(folder: Path) -> DataOptions:
     return PickleData(path=str(folder / "a.pkl"))
 
 
+def rosbag(kind: str) -> Callable[[Path], DataOptions]:
+    def write(folder: Path) -> DataOptions:
+        pytest.importorskip("rosbags", reason="the extra `rosbag` is not installed")
+        store = ros_bags.typestore(kind == "bag")
+        path = ros_bags.write(folder, kind, ros_bags.drive(store, 0.8), store)
+        fields = {"observations": ["/odom/pose/pose/position"], "actions": ["/cmd_vel/linear/x"]}
+        return RosbagData(path=str(path), rate=10.0, **fields)
+
+    return write
+
+
 WRITERS: dict[str, Callable[[Path], DataOptions]] = {
     "hdf5 tree": hdf5_tree,
     "dreamer": dreamer,
@@ -125,4 +138,5 @@ WRITERS: dict[str, Callable[[Path], DataOptions]] = {
     "torchrl": torchrl,
     "zarr zip": zarr_zip,
     "pickle": pickled,
+    **{f"rosbag {kind}": rosbag(kind) for kind in ("bag", "sqlite3", "mcap")},
 }

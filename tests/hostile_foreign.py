@@ -9,11 +9,13 @@ from typing import Any
 
 import h5py
 import numpy as np
+import pytest
 from foreign_files import dreamer, hdf5_tree, torchrl, zarr_folder
 from hostile_npz import zeros_archive
 from hostile_sources import CODE, TEN_TB, Write, add, edited
 
 from worldmodel.data.readers.pickles import PickleData
+from worldmodel.data.readers.rosbag import RosbagData
 
 
 def _tree(change: Callable[[h5py.File], Any]) -> Write:
@@ -222,5 +224,59 @@ add(
         "empty lists": (_pickle(b"(" + b"]" * 99 + b"l."), "a list of an empty list"),
         "a missing end": (_pickle(b"]"), "where it claims 1"),
         "nothing": (_pickle(b""), "where it claims 1"),
+    },
+)
+
+
+def _bag(definition: str, *messages: bytes, kind: str = "bad_msgs/msg/Bad") -> Write:
+    """A bag of one topic, with a definition and messages of our own."""
+
+    def write(folder: Path) -> Any:
+        rosbag2 = pytest.importorskip("rosbags.rosbag2", reason="the extra is not installed")
+        plugin = rosbag2.StoragePlugin.MCAP
+        with rosbag2.Writer(folder / "a", version=9, storage_plugin=plugin) as writer:
+            bad = writer.add_connection("/bad", kind, msgdef=definition, rihs01="RIHS01_0")
+            for number, message in enumerate(messages):
+                writer.write(bad, 10**8 * number, b"\0\1\0\0" + message)
+        fields = {"observations": ["/bad/x"], "actions": ["/bad/x"]}
+        return RosbagData(path=str(folder / "a"), rate=10.0, **fields)
+
+    return write
+
+
+def _metadata(old: str, new: str) -> Write:
+    """A bag of which the metadata are edited."""
+
+    def write(folder: Path) -> Any:
+        options = _bag("float64 x", bytes(8), bytes(8), bytes(8))(folder)
+        file = folder / "a" / "metadata.yaml"
+        file.write_text(file.read_text().replace(old, new, 1))
+        return options
+
+    return write
+
+
+INJECTED = f"""Bad"]; {CODE} #"""
+
+add(
+    "rosbag",
+    {
+        "a message cut short": (_bag("float64 x", *[b"abc"] * 3), "cannot be read"),
+        "4 GB of numbers": (_bag("float64[] x", *[b"\xff" * 9] * 3), "values beyond its end"),
+        "4 billion messages": (_bag("Bad[] x", *[b"\xff" * 9] * 3), "values beyond its end"),
+        "a type inside itself": (_bag("Bad x", *[bytes(9)] * 3), "inside of itself"),
+        "a type that is missing": (_bag("Other x", *[bytes(9)] * 3), "is not defined"),
+        "a huge array": (_bag(f"float64[{TEN_TB}] x", *[bytes(9)] * 3), "beyond its end"),
+        "code as a type": (
+            _bag("float64 x", *[bytes(8)] * 3, kind=f"bad_msgs/msg/{INJECTED}"),
+            "a",
+        ),
+        "code as a field": (_bag(f"float64 x; {CODE}", *[bytes(8)] * 3), "a"),
+        "a tag of Python": (
+            _metadata("version: 9", f"version: !!python/object/apply:exec [{CODE!r}]"),
+            "a",
+        ),
+        "a file elsewhere": (_metadata("- a.mcap", "- ../../a/a.mcap"), ""),
+        "no messages": (_bag("float64 x"), "no message of /bad"),
     },
 )
