@@ -63,8 +63,10 @@ class Video:
 
 
 def _resize(frame: np.ndarray) -> Image.Image:
-    """A frame (height, width, 3 or 1) as a panel of the video's height."""
-    frame = np.repeat(frame, 3, -1) if frame.shape[-1] == 1 else frame[..., :3]
+    """A frame (height, width, C) as a panel of the video's height: the first three channels as
+    colors, or the first of fewer as gray.
+    """
+    frame = frame[..., :3] if frame.shape[-1] >= 3 else np.repeat(frame[..., :1], 3, -1)
     image = Image.fromarray(np.ascontiguousarray(frame, np.uint8))
     size = round(image.width * HEIGHT / image.height), HEIGHT
     enlarged = image.height < HEIGHT  # small images keep their pixels
