@@ -122,6 +122,10 @@ MARKS: dict[str, tuple[Arrays, list[bool]]] = {
     ),
     "episode_starts": ({"episode_starts": marks([0, *ENDS[:-1] + 1])}, FALSE),
     "episode_lengths": ({"episode_lengths": np.array(LENGTHS)}, FALSE),
+    "episode_id": (
+        {"episode_id": np.repeat([7, 3, 9], LENGTHS), "terminals": marks(ENDS[:1])},
+        [True, False, False],
+    ),
     "lengths and terminated by episode": (
         {"lengths": np.array(LENGTHS), "terminated": np.array([0, 1, 1])},
         [False, True, True],
@@ -151,6 +155,15 @@ def test_dones_and_masks_are_asked_and_answered(read: Read, name: str, negated: 
             read(arrays | given)
         check(read(arrays | given, roles={name: f"{negated}terminal"}), TRUE, logged)
         check(read(arrays | given, roles={name: f"{negated}end"}), FALSE, logged)
+
+
+def test_numbers_of_episodes_are_checked(read: Read) -> None:
+    mixed = {"traj_id": np.tile([0, 1], 6)}
+    with pytest.raises(DataError, match=r"traj_id is 0 again in row 2.*traj_id: ignore"):
+        read(bare() | mixed)
+    other = {"worker": np.repeat([b"a", b"b", b"c"], LENGTHS), "terminals": marks([5])}
+    with pytest.raises(DataError, match=r"terminals mark 1 rows .* by worker \(first: 5\)"):
+        read(bare() | other, roles={"worker": "episode"})
 
 
 def test_roles_name_any_field(read: Read) -> None:
@@ -332,6 +345,14 @@ def test_a_replay_buffer_of_stable_baselines(read: Read) -> None:
     buffer["rewards"] = system()["rewards"][:, None]
     ends = {"dones": marks(ENDS, np.float32)[:, None], "timeouts": marks(ENDS[1:], float)[:, None]}
     check(read(buffer | ends), [True, False, False], logged=True)
+
+
+def test_a_record_has_its_end_as_a_single_value(read: Read) -> None:
+    for ended in (True, False):
+        logs = read(system((4,)) | {"terminated": ended, "episode": 17})
+        check(logs, [ended], True, (4,))
+    with pytest.raises(DataError, match="rewards is a single number; accepted: arrays of rows"):
+        read(system((4,)) | {"rewards": 1.0})
 
 
 def test_one_more_observation_needs_no_lengths(read: Read) -> None:

@@ -32,6 +32,7 @@ ROLES = {
     "final": "true in a row that holds the final observation alone",
     "start": "true in the first row of an episode",
     "length": "the number of transitions or rows of each episode",
+    "episode": "the number or name of the episode of a row",
     "ignore": "left out",
 }
 VECTOR = "vector"  # in place of the layout of an image

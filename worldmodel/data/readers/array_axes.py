@@ -77,6 +77,7 @@ def laid_end_to_end(fields: Fields, axes: str | None) -> Batch | None:
         rewards=None if fields.rewards is None else flat("rewards", fields.rewards),
         marks={name: np.asarray(value[:]) for name, value in marks.items()},
         lengths=lengths.astype(np.int64),
+        episodes=None,
     )
     return Batch(fields, lengths.astype(np.int64), axes == EPISODES)
 

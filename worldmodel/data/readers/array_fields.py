@@ -22,6 +22,10 @@ Arrays = Mapping[str, Any]  # name -> (N, ...), anything that can be sliced, in 
 GROUPS = ("observation", "next_observation")  # roles that may be several arrays: NAME/KEY
 LAST_NEXT = "last_next"  # (episodes, ...) the observations after each last action
 EPISODE_NAMES = "episode_names"
+EPISODE_IDS = (
+    *("episode", "episode_id", "episode_ids", "episode_index", "episode_idx", "episode_number"),
+    *("trajectory_id", "traj_id", "traj_idx"),
+)
 OGBENCH_VALIDS = "valids"  # 0 in rows that hold the final observation alone
 
 
@@ -38,6 +42,7 @@ class Fields:
         marks: name -> (N,) or (episodes,), in memory
         roles: name -> role, of every field that is read
         lengths: (episodes,) transitions or rows of each episode, or None
+        episodes: (rows,) the episode of each row, or None
         names: (episodes,) names of the episodes, or None
         labels: role -> the name in the file, for messages
         told: the names that `data.roles` gives a role
@@ -51,6 +56,7 @@ class Fields:
     marks: Mapping[str, np.ndarray] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
     lengths: Any | None = None
+    episodes: np.ndarray | None = None
     names: Any | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     told: frozenset[str] = frozenset()
@@ -88,6 +94,8 @@ def field_roles(names: Iterable[str], roles: Mapping[str, str]) -> dict[str, str
             found[name] = base
         elif name == OGBENCH_VALIDS:
             found[name] = "not_final"
+        elif name in EPISODE_IDS:
+            found[name] = "episode"
     for role in (*GROUPS, "action", "reward", "length"):
         named = [name for name, its in found.items() if its == role]
         told = [n for n in named if n in roles or n.partition("/")[0] in roles]
@@ -108,9 +116,12 @@ def fields_of(arrays: Arrays, roles: Mapping[str, str], told: Collection[str] = 
     _check(arrays, roles)
     by_role = {
         role: {name: arrays[name] for name in arrays if roles[name] == role}
-        for role in (*GROUPS, LAST_NEXT, "action", "reward", "length", EPISODE_NAMES)
+        for role in (*GROUPS, LAST_NEXT, "action", "reward", "length", "episode", EPISODE_NAMES)
     }
-    small = {role: [_loaded(n, v) for n, v in by_role[role].items()] for role in ("length",)}
+    lengths, ids = (
+        next((_loaded(n, v) for n, v in by_role[role].items() if v.ndim), None)
+        for role in ("length", "episode")
+    )
     names = next(iter(by_role[EPISODE_NAMES].values()), None)
     observations, following = (_keyed(by_role[role]) for role in GROUPS)
     if len(observations) == len(following) == 1 and {*by_role["next_observation"]} <= {*told}:
@@ -127,7 +138,8 @@ def fields_of(arrays: Arrays, roles: Mapping[str, str], told: Collection[str] = 
             if roles[name] in (*MARKS, "not_final")
         },
         roles=roles,
-        lengths=next(iter(small["length"]), None),
+        lengths=lengths,
+        episodes=ids,
         names=None if names is None else names[:],
         labels={
             role: name.partition("/")[0] if role in GROUPS else name
@@ -162,10 +174,17 @@ def unread(
 
 
 def _check(arrays: Arrays, roles: Mapping[str, str]) -> None:
-    if scalars := [key for key, value in arrays.items() if value.ndim == 0]:
+    rows = (*GROUPS, LAST_NEXT, "action", "reward", "length", EPISODE_NAMES)
+    if scalars := [k for k, v in arrays.items() if v.ndim == 0 and roles[k] in rows]:
         raise DataError(f"{', '.join(scalars)} is a single number; accepted: arrays of rows")
     for key, value in arrays.items():
-        text = roles[key] in (*GROUPS, LAST_NEXT, *MARKS, EPISODE_NAMES)  # judged by value, later
+        text = roles[key] in (
+            *GROUPS,
+            LAST_NEXT,
+            *MARKS,
+            "episode",
+            EPISODE_NAMES,
+        )  # judged by value, later
         if value.dtype.kind not in ("fiubSUO" if text else "fiub"):
             raise DataError(f"{key} is {value.dtype}; accepted: numbers")
     if next(len(v) for k, v in arrays.items() if roles[k] == "action") == 0:
@@ -174,7 +193,7 @@ def _check(arrays: Arrays, roles: Mapping[str, str]) -> None:
 
 def _loaded(name: str, value: Any) -> np.ndarray:
     check_memory(value.dtype.itemsize * int(np.prod(value.shape)), name)
-    return np.asarray(value[:])
+    return np.asarray(value[()] if value.ndim == 0 else value[:])
 
 
 def _keyed(arrays: Arrays) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,10 @@ def layout_of(fields: Fields, batch: Batch | None, source: str) -> Layout:
     count, rows = len(fields.actions), len(next(iter(fields.observations.values())))
     _check_lengths(count, fields.label("action"), **{fields.label("reward"): fields.rewards})
     lengths = _lengths(fields, count)
+    if lengths is None and fields.episodes is not None:
+        lengths = _runs(fields.episodes, fields.label("episode"), count, rows)
+        labels = {**fields.labels, "length": fields.label("episode")}
+        fields = replace(fields, labels=labels, lengths=lengths)
     if lengths is None and rows > count and not fields.logs_next:
         lengths = _marked_lengths(fields, count, rows)
     elif lengths is not None and not _sums_fit(lengths, count, rows):
@@ -124,11 +128,30 @@ def _lengths(fields: Fields, rows: int) -> np.ndarray | None:
     return lengths.reshape(-1).astype(np.int64)
 
 
+def _runs(episodes: np.ndarray, label: str, count: int, rows: int) -> np.ndarray:
+    """(episodes,) lengths where each row names its episode."""
+    if math.prod(episodes.shape) not in (count, rows) or len(episodes) not in (count, rows):
+        raise DataError(
+            f"{label} has shape {episodes.shape}; accepted: ({count},), the episode of each row "
+            f"(data.roles={{{label}: ignore}} leaves it out)"
+        )
+    episodes = episodes.reshape(-1)
+    begins = np.flatnonzero(np.concatenate([[True], episodes[1:] != episodes[:-1]]))
+    if len(np.unique(episodes)) < len(begins):
+        values, times = np.unique(episodes[begins], return_counts=True)
+        row = begins[episodes[begins] == values[times.argmax()]][1]
+        raise DataError(
+            f"{label} is {episodes[row]} again in row {row}, after other episodes; accepted: the "
+            f"rows of an episode one after the other (data.roles={{{label}: ignore}} leaves it out)"
+        )
+    return np.diff(begins, append=len(episodes)) - (len(episodes) > count)
+
+
 def _marked_lengths(fields: Fields, count: int, rows: int) -> np.ndarray | None:
     """(episodes,) lengths where episodes have one more row of observations than of actions; by
     their marks, or a single episode. None if the rows do not fit that.
     """
-    marks = {n: m for n, m in fields.marks.items() if len(m) == count}
+    marks = {n: m for n, m in fields.marks.items() if m.shape[:1] == (count,)}
     ends = np.zeros(count, bool)
     if marks:
         ends |= marked_rows(marks, fields.roles)
@@ -141,17 +164,19 @@ def _by_row(fields: Fields, count: int, lengths: np.ndarray | None, rows: int) -
     """Marks of episodes, and of observations, as marks of rows (N,)."""
     marks = {}
     for name, mark in fields.marks.items():
-        if lengths is not None and len(mark) == len(lengths) != count:
+        mark = np.atleast_1d(mark)
+        episodes = 1 if lengths is None else len(lengths)
+        if len(mark) == episodes != count:
             positive = fields.roles[name] not in ("not_terminal", "not_end", "not_done")
             by_row = np.full(count, not positive)
-            by_row[np.cumsum(lengths) - 1] = truths(mark, name)
+            last = [count - 1] if lengths is None else np.cumsum(lengths) - 1
+            by_row[last] = truths(mark, name)
             marks[name] = by_row
         elif lengths is not None and len(mark) == rows == count + len(lengths):
             marks[name] = np.delete(mark, np.cumsum(lengths + 1) - lengths - 1, axis=0)
         else:
-            accepted = {count} if lengths is None else {count, len(lengths)}
-            if len(mark) not in accepted:
-                shown = " or ".join(map(str, sorted(accepted)))
+            if len(mark) not in (count, episodes):
+                shown = f"{count}" if lengths is None else f"{episodes} or {count}"
                 raise DataError(
                     f"{name} has {len(mark)} rows; accepted: {shown}, as "
                     f"{fields.label('action')}{'' if lengths is None else ' or the episodes'} has"
