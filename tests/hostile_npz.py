@@ -41,6 +41,20 @@ def described(shape: str, dtype: str = "'<f4'", order: bool = False) -> str:
     return f"{{'descr': {dtype}, 'fortran_order': {order}, 'shape': {shape}, }}"
 
 
+def pngs(width: int, content: bytes = b"") -> dict[str, Any]:
+    """`ROWS` PNG images that claim to be so wide, and as high."""
+    start = struct.pack(">IIBBBBB", width, width, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, value in ((b"IHDR", start), (b"IDAT", zlib.compress(content)), (b"IEND", b"")):
+        data += struct.pack(">I", len(value)) + kind + value
+        data += struct.pack(">I", zlib.crc32(kind + value))
+    images = {
+        "png": np.frombuffer(data * ROWS, np.uint8),
+        "offsets": np.arange(ROWS + 1) * len(data),
+    }
+    return good(observations=None) | images
+
+
 ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "2-D marks": (good(terminals=np.zeros((ROWS, 2), bool)), "terminals has shape (20, 2)"),
     "structured marks": (
@@ -50,6 +64,12 @@ ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "text marks": (good(timeouts=np.full(ROWS, "no")), "timeouts is 'no' in row 0; accepted: true"),
     "structured actions": (good(actions=np.zeros(ROWS, [("a", "f4")])), "actions is [("),
     "complex actions": (good(actions=np.zeros((ROWS, 1), complex)), "actions is complex128"),
+    "images of 81,000,000 pixels": (pngs(9_000), "image 0 has 9000 x 9000 pixels"),
+    "images of no content": (pngs(64), "image 0 cannot be decoded"),
+    "offsets of images beyond their bytes": (
+        pngs(64) | {"offsets": np.arange(ROWS + 1) * 2**60},
+        "rise from 0 to",
+    ),
     "dates as observations": (good(observations=np.zeros((ROWS, 2), "M8[s]")), "is datetime64"),
     "observations of 3e38": (good(observations=np.full((ROWS, 2), 3e38)), "accepted: "),
     "observations of 1e300": (good(observations=np.full((ROWS, 2), 1e300)), "is not finite"),

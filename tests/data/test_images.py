@@ -183,7 +183,7 @@ def test_encoded_images_may_be_gray_of_16_bits_or_jpeg() -> None:
         (b"\xff\xd8\xff no image", "image 2 cannot be decoded"),
         (b"text", "image 2 is 4 other bytes"),
         (None, "image 2 is NoneType"),
-        (encode(np.zeros((9, 24), np.uint8), "PNG"), "image 2 is uint8 (9, 24)"),
+        (encode(np.zeros((9, 24), np.uint8), "PNG"), "image 2 is 9 x 24, the first 20 x 24"),
     ],
 )
 def test_damaged_images_are_errors_of_their_episode(last: Any, words: str) -> None:

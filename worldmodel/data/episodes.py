@@ -154,10 +154,12 @@ def stack_episodes(
             continue
         plan = plan or ObservationPlan.of(episode.observations, choice, source)
         try:
-            episode = replace(episode, observations=plan.convert(episode.observations))
+            observations = plan.convert(episode.observations)
         except DataError as error:
             errors.append(f"{name}: {error}")
             continue
+        if observations is not episode.observations:
+            episode = replace(episode, observations=observations)
         fields = _columns(episode, action_spec)
         first = first or (name, {field: value[:0] for field, value in fields.items()})
         final_logged = bool(episode.final_logged)

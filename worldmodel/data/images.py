@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from worldmodel.errors import DataError
+from worldmodel.errors import DataError, first_line
 
 AXES = "hwck"  # height, width, channels, frames of a stack
 METHODS = {
@@ -165,35 +165,50 @@ def decode(values: Sequence[Any] | np.ndarray, channels: int | None = None) -> n
     Raises:
         DataError: images that cannot be decoded, or that differ in size or channels
     """
+    from worldmodel.data.readers.sizes import check_memory  # readers import this module
+
+    count = len(values)
+    first = _decoded(0, values[0], channels, None)
+    check_memory(count * first.nbytes, f"{count} images of {first.shape}")
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        count = len(values)
-        images = list(pool.map(_decoded, range(count), values, [channels] * count))
+        rest = pool.map(
+            _decoded, range(1, count), values[1:], [channels] * count, [first.shape] * count
+        )
+        images = [first, *rest]
     for step, image in enumerate(images):
-        if (image.shape, image.dtype) != (images[0].shape, images[0].dtype):
-            raise DataError(
-                f"image {step} is {image.dtype} {image.shape}, the first {images[0].dtype} "
-                f"{images[0].shape}; accepted: images of one size and type"
-            )
+        if (image.shape, image.dtype) != (first.shape, first.dtype):
+            raise _other(step, f"{image.dtype} {image.shape}", f"{first.dtype} {first.shape}")
     return np.stack(images)
 
 
-def _decoded(step: int, value: Any, channels: int | None) -> np.ndarray:
+def _decoded(
+    step: int, value: Any, channels: int | None, expected: tuple[int, ...] | None
+) -> np.ndarray:
+    """One image, whose size is compared with the `expected` shape before it is decoded."""
     data = content(value)
     if data is None or not is_encoded(data):
         described = type(value).__name__ if data is None else f"{len(data)} other bytes"
         raise DataError(f"image {step} is {described}; accepted: JPEG or PNG bytes")
     try:
         with Image.open(io.BytesIO(data), formats=tuple(ENCODINGS.values())) as image:
+            size = image.height, image.width
             if image.width * image.height > MAX_PIXELS:
                 limit = f"accepted: at most {MAX_PIXELS:,} pixels"
-                raise DataError(f"image {step} has {image.width} x {image.height} pixels; {limit}")
+                raise DataError(f"image {step} has {size[0]} x {size[1]} pixels; {limit}")
+            if expected and size != expected[:2]:
+                raise _other(step, f"{size[0]} x {size[1]}", f"{expected[0]} x {expected[1]}")
             return _array(image, channels)
     except DataError:
         raise
     except Exception as error:  # Pillow raises any exception for damaged images
-        raise DataError(
-            f"image {step} cannot be decoded ({error}); accepted: JPEG or PNG"
-        ) from error
+        reason = f"image {step} cannot be decoded ({first_line(error)})"
+        raise DataError(f"{reason}; accepted: JPEG or PNG") from error
+
+
+def _other(step: int, found: str, expected: str) -> DataError:
+    return DataError(
+        f"image {step} is {found}, the first {expected}; accepted: images of one size and type"
+    )
 
 
 def _array(image: Image.Image, channels: int | None) -> np.ndarray:

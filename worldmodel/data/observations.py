@@ -148,22 +148,24 @@ class ObservationPlan:
         """Name -> the conversion of images that are not read as they are logged."""
         return {k: image for k, image in self.conversions.items() if not image.is_identity}
 
-    def convert(self, observations: Mapping[str, Any]) -> dict[str, Any]:
+    def convert(self, observations: Mapping[str, Any]) -> Mapping[str, Any]:
         """The observations of an episode, in order. Raises DataError for images that do not fit."""
         names = [key for key in self.order if key in observations]
+        if not self.conversions and not self.vectors and names == list(observations):
+            return observations
         names += [key for key in observations if key not in {*self.left_out, *self.order}]
-        converted = {}
-        for key in names:
-            converted[key] = value = observations[key]
-            if key in self.conversions:
-                try:
-                    converted[key] = self._image(key, value)
-                except DataError as error:
-                    named = str(error).replace("{KEY:", f"{{{key}:")
-                    raise DataError(f"observation {key!r}: {named}") from None
-            elif key in self.vectors:
-                converted[key] = _array(value).reshape(len(value), -1)
-        return converted
+        return {key: self._converted(key, observations[key]) for key in names}
+
+    def _converted(self, key: str, value: Any) -> Any:
+        if key in self.vectors:
+            return _array(value).reshape(len(value), -1)
+        if key not in self.conversions or self.conversions[key].is_identity:
+            return value
+        try:
+            return self._image(key, value)
+        except DataError as error:
+            named = str(error).replace("{KEY:", f"{{{key}:")
+            raise DataError(f"observation {key!r}: {named}") from None
 
     def _image(self, key: str, value: Any) -> np.ndarray:
         conversion, value = self.conversions[key], _array(value)
