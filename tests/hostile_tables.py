@@ -86,7 +86,7 @@ TABLES: Kinds = {
         lambda f: table(f, {"x": pa.array([[("a", 1)]] * ROWS, pa.map_("string", "int8"))}),
         "column 'x'",
     ),
-    "a column of bytes": (lambda f: table(f, {"x": [b"\xff\x00"] * ROWS}), "x (object)"),
+    "a column of bytes": (lambda f: table(f, {"x": [b"\xff\x00"] * ROWS}), "'x' (object)"),
     "a column of durations": (
         lambda f: table(f, {"x": pa.array([1] * ROWS, pa.duration("s"))}),
         "column 'x'",
