@@ -74,6 +74,7 @@ class Case:
 
     observations: tuple[str, ...]
     discrete: bool = False
+    parts: bool = False  # actions of several parts
     has_reward: bool = True
     normalization: dict[str, str] = field(default_factory=dict)
 
@@ -88,6 +89,7 @@ CASES = {
     "no_reward": Case(("motion",), has_reward=False),
     "image": Case(("image",)),
     "mixed": Case(("position", "motion", "image"), discrete=True),
+    "parts": Case(("motion",), parts=True),
 }
 FAMILIES = tuple(schemas("model"))
 VARIANTS = tuple(name for name, facts in FACTS.items() if facts.variant_of)

@@ -65,15 +65,15 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "time as text": (lambda: stacked(time=["a"] * 4), "time is not numeric; accepted: seconds"),
     "time stamps as classes": (
         lambda: stacked(actions=np.array([1, 2, 1_700_000_000])),
-        "actions are integers up to 1,700,000,000; accepted: at most 65,536 classes",
+        "actions are integers (1 to 1,700,000,000), which may be classes or numbers; accepted",
     ),
     "classes beyond 32 bits": (
         lambda: stacked(actions=np.array([1, 2, 2**32 + 1])),
-        "action holds integers up to 4,294,967,297; accepted: at most",
+        "action is 4,294,967,297 at step 2; accepted: classes 0 to 65,535, or floats",
     ),
     "negative classes": (
-        lambda: validate(stacked(actions=np.array([1, 2, -3]))),
-        "action is not a class: episode 0, step 2; accepted: 0 to 2",
+        lambda: stacked(actions=np.array([1, 2, -3])),
+        "integers (-3 to 2), which may be classes or numbers; accepted: data.classes=[0] for",
     ),
     "split nothing": (lambda: split(ANY, 0.2), "dataset: NoneType; accepted: Trajectories"),
     "all held out": (lambda: split(DATA, 1), "holdout: 1; accepted: 0 to 0.9"),

@@ -260,8 +260,7 @@ def test_without_minari_the_extra_is_suggested(root, monkeypatch):
             {"observation": spaces.Text(5), "shows": lambda k: "word"},
             "no numeric observations",
         ),
-        ({"action": spaces.MultiDiscrete([2, 3])}, "action is MultiDiscrete.*: Box or Discrete"),
-        ({"action": spaces.Dict(a=box(1))}, "action is Dict"),
+        ({"action": spaces.Dict(a=spaces.Text(3))}, "action is Text.*; accepted: Box, Discrete, M"),
     ],
 )
 def test_unsupported_spaces_are_refused(root, options, words):

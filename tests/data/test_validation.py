@@ -185,6 +185,7 @@ def test_a_long_list_of_errors_is_shortened():
 
 
 VECTOR = {"shape": (2,), "dtype": "float32"}
+OPEN = ActionSpec(False, 1, (-np.inf,), (1.0,))  # a bound that the data have to give
 
 
 @pytest.mark.parametrize(
@@ -194,7 +195,18 @@ VECTOR = {"shape": (2,), "dtype": "float32"}
         (lambda: ActionSpec(True, 2.0), "action size is 2.0"),
         (lambda: ActionSpec(False, 1, (1.0,), (1.0,)), "action 0 has low 1.0 and high 1.0"),
         (lambda: ActionSpec(False, 1, (1e9,), (1e9 + 1,)), "accepted: finite, low < high"),
-        (lambda: ActionSpec(False, 1, (-np.inf,), (1.0,)), "action 0 has low -inf"),
+        (lambda: ActionSpec(False, 1, (np.inf,), (np.inf,)), "action 0 has low inf"),
+        (lambda: ActionSpec(False, 1, (-np.inf,), (-np.inf,)), "action 0 has low -inf"),
+        (lambda: ActionSpec(False, 1, (np.nan,), (np.inf,)), "action 0 has low nan"),
+        (lambda: ActionSpec(False, 1, (0.0,), (1e300,)), "action 0 has low 0.0 and high 1e+300"),
+        (
+            lambda: ActionSpec(True, 2, parts=(("a", ActionSpec(True, 2)),)),
+            "has 1 parts of 1 columns",
+        ),
+        (
+            lambda: DataSpec({"x": ObservationSpec(**VECTOR)}, OPEN),
+            "low [-inf], high [1.0]; accepted",
+        ),
         (lambda: ActionSpec(False, 1, (-3e38,), (3e38,)), "action 0 has low -3e+38"),
         (lambda: ActionSpec(False, 1), "action has 0 low, 0 high bounds; accepted: 1"),
         (lambda: ActionSpec(False, 1, -1.0, 1.0), "action has 1 low, 1 high bounds; accepted: 1"),

@@ -11,9 +11,10 @@ import pytest
 from gymnasium import spaces
 
 from worldmodel.data import ActionSpec, DataSpec, ObservationSpec
+from worldmodel.data.action_spaces import action_of_step
 from worldmodel.data.collection import collect_episodes
 from worldmodel.data.images import ImageConversion
-from worldmodel.data.spaces import action_of_step, observation_parts
+from worldmodel.data.spaces import observation_parts
 from worldmodel.environments import RealEnvironment, check_environment
 from worldmodel.errors import UserError
 

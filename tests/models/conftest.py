@@ -42,6 +42,9 @@ from worldmodel.training.plan import plan_stages
 TRANSITIONS = (3, 5, 8, 8)  # of each episode
 WINDOW = 6  # steps; the first episode has fewer
 BOUNDS = ActionSpec(discrete=False, size=2, low=(-1.0, -1.0), high=(1.0, 1.0))
+PARTS = ActionSpec.of_parts(
+    {"brake": ActionSpec(True, 2), "force": BOUNDS, "push": ActionSpec(True, 3)}
+)
 FORCES = np.array([[0.0, 0.0], [1.0, 0.5], [-1.0, 0.5]])  # of the discrete actions
 SIDE = 16  # of the image, pixels
 
@@ -61,9 +64,14 @@ def point_dataset(case: Case) -> Trajectories:
     for number, steps in enumerate(TRANSITIONS):
         classes = rng.integers(0, len(FORCES), steps)
         forces = FORCES[classes] if case.discrete else rng.uniform(-1, 1, (steps, 2))
+        actions, brakes = classes if case.discrete else forces, np.zeros(steps)
+        if case.parts:
+            brakes = rng.integers(0, 2, steps)
+            actions = PARTS.flatten({"brake": brakes, "force": forces, "push": classes})
+            forces = forces + FORCES[classes]
         velocity = [rng.normal(size=2)]
-        for force in forces:
-            velocity.append(0.8 * velocity[-1] + force)
+        for force, brake in zip(forces, brakes, strict=True):
+            velocity.append((0.8 - 0.4 * brake) * velocity[-1] + force)
         position = np.cumsum(velocity, 0)
         speed = np.linalg.norm(velocity, axis=-1, keepdims=True)
         observations = {
@@ -74,12 +82,12 @@ def point_dataset(case: Case) -> Trajectories:
         episodes.append(
             Episode(
                 {key: observations[key] for key in case.observations},
-                classes if case.discrete else forces,
+                actions,
                 -speed[1:, 0] if case.has_reward else None,
                 terminated=number < 2,
             )
         )
-    bounds = ActionSpec(True, len(FORCES)) if case.discrete else BOUNDS
+    bounds = ActionSpec(True, len(FORCES)) if case.discrete else PARTS if case.parts else BOUNDS
     return stack_episodes(episodes, "a point", bounds)
 
 

@@ -304,7 +304,7 @@ def test_a_rollout_equals_repeated_steps(subject: Any) -> None:
         assert_close(timestep(states, t), state)
 
 
-@on("vector", "discrete", "mixed", always=("vector",), only="has_dynamics")
+@on("vector", "discrete", "mixed", "parts", always=("vector",), only="has_dynamics")
 def test_rollouts_depend_on_the_actions(subject: Any) -> None:
     state = timestep(subject.observe(subject.window, KEY), 0)
     other = modified(subject.window, slice(None), ("action",))
@@ -336,7 +336,7 @@ def imagine_actions(model: WorldModel, start: Any, actions: jax.Array) -> Any:
     return imagine(model, start, actions, 4, KEY)
 
 
-@on("vector", "discrete", "mixed", only="has_dynamics")
+@on("vector", "discrete", "mixed", "parts", only="has_dynamics")
 def test_a_policy_acts_in_imagined_rollouts(subject: Any) -> None:
     action = subject.spec.action
     start = timestep(subject.observe(subject.window, KEY), 2)
@@ -348,7 +348,7 @@ def test_a_policy_acts_in_imagined_rollouts(subject: Any) -> None:
     rollout = subject.compiled(imagine_policy)(start)
     assert rollout.features.shape == (4, 5, subject.model.feature_size)
     assert rollout.rewards.shape == rollout.continues.shape == (4, 4)
-    assert rollout.actions.shape == ((4, 4) if action.discrete else (4, 4, action.size))
+    assert rollout.actions.shape == (4, 4, *action.shape)
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(rollout))
     assert ((rollout.continues >= 0) & (rollout.continues <= 1)).all()
     assert_close(timestep(rollout.states, 0), start)

@@ -109,7 +109,7 @@ def test_guidance_affects_discrete_actions() -> None:
 def test_the_score_is_the_gradient_in_the_action_channels() -> None:
     """d log N(a; mu, s) / d c = (mu - a) / s^2 / sqrt 3, with a = c / sqrt 3."""
     model, channels = build(), np.random.default_rng(0).normal(size=(4, 5, 2)).astype(np.float32)
-    score = jax.jit(lambda c: model._score(preferring, jnp.zeros((4, 5, 3)), c))(channels)
+    score = jax.jit(lambda c: model.policy_score(preferring(jnp.zeros((4, 5, 3))), c))(channels)
     expected = (0.9 - channels / 3**0.5) / 0.3**2 / 3**0.5
     np.testing.assert_allclose(score, expected, rtol=1e-4)
 

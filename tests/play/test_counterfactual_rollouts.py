@@ -74,7 +74,8 @@ def test_rollouts_are_equal_as_long_as_their_actions_are(smoke: LoadedRun) -> No
 
     def follow(given: jax.Array, key: int = 0) -> np.ndarray:
         asked = (smoke.model, smoke.policy, state, given, jnp.asarray(False), jax.random.key(key))
-        return np.asarray(imagine_counterfactual(*asked, has_reward=True)[0]["observation"])
+        rollout = imagine_counterfactual(*asked, has_reward=True, spec=smoke.spec.action)
+        return np.asarray(rollout[0]["observation"])
 
     one, other = follow(actions), follow(changed)
     np.testing.assert_array_equal(one[:3], other[:3])
@@ -87,10 +88,11 @@ def test_the_policy_and_its_actions_lead_to_the_same_rollout(smoke: LoadedRun) -
     state, key = smoke.model.initial((1,)), jax.random.key(0)
     actions = jnp.zeros((STEPS, smoke.spec.action.size))
     asked = (smoke.model, smoke.policy, state)
-    by_policy = imagine_counterfactual(*asked, actions, jnp.asarray(True), key, has_reward=True)
+    known = {"has_reward": True, "spec": smoke.spec.action}
+    by_policy = imagine_counterfactual(*asked, actions, jnp.asarray(True), key, **known)
     (mode,) = nnx.jit(lambda model, policy: policy(model.features(state)).mode())(*asked[:2])
     by_action = imagine_counterfactual(
-        *asked, actions.at[0].set(mode), jnp.asarray(False), key, has_reward=True
+        *asked, actions.at[0].set(mode), jnp.asarray(False), key, **known
     )
     for x, y in zip(jax.tree.leaves(by_policy), jax.tree.leaves(by_action), strict=True):
         np.testing.assert_allclose(x[0], y[0], rtol=1e-5)

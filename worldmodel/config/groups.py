@@ -101,6 +101,13 @@ class DataOptions:
     roles: dict[str, Any] = option(
         {}, f"what fields of other names mean, {{NAME: ROLE}}: {', '.join(ROLES)}"
     )
+    classes: list[int] | None = option(
+        None,
+        "number of classes of each column of actions, 0: a number (null: declared, by the "
+        "environment, or by the data)",
+        low=0,
+        high=2**16,
+    )
     max_episode_steps: int | None = option(
         None, "longer episodes are cut after so many transitions, as by a time limit", low=1
     )
@@ -157,6 +164,11 @@ class DataOptions:
             yield (
                 f"data.action_low has {len(low)} numbers and data.action_high {len(high)}; accepts "
                 "one per action dimension"
+            )
+        elif self.classes is not None and len(low) != len(self.classes):
+            yield (
+                f"data.classes has {len(self.classes)} numbers and data.action_low {len(low)}; "
+                "accepts one per column of actions"
             )
         elif not all(a < b for a, b in zip(low, high, strict=True)):
             yield "data.action_low must be less than data.action_high in every dimension"

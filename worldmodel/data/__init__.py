@@ -1,6 +1,7 @@
 """Datasets: any format becomes `Trajectories`, checked and summarized. Nothing here imports JAX."""
 
-from worldmodel.data.card import build_card, render
+from worldmodel.data.card import build_card
+from worldmodel.data.card_tables import render
 from worldmodel.data.episodes import Episode, stack_episodes
 from worldmodel.data.observations import ObservationChoice
 from worldmodel.data.readers import load

@@ -2,7 +2,7 @@
 
 A behavior policy is a function `(actions, generator) -> endless iterator of actions` for one
 episode. All its randomness comes from the generator. Actions are float32 vectors (A,) within the
-bounds, or classes (int).
+bounds, or classes (int); classes in columns are floats.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def ornstein_uhlenbeck(actions: ActionSpec, generator: np.random.Generator) -> I
     scale = OU_DEVIATION * np.sqrt(1 - (1 - OU_REVERSION) ** 2)
     noise = OU_DEVIATION * generator.standard_normal(actions.size)  # stationary from the start
     while True:
-        yield int(noise.argmax()) if actions.discrete else actions.denormalize(noise)
+        yield int(noise.argmax()) if actions.discrete else _at(actions, noise)
         noise = (1 - OU_REVERSION) * noise + scale * generator.standard_normal(actions.size)
 
 
@@ -73,4 +73,9 @@ def _draw(actions: ActionSpec, generator: np.random.Generator) -> Action:
     """A uniform action."""
     if actions.discrete:
         return int(generator.integers(actions.size))
-    return actions.denormalize(generator.uniform(-1.0, 1.0, actions.size))
+    return _at(actions, generator.uniform(-1.0, 1.0, actions.size))
+
+
+def _at(actions: ActionSpec, unit: np.ndarray) -> np.ndarray:
+    """The action at a place (K,) of the range [-1, 1] of each column."""
+    return actions.denormalize(actions.from_unit(unit) if actions.kind == "mixed" else unit)

@@ -1,4 +1,4 @@
-"""The data card: a summary of a dataset, as JSON and as tables.
+"""The data card: a summary of a dataset as JSON; `card_tables.py` shows it.
 
 The dataset may be memory-mapped and larger than memory: vectors are read in chunks, images are
 sampled.
@@ -7,24 +7,19 @@ sampled.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
 from worldmodel.data.moments import Moments, moments
 from worldmodel.data.offsets import add_offset
 from worldmodel.data.trajectories import Trajectories, check_dataset
-from worldmodel.errors import check_count, printable, require
+from worldmodel.errors import check_count, require
 
 MAX_IMAGES = 2000  # for the pixel statistics, evenly spaced
 MAX_PAIRS = 2000  # of consecutive steps that are compared, chosen at random
 WINDOWS = (16, 32, 64)  # steps
-MAX_COLUMNS = 16  # that a table shows one by one
 AT_BOUND = 1e-3  # maximum distance of an action at its bound, as a share of the width
 
 
@@ -157,21 +152,49 @@ def _monotonic(trajectories: Trajectories, value: np.ndarray) -> np.ndarray:
 
 def _action(trajectories: Trajectories, columns: Sequence[str] | None) -> dict[str, Any]:
     spec, actions = trajectories.action_spec, trajectories.actions
+    if spec.discrete:
+        counts = _class_counts(trajectories, actions, spec.size)
+        return {"kind": "discrete", "size": spec.size, "counts": counts}
+    if spec.kind == "continuous":
+        numbers = _bounded(trajectories, np.arange(spec.size))
+        names = _named(columns, spec.size)
+        return {"kind": "continuous", "size": spec.size} | names | numbers
+    names = (_named(columns, spec.size) or {"columns": spec.column_names()})["columns"]
+    places = np.flatnonzero(np.asarray(spec.classes) == 0)
+    numbers = None
+    if len(places):
+        numbers = {"columns": [names[k] for k in places]} | _bounded(trajectories, places)
+    choices = {
+        names[k]: _class_counts(trajectories, actions[:, k], n)
+        for k, n in enumerate(spec.classes)
+        if n
+    }
+    return {"kind": "mixed", "size": spec.size, "choices": choices, "numbers": numbers}
+
+
+def _class_counts(trajectories: Trajectories, classes: np.ndarray, size: int) -> list[int]:
+    """How often each of `size` classes (N,) was taken."""
+    counts = np.zeros(size, np.int64)
+    for part in trajectories.chunks(classes, padding=False):
+        counts += np.bincount(part.astype(np.int32), minlength=size)
+    return counts.tolist()
+
+
+def _bounded(trajectories: Trajectories, places: np.ndarray) -> dict[str, Any]:
+    """Bounds and statistics of the columns of actions at `places`."""
+    spec, whole = trajectories.action_spec, len(places) == trajectories.action_spec.size
 
     def chunks() -> Iterator[np.ndarray]:
-        return trajectories.chunks(actions, padding=False)
+        each = trajectories.chunks(trajectories.actions, padding=False)
+        return each if whole else (part[:, places] for part in each)
 
-    if spec.discrete:
-        counts = np.sum([np.bincount(part, minlength=spec.size) for part in chunks()], axis=0)
-        return {"kind": "discrete", "size": spec.size, "counts": counts.tolist()}
-    low, high = np.asarray(spec.low), np.asarray(spec.high)
+    low, high = np.asarray(spec.low)[places], np.asarray(spec.high)[places]
     near = AT_BOUND * (high - low)
     at_bounds = np.sum(
         [((part <= low + near) | (part >= high - near)).sum(0) for part in chunks()], axis=0
     )
     return (
-        {"kind": "continuous", "size": spec.size, "low": list(spec.low), "high": list(spec.high)}
-        | _named(columns, spec.size)
+        {"low": low.tolist(), "high": high.tolist()}
         | _vectors(moments(chunks()))
         | {
             "at_bounds": (at_bounds / trajectories.num_transitions).tolist(),
@@ -218,151 +241,3 @@ def _content(trajectories: Trajectories, episode: int) -> bytes:
 
 def _range(values: np.ndarray) -> dict[str, float]:
     return {"min": float(values.min()), "mean": float(values.mean()), "max": float(values.max())}
-
-
-# ---------------------------------------------------------------------------------------- as tables
-
-
-def render(card: dict[str, Any]) -> Group:
-    """Renders a card as tables for `rich`: an overview, each observation, and the actions.
-
-    Example:
-        >>> import numpy as np
-        >>> from rich.console import Console
-        >>> from worldmodel.data import Episode, build_card, render, stack_episodes
-        >>> episode = Episode({"x": np.zeros((9, 2))}, np.ones((8, 1)), np.ones(8), terminated=True)
-        >>> Console().print(render(build_card(stack_episodes([episode], "one flight"))))
-        one flight
-          episodes ...
-    """
-    known = isinstance(card, Mapping) and "observations" in card
-    require(known, "card", type(card).__name__, "what `build_card` returns")
-    observations = [_observation_section(*item) for item in card["observations"].items()]
-    overview = _section(card["source"], _overview(card))
-    return Group(overview, *observations, _action_section(card["action"]))
-
-
-def _section(title: str, table: Table) -> Group:
-    """A table below a title, which may be wider than the table."""
-    return Group(Text(printable(title), style="bold"), table, "")
-
-
-def _overview(card: dict[str, Any]) -> Table:
-    table = Table.grid(padding=(0, 3))
-    table.add_row(
-        "  episodes",
-        f"{card['episodes']:,} ({card['terminals']:,} terminal, {card['timeouts']:,} truncated)",
-    )
-    if unlogged := card.get("unlogged_finals"):
-        table.add_row("  without the final observation", f"{unlogged:,}")
-    table.add_row("  transitions", f"{card['transitions']:,}")
-    table.add_row("  length", _length_words(**card["lengths"]))
-    for window in card["windows"]:
-        table.add_row(f"  windows of {window['length']:,} steps", _window_words(window))
-    table.add_row("  return", _extent(card["returns"]))
-    table.add_row("  reward", _extent(card["rewards"]))
-    return table
-
-
-def _length_words(min: int, median: float, max: int) -> str:
-    if min == max:
-        return f"{max:,} transitions in every episode"
-    return f"{min:,} to {max:,} transitions, median {median:,g}"
-
-
-def _window_words(window: dict[str, Any]) -> str:
-    if not window["count"]:
-        return "none, all episodes are shorter"
-    if window["episode_fraction"] == 1:
-        return f"{window['count']:,}, in all episodes"
-    episodes, steps = _percent(window["episode_fraction"]), _percent(window["step_fraction"])
-    return f"{window['count']:,}, in {episodes} of the episodes, {steps} of the steps"
-
-
-def _observation_section(key: str, observation: dict[str, Any]) -> Group:
-    table = _table(*STATISTICS)
-    if len(observation["shape"]) == 1:
-        _add_columns(table, observation)
-    else:
-        table.add_row("all pixels", *(_number(observation[name]) for name in STATISTICS))
-    name = "observation" if key == "observation" else f"observation {key}"
-    shape = " x ".join(map(str, observation["shape"]))
-    return _section(f"{name}: {observation['dtype']} ({shape})", table)
-
-
-def _action_section(action: dict[str, Any]) -> Group:
-    if action["kind"] == "discrete":
-        title, table = f"action: one of {action['size']} classes", _class_table(action["counts"])
-        return _section(title, table)
-    table = _table(*STATISTICS, "low", "high", "at a bound")
-    low, high, at_bounds = action["low"], action["high"], action["at_bounds"]
-    if action["size"] > MAX_COLUMNS:
-        more = [(_number(min(low)), _number(max(high)), _percents(at_bounds))]
-    else:
-        each = zip(low, high, at_bounds, strict=True)
-        more = [(_number(a), _number(b), _percent(share)) for a, b, share in each]
-    _add_columns(table, action, more)
-    return _section(f"action: continuous ({action['size']})", table)
-
-
-def _class_table(counts: list[int]) -> Table:
-    table, total = _table("count", "share", first="class"), sum(counts)
-    if len(counts) > MAX_COLUMNS:
-        shares = [count / total for count in counts]
-        table.add_row("each", _to(counts, "{:,}".format), _percents(shares))
-        return table
-    for label, count in enumerate(counts):
-        table.add_row(str(label), f"{count:,}", _percent(count / total))
-    return table
-
-
-STATISTICS = ("min", "mean", "max", "std")
-
-
-def _table(*numbers: str, first: str = "column") -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
-    table.add_column(first)
-    for name in numbers:
-        table.add_column(name, justify="right")
-    return table
-
-
-def _add_columns(
-    table: Table, entry: dict[str, Any], more: Sequence[Sequence[str]] | None = None
-) -> None:
-    """Adds a row per column, with its statistics and `more` cells; many columns share one row."""
-    size = len(entry["mean"])
-    if size > MAX_COLUMNS:
-        low, high = _number(min(entry["min"])), _number(max(entry["max"]))
-        mean, std = (_to(entry[name], "{:.2g}".format) for name in ("mean", "std"))
-        table.add_row(f"all {size:,}", low, mean, high, std, *(more or [()])[0])
-        return
-    for i, name in enumerate(entry.get("columns", range(size))):
-        numbers = (_number(entry[statistic][i]) for statistic in STATISTICS)
-        table.add_row(Text(printable(name)), *numbers, *(more[i] if more else ()))
-
-
-def _extent(statistics: dict[str, float] | None) -> str:
-    if statistics is None:
-        return "not logged"
-    low, mean, high = (_number(statistics[name]) for name in ("min", "mean", "max"))
-    return f"always {low}" if low == high else f"{low} to {high}, mean {mean}"
-
-
-def _to(values: Sequence[Any], words: Callable[[Any], str]) -> str:
-    return f"{words(min(values))} to {words(max(values))}"
-
-
-def _number(value: float) -> str:
-    return f"{value:.4g}"
-
-
-def _percent(share: float) -> str:
-    """Never rounds to 0 % or 100 % what is between them."""
-    if 0 < share < 5e-4:
-        return "< 0.1 %"
-    return "> 99.9 %" if 0.9995 < share < 1 else f"{100 * share:.3g} %"
-
-
-def _percents(shares: Sequence[float]) -> str:
-    return f"{100 * min(shares):.0f} to {100 * max(shares):.0f} %"

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from worldmodel.config.environment_ids import EnvironmentId
+from worldmodel.data.action_spaces import action_converter, action_of_step
 from worldmodel.data.behaviours import Action, behaviour
 from worldmodel.data.environment import GuardedEnvironment
 from worldmodel.data.episodes import Episode, stack_episodes
 from worldmodel.data.progress import progress_bar
-from worldmodel.data.spaces import Part, action_converter, action_of_step, observation_parts
+from worldmodel.data.spaces import Part, observation_parts
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import DataError
 
@@ -37,10 +38,9 @@ def collect_episodes(
         space = guarded.environment.action_space
         parts = observation_parts(guarded.environment.observation_space, identity.name)
         spec, _ = action_converter(space, identity.name)
-        if spec is None:
+        if spec.is_open:
             raise DataError(
-                f"{identity}: action is {space}, without finite bounds; accepted: Box with finite "
-                "bounds"
+                f"{identity}: action is {space}, without finite bounds; accepted: finite bounds"
             )
 
         def collect(j: int) -> Episode:

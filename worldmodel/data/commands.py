@@ -21,7 +21,8 @@ from worldmodel.config.arguments import HELP_FLAGS, Arguments, quote_value
 from worldmodel.config.option import format_value, iter_options
 from worldmodel.config.registry import entries, entry_of, schemas
 from worldmodel.data import sources
-from worldmodel.data.card import WINDOWS, build_card, render
+from worldmodel.data.card import WINDOWS, build_card
+from worldmodel.data.card_tables import render
 from worldmodel.data.consistency import notes
 from worldmodel.data.normalization import resolve_normalization
 from worldmodel.data.quality import quality_warnings

@@ -63,7 +63,8 @@ def fraction_outside_bounds(trajectories: Trajectories) -> float:
     taken[trajectories.last_steps] = False  # padding
     steps = trajectories.step_indices()
     actions = spec.normalize(trajectories.actions[steps[taken[steps]]])
-    return float((np.abs(actions) > 1 + 1e-5).any(-1).mean())
+    numbers = np.asarray(spec.classes) == 0
+    return float((np.abs(actions[:, numbers]) > 1 + 1e-5).any(-1).mean())
 
 
 def out_of_bounds_notes(trajectories: Trajectories) -> list[str]:
@@ -94,10 +95,15 @@ def _observation_errors(trajectories: Trajectories, spec: DataSpec) -> Iterator[
 
 def _action_errors(trajectories: Trajectories, wanted: ActionSpec) -> Iterator[str]:
     present = trajectories.action_spec
-    kinds = {True: "discrete", False: "continuous"}
-    if present.discrete != wanted.discrete:
-        yield f"actions are {kinds[present.discrete]}; accepted: {kinds[wanted.discrete]}"
+    if present.kind != wanted.kind:
+        yield f"actions are {present.kind}; accepted: {wanted.kind}"
     elif wanted.discrete and present.size > wanted.size:
         yield f"actions have {present.size} classes; accepted: {wanted.size}"
     elif not wanted.discrete and present.size != wanted.size:
         yield f"actions have {present.size} dimensions; accepted: {wanted.size}"
+    else:
+        for name, n, most in zip(
+            wanted.column_names(), present.classes, wanted.classes, strict=True
+        ):
+            if bool(n) != bool(most) or n > most:
+                yield f"action {name!r} has {n or 'no'} classes; accepted: {most or 'numbers'}"

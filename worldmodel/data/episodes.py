@@ -5,23 +5,23 @@ reports what does not fit.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from worldmodel.data.action_inference import MAX_CLASSES, Environment, resolve_actions
 from worldmodel.data.columns import ColumnWriter
 from worldmodel.data.observations import ObservationChoice, ObservationPlan
 from worldmodel.data.offsets import OffsetWriter
-from worldmodel.data.spec import LARGEST, ActionSpec
+from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import DataError, raise_data_errors, require
 
-STEPS_AT_ONCE = 2**16  # of the actions whose bounds are inferred
 MAX_INTEGER = 2**31 - 1  # of int32
-MAX_CLASSES = 2**16  # of an inferred discrete action; larger integers are counts or time stamps
 
 
 @dataclass(frozen=True)
@@ -101,22 +101,26 @@ def stack_episodes(
     folder: Path | None = None,
     choice: ObservationChoice | None = None,
     offsets: Mapping[str, Sequence[float]] | None = None,
+    environment: Environment | None = None,
 ) -> Trajectories:
     """Lays episodes end to end in flat arrays.
 
     Observations become uint8 images (height, width, channels) or float32 vectors; text is left out.
     Images in another layout, or not of uint8, are recognized where that is certain; `choice` tells
-    the others. One integer per step is a discrete action, unless `action_spec` says otherwise.
+    the others. One integer per step is a discrete action, unless `action_spec` says otherwise
+    (`infer_action_spec`).
 
     Args:
         episodes: the episodes
         source: where they come from, for messages
-        action_spec: kind and bounds of the actions; None: inferred from the data
+        action_spec: kind and bounds of the actions, infinite ones from the data; None: all of it is
+            inferred
         skipped: a list to which errors are added, while the episodes that have them are left out;
             None: any error raises
         folder: a folder for the arrays, which are then memory-mapped; None: in memory
         choice: the observations that are read, and the layouts and sizes of images
         offsets: vector -> (D,) what is taken off it; None: as `offsets.py` decides by the data
+        environment: returns the actions of the environment, where integers may be classes or not
 
     Raises:
         DataError: lists every field whose type, shape or number of steps does not fit, by episode
@@ -132,10 +136,10 @@ def stack_episodes(
     declared = action_spec is None or isinstance(action_spec, ActionSpec)
     require(declared, "action_spec", type(action_spec).__name__, "an ActionSpec or None")
     require(isinstance(episodes, Iterable), "episodes", type(episodes).__name__, "several Episode")
-    if action_spec is not None and action_spec.discrete and action_spec.size > MAX_CLASSES:
+    if action_spec is not None and max(action_spec.classes) > MAX_CLASSES:
         raise DataError(
-            f"{source}: declares {action_spec.size:,} classes of actions; accepted: at most "
-            f"{MAX_CLASSES:,}"
+            f"{source}: declares {max(action_spec.classes):,} classes of actions; accepted: at "
+            f"most {MAX_CLASSES:,}"
         )
     choice = choice or ObservationChoice()
     given = {observation_field(key): value for key, value in (offsets or {}).items()}
@@ -144,6 +148,7 @@ def stack_episodes(
     plan: ObservationPlan | None = None
     keys: tuple[str, ...] = ()
     first: tuple[str, dict[str, np.ndarray]] | None = None
+    kinds: set[str] = set()
     for index, episode in enumerate(episodes):
         kind = type(episode).__name__
         known = isinstance(episode, Episode | UnreadableEpisode)
@@ -170,6 +175,7 @@ def stack_episodes(
         if not found:
             fields = _padded(fields, final_logged)
             columns.append(fields, _raw(episode, len(fields["action"]) - 1))
+            kinds.add(np.asarray(episode.actions).dtype.kind)
             lengths.append(len(fields["action"]))
             ends.append((bool(episode.terminated), final_logged))
             names.append(name)
@@ -183,8 +189,10 @@ def stack_episodes(
     if not names:
         raise_data_errors(errors, source)
         raise DataError(f"{source}: no episodes; accepted: at least one")
+    kind = "f" if "f" in kinds else "b" if kinds == {"b"} else "i"
+    resolve = partial(resolve_actions, action_spec, source, kind, environment)
     return replace(
-        _trajectories(columns, lengths, ends, names, keys, source, action_spec),
+        _trajectories(columns, lengths, ends, names, keys, source, resolve),
         image_conversions={} if plan is None else plan.changes,
     )
 
@@ -196,18 +204,10 @@ def _trajectories(
     names: list[str],
     keys: Iterable[str],
     source: str,
-    action_spec: ActionSpec | None,
+    resolve: Callable[[np.ndarray, np.ndarray], ActionSpec],
 ) -> Trajectories:
     flat, steps = columns.finish(), np.array(lengths, np.int64)
     plain = all(name == f"episode {i}" for i, name in enumerate(names))
-    spec = action_spec or infer_action_spec(flat["action"], steps, source)
-    shape = flat["action"].shape[1:]
-    if shape != (() if spec.discrete else (spec.size,)):
-        declared = "()" if spec.discrete else f"({spec.size},)"
-        raise DataError(
-            f"{source}: actions have shape {shape}; accepted: {declared}, as declared "
-            "(data.action_low, data.action_high)"
-        )
     terminated, final_logged = np.array(ends, bool).T
     return Trajectories(
         observations={key: flat[observation_field(key)] for key in keys},
@@ -215,7 +215,7 @@ def _trajectories(
         rewards=flat.get("reward"),
         lengths=steps,
         terminated=terminated.copy(),
-        action_spec=spec,
+        action_spec=resolve(flat["action"], steps),
         source=source,
         names=() if plain else tuple(names),
         final_logged=final_logged.copy(),
@@ -226,35 +226,6 @@ def _trajectories(
         },
         lost_digits=columns.lost_digits(),
     )
-
-
-def infer_action_spec(actions: np.ndarray, lengths: np.ndarray, source: str) -> ActionSpec:
-    """Infers the number of classes (N,), or the minimum and maximum of vectors (N, A).
-
-    Raises DataError for integers that are too large for classes.
-
-    A constant dimension gets bounds of width 1 or more, since no width cannot be normalized.
-    """
-    if actions.ndim == 1:  # padding is class 0
-        if (largest := int(actions.max(initial=0))) >= MAX_CLASSES:
-            raise DataError(
-                f"{source}: actions are integers up to {largest:,}; accepted: at most "
-                f"{MAX_CLASSES:,} classes. Store numbers as floats, or set data.action_low and "
-                "data.action_high"
-            )
-        return ActionSpec(discrete=True, size=largest + 1)
-    low, high = np.full(actions.shape[1], np.inf), np.full(actions.shape[1], -np.inf)
-    counted = np.ones(len(actions), bool)
-    counted[np.cumsum(lengths) - 1] = False  # padding
-    for begin in range(0, len(actions), STEPS_AT_ONCE):
-        part = slice(begin, begin + STEPS_AT_ONCE)
-        # Validation reports numbers that are not finite or too large.
-        valid = counted[part, None] & (np.abs(actions[part]) <= LARGEST)
-        low = np.minimum(low, actions[part].min(0, initial=np.inf, where=valid))
-        high = np.maximum(high, actions[part].max(0, initial=-np.inf, where=valid))
-    low, high = np.where(low > high, 0.0, low), np.where(low > high, 0.0, high)
-    high = np.where(low == high, low + np.maximum(1, 1e-6 * np.abs(low)), high)
-    return ActionSpec(False, actions.shape[1], tuple(low.tolist()), tuple(high.tolist()))
 
 
 # ----------------------------------------------------------------------------- fields of an episode
@@ -301,7 +272,9 @@ def _action(value: Any, spec: ActionSpec | None) -> np.ndarray:
     """
     integers = spec is None or spec.discrete
     value = _numbers(value, integers)
-    if value.dtype.kind in "iu" and value.ndim > 1:  # several integers are a vector
+    if value.dtype.kind in "iu" and value.shape[1:] == (1,):
+        value = value[:, 0]
+    if value.dtype.kind in "iu" and value.ndim > 1:  # several integers are columns
         value = value.astype(np.float32)
     if value.dtype != np.float32:
         return value
@@ -336,9 +309,10 @@ def _inconsistencies(
         if value.dtype.kind not in "fiu":
             yield f"{name}: {field} is {value.dtype}; accepted: numbers, of one shape in every step"
         elif field == "action" and value.dtype.kind in "iu" and value.dtype != np.int32:
+            step = int(np.argmax(np.abs(value.astype(np.float64)) > MAX_INTEGER))
             yield (
-                f"{name}: {field} holds integers up to {value.max():,}; accepted: at most "
-                f"{MAX_CLASSES:,} classes, or floats"
+                f"{name}: {field} is {value[step]:,} at step {step}; accepted: classes 0 to "
+                f"{MAX_CLASSES - 1:,}, or floats"
             )
         elif field not in first:
             yield f"{name}: {field} is new, {first_name} has none; accepted: the same fields in all"

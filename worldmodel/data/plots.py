@@ -213,8 +213,9 @@ def _tracks(
     if spec.discrete:
         yield TimeSeries("action\n(class)", actions, ACTED, of_action=True)
     else:
-        for i, name in _some("action", spec.size, columns.get("action")):
-            bounds = (spec.low[i], spec.high[i])
+        names = columns.get("action") or (spec.column_names() if spec.parts else None)
+        for i, name in _some("action", spec.size, names):
+            bounds = () if spec.classes[i] else (spec.low[i], spec.high[i])
             yield TimeSeries(name, actions[:, i], ACTED, of_action=True, bounds=bounds)
     if trajectories.rewards is not None:
         yield TimeSeries("reward", trajectories.rewards, EARNED, of_action=True)

@@ -184,24 +184,34 @@ def _images(card: Card) -> Iterator[str]:
 
 def _classes(card: Card) -> Iterator[str]:
     action = card["action"]
-    if action["kind"] != "discrete":
+    if action["kind"] == "continuous":
         return
-    if missing := [str(label) for label, count in enumerate(action["counts"]) if not count]:
-        yield (
-            f"action, {_listed(missing, 'class', 'classes')}: never taken, so "
-            f"{'its effect' if len(missing) == 1 else 'their effects'} cannot be learned"
-        )
+    choices = {"action": action["counts"]} if action["kind"] == "discrete" else {}
+    choices |= {f"action {name}": counts for name, counts in action.get("choices", {}).items()}
+    for name, counts in choices.items():
+        if missing := [str(label) for label, count in enumerate(counts) if not count]:
+            yield (
+                f"{name}, {_listed(missing, 'class', 'classes')}: never taken, so "
+                f"{'its effect' if len(missing) == 1 else 'their effects'} cannot be learned"
+            )
+        if len(counts) == 1:
+            yield (
+                f"{name}: always class 0. If there are others, set data.classes or "
+                "data.environment; else actions do nothing here"
+            )
 
 
 def _continuous_actions(card: Card) -> Iterator[str]:
     action = card["action"]
-    if action["kind"] == "discrete" or _lost(card, "action"):
+    if action["kind"] != "continuous":
+        action = action.get("numbers")
+    if not action or _lost(card, "action"):
         return
     least, most = action["min"], action["max"]
     if len(least) == 1 and action["integer_valued"] and 0 == least[0] < most[0] <= MAX_CLASSES:
         yield (
             f"action: integers from 0 to {most[0]:g}, read as a continuous action. If they are "
-            "classes, store them as integers, or set data.discrete=true if the format has it"
+            f"classes, set data.classes=[{most[0] + 1:g}], or store them as integers"
         )
     constant = [low == high for low, high in zip(least, most, strict=True)]
     if any(constant):

@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-from worldmodel.data.episodes import MAX_CLASSES
+from worldmodel.data.action_inference import MAX_CLASSES
 from worldmodel.data.readers.sizes import check_memory
-from worldmodel.data.spec import ActionSpec
 from worldmodel.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -85,11 +84,12 @@ def leaves(space: spaces.Space) -> dict[str, tuple[Keys, spaces.Space]]:
     """Returns name -> path and space of what is no Dict or Tuple; '/' joins nested names."""
     return {
         "/".join(map(str, path)) or ("image" if is_image(leaf) else "observation"): (path, leaf)
-        for path, leaf in _leaves(space)
+        for path, leaf in walk(space)
     }
 
 
-def _leaves(space: spaces.Space, path: Keys = ()) -> Iterator[tuple[Keys, spaces.Space]]:
+def walk(space: spaces.Space, path: Keys = ()) -> Iterator[tuple[Keys, spaces.Space]]:
+    """Yields path and space of what is no Dict or Tuple."""
     if isinstance(space, spaces.Dict):
         inner = list(space.spaces.items())
     elif isinstance(space, spaces.Tuple):
@@ -98,7 +98,7 @@ def _leaves(space: spaces.Space, path: Keys = ()) -> Iterator[tuple[Keys, spaces
         yield path, space
         return
     for key, leaf in inner:
-        yield from _leaves(leaf, (*path, key))
+        yield from walk(leaf, (*path, key))
 
 
 def is_image(space: spaces.Space) -> bool:
@@ -150,53 +150,3 @@ def _one_hot(classes: np.ndarray, choices: np.ndarray, starts: np.ndarray, name:
 def without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A shape without axes of size 1."""
     return tuple(size for size in shape if size != 1)
-
-
-# ----------------------------------------------------------------------------------------- actions
-
-
-def action_converter(space: spaces.Space, source: str) -> tuple[ActionSpec | None, Convert]:
-    """Returns the declared spec (None without finite bounds), and how to convert logged actions.
-
-    Raises DataError for spaces other than Box and Discrete.
-    """
-    if isinstance(space, spaces.Discrete):
-        start = int(space.start)
-        return ActionSpec(True, int(space.n)), lambda actions: np.asarray(actions) - start
-    if not isinstance(space, spaces.Box):
-        raise DataError(f"{source}: action is {space}; accepted: Box or Discrete")
-    low, high = (bound.astype(np.float32).reshape(-1) for bound in (space.low, space.high))
-    with np.errstate(over="ignore"):  # bounds as wide as float32 count as none
-        bounded = bool(np.all(np.isfinite(high - low) & (low < high)))
-    bounds = tuple(low.tolist()), tuple(high.tolist())
-    spec = ActionSpec(False, len(low), *bounds) if bounded else None
-    return spec, lambda actions: _vectors(actions, len(low))
-
-
-def _vectors(actions: Any, size: int) -> np.ndarray:
-    return np.asarray(actions, np.float32).reshape(-1, size)
-
-
-def action_of_step(space: spaces.Space, action: Any) -> Any:
-    """The inverse for one action of a dataset: as `step` of an environment accepts it, within the
-    bounds of its space.
-    """
-    if isinstance(space, spaces.Discrete):
-        return int(action + space.start)
-    if not isinstance(space, spaces.Box):
-        raise DataError(f"action is {space}; accepted: Box or Discrete")
-    values = np.clip(np.asarray(action).reshape(space.shape), space.low, space.high)
-    whole = np.issubdtype(space.dtype, np.integer)
-    return (np.rint(values) if whole else values).astype(space.dtype)
-
-
-def action_mismatch(space: spaces.Space, action: ActionSpec) -> str | None:
-    """What a space accepts in place of the actions of a dataset, in words; None if it fits."""
-    if isinstance(space, spaces.Discrete):
-        fits, found = action.discrete and action.size == space.n, f"{space.n} classes"
-    elif isinstance(space, spaces.Box):
-        size = int(np.prod(space.shape))
-        fits, found = not action.discrete and action.size == size, f"vectors of size {size}"
-    else:
-        fits, found = False, str(space)
-    return None if fits else found

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from worldmodel.config.groups import NORMALIZATIONS
+from worldmodel.data.action_spec import LARGEST, ActionSpec, positive_integers
 from worldmodel.data.images import ImageConversion
 from worldmodel.data.offsets import add_offset, subtract_offset
-from worldmodel.errors import DataError, require
+from worldmodel.errors import DataError
 
-LARGEST = 1e38  # of float32 numbers whose differences, too, are finite
+__all__ = ["LARGEST", "ActionSpec", "DataSpec", "ObservationSpec"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class ObservationSpec:
 
     def __post_init__(self):
         vector, image = (self.dtype, len(self.shape)) == ("float32", 1), self.dtype == "uint8"
-        if not (vector or image and len(self.shape) == 3) or not _sizes(self.shape):
+        if not (vector or image and len(self.shape) == 3) or not positive_integers(self.shape):
             raise DataError(
                 f"observation is {self.dtype} of shape {self.shape}; accepted: float32 (D,) or "
                 "uint8 (height, width, channels)"
@@ -112,79 +113,6 @@ class ObservationSpec:
 
 
 @dataclass(frozen=True)
-class ActionSpec:
-    """The actions of a dataset: `size` classes, or vectors (size,) between `low` and `high`.
-
-    Attributes:
-        discrete: whether an action is one of `size` classes
-        size: number of classes, or of dimensions A
-        low: (A,) lower bounds in the data's own units; empty if discrete
-        high: (A,) upper bounds, likewise
-
-    Raises:
-        DataError: a size below 1, or bounds that are not finite numbers with low < high
-
-    Example:
-        >>> import numpy as np
-        >>> from worldmodel.data import ActionSpec
-        >>> torque = ActionSpec(discrete=False, size=1, low=(-2.0,), high=(2.0,))
-        >>> torque.normalize(np.array([[1.0]])).tolist()
-        [[0.5]]
-        >>> torque.denormalize(np.array([[3.0]])).tolist()
-        [[2.0]]
-    """
-
-    discrete: bool
-    size: int
-    low: tuple[float, ...] = ()
-    high: tuple[float, ...] = ()
-
-    def __post_init__(self):
-        if not _sizes((self.size,)):
-            raise DataError(f"action size is {self.size}; accepted: at least 1")
-        accepted = 0 if self.discrete else self.size
-        if not np.shape(self.low) == np.shape(self.high) == (accepted,):
-            raise DataError(
-                f"action has {np.size(self.low)} low, {np.size(self.high)} high bounds; "
-                f"accepted: {accepted}"
-            )
-        for dimension, (low, high) in enumerate(zip(self.low, self.high, strict=True)):
-            # In float32, as actions are normalized.
-            if not 0 < np.float64(np.float32(high)) - np.float32(low) <= 2 * LARGEST:
-                raise DataError(
-                    f"action {dimension} has low {low} and high {high}; "
-                    "accepted: finite, low < high"
-                )
-
-    def normalize(self, action: Any) -> Any:
-        """Maps actions (..., A) from the data's own units to [-1, 1], as models and policies see
-        them; classes (...) become int32.
-
-        Takes and returns a NumPy or a JAX array.
-        """
-        xp = np if not hasattr(action, "__array_namespace__") else action.__array_namespace__()
-        if self.discrete:
-            return xp.asarray(action, dtype=np.int32)
-        shape = np.shape(action)
-        require(shape[-1:] == (self.size,), "action", f"shape {shape}", f"(..., {self.size})")
-        low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)
-        action = xp.asarray(action, dtype=np.float32)
-        return ((action - low) / (high - low) * 2 - 1).astype(np.float32)
-
-    def denormalize(self, action: Any) -> np.ndarray:
-        """The inverse of `normalize`, clipped to the bounds."""
-        if self.discrete:
-            return np.asarray(action)
-        low, high = np.asarray(self.low, np.float32), np.asarray(self.high, np.float32)
-        return low + (np.clip(np.asarray(action, np.float32), -1, 1) + 1) / 2 * (high - low)
-
-    @classmethod
-    def from_json(cls, raw: dict[str, Any]) -> ActionSpec:
-        """Restores what `dataclasses.asdict` made."""
-        return cls(raw["discrete"], raw["size"], tuple(raw["low"]), tuple(raw["high"]))
-
-
-@dataclass(frozen=True)
 class DataSpec:
     """Everything a model needs to know about its data; stored as a run's `spec.json`.
 
@@ -219,6 +147,11 @@ class DataSpec:
                 "a DataSpec needs observations, a dict of ObservationSpec by name, and action, an "
                 "ActionSpec"
             )
+        if self.action.is_open:
+            raise DataError(
+                f"action has low {list(self.action.low)}, high {list(self.action.high)}; accepted: "
+                "finite bounds"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """Returns plain dicts, lists and numbers."""
@@ -241,8 +174,3 @@ class DataSpec:
             return cls(observations, action, raw["has_reward"], (mean, std))
         except DataError as error:
             raise ValueError(str(error)) from None
-
-
-def _sizes(values: tuple[Any, ...]) -> bool:
-    """Whether all are positive integers."""
-    return all(isinstance(v, int | np.integer) and v > 0 for v in values)

@@ -80,8 +80,14 @@ def _value_errors(trajectories: Trajectories) -> Iterator[InvalidEpisodes]:
         accepted = f"0 to {spec.size - 1}"
         yield from _step_errors(t, outside & ~last, "action is not a class", accepted)
         return
+    for column, classes in enumerate(spec.classes):
+        if classes:
+            wrong = ~np.isin(t.actions[:, column], np.arange(classes))
+            name = spec.column_names()[column]
+            accepted = f"0 to {classes - 1}"
+            yield from _step_errors(t, wrong & ~last, f"action {name!r} is not a class", accepted)
     low, high = np.asarray(spec.low), np.asarray(spec.high)
-    slack = BOUND_TOLERANCE * (high - low)
+    slack = BOUND_TOLERANCE * (high - low) + np.where(spec.classes, np.inf, 0.0)
     # False for NaN, which was reported above.
     outside = _steps_where(t.actions, lambda x: (x < low - slack) | (x > high + slack))
     accepted = f"low {list(spec.low)} to high {list(spec.high)}"

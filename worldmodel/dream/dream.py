@@ -8,7 +8,7 @@ where a model shares work within a batch, as an ensemble does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -148,13 +148,16 @@ class Dream:
             member = jax.random.randint(key, start.shape, 0, self.model.num_elites)
         return DreamState(state, steps, start, member), observation
 
-    def step(self, state: DreamState, action: jax.Array | np.ndarray, key: jax.Array) -> DreamStep:
+    def step(
+        self, state: DreamState, action: jax.Array | np.ndarray | Mapping | tuple, key: jax.Array
+    ) -> DreamStep:
         """Takes one step.
 
         state: of one dream, or of a batch
-        action: (A,) floats or () integers in raw units, with (B,) in front for a batch. Actions
-            outside their bounds are clipped; one that is not a number makes its dream NaN until
-            the next reset (the Gymnasium environments refuse it).
+        action: (K,) floats or () integers in raw units, with (B,) in front for a batch; those of
+            several parts also by name (`ActionSpec.flatten`). Actions outside their bounds are
+            clipped; one that is not a number makes its dream NaN until the next reset (the
+            Gymnasium environments refuse it).
         key: for the noise of the model and the end of the episode
 
         Raises ArgumentError for actions of another shape, and for what is no state or key.
@@ -162,7 +165,8 @@ class Dream:
         require(isinstance(state, DreamState), "state", describe(state), "a DreamState of a reset")
         check_key(key)
         batch = state.steps.shape
-        shape = batch if self.action_spec.discrete else (*batch, self.action_spec.size)
+        shape = (*batch, *self.action_spec.shape)
+        action = self.action_spec.flatten(action)
         try:
             actions = jnp.asarray(action)
         except (TypeError, ValueError):
@@ -176,9 +180,7 @@ class Dream:
 
     def _step(self, state: DreamState, action: jax.Array, key: jax.Array) -> DreamStep:
         model, (step_key, end_key) = self.model, jax.random.split(key)
-        action = jnp.asarray(self.action_spec.normalize(action))
-        if not self.action_spec.discrete:
-            action = jnp.clip(action, -1.0, 1.0)
+        action = self.action_spec.clip(jnp.asarray(self.action_spec.normalize(action)))
         if self.fixed_member:
             reached = model.member_step(state.model, action, step_key, state.member)
         else:

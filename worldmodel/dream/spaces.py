@@ -24,11 +24,30 @@ def observation_space(observations: Mapping[str, ObservationSpec]) -> spaces.Spa
 
 
 def action_space(action: ActionSpec) -> spaces.Space[Any]:
-    """A Discrete space of classes, or a Box with the bounds of the data."""
+    """A Discrete space of classes, or a Box with the bounds of the data. Parts are a Dict by their
+    names; those that are numbered are a Tuple, or a MultiDiscrete where all are classes.
+    """
+    if action.parts:
+        return _space_of_parts(dict(action.parts))
     if action.discrete:
         return spaces.Discrete(action.size)
     low, high = np.asarray(action.low, np.float32), np.asarray(action.high, np.float32)
     return spaces.Box(low, high, dtype=np.float32)
+
+
+def _space_of_parts(parts: Mapping[str, ActionSpec]) -> spaces.Space[Any]:
+    inner: dict[str, dict[str, ActionSpec]] = {}
+    for path, part in parts.items():
+        name, _, rest = path.partition("/")
+        inner.setdefault(name, {})[rest] = part
+    numbered = list(inner) == [str(k) for k in range(len(inner))]
+    if numbered and all(set(below) == {""} and below[""].discrete for below in inner.values()):
+        return spaces.MultiDiscrete([below[""].size for below in inner.values()])
+    made = {
+        name: action_space(below[""]) if set(below) == {""} else _space_of_parts(below)
+        for name, below in inner.items()
+    }
+    return spaces.Tuple(list(made.values())) if numbered else spaces.Dict(made)
 
 
 def to_host(tree: Any) -> Any:
@@ -44,12 +63,19 @@ def to_space(
     return raw if len(raw) > 1 else next(iter(raw.values()))
 
 
-def validate_action(space: spaces.Space[Any], action: Any) -> np.ndarray:
-    """An action, or a batch of them, in the space's shape and type.
+def validate_action(space: spaces.Space[Any], action: Any) -> Any:
+    """An action, or a batch of them, in the space's shape and type; by name, as dicts, where it has
+    parts.
 
     Raises InvalidAction for another shape or type, for a class that does not exist, and for numbers
     that are not finite: a dream would not recover from them until its reset.
     """
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        inner: Any = space.spaces if isinstance(space, spaces.Dict) else dict(enumerate(space))
+        given: Any = dict(enumerate(action)) if isinstance(action, tuple | list) else action
+        if not isinstance(given, Mapping) or set(given) != set(inner):
+            raise InvalidAction(f"action {action!r}; accepted: {space}")
+        return {str(name): validate_action(leaf, given[name]) for name, leaf in inner.items()}
     try:
         given = np.asarray(action)
         converted = given.astype(space.dtype, casting="same_kind")
@@ -57,7 +83,7 @@ def validate_action(space: spaces.Space[Any], action: Any) -> np.ndarray:
         raise InvalidAction(f"action {action!r}; accepted: {space}") from None
     if converted.shape != space.shape:
         raise InvalidAction(f"action of shape {converted.shape}; accepted: {space}")
-    if isinstance(space, spaces.Box):
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
         valid = np.isfinite(converted).all()
     else:
         valid = space.contains(converted)

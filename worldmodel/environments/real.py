@@ -12,9 +12,10 @@ import numpy as np
 from gymnasium import spaces
 
 from worldmodel.config.environment_ids import EnvironmentId
+from worldmodel.data.action_spaces import action_mismatch, action_of_step
 from worldmodel.data.behaviours import uniform
 from worldmodel.data.environment import GuardedEnvironment
-from worldmodel.data.spaces import Part, action_mismatch, action_of_step, leaves, part_of
+from worldmodel.data.spaces import Part, leaves, part_of
 from worldmodel.data.spec import DataSpec
 from worldmodel.environments.observed import MismatchError, fit_observation
 from worldmodel.errors import DataError, UserError
@@ -59,9 +60,7 @@ class RealEnvironment:
                 for key, logged in spec.observations.items()
             }
             if found := action_mismatch(self.actions, spec.action):
-                size = spec.action.size
-                kind = f"{size} classes" if spec.action.discrete else f"vectors of size {size}"
-                raise MismatchError(f"its actions are {found}", kind)
+                raise MismatchError(f"its actions are {found}", spec.action.describe())
         except (MismatchError, DataError) as error:
             self.close()
             label = self.guarded.label

@@ -155,6 +155,7 @@ def candidates(
         values = generator.integers(action.size, size=(count, steps)).astype(np.int32)
         return np.take_along_axis(values, drawn, 1)
     values = generator.uniform(-1, 1, (count, steps, action.size)).astype(np.float32)
+    values = action.from_unit(values) if action.kind == "mixed" else values
     return action.denormalize(np.take_along_axis(values, drawn[..., None], 1))
 
 

@@ -49,7 +49,7 @@ class EpsilonPolicy(FeaturePolicy):
         high: float = 1.0,
     ):
         super().__init__(policy)
-        self.discrete, self.size = action.discrete, action.size
+        self.action = action
         self.mixture = nnx.Variable(jnp.array([share, low, high], jnp.float32))
 
     def __call__(
@@ -59,8 +59,11 @@ class EpsilonPolicy(FeaturePolicy):
         action = self.policy(model.features(state)).mode()
         which_key, other_key = jax.random.split(key)
         other = low + (high - low) * jax.random.uniform(other_key, action.shape)
-        if self.discrete:
-            other = jnp.clip(jnp.floor((other + 1) / 2 * self.size), 0, self.size - 1)
+        if self.action.discrete:
+            size = self.action.size
+            other = jnp.clip(jnp.floor((other + 1) / 2 * size), 0, size - 1)
+        elif self.action.kind == "mixed":
+            other = self.action.from_unit(other)
         which = jax.random.uniform(which_key, action.shape[:1]) < share
         which = which.reshape(-1, *[1] * (action.ndim - 1))
         return memory, jnp.where(which, other.astype(action.dtype), action)
@@ -82,7 +85,7 @@ def candidate_policies(
     policies |= {noisy(share): mixture(policy, share=share) for share in NOISE}
     policies |= {f"parameters, noise {s:g}": mixture(_disturbed(policy, s)) for s in WEIGHTS}
     constant = {"lowest action": -1.0, "middle action": 0.0, "highest action": 1.0}
-    if action.discrete and action.size == 2:
+    if set(action.classes) == {2}:
         del constant["middle action"]  # is the highest one
     policies |= {name: mixture(policy, share=1.0, low=a, high=a) for name, a in constant.items()}
     return policies | {"random": mixture(policy, share=1.0)}
@@ -107,19 +110,23 @@ def imagined_returns(
 
     Choosers that differ in parameters alone share one compiled program.
     """
-    size = () if spec.action.discrete else (spec.action.size,)
-    dtype = np.int32 if spec.action.discrete else np.float32
+    action = spec.action
     count = len(next(iter(first.values())))
     seen = {name: value[:, None] for name, value in first.items()}
-    window = observed_window(seen, np.zeros((count, 1, *size), dtype))
-    rewards = np.asarray(_rewards(model, chooser, window, key, max(lengths)))
+    window = observed_window(seen, np.zeros((count, 1, *action.shape), action.dtype))
+    rewards = np.asarray(_rewards(model, chooser, window, key, max(lengths), action))
     earned = rewards.cumsum(1)[:, np.asarray(lengths) - 1]
     return ImaginedReturn(np.where(np.isnan(earned), -np.inf, earned))
 
 
-@partial(nnx.jit, static_argnames="steps")
+@partial(nnx.jit, static_argnames=("steps", "spec"))
 def _rewards(
-    model: WorldModel, chooser: StatePolicy, window: Window, key: jax.Array, steps: int
+    model: WorldModel,
+    chooser: StatePolicy,
+    window: Window,
+    key: jax.Array,
+    steps: int,
+    spec: ActionSpec,
 ) -> jax.Array:
     """(B, steps) from the state after a window (B, 1)."""
     observe_key, stepper_key, key = jax.random.split(key, 3)
@@ -131,8 +138,7 @@ def _rewards(
         state, memory, reach = carry
         act_key, model_key = jax.random.split(key)
         memory, action = chooser(model, state, memory, act_key)
-        if not jnp.issubdtype(action.dtype, jnp.integer):
-            action = jnp.clip(action, -1, 1)  # as the environment would
+        action = spec.clip(action)  # as the environment would
         state = step(state, action, model_key)
         earned = reach * model.reward(state).mean()
         return (state, memory, reach * (1 - model.terminal(state).mean())), earned

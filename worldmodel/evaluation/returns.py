@@ -130,7 +130,8 @@ def random_policy(spec: DataSpec) -> ActFunction:
     def draw(generator: np.random.Generator) -> np.ndarray:
         if action.discrete:
             return np.asarray(generator.integers(action.size), np.int32)
-        return generator.uniform(-1, 1, action.size).astype(np.float32)
+        drawn = generator.uniform(-1, 1, action.size).astype(np.float32)
+        return action.from_unit(drawn) if action.kind == "mixed" else drawn
 
     def act(
         generators: Any, observation: Observation, seeds: np.ndarray, step: int
@@ -202,8 +203,7 @@ def model_policies(
             state = model.observe(window, filter_key, memory.state, memory.action)
             state = jax.tree.map(lambda x: x[:, 0], state)
             own, action = chooser(model, state, memory.own, act_key)
-            if not spec.action.discrete:
-                action = jnp.clip(action, -1, 1)  # as the environment will receive it
+            action = spec.action.clip(action)  # as the environment will receive it
             return ActorState(state, action.astype(memory.action.dtype), own), action[0]
 
         return jax.vmap(one)(memory, observation, seeds)
@@ -298,8 +298,7 @@ def _initial_state(
     model: WorldModel, chooser: StatePolicy, spec: DataSpec, lanes: int
 ) -> ActorState:
     """The memory before the first step, one batch of size 1 for each lane: (E, 1, ...)."""
-    size = () if spec.action.discrete else (spec.action.size,)
-    action = jnp.zeros((1, *size), jnp.int32 if spec.action.discrete else jnp.float32)
+    action = jnp.zeros((1, *spec.action.shape), spec.action.dtype)
     memory = ActorState(model.initial((1,)), action, chooser.init_carry(1))
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (lanes, *x.shape)), memory)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -59,12 +60,17 @@ class Rollout:
 
 
 def imagine(
-    model: WorldModel, start: State, actor: Actor | jax.Array, horizon: int, key: jax.Array
+    model: WorldModel,
+    start: State,
+    actor: Actor | jax.Array | Mapping[str, Any] | tuple[Any, ...],
+    horizon: int,
+    key: jax.Array,
 ) -> Rollout:
     """Rolls out the model for `horizon` steps.
 
     start: states (B, ...) of the model
-    actor: from features (B, F) to a distribution over actions; or the actions (B, H, ...)
+    actor: from features (B, F) to a distribution over actions; or the normalized actions
+        (B, H, ...), also by the names of their parts (`ActionSpec.flatten`)
     horizon: H, steps
     key: of the samples of actor and model
 
@@ -79,6 +85,9 @@ def imagine(
     check_count("horizon", horizon)
     check_key(key)
     batch = check_states("start", start, model)
+    spec = getattr(model, "action", None)
+    if isinstance(spec, ActionSpec) and isinstance(actor, Mapping | tuple):
+        actor = spec.flatten(actor)
     if not callable(actor):
         _check_actions(model, actor, batch, horizon)
         actions = jnp.asarray(actor)

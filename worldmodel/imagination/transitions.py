@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from worldmodel.data.spec import ActionSpec
 from worldmodel.data.windows import Window
 from worldmodel.imagination.rollout import Rollout
 from worldmodel.models.interface import WorldModel
@@ -16,10 +17,10 @@ class Transition(NamedTuple):
     """N transitions.
 
     features, next_features: (N, F), inputs of policies before and after the action
-    action: (N, A) in [-1, 1]
+    action: (N, K) normalized, or (N,) classes
     reward: (N,) in the dataset's units
     terminal: (N,) 1.0 where the episode terminated, 0.0 elsewhere and at time-outs
-    next_action: (N, A), where `next_action_valid` (N,) bool
+    next_action: likewise, where `next_action_valid` (N,) bool
     weight: (N,) 1.0, or 0.0 for padding
     imagined: (N,) bool, whether a model generated them
     next_observed: (N,) bool, whether the next observation was logged; where it was not,
@@ -38,9 +39,10 @@ class Transition(NamedTuple):
     next_observed: jax.Array | None = None
 
 
-def transition_shapes(features: int, actions: int) -> Any:
+def transition_shapes(features: int, spec: ActionSpec) -> Any:
     """A `Transition` of the shapes and types of a single one."""
-    vector, action = (jax.ShapeDtypeStruct((n,), jnp.float32) for n in (features, actions))
+    vector = jax.ShapeDtypeStruct((features,), jnp.float32)
+    action = jax.ShapeDtypeStruct(spec.shape, spec.dtype)
     scalar, flag = (jax.ShapeDtypeStruct((), t) for t in (jnp.float32, jnp.bool_))
     fields: list[Any] = [vector, action, scalar, scalar, vector, action, flag, scalar, flag]
     return Transition(*fields)

@@ -77,7 +77,7 @@ def leave_one_out_kl(members: Normal) -> jax.Array:
     def divergence(i: jax.Array) -> jax.Array:
         others = (i + 1 + jnp.arange(count - 1)) % count
         one, rest = (jax.tree.map(lambda x, n=n: x[n], members) for n in (i, others))
-        return _kl(one, Normal(rest.location.mean(0), jnp.sqrt(_variance(rest))))
+        return one.kl(Normal(rest.location.mean(0), jnp.sqrt(_variance(rest))))
 
     return jax.lax.map(divergence, jnp.arange(count)).mean(0)
 
@@ -98,13 +98,6 @@ DISAGREEMENTS = (
 def _variance(members: Normal) -> jax.Array:
     """Of the mixture, (..., D)."""
     return jnp.square(members.scale).mean(0) + members.location.var(0)
-
-
-def _kl(one: Normal, other: Normal) -> jax.Array:
-    """KL(one || other) (...)."""
-    ratio = jnp.square(one.scale / other.scale)
-    off = jnp.square((one.location - other.location) / other.scale)
-    return 0.5 * (ratio + off - 1 - jnp.log(ratio)).sum(-1)
 
 
 # ------------------------------------------------------------------------- of states and rollouts

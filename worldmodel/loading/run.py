@@ -64,7 +64,7 @@ class LoadedRun(Restored):
     def predict(
         self,
         observations: Mapping[str, np.ndarray],
-        actions: np.ndarray,
+        actions: np.ndarray | Mapping[str, Any] | tuple[Any, ...],
         context: int,
         horizon: int,
         samples: int = 1,
@@ -73,8 +73,9 @@ class LoadedRun(Restored):
         """Predicts observations open loop: after `context` observations, from actions alone.
 
         observations: name -> (B, T, ...) in raw units, T >= context; later ones are not used
-        actions: (B, T', A) floats or (B, T') classes in raw units, T' >= context + horizon - 1;
-            action t is taken at observation t
+        actions: (B, T', K) floats or (B, T') classes in raw units, T' >= context + horizon - 1;
+            action t is taken at observation t; those of several parts also by name, each
+            (B, T', ...) (`ActionSpec.flatten`)
         context: number of observations that the model filters
         horizon: number of steps to predict
         samples: number of sampled rollouts
@@ -100,13 +101,14 @@ class LoadedRun(Restored):
             check_count(name, count)
         key = jax.random.key(0) if key is None else key
         check_key(key)
-        check_actions(actions, self.spec.action, context + horizon - 1)
-        check_observations(observations, self.spec.observations, context, len(actions))
-        check_finite("actions", actions[:, : context + horizon - 1])
+        raw: Any = self.spec.action.flatten(actions)
+        check_actions(raw, self.spec.action, context + horizon - 1)
+        check_observations(observations, self.spec.observations, context, len(raw))
+        check_finite("actions", raw[:, : context + horizon - 1])
         for name in self.spec.observations:
             check_finite(f"observation {name!r}", observations[name][:, :context])
-        normalized = jnp.asarray(self.spec.action.normalize(actions))
-        no = jnp.zeros((len(actions), context), bool)
+        normalized = jnp.asarray(self.spec.action.normalize(raw))
+        no = jnp.zeros((len(raw), context), bool)
         window = Window(
             observation={
                 k: jnp.asarray(o.from_raw(observations[k][:, :context]))

@@ -73,7 +73,7 @@ def check_actor(name: str, actor: Any, model: WorldModel, start: State) -> None:
     shape, spec = features.shape[:1], getattr(model, "action", None)
     actions = ""
     if isinstance(spec, ActionSpec):
-        shape = shape if spec.discrete else (*shape, spec.size)
+        shape = (*shape, *spec.shape)
         actions = f" {shape}"
     accepted = f"a function from features {features.shape} to a distribution over actions{actions}"
     function = callable(actor) and not isinstance(actor, type)
@@ -96,13 +96,12 @@ def check_actor(name: str, actor: Any, model: WorldModel, start: State) -> None:
 
 
 def check_actions(actions: Any, spec: ActionSpec, steps: int, batch: int | None = None) -> None:
-    """Raises ArgumentError unless these are actions (B, T, A), or classes (B, T), of `steps`."""
+    """Raises ArgumentError unless these are actions (B, T, K), or classes (B, T), of `steps`."""
     kind, axes = ("integers", "(B, T)") if spec.discrete else ("numbers", f"(B, T, {spec.size})")
     of = "B" if batch is None else f"B={batch}"
     accepted = f"{kind} {axes}, {of} and T={steps} or more"
     require(isinstance(actions, ARRAYS), "actions", describe(actions), accepted)
-    rest = () if spec.discrete else (spec.size,)
-    fits = actions.ndim == 2 + len(rest) and actions.shape[2:] == rest
+    fits = actions.ndim == 2 + len(spec.shape) and actions.shape[2:] == spec.shape
     fits = fits and actions.dtype.kind in ("iu" if spec.discrete else "iuf")
     fits = fits and actions.shape[1] >= steps and batch in (None, actions.shape[0])
     require(fits, "actions", describe(actions), accepted)
@@ -110,6 +109,14 @@ def check_actions(actions: Any, spec: ActionSpec, steps: int, batch: int | None 
         low, high = actions.min(), actions.max()
         inside = low >= 0 and high < spec.size
         require(bool(inside), "actions", f"{low} to {high}", f"classes 0 to {spec.size - 1}")
+    if spec.kind == "mixed" and isinstance(actions, np.ndarray):
+        wrong = spec.no_classes(actions)
+        if wrong.any():
+            *place, column = map(int, np.argwhere(wrong)[0])
+            found = (
+                f"{actions[(*place, column)]} at {tuple(place)} in {spec.column_names()[column]!r}"
+            )
+            raise ArgumentError(f"actions: {found}; accepted: 0 to {spec.classes[column] - 1}")
 
 
 def check_finite(name: str, x: Any) -> None:

@@ -67,7 +67,7 @@ class Diffusion(BaseDiffusionModel):
         units, blocks, hidden, _ = DIFFUSION_PRESETS[options.preset]
         self.options = options
         self.add_points(options, spec, rngs=rngs, dtype=dtype)
-        steps, actions = options.history, spec.action.size
+        steps, actions = options.history, spec.action.vector_size
         self.feature_size = steps * self.point_size + (steps - 1) * actions
         conditioning = self.feature_size + actions
         self.network = PointDenoiser(
@@ -80,7 +80,7 @@ class Diffusion(BaseDiffusionModel):
     def initial(self, batch: tuple[int, ...]) -> History:
         steps = self.options.history
         points = jnp.zeros((*batch, steps, self.point_size), jnp.float32)
-        return History(points, jnp.zeros((*batch, steps - 1, self.action.size), jnp.float32))
+        return History(points, jnp.zeros((*batch, steps - 1, self.action.vector_size), jnp.float32))
 
     def features(self, state: History) -> jax.Array:
         flat = [x.reshape(*x.shape[:-2], -1) for x in state]

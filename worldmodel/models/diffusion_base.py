@@ -8,16 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from worldmodel.config import Config, ModelOptions, ema_decay_option, option
-from worldmodel.data.spec import DataSpec
+from worldmodel.data.spec import ActionSpec, DataSpec
 from worldmodel.models.autoencoder import Autoencoder
 from worldmodel.models.interface import State
 from worldmodel.models.latent import LatentModel
+from worldmodel.nn.actions import join_columns, split_vector, vector_entries
 from worldmodel.nn.distributions import Distribution
 from worldmodel.nn.learner import detached
 from worldmodel.nn.samplers import Sampler
@@ -120,7 +123,55 @@ class BaseDiffusionModel(LatentModel):
         """Inputs (..., A) of the network for actions, with variance 1 for uniform ones."""
         if self.action.discrete:
             return self.action_vector(action) * self.action.size**0.5
+        if self.action.kind == "mixed":
+            columns, _ = vector_entries(self.action)
+            units = np.sqrt([n or 3 for n in self.action.classes])[columns]
+            return jnp.clip(self.action_vector(action), -1.0, 1.0) * units
         return jnp.clip(action, -1.0, 1.0) * 3**0.5
+
+    def actions_of(self, points: jax.Array) -> jax.Array:
+        """Actions (..., K), or classes (...), of inputs (..., A): the inverse of `action_points`,
+        with the largest of the numbers of a class.
+        """
+        if self.action.discrete:
+            return jnp.argmax(points, -1).astype(jnp.int32)
+        if self.action.kind == "mixed":
+            numbers, classes = split_vector(points, self.action)
+            numbers = jnp.clip(numbers / 3**0.5, -1.0, 1.0)
+            return join_columns(numbers, jnp.argmax(classes, -1), self.action)
+        return jnp.clip(points / 3**0.5, -1.0, 1.0)
+
+    def policy_score(self, policy: Any, points: jax.Array) -> jax.Array:
+        """Gradient (..., A) of a policy's log pi in the inputs for actions; those of one-hot
+        classes keep their sum.
+        """
+        if self.action.discrete:
+            score = policy.log_probabilities
+            return (score - score.mean(-1, keepdims=True)) / self.action.size**0.5
+
+        def likelihood(points: jax.Array) -> jax.Array:
+            if self.action.kind != "mixed":
+                return policy.log_prob(points / 3**0.5).sum()
+            numbers, _ = split_vector(points, self.action)
+            return policy.numbers.log_prob(numbers / 3**0.5).sum()
+
+        score = jax.grad(likelihood)(points)
+        if self.action.kind == "mixed":
+            score += class_scores(policy.classes.log_probabilities, self.action)
+        return score
+
+
+def class_scores(log_probabilities: jax.Array, action: ActionSpec) -> jax.Array:
+    """(..., A) of J choices among at most C classes, (..., J, C): each log-probability less the
+    mean of its choice, in units of the one-hot inputs; 0 for numbers.
+    """
+    columns, labels = vector_entries(action)
+    choice = np.cumsum(np.asarray(action.classes) > 0) - 1  # of each column
+    sizes = np.array([n for n in action.classes if n])[:, None]
+    exists = np.arange(sizes.max()) < sizes
+    mean = jnp.where(exists, log_probabilities, 0.0).sum(-1, keepdims=True) / sizes
+    scores = (log_probabilities - mean) / np.sqrt(sizes)
+    return jnp.where(labels < 0, 0.0, scores[..., choice[columns], np.maximum(labels, 0)])
 
 
 def build_sampler(options: BaseDiffusionOptions) -> Sampler:

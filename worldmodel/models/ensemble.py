@@ -26,11 +26,12 @@ from worldmodel.models import termination
 from worldmodel.models.interface import EnsembleModel, Metrics, State, Step
 from worldmodel.models.latent import arrival_reward, has_predecessor, masked_mean, require_reward
 from worldmodel.models.unobserved import predict_unobserved
+from worldmodel.nn.actions import action_vector
 from worldmodel.nn.bootstrap import hash_vectors, held_out, poisson_weights
 from worldmodel.nn.distributions import Bernoulli, Distribution, Normal, ScalarMSE
 from worldmodel.nn.ensemble_layers import GaussianEnsemble, select_members
 from worldmodel.nn.heads import BinaryHead
-from worldmodel.nn.vectors import Vectors, action_vector, typical_change
+from worldmodel.nn.vectors import Vectors, typical_change
 
 BOUNDS_SCALE = 0.01  # weight of the width between the bounds of the variance
 CERTAIN = 50.0  # the logit of a termination rule: 1e-22 away from 0 or 1
@@ -172,7 +173,7 @@ class Ensemble(EnsembleModel):
         self.size, self.num_elites, units, layers = options.sizes()
         self.options, self.action, self.reward_spec = options, spec.action, spec.reward_mean_std
         self.feature_size, self.hidden_size = self.vectors.size, units
-        inputs = self.feature_size + spec.action.size
+        inputs = self.feature_size + spec.action.vector_size
         outputs = self.feature_size + int(spec.has_reward)
         self.networks = GaussianEnsemble(
             self.size, inputs, outputs, units, layers, options.layer_norm, rngs=rngs, dtype=dtype

@@ -29,7 +29,7 @@ class GRU(EncodedModel):
     def __init__(self, options: GRUOptions, spec: DataSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         super().__init__(options, spec, rngs=rngs, dtype=dtype)
         units, _, latent = self.size
-        self.embed = Dense(spec.action.size, units, rngs=rngs, dtype=dtype)
+        self.embed = Dense(spec.action.vector_size, units, rngs=rngs, dtype=dtype)
         self.from_action = Linear(units, 3 * latent, rngs=rngs, dtype=dtype)
         self.from_latent = Linear(latent, 3 * latent, rngs=rngs, dtype=dtype)
 

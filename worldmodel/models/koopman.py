@@ -143,7 +143,7 @@ class Koopman(EncodedModel):
         if options.linear:
             _check_linear(spec)
         super().__init__(options, spec, rngs=rngs, dtype=dtype)
-        actions, units, latent = spec.action.size, self.size.units, self.size.latent
+        actions, units, latent = spec.action.vector_size, self.size.units, self.size.latent
         if latent % 2:
             raise ConfigError(
                 f"model.latent_dim={latent}: accepted: even numbers, because a pair has two"
@@ -203,7 +203,7 @@ class Koopman(EncodedModel):
 
         A step is [[a, b], [c, a]] with b c <= 0, so a +- i sqrt(-b c) are both.
         """
-        block, _ = self._affine(self.control(jnp.zeros(self.action.size)))
+        block, _ = self._affine(self.control(jnp.zeros(self.action.vector_size)))
         return block.a, jnp.sqrt(jnp.maximum(-block.b * block.c, 0))
 
     def _affine(self, control: jax.Array) -> tuple[Block, Pair]:

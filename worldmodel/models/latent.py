@@ -14,10 +14,10 @@ from worldmodel.data.spec import ActionSpec, DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.errors import UserError
 from worldmodel.models.interface import Metrics, State, WorldModel
+from worldmodel.nn.actions import action_vector
 from worldmodel.nn.codecs import Decoder, DecoderSizes
 from worldmodel.nn.distributions import Bernoulli, Distribution, losses
 from worldmodel.nn.heads import BinaryHead, ScalarHead
-from worldmodel.nn.vectors import action_vector
 
 NO_REWARD = "this model was trained on a dataset without rewards, so it predicts none"
 Terms = dict[str, tuple[jax.Array, jax.Array]]  # name -> values and mask, (B, T) each
@@ -72,7 +72,7 @@ class LatentModel(WorldModel):
         return terms
 
     def action_vector(self, action: jax.Array) -> jax.Array:
-        """Actions as vectors (..., A): discrete ones are one-hot."""
+        """Actions as vectors (..., A): classes are one-hot."""
         return action_vector(action, self.action, self.dtype)
 
 

@@ -37,11 +37,11 @@ class MLP(EncodedModel):
     def __init__(self, options: MLPOptions, spec: DataSpec, *, rngs: nnx.Rngs, dtype: jnp.dtype):
         super().__init__(options, spec, rngs=rngs, dtype=dtype)
         units, _, latent = self.size
-        self.embed = Dense(spec.action.size, units, rngs=rngs, dtype=dtype)
+        self.embed = Dense(spec.action.vector_size, units, rngs=rngs, dtype=dtype)
         self.from_action = Linear(units, 2 * units, rngs=rngs, dtype=dtype)
         self.hidden = Dense(latent, 2 * units, rngs=rngs, dtype=dtype)
         self.change = Linear(2 * units, latent, rngs=rngs, dtype=dtype, scale=0.1)
-        inputs = latent + spec.action.size
+        inputs = latent + spec.action.vector_size
         path = Linear(inputs, latent, rngs=rngs, dtype=dtype, scale=0.0)
         self.path = path if options.linear_skip else None
 

@@ -128,7 +128,7 @@ def _no_gradient(environment: str, *_: tuple) -> tuple:
 def _check(environment: str, spec: DataSpec) -> None:
     """Raises ConfigError if the environment has other observations or actions than the dataset."""
     sizes = SIZES.get(environment) or get_simulator(environment).sizes
-    action = "classes" if spec.action.discrete else spec.action.size
+    action = spec.action.size if spec.action.kind == "continuous" else "classes"
     actual = (*(o.shape[0] for o in spec.observations.values()), action)
     if actual != sizes:
         raise ConfigError(

@@ -179,7 +179,7 @@ class RSSM(LatentModel):
         rest = size.stoch * size.classes
         self.encoder = Encoder(spec, size.hidden, size.depth, rngs=rngs, dtype=dtype)
         self.dynamics = Dynamics(
-            size, self.encoder.size, spec.action.size, options, rngs=rngs, dtype=dtype
+            size, self.encoder.size, spec.action.vector_size, options, rngs=rngs, dtype=dtype
         )
         readouts = DecoderSizes(size.deter, rest, size.hidden, size.depth, size.blocks)
         self.add_readouts(spec, readouts, rngs=rngs, dtype=dtype)

@@ -132,7 +132,7 @@ class TrajectoryDiffusion(BaseDiffusionModel):
         units, blocks, _, _ = DIFFUSION_PRESETS[options.preset]
         self.options = options
         self.add_points(options, spec, rngs=rngs, dtype=dtype)
-        self.feature_size, actions = self.point_size, spec.action.size
+        self.feature_size, actions = self.point_size, spec.action.vector_size
         self.has_reward, self.reward_moments = spec.has_reward, spec.reward_mean_std
         # The first channels of reward, end and action.
         end = self.point_size + spec.has_reward
@@ -187,9 +187,7 @@ class TrajectoryDiffusion(BaseDiffusionModel):
         self, state: TrajectoryStep, actor: Actor, horizon: int, key: jax.Array
     ) -> tuple[TrajectoryStep, jax.Array]:
         states, channels = self._sample_segments(state, actor, horizon, key)
-        if self.action.discrete:
-            return states, jnp.argmax(channels, -1).astype(jnp.int32)
-        return states, jnp.clip(channels / 3**0.5, -1.0, 1.0)
+        return states, self.actions_of(channels)
 
     def loss(self, window: Window, key: jax.Array) -> tuple[jax.Array, tuple[Metrics, State]]:
         """Denoising of a segment of every window, each at one noise level, given its start and its
@@ -263,7 +261,7 @@ class TrajectoryDiffusion(BaseDiffusionModel):
             padding = ((0, 0), (0, count * steps - horizon), (0, 0))
             channels, guide, from_state = jnp.pad(actor, padding, mode="edge"), None, True
         else:
-            channels = jnp.zeros((batch, count * steps, self.action.size))
+            channels = jnp.zeros((batch, count * steps, self.action.vector_size))
             guide, from_state = actor, self.options.condition_on_start
         channels = jnp.swapaxes(channels.reshape(batch, count, steps, -1), 0, 1)
 
@@ -316,23 +314,12 @@ class TrajectoryDiffusion(BaseDiffusionModel):
     def _guide(self, denoised: jax.Array, level: jax.Array, actor: Actor) -> jax.Array:
         """Denoised channels with actions moved along the score of the actor."""
         states, actions = self._states(denoised), denoised[..., self.borders[-1] :]
-        score = self._score(actor, jax.lax.stop_gradient(self.features(states)), actions)
+        score = self.policy_score(actor(jax.lax.stop_gradient(self.features(states))), actions)
         if self.options.normalize_guidance:
             square = jnp.square(score).mean((-2, -1), keepdims=True)
             score = score / (jnp.sqrt(square + 1e-16) + 1e-8)
         weight = self.options.guidance_scale * self._guidance_schedule(level)
         return denoised.at[..., self.borders[-1] :].add(weight * score)
-
-    def _score(self, actor: Actor, features: jax.Array, actions: jax.Array) -> jax.Array:
-        """Gradient of log pi in the action channels (..., A); one-hot actions keep their sum."""
-        if self.action.discrete:
-            score = actor(features).log_probabilities
-            return (score - score.mean(-1, keepdims=True)) / self.action.size**0.5
-
-        def likelihood(actions: jax.Array) -> jax.Array:
-            return actor(features).log_prob(actions / 3**0.5).sum()
-
-        return jax.grad(likelihood)(actions)
 
     def _guidance_schedule(self, level: jax.Array) -> jax.Array:
         """posterior: the posterior variance of standardized data at this level; pgd: by the share
@@ -385,7 +372,7 @@ class TrajectoryDiffusion(BaseDiffusionModel):
 
     def _channel_masks(self, *masks: jax.Array) -> jax.Array:
         """(..., T, C), from masks (..., T) of the points, of reward and end, and of the actions."""
-        sizes = (self.point_size, self.borders[-1] - self.point_size, self.action.size)
+        sizes = (self.point_size, self.borders[-1] - self.point_size, self.action.vector_size)
         return jnp.stack(masks, -1)[..., np.repeat(range(3), sizes)]
 
 

@@ -209,6 +209,12 @@ class Normal:
     def entropy(self) -> jax.Array:
         return (0.5 * jnp.log(2 * jnp.pi * jnp.e) + jnp.log(self.scale)).sum(-1)
 
+    def kl(self, other: Normal) -> jax.Array:
+        """KL(self || other) (...), in nats."""
+        ratio = jnp.square(self.scale / other.scale)
+        off = jnp.square((self.location - other.location) / other.scale)
+        return 0.5 * (ratio + off - 1 - jnp.log(ratio)).sum(-1)
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from worldmodel.data.spec import ActionSpec
+from worldmodel.nn.actions import Mixed, split_vector
 from worldmodel.nn.distributions import NUM_BINS, Bernoulli, Categorical, Normal, TwoHot
 from worldmodel.nn.layers import MLP, Linear
 
@@ -36,7 +37,9 @@ class BinaryHead(nnx.Module):
 
 
 class ActionHead(nnx.Module):
-    """(..., D) -> Normal (..., A), mean in (-1, 1), scale in (0.1, 1), or Categorical (...)."""
+    """(..., D) -> Normal (..., A), mean in (-1, 1), scale in (0.1, 1), or Categorical (...); Mixed
+    (..., K) where actions are several classes, or classes and numbers.
+    """
 
     def __init__(
         self,
@@ -49,14 +52,25 @@ class ActionHead(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
     ):
         self.hidden = MLP(inputs, units, layers, rngs=rngs, dtype=dtype)
-        self.location = Linear(units, action.size, rngs=rngs, dtype=dtype, scale=0.01)
-        scale = partial(Linear, units, action.size, rngs=rngs, dtype=dtype, scale=0.01)
-        self.scale = None if action.discrete else scale()
+        self.location = Linear(units, action.vector_size, rngs=rngs, dtype=dtype, scale=0.01)
+        numbers = action.classes.count(0)
+        scale = partial(Linear, units, numbers, rngs=rngs, dtype=dtype, scale=0.01)
+        self.scale = scale() if numbers else None
+        self.action = action
 
-    def __call__(self, features: jax.Array) -> Normal | Categorical:
+    def __call__(self, features: jax.Array) -> Normal | Categorical | Mixed:
         hidden = self.hidden(features)
         location = self.location(hidden).astype(jnp.float32)
-        if self.scale is None:
+        if self.action.discrete:
             return Categorical.from_logits(location)
-        scale = jax.nn.sigmoid(self.scale(hidden).astype(jnp.float32) + 2.0)
-        return Normal(jnp.tanh(location), 0.9 * scale + 0.1)
+        numbers, logits = location, None
+        if self.action.kind == "mixed":
+            numbers, logits = split_vector(location, self.action)
+        scale = jnp.zeros_like(numbers) if self.scale is None else self.scale(hidden)
+        scale = jax.nn.sigmoid(scale.astype(jnp.float32) + 2.0)
+        normal = Normal(jnp.tanh(numbers), 0.9 * scale + 0.1)
+        return (
+            normal
+            if logits is None
+            else Mixed(normal, Categorical.from_logits(logits), self.action)
+        )

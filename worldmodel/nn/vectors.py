@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from worldmodel.data.spec import ActionSpec, DataSpec
+from worldmodel.data.spec import DataSpec
 from worldmodel.errors import ArgumentError
 from worldmodel.nn.distributions import Distribution, ScaledMSE, SymlogMSE, symlog
 
@@ -89,17 +89,6 @@ class Vectors:
                 self.keys, self.symlog, parts, shifts, scales, strict=True
             )
         }
-
-
-def action_vector(action: jax.Array, spec: ActionSpec, dtype: jnp.dtype) -> jax.Array:
-    """Actions as vectors (..., A): classes (...) are one-hot. Raises ArgumentError for others."""
-    integers = jnp.issubdtype(action.dtype, jnp.integer)
-    if not (integers if spec.discrete else action.shape[-1:] == (spec.size,)):
-        accepted = "integers (...)" if spec.discrete else f"numbers (..., {spec.size})"
-        raise ArgumentError(f"action: {action.dtype} {action.shape}; accepted: {accepted}")
-    if spec.discrete:
-        return jax.nn.one_hot(action, spec.size, dtype=dtype)
-    return action.astype(dtype)
 
 
 def typical_change(spec: DataSpec) -> tuple[float, ...]:

@@ -53,10 +53,10 @@ def build(
 
 def validate(options: PlannerOptions, spec: DataSpec) -> None:
     """Raises ConfigError for a dataset with discrete actions or without rewards."""
-    if options.kind == "none" or (spec.has_reward and not spec.action.discrete):
+    if options.kind == "none" or (spec.has_reward and spec.action.kind == "continuous"):
         return
     problem = "rewards, and this dataset has none"
-    if spec.action.discrete:
-        problem = f"continuous actions, and this dataset has {spec.action.size} classes"
+    if spec.action.kind != "continuous":
+        problem = f"continuous actions, and this dataset has {spec.action.describe()}"
     key = "evaluation.planner.kind"
     raise ConfigError(f"{key}={options.kind}: requires {problem}; accepted: {key}=none")

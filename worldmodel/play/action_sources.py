@@ -50,7 +50,7 @@ def require_policy(run: LoadedRun) -> nnx.Module:
 
 
 def zero_action(action: ActionSpec) -> np.ndarray:
-    """Zeros, clipped to the bounds, or the first class."""
+    """Zeros, clipped to the bounds, or the first class, also in columns."""
     if action.discrete:
         return np.zeros((), np.int32)
     return np.clip(np.zeros(action.size, np.float32), action.low, action.high).astype(np.float32)
@@ -115,6 +115,8 @@ def parse_action(line: str, action: ActionSpec, last: np.ndarray) -> np.ndarray 
     if not np.isfinite(numbers).all() or len(numbers) != (1 if action.discrete else action.size):
         return None
     if not action.discrete:
+        if any(action.classes) and action.no_classes(numbers).any():
+            return None
         return np.clip(numbers, action.low, action.high).astype(np.float32)
     is_class = numbers[0] in range(action.size)
     return numbers[0].astype(np.int32) if is_class else None
@@ -124,6 +126,8 @@ def action_format(action: ActionSpec) -> str:
     """A description of the accepted input."""
     if action.discrete:
         return f"a class from 0 to {action.size - 1}"
+    if action.kind == "mixed":
+        return f"{action.size} numbers: {action.describe()}"
     bounds = {*zip(action.low, action.high, strict=True)}
     within = f" in [{action.low[0]:g}, {action.high[0]:g}]" if len(bounds) == 1 else ""
     return f"{action.size} number{'s' if action.size > 1 else ''}{within}"

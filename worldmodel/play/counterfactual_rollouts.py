@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from worldmodel.data.spec import DataSpec
+from worldmodel.data.spec import ActionSpec, DataSpec
 from worldmodel.data.trajectories import Trajectories, split_episodes
 from worldmodel.data.windows import gather_windows, step_arrays
 from worldmodel.dream.dream import require_step_model
@@ -124,7 +124,14 @@ def counterfactual_rollouts(
         actions = _actions(source, run.spec, start, steps, seed)
         use_policy = jnp.asarray(source == "policy")
         rollout = imagine_counterfactual(
-            run.model, run.policy, state, actions, use_policy, key, run.spec.has_reward
+            run.model,
+            run.policy,
+            state,
+            actions,
+            use_policy,
+            key,
+            run.spec.has_reward,
+            run.spec.action,
         )
         rollouts[source] = CounterfactualRollout(*jax.device_get(rollout))
     return rollouts
@@ -144,7 +151,7 @@ def _actions(source: str, spec: DataSpec, start: LoggedStart, steps: int, seed: 
     return jnp.asarray(spec.action.normalize(raw))
 
 
-@nnx.jit(static_argnames="has_reward")
+@nnx.jit(static_argnames=("has_reward", "spec"))
 def imagine_counterfactual(
     model: WorldModel,
     policy: nnx.Module | None,
@@ -153,6 +160,7 @@ def imagine_counterfactual(
     use_policy: jax.Array,
     key: jax.Array,
     has_reward: bool,
+    spec: ActionSpec,
 ) -> tuple[dict[str, jax.Array], jax.Array | None, jax.Array]:
     """Observations, rewards and survival (H, ...) from `state` (1, ...) under `actions` (H, ...),
     or under the mode of the policy if `use_policy`. One program serves both, so that equal actions
@@ -167,8 +175,7 @@ def imagine_counterfactual(
         if policy is not None:
             mode = policy(model.features(state)).mode().astype(action.dtype)
             action = jnp.where(use_policy, mode, action)
-        if jnp.issubdtype(action.dtype, jnp.floating):
-            action = jnp.clip(action, -1.0, 1.0)
+        action = spec.clip(action)
         state = step(state, action, key)
         reward = model.reward(state).mean()[0] if has_reward else None
         observation = {name: value[0] for name, value in decode_observation(model, state).items()}

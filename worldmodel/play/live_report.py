@@ -111,7 +111,7 @@ class StepTable:
     def __init__(self, spec: DataSpec):
         self.spec = spec
         self.names = value_names(spec)[:MAX_OBSERVED]
-        size = 1 if spec.action.discrete else spec.action.size
+        size = spec.action.num_columns
         self.actions = min(size, MAX_VALUES - 2 * len(self.names))
         self.totals = len(value_names(spec)), size
 

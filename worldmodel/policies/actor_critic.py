@@ -100,10 +100,10 @@ def build_heads(
     dtype: jnp.dtype,
 ) -> tuple[ActionHead, ScalarHead]:
     """A new actor and critic over the model's features."""
-    if options.actor_grad == "dynamics" and action.discrete:
+    if options.actor_grad == "dynamics" and action.kind != "continuous":
         raise ConfigError(
-            "policy.actor_grad=dynamics requires continuous actions, and this dataset has discrete "
-            "ones; accepted: policy.actor_grad=reinforce"
+            f"policy.actor_grad=dynamics requires continuous actions, and this dataset has "
+            f"{action.kind} ones; accepted: policy.actor_grad=reinforce"
         )
     units = options.hidden or model.hidden_size
     rngs = nnx.Rngs(params=key)

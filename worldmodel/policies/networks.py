@@ -14,7 +14,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from worldmodel.nn.distributions import Normal, TanhNormal
+from worldmodel.data.spec import ActionSpec
+from worldmodel.nn.actions import Mixed, split_vector
+from worldmodel.nn.distributions import Categorical, Normal, TanhNormal
 from worldmodel.nn.ensemble_layers import EnsembleLayerNorm, EnsembleLinear, select_members
 from worldmodel.nn.layers import Linear
 from worldmodel.nn.learner import Params, TrainState
@@ -110,6 +112,27 @@ class DeterministicActor(ReLUNetwork):
     def __call__(self, features: jax.Array) -> ClippedNormal:
         location = jnp.tanh(super().__call__(features))
         return ClippedNormal(location, jnp.full_like(location, EXPLORATION))
+
+
+class ClassActor(nnx.Module):
+    """(..., F) -> Categorical (...), or Mixed (..., K) with a `ClippedNormal` of the numbers."""
+
+    def __init__(
+        self, inputs: int, action: ActionSpec, units: int, layers: int, *,
+        rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32,
+    ):  # fmt: skip
+        self.network = ReLUNetwork(
+            inputs, action.vector_size, units, layers, rngs=rngs, dtype=dtype
+        )
+        self.action = action
+
+    def __call__(self, features: jax.Array) -> Categorical | Mixed:
+        vector = self.network(features)
+        if self.action.discrete:
+            return Categorical.from_logits(vector)
+        numbers, logits = split_vector(vector, self.action)
+        normal = ClippedNormal(jnp.tanh(numbers), jnp.full_like(numbers, EXPLORATION))
+        return Mixed(normal, Categorical.from_logits(logits), self.action)
 
 
 class NormalActor(nnx.Module):

@@ -98,11 +98,11 @@ class OfflineLearner(Generic[Options]):
         optimizer: optax.GradientTransformation,
         dtype: jnp.dtype,
     ):
-        if spec.action.discrete:
+        if spec.action.kind != "continuous" and not self.supports_discrete_actions:
             accepted = names("policy", lambda a: a is None or a.supports_discrete_actions)
             raise ConfigError(
-                f"policy={options.name} requires continuous actions, and this dataset has discrete "
-                f"ones; accepted: policy={accepted}"
+                f"policy={options.name} requires continuous actions, and this dataset has "
+                f"{spec.action.kind} ones; accepted: policy={accepted}"
             )
         self.options, self.model, self.spec, self.dtype = options, model, spec, dtype
         self.reward_unit = reward_unit(options, spec)
@@ -170,8 +170,10 @@ class OfflineLearner(Generic[Options]):
     # --------------------------------------------------------------------------------------- parts
 
     def network(self, kind: Callable[..., Any], rngs: nnx.Rngs, outputs: int = 0) -> nnx.Module:
-        """A network over features, with one output per action dimension unless `outputs` is set."""
-        sizes = (self.model.feature_size, outputs or self.spec.action.size)
+        """A network over features, with an output for each of the A numbers of an action as a
+        vector unless `outputs` is set.
+        """
+        sizes = (self.model.feature_size, outputs or self.spec.action.vector_size)
         return kind(*sizes, self.options.units, self.options.layers, rngs=rngs, dtype=self.dtype)
 
     def critics(self, count: int, rngs: nnx.Rngs, layer_norm: bool = False) -> Critics:
@@ -189,7 +191,7 @@ class OfflineLearner(Generic[Options]):
         statistics, buffer = {}, ()
         if self.uses_rollouts:
             statistics = {name: jnp.zeros(()) for name in rollout_statistic_names(self.options)}
-            shapes = transition_shapes(self.model.feature_size, self.spec.action.size)
+            shapes = transition_shapes(self.model.feature_size, self.spec.action)
             capacity = self.options.rollout_batch_size * self.options.horizon
             buffer = replay_buffer.empty(shapes, capacity, self.options.rollout_retain)
         step = jnp.zeros((), jnp.int32)

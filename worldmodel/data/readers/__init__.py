@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+from functools import partial
 from pathlib import Path
 
 from worldmodel.config import DataOptions
@@ -11,6 +13,7 @@ from worldmodel.config.data_sources import dataset_errors
 from worldmodel.config.option import option_errors
 from worldmodel.config.registry import entries, entry_of
 from worldmodel.data import cache, consistency
+from worldmodel.data.action_inference import declared_actions
 from worldmodel.data.episodes import EpisodeStream, raise_data_errors, stack_episodes
 from worldmodel.data.long_episodes import split_long_episodes
 from worldmodel.data.observations import ObservationChoice
@@ -20,14 +23,14 @@ from worldmodel.data.readers.sizes import check_holes
 from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.validation import drop_invalid_episodes
-from worldmodel.errors import bullet_list, raise_config_errors, require
+from worldmodel.errors import UserError, bullet_list, raise_config_errors, require
 from worldmodel.system.storage import atomic_folder, remove_folder, user_path
 
 logger = logging.getLogger(__name__)
 
 # Options that do not change the content of a dataset.
 RUNTIME_OPTIONS = {
-    *("name", "environment", "environment_options", "holdout", "normalize"),
+    *("name", "holdout", "normalize"),
     *("cache", "cache_dir", "loader", "num_workers"),
 }
 CACHED_BYTES = 32 * 2**20  # files of at least this size are cached
@@ -99,11 +102,12 @@ def _read(options: DataOptions, stream: EpisodeStream, folder: Path | None) -> T
     trajectories = stack_episodes(
         episodes,
         stream.source,
-        declared_actions(options) or stream.action_spec,
+        declared_actions(options, stream.action_spec),
         skipped=skipped if skip else None,
         folder=folder,
         choice=ObservationChoice.of(options),
         offsets=stream.offsets,
+        environment=partial(_environment_actions, options),
     )
     lost = {**stream.lost_digits, **trajectories.lost_digits}
     trajectories = dataclasses.replace(trajectories, lost_digits=lost)
@@ -127,9 +131,17 @@ def _is_cached(options: DataOptions, stream: EpisodeStream) -> bool:
     return sum(file.stat().st_size for file in stream.files) >= CACHED_BYTES
 
 
-def declared_actions(options: DataOptions) -> ActionSpec | None:
-    """The bounds given by `action_low` and `action_high`, or None."""
-    low, high = options.action_low, options.action_high
-    if low is None or high is None:
+def _environment_actions(options: DataOptions) -> ActionSpec | None:
+    """The actions of the environment; None without one, or where it cannot be created, which its
+    evaluation reports.
+    """
+    if options.environment_id is None:
         return None
-    return ActionSpec(False, len(low), tuple(low), tuple(high))
+    from worldmodel.data.action_spaces import logged_actions
+    from worldmodel.data.environment import GuardedEnvironment
+
+    try:
+        with contextlib.closing(GuardedEnvironment(options.environment_id)) as guarded:
+            return logged_actions(guarded.environment.action_space)
+    except UserError:
+        return None

@@ -163,7 +163,8 @@ def _are_counts(actions: Any, source: str) -> bool:
     counts = (low < 0 or high > MAX_SMALL_CLASS) and max(-low, high) <= MAX_EXACT
     if counts:
         logger.warning(
-            "%s: actions are integers from %d to %d, of %d values: read as numbers, not as classes",
+            "%s: actions are integers from %d to %d, of %d values: read as numbers, unless "
+            "data.classes says that they are classes",
             source, low, high, len(np.unique(values)),
         )  # fmt: skip
     return counts

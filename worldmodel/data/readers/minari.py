@@ -76,7 +76,8 @@ def read(options: MinariData) -> EpisodeStream:
     """
     name, root, folder = _place(options)
     dataset = _open(name, root, folder)
-    from worldmodel.data.spaces import action_converter, observation_parts
+    from worldmodel.data.action_spaces import action_converter
+    from worldmodel.data.spaces import observation_parts
 
     source = f"{name} in {root}"
     parts = observation_parts(dataset.observation_space, source)

@@ -112,8 +112,7 @@ class Uncertainty(Section):
 
 def is_ensemble(model: WorldModel, spec: DataSpec) -> bool:
     """Whether the model has two members or more, which could disagree. Nothing is computed."""
-    discrete, size = spec.action.discrete, spec.action.size
-    action = jnp.zeros(1, jnp.int32) if discrete else jnp.zeros((1, size))
+    action = jnp.zeros((1, *spec.action.shape), spec.action.dtype)
     members = jax.eval_shape(lambda: model.predict_members(model.initial((1,)), action))
     return members is not None and len(members.location) > 1
 
