@@ -285,3 +285,12 @@ def test_the_last_checkpoints_stand_beside_the_best(worlds) -> None:
         json_document(best.numbers())["last"]["prediction"]["position"]["8"]["lead"]["best"] == "b"
     )
     assert "last checkpoints" in comparison_page(best)
+
+
+def test_a_run_may_have_the_name_of_the_baseline(worlds) -> None:
+    found = measures(worlds, persistence=worlds.Repeat(3), other=worlds.Repeat(3))
+    table = comparison_tables(
+        Comparison(["persistence", "other"], "", None, 0.95, [found["prediction.position"]])
+    )[0]
+    assert {"persistence", "persistence (baseline)"} <= set(table.header)
+    assert table.narrow().header[1:3] == ["persistence", "other"]

@@ -130,7 +130,9 @@ def inspect(arguments: Arguments) -> int:
     _print_warnings(console, [*notes(dataset), *quality_warnings(card, scaling)])
     (folder / CARD).write_text(json.dumps(card, indent=2) + "\n")
     paths = plots.draw(dataset, folder, source.name, columns)
-    console.print(Text(printable(f"card and {len(paths)} plots in {folder}\nto train on it:")))
+    console.print(
+        Text(printable(f"card and {len(paths)} plots in {folder}")), "to train on it:", sep="\n"
+    )
     print(printable(_training(data, source.name, dataset)))
     return 0
 

@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from worldmodel.config.environment_ids import EnvironmentId
+from worldmodel.data.offsets import add_offset
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.environments.real import RealEnvironment
 from worldmodel.environments.states import StateSetter, is_state, state_setter
@@ -187,7 +188,12 @@ class _Replayer:
 
     def _set(self, setter: StateSetter, episode: int, row: int) -> bool:
         at = int(self.dataset.offsets[episode]) + row
-        values = {k: v[at] for k, v in self.dataset.observations.items() if v.ndim == 2}
+        data = self.dataset
+        values = {
+            key: add_offset(values[at], data.vector_offsets.get(key, ()))
+            for key, values in data.observations.items()
+            if values.ndim == 2
+        }
         if not setter.determines(values):
             return False
         setter.apply(values)
@@ -229,7 +235,9 @@ class _Replayer:
             shares.append(np.maximum(difference - rounding, 0) / np.maximum(typical, 1e-6 * std))
             d = int(shares[-1].argmax())
             if shares[-1][d] > largest:
-                largest, worst = float(shares[-1][d]), (key, d, float(logged[d]), float(here[d]))
+                largest = float(shares[-1][d])
+                there, now = (spec.to_raw(x.reshape(spec.shape)).flat[d] for x in (logged, here))
+                worst = (key, d, float(there), float(now))
         error, share = (
             float(np.sqrt(np.mean(np.square(np.concatenate(x))))) for x in (errors, shares)
         )

@@ -213,9 +213,11 @@ def _table(compared: ComparedMeasure, runs: Sequence[str], of: str) -> ResultTab
         found += [baseline[row]] if baseline else []
         return found + ([] if not leads else leads[row].cells() if row in leads else ["", ""])
 
-    header = [compared.measure.of, *having, *(["persistence"] if baseline else [])]
+    # A run may have any name: only the column of the baseline is hidden.
+    name = "persistence (baseline)" if "persistence" in having else "persistence"
+    hidden = (name,) if baseline else ()
+    header = [compared.measure.of, *having, *hidden]
     header += ["best", "ahead of the next by"] if leads else []
-    hidden = ("persistence",) if baseline else ()
     title = f"{compared.measure.title}{of}"
     return ResultTable(title, header, [cells(row) for row in compared.rows], hidden)
 

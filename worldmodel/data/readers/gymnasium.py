@@ -22,7 +22,7 @@ from worldmodel.data.readers.tfds_builder import is_prepared
 from worldmodel.data.rlds_writer import write_rlds
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.data.validation import validate
-from worldmodel.system.storage import user_path
+from worldmodel.system.storage import check_writable, user_path
 
 FORMAT = 1  # of what is collected: increment it to collect cached datasets again
 
@@ -66,6 +66,7 @@ def read(options: GymnasiumData) -> EpisodeStream:
     """
     folder = cache_folder(options)
     if not is_prepared(folder):
+        check_writable(folder)  # before the episodes are collected, which may take long
         trajectories = collect(options)
         validate(trajectories)
         with contextlib.suppress(FileExistsError):
