@@ -20,6 +20,7 @@ from worldmodel.data.readers.array_fields import field_roles, require
 from worldmodel.data.readers.encoded_rows import encoded_roles, joined, offsets_of
 from worldmodel.data.readers.files import existing_files, read_files, reading, summary
 from worldmodel.data.readers.marks import FieldNames, check_roles
+from worldmodel.data.readers.ogbench_tasks import SIMULATOR, relabelled
 from worldmodel.data.readers.sizes import check_size
 from worldmodel.errors import DataError
 
@@ -32,6 +33,11 @@ class NPZData(arrays.ArrayOptions):
     """NumPy archives (.npz) with observations and actions: a file, a folder or a pattern."""
 
     name: str = option("npz", "data source")
+    ogbench_task: str | None = option(
+        None,
+        "a single task of OGBench, such as cube-single-play-singletask-task2-v0, for which its "
+        "package computes rewards and ends",
+    )
 
 
 ACCEPTED = summary(NPZData)
@@ -63,6 +69,11 @@ def _episodes(options: NPZData, told: FieldNames, path: Path, prefix: str) -> It
         for name, member in wanted.items():
             with reading("arrays of numbers, as numpy.savez writes them", member.filename):
                 opened[name] = member_array(archive, member)
+        if options.ogbench_task:
+            states = [name for name in SIMULATOR if name in members]
+            simulator = {n: np.asarray(member_array(archive, members[n])[:]) for n in states}
+            opened |= relabelled(options.ogbench_task, opened["terminals"], simulator)
+            roles = field_roles(opened, options.roles)
         opened, roles = joined(opened, roles, offsets)
         shapes = {name: shape for name, (shape, _) in kinds.items()}
         yield from arrays.episodes(opened, roles, shapes, str(path), prefix, options, told)
