@@ -161,6 +161,9 @@ def test_numbers_of_episodes_are_checked(read: Read) -> None:
     mixed = {"traj_id": np.tile([0, 1], 6)}
     with pytest.raises(DataError, match=r"traj_id is 0 again in row 2.*traj_id: ignore"):
         read(bare() | mixed)
+    two = {"episode": np.arange(12), "episode_id": np.repeat([0, 1, 2], LENGTHS)}
+    with pytest.raises(DataError, match=r"episode, episode_id are episode all; .*ignore}"):
+        read(bare() | two, roles=dict.fromkeys(two, "episode"))
     other = {"worker": np.repeat([b"a", b"b", b"c"], LENGTHS), "terminals": marks([5])}
     with pytest.raises(DataError, match=r"terminals mark 1 rows .* by worker \(first: 5\)"):
         read(bare() | other, roles={"worker": "episode"})

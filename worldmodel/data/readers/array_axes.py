@@ -53,11 +53,15 @@ def laid_end_to_end(fields: Fields, axes: str | None) -> Batch | None:
     extra = next(iter(fields.observations.values())).shape[1] - time
     if extra not in (0, 1):
         raise DataError(_shapes(fields, f"accepted for data.axes={axes}: as many, or one more"))
-    lengths = np.full(records, time)
+    lengths = np.full(records, time, np.int64)
     if fields.lengths is not None:
-        lengths = np.asarray(fields.lengths).reshape(-1)
-        if lengths.shape != (records,) or ((lengths < 1) | (lengths > time)).any():
-            raise DataError(f"lengths are {lengths}; accepted: {records}, each 1 to {time}")
+        given = fields.lengths.reshape(-1)
+        whole = given.dtype.kind in "iu" and given.shape == (records,)
+        if not whole or ((given < 1) | (given > time)).any():
+            label = fields.label("length")
+            accepted = f"accepted: {records} integers, each 1 to {time}"
+            raise DataError(f"{label} is {given.dtype} of shape {given.shape}; {accepted}")
+        lengths = given.astype(np.int64)
 
     def flat(name: str, value: Any, plus: int = 0) -> Any:
         if value.shape[:2] != (records, time + plus):
@@ -65,7 +69,7 @@ def laid_end_to_end(fields: Fields, axes: str | None) -> Batch | None:
                 f"{name} has shape {value.shape}; accepted: {(records, time + plus)} and more, as "
                 f"observations and actions have with data.axes={axes}"
             )
-        return _Records(value, lengths.astype(np.int64) + plus)
+        return _Records(value, lengths + plus)
 
     marks = {n: m if m.ndim == 1 and len(m) == records else flat(n, m) for n, m in
              fields.marks.items()}  # fmt: skip
@@ -76,10 +80,10 @@ def laid_end_to_end(fields: Fields, axes: str | None) -> Batch | None:
         actions=flat("actions", fields.actions),
         rewards=None if fields.rewards is None else flat("rewards", fields.rewards),
         marks={name: np.asarray(value[:]) for name, value in marks.items()},
-        lengths=lengths.astype(np.int64),
+        lengths=lengths,
         episodes=None,
     )
-    return Batch(fields, lengths.astype(np.int64), axes == EPISODES)
+    return Batch(fields, lengths, axes == EPISODES)
 
 
 def _recognized(fields: Fields) -> str:
@@ -109,9 +113,9 @@ def _recognized(fields: Fields) -> str:
         _shapes(
             fields,
             f"accepted: rows, one per action, or data.axes={EPISODES} for {first} episodes of "
-            f"{second} steps, "
-            f"data.axes={ENVIRONMENTS} for {first} environments with resets, data.axes={TIME} for "
-            f"{first} steps of {second} environments, data.axes={ROWS} for {first} steps",
+            f"{second} steps, data.axes={ENVIRONMENTS} for {first} environments with resets, "
+            f"data.axes={TIME} for {first} steps of {second} environments, data.axes={ROWS} for "
+            f"{first} steps",
         )
     )
 

@@ -96,11 +96,11 @@ def field_roles(names: Iterable[str], roles: Mapping[str, str]) -> dict[str, str
             found[name] = "not_final"
         elif name in EPISODE_IDS:
             found[name] = "episode"
-    for role in (*GROUPS, "action", "reward", "length"):
+    for role in (*GROUPS, "action", "reward", "length", "episode"):
         named = [name for name, its in found.items() if its == role]
         told = [n for n in named if n in roles or n.partition("/")[0] in roles]
         bases = {name.partition("/")[0] for name in named if name not in told}
-        best = [base for base in NAMES[role] if base in bases][:1]
+        best = [base for base in NAMES.get(role, EPISODE_IDS) if base in bases][:1]
         for name in named:
             known = name.partition("/")[0] in best and (role in GROUPS or not told)
             if name not in told and not known:
@@ -118,6 +118,12 @@ def fields_of(arrays: Arrays, roles: Mapping[str, str], told: Collection[str] = 
         role: {name: arrays[name] for name in arrays if roles[name] == role}
         for role in (*GROUPS, LAST_NEXT, "action", "reward", "length", "episode", EPISODE_NAMES)
     }
+    for role in ("action", "reward", "length", "episode"):
+        if len(by_role[role]) > 1:
+            raise DataError(
+                f"{', '.join(by_role[role])} are {role} all; accepted: one of them, the others "
+                "as {NAME: ignore} in data.roles"
+            )
     lengths, ids = (
         next((_loaded(n, v) for n, v in by_role[role].items() if v.ndim), None)
         for role in ("length", "episode")
