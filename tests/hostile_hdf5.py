@@ -118,6 +118,11 @@ ITEMS: dict[str, tuple[str, Callable[[h5py.File], Any], str]] = {
         lambda f: f.__setitem__("terminals", np.zeros((ROWS, 2), bool)),
         "terminals has shape",
     ),
+    "marks of text of any length": (
+        "timeouts",
+        lambda f: f.create_dataset("timeouts", data=["no"] * ROWS, dtype=h5py.string_dtype()),
+        "timeouts is b'no' in row 0",
+    ),
     "observations of 3e38": (
         "observations",
         lambda f: f.__setitem__("observations", np.full((ROWS, 2), 3e38)),

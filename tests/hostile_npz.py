@@ -57,6 +57,27 @@ def pngs(width: int, content: bytes = b"") -> dict[str, Any]:
 
 ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "2-D marks": (good(terminals=np.zeros((ROWS, 2), bool)), "terminals has shape (20, 2)"),
+    "marks of 1e300": (good(terminals=np.full(ROWS, 1e300)), "terminals is 1e+300 in row 0"),
+    "objects as marks": (good(terminals=np.array([{}] * ROWS, object)), "holds objects"),
+    "actions of several names": (
+        good(actions=None) | {"actions/a": np.ones((ROWS, 1)), "actions/b": np.ones((ROWS, 1))},
+        "actions/a, actions/b are action all",
+    ),
+    "episodes that return": (
+        good(episode_id=np.arange(ROWS) % 2),
+        "episode_id is 0 again in row 2",
+    ),
+    "episodes of another length": (good(episode_id=np.arange(3)), "episode_id has shape (3,)"),
+    "environments without marks": (
+        good(
+            terminals=None,
+            timeouts=None,
+            rewards=None,
+            observations=np.ones((4, 5, 2)),
+            actions=np.ones((4, 5, 1)),
+        ),
+        "data.axes=time_environments",
+    ),
     "structured marks": (
         good(terminals=np.zeros(ROWS, [("a", bool), ("b", bool)])),
         "terminals is [(",
@@ -77,14 +98,14 @@ ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "actions of 3e38": (good(actions=np.full((ROWS, 1), 3e38)), "accepted: "),
     "time stamps as actions": (
         good(actions=np.arange(ROWS) + 1_732_000_000),
-        "integers up to 1,732,000,01",
+        "integers (1,732,000,000 to 1,732,000,019)",
     ),
-    "nanoseconds as actions": (good(actions=np.arange(ROWS) + 1_732 * 10**15), "integer"),
+    "nanoseconds as actions": (good(actions=np.arange(ROWS) + 1_732 * 10**15), "accepted: classes"),
     "counts as actions": (
         good(actions=np.arange(ROWS)[:, None] * 10**8),
-        "integers up to 1,900,000,000",
+        "integers (0 to 1,900,000,000)",
     ),
-    "unsigned actions": (good(actions=np.full(ROWS, 2**63, np.uint64)), "integer"),
+    "unsigned actions": (good(actions=np.full(ROWS, 2**63, np.uint64)), "accepted: classes"),
     "lengths beyond the rows": (
         good(terminals=None, timeouts=None, lengths=np.array([2**62] * 4)),
         "accepted: integers",

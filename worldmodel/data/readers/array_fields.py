@@ -88,7 +88,7 @@ def field_roles(names: Iterable[str], roles: Mapping[str, str]) -> dict[str, str
         base = name.partition("/")[0]
         if name in roles or base in roles:
             found[name] = roles.get(name) or roles[base]
-        elif (role := role_of(base)) and (base == name or role in GROUPS):
+        elif (role := role_of(base)) and (base == name or role in (*GROUPS, "action")):
             found[name] = role
         elif base == LAST_NEXT or name == EPISODE_NAMES:
             found[name] = base
@@ -121,8 +121,8 @@ def fields_of(arrays: Arrays, roles: Mapping[str, str], told: Collection[str] = 
     for role in ("action", "reward", "length", "episode"):
         if len(by_role[role]) > 1:
             raise DataError(
-                f"{', '.join(by_role[role])} are {role} all; accepted: one of them, the others "
-                "as {NAME: ignore} in data.roles"
+                f"{', '.join(by_role[role])} are {role} all; accepted: one of them, and "
+                "data.roles={NAME: ignore} for the others"
             )
     lengths, ids = (
         next((_loaded(n, v) for n, v in by_role[role].items() if v.ndim), None)
