@@ -15,6 +15,12 @@ import numpy as np
 
 from worldmodel.data.action_inference import MAX_CLASSES, Environment, resolve_actions
 from worldmodel.data.columns import ColumnWriter
+from worldmodel.data.episode_lengths import (
+    OBSERVATION,
+    length_errors,
+    observation_field,
+    time_errors,
+)
 from worldmodel.data.observations import ObservationChoice, ObservationPlan
 from worldmodel.data.offsets import OffsetWriter
 from worldmodel.data.spec import ActionSpec
@@ -163,23 +169,21 @@ def stack_episodes(
         except DataError as error:
             errors.append(f"{name}: {error}")
             continue
-        if observations is not episode.observations:
-            episode = replace(episode, observations=observations)
-        fields = _columns(episode, action_spec)
+        fields = _columns(observations, episode, action_spec)
         first = first or (name, {field: value[:0] for field, value in fields.items()})
         final_logged = bool(episode.final_logged)
         found = list(_inconsistencies(name, fields, *first))
-        found = found or list(_length_errors(name, fields, final_logged))
-        found = found or list(_time_errors(name, episode))
+        found = found or list(length_errors(name, fields, final_logged))
+        found = found or list(time_errors(name, episode.observations, episode.time))
         errors += found
         if not found:
             fields = _padded(fields, final_logged)
-            columns.append(fields, _raw(episode, len(fields["action"]) - 1))
+            columns.append(fields, partial(_raw, observations, episode, len(fields["action"]) - 1))
             kinds.add(np.asarray(episode.actions).dtype.kind)
             lengths.append(len(fields["action"]))
             ends.append((bool(episode.terminated), final_logged))
             names.append(name)
-            keys = keys or tuple(episode.observations)
+            keys = keys or tuple(observations)
         elif len(names) == 0:
             first = plan = None  # not a reference for the others
     if skipped is None:
@@ -230,18 +234,12 @@ def _trajectories(
 
 # ----------------------------------------------------------------------------- fields of an episode
 
-OBSERVATION = "observation "
 
-
-def observation_field(key: str) -> str:
-    return f"{OBSERVATION}{key!r}"
-
-
-def _columns(episode: Episode, spec: ActionSpec | None) -> dict[str, np.ndarray]:
+def _columns(
+    observations: Mapping[str, Any], episode: Episode, spec: ActionSpec | None
+) -> dict[str, np.ndarray]:
     """The fields of an episode in their final types, by the names that messages use."""
-    columns = {
-        observation_field(key): _observation(value) for key, value in episode.observations.items()
-    }
+    columns = {observation_field(key): _observation(value) for key, value in observations.items()}
     columns["action"] = _action(episode.actions, spec)
     if episode.rewards is not None:
         reward = _numbers(episode.rewards)
@@ -249,9 +247,11 @@ def _columns(episode: Episode, spec: ActionSpec | None) -> dict[str, np.ndarray]
     return columns
 
 
-def _raw(episode: Episode, transitions: int) -> dict[str, Any]:
+def _raw(
+    observations: Mapping[str, Any], episode: Episode, transitions: int
+) -> dict[str, np.ndarray]:
     """The numbers of an episode as they were logged, for the digits that a conversion loses."""
-    raw = {observation_field(key): np.asarray(v) for key, v in episode.observations.items()}
+    raw = {observation_field(key): np.asarray(value) for key, value in observations.items()}
     raw["action"] = np.asarray(episode.actions)[:transitions]
     if episode.rewards is not None:
         raw["reward"] = np.asarray(episode.rewards)[:transitions]
@@ -323,47 +323,6 @@ def _inconsistencies(
             yield f"{name}: {field} is {value.dtype}, {first_name} has {first[field].dtype}"
         elif field == "reward" and value.ndim > 1:
             yield f"{name}: reward has shape {value.shape[1:]}; accepted: one number per step"
-
-
-def _length_errors(name: str, columns: dict[str, np.ndarray], final_logged: bool) -> Iterator[str]:
-    """Fields whose number of steps does not match that of the first observation."""
-    if not any(field.startswith(OBSERVATION) for field in columns):
-        yield f"{name}: no observations; accepted: at least one named observation"
-        return
-    reference = next(iter(columns))
-    steps = len(columns[reference])
-    if steps < 1 + final_logged:
-        yield f"{name}: {steps} step(s); accepted: at least 2, which make a transition"
-        return
-    acted = (steps - 1, steps) if final_logged else (steps,)
-    for field, value in columns.items():
-        accepted = (steps,) if field.startswith(OBSERVATION) else acted
-        if len(value) not in accepted:
-            yield (
-                f"{name}: {field} has {len(value)} steps, {reference} has {steps}; "
-                f"accepted: {' or '.join(map(str, accepted))}"
-            )
-
-
-def _time_errors(name: str, episode: Episode) -> Iterator[str]:
-    if episode.time is None:
-        return
-    try:
-        time = np.asarray(episode.time, np.float64)
-    except (ValueError, TypeError):
-        yield f"{name}: time is not numeric; accepted: seconds"
-        return
-    steps = len(next(iter(episode.observations.values())))
-    if time.shape != (steps,):
-        yield f"{name}: time has shape {time.shape}; accepted: ({steps},)"
-        return
-    backwards = np.flatnonzero(~(np.diff(time) >= 0))
-    if len(backwards):
-        step = int(backwards[0]) + 1
-        yield (
-            f"{name}, step {step}: time is {time[step]:.10g} after {time[step - 1]:.10g}; "
-            "accepted: time that does not decrease"
-        )
 
 
 def _padded(columns: dict[str, np.ndarray], final_logged: bool) -> dict[str, np.ndarray]:

@@ -10,12 +10,14 @@ still loses digits is told. Values that are float32 already, or small integers, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from worldmodel.data.columns import ColumnWriter
+from worldmodel.data.episode_lengths import OBSERVATION
 
 LOSS = 0.01  # of the typical step
 EXACT = 2**24  # integers below it are exact in float32
@@ -26,7 +28,7 @@ ROWS = 2**16  # of an episode that are compared
 Offsets = dict[str, tuple[float, ...]]  # vector -> (D,); only those that have an offset
 
 
-def subtract_offset(values: Any, offset: Sequence[float]) -> np.ndarray:
+def subtract_offset(values: Any, offset: ArrayLike) -> np.ndarray:
     """Vectors (..., D) less their offset, computed without loss, as float32."""
     values, taken = np.asarray(values), np.asarray(offset, np.float64)
     if values.dtype.kind in "iu" and values.dtype.itemsize == 8:
@@ -71,9 +73,14 @@ class Loss:
         return (self.steps > 0) & (self.errors > LOSS**2 * self.steps)
 
     def best_offset(self) -> tuple[float, ...]:
-        """(D,) the middle of the lossy columns, a float32 number; 0 for the others."""
-        middle = (self.low.astype(np.float64) + self.high) / 2
-        return tuple(np.where(self.lossy, middle, 0.0).astype(np.float32).astype(float).tolist())
+        """(D,) the middle of the lossy columns, to a power of two of their extent, so that adding
+        and subtracting it is exact; 0 for the others.
+        """
+        low, high = self.low.astype(np.float64), self.high.astype(np.float64)
+        with np.errstate(all="ignore"):
+            unit = np.exp2(np.floor(np.log2(high - low)))
+            middle = np.round((low + high) / 2 / unit) * unit
+        return tuple(np.where(self.lossy, middle, 0.0).tolist())
 
     def text(self) -> str:
         """The column of which most is lost, with numbers."""
@@ -107,10 +114,16 @@ class OffsetWriter:
         self.pending_bytes = self.episodes = 0
         self.decided = False
 
-    def append(self, fields: dict[str, np.ndarray], raw: Mapping[str, Any]) -> None:
-        """Adds an episode: its final fields (T+1, ...), and those before their conversion."""
+    def append(
+        self, fields: dict[str, np.ndarray], raw: Callable[[], Mapping[str, np.ndarray]]
+    ) -> None:
+        """Adds an episode: its final fields (T+1, ...), and what gives those before conversion."""
         compare = not self.decided or self.episodes % EVERY == 0
-        wide = {name: x for name, x in raw.items() if name in self.offsets or compare and _wide(x)}
+        if not (compare or self.offsets):
+            self.episodes += 1
+            self.columns.append(fields)
+            return
+        wide = {k: x for k, x in raw().items() if k in self.offsets or compare and _wide(x)}
         wide = {name: x.reshape(len(x), -1) for name, x in wide.items()}
         self.episodes += 1
         for name, values in wide.items() if compare else ():
@@ -137,7 +150,7 @@ class OffsetWriter:
             return
         self.decided = True
         for name, loss in self.losses.items():
-            if name.startswith("observation ") and name not in self.offsets and loss.lossy.any():
+            if name.startswith(OBSERVATION) and name not in self.offsets and loss.lossy.any():
                 self.offsets[name] = loss.best_offset()
                 self.losses[name] = Loss(self.offsets[name])
                 for episode in self.pending:
@@ -148,7 +161,7 @@ class OffsetWriter:
         self.pending.clear()
 
     def _write(self, episode: _Pending) -> None:
-        fields = dict(episode.fields)
+        fields = episode.fields
         for name, offset in self.offsets.items():
             values = episode.raw.get(name)
             if values is None:  # float32 already
