@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from worldmodel.data.action_spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 
 MAX_STEPS, STRETCHES = 20_000, 40  # rows that are looked at, in so many stretches
@@ -65,14 +66,14 @@ def unlogged_finals(trajectories: Trajectories) -> Iterator[str]:
         f"{missing.sum():,} of {t.num_episodes:,} episodes end without the observation after their "
         "last action: the last action, its reward and the end are learned, where it led is not"
     )
-    unknownended = missing & ~t.terminated
-    if unknownended.any():
+    open_ended = missing & ~t.terminated
+    if open_ended.any():
         text += (
-            f". {unknownended.sum():,} of them are not terminal, so that value learning leaves out "
+            f". {open_ended.sum():,} of them are not terminal, so that value learning leaves out "
             "their last transition"
         )
         if t.rewards is not None:
-            lost = t.rewards[t.last_steps[unknownended] - 1].astype(np.float64)
+            lost = t.rewards[t.last_steps[open_ended] - 1].astype(np.float64)
             text += f", {np.count_nonzero(lost):,} of which earned a reward ({lost.sum():g} in all)"
     yield text
 
@@ -174,12 +175,9 @@ def explained(trajectories: Trajectories) -> Explained | None:
     t = trajectories
     both = np.isin(sample.steps + 1, sample.steps)  # the next row has an action too
     now = sample.steps[both]
-    if len(now) < MIN_TRANSITIONS or (t.action_spec.discrete and t.action_spec.size > MAX_COLUMNS):
+    if len(now) < MIN_TRANSITIONS or t.action_spec.vector_size > MAX_COLUMNS:
         return None
-    actions = t.actions[sample.rows]
-    if t.action_spec.discrete:
-        actions = np.eye(t.action_spec.size)[np.clip(actions, 0, t.action_spec.size - 1)]
-    actions = np.asarray(actions, np.float64)[:, :MAX_COLUMNS]
+    actions = _inputs(t.actions[sample.rows], t.action_spec)
     state, change = sample.values[now], sample.values[now + 1] - sample.values[now]
     training = np.arange(len(now)) * BLOCKS // len(now) % 2 == 0
     moving = (change[training].std(0) > 0) & (change[~training].std(0) > 0)
@@ -195,6 +193,16 @@ def explained(trajectories: Trajectories) -> Explained | None:
         for row in (now, now + 1)
     )
     return Explained(*(float((1 - after / left)[unknown].mean()) for after in (same, following)))
+
+
+def _inputs(actions: np.ndarray, spec: ActionSpec) -> np.ndarray:
+    """Actions (n, A) of a regression: numbers, and classes one-hot."""
+    columns = actions.reshape(len(actions), -1).T
+    parts = [
+        np.eye(n)[np.clip(column.astype(int), 0, n - 1)] if n else column[:, None]
+        for column, n in zip(columns, spec.classes, strict=True)
+    ]
+    return np.concatenate(parts, 1).astype(np.float64)
 
 
 def _residual(inputs: np.ndarray, targets: np.ndarray, training: np.ndarray) -> np.ndarray:

@@ -260,10 +260,9 @@ class Trajectories:
             steps = self.step_differences(value) if self.observed_lengths.max() > 1 else None
             change = m.scale if steps is None else moments(steps).rms
             numbers = (tuple(x.tolist()) for x in (m.mean, m.scale, m.low, m.high, change))
-            offset = tuple(self.vector_offsets.get(key, ()))
-            observations[key] = ObservationSpec(
-                shape, dtype, *numbers, normalization=kind, offset=offset
-            )
+            spec = ObservationSpec(shape, dtype, *numbers, normalization=kind)
+            own = self.vector_offsets.get(key)
+            observations[key] = spec if own is None else replace(spec, offset=tuple(own))
         if self.rewards is None:
             return DataSpec(observations, self.action_spec, has_reward=False)
         earned = moments(self.chunks(self.rewards[:, None], padding=False))
