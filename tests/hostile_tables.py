@@ -66,7 +66,7 @@ TABLES: Kinds = {
     "not compressed": (lambda f: table(f, b"x,u\n1,2\n", "a.csv.gz"), "cannot be read"),
     "time stamps as classes": (
         lambda f: table(f, {"u": np.arange(ROWS) + 1_732_000_000}, discrete=True),
-        "integers up to 1,732,000,0",
+        "integers (1,732,000,000 to 1,732,000,018)",
     ),
     "classes beyond 32 bits": (
         lambda f: table(f, {"u": np.arange(ROWS) * 10**15}, discrete=True),
