@@ -255,6 +255,9 @@ def test_invalid_arguments_are_refused(pendulums: Callable, pendulum: Trajectori
         ):
             with pytest.raises(UserError, match=expected):
                 environment.reset(options=options)
+        for seed in (-1, 1.5, "a"):
+            with pytest.raises(UserError, match="seed: .*; accepted: an integer, at least 0"):
+                environment.reset(seed=seed)
         environment.reset()
         with pytest.raises(gymnasium.error.InvalidAction, match=r"shape \(7,\)"):
             environment.step(np.zeros(7))

@@ -191,3 +191,18 @@ def test_a_return_that_is_not_a_number_is_the_worst():
     assert played.returns.tolist() == [3.0, -np.inf, -5.0]
     assert [row["return"] for row in played.rows()] == [3.0, None, -5.0]
     assert Bootstrap(100).mean(played.returns, "episodes").value == -np.inf
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"environment": 3}, "environment: int; accepted: a Gymnasium id"),
+        ({"episodes": 0}, "episodes: 0; accepted: an integer, at least 1"),
+        ({"seed": "a"}, "seed: 'a'; accepted: an integer, at least 0"),
+        ({"parallel": -1}, "parallel: -1; accepted: an integer, at least 1"),
+    ],
+)
+def test_wrong_arguments_are_refused_in_words(wrong, words):
+    right = {"environment": "CartPole-v1", "spec": CARTPOLE, "act": None, "episodes": 1, "seed": 0}
+    with pytest.raises(UserError, match=words):
+        run_episodes(**right | wrong)

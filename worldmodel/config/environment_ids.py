@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from worldmodel.config.option import format_value, iter_options
+from worldmodel.errors import require
 
 FORM = re.compile(r"((?P<package>[^\W\d]\w*)(\.[^\W\d]\w*)*:)?([\w.-]+/)*[\w.-]+")
 
@@ -34,7 +35,10 @@ class EnvironmentId:
 
     @classmethod
     def of(cls, environment: str | EnvironmentId) -> EnvironmentId:
-        """Takes an id alone, too."""
+        """Takes an id alone, too. Raises ArgumentError for anything else."""
+        accepted = "a Gymnasium id, as text, or an EnvironmentId"
+        kind = type(environment).__name__
+        require(isinstance(environment, str | EnvironmentId), "environment", kind, accepted)
         return cls(environment) if isinstance(environment, str) else environment
 
     def __str__(self) -> str:

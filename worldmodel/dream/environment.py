@@ -46,6 +46,7 @@ class DreamEnv(gymnasium.Env):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Begins a new episode. Raises UserError for options that name no initial state."""
+        spaces.check_seed(seed)
         super().reset(seed=seed)
         options = spaces.validate_reset_options(options, ("episode", "step"))
         candidates = spaces.matching_starts(self.dream.initial_states, options)

@@ -127,6 +127,12 @@ def matching_starts(initial_states: InitialStates, options: dict[str, Any]) -> n
     return matching
 
 
+def check_seed(seed: Any) -> None:
+    """Raises ArgumentError unless `seed` is None or a seed of a generator."""
+    if seed is not None:
+        check_count("seed", seed, 0)
+
+
 def validate_reset_options(
     options: dict[str, Any] | None, names: tuple[str, ...]
 ) -> dict[str, Any]:

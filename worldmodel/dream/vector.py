@@ -90,6 +90,7 @@ class DreamVectorEnv(VectorEnv):
         """Begins new episodes in all dreams, or in those of `reset_mask`. Raises UserError for
         options that name no initial state.
         """
+        spaces.check_seed(seed)
         super().reset(seed=seed)
         options = spaces.validate_reset_options(options, ("episode", "step", "reset_mask"))
         candidates = spaces.matching_starts(self.dream.initial_states, options)

@@ -24,6 +24,7 @@ from worldmodel.data.collection import LONGEST_EPISODE_STEPS
 from worldmodel.data.spec import DataSpec
 from worldmodel.data.windows import Window
 from worldmodel.environments.real import Observation, RealEnvironment
+from worldmodel.errors import check_count
 from worldmodel.evaluation.statistics import finite_or_none
 from worldmodel.models.interface import State, WorldModel
 from worldmodel.nn.learner import split_module
@@ -98,6 +99,10 @@ def run_episodes(
     there are lanes). They step together, with one call of `act` a step; it changes the time taken,
     not the episodes.
     """
+    for name, count, low in (("episodes", episodes, 1), ("seed", seed, 0), ("lanes", lanes, 1)):
+        check_count(name, count, low)
+    if parallel is not None:
+        check_count("parallel", parallel)
     parallel = min(parallel or lanes, lanes, episodes)
     with environments_of(environment, spec, parallel) as environments:
         return run_episodes_in(environments, spec, act, episodes, seed, min(episodes, lanes))

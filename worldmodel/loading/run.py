@@ -249,6 +249,7 @@ def load(
     """
     accepted = "the folder of a run, as text or a Path"
     require(isinstance(path, str | os.PathLike), "path", repr(path), accepted)
+    require(isinstance(allow_code, bool), "allow_code", repr(allow_code), "True or False")
     if not isinstance(checkpoint, str):
         check_count("checkpoint", checkpoint)
     restored = restore(path, str(checkpoint), allow_code=allow_code)
