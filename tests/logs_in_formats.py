@@ -73,14 +73,14 @@ def check_transitions(dataset: Trajectories, log: Log) -> None:
     assert dataset.num_episodes == len(log.lengths)
     assert (dataset.lengths - 1).tolist() == log.lengths
     assert dataset.terminated.tolist() == log.terminal
-    (name,) = dataset.observations
+    name = next(name for name in dataset.observations if name != "camera")
+    values = dataset.raw_observations()[name]
     for number, (begin, length) in enumerate(zip(dataset.offsets, log.lengths, strict=True)):
         rows = slice(begin, begin + length)
         logged = dataset.final_logged is None or bool(dataset.final_logged[number])
-        read = dataset.observations[name][begin : begin + length + logged].astype(np.float64)
-        read += getattr(dataset, "offset_of", lambda _: 0.0)(name)
+        read = values[begin : begin + length + logged]
         expected = log.observations[number]["state"][: length + logged]
-        np.testing.assert_allclose(read, expected, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(read, expected, rtol=0, atol=1e-5)
         np.testing.assert_allclose(dataset.actions[rows], log.actions[number], rtol=1e-6)
         assert dataset.rewards is not None
         np.testing.assert_allclose(dataset.rewards[rows], log.rewards[number], rtol=1e-6)
@@ -157,6 +157,7 @@ def write_robomimic(log: Log, folder: Path) -> DataOptions:
             group = file.create_group(f"data/demo_{number}")
             group.attrs["num_samples"] = length
             for name, value in log.observations[number].items():
+                value = value.astype(h5py.string_dtype()) if value.dtype.kind == "U" else value
                 group[f"obs/{name}"], group[f"next_obs/{name}"] = value[:-1], value[1:]
             group["actions"], group["rewards"] = log.actions[number], log.rewards[number]
             group["dones"] = (np.arange(length) == length - 1) & log.terminal[number]
@@ -257,7 +258,7 @@ def write_tfds(log: Log, folder: Path) -> DataOptions:
 
 
 def write_zarr(log: Log, folder: Path) -> DataOptions:
-    rows = _rows(log, observed="state")
+    rows = {name.removeprefix("state/"): value for name, value in _rows(log, "state").items()}
     names = {"actions": "action", "rewards": "reward"}
     arrays = {f"data/{names.get(k, k)}": v for k, v in rows.items()}
     arrays["meta/episode_ends"] = np.cumsum(log.lengths)

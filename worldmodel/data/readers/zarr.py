@@ -24,7 +24,7 @@ from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream
 from worldmodel.data.readers.files import existing_files, read_files, summary
-from worldmodel.data.readers.marks import MARKS, check_roles, read_marks, role_of
+from worldmodel.data.readers.marks import MARKS, FieldNames, check_roles, read_marks, role_of
 from worldmodel.data.readers.sizes import check_memory, check_size
 from worldmodel.data.readers.steps import classes
 from worldmodel.errors import DataError
@@ -186,6 +186,7 @@ def _store_episodes(roles: Mapping[str, str], store: _Store, prefix: str) -> Ite
             "data.roles={NAME: action}, and at least one that is observed"
         )
     ends = _ends(store, {name: array.shape[0] for name, array in arrays.items()})
+    FieldNames(str(store.path)).warn(keys.get("next_observation", []), int(ends[-1]))
     last = np.zeros(ends[-1], bool)
     last[ends - 1] = True
     marks = {n: arrays[n][: ends[-1]] for role in MARKS for n in keys.get(role, [])}
@@ -207,11 +208,14 @@ def _store_episodes(roles: Mapping[str, str], store: _Store, prefix: str) -> Ite
 
 
 def _role(name: str, roles: Mapping[str, str]) -> str:
-    """What an array means: all that has no other meaning is observed."""
+    """What an array means: all that has no other meaning is observed. Next observations are not
+    read, since the next row has them.
+    """
     if name in TIME and name not in roles:
         return "time"
     role = role_of(name, roles)
-    return role if role in ("action", "reward", "ignore", *MARKS) else "observation"
+    known = role in ("next_observation", "action", "reward", "ignore", *MARKS)
+    return role if role and known else "observation"
 
 
 def _ends(store: _Store, rows: Mapping[str, int]) -> np.ndarray:
