@@ -72,7 +72,7 @@ class ObservationChoice:
         )
 
     def select(self, present: Iterable[str], source: str) -> list[str]:
-        """Those of the names `present` that are read. A reader may leave out the others.
+        """Those of the names `present` that are read.
 
         Raises DataError for names that are not present.
         """
@@ -90,6 +90,13 @@ class ObservationChoice:
                         f"{did_you_mean(name, present)}; present: {printable(', '.join(present))}"
                     )
         return present if self.names is None else list(self.names)
+
+    def among(self, present: Iterable[str]) -> list[str]:
+        """Those of the names `present` that a reader needs to read: the chosen, or all if some of
+        these are missing, so that the message about them has all.
+        """
+        present = list(present)
+        return list(self.names) if self.names and {*self.names} <= {*present} else present
 
 
 @dataclass(frozen=True)

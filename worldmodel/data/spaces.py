@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldmodel.data.action_inference import MAX_CLASSES
+from worldmodel.data.observations import ObservationChoice
 from worldmodel.data.readers.sizes import check_memory
 from worldmodel.errors import DataError
 
@@ -63,14 +64,17 @@ class Part(NamedTuple):
         return observations
 
 
-def observation_parts(space: spaces.Space, source: str) -> dict[str, Part]:
-    """Returns name -> part of the observation; '/' joins nested names.
+def observation_parts(
+    space: spaces.Space, source: str, choice: ObservationChoice | None = None
+) -> dict[str, Part]:
+    """Returns name -> part of the observation, of those chosen; '/' joins nested names.
 
     Accepts Box, Discrete and MultiDiscrete (as one-hot vectors), MultiBinary, and Dict and Tuple of
     these. Text is left out with a warning. Raises DataError for other spaces.
     """
-    parts = {}
-    for name, (path, leaf) in leaves(space).items():
+    parts, found = {}, leaves(space)
+    for name in (choice or ObservationChoice()).among(found):
+        path, leaf = found[name]
         if isinstance(leaf, spaces.Text):
             logger.warning("%s: observation %r is text and is left out", source, name)
         else:

@@ -78,7 +78,7 @@ def episodes(
 ) -> Iterator[Episode | UnreadableEpisode]:
     """Yields the episodes of a tree, or those that `options.filter_key` lists."""
     named = {f"{prefix}{b.name}": partial(_fields, file, b) for b in _filtered(file, tree, options)}
-    yield from steps.episodes(named, file.filename, options.roles, ACCEPTED)
+    yield from steps.episodes(named, file.filename, options, ACCEPTED)
 
 
 def datasets(file: Any, tree: list[Branch]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import numpy as np
 from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
+from worldmodel.data.observations import ObservationChoice
 from worldmodel.data.readers.files import reading
 from worldmodel.data.readers.hdf5_storage import check_storage, datasets_below, item_of
 from worldmodel.data.readers.marks import truths
@@ -80,7 +81,7 @@ def read(options: MinariData) -> EpisodeStream:
     from worldmodel.data.spaces import observation_parts
 
     source = f"{name} in {root}"
-    parts = observation_parts(dataset.observation_space, source)
+    parts = observation_parts(dataset.observation_space, source, ObservationChoice.of(options))
     spec, act = action_converter(dataset.action_space, source)
     return EpisodeStream(
         source, _episodes(dataset, folder, parts, act), spec, _files(folder), len(dataset)

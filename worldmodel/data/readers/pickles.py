@@ -64,7 +64,7 @@ def _episodes(
     total = sum(value.nbytes for fields in episodes.values() for value in fields.values())
     check_size(total, on_disk, "the arrays of all episodes")
     opened = {name: partial(dict, fields) for name, fields in episodes.items()}
-    yield from steps.episodes(opened, str(path), options.roles, ACCEPTED)
+    yield from steps.episodes(opened, str(path), options, ACCEPTED)
 
 
 def _list(content: Any) -> list[Mapping[str, Any]]:

@@ -11,12 +11,15 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from worldmodel.config import DataOptions
 from worldmodel.data.episodes import Episode, UnreadableEpisode
+from worldmodel.data.image_layouts import default_name
+from worldmodel.data.observations import ObservationChoice
 from worldmodel.data.readers.files import reading
 from worldmodel.data.readers.marks import (
     MARKS,
@@ -98,8 +101,7 @@ def _below(keys: Sequence[str], fields: Fields) -> dict[str, str]:
         if path in keys and len(keys) > 1:
             found[path] = path
         elif path in keys:
-            image = value.dtype == np.uint8 and value.ndim == 4
-            found["image" if image else "observation"] = path
+            found[default_name(value.shape[1:], value.dtype)] = path
         elif key in keys:
             found[name] = path
     return found
@@ -132,7 +134,7 @@ class _Rows:
 def episodes(
     named: Mapping[str, Callable[[], Fields]],
     source: str,
-    roles: Mapping[str, str],
+    options: DataOptions,
     accepted: str,
 ) -> Iterator[Episode | UnreadableEpisode]:
     """Yields the episodes, or what is wrong with one; warns at the end about what was left out.
@@ -140,12 +142,13 @@ def episodes(
     Args:
         named: name of an episode -> a function that opens its fields, and may raise any exception
         source: the file, for warnings
-        roles: `data.roles`
+        options: those of the dataset
         accepted: the format, for messages
 
     Raises:
         DataError: marks with two meanings, counted over all episodes
     """
+    roles, choice = options.roles, ObservationChoice.of(options)
     rows: dict[str, _Rows | UnreadableEpisode] = {}
     present: dict[str, None] = {}
     for name, open_fields in named.items():
@@ -168,6 +171,8 @@ def episodes(
                 fields = named[name]()
                 names = names_of(fields, roles, accepted)
                 told.warn(_row_long(fields, names, found.count), found.count)
+                kept = choice.among(names.observations)
+                names = replace(names, observations={k: names.observations[k] for k in kept})
                 yield _episode(fields, names, found, name, notes)
         except DataError as error:
             yield UnreadableEpisode(name, str(error))

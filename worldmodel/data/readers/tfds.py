@@ -22,6 +22,7 @@ import numpy as np
 from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
+from worldmodel.data.observations import ObservationChoice
 from worldmodel.data.readers.files import existing_path, reading
 from worldmodel.data.readers.tfds_builder import (
     ACCEPTED,
@@ -139,7 +140,8 @@ def read(options: TFDSData) -> EpisodeStream:
     builder = _builder(folder)
     source = f"{folder} ({options.split})"
     steps = step_features(builder, folder)
-    observations = numeric_observations(steps["observation"], source)
+    choice = ObservationChoice.of(options)
+    observations = numeric_observations(steps["observation"], source, choice)
     shards = _shards(builder, options.split, folder)
     records = _records(builder, options.split, shards)
     padded_with_zeros = builder.name.startswith("d4rl_")

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.data.observations import ObservationChoice
 from worldmodel.data.readers.sizes import SMALL, check_size
 from worldmodel.data.readers.tfds_builder import ACCEPTED
 from worldmodel.errors import DataError, bullet_list
@@ -126,13 +127,17 @@ def dtype_of(feature: Any) -> np.dtype:
     return np.dtype(object if isinstance(feature.np_dtype, dict) else feature.np_dtype)
 
 
-def numeric_observations(feature: Any, source: str) -> dict[str, tuple[Keys, Any]]:
-    """Name -> path and feature of the numeric observations; '/' joins nested names."""
-    numeric = {}
+def numeric_observations(
+    feature: Any, source: str, choice: ObservationChoice
+) -> dict[str, tuple[Keys, Any]]:
+    """Name -> path and feature of the numeric observations that are chosen; '/' joins names."""
+    found, numeric = {}, {}
     for path, leaf in _leaves(feature):
+        image = dtype_of(leaf) == np.uint8 and len(leaf.shape) == 3
+        found["/".join(path) or ("image" if image else "observation")] = path, leaf
+    for name in choice.among(found):
+        path, leaf = found[name]
         dtype, shape = dtype_of(leaf), leaf.shape
-        image = dtype == np.uint8 and len(shape) == 3
-        name = "/".join(path) or ("image" if image else "observation")
         if dtype.kind in "iu" and shape == ():
             raise DataError(
                 f"{source}: observation {name!r} is one integer ({dtype}); "

@@ -18,6 +18,7 @@ import numpy as np
 from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream
+from worldmodel.data.observations import ObservationChoice
 from worldmodel.data.readers.files import existing_path, reading, summary
 from worldmodel.data.readers.marks import MARKS, FieldNames, check_roles, read_marks, role_of
 from worldmodel.data.readers.sizes import check_memory
@@ -154,9 +155,10 @@ def _layout(fields: Fields, sequences: int, options: TorchRLData) -> _Layout:
             f"{', '.join(observed) or 'none'}; accepted: one `action`, and keys both here and in "
             f"next/; present: {present}"
         )
+    observed = {key: observed[key] for key in ObservationChoice.of(options).among(observed)}
     following = {key: after[key] for key in observed}
     found = read_marks(marks, roles, ends=_ends(fields, observed, following, sequences))
-    unread = [k for k in fields if not k.startswith("next/") and k not in other | {*observed}]
+    unread = [k for k in fields if not k.startswith("next/") and k not in other | {*after}]
     return _Layout(
         observed,
         following,

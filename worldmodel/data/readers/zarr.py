@@ -23,6 +23,7 @@ import numpy as np
 from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream
+from worldmodel.data.observations import ObservationChoice
 from worldmodel.data.readers.files import existing_files, read_files, summary
 from worldmodel.data.readers.marks import MARKS, FieldNames, check_roles, read_marks, role_of
 from worldmodel.data.readers.sizes import check_memory, check_size
@@ -66,7 +67,7 @@ def read(options: ZarrData) -> EpisodeStream:
     except ImportError as error:
         raise DataError('data=zarr needs the package zarr: pip install -e ".[zarr]"') from error
     stores, files = _stores(options)
-    episodes = read_files(stores, partial(_episodes, options.roles), ACCEPTED)
+    episodes = read_files(stores, partial(_episodes, options), ACCEPTED)
     return EpisodeStream(str(options.path), episodes, files=files)
 
 
@@ -165,19 +166,23 @@ def _codecs(metadata: Any) -> Iterator[str]:
         yield from _codecs({"codecs": inside.get("index_codecs")})
 
 
-def _episodes(roles: Mapping[str, str], path: Path, prefix: str) -> Iterator[Episode]:
+def _episodes(options: ZarrData, path: Path, prefix: str) -> Iterator[Episode]:
     if path.is_dir():
-        yield from _store_episodes(roles, _Store(path, None), prefix)
+        yield from _store_episodes(options, _Store(path, None), prefix)
         return
     with zipfile.ZipFile(path) as archive:
-        yield from _store_episodes(roles, _Store(path, archive), prefix)
+        yield from _store_episodes(options, _Store(path, archive), prefix)
 
 
-def _store_episodes(roles: Mapping[str, str], store: _Store, prefix: str) -> Iterator[Episode]:
+def _store_episodes(options: ZarrData, store: _Store, prefix: str) -> Iterator[Episode]:
+    roles = options.roles
     names = store.names("data")
     check_roles(roles, names)
     by_role = {name: _role(name, roles) for name in names}
-    arrays = {n: store.array(f"data/{n}") for n, role in by_role.items() if role != "ignore"}
+    observed = [name for name, role in by_role.items() if role == "observation"]
+    others = {*observed} - {*ObservationChoice.of(options).among(observed)}
+    read = [name for name, role in by_role.items() if role != "ignore" and name not in others]
+    arrays = {name: store.array(f"data/{name}") for name in read}
     keys = {role: [n for n in arrays if by_role[n] == role] for role in set(by_role.values())}
     observed, actions, rewards = (keys.get(k, []) for k in ("observation", "action", "reward"))
     if len(actions) != 1 or not observed:
