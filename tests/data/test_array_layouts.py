@@ -200,18 +200,15 @@ def test_next_observations_tell_of_ends_that_are_not_marked(
     assert "after 2 rows that terminals, timeouts do not mark" in caplog.text
 
 
-def shifted() -> Arrays:
-    arrays = system()
-    observed = arrays["observations"]
-    return arrays | {"next_observations": np.concatenate([observed[1:], observed[-1:]])}
-
-
+@pytest.mark.parametrize("last", [0, -1])  # of the next observations: as np.roll, or repeated
 def test_next_observations_made_by_shifting_are_not_those_of_ends(
-    read: Read, caplog: pytest.LogCaptureFixture
+    read: Read, caplog: pytest.LogCaptureFixture, last: int
 ) -> None:
+    observed = system()["observations"]
+    shifted = {"next_observations": np.concatenate([observed[1:], observed[last][None]])}
     for name, terminal in (("terminals", TRUE), ("timeouts", FALSE)):
         with caplog.at_level(logging.WARNING):
-            check(read(shifted() | {name: marks(ENDS)}), terminal, logged=False)
+            check(read(system() | shifted | {name: marks(ENDS)}), terminal, logged=False)
         assert "next_observations is that of the next row at 2 ends" in caplog.text
 
 

@@ -145,7 +145,8 @@ def _discontinuities(observations: Arrays, next_observations: Arrays) -> np.ndar
 
 def _jumps(observations: Arrays, next_observations: Arrays, marked: np.ndarray) -> bool:
     """Whether marked rows step much further than any other row does, in some number."""
-    jumped = np.zeros(int(marked.sum()), bool)
+    jumped, others = np.zeros(int(marked.sum()), bool), ~marked
+    others[-1] = False  # always an end
     for key, value in observations.items():
         if value.dtype.kind not in "fiub":
             continue
@@ -155,7 +156,7 @@ def _jumps(observations: Arrays, next_observations: Arrays, marked: np.ndarray) 
             now = np.asarray(value[begin:end], np.float64).reshape(end - begin, -1)
             then = np.asarray(next_observations[key][begin:end], np.float64)
             step = np.abs(then.reshape(end - begin, -1) - now)
-            ordinary = step[~marked[begin:end]]
+            ordinary = step[others[begin:end]]
             largest = np.fmax(largest, ordinary.max(0, initial=0.0))
             steps.append(step[marked[begin:end]])
         jumped |= (np.concatenate(steps) > FURTHER * largest).any(1)
