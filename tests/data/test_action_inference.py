@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worldmodel.data import Episode, load, stack_episodes
+from worldmodel.data import Episode, load, stack_episodes, write_rlds
 from worldmodel.data.action_inference import close_bounds, declared_actions
 from worldmodel.data.readers.npz import NPZData
+from worldmodel.data.readers.tfds import TFDSData
 from worldmodel.data.spec import ActionSpec
 from worldmodel.errors import ConfigError, DataError
 
@@ -114,6 +115,15 @@ def test_values_are_checked_by_part(tmp_path: Path) -> None:
         load(log(tmp_path, actions, classes=[4, 0]))
     with pytest.raises(DataError, match="action '0' is not a class: .*step 1; .*"):
         load(log(tmp_path, actions + [[0.5, 0.0]], classes=[6, 0]))
+
+
+def test_the_native_form_keeps_the_parts(tmp_path: Path) -> None:
+    actions = np.stack([np.arange(ROWS) % 5, np.linspace(0, 1, ROWS)], 1)
+    episode = Episode({"x": np.zeros((ROWS + 1, 1))}, actions, None, False)
+    write_rlds(stack_episodes([episode], "car", GEARS), tmp_path / "car", "car")
+    again = load(TFDSData(path=str(tmp_path / "car")))
+    assert again.action_spec == GEARS
+    np.testing.assert_array_equal(again.actions[:ROWS], actions.astype(np.float32))
 
 
 def test_declared_bounds_keep_the_parts_of_the_source() -> None:

@@ -119,6 +119,20 @@ def test_a_time_limit_is_not_terminal_and_declared_bounds_are_kept(root):
     assert logs.action_spec == ActionSpec(False, 1, (-2.0,), (2.0,))
 
 
+@pytest.mark.parametrize("data_format", FORMATS)
+def test_actions_of_several_parts_are_read_as_they_were_taken(root, data_format):
+    parts = {"gear": spaces.Discrete(3, start=1), "push": box(2), "lights": spaces.MultiBinary(2)}
+    options = {"observation": box(2), "action": spaces.Dict(parts), "shows": filled(2)}
+    logged = collect(Room(**options), "room/parts-v0", data_format=data_format)
+    logs = read("room/parts-v0")
+    assert logs.action_spec.classes == (3, 2, 2, 0, 0)  # gear, lights, push
+    for episode, first, last in zip(logged, logs.offsets, logs.last_steps, strict=True):
+        taken = {key: np.asarray(episode.actions[key]) for key in parts}
+        taken["gear"] = taken["gear"] - 1
+        taken["lights"] = taken["lights"].astype(int)
+        np.testing.assert_array_equal(logs.actions[first:last], logs.action_spec.flatten(taken))
+
+
 def test_an_episode_that_was_cut_off_is_not_terminal(root):
     collect(gymnasium.make("CartPole-v1"), "cart/short-v0", steps=3)
     assert not read("cart/short-v0").terminated.any()
