@@ -85,17 +85,17 @@ def test_the_option_decides_what_the_last_row_is(
 def test_what_the_last_row_is_read_as_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     file = written(tmp_path / "log.csv", rows(6, r=[1.0] * 6, ep=[1, 1, 1, 2, 2, 2]))
     with caplog.at_level(logging.INFO):
-        load(options(file, reward="r", episode="ep"))
+        episodes(file, reward="r", episode="ep")
     assert "the last row of 2 of 2 episodes is a transition" in caplog.text
     assert not [r for r in caplog.records if r.levelno > logging.INFO]
 
 
 def test_zeros_in_all_last_rows_may_be_padding(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     file = written(tmp_path / "log.csv", rows(4, r=[1, 1, 1, 0], u=[1, 1, 1, 0]))
-    load(options(file, reward="r"))
+    episodes(file, reward="r")
     assert "if this is padding, set data.last_row=observation" in caplog.text
     caplog.clear()
-    load(options(file, reward="r", last_row="transition"))
+    episodes(file, reward="r", last_row="transition")
     assert not caplog.records
 
 

@@ -14,7 +14,8 @@ FIRST_ROWS = 1024
 class ColumnWriter:
     """Named columns of rows. With a folder, column i is the file `i.bin` there.
 
-    The first chunk of a column sets its type and the shape of its rows.
+    The first chunk of a column sets its type and the shape of its rows. In memory, a first chunk
+    that is read-only is kept as it is, and copied when another follows.
     """
 
     def __init__(self, folder: Path | None = None):
@@ -40,7 +41,8 @@ class ColumnWriter:
         """Returns each whole column: an array, or a read-only memory-mapped file."""
         if self.folder is None:
             for name, array in self.arrays.items():
-                array.resize((self.rows[name], *self.shapes[name]), refcheck=False)
+                if len(array) != self.rows[name]:
+                    array.resize((self.rows[name], *self.shapes[name]), refcheck=False)
             return self.arrays
         for file in self.files.values():
             file.close()
@@ -61,11 +63,27 @@ class ColumnWriter:
 
     def _put(self, name: str, chunk: np.ndarray) -> None:
         end = self.rows[name] + len(chunk)
+        if self.rows[name] == 0 and _is_kept(chunk):
+            self.arrays[name] = chunk
+            return
         array = self.arrays[name]
+        if not array.flags.writeable:
+            array = np.empty((end, *array.shape[1:]), array.dtype)
+            array[: self.rows[name]] = self.arrays[name]
+            self.arrays[name] = array
         if end > len(array):
             # In place: the system moves pages, and pages not yet written take no memory.
             array.resize((max(end, int(len(array) * GROWTH)), *array.shape[1:]), refcheck=False)
         array[self.rows[name] : end] = chunk
+
+
+def _is_kept(chunk: np.ndarray) -> bool:
+    """Whether a chunk can be a column: NumPy owns its memory, and nobody writes there."""
+    owner = chunk
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    whole = chunk.flags.c_contiguous and not chunk.flags.writeable and len(chunk) >= FIRST_ROWS
+    return whole and owner.base is None  # no file that another process may write to
 
 
 def open_memmap(path: Path, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:

@@ -296,7 +296,12 @@ def _numbers(value: Any, integers: bool = False) -> np.ndarray:
     if value.dtype.kind in "iub" and integers:
         fits = value.max(initial=0) <= MAX_INTEGER and value.min(initial=0) >= -MAX_INTEGER
         return value.astype(np.int32) if fits else value
-    return value.astype(np.float32, copy=False) if value.dtype.kind in "fiub" else value
+    if value.dtype.kind not in "fiub" or value.dtype == np.float32:
+        return value
+    with np.errstate(over="ignore"):  # validation reports what becomes infinite
+        value = value.astype(np.float32)
+    value.flags.writeable = False  # so that it need not be copied again
+    return value
 
 
 def _inconsistencies(
@@ -330,10 +335,10 @@ def _padded(columns: dict[str, np.ndarray], final_logged: bool) -> dict[str, np.
     repeats the one before it.
     """
     if not final_logged:
-        columns = {
-            field: np.concatenate([value, value[-1:]]) if field.startswith(OBSERVATION) else value
-            for field, value in columns.items()
-        }
+        columns = dict(columns)
+        for field in [field for field in columns if field.startswith(OBSERVATION)]:
+            columns[field] = np.concatenate([columns[field], columns[field][-1:]])
+            columns[field].flags.writeable = False  # so that it need not be copied again
     steps = len(columns[next(iter(columns))])
     for field in columns.keys() & {"action", "reward"}:
         padded = np.zeros((steps, *columns[field].shape[1:]), columns[field].dtype)

@@ -192,7 +192,7 @@ def _joined(entries: Sequence[EpisodeEntry], names: Sequence[str]) -> dict[str, 
     for file in dict.fromkeys(entry.data for entry in entries):
         try:
             with reading(ACCEPTED, file):
-                columns = read_parquet(file, Request(names))
+                columns = read_parquet(file, Request([[name] for name in names]))
         except DataError as error:
             errors.append(error)  # reported with its episodes
             continue
@@ -319,7 +319,7 @@ class _Rows:
     def _open(self, file: Path) -> None:
         names = [*self.fields.read_columns, "episode_index"]
         names += ["task_index"] if self.fields.tasks is not None else []
-        columns = read_parquet(file, Request(list(dict.fromkeys(names))))
+        columns = read_parquet(file, Request([[name] for name in dict.fromkeys(names)]))
         self.columns = {name: _array(name, column) for name, column in columns.items()}
         self.file = file
 

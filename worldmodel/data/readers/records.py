@@ -106,11 +106,12 @@ def _episodes(options: RecordsData, pairs: Sequence[Pair]) -> Iterator[Episode |
 
 def _records(file: Path) -> np.ndarray:
     """(samples, channels, records). Raises DataError, without the file's name."""
-    array = np.load(file, mmap_mode="r", allow_pickle=False)
+    array = np.load(file, mmap_mode="r", allow_pickle=False)  # compares the header with the size
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu":
         raise DataError(f"is not an array of numbers; accepted: {ACCEPTED}")
     if not 1 <= array.ndim <= 4:
         raise DataError(f"has shape {array.shape}; accepted: {SHAPES}")
     samples, channels, records, periods = array.shape + (1,) * (4 - array.ndim)
-    array = array.reshape(samples, channels, records, periods)
+    array = np.load(file, allow_pickle=False).reshape(samples, channels, records, periods)
+    array.flags.writeable = False  # so that a single record need not be copied
     return array.transpose(3, 0, 1, 2).reshape(periods * samples, channels, records)

@@ -78,11 +78,15 @@ def read(options: TableData) -> EpisodeStream:
 
 
 def _request(options: TableData) -> Request:
-    following = options.next_observations or []
-    numbers = [*options.observations, *following, *options.actions]
+    reward = options.reward_column
     others = [options.episode, options.time, *options.mark_roles]
     return Request(
-        numbers=numbers + [name for name in [options.reward_column] if name],
+        vectors=(
+            options.observations,
+            options.next_observations or [],
+            options.actions,
+            [reward] if reward else [],
+        ),
         others=[name for name in others if name],
         text=[name for name in [options.episode] if name],  # so that 1 and 001 differ
         rows=None if options.row_range is None else (options.row_range[0], options.row_range[1]),
@@ -189,14 +193,12 @@ def _load(options: TableData, file: Path) -> tuple[Rows, list[Span]]:
     request = _request(options)
     columns = open_table(file, request, options.csv).read()
     reward, following = options.reward_column, options.next_observations
-    single = [name for name in (reward, *request.others) if name]
-    observations = _observations(columns, options, [*options.actions, *(following or ()), *single])
     rows = Rows(
-        observations=observations,
-        actions=vectors(columns, options.actions, [*(following or ()), *single]),
+        observations=_observations(columns, options),
+        actions=vectors(columns, options.actions),
         rewards=matrix(reward, columns[reward]) if reward else None,
         time=seconds(options.time, columns[options.time]) if options.time else None,
-        following=vectors(columns, following, single) if following else None,
+        following=vectors(columns, following) if following else None,
     )
     ends = {
         name: _ends(name, role, columns[name], rows.blank())
@@ -214,12 +216,10 @@ def _ends(name: str, role: str, column: Column, optional: np.ndarray) -> np.ndar
     return ~values if role == "not_end" else values
 
 
-def _observations(
-    columns: dict[str, Column], options: TableData, again: Sequence[str]
-) -> dict[str, np.ndarray]:
+def _observations(columns: dict[str, Column], options: TableData) -> dict[str, np.ndarray]:
     """The columns of bytes, by name, and all others as one vector."""
     images = [name for name in options.observations if is_bytes(columns[name])]
     found = {name: encoded(name, columns[name]) for name in images}
     if others := [name for name in options.observations if name not in images]:
-        found = {"observation": vectors(columns, others, again), **found}
+        found = {"observation": vectors(columns, others), **found}
     return found

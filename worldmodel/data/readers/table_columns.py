@@ -6,7 +6,7 @@ Every DataError names the column, its first invalid row (from 0), and the value 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -90,26 +90,32 @@ def encoded(name: str, column: Column) -> np.ndarray:
     return values
 
 
-def vectors(
-    columns: dict[str, Column], names: Sequence[str], again: Sequence[str] = ()
-) -> np.ndarray:
-    """(rows, D) float32, or float64 if any column is: the columns side by side.
-
-    Those that are not needed `again` are removed, one by one, to take little memory.
-    """
+def vectors(columns: Mapping[str, Column], names: Sequence[str]) -> np.ndarray:
+    """(rows, D) float32, or float64 if any column is: the columns side by side."""
+    whole = _side_by_side([columns[name] for name in names])
+    if whole is not None:
+        return whole
     widths = [_width(columns[name]) for name in names]
-    kinds = [
-        c.dtype if isinstance(c := columns[name], np.ndarray) else np.float64 for name in names
-    ]
-    if len(names) == 1 and names[0] not in again:
-        return matrix(names[0], columns.pop(names[0]))
-    # Column by column, so that memory is taken as the columns are removed.
+    kinds = [getattr(columns[name], "dtype", np.float64) for name in names]
     shape, ends = (len(columns[names[0]]), sum(widths)), np.cumsum(widths)
-    values = np.empty(shape, np.result_type(*kinds), order="F")
+    values = np.empty(shape, np.result_type(*kinds))
     for name, begin, end in zip(names, [0, *ends[:-1]], ends, strict=True):
-        column = columns[name] if name in again else columns.pop(name)
-        values[:, begin:end] = matrix(name, column)
+        values[:, begin:end] = matrix(name, columns[name])
     return values
+
+
+def _side_by_side(columns: Sequence[Column]) -> np.ndarray | None:
+    """The array of which the columns are all of the columns, in order; None if there is none."""
+    block = getattr(columns[0], "base", None)
+    if block is None or any(getattr(column, "base", None) is not block for column in columns):
+        return None
+    widths = [column.shape[1] for column in columns]
+    begins = [block.ctypes.data + int(w) * block.itemsize for w in np.cumsum([0, *widths[:-1]])]
+    if sum(widths) != block.shape[1] or begins != [column.ctypes.data for column in columns]:
+        return None
+    whole = block[: len(columns[0])]
+    whole.flags.writeable = False  # so that it need not be copied
+    return whole
 
 
 def _width(column: Column) -> int:

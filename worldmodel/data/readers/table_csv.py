@@ -190,3 +190,14 @@ def check_compressed(file: Path) -> None:
         while chunk := stream.read(HEADER_BYTES):
             size += len(chunk)
             check_size(TEXT_FACTOR * size, on_disk)
+
+
+def count_rows(file: Path, options: CSVOptions, columns: int) -> int:
+    """At least the number of rows: that of line ends, as far as there are bytes for the cells."""
+    size = ends = returns = 0
+    with open_text(file, options) as stream:
+        while chunk := stream.read(HEADER_BYTES):
+            size += len(chunk)
+            ends += chunk.count(b"\n")
+            returns += chunk.count(b"\r")
+    return min(max(ends, returns), size // max(columns, 1)) + 1

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from worldmodel.data.columns import ColumnWriter
 from worldmodel.data.readers.sizes import check_parquet
 from worldmodel.data.readers.table_columns import Column, is_vector, list_length, listing, quoted
 from worldmodel.data.readers.table_csv import (
@@ -22,6 +21,7 @@ from worldmodel.data.readers.table_csv import (
     CSVOptions,
     Header,
     check_compressed,
+    count_rows,
     find_header,
     header_hint,
     open_text,
@@ -31,9 +31,10 @@ from worldmodel.errors import DataError, did_you_mean, first_line
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow import parquet
 
 PARQUET = (".parquet", ".pq")
-BLOCK_BYTES = 2**24  # of a batch of Parquet
+BLOCK_BYTES = 2**21  # of a batch of Parquet
 MAX_ROWS = 2**16  # of a batch of Parquet
 
 
@@ -41,13 +42,13 @@ MAX_ROWS = 2**16  # of a batch of Parquet
 class Request:
     """What is read of a file.
 
-    numbers: columns that become arrays of numbers where they can
+    vectors: columns of numbers, of which those of one vector lie side by side in memory
     others: columns that keep their type
     text: those of `others` that are read as text, whatever they look like
     rows: first and last row, or None for all
     """
 
-    numbers: Sequence[str]
+    vectors: Sequence[Sequence[str]]
     others: Sequence[str] = ()
     text: Sequence[str] = ()
     rows: tuple[int, int] | None = None
@@ -55,7 +56,16 @@ class Request:
     @property
     def names(self) -> list[str]:
         """All columns, each once."""
-        return list(dict.fromkeys([*self.numbers, *self.others]))
+        return list(dict.fromkeys([*(n for names in self.vectors for n in names), *self.others]))
+
+    @property
+    def numbers(self) -> list[list[str]]:
+        """The columns of each vector; one that is in several is in the first of them."""
+        free, found = set(self.names) - set(self.others), []
+        for names in self.vectors:
+            found.append([name for name in names if name in free])
+            free -= set(names)
+        return found
 
 
 class Opened(NamedTuple):
@@ -99,23 +109,22 @@ def _parquet_names(file: Path) -> list[str]:
 
 def read_parquet(file: Path, request: Request) -> dict[str, Column]:
     """The requested columns of a file. Raises DataError, without its name."""
-    check_parquet(file, request.names)
-    return collect(parquet_batches(file, request.names), request)
-
-
-def parquet_batches(file: Path, names: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Yields some columns of a file in batches of about `BLOCK_BYTES`; at least one."""
-    import pyarrow as pa
     from pyarrow import parquet
 
-    with parquet.ParquetFile(file, buffer_size=2**20) as opened:
+    check_parquet(file, request.names)
+    # Buffered, so that the columns of a row group are not read as a whole.
+    with parquet.ParquetFile(file, buffer_size=2**18, pre_buffer=False) as opened:
+        batches = _parquet_batches(opened, request.names)
+        return collect(batches, request, opened.metadata.num_rows)
+
+
+def _parquet_batches(opened: parquet.ParquetFile, names: list[str]) -> Iterator[pa.RecordBatch]:
+    """Yields some columns of a file in batches of about `BLOCK_BYTES`."""
+    if opened.metadata.num_rows:
         groups = (opened.metadata.row_group(i) for i in range(opened.num_row_groups))
         row_bytes = sum(g.total_byte_size for g in groups) // max(1, opened.metadata.num_rows)
         rows = min(MAX_ROWS, max(1, BLOCK_BYTES // max(1, row_bytes)))
-        yield from opened.iter_batches(batch_size=rows, columns=list(names))
-        if not opened.metadata.num_rows:
-            fields = [opened.schema_arrow.field(name) for name in names]
-            yield from pa.schema(fields).empty_table().to_batches(1)
+        yield from opened.iter_batches(batch_size=rows, columns=names)
 
 
 # --------------------------------------------------------------------------------------------- CSV
@@ -130,7 +139,8 @@ def _read_csv(
     if file.suffix.lower() not in TEXT:
         check_compressed(file)
     try:
-        return collect(_csv_batches(file, header, request, options), request)
+        rows = count_rows(file, options, len(header.names))
+        return collect(_csv_batches(file, header, request, options), request, rows)
     except pa.ArrowInvalid:
         pass
     try:
@@ -139,7 +149,7 @@ def _read_csv(
         if hint := row_hint(str(error), options):
             raise DataError(f"cannot be read ({first_line(error)}){hint}") from error
         raise
-    return collect(table.to_batches(), request)
+    return collect(table.to_batches(), request, table.num_rows)
 
 
 def _csv_batches(
@@ -148,7 +158,7 @@ def _csv_batches(
     import pyarrow as pa
     from pyarrow import csv as arrow
 
-    types = {name: pa.float64() for name in request.numbers if name not in request.others}
+    types = {name: pa.float64() for names in request.numbers for name in names}
     types |= {name: pa.string() for name in request.text}
     with (
         open_text(file, options) as stream,
@@ -189,34 +199,29 @@ def _layout(
 # ----------------------------------------------------------------------------------------- columns
 
 
-def collect(batches: Iterable[pa.RecordBatch], request: Request) -> dict[str, Column]:
-    """Joins the batches of a file, of which there is at least one. Raises DataError for rows that
-    do not exist, and lists of several lengths.
+def collect(
+    batches: Iterable[pa.RecordBatch], request: Request, most_rows: int
+) -> dict[str, Column]:
+    """Joins the batches of a file of at most `most_rows`. Raises DataError for rows that do not
+    exist, and lists of several lengths.
     """
     import pyarrow as pa
 
-    first, last = request.rows or (0, None)
-    numbers, others = ColumnWriter(), {name: [] for name in request.names}
+    first, last = request.rows or (0, most_rows)
+    blocks = [_Block(names, min(most_rows, last + 1 - first)) for names in request.numbers if names]
+    others: dict[str, list[pa.Array]] = {name: [] for name in request.names}
     begin = 0  # row of the batch
     for batch in batches:
-        low, high = (
-            (0, len(batch))
-            if last is None
-            else np.clip([first - begin, last + 1 - begin], 0, len(batch))
-        )
-        part, row = batch.slice(low, high - low), max(begin - first, 0)
+        low, high = np.clip([first - begin, last + 1 - begin], 0, len(batch)).tolist()
+        part = batch.slice(low, high - low)
         begin += len(batch)
-        for name in request.names if len(part) else ():
-            column, values = part.column(name), None
-            if name in request.numbers and name not in request.others:
-                values = _numbers(name, column, numbers, row)
-            if values is None:
-                others[name].append(column)
-            else:
-                numbers.append({name: values})
-        if last is not None and begin > last:
+        if len(part):
+            taken = {name for block in blocks for name in block.append(part)}
+            for name in others.keys() - taken:
+                others[name].append(part.column(name))
+        if begin > last:
             break
-    if last is not None and begin <= last:
+    if request.rows and begin <= last:
         raise DataError(
             f"has {begin:,} rows, data.row_range is [{first},{last}]; accepted: up to {begin - 1}"
         )
@@ -224,23 +229,57 @@ def collect(batches: Iterable[pa.RecordBatch], request: Request) -> dict[str, Co
         raise DataError("has no rows; accepted: at least 2, which make a transition")
     chunked = {name: pa.chunked_array(chunks) for name, chunks in others.items() if chunks}
     pa.default_memory_pool().release_unused()
-    return {**numbers.finish(), **chunked}
+    return {name: column for block in blocks for name, column in block.columns().items()} | chunked
 
 
-def _numbers(name: str, column: pa.Array, written: ColumnWriter, row: int) -> np.ndarray | None:
-    """(n, D) float32 where it holds all numbers of the type, else float64; None for a column of
-    anything else.
+class _Block:
+    """The columns of numbers of one vector, side by side: (rows, D) float32, or float64 if any of
+    them may hold numbers that float32 does not.
     """
+
+    def __init__(self, names: Sequence[str], most_rows: int):
+        self.names, self.most_rows, self.rows = names, most_rows, 0
+        self.parts: dict[str, slice] = {}
+        self.values = np.zeros((0, 0))
+
+    def append(self, batch: pa.RecordBatch) -> Iterable[str]:
+        """Appends the rows of a batch; returns the columns that hold numbers."""
+        if not self.rows:
+            self._allocate(batch)
+        end = self.rows + len(batch)
+        for name, part in self.parts.items():
+            column = batch.column(name)
+            values = self.values[self.rows : end, part]
+            if is_vector(column.type):
+                list_length(name, column, values.shape[1], self.rows)
+                column = column.flatten()
+            values[:] = column.to_numpy(zero_copy_only=False).reshape(values.shape)
+        self.rows = end
+        return self.parts
+
+    def _allocate(self, batch: pa.RecordBatch) -> None:
+        kinds, width = [], 0
+        for name in self.names:
+            column = batch.column(name)
+            if (kind := _number_type(column.type)) is not None:
+                size = list_length(name, column[:1]) if is_vector(column.type) else 1
+                self.parts[name] = slice(width, width + size)
+                kinds, width = [*kinds, kind], width + size
+        if kinds:
+            self.values = np.empty((self.most_rows, width), np.result_type(*kinds))
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Column -> (rows, D)."""
+        return {name: self.values[: self.rows, part] for name, part in self.parts.items()}
+
+
+def _number_type(kind: pa.DataType) -> type | None:
+    """float32 where it holds all numbers of a type, else float64; None for anything else."""
     from pyarrow import types
 
-    kind = column.type.value_type if is_vector(column.type) else column.type
-    if not (types.is_integer(kind) or types.is_floating(kind)):
-        return None
-    small = kind.bit_width <= (32 if types.is_floating(kind) else 16)
-    dtype = np.float32 if small else np.float64
-    if not is_vector(column.type):
-        return column.to_numpy(zero_copy_only=False).astype(dtype, copy=False)[:, None]
-    width = written.shapes[name][0] if name in written.rows else None
-    width = list_length(name, column, width, row)
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    return values.astype(dtype, copy=False).reshape(len(column), width)
+    kind = kind.value_type if is_vector(kind) else kind
+    if types.is_floating(kind):
+        return np.float32 if kind.bit_width <= 32 else np.float64
+    if types.is_integer(kind):
+        return np.float32 if kind.bit_width <= 16 else np.float64
+    return None
