@@ -113,5 +113,8 @@ def _records(file: Path) -> np.ndarray:
         raise DataError(f"has shape {array.shape}; accepted: {SHAPES}")
     samples, channels, records, periods = array.shape + (1,) * (4 - array.ndim)
     array = np.load(file, allow_pickle=False).reshape(samples, channels, records, periods)
+    array = (
+        array if array.dtype.kind == "f" else array.astype(np.float64)
+    )  # integers are no classes
     array.flags.writeable = False  # so that a single record need not be copied
     return array.transpose(3, 0, 1, 2).reshape(periods * samples, channels, records)
