@@ -161,7 +161,6 @@ def test_alignment_is_asked_where_neither_end_is_zero(tmp_path: Path) -> None:
         ({"is_terminal": np.array([0, 0, 0, 2])}, "is_terminal is 2 in row 3"),
         ({"action": None, "control": np.ones((4, 2))}, "data.roles={KEY: action}"),
         ({"vector": np.ones((3, 2))}, "vector has 3 rows"),
-        ({"text": np.array(["a"] * 4)}, "text"),
     ],
 )
 def test_refusals_name_file_and_key(tmp_path: Path, changes: dict, message: str) -> None:
@@ -199,3 +198,10 @@ def test_a_folder_of_replay_is_recognized_by_the_names_of_its_files(tmp_path: Pa
     assert parse_source(str(tmp_path)).format == "dreamer"
     np.savez(tmp_path / "other.npz", observations=np.ones(3))
     assert not holds_replay(tmp_path)
+
+
+def test_observations_that_are_not_chosen_are_not_read(tmp_path: Path) -> None:
+    write_older(tmp_path, [older(3, 1, image=np.array([{}] * 4, object))])  # cannot be read
+    assert set(read(tmp_path, observations=["vector"]).observations) == {"vector"}
+    with pytest.raises(DataError, match="did you mean 'vector'"):
+        read(tmp_path, observations=["vectro"])

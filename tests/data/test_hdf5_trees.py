@@ -229,3 +229,44 @@ def test_an_invalid_episode_can_be_skipped(tmp_path: Path) -> None:
     episodes = logged([3, 4, 5], [False] * 3)
     logs = read(tmp_path, write, episodes, on_invalid_episode="skip")
     assert logs.names == ("demo_0", "demo_2")
+
+
+def test_observations_are_chosen_before_the_final_one_is_looked_for(tmp_path: Path) -> None:
+    def write(file: h5py.File, episodes: Logged) -> None:
+        robomimic(file, episodes)
+        for name in file["data"]:
+            del file[f"data/{name}/next_obs/camera"]
+
+    logs = read(tmp_path, write, logged([3, 2], [False, False]), observations=["position"])
+    assert set(logs.observations) == {"position"} and logs.final_logged is None
+    with pytest.raises(DataError, match="did you mean 'position'"):
+        read(tmp_path, write, logged([3], [False]), observations=["positoin"])
+
+
+@pytest.mark.parametrize(("largest", "discrete"), [(3, True), (300, False)])
+def test_single_integers_are_classes_or_counts_in_all_episodes(
+    tmp_path: Path, largest: int, discrete: bool
+) -> None:
+    episodes = logged([3, 3], [False, False])
+    for number, episode in enumerate(episodes):
+        episode["actions"] = np.array([[0], [1], [largest * number]])
+    logs = read(tmp_path, d3rlpy, episodes)
+    assert logs.action_spec.discrete == discrete
+
+
+SHARED = Path(__file__).parents[2].parent / "shared" / "data" / "odd_logs" / "nested"
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="the shared data are not there")
+@pytest.mark.parametrize(
+    ("name", "options", "count", "terminal"),
+    [
+        ("robomimic", {"roles": {"dones": "terminal"}}, 120, 4),
+        ("robomimic", {"roles": {"dones": "end"}, "observations": ["eef_pos"]}, 120, 0),
+        ("maniskill", {}, 90, 3),
+        ("d3rlpy2", {}, 30, 1),
+    ],
+)
+def test_odd_logs_of_others(name: str, options: dict, count: int, terminal: int) -> None:
+    logs = load(HDF5Data(path=str(SHARED / f"{name}.hdf5"), **options))
+    assert logs.num_transitions == count and logs.terminated.sum() == terminal

@@ -147,3 +147,11 @@ def test_actions_of_another_name_are_chosen_by_their_role(tmp_path: Path) -> Non
         load_store(tmp_path / "a.zarr")
     logs = load_store(tmp_path / "a.zarr", roles={"state": "action"})
     assert set(logs.observations) == {"keypoint"} and logs.actions.shape[1] == 2
+
+
+def test_observations_that_are_not_chosen_are_not_opened(tmp_path: Path) -> None:
+    zarr_buffer(str(tmp_path / "a.zarr"), buffer([5, 3]), zarr_format=2)
+    file = tmp_path / "a.zarr" / "data" / "img" / ".zarray"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"filters": [{"id": "pickle"}]}))
+    logs = load_store(tmp_path / "a.zarr", observations=["state"])
+    assert set(logs.observations) == {"state"}

@@ -88,7 +88,7 @@ def episodes(
     batch = laid_end_to_end(fields, options.axes)
     fields = batch.fields if batch else fields
     layout = layout_of(fields, batch, source)
-    numbers = _are_counts(fields.actions, source)
+    numbers = are_counts(fields.actions, source)
     names = _names(fields, prefix, len(layout.last))
     begins = np.concatenate([[0], layout.last[:-1] + 1]).tolist()
     row_bytes = sum(map(_row_bytes, layout.observations.values()))
@@ -110,7 +110,7 @@ def episodes(
             continue
         yield Episode(
             observations,
-            actions=_actions(np.asarray(fields.actions[part]), numbers),
+            actions=step_actions(np.asarray(fields.actions[part]), numbers),
             rewards=rewards,
             terminated=bool(layout.terminated[index]),
             name=names[index],
@@ -154,7 +154,7 @@ def _names(fields: Fields, prefix: str, count: int) -> list[str]:
     return [f"{prefix}{name}" for name in names]
 
 
-def _are_counts(actions: Any, source: str) -> bool:
+def are_counts(actions: Any, source: str) -> bool:
     """Whether integers (N, 1) are numbers and not classes: some are negative, or beyond 255."""
     if actions.dtype.kind not in "iu" or actions.shape[1:] != (1,):
         return False
@@ -170,7 +170,7 @@ def _are_counts(actions: Any, source: str) -> bool:
     return counts
 
 
-def _actions(actions: np.ndarray, numbers: bool) -> np.ndarray:
+def step_actions(actions: np.ndarray, numbers: bool) -> np.ndarray:
     """Turns (T, 1) integers into classes (T,), or into `numbers`; all else is unchanged."""
     if numbers:
         return actions.astype(np.float64)

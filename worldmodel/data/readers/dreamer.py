@@ -25,6 +25,7 @@ import numpy as np
 from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
+from worldmodel.data.observations import ObservationChoice
 from worldmodel.data.readers.files import existing_files, reading, summary
 from worldmodel.data.readers.marks import discounts, role_of, truths
 from worldmodel.data.readers.npz import member_array
@@ -46,6 +47,7 @@ BEGIN_INSIDE = "begin inside an episode, since the rows before are not in the re
 INTERRUPTED = "end without is_last, as where a run was interrupted; they count as truncated"
 
 Rows = dict[str, np.ndarray]  # key -> (n, ...)
+EVERY = ObservationChoice()
 
 
 @dataclass
@@ -78,7 +80,7 @@ def read(options: DreamerData) -> EpisodeStream:
     if led_here is None:
         chunks = all(CHUNK.fullmatch(file.name) for file in files)
         led_here = not chunks and _actions_led_here(files, options.roles)
-    replay = _Replay(str(options.path), options.roles, led_here)
+    replay = _Replay(str(options.path), options.roles, led_here, ObservationChoice.of(options))
     return EpisodeStream(str(options.path), replay.episodes(streams), files=files)
 
 
@@ -129,11 +131,18 @@ def _actions_led_here(files: Sequence[Path], roles: Mapping[str, str]) -> bool:
 # ------------------------------------------------------------------------------------------- files
 
 
-def _load(file: Path, roles: Mapping[str, str]) -> Rows:
-    """The arrays of an archive, all of as many rows. Raises DataError for any others."""
+def _load(file: Path, roles: Mapping[str, str], choice: ObservationChoice = EVERY) -> Rows:
+    """The arrays of an archive, all of as many rows; of the observations those of the `choice`.
+    Raises DataError for any others.
+    """
     with reading(ACCEPTED), zipfile.ZipFile(file) as archive:
         members = {m.filename.removesuffix(".npy"): m for m in archive.infolist()}
-        wanted = {key: m for key, m in members.items() if _role(key, roles) != "ignore"}
+        kinds = {key: _role(key, roles) for key in members}
+        out = {key for key, kind in kinds.items() if kind == "ignore"}
+        observed = {_name(key): key for key, kind in kinds.items() if kind == "observation"}
+        kept = choice.select(observed, "this file")
+        out |= {key for name, key in observed.items() if name not in kept}
+        wanted = {key: member for key, member in members.items() if key not in out}
         check_size(sum(m.file_size for m in wanted.values()), file.stat().st_size)
         rows = {key: np.asarray(member_array(archive, m)[:]) for key, m in wanted.items()}
     _key("action", rows, roles)
@@ -195,6 +204,7 @@ class _Replay:
     source: str
     roles: Mapping[str, str]
     actions_led_here: bool
+    choice: ObservationChoice
     notes: Counter[str] = field(default_factory=Counter)
 
     def episodes(self, streams: Sequence[Sequence[Path]]) -> Iterator[Episode | UnreadableEpisode]:
@@ -216,7 +226,7 @@ class _Replay:
         part: _Part | None = None
         for file in stream:
             try:
-                rows = _load(file, self.roles)
+                rows = _load(file, self.roles, self.choice)
                 first, last = (_flags(role, rows, self.roles) for role in ("start", "final"))
             except DataError as error:
                 if part:

@@ -11,7 +11,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from worldmodel.config import DataOptions
 from worldmodel.data.episodes import Episode, UnreadableEpisode
 from worldmodel.data.image_layouts import default_name
 from worldmodel.data.observations import ObservationChoice
+from worldmodel.data.readers.arrays import are_counts, step_actions
 from worldmodel.data.readers.files import reading
 from worldmodel.data.readers.marks import (
     MARKS,
@@ -121,7 +122,8 @@ NEXT_MISSING = "lack {} after their last action, so that no observation of that 
 @dataclass
 class _Rows:
     """What the marks say of an episode: its rows, how many of them belong to it, whether it ends in
-    a terminal state, and whether its last row holds the final observation alone.
+    a terminal state, and whether its last row holds the final observation alone; and its actions if
+    they are single integers.
     """
 
     marks: dict[str, np.ndarray]
@@ -129,6 +131,7 @@ class _Rows:
     stop: int
     terminal: bool = False
     final: bool = False
+    integers: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), np.int64))
 
 
 def episodes(
@@ -161,6 +164,8 @@ def episodes(
             rows[name] = UnreadableEpisode(name, str(error))
     check_roles(roles, present)
     _read_marks({name: r for name, r in rows.items() if isinstance(r, _Rows)}, rows, roles)
+    integers = [r.integers for r in rows.values() if isinstance(r, _Rows) and len(r.integers)]
+    numbers = bool(integers) and are_counts(np.concatenate(integers), source)
     told, notes = FieldNames(source), Counter[str]()
     for name, found in rows.items():
         if isinstance(found, UnreadableEpisode):
@@ -173,7 +178,7 @@ def episodes(
                 told.warn(_row_long(fields, names, found.count), found.count)
                 kept = choice.among(names.observations)
                 names = replace(names, observations={k: names.observations[k] for k in kept})
-                yield _episode(fields, names, found, name, notes)
+                yield _episode(fields, names, found, name, notes, numbers)
         except DataError as error:
             yield UnreadableEpisode(name, str(error))
     for note, times in notes.items():
@@ -201,6 +206,9 @@ def _marked_rows(fields: Fields, roles: Mapping[str, str], accepted: str) -> _Ro
         marks[name] = np.asarray(values[:]).reshape(count)
         check = discounts if role_of(name, roles) == "not_terminal" else truths
         check(marks[name], name)  # here, since a row of this episode is meant
+    actions = fields[names.action]
+    if actions.dtype.kind in "iu" and actions.shape[1:] == (1,):
+        return _Rows(marks, count, count, integers=np.asarray(actions[:]))
     return _Rows(marks, count, stop=count)
 
 
@@ -234,7 +242,9 @@ def _read_marks(
             rows[name] = UnreadableEpisode(name, error)
 
 
-def _episode(fields: Fields, names: Names, rows: _Rows, name: str, notes: Counter[str]) -> Episode:
+def _episode(
+    fields: Fields, names: Names, rows: _Rows, name: str, notes: Counter[str], numbers: bool
+) -> Episode:
     _check_lengths(fields, names, rows.count)
     stop, observations = rows.stop, {k: fields[path] for k, path in names.observations.items()}
     check_memory(sum(map(_row_bytes, observations.values())) * (stop + 1), name)
@@ -255,7 +265,7 @@ def _episode(fields: Fields, names: Names, rows: _Rows, name: str, notes: Counte
             complete = True
     return Episode(
         values,
-        actions=classes(np.asarray(fields[names.action][:stop])),
+        actions=step_actions(np.asarray(fields[names.action][:stop]), numbers),
         rewards=None if names.reward is None else np.asarray(fields[names.reward][:stop]),
         terminated=rows.terminal,
         name=name,
@@ -296,9 +306,3 @@ def _differs(observations: Fields, following: Fields, stop: int) -> bool:
             if not np.array_equal(after, row, equal_nan=values.dtype.kind == "f"):
                 return True
     return False
-
-
-def classes(actions: np.ndarray) -> np.ndarray:
-    """Turns (T, 1) integers into classes (T,); leaves everything else unchanged."""
-    single = actions.dtype.kind in "iu" and actions.shape[1:] == (1,)
-    return actions[:, 0] if single else actions

@@ -19,10 +19,10 @@ from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream
 from worldmodel.data.observations import ObservationChoice
+from worldmodel.data.readers.arrays import are_counts, step_actions
 from worldmodel.data.readers.files import existing_path, reading, summary
 from worldmodel.data.readers.marks import MARKS, FieldNames, check_roles, read_marks, role_of
 from worldmodel.data.readers.sizes import check_memory
-from worldmodel.data.readers.steps import classes
 from worldmodel.errors import DataError
 
 META = "meta.json"
@@ -193,6 +193,7 @@ def _ends(fields: Fields, observed: Fields, following: Fields, sequences: int) -
 def _episodes(layout: _Layout) -> Iterator[Episode]:
     last = np.flatnonzero(layout.last)
     row_bytes = sum(value[:1].nbytes for value in layout.observed.values())
+    numbers = are_counts(layout.actions, layout.told.source)
     for index, (begin, end) in enumerate(zip([0, *(last[:-1] + 1)], last, strict=True)):
         name, rows, final = f"episode {index}", slice(begin, end + 1), slice(end, end + 1)
         check_memory(row_bytes * int(end - begin + 2), name)
@@ -201,7 +202,7 @@ def _episodes(layout: _Layout) -> Iterator[Episode]:
                 key: np.concatenate([value[rows], layout.following[key][final]])
                 for key, value in layout.observed.items()
             },
-            actions=classes(np.asarray(layout.actions[rows])),
+            actions=step_actions(np.asarray(layout.actions[rows]), numbers),
             rewards=None if layout.rewards is None else np.asarray(layout.rewards[rows]),
             terminated=bool(layout.terminal[end]),
             name=name,

@@ -24,10 +24,10 @@ from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream
 from worldmodel.data.observations import ObservationChoice
+from worldmodel.data.readers.arrays import are_counts, step_actions
 from worldmodel.data.readers.files import existing_files, read_files, summary
 from worldmodel.data.readers.marks import MARKS, FieldNames, check_roles, read_marks, role_of
 from worldmodel.data.readers.sizes import check_memory, check_size
-from worldmodel.data.readers.steps import classes
 from worldmodel.errors import DataError
 from worldmodel.system.storage import user_path
 
@@ -197,13 +197,14 @@ def _store_episodes(options: ZarrData, store: _Store, prefix: str) -> Iterator[E
     marks = {n: arrays[n][: ends[-1]] for role in MARKS for n in keys.get(role, [])}
     terminal = read_marks(marks, roles, ends=last).terminal if marks else np.zeros_like(last)
     time = next((n for n in arrays if by_role[n] == "time"), None)
+    numbers = are_counts(arrays[actions[0]], str(store.path))
     for index, (begin, end) in enumerate(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)):
         name, rows = f"{prefix}episode {index}", slice(begin, end)
         row_bytes = (math.prod(a.shape[1:]) * a.dtype.itemsize for a in arrays.values())
         check_memory(sum(row_bytes) * (end - begin), name)
         yield Episode(
             {key: np.asarray(arrays[key][rows]) for key in observed},
-            actions=classes(np.asarray(arrays[actions[0]][rows])),
+            actions=step_actions(np.asarray(arrays[actions[0]][rows]), numbers),
             rewards=np.asarray(arrays[rewards[0]][rows]) if rewards else None,
             terminated=bool(terminal[end - 1]),
             name=name,
