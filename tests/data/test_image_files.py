@@ -99,6 +99,21 @@ def test_bytes_of_different_lengths_are_images_in_hdf5(tmp_path: Path) -> None:
     np.testing.assert_array_equal(logged(read(path), key), IMAGES)
 
 
+def test_decoded_images_are_cached(tmp_path: Path) -> None:
+    """From smaller files on than others, since they are larger than these and slow to decode."""
+    few = np.random.default_rng(0).integers(0, 256, (3, 512, 512, 3), np.uint8)
+    buffers = [io.BytesIO() for _ in few]
+    for image, buffer in zip(few, buffers, strict=True):
+        Image.fromarray(image).save(buffer, "PNG", compress_level=0)
+    content = [buffer.getvalue() for buffer in buffers]
+    path, offsets = tmp_path / "logs.npz", np.cumsum([0, *map(len, content)])
+    images = np.frombuffer(b"".join(content), np.uint8)
+    np.savez(path, jpeg=images, offsets=offsets, actions=np.zeros((3, 1)))
+    dataset = read(path, cache_dir=str(tmp_path))
+    assert isinstance(dataset.observations["image"], np.memmap)
+    np.testing.assert_array_equal(dataset.observations["image"][:3], few)
+
+
 @pytest.mark.parametrize("kind", ["npz", "hdf5"])
 @pytest.mark.parametrize(
     "offsets", [OFFSETS[:-1], OFFSETS + 1, OFFSETS[::-1], OFFSETS.astype(float)]

@@ -183,11 +183,20 @@ class ObservationPlan:
         return conversion.steps(value)
 
 
+def holds_encoded_images(observations: Mapping[str, Any]) -> bool:
+    """Whether one of the observations of an episode is JPEG or PNG images."""
+    return any(_is_encoded(_array(value)) for value in observations.values())
+
+
+def _is_encoded(value: np.ndarray) -> bool:
+    return value.ndim in (1, 2) and len(value) > 0 and is_encoded(value[0])
+
+
 def _conversion(
     key: str, value: np.ndarray, choice: ObservationChoice
 ) -> tuple[ImageConversion | None, bool]:
     """What turns an observation into an image, None for a vector; whether its range is certain."""
-    encoded = value.ndim in (1, 2) and len(value) > 0 and is_encoded(value[0])
+    encoded = _is_encoded(value)
     pixels = decode(value[:1]) if encoded else value
     shape, layout = pixels.shape[1:], choice.layouts.get(key)
     if layout is None and encoded:

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 from worldmodel.config import DataOptions
@@ -14,9 +15,9 @@ from worldmodel.config.option import option_errors
 from worldmodel.config.registry import entries, entry_of
 from worldmodel.data import cache, consistency
 from worldmodel.data.action_inference import declared_actions
-from worldmodel.data.episodes import EpisodeStream, raise_data_errors, stack_episodes
+from worldmodel.data.episodes import Episode, EpisodeStream, raise_data_errors, stack_episodes
 from worldmodel.data.long_episodes import split_long_episodes
-from worldmodel.data.observations import ObservationChoice
+from worldmodel.data.observations import ObservationChoice, holds_encoded_images
 from worldmodel.data.progress import progress_bar
 from worldmodel.data.readers.files import reading
 from worldmodel.data.readers.sizes import check_holes
@@ -34,6 +35,7 @@ RUNTIME_OPTIONS = {
     *("cache", "cache_dir", "loader", "num_workers"),
 }
 CACHED_BYTES = 32 * 2**20  # files of at least this size are cached
+CACHED_IMAGE_BYTES = 2 * 2**20  # likewise, where images are encoded
 
 
 def load(options: DataOptions, *, warn: bool = True) -> Trajectories:
@@ -75,7 +77,8 @@ def _load(options: DataOptions) -> Trajectories:
     with reading("files that can be read"):
         for file in stream.files:
             check_holes(file)
-    if not _is_cached(options, stream):
+    cached, stream = _is_cached(options, stream)
+    if not cached:
         return _read(options, stream, None)
     recipe = {k: v for k, v in dataclasses.asdict(options).items() if k not in RUNTIME_OPTIONS}
     with reading("files that can be read"):
@@ -122,13 +125,21 @@ def _read(options: DataOptions, stream: EpisodeStream, folder: Path | None) -> T
     return trajectories
 
 
-def _is_cached(options: DataOptions, stream: EpisodeStream) -> bool:
-    """Whether the decoded dataset is cached: large files are, and any if the options say so."""
+def _is_cached(options: DataOptions, stream: EpisodeStream) -> tuple[bool, EpisodeStream]:
+    """Whether the decoded dataset is cached: large files are, those with encoded images, and any if
+    the options say so; and the stream, of which the first episode may have been read.
+    """
     if not stream.files or options.cache == "never":
-        return False
+        return False, stream
     if options.cache == "always" or options.loader == "host":
-        return True
-    return sum(file.stat().st_size for file in stream.files) >= CACHED_BYTES
+        return True, stream
+    size = sum(file.stat().st_size for file in stream.files)
+    if not CACHED_IMAGE_BYTES <= size < CACHED_BYTES:
+        return size >= CACHED_BYTES, stream
+    episodes = iter(stream.episodes)
+    first = list(islice(episodes, 1))
+    encoded = any(holds_encoded_images(e.observations) for e in first if isinstance(e, Episode))
+    return encoded, dataclasses.replace(stream, episodes=chain(first, episodes))
 
 
 def _environment_actions(options: DataOptions) -> ActionSpec | None:
