@@ -170,7 +170,9 @@ def convert(arguments: Arguments) -> int:
     dataset = load(data, warn=False)  # they are among the warnings below
     scaling = resolve_normalization(data, dataset)
     data.environment = data.environment or data.recorded_environment()
-    metadata = {"environment": data.environment} if data.environment else {}
+    metadata: dict[str, Any] = {"environment": data.environment} if data.environment else {}
+    if metadata and data.environment_options:
+        metadata["environment_options"] = data.environment_options
     try:
         write_rlds(dataset, folder, source.name, metadata)
     except FileExistsError:
@@ -180,7 +182,7 @@ def convert(arguments: Arguments) -> int:
     counts = f"{dataset.num_episodes:,} episodes, {dataset.num_transitions:,} transitions"
     print(f"{printable(folder)}: {counts}")
     native = schemas("data")[NATIVE_FORMAT](path=target, environment=data.environment)
-    native.normalize = data.normalize
+    native.normalize, native.environment_options = data.normalize, data.environment_options
     print(printable(_training(native, source.name, dataset)))
     return 0
 

@@ -35,7 +35,7 @@ def replay(arguments: Arguments) -> int:
     source = sources.parse_source_options(word, arguments.options, options)
     data = options.data
     recorded = data.recorded_environment()
-    if recorded is not None and ":" not in recorded:  # else the logs would name code to import
+    if isinstance(recorded, str) and ":" not in recorded:  # else the logs name code to import
         data.environment = data.environment or recorded
     identity = data.environment_id
     if identity is None:
