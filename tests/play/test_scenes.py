@@ -91,6 +91,17 @@ def test_names_from_logs_are_drawn_and_printed_as_text() -> None:
     assert [axes.get_title() for axes in figure.axes][:2] == ["$a_b_c$", "\\x1b[2J"]
 
 
+@pytest.mark.parametrize("shape", [(6, 4, 2), (84, 84, 4), (20, 60, 12)])
+def test_a_video_shows_stacked_frames_of_any_size(tmp_path: Path, shape: tuple) -> None:
+    """Two gray frames as gray, and the first of several in colors."""
+    video = Video(str(tmp_path / "v.gif"), [lambda m: m.observation["state"]], 20)
+    image = np.full(shape, 90, np.uint8)
+    video.add(step_of(1, image, image))
+    width = round(shape[1] * HEIGHT / shape[0])
+    assert video.images[0].size == (width, CAPTION + HEIGHT)
+    assert video.images[0].convert("RGB").getpixel((width // 2, CAPTION + 9)) == (90, 90, 90)
+
+
 def test_images_are_drawn_unchanged(tmp_path: Path) -> None:
     """A frame per step: the real image on the left, the dreamed one on the right, enlarged."""
     real, dreamed = np.zeros((2, 4, 4, 3), np.uint8)
