@@ -36,6 +36,13 @@ def _replace(key: str, value: Any) -> Callable[[h5py.File], None]:
     return change
 
 
+def _virtual(file: h5py.File) -> None:
+    del file["data/demo_1/obs/x"]
+    layout = h5py.VirtualLayout((5, 2), "f8")
+    layout[:] = h5py.VirtualSource("other.h5", "x", (5, 2))
+    file.create_virtual_dataset("data/demo_1/obs/x", layout)
+
+
 def _huge(file: h5py.File) -> None:
     del file["data/demo_1/obs/x"]
     file.create_dataset("data/demo_1/obs/x", (5, TEN_TB), "f4", chunks=(1, 1000))
@@ -63,6 +70,7 @@ add(
         ),
         "text for observations": (_tree(_replace("obs/x", ["a"] * 5)), "obs"),
         "a number for observations": (_tree(_replace("obs/x", 1.0)), "obs/x has shape ()"),
+        "a virtual dataset": (_tree(_virtual), "obs/x is assembled of other datasets"),
         "no data space": (_tree(_replace("actions", h5py.Empty("f4"))), "demo_1: has no actions"),
         "a named type": (_tree(_replace("actions", np.dtype("f8"))), "demo_1: has no actions"),
     },

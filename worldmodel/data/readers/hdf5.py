@@ -122,8 +122,8 @@ def _virtual_files(options: HDF5Data, path: Path) -> set[Path]:
 
     try:
         with h5py.File(path, "r") as file:
-            if tree := hdf5_trees.branches(file):
-                return virtual_files(hdf5_trees.datasets(file, tree))
+            if hdf5_trees.branches(file):  # which hold no virtual datasets
+                return set()
             return virtual_files(_datasets(file, options)[0])
     except Exception:  # is reported when the file is read
         return set()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 from worldmodel.data.episodes import Episode, UnreadableEpisode
@@ -77,24 +76,30 @@ def episodes(
     file: Any, tree: list[Branch], prefix: str, options: Any
 ) -> Iterator[Episode | UnreadableEpisode]:
     """Yields the episodes of a tree, or those that `options.filter_key` lists."""
-    named = {f"{prefix}{b.name}": partial(_fields, file, b) for b in _filtered(file, tree, options)}
+    named = {f"{prefix}{b.name}": _Fields(file, b) for b in _filtered(file, tree, options)}
     yield from steps.episodes(named, file.filename, options, ACCEPTED)
 
 
-def datasets(file: Any, tree: list[Branch]) -> dict[str, Any]:
-    """All datasets of a tree, by path."""
-    return {
-        f"{branch.name}/{path}": dataset
-        for branch in tree
-        for path, dataset in _datasets(file, branch)
-    }
+class _Fields:
+    """Opens the datasets of an episode by name.
 
+    Raises DataError for what is not stored as a whole in the file itself, when it is first called.
+    """
 
-def _fields(file: Any, branch: Branch) -> dict[str, Any]:
-    """The datasets of an episode by name. Raises DataError for what is not stored as a whole."""
-    found = {path: item for path, item in _datasets(file, branch) if item.shape is not None}
-    check_storage(found)
-    return found
+    def __init__(self, file: Any, branch: Branch):
+        self.file, self.branch, self.checked = file, branch, False
+
+    def __call__(self) -> dict[str, Any]:
+        opened = _datasets(self.file, self.branch)
+        found = {path: item for path, item in opened if item.shape is not None}
+        if not self.checked:
+            if virtual := [path for path, item in found.items() if item.is_virtual]:
+                raise DataError(
+                    f"{virtual[0]} is assembled of other datasets; accepted: stored in the group"
+                )
+            check_storage(found)
+        self.checked = True
+        return found
 
 
 def _datasets(file: Any, branch: Branch) -> Iterator[tuple[str, Any]]:
