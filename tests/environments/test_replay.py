@@ -51,6 +51,9 @@ def test_logs_of_an_environment_agree_with_it(name):
 
 def test_every_way_to_part_is_told(pendulum_logs):
     assert "agree: " in told(replay(pendulum_logs, "Pendulum-v1", 2))
+    named = {"state": pendulum_logs.observations["observation"]}  # what it shows, by any name
+    renamed = dataclasses.replace(pendulum_logs, observations=named)
+    assert "agree: " in told(replay(renamed, "Pendulum-v1", 2))
     heavier = replay(pendulum_logs, EnvironmentId("Pendulum-v1", {"g": 9.81}), 2)
     assert "do not agree" in told(heavier)
     assert "first part at episode 0, step 0: observation 'observation', dimension" in told(heavier)
@@ -85,7 +88,9 @@ def test_states_are_set_from_logged_positions_and_velocities():
     unwrapped = environment.unwrapped
     environment.reset(seed=3)
     model = unwrapped.model  # pyright: ignore[reportAttributeAccessIssue]
-    assert state_setter(environment, {"observation": 9}) is None  # sines, and no angles
+    assert (
+        state_setter(environment, {"observation": 9}, ["observation"]) is None
+    )  # sines, and no angles
     before = np.concatenate([unwrapped.data.qpos, unwrapped.data.qvel])
     after, *_ = environment.step(np.ones(1, np.float32))
     for values in (
@@ -93,7 +98,7 @@ def test_states_are_set_from_logged_positions_and_velocities():
         {"states": np.concatenate([[0.7], before])},
     ):
         sizes = {key: len(value) for key, value in values.items()}
-        setter = state_setter(environment, {"observation": 9, **sizes})
+        setter = state_setter(environment, {"observation": 9, **sizes}, ["observation"])
         assert setter is not None
         setter.apply(values)
         again, *_ = environment.step(np.ones(1, np.float32))

@@ -13,7 +13,9 @@ from functools import cached_property
 import numpy as np
 
 from worldmodel.config.environment_ids import EnvironmentId
+from worldmodel.data.environment import GuardedEnvironment
 from worldmodel.data.offsets import add_offset
+from worldmodel.data.spaces import leaves
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.environments.real import RealEnvironment
 from worldmodel.environments.states import StateSetter, is_state, state_setter
@@ -114,9 +116,11 @@ def replay(
     a seed is known.
     """
     chosen = np.unique(np.linspace(0, dataset.num_episodes - 1, episodes).round().astype(int))
-    observed = {key: v for key, v in dataset.observations.items() if not is_state(key)}
-    spec = dataset.spec()
-    seen = {key: spec.observations[key] for key in observed} or spec.observations
+    spec, guarded = dataset.spec(), GuardedEnvironment(environment)
+    shown = leaves(guarded.environment.observation_space)
+    guarded.close()
+    seen = {k: o for k, o in spec.observations.items() if k in shown or not is_state(k)}
+    seen = seen or spec.observations
     spec = type(spec)(seen, spec.action, spec.has_reward, spec.reward_mean_std)
     real = RealEnvironment(environment, spec)
     try:
@@ -134,7 +138,9 @@ class _Replayer:
         self.dataset, self.real, self.seeds = dataset, real, seeds
         sizes = {k: v.shape[1] for k, v in dataset.observations.items() if v.ndim == 2}
         real.reset(0)
-        self.setter: StateSetter | None = state_setter(real.environment, sizes)
+        self.setter: StateSetter | None = state_setter(
+            real.environment, sizes, [*real.spec.observations]
+        )
         self.undetermined = 0
         if self.setter is None and not (seeds and any(seed is not None for seed in seeds)):
             raise UserError(f"{real.guarded.label}: {CANNOT}")

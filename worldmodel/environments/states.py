@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -32,16 +32,20 @@ def is_state(name: str) -> bool:
     return name.rpartition("/")[2] in (POSITIONS, VELOCITIES, *STATES)
 
 
-def state_setter(environment: gymnasium.Env, sizes: Mapping[str, int]) -> StateSetter | None:
+def state_setter(
+    environment: gymnasium.Env, sizes: Mapping[str, int], observed: Sequence[str]
+) -> StateSetter | None:
     """How to set the state from vectors of these sizes, by name; None where that is not known.
+
+    observed: names of what the environment shows; the others were logged in addition
 
     MuJoCo: from logged `qpos` and `qvel`, from `states` (robomimic), or from observations that
     omit only the first positions. Classic control: from the observation.
     """
     unwrapped = environment.unwrapped
     if hasattr(unwrapped, "set_state") and hasattr(unwrapped, "model"):
-        return _from_simulator_state(unwrapped, sizes) or _from_observation(environment, sizes)
-    observed = [name for name in sizes if not is_state(name)]
+        logged = {name: size for name, size in sizes.items() if name not in observed}
+        return _from_simulator_state(unwrapped, logged) or _from_observation(environment, observed)
     if len(observed) != 1:
         return None
     (name,) = observed
@@ -107,8 +111,8 @@ def _from_simulator_state(unwrapped: Any, sizes: Mapping[str, int]) -> StateSett
     return StateSetter(f"the logged {whole[0]!r}", apply_state)
 
 
-def _from_observation(environment: gymnasium.Env, sizes: Mapping[str, int]) -> StateSetter | None:
-    hidden, observed = unobserved_positions(environment), [n for n in sizes if not is_state(n)]
+def _from_observation(environment: gymnasium.Env, observed: Sequence[str]) -> StateSetter | None:
+    hidden = unobserved_positions(environment)
     if hidden is None or len(observed) != 1:
         return None
     unwrapped: Any = environment.unwrapped
