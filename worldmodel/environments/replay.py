@@ -32,7 +32,8 @@ REPEATED = 20  # steps that are taken twice, to see whether the environment is r
 CANNOT = (
     "its state cannot be set from what is logged, and no seeds of its resets are recorded. "
     "Accepted: Pendulum, CartPole, MountainCar, Acrobot; MuJoCo environments that observe their "
-    "velocities and all but the first positions, or logs of qpos and qvel, or of states; and "
+    "velocities and all but the first positions, or logs with states or with qpos and qvel (where "
+    "they are not read yet: roles={infos/qpos: observation, infos/qvel: observation}); and "
     "episodes of data=gymnasium or Minari, which record seeds"
 )
 
