@@ -59,7 +59,8 @@ def test_min_max_columns_fill_the_range_and_constant_ones_are_0() -> None:
 def test_the_unit_of_a_column_makes_no_difference(unit: float) -> None:
     """A column is constant by the resolution of float32 at its magnitude, not by its size."""
     steps = np.random.default_rng(0).normal(size=(21, 1))
-    columns = np.hstack([steps, steps + 1000, np.full((21, 1), 0.1), 0.1 + 1e-9 * steps]) * unit
+    columns = np.hstack([steps, steps + 1000, np.full((21, 1), 0.1), 0.1 + 1e-9 * steps])
+    columns = (columns * unit).astype(np.float32)  # of float64, the last one has an offset
     rewards = np.full(20, 0.1 * unit)
     spec = stack_episodes([Episode({"x": columns}, steps[1:], rewards, False)], "x").spec()
     std = np.asarray(spec.observations["x"].std)
