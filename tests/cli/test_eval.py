@@ -48,10 +48,10 @@ def test_evaluation_data_starts_from_the_data_options_of_the_run():
     options = evaluation_data_options(config)
     assert dataclasses.replace(options, episodes=200, holdout=0.1) == config.data
     assert type(options.holdout) is float
-    other = build("evaluation.data={format: npz, path: x}", "data.cache_dir=here")
-    assert evaluation_data_options(other) == NPZData(
-        path="x", cache_dir="here", environment="Pendulum-v1"
-    )  # fmt: skip
+    words = ("data.cache_dir=here", "data.image_size=[64,48]", "data.image_method=nearest")
+    other = build("evaluation.data={format: npz, path: x}", *words)
+    inherited = {"image_size": [64, 48], "image_method": "nearest", "environment": "Pendulum-v1"}
+    assert evaluation_data_options(other) == NPZData(path="x", cache_dir="here", **inherited)
 
 
 @pytest.mark.parametrize(

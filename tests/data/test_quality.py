@@ -66,6 +66,10 @@ def test_a_good_dataset_has_no_warnings() -> None:
         (put(terminated=lambda e, episode: True), "are terminal. If that length is a time limit"),
         (lambda e, episode: first(40 + 4 * e)(e, episode), "differ in length and none is terminal"),
         (put(observations=lambda e, p: {"x": np.ones((81, 2)) * e}), "equal the previous one"),
+        (
+            put(observations=lambda e, p: p.observations | {"y": np.ones((81, 2))}),
+            "y: constant. data.observations=[x] leaves it out",
+        ),
         (put(actions=lambda e, p: np.full((80, 1), 0.5)), "action: constant"),
         (put(actions=lambda e, p: np.sign(p.actions)), "at a bound in 100% of the steps"),
         (put(actions=lambda e, p: p.actions / 1000), "standard deviation below 1% of the width"),

@@ -19,7 +19,10 @@ from worldmodel.errors import raise_config_errors
 
 FORMAT = "format"
 # Of the run, whatever the format is.
-INHERITED_OPTIONS = ("environment", "environment_options", "cache", "cache_dir")
+INHERITED_OPTIONS = (
+    *("environment", "environment_options", "cache", "cache_dir"),
+    *("image_size", "image_method"),
+)
 PREFIX = "evaluation.data."
 
 

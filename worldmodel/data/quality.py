@@ -119,7 +119,10 @@ def _constant_columns(card: Card) -> Iterator[str]:
         if _lost(card, f"observation {key!r}"):
             continue
         constant = [low == high for low, high in zip(entry["min"], entry["max"], strict=True)]
-        if any(constant):
+        others = ",".join(name for name in card["observations"] if name != key)
+        if all(constant) and others:
+            yield f"{key}: constant. data.observations=[{others}] leaves it out"
+        elif any(constant):
             yield f"{_columns(key, entry, constant)}: constant. Leave out constant columns"
 
 
