@@ -82,3 +82,10 @@ def test_cards_and_plots_show_numbers_and_choices(dataset: Trajectories) -> None
     figure = over_time(dataset, [(0, "episode 0")], "a car", {})
     titles = {axes.get_ylabel() for axes in figure.axes}
     assert {"action\ngear", "action\nlight", "action\npush 0", "action\npush 1"} <= titles
+
+
+def test_whole_numbers_in_columns_may_be_classes() -> None:
+    whole = np.random.default_rng(0).integers(0, [5, 2], (40, 2)).astype(float)
+    episode = Episode({"x": np.zeros((41, 1))}, whole, None, terminated=False)
+    found = quality_warnings(build_card(stack_episodes([episode], "a table")), {})
+    assert any("integers from 0 to 4" in text and "data.classes=[5,2]" in text for text in found)

@@ -211,10 +211,12 @@ def _continuous_actions(card: Card) -> Iterator[str]:
     if not action or _lost(card, "action"):
         return
     least, most = action["min"], action["max"]
-    if len(least) == 1 and action["integer_valued"] and 0 == least[0] < most[0] <= MAX_CLASSES:
+    whole = all(low == 0 < high <= MAX_CLASSES for low, high in zip(least, most, strict=True))
+    if card["action"]["kind"] == "continuous" and action["integer_valued"] and whole:
+        classes = ",".join(f"{high + 1:g}" for high in most)
         yield (
-            f"action: integers from 0 to {most[0]:g}, read as a continuous action. If they are "
-            f"classes, set data.classes=[{most[0] + 1:g}], or store them as integers"
+            f"action: integers from 0 to {max(most):g}, read as a continuous action. If they are "
+            f"classes, set data.classes=[{classes}], or store them as integers"
         )
     constant = [low == high for low, high in zip(least, most, strict=True)]
     if any(constant):
