@@ -170,13 +170,17 @@ def test_rows_after_a_terminal_one_are_left_out_and_told(
     assert kept.num_transitions == 8 and not kept.terminated.any()
 
 
-def test_simulator_states_are_observed_where_nothing_else_is(tmp_path: Path) -> None:
+def test_simulator_states_are_observed_where_nothing_else_is(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     states = np.random.default_rng(0).normal(size=(4, 6)).astype("f4")
     with h5py.File(tmp_path / "demo.hdf5", "w") as file:  # as robosuite collects demonstrations
         for number in (1, 2):
             file[f"data/demo_{number}/states"] = states
             file[f"data/demo_{number}/actions"] = np.ones((4, 2))
-    logs = load(HDF5Data(path=str(tmp_path / "demo.hdf5")))
+    with caplog.at_level(logging.WARNING):
+        logs = load(HDF5Data(path=str(tmp_path / "demo.hdf5")))
+    assert "2 episodes have no obs; states are observed in their place" in caplog.text
     np.testing.assert_array_equal(logs.observations["observation"][:4], states)
     assert logs.num_transitions == 8
 

@@ -115,6 +115,7 @@ AFTER_TERMINAL = (
     "have rows after their first terminal one ({}), which are left out; data.roles={{{}: ignore}} "
     "keeps them"
 )
+STATES_OBSERVED = "have no obs; {} are observed in their place"
 NEXT_DIFFERS = "have next observations ({}) that are not those of the next row, which are used"
 NEXT_MISSING = "lack {} after their last action, so that no observation of that step is used"
 
@@ -246,6 +247,9 @@ def _episode(
     fields: Fields, names: Names, rows: _Rows, name: str, notes: Counter[str], numbers: bool
 ) -> Episode:
     _check_lengths(fields, names, rows.count)
+    place = next(iter(names.observations.values())).partition("/")[0]
+    if place in ("states", *SIMULATOR):
+        notes[STATES_OBSERVED.format(place)] += 1
     stop, observations = rows.stop, {k: fields[path] for k, path in names.observations.items()}
     check_memory(sum(map(_row_bytes, observations.values())) * (stop + 1), name)
     if stop < rows.count:
