@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.data.action_inference import MAX_CLASSES, Environment, resolve_actions
-from worldmodel.data.columns import ColumnWriter
+from worldmodel.data.columns import FIRST_ROWS, ColumnWriter
 from worldmodel.data.episode_lengths import (
     OBSERVATION,
     length_errors,
@@ -98,6 +98,7 @@ class EpisodeStream:
     lost_digits: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
+@np.errstate(over="ignore")  # validation reports numbers that become infinite
 def stack_episodes(
     episodes: Iterable[Episode | UnreadableEpisode],
     source: str,
@@ -298,9 +299,9 @@ def _numbers(value: Any, integers: bool = False) -> np.ndarray:
         return value.astype(np.int32) if fits else value
     if value.dtype.kind not in "fiub" or value.dtype == np.float32:
         return value
-    with np.errstate(over="ignore"):  # validation reports what becomes infinite
-        value = value.astype(np.float32)
-    value.flags.writeable = False  # so that it need not be copied again
+    value = value.astype(np.float32)
+    if len(value) >= FIRST_ROWS:
+        value.flags.writeable = False  # so that it need not be copied again
     return value
 
 

@@ -13,6 +13,7 @@ or not: then an episode is terminal if `next.success` is true in its last row; w
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ class _Fields:
     actions: columns of the action
     reward: column of the reward, or None
     marks: column -> its role
-    task: text of each task of the observation `task`, or None
+    tasks: those that the observation `task` tells apart, or None
     """
 
     columns: Mapping[str, str]
@@ -99,7 +100,7 @@ class _Fields:
     actions: Sequence[str]
     reward: str | None
     marks: Mapping[str, str]
-    tasks: Mapping[int, str] | None
+    tasks: list[int] | None
 
     @classmethod
     def of(cls, metadata: Metadata, options: LeRobotData) -> _Fields:
@@ -138,7 +139,7 @@ class _Fields:
             actions,
             reward,
             marks,
-            metadata.tasks() if TASK in names else None,
+            list(metadata.tasks()) if TASK in names else None,
         )
         used = {*found.read_columns, *present.values(), *INDICES, *roles, *marks, SUCCESS}
         unread = [n for n in features if n not in used]
@@ -326,12 +327,13 @@ class _Rows:
     def _value(self, name: str, part: np.ndarray | slice) -> np.ndarray:
         """A column in the type and shape of its feature."""
         values, feature = self.columns[name][part], self.metadata.features[name]
-        shape, dtype = tuple(feature.get("shape") or ()), str(feature["dtype"])
+        shape: list[int] = list(feature.get("shape") or ())
+        dtype = str(feature["dtype"])
         integers = values.dtype.kind == "f" and dtype.startswith(("int", "uint"))
         if integers and np.isfinite(values).all():
             values = values.astype(dtype)
-        if values.dtype.kind != "O" and len(shape) > 1 and np.prod(shape) == values[:1].size:
-            values = values.reshape(len(values), *shape)
+        if values.dtype.kind != "O" and len(shape) > 1 and math.prod(shape) == values[:1].size:
+            values = values.reshape(-1, *shape)
         return values
 
 

@@ -9,6 +9,7 @@ unless the last action or reward is blank; rows of inputs and outputs alone end 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -121,8 +122,8 @@ def _span(
 ) -> Span:
     """An episode; its marks may be true in its last row, or before a last row without action."""
     allowed = 2 if blank[-1] else 1
-    early = np.flatnonzero(last[:-allowed])
-    if early.size:
+    if last[:-allowed].any():
+        early = np.flatnonzero(last)
         name = next((n for n, values in marks.items() if values[part][early[0]]), next(iter(marks)))
         hint = "; data.episode names a column that identifies the episode" if one else ""
         error = (
@@ -309,17 +310,16 @@ def build_episode(
 
 def _is_observation(options: TableData, rows: Rows, span: Span, told: Told) -> bool:
     """Whether the last row is the final observation, whose action and reward are padding."""
-    given = np.concatenate([rows.actions[-1], *([] if rows.rewards is None else rows.rewards[-1:])])
-    earned = 0.0 if rows.rewards is None else float(rows.rewards[-1].sum())
+    earned = [] if rows.rewards is None else rows.rewards[-1].tolist()
+    given = rows.actions[-1].tolist() + earned  # lists: this runs for every episode
     if span.final or not options.logs_transitions:
-        if earned and np.isfinite(earned):
-            told.lost_rewards.append(earned)
+        told.lost_rewards += [reward for reward in earned if reward and math.isfinite(reward)]
         return True
-    if options.last_row == "auto" and np.isnan(given).any():
+    if options.last_row == "auto" and any(map(math.isnan, given)):
         told.blank += 1
         return True
     told.kept += 1
-    told.zero += options.last_row == "auto" and not given.any()
+    told.zero += options.last_row == "auto" and not any(given)
     return False
 
 
