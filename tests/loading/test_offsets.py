@@ -17,6 +17,7 @@ from worldmodel.dream import DreamOptions, build_dream
 from worldmodel.dream.environment import DreamEnv
 from worldmodel.dream.vector import DreamVectorEnv
 from worldmodel.environments.real import RealEnvironment
+from worldmodel.errors import ArgumentError
 from worldmodel.loading import LoadedRun
 from worldmodel.models.mlp import MLPOptions
 from worldmodel.play.observation_values import flatten_observation
@@ -66,6 +67,15 @@ def test_predictions_take_and_give_raw_units(model, specs):
     )
     assert shifted.dtype == np.float64 and plain.dtype == np.float32
     assert np.array_equal(shifted, plain.astype(np.float64) + OFFSET)
+
+
+def test_observations_without_their_offset_are_refused(model, specs):
+    data, actions = dataset(OFFSET), np.zeros((1, 11, 1))
+    stored, raw = (x["x"][None, :12] for x in (data.observations, data.raw_observations()))
+    run = run_of(model, specs[1])
+    with pytest.raises(ArgumentError, match="accepted: raw units, such as `dataset.raw_obs"):
+        run.predict({"x": stored}, actions, context=4, horizon=3)
+    assert run.predict({"x": raw}, actions, context=4, horizon=3)["x"].shape == (1, 1, 3, 3)
 
 
 def test_dreams_observe_raw_units(model, specs):

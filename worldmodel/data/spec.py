@@ -19,6 +19,9 @@ from worldmodel.errors import DataError
 __all__ = ["LARGEST", "ActionSpec", "DataSpec", "ObservationSpec"]
 
 
+FAR = 100  # ranges of the data, within which all observations of a model are
+
+
 @dataclass(frozen=True)
 class ObservationSpec:
     """One named observation: a float32 vector (D,) or a uint8 image (height, width, channels).
@@ -90,6 +93,18 @@ class ObservationSpec:
     def from_raw(self, values: Any) -> np.ndarray:
         """Observations (..., shape) in the data's own units as models see them, in `dtype`."""
         return subtract_offset(values, self.offset) if self.offset else np.asarray(values)
+
+    def lacks_offset(self, values: Any) -> bool:
+        """Whether observations (..., D) that are not empty seem to be less their offset already, as
+        those of `Trajectories.observations` are.
+        """
+        if not (self.offset and self.low and np.size(values)):
+            return False
+        low, high = np.asarray(self.low), np.asarray(self.high)
+        room = FAR * (high - low)
+        first = np.asarray(values, np.float64).reshape(-1, len(low))[0]
+        near, raw = ((low - room <= x) & (x <= high + room) for x in (first, first - self.offset))
+        return bool((near & ~raw)[np.asarray(self.offset) != 0].all())
 
     def to_raw(self, values: Any) -> np.ndarray:
         """The inverse of `from_raw`; float64 where there is an offset."""

@@ -145,3 +145,5 @@ def check_observations(
         fits = isinstance(x, ARRAYS) and x.dtype.kind in kinds
         fits = fits and x.shape[:1] == (batch,) and x.shape[2:] == spec.shape
         require(fits and x.shape[1] >= steps, f"observation {name!r}", describe(x), accepted)
+        units = "raw units, such as `dataset.raw_observations()`"
+        require(not spec.lacks_offset(x), f"observation {name!r}", "values less offset", units)
