@@ -139,6 +139,8 @@ def test_a_range_that_is_told_clips_and_one_that_is_not_refuses() -> None:
     assert image[:, 0, 0, 0].tolist() == [0, 64, 255, 255]
     inverse = read(depth, ranges={"camera": (4000.0, 0.0)})
     assert inverse[:, 0, 0, 0].tolist() == [255, 191, 0, 0]
+    mask = np.arange(2, dtype=np.uint8).reshape(2, 1, 1, 1) * np.ones((8, 8, 1), np.uint8)
+    assert read(mask, ranges={"camera": (0.0, 1.0)})[:, 0, 0, 0].tolist() == [0, 255]
     bright = TYPES["fractions"](pixels(32, 32, 3))
     episodes = [
         Episode({"camera": x}, np.zeros((STEPS - 1, 1)), None, terminated=False)

@@ -71,7 +71,8 @@ class ImageConversion:
     def is_identity(self) -> bool:
         """Whether images are logged as uint8 (height, width, channels), in their size."""
         plain = (self.dtype, self.layout, self.encoded) == ("uint8", "hwc", False)
-        return plain and self.size in (None, self.shape[:2])
+        whole = (self.black, self.white) == (0.0, 255.0)
+        return plain and whole and self.size in (None, self.shape[:2])
 
     def __call__(self, observation: Any) -> np.ndarray:
         """Converts one observation to a uint8 image (height, width, channels).
