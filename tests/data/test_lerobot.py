@@ -185,6 +185,10 @@ def test_links_of_a_hub_cache_are_followed(tmp_path: Path):
 def test_the_folder_is_recognized(tmp_path: Path):
     root = write_set(tmp_path / "set", "v2.1", [episode(3)])
     assert parse_source(str(root)).format == "lerobot"
+    pattern = str(root / "data/chunk-*/*.parquet")
+    with pytest.raises(DataError, match=f"choose one: {root} for all of it, or table:"):
+        parse_source(pattern)
+    assert parse_source(f"table:{pattern}").format == "table"
 
 
 def test_a_table_of_its_files_names_the_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -92,6 +92,7 @@ def _format(path: Path) -> str:
     by_ending = endings()
     formats = Counter(by_ending[end] for f in files if (end := f.suffix.lower()) in by_ending)
     if len(formats) == 1:
+        _check_whole(path, files, next(iter(formats)))
         return next(iter(formats))
     if formats:
         counts = " and ".join(f"{name} ({count})" for name, count in formats.most_common())
@@ -104,6 +105,17 @@ def _format(path: Path) -> str:
             f"  or name the format: {choices}"
         )
     raise DataError(f"{path} holds no dataset\n  accepted: {accepted()}")
+
+
+def _check_whole(path: Path, files: Sequence[Path], found: str) -> None:
+    """Raises DataError for files that are parts of a dataset of another format."""
+    for name, entry in entries("data").items():
+        root_of = entry.details.get("root_of")
+        if name != found and root_of and (root := root_of(files[0])):
+            raise DataError(
+                f"{path}: files of a {name} dataset; choose one: {root} for all of it, or "
+                f"{found}:{path}"
+            )
 
 
 def _is_pattern(path: Path) -> bool:

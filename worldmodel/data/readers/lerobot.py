@@ -24,7 +24,13 @@ from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
 from worldmodel.data.readers.files import existing_path, reading
-from worldmodel.data.readers.lerobot_metadata import ACCEPTED, EpisodeEntry, Metadata, is_dataset
+from worldmodel.data.readers.lerobot_metadata import (
+    ACCEPTED,
+    EpisodeEntry,
+    Metadata,
+    dataset_root,
+    is_dataset,
+)
 from worldmodel.data.readers.marks import FieldNames, check_roles, read_marks, truths
 from worldmodel.data.readers.table_columns import Column, encoded, is_bytes
 from worldmodel.data.readers.table_files import Request, read_parquet
@@ -59,7 +65,7 @@ class LeRobotData(DataOptions):
         return {n: list(map(str, v)) for n, v in flat.items() if isinstance(v, list)}
 
 
-@register("data", "lerobot", LeRobotData, recognizes=is_dataset)
+@register("data", "lerobot", LeRobotData, recognizes=is_dataset, root_of=dataset_root)
 def read(options: LeRobotData) -> EpisodeStream:
     """Reads the episodes of a dataset, in order. Raises DataError for metadata that are damaged or
     of another version, and for ends that cannot be told from terminal states.

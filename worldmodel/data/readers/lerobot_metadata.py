@@ -36,6 +36,11 @@ def is_dataset(folder: Path) -> bool:
     return (folder / INFO).is_file()
 
 
+def dataset_root(file: Path) -> Path | None:
+    """The folder of the LeRobotDataset that has a file of rows or a video, or None."""
+    return next((folder for folder in file.absolute().parents if is_dataset(folder)), None)
+
+
 @dataclass(frozen=True)
 class EpisodeEntry:
     """One episode: its number, its rows, its file of rows, and for each camera the file of its

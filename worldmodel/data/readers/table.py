@@ -25,7 +25,7 @@ import numpy as np
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
 from worldmodel.data.readers.files import existing_files, reading
-from worldmodel.data.readers.lerobot_metadata import is_dataset
+from worldmodel.data.readers.lerobot_metadata import dataset_root
 from worldmodel.data.readers.marks import MARKS, discounts, role_of
 from worldmodel.data.readers.table_columns import (
     Column,
@@ -121,7 +121,7 @@ def _check_headers(options: TableData, files: Sequence[Path]) -> None:
 
 def _whole_dataset(file: Path) -> str:
     """How a LeRobotDataset is read that has this file; '' if there is none."""
-    root = next((folder for folder in file.parents if is_dataset(folder)), None)
+    root = dataset_root(file)
     return f"data=lerobot data.path={root} reads all of it, with videos" if root else ""
 
 
