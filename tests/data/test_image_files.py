@@ -16,6 +16,7 @@ from worldmodel.data.readers.hdf5 import HDF5Data
 from worldmodel.data.readers.npz import NPZData
 from worldmodel.errors import DataError
 
+SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 STEPS = 6  # in two episodes of 2 and 3 transitions and a final step each
 IMAGES = np.random.default_rng(0).integers(0, 256, (STEPS, 16, 24, 3), np.uint8)
 ENCODED: list[bytes] = []
@@ -130,3 +131,39 @@ def test_a_small_image_with_other_offsets_is_an_image(tmp_path: Path) -> None:
     """Fields called `offsets` that have nothing to do with bytes."""
     path = write(tmp_path, "npz", {"observations": IMAGES, "offsets": np.zeros((STEPS, 2))})
     np.testing.assert_array_equal(logged(read(path)), IMAGES)
+
+
+ODD = {
+    "gray_no_channel": {"image": (32, 32, 1)},
+    "stack_chw4": {"image": (32, 32, 4)},
+    "two_sizes": {"a": (32, 32, 3), "b": (16, 16, 3)},
+    "s84": {"image": (84, 84, 1)},
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_images_are_images(name: str) -> None:
+    path = SHARED / "odd_logs" / "images" / f"{name}.npz"
+    if not path.exists():
+        pytest.skip(f"{path} is missing")
+    dataset = load(NPZData(path=str(path)))
+    assert {key: value.shape[1:] for key, value in dataset.observations.items()} == ODD[name]
+    with np.load(path) as logs:
+        first = next(iter(dataset.observations.values()))[0]
+        whole = logs[next(key for key in logs if key.startswith("observations"))][0]
+        assert sorted(first.reshape(-1)) == sorted(whole.reshape(-1))
+
+
+@pytest.mark.slow
+def test_the_camera_of_a_car_is_read_as_it_is(tmp_path: Path) -> None:
+    path = SHARED / "donkeycar" / "donkey64_jpeg.npz"
+    if not path.exists():
+        pytest.skip(f"{path} is missing")
+    dataset = load(NPZData(path=str(path), cache_dir=str(tmp_path)))
+    assert (dataset.num_episodes, dataset.num_transitions) == (37, 16_856)
+    with np.load(path) as logs:
+        for step in (0, 16_855):
+            content = logs["jpeg"][logs["offsets"][step] : logs["offsets"][step + 1]]
+            pixels = np.asarray(Image.open(io.BytesIO(content.tobytes())))
+            shown = dataset.observations["image"][step + (36 if step else 0)]
+            np.testing.assert_array_equal(shown, pixels)
