@@ -237,7 +237,7 @@ def _check_path(path: Path) -> None:
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise ConfigError(f"{path}: too long; set a shorter runs_dir or name") from None
-    check_writable(path)
+    check_writable(path, "set runs_dir to a folder that can be written")
 
 
 def open_run(config: Config, is_writer: bool = True) -> RunDirectory:

@@ -89,11 +89,11 @@ def user_path(path: str | os.PathLike) -> Path:
         ) from None
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, hint: str = "") -> None:
     """Raises StorageError unless files can be created in `folder`, or in the nearest of its parents
-    that exists.
+    that exists; `hint` is as in `raise_storage_errors`.
     """
-    with raise_storage_errors(folder), tempfile.TemporaryFile(dir=_existing(folder)):
+    with raise_storage_errors(folder, hint), tempfile.TemporaryFile(dir=_existing(folder)):
         pass
 
 

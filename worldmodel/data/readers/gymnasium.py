@@ -66,7 +66,8 @@ def read(options: GymnasiumData) -> EpisodeStream:
     """
     folder = cache_folder(options)
     if not is_prepared(folder):
-        check_writable(folder)  # before the episodes are collected, which may take long
+        # Before the episodes are collected, which may take long.
+        check_writable(folder, "set data.cache_dir to a folder that can be written")
         trajectories = collect(options)
         validate(trajectories)
         with contextlib.suppress(FileExistsError):
