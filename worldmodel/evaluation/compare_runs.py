@@ -63,7 +63,7 @@ def compare_runs(
         dataset = conform_to_spec(data.load(first.data_options(config.evaluation.data)), first.spec)
         held_out = dataset
     else:
-        dataset = data.load(first.data_options())
+        dataset = data.load(first.data_options(), warn=False)
         for run in loaded.values():
             run.directory.check_dataset(run.spec, dataset.fingerprint())
         _, held_out = split(dataset, config.data.holdout)

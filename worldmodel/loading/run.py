@@ -154,7 +154,7 @@ class LoadedRun(Restored):
 
         Raises DataError if it is missing or no longer the same, or if the run is from elsewhere.
         """
-        dataset = data.load(self.data_options())
+        dataset = data.load(self.data_options(), warn=False)  # that was said in training
         self.directory.check_dataset(self.spec, dataset.fingerprint())
         return dataset
 
