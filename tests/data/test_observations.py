@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worldmodel.data import Episode, ObservationChoice, load, stack_episodes
+from worldmodel.data import Episode, ObservationChoice, load, stack_episodes, write_rlds
 from worldmodel.data.readers.npz import NPZData
+from worldmodel.data.readers.tfds import TFDSData
 from worldmodel.errors import ConfigError, DataError
 
 OBSERVATIONS = {
@@ -72,7 +73,7 @@ def test_options_choose_in_files(tmp_path: Path) -> None:
         load(NPZData(path=str(path), observations=["arm"], image_size=[2, 3]))
 
 
-def test_a_cached_dataset_keeps_what_was_done_to_images(tmp_path: Path) -> None:
+def test_a_cached_and_a_converted_dataset_keep_what_was_done_to_images(tmp_path: Path) -> None:
     path = tmp_path / "logs.npz"
     np.savez(path, observations=np.zeros((4, 3, 9, 9), np.uint8), actions=np.zeros((3, 1)))
     options = NPZData(path=str(path), cache="always", cache_dir=str(tmp_path))
@@ -80,6 +81,9 @@ def test_a_cached_dataset_keeps_what_was_done_to_images(tmp_path: Path) -> None:
     assert second.observations["image"].shape == (4, 9, 9, 3)
     assert first.image_conversions["image"].layout == "chw"
     assert second.image_conversions == first.image_conversions
+    write_rlds(first, tmp_path / "native", "native")
+    native = load(TFDSData(path=str(tmp_path / "native")))
+    assert native.image_conversions == first.image_conversions
 
 
 @pytest.mark.parametrize(

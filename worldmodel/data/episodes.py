@@ -21,6 +21,7 @@ from worldmodel.data.episode_lengths import (
     observation_field,
     time_errors,
 )
+from worldmodel.data.images import ImageConversion
 from worldmodel.data.observations import ObservationChoice, ObservationPlan
 from worldmodel.data.offsets import OffsetWriter
 from worldmodel.data.spec import ActionSpec
@@ -87,6 +88,7 @@ class EpisodeStream:
         offsets: vector -> (D,) what is taken off it before it becomes float32, where that is
             declared (see `offsets.py`)
         lost_digits: field -> what of its digits was lost before, if that is known
+        image_conversions: name -> how images were made of what was logged, before they were stored
     """
 
     source: str
@@ -96,6 +98,7 @@ class EpisodeStream:
     count: int | None = None
     offsets: Mapping[str, Sequence[float]] | None = None
     lost_digits: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    image_conversions: Mapping[str, ImageConversion] = dataclasses.field(default_factory=dict)
 
 
 @np.errstate(over="ignore")  # validation reports numbers that become infinite

@@ -67,7 +67,7 @@ def write_rlds(
         METADATA_KEY: {
             **(metadata or {}),
             "action": dataclasses.asdict(trajectories.action_spec),
-            **_offsets_and_losses(trajectories),
+            **_conversions(trajectories),
         }
     }
     with atomic_folder(folder) as part:
@@ -113,9 +113,16 @@ def _prepare(trajectories: Trajectories, root: str, name: str, metadata: dict[st
     return Path(builder.data_dir)
 
 
-def _offsets_and_losses(trajectories: Trajectories) -> dict[str, Any]:
-    """What is taken off vectors when they are read again, and what was lost when they were read."""
-    found = {"offsets": trajectories.vector_offsets, "lost_digits": trajectories.lost_digits}
+def _conversions(trajectories: Trajectories) -> dict[str, Any]:
+    """What was done to the logged numbers: what is taken off vectors when they are read again, what
+    was lost when they were read, and how images were made.
+    """
+    images = {k: dataclasses.asdict(v) for k, v in trajectories.image_conversions.items()}
+    found = {
+        "offsets": trajectories.vector_offsets,
+        "lost_digits": trajectories.lost_digits,
+        "images": images,
+    }
     return {name: dict(value) for name, value in found.items() if value}
 
 

@@ -113,7 +113,10 @@ def _read(options: DataOptions, stream: EpisodeStream, folder: Path | None) -> T
         environment=partial(_environment_actions, options),
     )
     lost = {**stream.lost_digits, **trajectories.lost_digits}
-    trajectories = dataclasses.replace(trajectories, lost_digits=lost)
+    # An image that is converted a second time has a shape that no environment shows.
+    images = {**stream.image_conversions, **trajectories.image_conversions}
+    images = {key: value for key, value in images.items() if key in trajectories.observations}
+    trajectories = dataclasses.replace(trajectories, lost_digits=lost, image_conversions=images)
     before = trajectories.num_episodes
     trajectories, errors = drop_invalid_episodes(trajectories)
     if not skip:

@@ -22,6 +22,7 @@ import numpy as np
 from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
+from worldmodel.data.images import ImageConversion
 from worldmodel.data.observations import ObservationChoice
 from worldmodel.data.readers.files import existing_path, reading
 from worldmodel.data.readers.tfds_builder import (
@@ -157,6 +158,10 @@ def read(options: TFDSData) -> EpisodeStream:
         total,
         offsets=metadata.get("offsets"),
         lost_digits=metadata.get("lost_digits", {}),
+        image_conversions={
+            key: ImageConversion.from_json(value)
+            for key, value in metadata.get("images", {}).items()
+        },
     )
 
 
