@@ -4,6 +4,7 @@ dreamed.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def test_actions_of_several_parts_go_all_the_way(name: str, tmp_path: Path) -> N
     run = worldmodel.load(tmp_path / "run")
     spec, dataset = run.spec.action, run.dataset()
     assert spec.kind == "mixed" and spec == dataset.action_spec
-    results: Any = run.evaluate()
+    run.evaluate()
+    results = json.loads((tmp_path / "run" / "evaluation" / "results.json").read_text())
     assert np.isfinite(results["returns"]["policy"]["value"])
 
     start = jax.tree.map(lambda x: x[:2], run.dream().dream.initial_states.state)
