@@ -17,8 +17,11 @@ from gymnasium import spaces
 import worldmodel
 from worldmodel.config.arguments import parse_overrides
 from worldmodel.config.compose import build_config
+from worldmodel.data.collection import collect_episodes
 from worldmodel.data.spec import ActionSpec
-from worldmodel.errors import ArgumentError
+from worldmodel.dream.spaces import action_space
+from worldmodel.environments import RealEnvironment
+from worldmodel.errors import ArgumentError, UserError
 from worldmodel.training.run import train
 
 ROOT = Path(__file__).parents[2]
@@ -86,6 +89,23 @@ def by_parts(spec: ActionSpec, actions: np.ndarray) -> dict[str, np.ndarray]:
         name: actions[..., k].astype(int) if part.discrete else actions[..., k : k + 1]
         for k, (name, part) in enumerate(spec.parts)
     }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_logs_of_several_parts_are_collected_and_acted_out(name: str) -> None:
+    dataset = collect_episodes(registered(name), ["uniform", "sticky"], 2, seed=0)
+    spec = dataset.spec()
+    assert action_space(spec.action) == CASES[name].action_space
+    environment = RealEnvironment(registered(name), spec)
+    first = environment.reset(seed=0)["observation"]
+    np.testing.assert_array_equal(first, dataset.observations["observation"][0])
+    for step in range(3):  # the actions of the logs lead where they led
+        observed = environment.step(dataset.actions[step]).observation["observation"]
+        np.testing.assert_array_equal(observed, dataset.observations["observation"][step + 1])
+    environment.close()
+    other = next(key for key in CASES if key != name)
+    with pytest.raises(UserError, match="its actions are .* classes.*, the dataset has"):
+        RealEnvironment(registered(other), spec)
 
 
 @pytest.mark.slow
