@@ -130,7 +130,7 @@ REFUSED: dict[str, dict[str, str]] = {
         (*ARCHIVES, "zarr", "robomimic", "dreamer", "lerobot"), "data.classes=[2,3] for classes"
     )
     | {"tfds": "action is int64 of shape (2,)"},
-    "counts": dict.fromkeys(("zarr", "robomimic", "dreamer", "lerobot"), "data.classes=[0]")
+    "counts": dict.fromkeys(("dreamer", "lerobot"), "data.classes=[0]")
     | {"tfds": "action is int16 of shape (1,)"},
 }
 # Kind -> the words of a warning, by format, where a log is read.
@@ -143,7 +143,7 @@ WARNED: dict[str, dict[str, str]] = {
     | dict.fromkeys(("zarr", "tfds", "lerobot"), "next_observations: as long as the actions"),
     "text": dict.fromkeys((*ARCHIVES, "robomimic", "dreamer", "tfds", "lerobot"), "instruction"),
     "classes of 64 bits": dict.fromkeys(TABLES, "float32 holds such values"),
-    "counts": dict.fromkeys(ARCHIVES, "read as numbers"),
+    "counts": dict.fromkeys((*ARCHIVES, "zarr", "robomimic"), "read as numbers"),
     "led here": dict.fromkeys(WRITERS, "explained by the action of the next row"),
 }
 # (Kind, format) pairs that do not exist, and why.
