@@ -64,7 +64,10 @@ def test_evaluation_data_starts_from_the_data_options_of_the_run():
         (["run=RUN", "evaluation.planner.kind=cme"], "one of none, cem, mppi (did you mean 'cem'"),
         (["run=RUN", "evaluation.planner.num_elite=3"], "'evaluation.planner.num_elites'"),
         (["run=RUN", "training.policy.steps=3"], "training.policy.steps: no such option"),
-        (["run=RUN", "data=tfsd"], "evaluation.data.format=tfsd: accepts one of gymnasium, hdf5"),
+        (
+            ["run=RUN", "data=tfsd"],
+            "evaluation.data.format=tfsd: accepts one of dreamer, gymnasium",
+        ),
         (["run=RUN", "data=npz"], "data.path needs a value"),
         (["run=RUN", "data.episods=3"], "did you mean 'evaluation.data.episodes'"),
         (["run=RUN", "data.episodes=0"], "data.episodes=0: accepts integer, 1 or more"),

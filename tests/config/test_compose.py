@@ -55,6 +55,7 @@ def test_every_choice_of_every_group_composes(group):
     needed = {
         "minari": ["data.dataset=some/set-v0"],
         "table": ["data.observations=[x,y]", "data.actions=[u]"],
+        "rosbag": ["data.observations=[/x/y]", "data.actions=[/u/v]", "data.rate=20"],
     }
     for choice in choices_of(CONFIGS, group):
         words = ["data.path=logs", "data.environment=Pendulum-v1", *needed.get(choice, [])]

@@ -21,10 +21,10 @@ from worldmodel.errors import ConfigError
         ("dta=pendulum", ["'data'"]),
         (
             "data=pendulm",
-            ["data=pendulm", "npz, pendulum, records, table, tfds", "'pendulum'"],
+            ["data=pendulm", "npz, pendulum, pickle, records", "'pendulum'"],
         ),
         ("experiment=smok", ["'smoke'"]),
-        ("data=null", ["data=null: accepts one of gymnasium"]),
+        ("data=null", ["data=null: accepts one of dreamer, gymnasium"]),
         ("data@here=pendulum", ["data=CHOICE"]),
         ("seed=abc", ["seed=abc: accepts integer, 0 to 2147483647"]),
         ("seed=1.5", ["seed=1.5: accepts integer"]),

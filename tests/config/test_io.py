@@ -47,7 +47,7 @@ def test_an_option_missing_on_disk_has_its_default(tmp_path):
         ("seed: 0", "seed: zero", "seed=zero: accepts integer"),
         ("seed: 0", "seed: {", "not a readable YAML file"),
         ("window: 16", "windw: 16", "'training.autoencoder.window'"),
-        ("data: gymnasium", "data: gymnasum", "data=gymnasum: accepts one of gymnasium, hdf5"),
+        ("data: gymnasium", "data: gymnasum", "data=gymnasum: accepts one of dreamer, gymnasium"),
         (r"(?s).*", "just text", "config.yaml"),
         (r"(?s).*", "", "config.yaml"),
     ],
