@@ -83,7 +83,8 @@ def _huge_chunk(file: h5py.File) -> None:
 
 
 ITEMS: dict[str, tuple[str, Callable[[h5py.File], Any], str]] = {
-    "a group of actions": ("actions", lambda f: f.create_group("actions/x"), "is an HDF5 Group"),
+    "a group of rewards": ("rewards", lambda f: f.create_group("rewards/x"), "is an HDF5 Group"),
+    "an empty group of actions": ("actions", lambda f: f.create_group("actions"), "empty group"),
     "an empty group": ("observations", lambda f: f.create_group("observations"), "empty group"),
     "a named type": (
         "actions",

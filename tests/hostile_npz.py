@@ -60,8 +60,8 @@ ARRAYS: dict[str, tuple[dict[str, Any], str]] = {
     "marks of 1e300": (good(terminals=np.full(ROWS, 1e300)), "terminals is 1e+300 in row 0"),
     "objects as marks": (good(terminals=np.array([{}] * ROWS, object)), "holds objects"),
     "actions of several names": (
-        good(actions=None) | {"actions/a": np.ones((ROWS, 1)), "actions/b": np.ones((ROWS, 1))},
-        "actions/a, actions/b are action all",
+        good(actions=None) | {"actions/a": np.ones((ROWS, 1)), "actions/b": np.ones((ROWS - 1, 1))},
+        "actions/a has 20, actions/b has 19 rows",
     ),
     "episodes that return": (
         good(episode_id=np.arange(ROWS) % 2),

@@ -381,3 +381,18 @@ def test_every_layout_gives_the_same_transitions(
         ):
             check(written(folder, kind, system(lengths) | ends), ended, True, lengths)
             check(written(folder, kind, bare(lengths) | ends), ended, False, lengths)
+
+
+def test_actions_of_several_names_are_columns(read: Read) -> None:
+    rows, rng = sum(LENGTHS), np.random.default_rng(0)
+    force, gear = rng.uniform(-1, 1, (rows, 2)), rng.integers(0, 3, rows)
+    log = {"observations": np.ones((rows, 2)), "lengths": np.array(LENGTHS)}
+    named = log | {"actions/force": force, "actions/gear": gear}
+    with pytest.raises(DataError, match=r"actions/gear hold integers .*data.classes=\[0,0,3\]"):
+        read(named)
+    dataset = read(named, classes=[0, 0, 3])
+    assert dataset.action_spec.classes == (0, 0, 3)
+    steps = np.setdiff1d(np.arange(len(dataset.actions)), dataset.last_steps)
+    np.testing.assert_allclose(dataset.actions[steps], np.column_stack([force, gear]), rtol=1e-6)
+    choices = read(log | {"actions/a": gear, "actions/b": gear > 0}, classes=[3, 2])
+    assert choices.action_spec.classes == (3, 2)

@@ -1,7 +1,7 @@
 """Which of the named arrays of a file is what: observations, actions, rewards, marks of ends.
 
 `marks.py` has the names. Several observations are `observations/NAME` each, or have the role
-`observation` in `data.roles`.
+`observation` in `data.roles`; several actions are `actions/NAME` each.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.data.image_layouts import default_name
+from worldmodel.data.readers.joined_actions import JoinedActions
 from worldmodel.data.readers.marks import MARKS, NAMES, role_of
 from worldmodel.data.readers.sizes import check_memory
 from worldmodel.errors import DataError, did_you_mean
@@ -118,8 +119,10 @@ def fields_of(arrays: Arrays, roles: Mapping[str, str], told: Collection[str] = 
         role: {name: arrays[name] for name in arrays if roles[name] == role}
         for role in (*GROUPS, LAST_NEXT, "action", "reward", "length", "episode", EPISODE_NAMES)
     }
+    actions = by_role["action"]
+    joined = len(actions) > 1 and len({name.partition("/")[0] for name in actions}) == 1
     for role in ("action", "reward", "length", "episode"):
-        if len(by_role[role]) > 1:
+        if len(by_role[role]) > 1 and not (role == "action" and joined):
             raise DataError(
                 f"{', '.join(by_role[role])} are {role} all; accepted: one of them, and "
                 "data.roles={NAME: ignore} for the others"
@@ -134,7 +137,7 @@ def fields_of(arrays: Arrays, roles: Mapping[str, str], told: Collection[str] = 
         following = dict(zip(observations, following.values(), strict=True))
     return Fields(
         observations=observations,
-        actions=next(iter(by_role["action"].values())),
+        actions=JoinedActions(actions) if joined else next(iter(actions.values())),
         rewards=next(iter(by_role["reward"].values()), None),
         next_observations=following,
         final_observations=_keyed(by_role[LAST_NEXT]),

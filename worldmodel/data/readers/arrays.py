@@ -38,6 +38,7 @@ from worldmodel.data.observations import ObservationChoice
 from worldmodel.data.readers.array_axes import AXES, laid_end_to_end
 from worldmodel.data.readers.array_fields import Arrays, Fields, fields_of, unread
 from worldmodel.data.readers.array_layouts import Layout, layout_of
+from worldmodel.data.readers.joined_actions import JoinedActions
 from worldmodel.data.readers.marks import FieldNames
 from worldmodel.data.readers.sizes import check_memory
 
@@ -82,6 +83,8 @@ def episodes(
         DataError: arrays that do not fit together
     """
     fields = fields_of(arrays, roles, options.roles)
+    if isinstance(fields.actions, JoinedActions):
+        fields.actions.check_declared(options.classes)
     rows = {len(fields.actions), *map(len, fields.observations.values())}
     told.warn(unread(shapes, [*roles, *options.roles], rows), len(fields.actions))
     fields = _chosen(fields, options, source)

@@ -82,11 +82,12 @@ def _datasets(file: Any, options: HDF5Data) -> tuple[dict[str, Any], dict[str, s
         item = item_of(file, key)
         if isinstance(item, h5py.Dataset):
             datasets[key] = item
-        elif isinstance(item, h5py.Group) and role in (*GROUPS, LAST_NEXT):
+        elif isinstance(item, h5py.Group) and role in (*GROUPS, LAST_NEXT, "action"):
             below = dict(datasets_below(item, f"{key}/"))
             if not below:
-                raise DataError(f"{key} is an empty group; accepted: datasets of observations")
-            datasets |= {name: data for name, data in below.items() if _is_read(name, options)}
+                raise DataError(f"{key} is an empty group; accepted: datasets of numbers")
+            chosen = role == "action"
+            datasets |= {n: data for n, data in below.items() if chosen or _is_read(n, options)}
         else:
             raise DataError(f"{key} is an HDF5 {type(item).__name__}; accepted: a dataset")
     return datasets, {name: roles.get(name) or roles[name.partition("/")[0]] for name in datasets}
