@@ -16,7 +16,7 @@ from tables import episodes, error, options, rows, text
 from worldmodel.config.arguments import parse_options
 from worldmodel.data import load
 from worldmodel.data.readers.table import TableData
-from worldmodel.data.readers.table_csv import CSVOptions
+from worldmodel.data.readers.tables.csv_layout import CSVOptions
 from worldmodel.errors import ConfigError
 
 ODD = Path(__file__).parents[2].parent / "shared" / "data" / "odd_logs"

@@ -1,4 +1,4 @@
-"""HDF5 files of datasets whose rows lie end to end, as D4RL's, in all layouts of `arrays.py`.
+"""HDF5 files of datasets whose rows lie end to end, as D4RL's, in all layouts of `arrays/`.
 Observations may be groups of named datasets. Files with a group an episode: `hdf5_trees.py`.
 """
 
@@ -15,8 +15,8 @@ from worldmodel.config import option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
 from worldmodel.data.readers import arrays, hdf5_trees
-from worldmodel.data.readers.array_fields import GROUPS, LAST_NEXT, field_roles, require
-from worldmodel.data.readers.encoded_rows import encoded_roles, joined, offsets_of
+from worldmodel.data.readers.arrays.encoded_rows import encoded_roles, joined, offsets_of
+from worldmodel.data.readers.arrays.fields import GROUPS, LAST_NEXT, field_roles, require
 from worldmodel.data.readers.files import existing_files, read_files, summary
 from worldmodel.data.readers.hdf5_storage import (
     check_storage,

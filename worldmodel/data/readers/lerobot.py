@@ -32,8 +32,8 @@ from worldmodel.data.readers.lerobot_metadata import (
     is_dataset,
 )
 from worldmodel.data.readers.marks import FieldNames, check_roles, read_marks, truths
-from worldmodel.data.readers.table_columns import Column, encoded, is_bytes
-from worldmodel.data.readers.table_files import Request, read_parquet
+from worldmodel.data.readers.tables.columns import Column, encoded, is_bytes
+from worldmodel.data.readers.tables.files import Request, read_parquet
 from worldmodel.data.readers.video import Clip, check_installed, decoded
 from worldmodel.errors import DataError, bullet_list, did_you_mean
 

@@ -1,4 +1,4 @@
-"""NumPy archives, in all layouts of `arrays.py`."""
+"""NumPy archives, in all layouts of `arrays/`."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from worldmodel.config import option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream
 from worldmodel.data.readers import arrays
-from worldmodel.data.readers.array_fields import field_roles, require
-from worldmodel.data.readers.encoded_rows import encoded_roles, joined, offsets_of
+from worldmodel.data.readers.arrays.encoded_rows import encoded_roles, joined, offsets_of
+from worldmodel.data.readers.arrays.fields import field_roles, require
+from worldmodel.data.readers.arrays.ogbench_tasks import SIMULATOR, relabelled
 from worldmodel.data.readers.files import existing_files, read_files, reading, summary
 from worldmodel.data.readers.marks import FieldNames, check_roles
-from worldmodel.data.readers.ogbench_tasks import SIMULATOR, relabelled
 from worldmodel.data.readers.sizes import check_size
 from worldmodel.errors import DataError
 

@@ -17,7 +17,7 @@ from worldmodel.config import option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
 from worldmodel.data.readers import arrays, steps
-from worldmodel.data.readers.array_fields import field_roles, require
+from worldmodel.data.readers.arrays.fields import field_roles, require
 from worldmodel.data.readers.files import existing_files, read_files, summary
 from worldmodel.data.readers.marks import FieldNames, check_roles
 from worldmodel.data.readers.safe_pickle import load_pickle

@@ -20,7 +20,7 @@ from worldmodel.config import DataOptions
 from worldmodel.data.episodes import Episode, UnreadableEpisode
 from worldmodel.data.image_layouts import default_name
 from worldmodel.data.observations import ObservationChoice
-from worldmodel.data.readers.arrays import are_counts, step_actions
+from worldmodel.data.readers.arrays.reading import are_counts, step_actions
 from worldmodel.data.readers.files import reading
 from worldmodel.data.readers.marks import (
     MARKS,

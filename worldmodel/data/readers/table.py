@@ -27,7 +27,7 @@ from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
 from worldmodel.data.readers.files import existing_files, reading
 from worldmodel.data.readers.lerobot_metadata import dataset_root
 from worldmodel.data.readers.marks import MARKS, discounts, role_of
-from worldmodel.data.readers.table_columns import (
+from worldmodel.data.readers.tables.columns import (
     Column,
     encoded,
     groups,
@@ -38,8 +38,8 @@ from worldmodel.data.readers.table_columns import (
     seconds,
     vectors,
 )
-from worldmodel.data.readers.table_csv import TEXT
-from worldmodel.data.readers.table_episodes import (
+from worldmodel.data.readers.tables.csv_layout import TEXT
+from worldmodel.data.readers.tables.episodes import (
     Rows,
     Span,
     Told,
@@ -47,8 +47,8 @@ from worldmodel.data.readers.table_episodes import (
     check_next,
     spans,
 )
-from worldmodel.data.readers.table_files import PARQUET, Request, open_table
-from worldmodel.data.readers.table_options import TableData
+from worldmodel.data.readers.tables.files import PARQUET, Request, open_table
+from worldmodel.data.readers.tables.options import TableData
 from worldmodel.errors import DataError, bullet_list
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream
 from worldmodel.data.observations import ObservationChoice
-from worldmodel.data.readers.arrays import are_counts, step_actions
+from worldmodel.data.readers.arrays.reading import are_counts, step_actions
 from worldmodel.data.readers.files import existing_path, reading, summary
 from worldmodel.data.readers.marks import MARKS, FieldNames, check_roles, read_marks, role_of
 from worldmodel.data.readers.sizes import check_memory

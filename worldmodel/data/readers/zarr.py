@@ -24,7 +24,7 @@ from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream
 from worldmodel.data.observations import ObservationChoice
-from worldmodel.data.readers.arrays import are_counts, step_actions
+from worldmodel.data.readers.arrays.reading import are_counts, step_actions
 from worldmodel.data.readers.files import existing_files, read_files, summary
 from worldmodel.data.readers.marks import MARKS, FieldNames, check_roles, read_marks, role_of
 from worldmodel.data.readers.sizes import check_memory, check_size

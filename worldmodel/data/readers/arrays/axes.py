@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.data.readers.array_fields import Fields
+from worldmodel.data.readers.arrays.fields import Fields
 from worldmodel.data.readers.marks import truths
 from worldmodel.data.readers.sizes import check_memory
 from worldmodel.errors import DataError

@@ -18,8 +18,8 @@ import numpy as np
 
 from worldmodel.data.episodes import Episode
 from worldmodel.data.readers.marks import read_marks
-from worldmodel.data.readers.table_columns import classes, quoted
-from worldmodel.data.readers.table_options import TableData
+from worldmodel.data.readers.tables.columns import classes, quoted
+from worldmodel.data.readers.tables.options import TableData
 from worldmodel.errors import DataError, bullet_list
 
 logger = logging.getLogger(__name__)

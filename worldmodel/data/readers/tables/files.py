@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from worldmodel.data.readers.sizes import check_parquet
-from worldmodel.data.readers.table_columns import Column, is_vector, list_length, listing, quoted
-from worldmodel.data.readers.table_csv import (
+from worldmodel.data.readers.tables.columns import Column, is_vector, list_length, listing, quoted
+from worldmodel.data.readers.tables.csv_layout import (
     TEXT,
     CSVOptions,
     Header,

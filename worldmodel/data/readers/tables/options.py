@@ -10,8 +10,8 @@ from omegaconf import MISSING
 
 from worldmodel.config import DataOptions, feedthrough, option
 from worldmodel.data.readers.marks import MARKS
-from worldmodel.data.readers.table_columns import listing
-from worldmodel.data.readers.table_csv import CSVOptions
+from worldmodel.data.readers.tables.columns import listing
+from worldmodel.data.readers.tables.csv_layout import CSVOptions
 
 
 @dataclass

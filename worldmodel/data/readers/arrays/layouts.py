@@ -1,4 +1,4 @@
-"""How the rows of arrays that lie end to end belong to episodes (the layouts of `arrays.py`)."""
+"""How the rows of arrays that lie end to end belong to episodes (the layouts of this package)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from worldmodel.data.readers.array_axes import Batch
-from worldmodel.data.readers.array_fields import Arrays, Fields
+from worldmodel.data.readers.arrays.axes import Batch
+from worldmodel.data.readers.arrays.fields import Arrays, Fields
+from worldmodel.data.readers.arrays.next_observations import Agreement, agreement
 from worldmodel.data.readers.marks import NAMES, Marks, marked_rows, read_marks, truths
-from worldmodel.data.readers.next_observations import Agreement, agreement
 from worldmodel.errors import DataError
 
 INNER = ("not_done", "not_terminal")  # may mark rows inside a record, which goes on

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from worldmodel.data.image_layouts import default_name
-from worldmodel.data.readers.joined_actions import JoinedActions
+from worldmodel.data.readers.arrays.joined_actions import JoinedActions
 from worldmodel.data.readers.marks import MARKS, NAMES, role_of
 from worldmodel.data.readers.sizes import check_memory
 from worldmodel.errors import DataError, did_you_mean

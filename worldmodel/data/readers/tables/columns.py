@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from worldmodel.data.readers.table_csv import cell_hint
+from worldmodel.data.readers.tables.csv_layout import cell_hint
 from worldmodel.errors import DataError
 
 if TYPE_CHECKING:
