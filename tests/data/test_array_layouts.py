@@ -251,6 +251,29 @@ def test_masks_may_be_inside_a_record_but_not_late(read: Read) -> None:
         read(system() | {"masks": 1 - marks(ENDS[:-1] + 1, float)})
 
 
+@pytest.mark.parametrize(
+    ("cut", "mask"), [("timeouts", "masks"), ("truncated", "discount"), ("time_out", "mask")]
+)
+def test_masks_beside_time_outs_mark_ends_of_records(read: Read, cut: str, mask: str) -> None:
+    ends = {cut: marks(ENDS[1:2]), mask: 1.0 - marks(ENDS[::2])}
+    check(read(bare() | ends), [True, False, True], logged=False)
+    check(read(system() | ends), [True, False, True], logged=True)
+
+
+@pytest.mark.parametrize("name", ["masks", "discount"])
+def test_masks_just_after_the_ends_of_lengths_are_late(read: Read, name: str) -> None:
+    late = {"episode_lengths": np.array(LENGTHS), name: 1.0 - marks(ENDS[:-1] + 1)}
+    with pytest.raises(DataError, match=f"{name} mark 2 rows that are not the last"):
+        read(bare() | late)
+
+
+def test_masks_that_are_no_masks_are_refused(read: Read) -> None:
+    wrong = {"dones": marks(ENDS), "masks": marks(ENDS, float)}
+    with pytest.raises(DataError, match="masks is 0 in 9 of 12 rows, and in none of the 3"):
+        read(bare() | wrong)
+    check(read(bare() | wrong, roles={"masks": "terminal"}), TRUE, logged=False)
+
+
 @pytest.mark.parametrize("value", [np.nan, -1.0, 0.5, 2.0])
 def test_marks_are_true_or_false(read: Read, value: float) -> None:
     bad = marks(ENDS, float)

@@ -262,12 +262,26 @@ def _settled(
     if terminal is not None or (done is None and masked is None):
         return terminal
     if done is not None and masked is not None and (done != masked).any():
+        _check_opposite(found, done, masked)
         return masked
     marked = _or(*(mark for mark in (done, masked) if mark is not None))
     ends_unmarked = (last & ~marked)[:-1].any()  # so the marks cannot be those of all ends
     if marked.any() and not ends_unmarked:
         raise _question(found, marked)
     return marked
+
+
+def _check_opposite(found: _Found, done: np.ndarray, masked: np.ndarray) -> None:
+    """Raises DataError where masks are 0 in most rows, and in none of those that `dones` marks."""
+    if masked.mean() <= 0.5 or (done & masked).any() or not done.any():
+        return
+    name = next(n for n, role in found.roles.items() if role == "not_done")
+    other = next(n for n, role in found.roles.items() if role == "done")
+    raise DataError(
+        f"{name} is 0 in {masked.sum()} of {len(masked)} rows, and in none of the {done.sum()} "
+        f"that {other} marks; accepted: 0 where an episode ended. data.roles={{{name}: terminal}} "
+        f"reads its 1 as the ends, data.roles={{{name}: ignore}} reads {other} alone"
+    )
 
 
 def _question(found: _Found, done: np.ndarray) -> DataError:

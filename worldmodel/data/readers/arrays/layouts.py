@@ -17,6 +17,7 @@ from worldmodel.data.readers.marks import NAMES, Marks, marked_rows, read_marks,
 from worldmodel.errors import DataError
 
 INNER = ("not_done", "not_terminal")  # may mark rows inside a record, which goes on
+LATE = 2  # rows by which masks may be late beside lengths
 
 RLDS = {"is_first", "is_terminal"}  # its marks beside `is_last`
 ROWS_AT_ONCE = 65_536
@@ -196,6 +197,7 @@ def _ends(count: int, lengths: np.ndarray | None) -> np.ndarray:
 def _check_inside(fields: Fields, ends: np.ndarray) -> None:
     """Raises DataError for marks inside the episodes that lengths give; masks may be there."""
     marks = {n: m for n, m in fields.marks.items() if fields.roles[n] not in INNER}
+    marks |= {n: m for n, m in fields.marks_of(*INNER).items() if _are_late(fields, n, m, ends)}
     inside = marked_rows(marks, fields.roles) & ~ends if marks else np.zeros(1, bool)
     if inside.any():
         names = ", ".join(marks)
@@ -205,6 +207,20 @@ def _check_inside(fields: Fields, ends: np.ndarray) -> None:
             f"(data.roles={{{fields.label('length')}: ignore}} reads the marks, "
             f"data.roles={{{', '.join(f'{n}: ignore' for n in marks)}}} the lengths)"
         )
+
+
+def _are_late(fields: Fields, name: str, mark: np.ndarray, ends: np.ndarray) -> bool:
+    """Whether most of the rows that masks mark are those just after an end."""
+    marked = marked_rows({name: mark}, fields.roles)
+    fitting = max(int((marked[by:] & ends[:-by]).sum()) for by in range(1, LATE + 1))
+    return fitting > max(1, marked.sum() / 2)
+
+
+def _outer(fields: Fields, lengths: np.ndarray | None) -> dict[str, np.ndarray]:
+    """The marks of ends of records; masks are too, unless others mark all of these."""
+    outer = {n: m for n, m in fields.marks.items() if fields.roles[n] not in INNER}
+    cut = fields.marks_of("truncated")
+    return dict(fields.marks) if lengths is None and outer.keys() == cut.keys() else outer
 
 
 # ------------------------------------------------------------------------------- T + 1 observations
@@ -238,7 +254,7 @@ def _rows(fields: Fields, lengths: np.ndarray | None, batch: Batch | None, sourc
     ends = _ends(count, lengths)
     if lengths is not None and (batch is None or batch.one_episode):
         _check_inside(fields, ends)
-    outer = {n: m for n, m in fields.marks.items() if fields.roles[n] not in INNER}
+    outer = _outer(fields, lengths)
     unknown = np.zeros(count, bool)
     if fields.next_observations:
         agreed = _agreement(fields, outer or fields.marks, ends, source)
@@ -299,7 +315,8 @@ def _agreement(
     agreed = agreement(
         fields.observations, fields.next_observations, marked,
         marked_rows(terminal, fields.roles) if terminal else none, label, names,
-        inside=all(fields.roles[name] in INNER for name in marks),
+        inside=all(fields.roles[name] in (*INNER, "truncated") for name in marks)
+        and any(fields.roles[name] in INNER for name in marks),
     )  # fmt: skip
     complete = fields.marks_of("truncated", "end", "not_end", "done", "start", "final")
     if agreed.unmarked and (complete or fields.lengths is not None):
