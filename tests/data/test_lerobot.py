@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lerobot_sets import CAMERA, episode, frame, write_set, write_video
+from pyarrow import parquet
 
 from worldmodel.data import Trajectories, load
 from worldmodel.data.episodes import Episode, UnreadableEpisode
@@ -110,6 +112,47 @@ def test_rewards_actions_and_types_are_kept(tmp_path: Path):
     np.testing.assert_array_equal(one.observations["position"], made["observation.position"])
     assert one.actions.dtype.kind == "i" and one.actions.tolist() == [0, 2, 1, 2, 0]
     np.testing.assert_array_equal(np.ravel(one.rewards), range(5))
+
+
+def test_a_name_with_its_prefix_is_suggested_without(tmp_path: Path):
+    root = write_set(tmp_path / "set", "v3.0", [episode(4)])
+    assert "did you mean 'state'" in error(root, observations=["observation.state"])
+
+
+def test_a_file_without_a_mark_is_an_error_of_its_episode(tmp_path: Path):
+    made = [episode(4, i, **marks(4, last=i == 0)) for i in range(3)]
+    root = write_set(tmp_path / "set", "v2.1", made)
+    file = root / "data/chunk-000/episode_000002.parquet"
+    parquet.write_table(parquet.read_table(file).drop_columns(["next.done"]), file)
+    found = list(read(options(root, roles={"next.done": "terminal"})).episodes)
+    assert [type(e) for e in found] == [Episode, Episode, UnreadableEpisode]
+    assert "next.done" in found[2].error and str(file) in found[2].error  # type: ignore
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "fps", "message"),
+    [
+        ("frame_index", [0, 1, 2, 5, 6], 10, "episode 1: from 2 to 5 at step 2"),
+        ("timestamp", [0.0, 0.1, 1.1, 1.2, 1.3], 10, "episode 1: 1 s after step 1"),
+        ("timestamp", [0.0, 0.1, 0.2, 0.3, 0.4], 30, "fps=30 and the timestamps of rows are 0.1 s"),
+    ],
+)
+def test_gaps_and_another_rate_are_told(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    column: str,
+    values: list[float],
+    fps: int,
+    message: str,
+):
+    root = write_set(tmp_path / "set", "v2.1", [episode(5), episode(5, 1)], fps=fps)
+    file = root / "data/chunk-000/episode_000001.parquet"
+    rows = parquet.read_table(file)
+    kind = rows.schema.field(column)
+    changed = pa.array(values, kind.type)
+    parquet.write_table(rows.set_column(rows.schema.get_field_index(column), kind, changed), file)
+    loaded(root)
+    assert message in caplog.text
 
 
 # ---------------------------------------------------------------------------------- ends and tasks

@@ -31,6 +31,7 @@ from worldmodel.data.readers.lerobot_metadata import (
     dataset_root,
     is_dataset,
 )
+from worldmodel.data.readers.lerobot_steps import check_steps
 from worldmodel.data.readers.marks import FieldNames, check_roles, read_marks, truths
 from worldmodel.data.readers.tables.columns import Column, encoded, is_bytes
 from worldmodel.data.readers.tables.files import Request, read_parquet
@@ -41,7 +42,8 @@ logger = logging.getLogger(__name__)
 
 OBSERVATION = "observation."  # before the name of an observation
 REWARD, DONE, SUCCESS, TASK = "next.reward", "next.done", "next.success", "task"
-INDICES = ("timestamp", "frame_index", "episode_index", "index", "task_index")
+FRAME = "frame_index"
+INDICES = ("timestamp", FRAME, "episode_index", "index", "task_index")
 
 
 @dataclass
@@ -121,7 +123,8 @@ class _Fields:
             if name not in present and name != TASK:
                 known = [*present, TASK]
                 raise DataError(
-                    f"{options.path}: has no observation {name!r}{did_you_mean(name, known)}; "
+                    f"{options.path}: has no observation {name!r}"
+                    f"{did_you_mean(name.removeprefix(OBSERVATION), known)}; "
                     f"present: {', '.join(known)}"
                 )
         actions = [n for n in features if n == "action"] or [
@@ -168,46 +171,55 @@ class _Index:
 
     seconds: episode -> (T,) the time of its rows
     terminal: episode -> whether it is terminal
+    errors: file of rows -> why its marks and times cannot be read
     """
 
     seconds: Mapping[int, np.ndarray]
     terminal: Mapping[int, bool]
+    errors: Mapping[Path, str]
 
 
 def _index(
     metadata: Metadata, options: LeRobotData, fields: _Fields, entries: Sequence[EpisodeEntry]
 ) -> tuple[list[EpisodeEntry], _Index]:
     """The episodes of the chosen tasks. Raises DataError if marks cannot be told apart."""
-    known = [name for name in (SUCCESS, "task_index") if name in metadata.features]
-    columns = _joined(entries, [*fields.marks, *known, "timestamp", "episode_index"])
+    known = [n for n in (SUCCESS, "task_index", FRAME) if n in metadata.features]
+    columns, errors = _joined(entries, [*fields.marks, *known, "timestamp", "episode_index"])
     numbers = columns["episode_index"].astype(np.int64)
     last = np.append(numbers[1:] != numbers[:-1], True)
     ends = np.flatnonzero(last)
     seconds = np.split(columns["timestamp"].astype(np.float64), ends[:-1] + 1)
+    frames = np.split(columns[FRAME], ends[:-1] + 1) if FRAME in columns else []
+    check_steps(str(options.path), metadata.fps, numbers[ends].tolist(), seconds, frames)
     terminal = _terminal(options, fields, columns, last) if fields.marks else last & False
     chosen = _of_tasks(metadata, options, entries, numbers, columns) if options.tasks else entries
     return list(chosen), _Index(
         dict(zip(numbers[ends].tolist(), seconds, strict=True)),
         dict(zip(numbers[ends].tolist(), terminal[ends].tolist(), strict=True)),
+        errors,
     )
 
 
-def _joined(entries: Sequence[EpisodeEntry], names: Sequence[str]) -> dict[str, np.ndarray]:
-    """Columns of all files of rows that can be read, end to end. Raises DataError if none can."""
+def _joined(
+    entries: Sequence[EpisodeEntry], names: Sequence[str]
+) -> tuple[dict[str, np.ndarray], dict[Path, str]]:
+    """Columns of all files of rows that can be read, end to end, and the errors of the others.
+    Raises DataError if none can be read.
+    """
     parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
-    errors = []
+    errors: dict[Path, str] = {}
     for file in dict.fromkeys(entry.data for entry in entries):
         try:
             with reading(ACCEPTED, file):
                 columns = read_parquet(file, Request([[name] for name in names]))
         except DataError as error:
-            errors.append(error)  # reported with its episodes
+            errors[file] = str(error)  # reported with its episodes
             continue
         for name in names:
             parts[name].append(_array(name, columns[name]).reshape(-1))
     if errors and not parts[names[0]]:
-        raise errors[0]
-    return {name: np.concatenate(values) for name, values in parts.items()}
+        raise DataError(next(iter(errors.values())))
+    return {name: np.concatenate(values) for name, values in parts.items()}, errors
 
 
 def _terminal(
@@ -273,6 +285,8 @@ def _episodes(
             for found in images.values():
                 if isinstance(found, DataError):
                     raise found
+            if entry.data in index.errors:
+                raise DataError(index.errors[entry.data])
             with reading(ACCEPTED, entry.data):
                 observations, actions, rewards = rows.of(entry)
             yield Episode(
