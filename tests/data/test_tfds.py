@@ -170,7 +170,7 @@ def test_a_cut_off_episode_is_not_terminal_and_a_single_step_is_left_out(tmp_pat
         2.0,
     ]  # the reward of the last step has no next observation
     assert "1 episodes of a single step left out" in caplog.text
-    assert "2 episodes have a reward at their last step" in caplog.text
+    assert "3 episodes have an action other than 0 at their last step" in caplog.text
 
 
 @pytest.mark.parametrize(("called", "warned"), [("d4rl_hopper", True), ("hopper", False)])

@@ -92,3 +92,41 @@ def test_zeros_in_place_of_the_last_observation_are_not_used(tmp_path: Path):
     logs = load(TFDSData(path=str(folder)))
     assert logs.num_transitions == 6 and logs.terminated.tolist() == [True, False]
     assert logs.final_logged is not None and logs.final_logged.tolist() == [False, True]
+
+
+def open_x(folder: Path, rewards: list[float], called: str = "foreign", **options: Any):
+    episode = simple(ROWS, terminal=True) | {"reward": np.array(rewards, "f4")}
+    place = foreign(folder, simple_steps(), [episode], called=called)
+    return load(TFDSData(path=str(place), **options))
+
+
+def test_a_reward_in_the_last_step_is_asked_about(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    sparse = [0, 0, 0, 0, 1]
+    with pytest.raises(DataError, match="data.roles={is_last: end} reads the last step of each"):
+        open_x(tmp_path / "a", sparse)
+    with pytest.raises(DataError, match="a reward of 1 at its last step"):
+        open_x(tmp_path / "b", sparse, roles={"is_last": "ignore"})
+    kept = open_x(tmp_path / "c", sparse, roles={"is_last": "end"})
+    assert kept.num_transitions == 5 and kept.terminated.all() and kept.final_logged is not None
+    assert not kept.final_logged.any() and kept.rewards is not None and kept.rewards.sum() == 1
+    with caplog.at_level(logging.WARNING):
+        padded = open_x(tmp_path / "d", sparse, roles={"is_last": "final"})
+    assert padded.num_transitions == 4 and padded.final_logged is None
+    assert "1 episodes have a reward at their last step" in caplog.text
+    assert "it is left out (in all 1)" in caplog.text
+    assert open_x(tmp_path / "e", sparse, called="d4rl_hopper").num_transitions == 4
+
+
+def test_an_action_in_the_last_step_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.WARNING):
+        assert open_x(tmp_path, [1, 0, 0, 0, 0]).num_transitions == 4
+    assert "1 episodes have an action other than 0 at their last step" in caplog.text
+
+
+def test_a_second_start_in_a_record_is_refused(tmp_path: Path):
+    episode = simple(ROWS) | {"is_first": np.arange(ROWS) % 3 == 0}
+    path = str(foreign(tmp_path, simple_steps(), [episode]))
+    with pytest.raises(DataError, match="is_first at step 3, after the first step") as refusal:
+        load(TFDSData(path=path))
+    assert "episode 0" in str(refusal.value)
+    assert load(TFDSData(path=path, roles={"is_first": "ignore"})).num_transitions == 4

@@ -33,7 +33,7 @@ from worldmodel.data.readers.tfds_builder import (
     prepared,
     prepared_folder,
 )
-from worldmodel.data.readers.tfds_ends import Ends, ends_in_zeros
+from worldmodel.data.readers.tfds_ends import Ends, LastSteps, ends_in_zeros
 from worldmodel.data.readers.tfds_features import (
     Keys,
     check_compressed,
@@ -53,7 +53,6 @@ FORMATS = ("array_record", "tfrecord")  # that can be read, the preferred one fi
 
 # Warnings, after the number of episodes that have them.
 SINGLE_STEP = "of a single step left out, since they hold no transition"
-LAST_REWARD = "have a reward at their last step, where RLDS has padding"
 NO_LAST_OBSERVATION = (
     "end in zeros, which D4RL's builder writes for missing observations; they are not used"
 )
@@ -129,8 +128,9 @@ def read(options: TFDSData) -> EpisodeStream:
 
     `observation` is a tensor or a dict of tensors, `action` a vector of floats or one integer. Its
     bounds come from our metadata, or else from the data. Action and reward of the last step are
-    padding, as in RLDS, even if it is not marked `is_last`. Episodes of a single step hold no
-    transition and are left out, with a warning. Raises DataError for other layouts and formats.
+    padding, as in RLDS, even if it is not marked `is_last`; a reward there is asked about, unless
+    this package or D4RL's builder wrote it. Episodes of a single step hold no transition and are
+    left out, with a warning. Raises DataError for other layouts and formats.
     """
     by_name = options.builder
     folder = prepared(by_name, options.path) if by_name else prepared_folder(existing_path(options))
@@ -147,9 +147,12 @@ def read(options: TFDSData) -> EpisodeStream:
     records = _records(builder, options.split, shards)
     padded_with_zeros = builder.name.startswith("d4rl_")
     ends = Ends(steps, options.roles, source)
-    episodes = _episodes(records, steps, observations, ends, padded_with_zeros)
-    total = sum(shard.take for shard in shards)
     metadata = read_metadata(folder)
+    last_steps = LastSteps(
+        options.roles, source, own="action" in metadata, asks=not padded_with_zeros
+    )
+    episodes = _episodes(records, steps, observations, ends, last_steps, padded_with_zeros)
+    total = sum(shard.take for shard in shards)
     return EpisodeStream(
         source,
         episodes,
@@ -287,6 +290,7 @@ def _episodes(
     features: Mapping[str, Any],
     observations: Mapping[str, tuple[Keys, Any]],
     ends: Ends,
+    last_steps: LastSteps,
     padded_with_zeros: bool,
 ) -> Iterator[Episode | UnreadableEpisode]:
     notes: Counter[str] = Counter()
@@ -303,15 +307,15 @@ def _episodes(
         if padded_with_zeros and episode.terminated and ends_in_zeros(episode.observations):
             notes[NO_LAST_OBSERVATION] += 1
             episode = _without_last(episode)
+        episode = last_steps.read(episode)
         if len(episode.actions) < 1 + episode.final_logged:
             notes[SINGLE_STEP] += 1
             continue
-        padded = episode.rewards if episode.final_logged else None
-        notes[LAST_REWARD] += padded is not None and bool(np.any(np.asarray(padded)[-1]))
         yield episode
     for note, times in notes.items():
         if times:
             logger.warning("%s: %d episodes %s", ends.told.source, times, note)
+    last_steps.tell()
 
 
 def _episode(
