@@ -67,11 +67,35 @@ def test_files_are_paired_in_order_and_chosen_by_pattern(tmp_path: Path):
     assert parse_source(str(tmp_path)).format == "records"
 
 
+@pytest.mark.parametrize(
+    ("inputs", "outputs"), [("*_in.npy", "*_out.npy"), ("[ab]_in.npy", "?_out.npy")]
+)
+def test_other_patterns_pair_by_what_their_wildcards_stand_for(
+    tmp_path: Path, inputs: str, outputs: str
+):
+    kinds = {"in": 0.0, "out": 5.0}
+    saved(
+        tmp_path,
+        **{f"{c}_{k}": np.full(5, v + n) for n, c in enumerate("ab") for k, v in kinds.items()},
+    )
+    found = logs(tmp_path, inputs=inputs, outputs=outputs)
+    assert found.actions[[0, 5], 0].tolist() == [0, 1]
+    assert found.observations["observation"][[0, 5], 0].tolist() == [5, 6]
+
+
 INVALID: dict[str, tuple[dict[str, np.ndarray], str]] = {
     "no inputs": ({"y_a": np.zeros(5)}, "data.inputs=u_*.npy: none"),
     "one too many": (
         {"u_a": np.zeros(5), "y_a": np.zeros(5), "y_b": np.zeros(5)},
         "data.outputs=y_*.npy: y_a.npy, y_b.npy",
+    ),
+    "names": (
+        {"u_a": np.zeros(5), "u_b": np.zeros(5), "y_b": np.zeros(5), "y_c": np.zeros(5)},
+        "do not match",
+    ),
+    "numbers": (
+        {f"{k}{n}": np.zeros(5) for k, n in (("u_", 1), ("u_", 10), ("y_", "01"), ("y_", 10))},
+        "data.outputs=y_*.npy: y_01.npy, y_10.npy",
     ),
     "samples": (
         {"u_a": np.zeros((5, 1, 2)), "y_a": np.zeros((6, 1, 2))},

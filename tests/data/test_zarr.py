@@ -155,3 +155,32 @@ def test_observations_that_are_not_chosen_are_not_opened(tmp_path: Path) -> None
     file.write_text(json.dumps(json.loads(file.read_text()) | {"filters": [{"id": "pickle"}]}))
     logs = load_store(tmp_path / "a.zarr", observations=["state"])
     assert set(logs.observations) == {"state"}
+
+
+def test_arrays_of_different_numbers_of_rows_are_refused(tmp_path: Path) -> None:
+    arrays = buffer([5, 3], img=None, state=np.zeros((10, 2), "f4"))
+    zarr_buffer(str(tmp_path / "a.zarr"), arrays)
+    with pytest.raises(DataError, match=r"rows \(one more in each episode.*: action 8, keypoint 8"):
+        load_store(tmp_path / "a.zarr")
+    assert load_store(tmp_path / "a.zarr", roles={"state": "ignore"}).num_transitions == 8
+
+
+def test_marks_inside_an_episode_are_refused(tmp_path: Path) -> None:
+    arrays = buffer([5, 3], img=None, terminals=np.arange(8) == 5)
+    zarr_buffer(str(tmp_path / "a.zarr"), arrays)
+    with pytest.raises(DataError, match="data/terminals marks 1 rows that are not the last"):
+        load_store(tmp_path / "a.zarr")
+    assert not load_store(tmp_path / "a.zarr", roles={"terminals": "ignore"}).terminated.any()
+
+
+def test_a_store_without_ends_and_next_observations_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    arrays = buffer([5, 3], img=None, s2=np.zeros((8, 2), "f4"))
+    zarr_buffer(str(tmp_path / "a.zarr"), arrays)
+    with caplog.at_level(logging.WARNING):
+        load_store(tmp_path / "a.zarr", roles={"s2": "next_observation"})
+    assert "next observations are not read (s2)" in caplog.text
+    shutil.rmtree(tmp_path / "a.zarr" / "meta")
+    with pytest.raises(DataError, match="is a store of zarr without meta/episode_ends"):
+        load_store(tmp_path / "a.zarr")

@@ -1,7 +1,9 @@
 """Records of the inputs and outputs of a system in npy files, as in system identification.
 
-A folder holds files of inputs and of outputs, which are paired in the order of their names. An
-array is (samples,), (samples, channels) or (samples, channels, realizations), where each
+A folder holds files of inputs and of outputs, which are paired by their names: what follows `u_` in
+one follows `y_` in the other, or, with other patterns, what their wildcards stand for.
+
+An array is (samples,), (samples, channels) or (samples, channels, realizations), where each
 realization is a record, or (samples, channels, realizations, periods), where the consecutive
 periods of a realization are joined to one record.
 
@@ -12,6 +14,7 @@ input acts on the output of its own sample, and becomes the action of the previo
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +27,9 @@ from worldmodel.data.episodes import Episode, EpisodeStream, UnreadableEpisode
 from worldmodel.data.readers.files import existing_path, reading, summary
 from worldmodel.errors import DataError, bullet_list
 
+# The parts of a pattern, and what each stands for.
+WILDCARD = re.compile(r"(\*\*/|\*+|\?|\[!?\]?[^\]]*\])")
+STANDS_FOR = {"**/": "(.*/)?", "*": "([^/]*)", "**": "([^/]*)", "?": "([^/])"}
 SHAPES = "(samples,) to (samples, channels, realizations, periods)"
 
 Pair = tuple[Path, Path]
@@ -36,7 +42,8 @@ class RecordsData(DataOptions):
     name: str = option("records", "data source")
     inputs: str = option("u_*.npy", "pattern of the files of inputs, which become actions")
     outputs: str = option(
-        "y_*.npy", "pattern of the files of outputs, which become observations, in the same order"
+        "y_*.npy",
+        "pattern of the files of outputs, which become observations, paired by their names",
     )
     feedthrough: bool = feedthrough()
 
@@ -55,7 +62,7 @@ ACCEPTED = summary(RecordsData)
 def read(options: RecordsData) -> EpisodeStream:
     """Reads the records of all pairs of files.
 
-    Raises DataError if there is no folder, or if the numbers of input and output files differ.
+    Raises DataError if there is no folder, or if inputs and outputs do not match by name.
     """
     pairs = _pairs(options)
     files = tuple(file for pair in pairs for file in pair)
@@ -70,13 +77,46 @@ def _pairs(options: RecordsData) -> list[Pair]:
         sorted(folder / name for name in glob.glob(names, root_dir=folder, recursive=True))
         for names in (options.inputs, options.outputs)
     )
+    lines = [
+        f"data.inputs={options.inputs}: {', '.join(f.name for f in inputs) or 'none'}",
+        f"data.outputs={options.outputs}: {', '.join(f.name for f in outputs) or 'none'}",
+    ]
     if len(inputs) != len(outputs) or not inputs:
-        lines = [
-            f"data.inputs={options.inputs}: {', '.join(f.name for f in inputs) or 'none'}",
-            f"data.outputs={options.outputs}: {', '.join(f.name for f in outputs) or 'none'}",
-        ]
         raise DataError(bullet_list(f"{folder}: accepted: as many inputs as outputs", lines))
-    return list(zip(inputs, outputs, strict=True))
+    if len(inputs) == 1 and not (_has_wildcard(options.inputs) and _has_wildcard(options.outputs)):
+        return [(inputs[0], outputs[0])]  # chosen by name
+    u, y = (
+        {_key(file.relative_to(folder), pattern): file for file in files}
+        for files, pattern in ((inputs, options.inputs), (outputs, options.outputs))
+    )
+    if u.keys() != y.keys() or len(u) < len(inputs) or len(y) < len(outputs):
+        raise DataError(
+            bullet_list(
+                f"{folder}: the names of inputs and outputs do not match; accepted: the same names "
+                "but for what is before the * of data.inputs and data.outputs, or one file each",
+                lines,
+            )
+        )
+    return [(u[key], y[key]) for key in y]
+
+
+def _has_wildcard(pattern: str) -> bool:
+    return WILDCARD.search(pattern) is not None
+
+
+def _key(file: Path, pattern: str) -> tuple[str, ...]:
+    """What the wildcards of a pattern stand for in a name."""
+    parts = WILDCARD.split(pattern)
+    literal, wild = map(re.escape, parts[::2]), [*parts[1::2], ""]
+    regex = "".join(f"{text}{_regex(part)}" for text, part in zip(literal, wild, strict=True))
+    match = re.fullmatch(regex, file.as_posix())
+    return tuple(group or "" for group in match.groups()) if match else (file.as_posix(),)
+
+
+def _regex(wildcard: str) -> str:
+    if wildcard.startswith("["):
+        return f"({wildcard.replace('[!', '[^', 1)})"
+    return STANDS_FOR.get(wildcard, "([^/]*)") if wildcard else ""
 
 
 def _episodes(options: RecordsData, pairs: Sequence[Pair]) -> Iterator[Episode | UnreadableEpisode]:

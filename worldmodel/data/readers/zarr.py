@@ -26,7 +26,7 @@ from worldmodel.data.episodes import Episode, EpisodeStream
 from worldmodel.data.observations import ObservationChoice
 from worldmodel.data.readers.arrays.reading import are_counts, step_actions
 from worldmodel.data.readers.files import existing_files, read_files, summary
-from worldmodel.data.readers.marks import MARKS, FieldNames, check_roles, read_marks, role_of
+from worldmodel.data.readers.marks import MARKS, check_roles, marked_rows, read_marks, role_of
 from worldmodel.data.readers.sizes import check_memory, check_size
 from worldmodel.errors import DataError
 from worldmodel.system.storage import user_path
@@ -34,6 +34,7 @@ from worldmodel.system.storage import user_path
 logger = logging.getLogger(__name__)
 
 ENDS = "meta/episode_ends"
+OF_A_STORE = (".zgroup", ".zmetadata", ".zarray", "zarr.json")  # metadata of its root
 TIME = ("timestamp", "timestamps")
 # Codecs that only compute; others, such as pickle, are not run.
 CODECS = {
@@ -79,6 +80,11 @@ def _stores(options: ZarrData) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
         if folders:
             files = (file for folder in folders for file in sorted(folder.rglob("*")))
             return tuple(folders), tuple(file for file in files if file.is_file())
+        if any((path / name).is_file() for name in OF_A_STORE):
+            raise DataError(
+                f"data.path={options.path}: is a store of zarr without {ENDS}; accepted: "
+                f"{ENDS}, (episodes,) the row after each episode of data/*"
+            )
     files = existing_files(options)
     return files, files
 
@@ -191,11 +197,16 @@ def _store_episodes(options: ZarrData, store: _Store, prefix: str) -> Iterator[E
             "data.roles={NAME: action}, and at least one that is observed"
         )
     ends = _ends(store, {name: array.shape[0] for name, array in arrays.items()})
-    FieldNames(str(store.path)).warn(keys.get("next_observation", []), int(ends[-1]))
+    if following := keys.get("next_observation"):
+        logger.warning(
+            "%s: next observations are not read (%s), since the next row has them; "
+            "data.roles={%s: ignore} ends this warning",
+            store.path, ", ".join(following), following[0],
+        )  # fmt: skip
     last = np.zeros(ends[-1], bool)
     last[ends - 1] = True
     marks = {n: arrays[n][: ends[-1]] for role in MARKS for n in keys.get(role, [])}
-    terminal = read_marks(marks, roles, ends=last).terminal if marks else np.zeros_like(last)
+    terminal = _terminal(marks, roles, last) if marks else np.zeros_like(last)
     time = next((n for n in arrays if by_role[n] == "time"), None)
     numbers = are_counts(arrays[actions[0]], str(store.path))
     for index, (begin, end) in enumerate(zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)):
@@ -211,6 +222,19 @@ def _store_episodes(options: ZarrData, store: _Store, prefix: str) -> Iterator[E
             time=None if time is None else np.asarray(arrays[time][rows]),
             final_logged=False,
         )
+
+
+def _terminal(marks: Mapping[str, Any], roles: Mapping[str, str], last: np.ndarray) -> np.ndarray:
+    """(N,) bool, the terminal rows. Raises DataError for marks in rows that are not `last`."""
+    for name, mark in marks.items():
+        inside = np.flatnonzero(marked_rows({name: mark}, roles) & ~last)
+        if len(inside):
+            raise DataError(
+                f"data/{name} marks {len(inside)} rows that are not the last of an episode by "
+                f"{ENDS} (first: {inside[0]}); accepted: last rows (data.roles={{{name}: ignore}} "
+                "leaves it out)"
+            )
+    return read_marks(marks, roles, ends=last).terminal
 
 
 def _role(name: str, roles: Mapping[str, str]) -> str:
@@ -234,6 +258,15 @@ def _ends(store: _Store, rows: Mapping[str, int]) -> np.ndarray:
         raise DataError(
             f"{ENDS} is {ends.dtype} of shape {ends.shape}{limits}; accepted: ascending integers "
             f"(episodes,), up to the {rows[few]} rows of {few}"
+        )
+    if len({*rows.values()}) > 1:
+        per_episode = (
+            " (one more in each episode?)" if max(rows.values()) - rows[few] == len(ends) else ""
+        )
+        counts = ", ".join(f"{name} {count}" for name, count in rows.items())
+        raise DataError(
+            f"data/ holds arrays of different numbers of rows{per_episode}: {counts}; accepted: as "
+            f"many in each, up to {ends[-1]} by {ENDS} (data.roles={{NAME: ignore}} leaves one out)"
         )
     if left := {name: count - int(ends[-1]) for name, count in rows.items() if count > ends[-1]}:
         logger.warning("%s: rows after the last episode are left out: %s", store.path, left)
