@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from worldmodel.data import Episode, load, stack_episodes, write_rlds
 from worldmodel.data.action_inference import close_bounds, declared_actions
 from worldmodel.data.readers.npz import NPZData
+from worldmodel.data.readers.table import TableData
 from worldmodel.data.readers.tfds import TFDSData
 from worldmodel.data.spec import ActionSpec
 from worldmodel.errors import ConfigError, DataError
@@ -162,3 +165,39 @@ def test_options_that_do_not_go_together_are_refused(tmp_path: Path) -> None:
             load(log(tmp_path, actions, **options))
     with pytest.raises(DataError, match=re.escape("shape (2,); accepted: (3,), as declared")):
         load(log(tmp_path, actions, classes=[2, 2, 2]))
+
+
+# ------------------------------------------------------------------------ classes among the floats
+
+
+def test_one_hot_floats_are_told_and_read_as_classes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    classes = integers(4)[:, 0]
+    options = log(tmp_path, np.eye(4, dtype=np.float32)[classes])
+    assert load(options).action_spec.size == 4
+    assert "one-hot in all steps" in caplog.text and "data.classes=[4]" in caplog.text
+    caplog.clear()
+    options.classes = [4]
+    logs = load(options)
+    assert logs.action_spec == ActionSpec(True, 4)
+    np.testing.assert_array_equal(logs.actions[:-1], classes)
+    assert "one-hot" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", [np.int64, bool])
+def test_small_integers_in_a_table_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: type
+) -> None:
+    drawn = integers(2)[:, 0].astype(kind)
+    file = tmp_path / "log.parquet"
+    parquet.write_table(pa.table({"x": np.arange(ROWS) / 3, "u": drawn}), file)
+    options = TableData(path=str(file), observations=["x"], actions=["u"])
+    assert not load(options).action_spec.discrete
+    assert "set data.classes=[2]; data.classes=[0] says" in caplog.text
+    caplog.clear()
+    options.classes = [2]
+    assert load(options).action_spec.discrete
+    options.classes = [0]
+    assert not load(options).action_spec.discrete
+    assert "data.classes" not in caplog.text

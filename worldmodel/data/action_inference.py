@@ -9,12 +9,16 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from worldmodel.config import DataOptions
 from worldmodel.data.action_spec import LARGEST, ActionSpec
 from worldmodel.errors import DataError
+
+if TYPE_CHECKING:
+    from worldmodel.data.trajectories import Trajectories
 
 logger = logging.getLogger(__name__)
 
@@ -150,6 +154,35 @@ def infer_action_spec(
         source, low.min(), high.max(), len(counts),
     )  # fmt: skip
     return numbers()
+
+
+def number_note(trajectories: Trajectories) -> str | None:
+    """What to set if numbers that are all small integers are classes; None for others."""
+    spec = trajectories.action_spec
+    if spec.kind != "continuous":
+        return None
+    high, one_hot, count = np.zeros(spec.size), spec.size > 1, 0
+    for part in trajectories.chunks(trajectories.actions, padding=False):
+        small = (part >= 0) & (part < MAX_ASSUMED_CLASSES) & (part == np.round(part))
+        if not small.all():
+            return None
+        high, count = np.maximum(high, part.max(0, initial=0)), count + len(part)
+        one_hot = one_hot and bool(((part.sum(1) == 1) & (part.max(1) == 1)).all())
+    zeros = ",".join(["0"] * spec.size)
+    if one_hot and (high == 1).sum() > 1:
+        return (
+            f"actions are one-hot in all steps, and read as {spec.size} numbers. "
+            f"data.classes=[{spec.size}] reads them as {spec.size} classes, data.classes=[{zeros}] "
+            "says that they are numbers"
+        )
+    if not high.max() or count < 2 * (high.max() + 1):  # hardly any is repeated
+        return None
+    classes = ",".join(f"{n + 1:.0f}" for n in high)
+    return (
+        f"actions are integers from 0 to {high.max():.0f} in all steps, and read as numbers. If "
+        f"they are classes, set data.classes=[{classes}]; data.classes=[{zeros}] says that they "
+        "are numbers"
+    )
 
 
 def extremes(actions: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

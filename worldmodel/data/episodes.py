@@ -244,7 +244,9 @@ def _columns(
 ) -> dict[str, np.ndarray]:
     """The fields of an episode in their final types, by the names that messages use."""
     columns = {observation_field(key): _observation(value) for key, value in observations.items()}
-    columns["action"] = _action(episode.actions, spec)
+    last = next(iter(columns.values()), np.zeros(0))
+    transitions = len(last) - bool(episode.final_logged)
+    columns["action"] = _action(episode.actions, spec, transitions)
     if episode.rewards is not None:
         reward = _numbers(episode.rewards)
         columns["reward"] = reward[:, 0] if reward.shape[1:] == (1,) else reward
@@ -270,12 +272,16 @@ def _observation(value: Any) -> np.ndarray:
     return value.reshape(len(value), -1) if value.dtype == np.float32 and value.size else value
 
 
-def _action(value: Any, spec: ActionSpec | None) -> np.ndarray:
+def _action(value: Any, spec: ActionSpec | None, transitions: int) -> np.ndarray:
     """(T,) int32 classes, or (T, A) float32. Integers (T,) are classes, unless the spec says
-    otherwise.
+    otherwise; columns of as many classes, of which one is 1 in each of the transitions, too.
     """
     integers = spec is None or spec.discrete
     value = _numbers(value, integers)
+    if spec is not None and spec.discrete and value.shape[1:] == (spec.size,) and spec.size > 1:
+        rows = value[:transitions]
+        if ((rows == 0) | (rows == 1)).all() and (rows.sum(1) == 1).all():
+            return value.argmax(1).astype(np.int32)
     if value.dtype.kind in "iu" and value.shape[1:] == (1,):
         value = value[:, 0]
     if value.dtype.kind in "iu" and value.ndim > 1:  # several integers are columns

@@ -19,6 +19,7 @@ FEW_EPISODES = 5  # with fewer, the held-out episodes are too few for an interva
 WIDE = 1000.0  # ratio of standard deviations at which scales differ
 FAR = 1e4  # a mean so many standard deviations from 0 hides the changes
 MAX_CLASSES = 100  # integers up to this may be classes
+ONE_HOT = 1e-5  # difference of the sum of the means of columns from that of one-hot columns
 MAX_SHOWN = 4  # columns or classes in one line
 DARK = 1  # the maximum of images that were scaled to 0..1
 NARROW = 0.01  # standard deviation of an action, as a share of the width of its bounds
@@ -213,10 +214,12 @@ def _continuous_actions(card: Card) -> Iterator[str]:
     least, most = action["min"], action["max"]
     whole = all(low == 0 < high <= MAX_CLASSES for low, high in zip(least, most, strict=True))
     if card["action"]["kind"] == "continuous" and action["integer_valued"] and whole:
-        classes = ",".join(f"{high + 1:g}" for high in most)
+        one_hot = len(most) > 1 and max(most) == 1 and abs(sum(action["mean"]) - 1) < ONE_HOT
+        classes = str(len(most)) if one_hot else ",".join(f"{high + 1:g}" for high in most)
         yield (
             f"action: integers from 0 to {max(most):g}, read as a continuous action. If they are "
-            f"classes, set data.classes=[{classes}], or store them as integers"
+            f"{'one-hot ' if one_hot else ''}classes, set data.classes=[{classes}], or store them "
+            "as integers"
         )
     constant = [low == high for low, high in zip(least, most, strict=True)]
     if any(constant):
