@@ -212,6 +212,35 @@ def test_next_observations_made_by_shifting_are_not_those_of_ends(
         assert "next_observations is that of the next row at 2 ends" in caplog.text
 
 
+@pytest.mark.parametrize("kind", ["repeats the observation before it", "is 0"])
+@pytest.mark.parametrize("given", [{}, {"terminals": marks(ENDS)}])
+def test_next_observations_of_ends_may_be_placeholders(
+    read: Read, caplog: pytest.LogCaptureFixture, kind: str, given: Arrays
+) -> None:
+    arrays = system((4, 3, 5, 2)) | {k: np.append(v, [False, True]) for k, v in given.items()}
+    ends = np.array([*ENDS, 13])
+    arrays["next_observations"][ends] = arrays["observations"][ends] if kind[0] == "r" else 0
+    with caplog.at_level(logging.WARNING):
+        logs = read(arrays)
+    assert f"next_observations {kind} at all 4 ends" in caplog.text
+    assert (logs.lengths - 1).tolist()[:3] == [4, 3, 5]
+    assert logs.final_logged is not None and not logs.final_logged.any()
+
+
+def test_episodes_that_end_at_rest_keep_their_final_observations(read: Read) -> None:
+    arrays = system()
+    arrays["next_observations"][ENDS[:2]] = arrays["observations"][ENDS[:2]]
+    assert read(arrays | {"terminals": marks(ENDS)}).final_logged is None
+    alone = {"observations": np.ones((3, 2), "f4"), "next_observations": np.ones((3, 2), "f4")}
+    one = alone | {"actions": np.ones((3, 1), "f4"), "terminals": [False, False, True]}
+    assert read(one).final_logged is None
+    arrays = system()  # at rest for some time
+    for name in ("observations", "next_observations"):
+        arrays[name][ENDS] = arrays["observations"][ENDS - 1]
+        arrays["next_observations"][ENDS - 1] = arrays["observations"][ENDS - 1]
+    assert read(arrays | {"terminals": marks(ENDS)}).final_logged is None
+
+
 def test_a_record_that_goes_on_after_a_cut_keeps_its_next_observation(read: Read) -> None:
     """A time limit without a reset: the steps over the cuts are like all others."""
     arrays = system((12,))

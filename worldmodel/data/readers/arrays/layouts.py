@@ -12,7 +12,11 @@ import numpy as np
 
 from worldmodel.data.readers.arrays.axes import Batch
 from worldmodel.data.readers.arrays.fields import Arrays, Fields
-from worldmodel.data.readers.arrays.next_observations import Agreement, agreement
+from worldmodel.data.readers.arrays.next_observations import (
+    Agreement,
+    agreement,
+    placeholder_ends,
+)
 from worldmodel.data.readers.marks import NAMES, Marks, marked_rows, read_marks, truths
 from worldmodel.errors import DataError
 
@@ -331,6 +335,17 @@ def _agreement(
             "begins: the observations after these are taken as not logged",
             source, label, agreed.unknown[:-1].sum(), names,
         )  # fmt: skip
+    held, what = none, ""
+    if not fields.marks_of("final"):
+        every = agreed.ends | marked
+        held, what = placeholder_ends(fields.observations, fields.next_observations, every)
+    if held.any():
+        logger.warning(
+            "%s: %s %s at all %d ends of episodes, and hardly anywhere else: the observations "
+            "after these are taken as not logged",
+            source, label, what, held.sum(),
+        )  # fmt: skip
+        agreed = replace(agreed, unknown=agreed.unknown | held)
     return agreed
 
 

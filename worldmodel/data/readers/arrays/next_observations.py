@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.data.readers.arrays.placeholders import Placeholders
 from worldmodel.errors import DataError
 
 BYTES_AT_ONCE = 2**24
@@ -90,6 +91,41 @@ def agreement(
     return Agreement(ends, unknown, int(unmarked.sum()))
 
 
+def placeholder_ends(
+    observations: Arrays, next_observations: Arrays, ends: np.ndarray
+) -> tuple[np.ndarray, str]:
+    """Returns (N,) bool, the ends whose next observations are placeholders, and what they are.
+
+    `ends` are (N,) bool, all that are known; the last row is one, whether they say so or not.
+    """
+    none, last, counted = np.zeros(len(ends), bool), len(ends) - 1, Placeholders()
+    widest = max(observations.values(), key=_row_bytes)
+    now = then = {}
+    for begin, end in _chunks(widest, len(ends)):
+        now, then = (
+            {key: np.asarray(values[key][begin:end]) for key in observations}
+            for values in (observations, next_observations)
+        )
+        inside = slice(0, end - begin - (end > last and not ends[last]))
+        counted.add(
+            {k: v[inside] for k, v in now.items()},
+            {k: v[inside] for k, v in then.items()},
+            ends[begin:end][inside],
+        )
+        if not counted.possible:
+            return none, ""
+    if (kind := counted.kind()) is None:
+        return none, ""
+    held = ends.copy()
+    if not ends[last]:
+        alone = Placeholders()
+        alone.add(
+            {k: v[-1:] for k, v in now.items()}, {k: v[-1:] for k, v in then.items()}, ~none[:1]
+        )
+        held[last] = alone.is_like(kind)
+    return held, kind
+
+
 def _contradiction(
     silent: np.ndarray, unmarked: np.ndarray, by: int, fitting: int, label: str, marks: str
 ) -> DataError:
@@ -164,7 +200,10 @@ def _jumps(observations: Arrays, next_observations: Arrays, marked: np.ndarray) 
 
 
 def _chunks(value: Any, count: int) -> Iterator[tuple[int, int]]:
-    row_bytes = max(1, math.prod(value.shape[1:]) * value.dtype.itemsize)
-    at_once = max(1, min(65_536, BYTES_AT_ONCE // row_bytes))
+    at_once = max(1, min(65_536, BYTES_AT_ONCE // max(1, _row_bytes(value))))
     for begin in range(0, count, at_once):
         yield begin, min(begin + at_once, count)
+
+
+def _row_bytes(value: Any) -> int:
+    return math.prod(value.shape[1:]) * value.dtype.itemsize
