@@ -140,7 +140,8 @@ WARNED: dict[str, dict[str, str]] = {
     "unknown field": dict.fromkeys((*ARCHIVES, "robomimic", "tfds", "lerobot"), "battery: as long"),
     "shifted next": dict.fromkeys(ARCHIVES, "taken as not logged")
     | dict.fromkeys(TABLES, "as if made by shifting rows; they are left out")
-    | dict.fromkeys(("zarr", "tfds", "lerobot"), "next_observations: as long as the actions"),
+    | {"zarr": "next observations are not read (next_observations)"}
+    | dict.fromkeys(("tfds", "lerobot"), "next_observations: as long as the actions"),
     "text": dict.fromkeys((*ARCHIVES, "robomimic", "dreamer", "tfds", "lerobot"), "instruction"),
     "classes of 64 bits": dict.fromkeys(TABLES, "float32 holds such values"),
     "counts": dict.fromkeys((*ARCHIVES, "zarr", "robomimic"), "read as numbers"),
