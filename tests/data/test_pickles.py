@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from pathlib import Path
@@ -148,3 +149,36 @@ def test_other_content_is_described(tmp_path: Path, content: Any, message: str) 
     with pytest.raises(DataError) as refusal:
         read(tmp_path, content)
     assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("shifted", "is the first observation of the next episode at the end of 3 of 4"),
+        ("repeated", "repeats the observation before it at the end of 4 of 4"),
+        ("zero", "is 0 at the end of 4 of 4"),
+    ],
+)
+def test_next_observations_of_last_steps_that_are_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, words: str
+) -> None:
+    content = [episode(number, 5, terminal=False) for number in range(4)]
+    for number, log in enumerate(content):
+        following = content[number + 1]["observations"][0] if number < 3 else [3, 5]
+        other = {"shifted": following, "repeated": log["observations"][-1], "zero": 0}
+        log["next_observations"][-1] = other[kind]
+    with caplog.at_level(logging.WARNING):
+        logs = read(tmp_path, content)
+    assert f"next_observations {words}" in caplog.text and logs.final_logged is not None
+    assert logs.final_logged.tolist() == [False] * 3 + [kind == "shifted"]
+
+
+def test_parts_of_a_record_and_ends_at_rest_keep_their_last_observation(tmp_path: Path) -> None:
+    whole = episode(0, 20, terminal=False)
+    parts = [{k: v[n : n + 5] for k, v in whole.items()} for n in range(0, 20, 5)]
+    assert read(tmp_path, parts).final_logged is None
+    content = [episode(number, 5, terminal=False) for number in range(4)]
+    for log in content[:3]:
+        log["next_observations"][-1] = log["observations"][-1]
+    assert read(tmp_path, content).final_logged is None
+    assert read(tmp_path, content[:2]).final_logged is None

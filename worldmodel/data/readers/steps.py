@@ -33,6 +33,7 @@ from worldmodel.data.readers.marks import (
     truths,
 )
 from worldmodel.data.readers.sizes import check_memory
+from worldmodel.data.readers.step_finals import FinalSteps
 from worldmodel.errors import DataError
 
 logger = logging.getLogger(__name__)
@@ -123,8 +124,8 @@ NEXT_MISSING = "lack {} after their last action, so that no observation of that 
 @dataclass
 class _Rows:
     """What the marks say of an episode: its rows, how many of them belong to it, whether it ends in
-    a terminal state, and whether its last row holds the final observation alone; and its actions if
-    they are single integers.
+    a terminal state, whether its last row holds the final observation alone, and whether its last
+    next observation is none; and its actions if they are single integers.
     """
 
     marks: dict[str, np.ndarray]
@@ -132,6 +133,7 @@ class _Rows:
     stop: int
     terminal: bool = False
     final: bool = False
+    unlogged: bool = False
     integers: np.ndarray = field(default_factory=lambda: np.zeros((0, 1), np.int64))
 
 
@@ -165,6 +167,7 @@ def episodes(
             rows[name] = UnreadableEpisode(name, str(error))
     check_roles(roles, present)
     _read_marks({name: r for name, r in rows.items() if isinstance(r, _Rows)}, rows, roles)
+    _find_unlogged(named, rows, options, source, accepted)
     integers = [r.integers for r in rows.values() if isinstance(r, _Rows) and len(r.integers)]
     numbers = bool(integers) and are_counts(np.concatenate(integers), source)
     told, notes = FieldNames(source), Counter[str]()
@@ -184,6 +187,46 @@ def episodes(
             yield UnreadableEpisode(name, str(error))
     for note, times in notes.items():
         logger.warning("%s: %d episodes %s", source, times, note)
+
+
+def _find_unlogged(
+    named: Mapping[str, Callable[[], Fields]],
+    rows: Mapping[str, _Rows | UnreadableEpisode],
+    options: DataOptions,
+    source: str,
+    accepted: str,
+) -> None:
+    """Notes the episodes whose last next observation is not what followed; warns about them."""
+    finals, label, choice = FinalSteps(), "", ObservationChoice.of(options)
+    for name, found in rows.items():
+        if isinstance(found, UnreadableEpisode) or found.final:
+            continue
+        try:
+            with reading(accepted):
+                fields = named[name]()
+                names = names_of(fields, options.roles, accepted)
+                _check_lengths(fields, names, found.count)
+                kept = choice.among(names.observations)
+                now = {key: fields[names.observations[key]] for key in kept}
+                if {*kept} - {*names.following} or any(len(v) > found.count for v in now.values()):
+                    return
+                then = {key: fields[names.following[key]] for key in kept}
+                finals.add(name, now, then, found.stop, found.terminal)
+                label = next(iter(names.following.values())).partition("/")[0]
+        except DataError:  # is reported when the episode is read
+            continue
+        if not finals.possible:
+            return
+    unlogged, what = finals.unlogged()
+    for name, found in rows.items():
+        if isinstance(found, _Rows):
+            found.unlogged = name in unlogged
+    if unlogged:
+        logger.warning(
+            "%s: %s %s at the end of %d of %d episodes: the observations after these are taken as "
+            "not logged",
+            source, label, what, len(unlogged), len(rows),
+        )  # fmt: skip
 
 
 def _row_long(fields: Fields, names: Names, count: int) -> list[str]:
@@ -257,7 +300,7 @@ def _episode(
         notes[AFTER_TERMINAL.format(marks, names.marks[0])] += 1
     values = {key: np.asarray(value[: stop + 1]) for key, value in observations.items()}
     complete = rows.final or len(next(iter(values.values()))) > stop
-    if not complete and names.following:
+    if not complete and names.following and not rows.unlogged:
         following = {key: fields[path] for key, path in names.following.items()}
         if lost := [key for key in values if key not in following]:
             notes[NEXT_MISSING.format(", ".join(lost))] += 1
