@@ -229,3 +229,41 @@ def test_time_of_the_final_observation_is_one_step_later(tmp_path: Path):
 def test_options_that_contradict_are_refused(tmp_path: Path, changes: dict[str, Any], words: str):
     with pytest.raises(ConfigError, match=words):
         load(options(written(tmp_path / "log.csv", steps([3])), **changes))
+
+
+@pytest.mark.parametrize("placeholder", ["zero", "repeated"])
+def test_placeholders_of_next_observations_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, placeholder: str
+):
+    states = np.random.default_rng(0).standard_normal((12, 2))
+    following = np.roll(states, -1, 0)
+    ends = [3, 7, 11]
+    following[ends] = 0 if placeholder == "zero" else states[ends]
+    file = written(
+        tmp_path / "log.csv",
+        {"x": states[:, 0], "y": states[:, 1], "u": np.zeros(12), "nx": following[:, 0],
+         "ny": following[:, 1], "run": np.arange(12) // 4},
+    )  # fmt: skip
+    found = episodes(file, episode="run", last_row="transition", **NEXT)
+    assert [e.final_logged for e in found] == [False] * 3
+    assert "in the last rows of 3 episodes" in caplog.text
+
+
+def test_a_column_of_steps_tells_rows_out_of_order(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    run, step = np.repeat([0, 1], 5), np.tile(np.arange(5), 2)
+    load(options(written(tmp_path / "a.csv", rows(10, run=run, step=step)), episode="run"))
+    assert "step" not in caplog.text
+    step[[1, 3]] = step[[3, 1]]
+    load(options(written(tmp_path / "b.csv", rows(10, run=run, step=step)), episode="run"))
+    assert "decreases in 2 of 8 steps, first after row 1 (from 3 to 2)" in caplog.text
+    assert "data.time=step" in caplog.text
+
+
+def test_a_column_of_steps_tells_that_episodes_begin(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    load(options(written(tmp_path / "a.parquet", rows(10, t=np.tile(np.arange(5), 2) / 10))))
+    assert "begins again 1 times, first after row 4 (from 0.4 to 0)" in caplog.text
+    assert "data.episode names" in caplog.text

@@ -16,6 +16,7 @@ structs of bytes and path, holds encoded images and is an observation of its own
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -49,6 +50,7 @@ from worldmodel.data.readers.tables.episodes import (
 )
 from worldmodel.data.readers.tables.files import PARQUET, Request, open_table
 from worldmodel.data.readers.tables.options import TableData
+from worldmodel.data.readers.tables.order import StepOrder, step_column
 from worldmodel.errors import DataError, bullet_list
 
 logger = logging.getLogger(__name__)
@@ -154,19 +156,17 @@ def _warn_unread(options: TableData, names: Sequence[str], request: Request) -> 
 
 def _episodes(options: TableData, files: Sequence[Path]) -> Iterator[Episode | UnreadableEpisode]:
     """Yields the episodes of all files; says at the end how their last rows were read."""
-    told = Told(str(options.path))
+    told, order = Told(str(options.path)), StepOrder()
     spread: list[str] = []
     first_file: dict[str, Path] = {}
     for file in files:
         try:
             with reading(ACCEPTED):
-                rows, found = _load(options, file)
-                follows = check_next(rows, found)
+                rows, found = _load(options, file, order)
+                follows = check_next(rows, found, str(file), told)
         except DataError as error:
             yield UnreadableEpisode(str(file), str(error))
             continue
-        if rows.following is not None and not follows:
-            told.shifted.append(str(file))
         for span in found:
             name = f"{file} episode {span.label}" if span.label else str(file)
             if span.error:
@@ -180,6 +180,8 @@ def _episodes(options: TableData, files: Sequence[Path]) -> Iterator[Episode | U
             if options.episode and first_file.setdefault(span.label, file) != file:
                 spread.append(f"{span.label} is in {first_file[span.label]} and in {file}")
     told.say()
+    for head, lines in order.warnings().items():
+        logger.warning("%s", bullet_list(f"{options.path}: {head}", lines))
     if spread:
         head = (
             f"{options.path}: {len(spread)} values of column {quoted(options.episode)} are in "
@@ -188,10 +190,15 @@ def _episodes(options: TableData, files: Sequence[Path]) -> Iterator[Episode | U
         logger.warning("%s", bullet_list(head, spread))
 
 
-def _load(options: TableData, file: Path) -> tuple[Rows, list[Span]]:
+def _load(options: TableData, file: Path, order: StepOrder) -> tuple[Rows, list[Span]]:
     """Reads the rows of a file and finds its episodes. Raises DataError, without its name."""
     request = _request(options)
-    columns = open_table(file, request, options.csv).read()
+    opened = open_table(file, request, options.csv)
+    step = None if options.time else step_column(opened.names)
+    if step and step not in request.names and opened.names.count(step) == 1:
+        others = (*request.others, step)
+        opened = open_table(file, dataclasses.replace(request, others=others), options.csv)
+    columns = opened.read()
     reward, following = options.reward_column, options.next_observations
     rows = Rows(
         observations=_observations(columns, options),
@@ -205,7 +212,11 @@ def _load(options: TableData, file: Path) -> tuple[Rows, list[Span]]:
         for name, role in options.mark_roles.items()
     }
     numbered = groups(options.episode, columns[options.episode]) if options.episode else None
-    return rows, spans(options, rows, ends, numbered)
+    found = spans(options, rows, ends, numbered)
+    if step and step not in options.roles:
+        index = np.arange(len(rows.actions))
+        order.check(str(file), step, columns[step], [index[span.rows] for span in found])
+    return rows, found
 
 
 def _ends(name: str, role: str, column: Column, optional: np.ndarray) -> np.ndarray:

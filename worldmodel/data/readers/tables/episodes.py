@@ -183,9 +183,10 @@ def _follows(rows: Rows, which: np.ndarray, after: np.ndarray | None = None) -> 
     return ((one == other) | (np.isnan(one) & np.isnan(other))).all(1)
 
 
-def check_next(rows: Rows, found: Sequence[Span]) -> bool:
+def check_next(rows: Rows, found: Sequence[Span], file: str, told: Told) -> bool:
     """Whether the next observations of last rows are final observations, rather than the first of
-    the next episode. Raises DataError if others are not those of the next row.
+    the next episode, or placeholders, which is `told`. Raises DataError if others are not those of
+    the next row.
     """
     if rows.following is None:
         return False
@@ -203,7 +204,20 @@ def check_next(rows: Rows, found: Sequence[Span]) -> bool:
             "data.next_observations they are not read"
         )
     last = np.array([x[-1] for x in inside if x[-1] + 1 < len(index)], int)
-    return not (len(last) and _follows(rows, last).all())
+    if len(last) and _follows(rows, last).all():
+        told.shifted.append(file)
+        return False
+    every = np.array([x[-1] for x in inside], int)
+    zero = (rows.following == 0).all(1)
+    repeated = _follows(rows, index, index)
+    grid = (rows.following == np.round(rows.following)).all()  # 0 may be a state as any other
+    kinds = () if grid else (("0", zero), ("those of their own row", repeated))
+    for name, placeholder in kinds:
+        if placeholder[every].all() and not placeholder[before].any():
+            line = f"{file}: {name} in the last rows of {len(every)} episodes"
+            told.placeholders.append(line)
+            return False
+    return True
 
 
 # ------------------------------------------------------------------------------------- one episode
@@ -217,6 +231,7 @@ class Told:
         those whose last row is a transition, those whose last action or reward is blank, and those
         where both are 0
     shifted: files whose next observations were made by shifting rows
+    placeholders: lines on files whose next observations of last rows are placeholders
     lost_rewards: rewards other than 0 of last rows that are left out
     uneven: lines on time steps
     """
@@ -228,6 +243,7 @@ class Told:
     blank: int = 0
     zero: int = 0
     shifted: list[str] = field(default_factory=list)
+    placeholders: list[str] = field(default_factory=list)
     lost_rewards: list[float] = field(default_factory=list)
     uneven: list[str] = field(default_factory=list)
 
@@ -265,6 +281,11 @@ class Told:
             "next observations at the ends of episodes are the first of the next episode, as if "
             "made by shifting rows; they are left out",
             self.shifted,
+        )
+        self._warn(
+            "next observations at the ends of episodes are placeholders, as those of no other row "
+            "are; they are left out",
+            self.placeholders,
         )
         self._warn(
             f"time steps longer than {UNEVEN:g} times the median in {len(self.uneven)} of "
