@@ -5,11 +5,13 @@ columns that need no offset are converted as they are.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tables import options, rows, written
 
 from worldmodel.data import Episode, Trajectories, build_card, load, stack_episodes, write_rlds
 from worldmodel.data.compatibility import conform_to_spec
@@ -152,3 +154,21 @@ def test_a_dataset_with_another_offset_conforms_to_the_spec_of_a_model():
 
 def replace_offset(spec: DataSpec, offset: tuple[float, ...]) -> DataSpec:
     return replace(spec, observations={"x": replace(spec.observations["x"], offset=offset)})
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_large_integers_of_a_table_keep_their_digits(tmp_path: Path, ending: str) -> None:
+    counts = 2**55 + np.cumsum(np.random.default_rng(0).integers(-3, 4, 60))
+    file = written(tmp_path / f"log.{ending}", rows(60, x=counts))
+    logs = load(options(file, observations=["x"]))
+    found = logs.observations["observation"][:, 0]
+    np.testing.assert_array_equal(np.diff(found), np.diff(counts))
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize("base", [2**63 + 2**62, 2**40])
+def test_unsigned_integers_keep_their_digits(base: int) -> None:
+    counts = np.uint64(base) + np.arange(60, dtype=np.uint64)[::-1]
+    made = [Episode({"x": counts[:, None]}, np.ones((59, 1)), None, terminated=False)]
+    found = stack_episodes(made, "counts").observations["x"][:, 0]
+    np.testing.assert_array_equal(np.diff(found), -1)

@@ -20,6 +20,7 @@ from worldmodel.data.columns import ColumnWriter
 from worldmodel.data.episode_lengths import OBSERVATION
 
 LOSS = 0.01  # of the typical step
+FAR = 2.0**62  # differences below it are exact in 64 bits
 EXACT = 2**24  # integers below it are exact in float32
 PENDING_EPISODES, PENDING_BYTES = 64, 2**26
 EVERY = 16  # episodes, after those that were pending
@@ -31,9 +32,25 @@ Offsets = dict[str, tuple[float, ...]]  # vector -> (D,); only those that have a
 def subtract_offset(values: Any, offset: ArrayLike) -> np.ndarray:
     """Vectors (..., D) less their offset, computed without loss, as float32."""
     values, taken = np.asarray(values), np.asarray(offset, np.float64)
+    near = values.astype(np.float64) - taken
     if values.dtype.kind in "iu" and values.dtype.itemsize == 8:
-        return (values.astype(np.int64) - taken.astype(np.int64)).astype(np.float32)
-    return (values.astype(np.float64) - taken).astype(np.float32)
+        return np.where(np.abs(near) < FAR, _wrapped(values, taken), near).astype(np.float32)
+    return near.astype(np.float32)
+
+
+def _wrapped(values: np.ndarray, taken: np.ndarray) -> np.ndarray:
+    """Integers of 64 bits less whole numbers, exact where the difference is less than `FAR`."""
+    sizes = np.abs(taken).astype(np.uint64)
+    return (values.astype(np.uint64) - np.where(taken < 0, ~sizes + np.uint64(1), sizes)).view(
+        np.int64
+    )
+
+
+def _steps(rows: np.ndarray) -> np.ndarray:
+    """Differences of consecutive rows, without overflow of unsigned integers."""
+    if rows.dtype == np.uint64:
+        return np.diff(rows, axis=0).view(np.int64)
+    return np.diff(rows.astype(np.int64) if rows.dtype.kind == "u" else rows, axis=0)
 
 
 def add_offset(values: Any, offset: Sequence[float]) -> np.ndarray:
@@ -56,7 +73,7 @@ class Loss:
     def add(self, values: np.ndarray) -> None:
         rows = values[:ROWS]
         with np.errstate(all="ignore"):  # numbers that are not finite are reported elsewhere
-            step = np.diff(rows, axis=0).astype(np.float64)
+            step = _steps(rows).astype(np.float64)
             offset = self.offset if len(self.offset) else np.zeros(rows.shape[1])
             error = np.diff(subtract_offset(rows, offset).astype(np.float64), axis=0) - step
             self.count += len(step)
@@ -79,6 +96,7 @@ class Loss:
         low, high = self.low.astype(np.float64), self.high.astype(np.float64)
         with np.errstate(all="ignore"):
             unit = np.exp2(np.floor(np.log2(high - low)))
+            unit = np.maximum(unit, np.spacing(np.maximum(np.abs(low), np.abs(high))))
             middle = np.round((low + high) / 2 / unit) * unit
         return tuple(np.where(self.lossy, middle, 0.0).tolist())
 

@@ -6,6 +6,7 @@ stay columns of pyarrow, which is imported inside the functions.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,7 +34,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import parquet
 
+logger = logging.getLogger(__name__)
+
 PARQUET = (".parquet", ".pq")
+LARGE = 2**53  # float64 holds all integers up to it
 BLOCK_BYTES = 2**21  # of a batch of Parquet
 MAX_ROWS = 2**16  # of a batch of Parquet
 
@@ -140,7 +144,9 @@ def _read_csv(
         check_compressed(file)
     try:
         rows = count_rows(file, options, len(header.names))
-        return collect(_csv_batches(file, header, request, options), request, rows)
+        columns = collect(_csv_batches(file, header, request, options), request, rows)
+        if not any(_is_large(columns[name]) for names in request.numbers for name in names):
+            return columns
     except pa.ArrowInvalid:
         pass
     try:
@@ -234,11 +240,13 @@ def collect(
 
 class _Block:
     """The columns of numbers of one vector, side by side: (rows, D) float32, or float64 if any of
-    them may hold numbers that float32 does not.
+    them may hold numbers that float32 does not, or int64 if all are integers and some of them are
+    larger than float64 holds.
     """
 
     def __init__(self, names: Sequence[str], most_rows: int):
         self.names, self.most_rows, self.rows = names, most_rows, 0
+        self.integers: type | None = None  # the type of large integers
         self.parts: dict[str, slice] = {}
         self.values = np.zeros((0, 0))
 
@@ -249,13 +257,35 @@ class _Block:
         end = self.rows + len(batch)
         for name, part in self.parts.items():
             column = batch.column(name)
-            values = self.values[self.rows : end, part]
+            width = part.stop - part.start
             if is_vector(column.type):
-                list_length(name, column, values.shape[1], self.rows)
+                list_length(name, column, width, self.rows)
                 column = column.flatten()
-            values[:] = column.to_numpy(zero_copy_only=False).reshape(values.shape)
+            numbers = column.to_numpy(zero_copy_only=False)
+            self._fit(name, numbers)
+            self.values[self.rows : end, part] = numbers.reshape(len(batch), width)
         self.rows = end
         return self.parts
+
+    def _fit(self, name: str, numbers: np.ndarray) -> None:
+        """Makes room for integers of which float64 does not hold all digits. Raises DataError for
+        empty cells among them.
+        """
+        if self.values.dtype == np.float64 and numbers.dtype.kind in "iu" and _is_large(numbers):
+            if self.integers is None or np.isnan(self.values[: self.rows]).any():
+                if _loses(numbers):
+                    logger.warning(
+                        "column %s holds integers beyond 2**53 beside other columns that are not "
+                        "all integers, so its last digits are lost; subtract a constant from it",
+                        quoted(name),
+                    )
+                return
+            self.values = self.values.astype(self.integers)
+        if self.values.dtype.kind in "iu" and numbers.dtype.kind == "f":
+            raise DataError(
+                f"column {quoted(name)} has empty cells beside integers beyond 2**53; accepted: a "
+                "number in every row, or smaller numbers (subtract a constant)"
+            )
 
     def _allocate(self, batch: pa.RecordBatch) -> None:
         kinds, width = [], 0
@@ -266,11 +296,31 @@ class _Block:
                 self.parts[name] = slice(width, width + size)
                 kinds, width = [*kinds, kind], width + size
         if kinds:
+            types = [batch.column(name).type for name in self.parts]
+            types = [kind.value_type if is_vector(kind) else kind for kind in types]
+            if all(str(kind).startswith(("int", "uint")) for kind in types):
+                joined = np.result_type(*(kind.to_pandas_dtype() for kind in types))
+                self.integers = joined.type if joined.kind in "iu" else None
             self.values = np.empty((self.most_rows, width), np.result_type(*kinds))
 
     def columns(self) -> dict[str, np.ndarray]:
         """Column -> (rows, D)."""
         return {name: self.values[: self.rows, part] for name, part in self.parts.items()}
+
+
+def _is_large(numbers: object) -> bool:
+    """Whether some numbers are larger than the integers that float64 holds."""
+    if not isinstance(numbers, np.ndarray) or numbers.dtype.itemsize < 8 or not numbers.size:
+        return False
+    low, high = numbers.min(), numbers.max()  # NaN compares as false
+    return bool(high > LARGE or low < -LARGE)
+
+
+def _loses(numbers: np.ndarray) -> bool:
+    """Whether float64 changes the steps of integers by more than a hundredth."""
+    exact = np.diff(numbers).view(np.int64).astype(np.float64)
+    error = np.diff(numbers.astype(np.float64)) - exact
+    return bool(np.square(error).sum() > 1e-4 * np.square(exact).sum())
 
 
 def _number_type(kind: pa.DataType) -> type | None:
