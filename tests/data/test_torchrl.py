@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,52 @@ def test_metadata_that_do_not_fit_are_refused(
     with pytest.raises(DataError) as refusal:
         load(TorchRLData(path=str(tmp_path)))
     assert message in str(refusal.value)
+
+
+KINDS = [(5, True), (4, False), (6, True), (5, True)]
+
+
+def test_next_observations_that_were_shifted_cross_no_reset(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = transitions(KINDS)
+    place = content["observation"]
+    place[:, 0] *= 100
+    content["next"]["observation"] = np.concatenate([place[1:], place[-1:]])
+    with caplog.at_level(logging.WARNING):
+        logs = read(tmp_path, content)
+    assert logs.num_transitions == 20 and logs.final_logged is not None
+    assert not logs.final_logged.any() and "taken as not logged" in caplog.text
+    assert logs.terminated.tolist() == [True, False, True, True]
+
+
+def test_late_marks_are_refused(tmp_path: Path) -> None:
+    content = transitions(KINDS)
+    late = np.roll(content["next"]["terminated"], 1, axis=0)
+    content["next"]["terminated"] = late
+    with pytest.raises(DataError, match="next/terminated marks 3 rows .first: 0. that next/done"):
+        read(tmp_path / "a", content)
+    del content["next"]["done"], content["next"]["truncated"]
+    with pytest.raises(DataError, match="next/observation and terminated contradict each other"):
+        read(tmp_path / "b", content)
+
+
+def test_a_reward_outside_next_is_asked_about(tmp_path: Path) -> None:
+    content = transitions([(4, True), (3, False)])
+    content["reward"] = content["next"].pop("reward")
+    with pytest.raises(DataError, match="reward is beside the observations"):
+        read(tmp_path / "a", content)
+    check(read(tmp_path / "b", content, roles={"reward": "reward"}), [(4, True), (3, False)])
+    content["r"] = content.pop("reward")
+    check(read(tmp_path / "c", content, roles={"r": "reward"}), [(4, True), (3, False)])
+
+
+def test_a_field_without_a_next_one_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = transitions([(4, True)]) | {"extra": np.zeros((4, 1))}
+    with caplog.at_level(logging.WARNING):
+        read(tmp_path / "a", content)
+    assert "extra: as long as the actions (4 rows), but not in next/" in caplog.text
+    with pytest.raises(DataError, match="data.roles={extra: observation}: has no next/extra"):
+        read(tmp_path / "b", content, roles={"extra": "observation"})

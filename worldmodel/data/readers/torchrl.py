@@ -8,6 +8,7 @@ an observation and its action, and `next/` the observation after it, with `rewar
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -19,11 +20,14 @@ from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream
 from worldmodel.data.observations import ObservationChoice
+from worldmodel.data.readers.arrays.next_observations import agreement
 from worldmodel.data.readers.arrays.reading import are_counts, step_actions
 from worldmodel.data.readers.files import existing_path, reading, summary
-from worldmodel.data.readers.marks import MARKS, FieldNames, check_roles, read_marks, role_of
+from worldmodel.data.readers.marks import MARKS, check_roles, marked_rows, read_marks, role_of
 from worldmodel.data.readers.sizes import check_memory
 from worldmodel.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 META = "meta.json"
 OF_META = ("shape", "device", "_type")  # entries that are no keys
@@ -33,7 +37,7 @@ DTYPES = {
     **{"torch.uint8": "u1", "torch.bool": "?"},
 }
 TRAJECTORY = ("collector/traj_ids", "traj_ids", "episode")  # a number for each trajectory
-ROWS_AT_ONCE = 65_536
+NEXT = "next/"
 MAX_DEPTH = 8  # of nested keys
 
 Fields = Mapping[str, np.ndarray]  # key -> (N, ...), memory-mapped
@@ -65,7 +69,6 @@ def read(options: TorchRLData) -> EpisodeStream:
         fields, sequences = _fields(place)
         rows = _used_rows(place, fields, sequences)
         layout = _layout({key: value[:rows] for key, value in fields.items()}, sequences, options)
-        layout.told.warn(layout.unread, rows)
     files = tuple(sorted(file for file in folder.rglob("*") if file.is_file()))
     return EpisodeStream(str(options.path), _episodes(layout), files=files)
 
@@ -125,7 +128,9 @@ def _used_rows(place: Path, fields: Fields, sequences: int) -> int:
 
 @dataclass
 class _Layout:
-    """observed, following: name -> (N, ...); last, terminal: (N,) bool"""
+    """observed, following: name -> (N, ...); last, terminal, known: (N,) bool, of which `known` is
+    where the observation after a last row was logged
+    """
 
     observed: dict[str, np.ndarray]
     following: dict[str, np.ndarray]
@@ -133,18 +138,23 @@ class _Layout:
     rewards: np.ndarray | None
     last: np.ndarray
     terminal: np.ndarray
-    told: FieldNames
-    unread: list[str]
+    known: np.ndarray
+    source: str
 
 
 def _layout(fields: Fields, sequences: int, options: TorchRLData) -> _Layout:
     """Finds the fields by their keys. Raises DataError without observations or one action."""
-    roles = options.roles
-    check_roles(roles, [key.removeprefix("next/") for key in fields])
-    after = {k.removeprefix("next/"): v for k, v in fields.items() if k.startswith("next/")}
+    roles, source = options.roles, str(options.path)
+    check_roles(roles, [*fields, *(key.removeprefix(NEXT) for key in fields)])
+    after = {k.removeprefix(NEXT): v for k, v in fields.items() if k.startswith(NEXT)}
     marks = {k: v for k, v in after.items() if role_of(k, roles) in MARKS}
-    rewards = [v for k, v in after.items() if role_of(k, roles) == "reward"]
-    actions = [k for k in fields if role_of(k, roles) == "action" and not k.startswith("next/")]
+    _check_done(marks, roles)
+    for key in (k for k, role in roles.items() if role == "observation" and k not in after):
+        raise DataError(
+            f"data.roles={{{key}: observation}}: has no next/{key}, the observation after the last "
+            f"action; accepted: keys both here and in next/, or data.roles={{{key}: ignore}}"
+        )
+    actions = [k for k in fields if role_of(k, roles) == "action" and not k.startswith(NEXT)]
     other = {*marks, *TRAJECTORY, *actions, "step_count", "index"}
     other |= {k for k in fields if role_of(k, roles) in ("reward", "ignore", *MARKS)}
     observed = {k: fields[k] for k in after if k in fields and k not in other}
@@ -157,45 +167,105 @@ def _layout(fields: Fields, sequences: int, options: TorchRLData) -> _Layout:
         )
     observed = {key: observed[key] for key in ObservationChoice.of(options).among(observed)}
     following = {key: after[key] for key in observed}
-    found = read_marks(marks, roles, ends=_ends(fields, observed, following, sequences))
-    unread = [k for k in fields if not k.startswith("next/") and k not in other | {*after}]
+    ends, known = _ends(fields, observed, following, sequences, marks, options)
+    found = read_marks(marks, roles, ends=ends)
+    unread = [k for k in fields if not k.startswith(NEXT) and k not in other | {*after}]
+    if unread:
+        logger.warning(
+            "%s: %s: as long as the actions (%d rows), but not in next/, so not read. "
+            "data.roles={%s: ignore} ends this warning, or reward names it",
+            source, ", ".join(unread), len(ends), unread[0],
+        )  # fmt: skip
+    rewards = _rewards(fields, roles)
     return _Layout(
-        observed,
-        following,
-        fields[actions[0]],
-        rewards[0] if rewards else None,
-        found.last,
-        found.terminal,
-        FieldNames(str(options.path)),
-        unread,
+        observed, following, fields[actions[0]], rewards, found.last, found.terminal, known, source
     )
 
 
-def _ends(fields: Fields, observed: Fields, following: Fields, sequences: int) -> np.ndarray:
-    """(N,) bool, rows that end a trajectory whatever the marks say: the last one of a sequence, one
-    before another number of trajectory, and one whose next observation is not that of the next row.
+def _check_done(marks: Fields, roles: Mapping[str, str]) -> None:
+    """Raises DataError for ends that `done`, which is any of them in TorchRL, does not have."""
+    named = {k: v for k, v in marks.items() if role_of(k, roles) in ("terminal", "truncated")}
+    if "done" not in marks or "done" in roles or not named:
+        return
+    done = marked_rows({"done": marks["done"]})
+    for name, mark in named.items():
+        if len(other := np.flatnonzero(marked_rows({name: mark}, roles) & ~done)):
+            raise DataError(
+                f"next/{name} marks {len(other)} rows (first: {other[0]}) that next/done does not; "
+                f"accepted: done in all of them (data.roles={{{name}: ignore}} or "
+                "data.roles={done: ignore} reads the other)"
+            )
+
+
+def _rewards(fields: Fields, roles: Mapping[str, str]) -> np.ndarray | None:
+    """Those of next/, or of the root if `data.roles` names them. Raises DataError otherwise."""
+    keys = [k for k in fields if role_of(k.removeprefix(NEXT), roles) == "reward"]
+    chosen = [k for k in keys if k.startswith(NEXT)] or [k for k in keys if k in roles]
+    if keys and not chosen:
+        raise DataError(
+            f"{keys[0]} is beside the observations and not in next/, where TorchRL has the reward "
+            f"of an action: data.roles={{{keys[0]}: reward}} reads it as that of the action in its "
+            f"own row, data.roles={{{keys[0]}: ignore}} leaves it out"
+        )
+    return fields[chosen[0]] if chosen else None
+
+
+def _ends(
+    fields: Fields,
+    observed: Fields,
+    following: Fields,
+    sequences: int,
+    marks: Fields,
+    options: TorchRLData,
+) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) bool twice: rows that end a trajectory whatever the marks say, and those after which the
+    observation was logged. The first are the last one of a sequence, one before another number of
+    trajectory, and one whose next observation is not that of the next row.
+
+    Raises DataError for marks that next observations contradict.
     """
-    count = len(next(iter(observed.values())))
-    ends = np.arange(1, count + 1) % (count // sequences) == 0
+    roles, count = options.roles, len(next(iter(observed.values())))
+    sequence = np.arange(1, count + 1) % (count // sequences) == 0
+    numbered = np.zeros(count, bool)
     for key in (key for key in TRAJECTORY if key in fields):
         numbers = np.asarray(fields[key]).reshape(count, -1)
-        ends[:-1] |= (numbers[1:] != numbers[:-1]).any(1)
+        numbered[:-1] |= (numbers[1:] != numbers[:-1]).any(1)
+    told = marked_rows(marks, roles) if marks else np.zeros(count, bool)
+    terminal = {k: v for k, v in marks.items() if role_of(k, roles) in ("terminal", "not_terminal")}
+    names = [*marks, *(key for key in TRAJECTORY if key in fields)]
+    agreed = agreement(
+        observed,
+        following,
+        told | numbered | _cut(observed, following, sequence),
+        marked_rows(terminal, roles) if terminal else np.zeros(count, bool),
+        f"{NEXT}{next(iter(following))}",
+        ", ".join(names),
+    )
+    if agreed.unknown.any():
+        logger.warning(
+            "%s: next/ has the observation of the next row at %d ends that %s mark, where the next "
+            "trajectory begins: the observations after these are taken as not logged",
+            options.path, agreed.unknown[:-1].sum(), ", ".join(names),
+        )  # fmt: skip
+    return sequence | numbered | agreed.ends, ~agreed.unknown
+
+
+def _cut(observed: Fields, following: Fields, sequence: np.ndarray) -> np.ndarray:
+    """(N,) bool: last rows of sequences whose next observation is not that of the next row."""
+    cut, rows = np.zeros_like(sequence), np.flatnonzero(sequence[:-1])
     for key, value in observed.items():
-        for begin in range(0, count - 1, ROWS_AT_ONCE):
-            end = min(begin + ROWS_AT_ONCE, count - 1)
-            after = np.asarray(following[key][begin:end]).reshape(end - begin, -1)
-            row = np.asarray(value[begin + 1 : end + 1]).reshape(end - begin, -1)
-            same = (after == row) | ((after != after) & (row != row))
-            ends[begin:end] |= ~same.all(1)
-    return ends
+        for row in rows:
+            cut[row] |= not np.array_equal(following[key][row], value[row + 1])
+    return cut
 
 
 def _episodes(layout: _Layout) -> Iterator[Episode]:
     last = np.flatnonzero(layout.last)
     row_bytes = sum(value[:1].nbytes for value in layout.observed.values())
-    numbers = are_counts(layout.actions, layout.told.source)
+    numbers = are_counts(layout.actions, layout.source)
     for index, (begin, end) in enumerate(zip([0, *(last[:-1] + 1)], last, strict=True)):
-        name, rows, final = f"episode {index}", slice(begin, end + 1), slice(end, end + 1)
+        name, rows, known = f"episode {index}", slice(begin, end + 1), bool(layout.known[end])
+        final = slice(end, end + known)
         check_memory(row_bytes * int(end - begin + 2), name)
         yield Episode(
             {
@@ -206,4 +276,5 @@ def _episodes(layout: _Layout) -> Iterator[Episode]:
             rewards=None if layout.rewards is None else np.asarray(layout.rewards[rows]),
             terminated=bool(layout.terminal[end]),
             name=name,
+            final_logged=known,
         )
