@@ -143,6 +143,23 @@ def test_next_observations_that_were_shifted_cross_no_reset(
     assert logs.terminated.tolist() == [True, False, True, True]
 
 
+def test_next_observations_of_ends_may_be_placeholders_or_ignored(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = transitions(KINDS)
+    ignored = read(tmp_path / "a", content, roles={"next/observation": "ignore"})
+    assert ignored.final_logged is not None and not ignored.final_logged.any()
+    ended = content["next"]["done"][:, 0]
+    content["next"]["observation"][ended] = content["observation"][ended]
+    with caplog.at_level(logging.WARNING):
+        logs = read(tmp_path / "b", content)
+    assert "repeats the observation before it at all 4 ends" in caplog.text
+    for found in (logs, ignored):
+        assert found.num_transitions == 20 and found.final_logged is not None
+        assert not found.final_logged.any()
+        assert found.terminated.tolist() == [True, False, True, True]
+
+
 def test_late_marks_are_refused(tmp_path: Path) -> None:
     content = transitions(KINDS)
     late = np.roll(content["next"]["terminated"], 1, axis=0)

@@ -20,7 +20,7 @@ from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream
 from worldmodel.data.observations import ObservationChoice
-from worldmodel.data.readers.arrays.next_observations import agreement
+from worldmodel.data.readers.arrays.next_observations import agreement, placeholder_ends
 from worldmodel.data.readers.arrays.reading import are_counts, step_actions
 from worldmodel.data.readers.files import existing_path, reading, summary
 from worldmodel.data.readers.marks import MARKS, check_roles, marked_rows, read_marks, role_of
@@ -222,32 +222,42 @@ def _ends(
     observation was logged. The first are the last one of a sequence, one before another number of
     trajectory, and one whose next observation is not that of the next row.
 
-    Raises DataError for marks that next observations contradict.
+    Raises DataError for marks that next observations contradict, unless `data.roles` ignores them.
     """
     roles, count = options.roles, len(next(iter(observed.values())))
     sequence = np.arange(1, count + 1) % (count // sequences) == 0
     numbered = np.zeros(count, bool)
-    for key in (key for key in TRAJECTORY if key in fields):
+    trajectory = [key for key in TRAJECTORY if key in fields and roles.get(key) != "ignore"]
+    for key in trajectory:
         numbers = np.asarray(fields[key]).reshape(count, -1)
         numbered[:-1] |= (numbers[1:] != numbers[:-1]).any(1)
+    if any(roles.get(f"{NEXT}{key}") == "ignore" for key in following):
+        return sequence | numbered, np.zeros(count, bool)
     told = marked_rows(marks, roles) if marks else np.zeros(count, bool)
     terminal = {k: v for k, v in marks.items() if role_of(k, roles) in ("terminal", "not_terminal")}
-    names = [*marks, *(key for key in TRAJECTORY if key in fields)]
+    names = ", ".join([*marks, *trajectory])
     agreed = agreement(
         observed,
         following,
         told | numbered | _cut(observed, following, sequence),
         marked_rows(terminal, roles) if terminal else np.zeros(count, bool),
         f"{NEXT}{next(iter(following))}",
-        ", ".join(names),
+        names,
     )
     if agreed.unknown.any():
         logger.warning(
             "%s: next/ has the observation of the next row at %d ends that %s mark, where the next "
             "trajectory begins: the observations after these are taken as not logged",
-            options.path, agreed.unknown[:-1].sum(), ", ".join(names),
+            options.path, agreed.unknown[:-1].sum(), names,
         )  # fmt: skip
-    return sequence | numbered | agreed.ends, ~agreed.unknown
+    ends = sequence | numbered | agreed.ends
+    held, what = placeholder_ends(observed, following, ends | told)
+    if held.any():
+        logger.warning(
+            "%s: the observation in next/ %s at all %d ends of episodes, and hardly anywhere else: "
+            "the observations after these are taken as not logged", options.path, what, held.sum()
+        )  # fmt: skip
+    return ends, ~(agreed.unknown | held)
 
 
 def _cut(observed: Fields, following: Fields, sequence: np.ndarray) -> np.ndarray:
