@@ -113,6 +113,31 @@ def test_a_missing_first_chunk_and_an_interrupted_run_are_told(
     assert "2 episodes end without is_last" in caplog.text
 
 
+@pytest.mark.parametrize("missing", ["is_first", "is_last"])
+@pytest.mark.parametrize("size", [3, 4, 100])
+def test_either_mark_tells_episodes_of_chunks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, missing: str, size: int
+) -> None:
+    rows = join([episode(0, n, 3, n == 1) for n in range(3)])
+    del rows[missing]
+    write_chunks(tmp_path, 0, rows, size)
+    with caplog.at_level(logging.WARNING):
+        logs = read(tmp_path)
+    check(logs)
+    assert logs.lengths.tolist() == [4, 4, 4] and logs.terminated.tolist() == [False, True, False]
+    assert "begin inside" not in caplog.text
+    told = "1 episodes end without is_last" if missing == "is_last" else "1 episodes begin where it"
+    assert told in caplog.text
+
+
+def test_chunks_without_both_marks_are_refused(tmp_path: Path) -> None:
+    rows = episode(0, 0, 5, True)
+    del rows["is_first"], rows["is_last"]
+    write_chunks(tmp_path, 0, rows, 3)
+    with pytest.raises(DataError, match="has neither is_first nor is_last"):
+        read(tmp_path)
+
+
 def test_an_abandoned_episode_is_truncated_where_the_next_one_begins(tmp_path: Path) -> None:
     whole, cut = episode(0, 1, 4, True), episode(0, 0, 6, True)
     cut = {key: value[:3] for key, value in cut.items()}

@@ -44,6 +44,9 @@ FILES_COMPARED = 20  # whose first and last actions tell how actions are aligned
 # Warnings, after the number of episodes that have them.
 SINGLE_STEP = "of a single row left out, since they hold no transition"
 BEGIN_INSIDE = "begin inside an episode, since the rows before are not in the replay"
+BEGIN_UNKNOWN = (
+    "begin where it cannot be told whether rows before are missing, since there is no is_first"
+)
 INTERRUPTED = "end without is_last, as where a run was interrupted; they count as truncated"
 
 Rows = dict[str, np.ndarray]  # key -> (n, ...)
@@ -190,12 +193,12 @@ def _flags(role: str, rows: Rows, roles: Mapping[str, str]) -> np.ndarray | None
 @dataclass
 class _Part:
     """Consecutive rows of one episode, the last ones so far: whether its first and its last row are
-    there.
+    there. `begun` is None where it cannot be told.
     """
 
     name: str
     rows: list[Rows]
-    begun: bool
+    begun: bool | None
     ended: bool = False
 
 
@@ -206,6 +209,7 @@ class _Replay:
     actions_led_here: bool
     choice: ObservationChoice
     notes: Counter[str] = field(default_factory=Counter)
+    starts_end: bool = False  # whether a chunk has no is_last, so that is_first tells ends
 
     def episodes(self, streams: Sequence[Sequence[Path]]) -> Iterator[Episode | UnreadableEpisode]:
         for stream in streams:
@@ -224,6 +228,7 @@ class _Replay:
     def _parts(self, stream: Sequence[Path]) -> Iterator[_Part | UnreadableEpisode]:
         """Joins the rows of each episode, over the borders of chunks."""
         part: _Part | None = None
+        self.starts_end = False
         for file in stream:
             try:
                 rows = _load(file, self.roles, self.choice)
@@ -235,6 +240,10 @@ class _Replay:
                 yield UnreadableEpisode(file.name, str(error))
                 continue
             count = len(next(iter(rows.values())))
+            told = first is not None or part is not None
+            if CHUNK.fullmatch(file.name):
+                ended = part is not None and part.ended
+                first, last = self._chunk_ends(rows, first, last, after_end=ended)
             if first is None:  # a file an episode
                 first = np.arange(count) == 0
             last = np.arange(count) == count - 1 if last is None else last
@@ -242,13 +251,36 @@ class _Replay:
             cuts = [*sorted(map(int, begins)), count]
             for begin, end in zip(cuts[:-1], cuts[1:], strict=True):
                 if part and (part.ended or first[begin]):
+                    part.ended |= self.starts_end
                     yield part
                     part = None
-                part = part or _Part(f"{file.name} from row {begin}", [], bool(first[begin]))
+                begun = bool(first[begin]) if told or begin else None
+                part = part or _Part(f"{file.name} from row {begin}", [], begun)
                 part.rows.append({key: value[begin:end] for key, value in rows.items()})
                 part.ended = bool(last[end - 1])
         if part:
             yield part
+
+    def _chunk_ends(
+        self, rows: Rows, first: np.ndarray | None, last: np.ndarray | None, *, after_end: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The first and the last rows of episodes in a chunk that has one of both. Raises DataError
+        without any.
+        """
+        self.starts_end = last is None
+        if first is None and last is None:
+            raise DataError(
+                "has neither is_first nor is_last, so it cannot be told where episodes begin; "
+                f"accepted: either, or data.roles={{KEY: final}}; present: {', '.join(rows)}"
+            )
+        if first is None and last is not None:
+            first = np.concatenate([[after_end], last[:-1]])
+        elif last is None and first is not None:
+            last = np.append(first[1:], False)
+            terminal = _flags("terminal", rows, self.roles)
+            last = last if terminal is None else last | terminal
+        assert first is not None and last is not None
+        return first, last
 
     def _episode(self, part: _Part) -> Episode | None:
         """Shifts actions and rewards to the rows where actions were taken; None for a single row.
@@ -260,7 +292,8 @@ class _Replay:
             raise DataError(f"only some chunks have {', '.join(sorted(other[0]))}")
         check_memory(2 * sum(v.nbytes for rows in part.rows for v in rows.values()), part.name)
         rows = {key: np.concatenate([rows[key] for rows in part.rows]) for key in keys}
-        self.notes[BEGIN_INSIDE] += not part.begun
+        self.notes[BEGIN_INSIDE] += part.begun is False
+        self.notes[BEGIN_UNKNOWN] += part.begun is None
         self.notes[INTERRUPTED] += not part.ended
         actions = rows[_key("action", rows, self.roles)]
         if len(actions) < 2:
