@@ -201,3 +201,12 @@ def test_small_integers_in_a_table_are_told(
     options.classes = [0]
     assert not load(options).action_spec.discrete
     assert "data.classes" not in caplog.text
+
+
+def test_integers_and_floats_in_turn_are_told() -> None:
+    made = [
+        Episode({"x": np.zeros((4, 1))}, actions, None, terminated=False)
+        for actions in (np.zeros(3, int), np.zeros(3))
+    ]
+    with pytest.raises(DataError, match="action holds floats, episode 0 single integers"):
+        stack_episodes(made, "mixed")

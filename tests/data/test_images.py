@@ -124,7 +124,8 @@ def test_large_arrays_of_floats_are_no_vectors_unasked(shape: tuple) -> None:
     [
         (np.full((STEPS, 64, 64, 3), 3.5e3), "from 3500 to 3500"),
         (np.zeros((STEPS, 64, 64, 3)), "from 0 to 0"),
-        (np.full((STEPS, 64, 64), 900, np.uint16), "data.image_range={camera: [900, 900]}"),
+        (np.full((STEPS, 64, 64), 900, np.uint16), "data.image_range={camera: [0, 65535]}"),
+        (np.zeros((STEPS, 64, 64, 3), np.float32), "data.image_range={camera: [0, 1]}"),
         (np.full((STEPS, 64, 64, 3), np.nan), "pixel NaN at step 0"),
     ],
 )

@@ -15,8 +15,10 @@ from tables import episodes, error, options, rows, text
 
 from worldmodel.config.arguments import parse_options
 from worldmodel.data import load
+from worldmodel.data.commands import InspectOptions
 from worldmodel.data.readers.table import TableData
 from worldmodel.data.readers.tables.csv_layout import CSVOptions
+from worldmodel.data.sources import parse_source_options
 from worldmodel.errors import ConfigError
 
 ODD = Path(__file__).parents[2].parent / "shared" / "data" / "odd_logs"
@@ -156,3 +158,21 @@ def test_a_range_of_rows_may_lie_in_any_block(tmp_path: Path):
         (episode,) = episodes(file, row_range=[first, last])
         expected = rows(last + 1)["x"][first:]
         np.testing.assert_array_equal(episode.observations["observation"][:, 0], expected)
+
+
+def test_marks_of_thousands_are_named_with_their_row(tmp_path: Path):
+    file = text(tmp_path / "log.csv", "x;y;u\n0,5;1;2\n1.000,143;4;5\n")
+    message = error(file, csv=CSVOptions(decimal="comma"))
+    assert "column 'x' is '1.000,143' at row 1" in message, message
+    assert "set data.csv" not in message
+
+
+def test_a_file_without_header_is_told(tmp_path: Path):
+    file = text(tmp_path / "log.csv", "0.5,1,2\n3,4,5\n")
+    assert "the first line holds numbers: add a line with the names" in error(file)
+
+
+def test_columns_are_listed_where_none_is_named(tmp_path: Path):
+    file = text(tmp_path / "log.csv", "pos,vel,force\n0,1,2\n3,4,5\n")
+    with pytest.raises(ConfigError, match=r"needs a value(.|\n)*'pos', 'vel', 'force'"):
+        parse_source_options(str(file), [], InspectOptions())

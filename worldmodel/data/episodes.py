@@ -331,6 +331,15 @@ def _inconsistencies(
             )
         elif field not in first:
             yield f"{name}: {field} is new, {first_name} has none; accepted: the same fields in all"
+        elif field == "action" and value.dtype != first[field].dtype:
+            held, other = (
+                "floats" if x.dtype.kind == "f" else "single integers"
+                for x in (value, first[field])
+            )
+            yield (
+                f"{name}: action holds {held}, {first_name} {other}; accepted: one type in all "
+                "(data.classes=[0] reads a column as numbers, data.classes=[N] as N classes)"
+            )
         elif value.shape[1:] != first[field].shape[1:]:
             shape = first[field].shape[1:]
             yield f"{name}: {field} has shape {value.shape[1:]}, {first_name} has {shape}"

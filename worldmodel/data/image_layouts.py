@@ -121,10 +121,12 @@ def recognized_range(values: np.ndarray) -> tuple[float, float]:
             return 0.0, 1.0
         if fractions and -1 - ROUNDING <= low < 0 and high <= 1 + ROUNDING:
             return -1.0, 1.0
+    white = 65535 if values.dtype == np.uint16 else 1 if values.dtype.kind == "f" else 255
+    shown = f"[{low:.6g}, {high:.6g}]" if low < high else f"[0, {white}]"
     raise DataError(
         f"is an image of {values.dtype} from {low:.6g} to {high:.6g} in the first episode, which "
         "does not tell the numbers of black and white; accepted: data.image_range={KEY: "
-        f"[{low:.6g}, {high:.6g}]}} or others, beyond which pixels are clipped"
+        f"{shown}}} or others, beyond which pixels are clipped"
     )
 
 

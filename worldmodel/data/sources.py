@@ -12,7 +12,7 @@ from worldmodel.config.arguments import parse_options
 from worldmodel.config.data_sources import dataset_errors, reads_files, source_option
 from worldmodel.config.registry import entries
 from worldmodel.data.readers.files import matching_files
-from worldmodel.errors import DataError, did_you_mean, raise_config_errors
+from worldmodel.errors import ConfigError, DataError, did_you_mean, raise_config_errors
 from worldmodel.system.storage import user_path
 
 PREFIX = "data."  # of the options of a format, which may be omitted here
@@ -129,7 +129,12 @@ def parse_source_options(word: str, words: Sequence[str], options: Any) -> Sourc
     source = parse_source(word)
     options.data = entries("data")[source.format].options()
     setattr(options.data, source.option, source.value)
-    given = parse_options(words, options, shorthand=PREFIX)
+    try:
+        given = parse_options(words, options, shorthand=PREFIX)
+    except ConfigError as error:
+        names = entries("data")[source.format].details.get("columns")
+        present = names(options.data) if names and "needs a value" in str(error) else ""
+        raise ConfigError(f"{error}\n{present}" if present else str(error)) from error
     raise_config_errors(
         f"{key}={given[key]}: already set by SOURCE, {word}"
         for key in (PREFIX + "name", PREFIX + source.option)

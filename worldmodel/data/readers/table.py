@@ -33,6 +33,7 @@ from worldmodel.data.readers.tables.columns import (
     encoded,
     groups,
     is_bytes,
+    listing,
     marks,
     matrix,
     quoted,
@@ -62,7 +63,18 @@ EPISODE_NAMES = (
 )
 
 
-@register("data", "table", TableData, endings=(*TEXT, *PARQUET))
+def present_columns(options: TableData) -> str:
+    """A line with the columns of the first file; '' if it cannot be read."""
+    try:
+        file = existing_files(options)[0]
+        with reading(ACCEPTED):
+            names = open_table(file, Request(()), options.csv).names
+    except DataError:
+        return ""
+    return f"columns of {file}: {listing(names)}"
+
+
+@register("data", "table", TableData, endings=(*TEXT, *PARQUET), columns=present_columns)
 def read(options: TableData) -> EpisodeStream:
     """Reads the episodes of all tables. Raises DataError if no file has the requested columns."""
     files = existing_files(options)

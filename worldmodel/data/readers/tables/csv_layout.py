@@ -25,6 +25,7 @@ DELIMITERS = (",", ";", "\t")
 NAMES = {"comma": ",", "semicolon": ";", "tab": "\t", "space": " ", "colon": ":", "bar": "|"}
 HEADER_BYTES = 2**20
 HEADER_LINES = 100  # among which a header is looked for
+COMMA_NUMBER = re.compile(r"\s*([+-]?(\d+(,\d*)?|,\d+)([eE][+-]?\d+)?|[+-]?(nan|inf\w*))?\s*", re.I)
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d+,\d+([eE][+-]?\d+)?\s*")
 COMMENT_ROW = re.compile(r"Row #\d+: Expected \d+ columns, got \d+: ([#%!;]|//)")
 
@@ -136,6 +137,30 @@ def cell_hint(value: object) -> str:
     """The option that reads a cell such as 1,5 as a number; '' for other cells."""
     decimal = isinstance(value, str) and DECIMAL_COMMA.fullmatch(value)
     return "; set data.csv.decimal=comma for decimal commas" if decimal else ""
+
+
+def misread_decimal(name: str, column: pa.ChunkedArray) -> None:
+    """Raises DataError for the first cell of a column of text that is no number with a decimal
+    comma, if any is one.
+    """
+    cells = column.to_pylist()
+    if not any(isinstance(cell, str) and DECIMAL_COMMA.fullmatch(cell) for cell in cells):
+        return
+    for row, cell in enumerate(cells):
+        if isinstance(cell, str) and not COMMA_NUMBER.fullmatch(cell):
+            raise DataError(
+                f"column {name!r} is {cell!r} at row {row}; accepted: numbers with a decimal comma "
+                "(data.csv.decimal=comma), without marks of thousands"
+            )
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell is a number, with a decimal point."""
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _cells(line: str, delimiter: str) -> list[str]:

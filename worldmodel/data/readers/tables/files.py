@@ -25,6 +25,8 @@ from worldmodel.data.readers.tables.csv_layout import (
     count_rows,
     find_header,
     header_hint,
+    is_number,
+    misread_decimal,
     open_text,
     row_hint,
 )
@@ -90,6 +92,8 @@ def open_table(file: Path, request: Request, csv: CSVOptions) -> Opened:
     if missing := [name for name in request.names if name not in names]:
         hints = ", ".join(quoted(name) + did_you_mean(name, names) for name in missing)
         other = header_hint(file, request.names, csv, header) if header else ""
+        if not other and header and all(map(is_number, filter(None, names))):
+            other = "; the first line holds numbers: add a line with the names of the columns"
         raise DataError(f"no column {hints}; present: {listing(names)}{other}")
     if twice := [name for name in request.names if names.count(name) > 1]:
         raise DataError(f"two columns are named {listing(twice)}; accepted: unique names")
@@ -155,6 +159,9 @@ def _read_csv(
         if hint := row_hint(str(error), options):
             raise DataError(f"cannot be read ({first_line(error)}){hint}") from error
         raise
+    if options.decimal == "comma":
+        for name in {name for names in request.numbers for name in names}:
+            misread_decimal(name, table.column(name))
     return collect(table.to_batches(), request, table.num_rows)
 
 
