@@ -6,25 +6,28 @@ resets 10 apart. So every transition is checked by its own arithmetic, and none 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worldmodel.data import Trajectories, load
-from worldmodel.data.readers.hdf5 import HDF5Data
-from worldmodel.data.readers.npz import NPZData
+from tests.array_logs import (
+    ENDS,
+    FALSE,
+    LENGTHS,
+    TRUE,
+    Arrays,
+    Read,
+    bare,
+    check,
+    marks,
+    system,
+    with_finals,
+    written,
+)
 from worldmodel.errors import DataError
-
-Arrays = dict[str, Any]
-Read = Callable[..., Trajectories]
-LENGTHS = (4, 3, 5)
-ENDS = np.cumsum(LENGTHS) - 1
 
 
 @pytest.fixture(params=["npz", "hdf5"])
@@ -32,65 +35,6 @@ def read(request: pytest.FixtureRequest, tmp_path: Path) -> Read:
     return lambda arrays, **options: written(tmp_path, request.param, arrays, **options)
 
 
-def written(folder: Path, kind: str, arrays: Arrays, **options: Any) -> Trajectories:
-    path = str(folder / f"logs.{kind}")
-    if kind == "npz":
-        np.savez(path, **arrays)
-        return load(NPZData(path=path, **options))
-    with h5py.File(path, "w") as file:
-        for name, value in arrays.items():
-            file[name] = value
-    return load(HDF5Data(path=path, **options))
-
-
-def system(lengths: tuple[int, ...] = LENGTHS) -> Arrays:
-    """Rows of all episodes, with every next observation."""
-    rng, rows, after = np.random.default_rng(0), [], []
-    actions = rng.uniform(-1, 1, (sum(lengths), 1)).astype(np.float32)
-    step = iter(actions[:, 0])
-    for episode, length in enumerate(lengths):
-        now = np.array([10.0 * episode, 1, -1])
-        for _ in range(length):
-            rows.append(now)
-            now = np.array([now[0] + 0.1 * next(step), *0.9 * now[1:]])
-            after.append(now)
-    following = np.array(after, np.float32)
-    return {
-        "observations": np.array(rows, np.float32),
-        "actions": actions,
-        "rewards": -np.abs(following[:, 0]),
-        "next_observations": following,
-    }
-
-
-def bare(lengths: tuple[int, ...] = LENGTHS) -> Arrays:
-    return {key: value for key, value in system(lengths).items() if key != "next_observations"}
-
-
-def marks(rows: list[int] | np.ndarray, kind: Any = bool, count: int = sum(LENGTHS)) -> np.ndarray:
-    return np.isin(np.arange(count), rows).astype(kind)
-
-
-def check(
-    logs: Trajectories, terminal: list[bool], logged: bool, lengths: tuple[int, ...] = LENGTHS
-) -> None:
-    """Every transition obeys the system, and episodes and ends are those that were logged."""
-    assert (logs.lengths - 1).tolist() == list(lengths) and logs.terminated.tolist() == terminal
-    known = np.full(len(terminal), True) if logs.final_logged is None else logs.final_logged
-    assert known.tolist() == [logged] * len(terminal)
-    observed = logs.observations["observation"]
-    for first, length in zip(logs.offsets, logs.lengths, strict=True):
-        assert observed[first, 1] == 1  # an episode begins at a reset
-        for row in range(first, first + length - 1):
-            now, action = observed[row], logs.actions[row, 0]
-            after = np.array([now[0] + 0.1 * action, *0.9 * now[1:]])
-            assert logs.rewards is not None
-            np.testing.assert_allclose(logs.rewards[row], -abs(after[0]), atol=1e-5)
-            if logged or row < first + length - 2:
-                np.testing.assert_allclose(observed[row + 1], after, atol=1e-5)
-
-
-TRUE, FALSE = [True] * 3, [False] * 3
 MARKS: dict[str, tuple[Arrays, list[bool]]] = {
     "terminals and timeouts": (
         {"terminals": marks(ENDS[:1]), "timeouts": marks(ENDS[1:])},
@@ -212,35 +156,6 @@ def test_next_observations_made_by_shifting_are_not_those_of_ends(
         assert "next_observations is that of the next row at 2 ends" in caplog.text
 
 
-@pytest.mark.parametrize("kind", ["repeats the observation before it", "is 0"])
-@pytest.mark.parametrize("given", [{}, {"terminals": marks(ENDS)}])
-def test_next_observations_of_ends_may_be_placeholders(
-    read: Read, caplog: pytest.LogCaptureFixture, kind: str, given: Arrays
-) -> None:
-    arrays = system((4, 3, 5, 2)) | {k: np.append(v, [False, True]) for k, v in given.items()}
-    ends = np.array([*ENDS, 13])
-    arrays["next_observations"][ends] = arrays["observations"][ends] if kind[0] == "r" else 0
-    with caplog.at_level(logging.WARNING):
-        logs = read(arrays)
-    assert f"next_observations {kind} at all 4 ends" in caplog.text
-    assert (logs.lengths - 1).tolist()[:3] == [4, 3, 5]
-    assert logs.final_logged is not None and not logs.final_logged.any()
-
-
-def test_episodes_that_end_at_rest_keep_their_final_observations(read: Read) -> None:
-    arrays = system()
-    arrays["next_observations"][ENDS[:2]] = arrays["observations"][ENDS[:2]]
-    assert read(arrays | {"terminals": marks(ENDS)}).final_logged is None
-    alone = {"observations": np.ones((3, 2), "f4"), "next_observations": np.ones((3, 2), "f4")}
-    one = alone | {"actions": np.ones((3, 1), "f4"), "terminals": [False, False, True]}
-    assert read(one).final_logged is None
-    arrays = system()  # at rest for some time
-    for name in ("observations", "next_observations"):
-        arrays[name][ENDS] = arrays["observations"][ENDS - 1]
-        arrays["next_observations"][ENDS - 1] = arrays["observations"][ENDS - 1]
-    assert read(arrays | {"terminals": marks(ENDS)}).final_logged is None
-
-
 def test_a_record_that_goes_on_after_a_cut_keeps_its_next_observation(read: Read) -> None:
     """A time limit without a reset: the steps over the cuts are like all others."""
     arrays = system((12,))
@@ -280,29 +195,6 @@ def test_masks_may_be_inside_a_record_but_not_late(read: Read) -> None:
         read(system() | {"masks": 1 - marks(ENDS[:-1] + 1, float)})
 
 
-@pytest.mark.parametrize(
-    ("cut", "mask"), [("timeouts", "masks"), ("truncated", "discount"), ("time_out", "mask")]
-)
-def test_masks_beside_time_outs_mark_ends_of_records(read: Read, cut: str, mask: str) -> None:
-    ends = {cut: marks(ENDS[1:2]), mask: 1.0 - marks(ENDS[::2])}
-    check(read(bare() | ends), [True, False, True], logged=False)
-    check(read(system() | ends), [True, False, True], logged=True)
-
-
-@pytest.mark.parametrize("name", ["masks", "discount"])
-def test_masks_just_after_the_ends_of_lengths_are_late(read: Read, name: str) -> None:
-    late = {"episode_lengths": np.array(LENGTHS), name: 1.0 - marks(ENDS[:-1] + 1)}
-    with pytest.raises(DataError, match=f"{name} mark 2 rows that are not the last"):
-        read(bare() | late)
-
-
-def test_masks_that_are_no_masks_are_refused(read: Read) -> None:
-    wrong = {"dones": marks(ENDS), "masks": marks(ENDS, float)}
-    with pytest.raises(DataError, match="masks is 0 in 9 of 12 rows, and in none of the 3"):
-        read(bare() | wrong)
-    check(read(bare() | wrong, roles={"masks": "terminal"}), TRUE, logged=False)
-
-
 @pytest.mark.parametrize("value", [np.nan, -1.0, 0.5, 2.0])
 def test_marks_are_true_or_false(read: Read, value: float) -> None:
     bad = marks(ENDS, float)
@@ -326,20 +218,6 @@ def test_the_last_row_keeps_its_reward(read: Read, caplog: pytest.LogCaptureFixt
     assert logs.returns().tolist() == [1, 1, 1] and logs.terminated.all()
     assert "goal: as long as the actions (12 rows), but not read" in caplog.text
     assert "data.roles={goal: ignore}" in caplog.text
-
-
-def with_finals(arrays: Arrays, pad: float = 0.0) -> tuple[Arrays, np.ndarray, np.ndarray]:
-    """Rows as OGBench and RLDS have them: a row of its own for each final observation."""
-    final = np.arange(3) + ENDS + 1
-    count = sum(LENGTHS) + 3
-    inner = np.setdiff1d(np.arange(count), final)
-    rows = {
-        key: np.full((count, *value.shape[1:]), pad, value.dtype) for key, value in arrays.items()
-    }
-    for key, value in arrays.items():
-        rows[key][inner] = value
-    rows["observations"][final] = system()["next_observations"][ENDS]
-    return rows, final, inner
 
 
 def test_terminals_of_ogbench_mark_final_observations(read: Read) -> None:

@@ -182,3 +182,19 @@ def test_parts_of_a_record_and_ends_at_rest_keep_their_last_observation(tmp_path
         log["next_observations"][-1] = log["observations"][-1]
     assert read(tmp_path, content).final_logged is None
     assert read(tmp_path, content[:2]).final_logged is None
+
+
+def test_last_rows_without_action_and_reward_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = [episode(number + 1, 5, terminal=False) for number in range(4)]
+    for log in content:
+        del log["next_observations"], log["terminals"]
+        log["actions"][-1] = log["rewards"][-1] = 0
+        log["ends"] = np.arange(5) == 4
+    for roles, told in (({"ends": "end"}, True), ({"ends": "final"}, False)):
+        with caplog.at_level(logging.WARNING):
+            logs = read(tmp_path, content, roles=roles)
+        assert ("last rows of all 4 episodes have no action" in caplog.text) == told
+        assert (logs.final_logged is None) != told
+        caplog.clear()

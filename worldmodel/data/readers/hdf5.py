@@ -64,7 +64,12 @@ def _episodes(
         check_storage(datasets)
         shapes = _shapes(file, {data.name for data in datasets.values()})
         datasets, roles = joined(datasets, roles, _offsets(datasets))
-        yield from arrays.episodes(datasets, roles, shapes, str(path), prefix, options, told)
+
+        def load(name: str) -> Any:
+            check_storage({name: file[name]})
+            return file[name][:]
+
+        yield from arrays.episodes(datasets, roles, shapes, str(path), prefix, options, told, load)
 
 
 def _datasets(file: Any, options: HDF5Data) -> tuple[dict[str, Any], dict[str, str]]:

@@ -75,8 +75,12 @@ def _episodes(options: NPZData, told: FieldNames, path: Path, prefix: str) -> It
             opened |= relabelled(options.ogbench_task, opened["terminals"], simulator)
             roles = field_roles(opened, options.roles)
         opened, roles = joined(opened, roles, offsets)
+
+        def load(name: str) -> np.ndarray:
+            return np.asarray(member_array(archive, members[name])[:])
+
         shapes = {name: shape for name, (shape, _) in kinds.items()}
-        yield from arrays.episodes(opened, roles, shapes, str(path), prefix, options, told)
+        yield from arrays.episodes(opened, roles, shapes, str(path), prefix, options, told, load)
 
 
 def _kind(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype]:

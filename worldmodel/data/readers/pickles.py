@@ -54,7 +54,9 @@ def _episodes(
         require(roles, fields, ACCEPTED)
         read_fields = {name: fields[name] for name in roles}
         shapes = {name: value.shape for name, value in fields.items()}
-        yield from arrays.episodes(read_fields, roles, shapes, str(path), prefix, options, told)
+        yield from arrays.episodes(
+            read_fields, roles, shapes, str(path), prefix, options, told, fields.__getitem__
+        )
         return
     named = content.items() if isinstance(content, dict) else enumerate(_list(content))
     episodes = {

@@ -20,6 +20,7 @@ from worldmodel.config import DataOptions
 from worldmodel.data.episodes import Episode, UnreadableEpisode
 from worldmodel.data.image_layouts import default_name
 from worldmodel.data.observations import ObservationChoice
+from worldmodel.data.readers.arrays.padding import idle_rows, warn_of_padding
 from worldmodel.data.readers.arrays.reading import are_counts, step_actions
 from worldmodel.data.readers.files import reading
 from worldmodel.data.readers.marks import (
@@ -170,7 +171,7 @@ def episodes(
     _find_unlogged(named, rows, options, source, accepted)
     integers = [r.integers for r in rows.values() if isinstance(r, _Rows) and len(r.integers)]
     numbers = bool(integers) and are_counts(np.concatenate(integers), source)
-    told, notes = FieldNames(source), Counter[str]()
+    told, notes, idle = FieldNames(source), Counter[str](), list[np.ndarray]()
     for name, found in rows.items():
         if isinstance(found, UnreadableEpisode):
             yield found
@@ -182,9 +183,15 @@ def episodes(
                 told.warn(_row_long(fields, names, found.count), found.count)
                 kept = choice.among(names.observations)
                 names = replace(names, observations={k: names.observations[k] for k in kept})
-                yield _episode(fields, names, found, name, notes, numbers)
+                episode = _episode(fields, names, found, name, notes, numbers)
+                if episode.rewards is not None and not episode.final_logged:
+                    idle.append(idle_rows(episode.actions, episode.rewards))
+                yield episode
         except DataError as error:
             yield UnreadableEpisode(name, str(error))
+    if idle:
+        last = np.concatenate([np.arange(len(rows)) == len(rows) - 1 for rows in idle])
+        warn_of_padding(np.concatenate(idle), last, source)
     for note, times in notes.items():
         logger.warning("%s: %d episodes %s", source, times, note)
 

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from worldmodel.data.readers.arrays.axes import Batch
+from worldmodel.data.readers.arrays.episode_counts import lengths_by_ends
 from worldmodel.data.readers.arrays.fields import Arrays, Fields
 from worldmodel.data.readers.arrays.next_observations import (
     Agreement,
     agreement,
     placeholder_ends,
 )
+from worldmodel.data.readers.arrays.padding import idle_rows, warn_of_padding
 from worldmodel.data.readers.marks import NAMES, Marks, marked_rows, read_marks, truths
 from worldmodel.errors import DataError
 
@@ -56,18 +58,19 @@ class Layout:
     complete: bool = False
 
 
-def layout_of(fields: Fields, batch: Batch | None, source: str) -> Layout:
+def layout_of(fields: Fields, batch: Batch | None, source: str, *, ogbench: bool = False) -> Layout:
     """Recognizes the layout of a file.
 
     Args:
         fields: laid end to end
         batch: what they were before that, if they were a batch of records
         source: the file, for warnings
+        ogbench: whether the file is known as one of OGBench's
 
     Raises:
         DataError: arrays that do not fit together, and marks that contradict one another
     """
-    fields = _ogbench(fields)
+    fields = _ogbench(fields, source, known=ogbench)
     count, rows = len(fields.actions), len(next(iter(fields.observations.values())))
     _check_lengths(count, fields.label("action"), **{fields.label("reward"): fields.rewards})
     lengths = _lengths(fields, count)
@@ -103,7 +106,7 @@ def _check_lengths(expected: int, of: str, **fields: Any) -> None:
                 raise DataError(f"{label} has {len(part)} rows; accepted: {expected}, as {of} has")
 
 
-def _ogbench(fields: Fields) -> Fields:
+def _ogbench(fields: Fields, source: str, *, known: bool) -> Fields:
     """The marks of OGBench by what they mean: without time-outs and rewards, `terminals` mark the
     last row of a record, which is its final observation; beside `valids`, the last two.
     """
@@ -115,13 +118,24 @@ def _ogbench(fields: Fields) -> Fields:
         return fields.with_marks(marks, **dict.fromkeys(invalid, "final"))
     if not own or len(marks) > 1 or fields.rewards is not None or fields.lengths is not None:
         return fields
-    return fields.with_marks(marks, terminals="end" if fields.logs_next else "final")
+    role = "end" if fields.logs_next else "final"
+    if not known:
+        alone = "" if fields.logs_next else ", which hold a final observation and no action"
+        logger.warning(
+            "%s: terminals without rewards and other marks are read as OGBench's: the last rows of "
+            "%d records%s, and none terminal. data.roles={terminals: terminal} reads transitions "
+            "after which the environment ended, data.roles={terminals: %s} ends this warning",
+            source, np.count_nonzero(truths(marks["terminals"], "terminals")), alone, role,
+        )  # fmt: skip
+    return fields.with_marks(marks, terminals=role)
 
 
 def _lengths(fields: Fields, rows: int) -> np.ndarray | None:
     """(episodes,) the lengths that the file states."""
     if (lengths := fields.lengths) is None:
         return None
+    if (by_ends := _told_ends(fields, rows)) is not None:
+        return by_ends
     column = math.prod(lengths.shape) == len(lengths)
     if not column or lengths.dtype.kind not in "iu" or ((lengths < 1) | (lengths > rows)).any():
         integers = lengths.dtype.kind in "iu" and lengths.size
@@ -131,6 +145,14 @@ def _lengths(fields: Fields, rows: int) -> np.ndarray | None:
             f"accepted: integers (episodes,), each 1 or more, in {rows} rows of actions"
         )
     return lengths.reshape(-1).astype(np.int64)
+
+
+def _told_ends(fields: Fields, rows: int) -> np.ndarray | None:
+    """(episodes,) lengths where `data.roles` gives that role to the ends of episodes."""
+    lengths, label = fields.lengths, fields.label("length")
+    if label not in fields.told or lengths.dtype.kind not in "iu" or lengths.ndim != 1:
+        return None
+    return None if int(lengths.sum()) == rows else lengths_by_ends(lengths, rows)
 
 
 def _runs(episodes: np.ndarray, label: str, count: int, rows: int) -> np.ndarray:
@@ -291,14 +313,16 @@ def _hold_finals(fields: Fields, last: np.ndarray, source: str) -> bool:
     """Whether last rows hold the final observation alone, as RLDS has it, though no `is_last` says
     so: not one has an action or a reward other than 0, and most of the others do.
     """
-    if not RLDS & (fields.marks.keys() - fields.told) or fields.logs_next:
+    rlds = bool(RLDS & (fields.marks.keys() - fields.told))
+    if fields.logs_next or not (rlds or fields.rewards is not None):
         return False
-    active = np.zeros(len(last), bool)
-    for values in (v for v in (fields.actions, fields.rewards) if v is not None):
-        for begin in range(0, len(last), ROWS_AT_ONCE):
-            part = np.asarray(values[begin : begin + ROWS_AT_ONCE])
-            active[begin : begin + ROWS_AT_ONCE] |= (part.reshape(len(part), -1) != 0).any(1)
-    padded = not active[last].any() and bool(active[~last].mean() > 0.5)
+    idle, given = np.ones(len(last), bool), (fields.actions, fields.rewards)
+    for begin in range(0, len(last), ROWS_AT_ONCE):
+        part = slice(begin, begin + ROWS_AT_ONCE)
+        idle[part] = idle_rows(*(values[part] for values in given if values is not None))
+    padded = rlds and bool(idle[last].all()) and bool(idle[~last].mean() < 0.5)
+    if not rlds:
+        warn_of_padding(idle, last, source)
     if padded:
         logger.warning(
             "%s: no last row of the %d episodes has an action or a reward: read as their final "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +14,7 @@ from worldmodel.config import DataOptions, option
 from worldmodel.data.episodes import Episode
 from worldmodel.data.observations import ObservationChoice
 from worldmodel.data.readers.arrays.axes import AXES, laid_end_to_end
+from worldmodel.data.readers.arrays.episode_counts import check_counts
 from worldmodel.data.readers.arrays.fields import Arrays, Fields, fields_of, unread
 from worldmodel.data.readers.arrays.joined_actions import JoinedActions
 from worldmodel.data.readers.arrays.layouts import Layout, layout_of
@@ -23,6 +24,7 @@ from worldmodel.data.readers.sizes import check_memory
 logger = logging.getLogger(__name__)
 
 MAX_SMALL_CLASS = 255  # larger integers (N, 1) are counts
+SIMULATOR = {"qpos", "qvel"}  # what files of OGBench hold besides
 MAX_EXACT = 2**24  # of float32 integers
 
 
@@ -45,6 +47,7 @@ def episodes(
     prefix: str,
     options: ArrayOptions,
     told: FieldNames,
+    opened: Callable[[str], Any],
 ) -> Iterator[Episode]:
     """Yields the episodes of a file; warns about what is not read.
 
@@ -56,6 +59,7 @@ def episodes(
         prefix: of the names of episodes
         options: those of the data set
         told: the fields that were named already
+        opened: loads an array of the file by its name
 
     Raises:
         DataError: arrays that do not fit together
@@ -68,7 +72,8 @@ def episodes(
     fields = _chosen(fields, options, source)
     batch = laid_end_to_end(fields, options.axes)
     fields = batch.fields if batch else fields
-    layout = layout_of(fields, batch, source)
+    layout = layout_of(fields, batch, source, ogbench=not SIMULATOR.isdisjoint(shapes))
+    check_counts(shapes, {*roles, *options.roles}, opened, layout.last)
     numbers = are_counts(fields.actions, source)
     names = _names(fields, prefix, len(layout.last))
     begins = np.concatenate([[0], layout.last[:-1] + 1]).tolist()
