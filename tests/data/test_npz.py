@@ -308,3 +308,10 @@ def test_long_episodes_are_cut_as_by_a_time_limit(tmp_path: Path) -> None:
     assert logs.lengths.tolist() == [3, 2, 2, 3, 3]
     assert logs.terminated.tolist() == [False, True, False, False, True]
     assert transitions(logs) == expected(LENGTHS)
+
+
+def test_a_replay_of_dreamer_is_told_by_its_fields(tmp_path: Path) -> None:
+    rows = {"image": np.zeros((5, 8, 8, 3), np.uint8), "action": np.ones((5, 2)), "reward": [0] * 5}
+    np.savez(tmp_path / "a.npz", **rows, is_first=[1, 0, 0, 0, 0])
+    with pytest.raises(DataError, match="data=dreamer reads replays of Dreamer"):
+        load(NPZData(path=str(tmp_path / "a.npz")))

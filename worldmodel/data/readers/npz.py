@@ -26,6 +26,7 @@ from worldmodel.errors import DataError
 
 STREAMED_BYTES = 2**24  # arrays of at least this size are read row by row
 CHUNK_BYTES = 2**20
+DREAMER = {"action", "reward", "is_first"}  # of its replays, beside observations of any name
 
 
 @dataclass
@@ -62,7 +63,10 @@ def _episodes(options: NPZData, told: FieldNames, path: Path, prefix: str) -> It
         offsets = offsets_of(kinds)
         roles = field_roles(members, encoded_roles(offsets) | options.roles)
         check_roles(options.roles, members)
-        require(roles, members, ACCEPTED)
+        accepted = ACCEPTED
+        if "observation" not in roles.values() and {*members} >= DREAMER:
+            accepted = f"{ACCEPTED}; data=dreamer reads replays of Dreamer, which this may be"
+        require(roles, members, accepted)
         wanted = {name: members[name] for name in members if name in roles}
         check_size(sum(member.file_size for member in wanted.values()), path.stat().st_size)
         opened = {}
