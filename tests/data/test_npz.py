@@ -315,3 +315,10 @@ def test_a_replay_of_dreamer_is_told_by_its_fields(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", **rows, is_first=[1, 0, 0, 0, 0])
     with pytest.raises(DataError, match="data=dreamer reads replays of Dreamer"):
         load(NPZData(path=str(tmp_path / "a.npz")))
+
+
+def test_a_missing_observation_names_the_file_once(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", observations=np.ones((5, 2)), actions=np.ones((4, 2)))
+    with pytest.raises(DataError, match="has no observation 'speed'") as caught:
+        load(NPZData(path=str(tmp_path / "a.npz"), observations=["speed"]))
+    assert str(caught.value).count("a.npz") == 1

@@ -69,7 +69,7 @@ def episodes(
         fields.actions.check_declared(options.classes)
     rows = {len(fields.actions), *map(len, fields.observations.values())}
     told.warn(unread(shapes, [*roles, *options.roles], rows), len(fields.actions))
-    fields = _chosen(fields, options, source)
+    fields = _chosen(fields, options)
     batch = laid_end_to_end(fields, options.axes)
     fields = batch.fields if batch else fields
     layout = layout_of(fields, batch, source, ogbench=not SIMULATOR.isdisjoint(shapes))
@@ -110,9 +110,9 @@ def episodes(
         )  # fmt: skip
 
 
-def _chosen(fields: Fields, options: ArrayOptions, source: str) -> Fields:
+def _chosen(fields: Fields, options: ArrayOptions) -> Fields:
     """The same with the observations that the options choose; the others are not read."""
-    kept = ObservationChoice.of(options).select(fields.observations, source)
+    kept = ObservationChoice.of(options).among(fields.observations)
     out = fields.observations.keys() - {*kept}
     every = (fields.observations, fields.next_observations, fields.final_observations)
     now, after, final = ({k: v for k, v in given.items() if k not in out} for given in every)
