@@ -143,6 +143,15 @@ def test_next_observations_that_were_shifted_cross_no_reset(
     assert logs.terminated.tolist() == [True, False, True, True]
 
 
+def test_shifted_next_observations_are_not_those_of_truncated_ends_either(tmp_path: Path) -> None:
+    content = transitions(KINDS)
+    rows = np.random.default_rng(0).uniform(size=(20, 2)).astype("f4")  # resets like any step
+    content["observation"] = rows
+    content["next"]["observation"] = np.concatenate([rows[1:], rows[-1:]])
+    logs = read(tmp_path, content)
+    assert logs.final_logged is not None and not logs.final_logged.any()
+
+
 def test_next_observations_of_ends_may_be_placeholders_or_ignored(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -244,11 +244,13 @@ def _ends(
         f"{NEXT}{next(iter(following))}",
         names,
     )
-    if agreed.unknown.any():
+    unknown = agreed.unknown.copy()
+    if unknown.any():  # made by shifting, so at the other marks of this kind as well
+        unknown[:-1] |= (told & ~agreed.ends)[:-1]
         logger.warning(
             "%s: next/ has the observation of the next row at %d ends that %s mark, where the next "
             "trajectory begins: the observations after these are taken as not logged",
-            options.path, agreed.unknown[:-1].sum(), names,
+            options.path, unknown[:-1].sum(), names,
         )  # fmt: skip
     ends = sequence | numbered | agreed.ends
     held, what = placeholder_ends(observed, following, ends | told)
@@ -257,7 +259,7 @@ def _ends(
             "%s: the observation in next/ %s at all %d ends of episodes, and hardly anywhere else: "
             "the observations after these are taken as not logged", options.path, what, held.sum()
         )  # fmt: skip
-    return ends, ~(agreed.unknown | held)
+    return ends, ~(unknown | held)
 
 
 def _cut(observed: Fields, following: Fields, sequence: np.ndarray) -> np.ndarray:
