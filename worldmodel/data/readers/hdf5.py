@@ -66,8 +66,9 @@ def _episodes(
         datasets, roles = joined(datasets, roles, _offsets(datasets))
 
         def load(name: str) -> Any:
-            check_storage({name: file[name]})
-            return file[name][:]
+            dataset: Any = file[name]
+            check_storage({name: dataset})
+            return dataset[:]
 
         yield from arrays.episodes(datasets, roles, shapes, str(path), prefix, options, told, load)
 

@@ -150,7 +150,12 @@ def _lengths(fields: Fields, rows: int) -> np.ndarray | None:
 def _told_ends(fields: Fields, rows: int) -> np.ndarray | None:
     """(episodes,) lengths where `data.roles` gives that role to the ends of episodes."""
     lengths, label = fields.lengths, fields.label("length")
-    if label not in fields.told or lengths.dtype.kind not in "iu" or lengths.ndim != 1:
+    if (
+        lengths is None
+        or label not in fields.told
+        or lengths.dtype.kind not in "iu"
+        or lengths.ndim != 1
+    ):
         return None
     return None if int(lengths.sum()) == rows else lengths_by_ends(lengths, rows)
 
