@@ -286,7 +286,10 @@ def test_integer_actions_are_classes_unless_the_spec_says_otherwise():
             {"observations": {"x": np.zeros((3, 2, 2, 3), np.uint8)}},
             "episode 1: observation 'x' has shape (2, 2, 3)",
         ),
-        ({"actions": np.zeros(3, int)}, "episode 1: action has shape (), episode 0 has (1,)"),
+        (
+            {"actions": np.zeros(3, int)},
+            "episode 1: action holds single integers, episode 0 floats",
+        ),
         (
             {"actions": np.zeros((5, 1))},
             "episode 1: action has 5 steps, observation 'x' has 3; accepted: 2 or 3",
