@@ -15,6 +15,7 @@ from worldmodel.errors import DataError, first_line
 from worldmodel.system.storage import user_path
 
 MAX_CHARACTERS = 200  # of a library's message
+LONGEST_PATTERN = 4096  # as paths are on Linux
 
 
 def summary(schema: type) -> str:
@@ -98,6 +99,8 @@ def existing_files(options: DataOptions, endings: Iterable[str] = ()) -> tuple[P
 
 def matching_files(pattern: str) -> list[Path]:
     """The files that a glob pattern matches, sorted; `**` stands for any folders."""
+    if len(pattern) > LONGEST_PATTERN:  # would take seconds to compile
+        return []
     return sorted(p for name in glob.glob(pattern, recursive=True) if (p := Path(name)).is_file())
 
 
