@@ -43,12 +43,16 @@ def decoded(clips: Sequence[Clip], fps: float) -> Iterator[np.ndarray | DataErro
 
     A file is decoded once if its clips follow each other, and each clip ahead of its use.
     """
-    frames = _clips(clips, fps)
-    with ThreadPoolExecutor(1) as pool:
+    frames, pool = _clips(clips, fps), ThreadPoolExecutor(1)
+    try:
         ahead: Future = pool.submit(next, frames, None)
         while (clip := ahead.result()) is not None:
             ahead = pool.submit(next, frames, None)
             yield clip
+    finally:
+        # Not joined: where this generator is abandoned, that may run in any thread, even in one
+        # that is being started and for which others wait.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _clips(clips: Sequence[Clip], fps: float) -> Iterator[np.ndarray | DataError]:
