@@ -7,12 +7,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 
+from tests.array_logs import written
 from worldmodel.data import Trajectories, load
-from worldmodel.data.readers.hdf5 import HDF5Data
 from worldmodel.data.readers.npz import STREAMED_BYTES, NPZData
 from worldmodel.errors import DataError
 
@@ -42,17 +41,7 @@ def swapped(arrays: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(params=["npz", "hdf5"])
 def read(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    def read_one(arrays: dict[str, Any], **options: Any) -> Trajectories:
-        path = str(tmp_path / f"logs.{request.param}")
-        if request.param == "npz":
-            np.savez(path, **arrays)
-            return load(NPZData(path=path, **options))
-        with h5py.File(path, "w") as file:
-            for name, value in arrays.items():
-                file[name] = value
-        return load(HDF5Data(path=path, **options))
-
-    return read_one
+    return lambda arrays, **options: written(tmp_path, request.param, arrays, **options)
 
 
 def check(logs: Trajectories, parts: list[tuple[int, int, int]], logged: bool) -> None:

@@ -32,8 +32,9 @@ def options(root: Path | str, **changes: Any) -> LeRobotData:
 
 def episodes(root: Path, **changes: Any) -> list[Episode]:
     found = list(read(options(root, **changes)).episodes)
-    assert all(isinstance(e, Episode) for e in found), found
-    return found  # type: ignore
+    read_whole = [e for e in found if isinstance(e, Episode)]
+    assert len(read_whole) == len(found), found
+    return read_whole
 
 
 def loaded(root: Path, **changes: Any) -> Trajectories:
@@ -125,8 +126,9 @@ def test_a_file_without_a_mark_is_an_error_of_its_episode(tmp_path: Path):
     file = root / "data/chunk-000/episode_000002.parquet"
     parquet.write_table(parquet.read_table(file).drop_columns(["next.done"]), file)
     found = list(read(options(root, roles={"next.done": "terminal"})).episodes)
-    assert [type(e) for e in found] == [Episode, Episode, UnreadableEpisode]
-    assert "next.done" in found[2].error and str(file) in found[2].error  # type: ignore
+    assert [type(e) for e in found[:2]] == [Episode, Episode]
+    assert isinstance(found[2], UnreadableEpisode)
+    assert "next.done" in found[2].error and str(file) in found[2].error
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def _kind(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> tuple[tuple[int,
         with archive.open(member) as stream:
             shape, _, dtype = _header(stream)
             return shape, dtype
-    except Exception:
+    except Exception:  # of any damage
         return (), np.dtype(object)
 
 

@@ -73,7 +73,7 @@ def holds_bags(folder: Path) -> bool:
 def read(options: RosbagData) -> EpisodeStream:
     """Reads all bags. Raises DataError if there is none, and without `rosbags`."""
     try:
-        import rosbags  # noqa: F401
+        import rosbags  # noqa: F401  whether it is installed
     except ImportError as error:
         message = 'data=rosbag needs the package rosbags: pip install -e ".[rosbag]"'
         raise DataError(message) from error

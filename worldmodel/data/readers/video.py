@@ -30,7 +30,7 @@ class Clip(NamedTuple):
 def check_installed(source: str) -> None:
     """Raises DataError without PyAV."""
     try:
-        import av  # noqa: F401
+        import av  # noqa: F401  whether it is installed
     except ImportError as error:
         raise DataError(
             f'{source}: its videos need PyAV ({error}): pip install "worldmodel[video]", or choose '

@@ -64,7 +64,7 @@ def holds_buffer(folder: Path) -> bool:
 def read(options: ZarrData) -> EpisodeStream:
     """Reads the episodes of all stores. Raises DataError if there is none, and without `zarr`."""
     try:
-        import zarr  # noqa: F401
+        import zarr  # noqa: F401  whether it is installed
     except ImportError as error:
         raise DataError('data=zarr needs the package zarr: pip install -e ".[zarr]"') from error
     stores, files = _stores(options)

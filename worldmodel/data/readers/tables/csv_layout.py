@@ -120,7 +120,8 @@ def header_hint(file: Path, requested: Sequence[str], options: CSVOptions, found
 
 def _options_before(lines: Sequence[str], skipped: int) -> list[str]:
     """The option that leaves out the lines before a header."""
-    marks = {re.match(r"[#%!;]|//|", line.strip())[0] for line in lines if line.strip()}  # type: ignore
+    begins = (re.match(r"[#%!;]|//", line.strip()) for line in lines if line.strip())
+    marks = {match[0] if match else "" for match in begins}
     if len(marks) == 1 and (mark := marks.pop()):
         return [f"\"data.csv.comment='{mark}'\""]
     return [f"data.csv.skip_lines={skipped}"] if skipped else []
