@@ -199,3 +199,19 @@ def test_a_full_disk_leaves_no_part_of_a_dataset(
     with pytest.raises(StorageError, match="cannot be written: No space left on device"):
         load(NPZData(path=str(big), cache="always", cache_dir=str(small_disk)))
     assert [path for path in small_disk.rglob("*") if path.is_file()] == []
+
+
+def test_a_cached_dataset_repeats_what_its_reader_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, rows = str(tmp_path / "log.npz"), np.arange(20.0)
+    last = np.arange(20) % 10 == 9
+    np.savez(path, observations=rows, actions=rows[:, None], timeouts=last, battery=rows)
+    options = NPZData(path=path, cache="always", cache_dir=str(tmp_path))
+    said = []
+    for _ in range(2):
+        caplog.clear()
+        load(options)
+        said.append(caplog.messages)
+    assert sum("battery" in message for message in said[0]) == 1
+    assert sorted(said[0]) == sorted(said[1])

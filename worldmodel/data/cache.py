@@ -2,7 +2,8 @@
 
 An entry is a folder of raw columns with a `meta.json`. Its name is a digest of everything that
 determines its content, so it is never stale. It is created atomically, and every file has a
-checksum that is compared whenever the entry is opened.
+checksum that is compared whenever the entry is opened. What its reader warned of is stored with it,
+since whoever opens it may not have seen it.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import logging
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,9 @@ from worldmodel.data.spec import ActionSpec
 from worldmodel.data.trajectories import Trajectories
 from worldmodel.errors import DataError
 
-FORMAT = 4  # of an entry and of what readers return: increment it to invalidate the cache
+logger = logging.getLogger(__name__)
+
+FORMAT = 5  # of an entry and of what readers return: increment it to invalidate the cache
 META = "meta.json"
 BLOCK_BYTES = 2**24  # that a checksum is computed of at once
 
@@ -50,8 +55,10 @@ def _file_digest(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def write_metadata(trajectories: Trajectories, folder: Path) -> None:
-    """Writes the `meta.json` of columns that are files in `folder` already."""
+def write_metadata(trajectories: Trajectories, folder: Path, warnings: Iterable[str] = ()) -> None:
+    """Writes the `meta.json` of columns that are files in `folder` already, and what was warned of
+    when they were read.
+    """
     columns = {}
     for name, array in trajectories.fields().items():
         if not isinstance(array, np.memmap):
@@ -74,13 +81,34 @@ def write_metadata(trajectories: Trajectories, folder: Path) -> None:
         "offsets": dict(trajectories.vector_offsets),
         "lost_digits": dict(trajectories.lost_digits),
         "digest": trajectories.fingerprint(),
+        "warnings": list(warnings),
     }
     text = json.dumps(meta)
     (folder / META).write_text(f"{_text_digest(text)}\n{text}")
 
 
-def open_cache(folder: Path) -> Trajectories:
-    """Opens the cached dataset in `folder`, memory-mapped.
+@contextmanager
+def recorded_warnings() -> Iterator[list[str]]:
+    """Records the warnings that readers log meanwhile."""
+    handler, log = _Recorder(logging.WARNING), logging.getLogger(__package__)
+    log.addHandler(handler)
+    try:
+        yield handler.messages
+    finally:
+        log.removeHandler(handler)
+
+
+class _Recorder(logging.Handler):
+    def __init__(self, level: int):
+        super().__init__(level)
+        self.messages: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+
+
+def open_cache(folder: Path, *, warn: bool = True) -> Trajectories:
+    """Opens the cached dataset in `folder`, memory-mapped; `warn` of what its reader warned of.
 
     Raises DamagedCacheError if a file is missing or is not as it was written.
     """
@@ -100,6 +128,8 @@ def open_cache(folder: Path) -> Trajectories:
         }
     except (OSError, UnicodeDecodeError) as error:
         raise DamagedCacheError(getattr(error, "strerror", None) or f"{META} is no text") from None
+    for message in meta["warnings"] if warn else ():
+        logger.warning("%s", message)
     prefix, final_logged = "observations.", meta["final_logged"]
     return Trajectories(
         observations={k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)},

@@ -93,9 +93,9 @@ def _load(options: DataOptions) -> Trajectories:
         except cache.DamagedCacheError as error:
             logger.warning("%s is damaged (%s); the data are decoded again", folder, error)
             remove_folder(folder)
-    with atomic_folder(folder) as part:
-        cache.write_metadata(_read(options, stream, part), part)
-    return cache.open_cache(folder)
+    with atomic_folder(folder) as part, cache.recorded_warnings() as warnings:
+        cache.write_metadata(_read(options, stream, part), part, warnings)
+    return cache.open_cache(folder, warn=False)
 
 
 def _read(options: DataOptions, stream: EpisodeStream, folder: Path | None) -> Trajectories:
