@@ -7,6 +7,7 @@ Observations are 3 numbers, actions 1: `next[0] = now[0] + 0.1 action`, `next[1:
 from __future__ import annotations
 
 import os
+import pickle
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import h5py
 import lerobot_sets
 import numpy as np
 import pyarrow as pa
-from foreign_files import zarr_buffer
+from foreign_files import write_memmap, zarr_buffer
 from pyarrow import csv, parquet
 
 from worldmodel.config import DataOptions
@@ -27,8 +28,10 @@ from worldmodel.data.readers.hdf5 import HDF5Data
 from worldmodel.data.readers.lerobot import LeRobotData
 from worldmodel.data.readers.minari import MinariData
 from worldmodel.data.readers.npz import NPZData
+from worldmodel.data.readers.pickles import PickleData
 from worldmodel.data.readers.table import TableData
 from worldmodel.data.readers.tfds import TFDSData
+from worldmodel.data.readers.torchrl import TorchRLData
 from worldmodel.data.readers.zarr import ZarrData
 
 Fields = dict[str, np.ndarray]
@@ -282,6 +285,32 @@ def write_lerobot(log: Log, folder: Path) -> DataOptions:
     return LeRobotData(path=str(lerobot_sets.write_set(folder / "set", "v3.0", episodes)))
 
 
+def write_pickle(log: Log, folder: Path) -> DataOptions:
+    """As Decision Transformer has it."""
+    episodes = []
+    for number, length in enumerate(log.lengths):
+        (state,) = log.observations[number].values()
+        terminals = (np.arange(length) == length - 1) & log.terminal[number]
+        fields = {"observations": state[:-1], "next_observations": state[1:]}
+        fields |= {"actions": log.actions[number], "rewards": log.rewards[number]}
+        episodes.append(fields | {"terminals": terminals})
+    (folder / "log.pkl").write_bytes(pickle.dumps(episodes))
+    return PickleData(path=str(folder / "log.pkl"))
+
+
+def write_torchrl(log: Log, folder: Path) -> DataOptions:
+    last = np.concatenate([np.arange(n) == n - 1 for n in log.lengths])
+    terminated = last & np.repeat(log.terminal, log.lengths)
+    marks = {"done": last, "terminated": terminated, "truncated": last & ~terminated}
+    following = {"observation": np.concatenate([o["state"][1:] for o in log.observations])}
+    following |= {"reward": np.concatenate(log.rewards)[:, None]}
+    following |= {name: value[:, None] for name, value in marks.items()}
+    rows = _rows(log)
+    content = {"observation": rows["observations"], "action": rows["actions"], "next": following}
+    write_memmap(folder / "log", content, [len(last)])
+    return TorchRLData(path=str(folder / "log"))
+
+
 WRITERS: dict[str, Callable[[Log, Path], DataOptions]] = {
     "npz": write_npz,
     "hdf5": write_hdf5,
@@ -294,3 +323,5 @@ WRITERS: dict[str, Callable[[Log, Path], DataOptions]] = {
     "zarr": write_zarr,
     "lerobot": write_lerobot,
 }
+# Formats for which the tests of their readers have the odd kinds.
+FURTHER_WRITERS = {"pickle": write_pickle, "torchrl": write_torchrl}

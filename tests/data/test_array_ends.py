@@ -119,3 +119,14 @@ def test_last_rows_without_action_and_reward_are_told(
         assert read(rows | ends).num_transitions == 15
     assert "the last rows of all 3 episodes have no action and no reward" in caplog.text
     check(read(rows | ends, roles={"timeouts": "final"}), FALSE, logged=True)
+
+
+def test_shifted_next_observations_are_none_after_any_end(read: Read) -> None:
+    """Resets are as near as steps, so that only the terminal ends show the shift."""
+    states, last = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 10 == 9
+    terminal = last & (np.arange(60) < 35)
+    marked = {"terminals": terminal, "timeouts": last & ~terminal}
+    shifted = {"observations": states, "next_observations": np.roll(states, -1, 0)}
+    dataset = read(shifted | marked | {"actions": states[:, :1]})
+    assert dataset.num_episodes == 6 and dataset.terminated.sum() == 3
+    assert dataset.final_logged is not None and not dataset.final_logged.any()

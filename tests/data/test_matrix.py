@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from logs_in_formats import WRITERS, Log, check_transitions, system_log
+from logs_in_formats import FURTHER_WRITERS, WRITERS, Log, check_transitions, system_log
 
 from worldmodel.data import load
 from worldmodel.errors import DataError
@@ -30,7 +30,7 @@ def marked(log: Log) -> Log:
     return replace(log, fields=fields)
 
 
-@pytest.mark.parametrize("written_as", WRITERS)
+@pytest.mark.parametrize("written_as", WRITERS | FURTHER_WRITERS)
 @settings(max_examples=4, deadline=None)
 @given(
     episodes=st.lists(st.tuples(st.integers(2, 9), st.booleans()), min_size=1, max_size=4),
@@ -42,7 +42,8 @@ def test_a_random_log_is_read_value_by_value(
     log = system_log(*zip(*episodes, strict=True), seed=seed)
     log = marked(log) if written_as in MARKED else log
     with tempfile.TemporaryDirectory() as folder:
-        check_transitions(load(WRITERS[written_as](log, Path(folder))), log)
+        write = (WRITERS | FURTHER_WRITERS)[written_as]
+        check_transitions(load(write(log, Path(folder))), log)
 
 
 # ------------------------------------------------------------------------------- kinds of odd logs
@@ -144,6 +145,7 @@ WARNED: dict[str, dict[str, str]] = {
     | dict.fromkeys(("tfds", "lerobot"), "next_observations: as long as the actions"),
     "text": dict.fromkeys((*ARCHIVES, "robomimic", "dreamer", "tfds", "lerobot"), "instruction"),
     "classes of 64 bits": dict.fromkeys(TABLES, "float32 holds such values"),
+    "several choices": dict.fromkeys(TABLES, "data.classes"),
     "counts": dict.fromkeys((*ARCHIVES, "zarr", "robomimic"), "read as numbers"),
     "led here": dict.fromkeys(WRITERS, "explained by the action of the next row"),
 }
@@ -186,5 +188,7 @@ def test_an_odd_log_is_read_right_or_refused_in_words(
         camera = dataset.observations["camera"]
         shown = camera[: LENGTHS[0]].reshape(-1, 32, 48)
         np.testing.assert_array_equal(shown, log.observations[0]["camera"][: LENGTHS[0]])
-    if kind not in ("classes of 64 bits", "several choices"):
+    if kind == "several choices" and written_as not in TABLES:
+        assert dataset.action_spec.classes == (2, 3)
+    elif kind not in ("classes of 64 bits", "several choices"):  # of which a warning is checked
         check_transitions(dataset, log)

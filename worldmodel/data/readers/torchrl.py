@@ -245,8 +245,7 @@ def _ends(
         names,
     )
     unknown = agreed.unknown.copy()
-    if unknown.any():  # made by shifting, so at the other marks of this kind as well
-        unknown[:-1] |= (told & ~agreed.ends)[:-1]
+    if unknown.any():
         logger.warning(
             "%s: next/ has the observation of the next row at %d ends that %s mark, where the next "
             "trajectory begins: the observations after these are taken as not logged",

@@ -82,10 +82,9 @@ def agreement(
             f"for each end. {_remedies(label, marks)}"
         )
     elif silent.any():
-        ended = silent & terminal
-        always = ended.sum() > (terminal & inner).sum() / 2  # not by chance
-        unknown = ended if always else unknown
-        if _jumps(observations, next_observations, silent):
+        ended = (silent & terminal).sum()
+        # Not by chance: they were made by shifting, also those after ends that are not terminal.
+        if ended > (terminal & inner).sum() / 2 or _jumps(observations, next_observations, silent):
             unknown = silent.copy()
         unknown[-1] = unknown.any() and not ends.any()  # nothing is known of any end
     return Agreement(ends, unknown, int(unmarked.sum()))
