@@ -16,8 +16,9 @@ import ros_bags
 
 from worldmodel.config.data_sources import dataset_errors
 from worldmodel.data import Trajectories, load
+from worldmodel.data.commands import InspectOptions
 from worldmodel.data.readers.rosbag import RosbagData, read
-from worldmodel.data.sources import parse_source
+from worldmodel.data.sources import parse_source, parse_source_options
 from worldmodel.errors import ConfigError, DataError
 
 KINDS = ("bag", "sqlite3", "mcap")
@@ -77,7 +78,10 @@ def test_custom_types_and_images_are_read_by_the_definitions_of_the_bag(
 def test_a_topic_without_a_field_gives_all_of_its_numbers(bags: dict[str, Path]) -> None:
     logs = loaded(bags["mcap"], observations=["/odom/pose/pose"], actions=["/cmd_vel"])
     assert logs.observations["observation"].shape[1] == 7 and logs.actions.shape[1] == 6
-    assert loaded(bags["mcap"], reward=X).rewards is not None
+    rewarded = loaded(bags["mcap"], reward=X)  # the last sample is a transition, too
+    assert rewarded.num_transitions == 17 and rewarded.final_logged is not None
+    seen = np.floor((0.3 + np.arange(17) / 10) / 0.05 + 1e-6) * 0.05
+    np.testing.assert_allclose(rewarded.rewards[:-1], seen, rtol=1e-6)
 
 
 def test_what_is_cut_and_what_is_repeated_is_told(
@@ -155,3 +159,8 @@ def test_images_of_16_bits_are_handed_on(tmp_path: Path) -> None:
 def test_unknown_encodings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="encoded as bayer_rggb16; accepted: rgb8"):
         read_depth(tmp_path, "bayer_rggb16", np.zeros((3, 4), np.uint16))
+
+
+def test_a_bag_without_options_lists_its_topics(bags: dict[str, Path]) -> None:
+    with pytest.raises(ConfigError, match=r"topics of .*/cmd_vel \(geometry_msgs/msg/Twist\)"):
+        parse_source_options(str(bags["mcap"]), [], InspectOptions())

@@ -2,7 +2,8 @@
 
 Topics speak at their own times. The episode is sampled at `data.rate`: each step has the last
 value of every field before it. It begins when all topics have spoken, and ends with the first topic
-of the observations that falls silent.
+of the observations that falls silent. With `data.reward` the last step is a transition, too, whose
+outcome was not seen; without, it is the final observation.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from omegaconf import MISSING
 from worldmodel.config import DataOptions, option
 from worldmodel.config.registry import register
 from worldmodel.data.episodes import Episode, EpisodeStream
-from worldmodel.data.readers.files import existing_files, read_files, summary
+from worldmodel.data.readers.files import existing_files, read_files, reading, summary
 from worldmodel.data.readers.ros_messages import (
     Decoder,
     Definitions,
@@ -69,7 +70,26 @@ def holds_bags(folder: Path) -> bool:
     return (folder / METADATA).is_file() or any(folder.glob(f"*/{METADATA}"))
 
 
-@register("data", "rosbag", RosbagData, endings=(".bag", ".mcap", ".db3"), recognizes=holds_bags)
+def present_topics(options: RosbagData) -> str:
+    """A line with the topics of the first bag and their types; '' if it cannot be read."""
+    try:
+        with reading(ACCEPTED):
+            bag = _bags(options)[0][0]
+            with _reader(bag) as reader:
+                kinds = {c.topic: c.msgtype for c in reader.connections}
+    except DataError:
+        return ""
+    return f"topics of {bag}: {', '.join(f'{t} ({kind})' for t, kind in sorted(kinds.items()))}"
+
+
+@register(
+    "data",
+    "rosbag",
+    RosbagData,
+    endings=(".bag", ".mcap", ".db3"),
+    recognizes=holds_bags,
+    columns=present_topics,
+)
 def read(options: RosbagData) -> EpisodeStream:
     """Reads all bags. Raises DataError if there is none, and without `rosbags`."""
     try:
@@ -77,16 +97,20 @@ def read(options: RosbagData) -> EpisodeStream:
     except ImportError as error:
         message = 'data=rosbag needs the package rosbags: pip install -e ".[rosbag]"'
         raise DataError(message) from error
-    path = user_path(options.path or "")
-    if path.is_dir() and holds_bags(path):
-        bags = [path] if (path / METADATA).is_file() else sorted(path.glob(f"*/{METADATA}"))
-        bags = [bag.parent if bag.name == METADATA else bag for bag in bags]
-        files = tuple(file for bag in bags for file in sorted(bag.iterdir()) if file.is_file())
-    else:
-        files = tuple(existing_files(options))
-        bags = list(files)
+    bags, files = _bags(options)
     episodes = read_files(bags, partial(_episode, options), ACCEPTED)
     return EpisodeStream(str(options.path), episodes, files=files, count=len(bags))
+
+
+def _bags(options: RosbagData) -> tuple[list[Path], tuple[Path, ...]]:
+    """The bags that `options.path` names, and all of their files. Raises DataError for none."""
+    path = user_path(options.path or "")
+    if not (path.is_dir() and holds_bags(path)):
+        files = existing_files(options)
+        return list(files), files
+    bags = [path] if (path / METADATA).is_file() else sorted(path.glob(f"*/{METADATA}"))
+    bags = [bag.parent if bag.name == METADATA else bag for bag in bags]
+    return bags, tuple(file for bag in bags for file in sorted(bag.iterdir()) if file.is_file())
 
 
 class Field(NamedTuple):
@@ -127,6 +151,7 @@ def _episode(options: RosbagData, path: Path, prefix: str) -> Iterator[Episode]:
         terminated=False,
         name=name,
         time=(samples - samples[0]) / NANOSECONDS,
+        final_logged=options.reward is None,  # else the last reward would be lost
     )
 
 
