@@ -210,3 +210,14 @@ def test_integers_and_floats_in_turn_are_told() -> None:
     ]
     with pytest.raises(DataError, match="action holds floats, episode 0 single integers"):
         stack_episodes(made, "mixed")
+
+
+def test_one_class_of_several_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = str(tmp_path / "cartpole.npz")
+    rows = np.random.default_rng(0).normal(size=(9, 2))
+    np.savez(path, observations=rows, actions=np.zeros(8, int), rewards=np.ones(8))
+    assert load(NPZData(path=path)).action_spec == ActionSpec(True, 1)
+    assert "always class 0. If there are others, set data.classes" in caplog.text
+    caplog.clear()
+    assert load(NPZData(path=path, classes=[2])).action_spec == ActionSpec(True, 2)
+    assert "always class 0" not in caplog.text

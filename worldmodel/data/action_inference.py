@@ -26,6 +26,10 @@ STEPS_AT_ONCE = 2**16
 MAX_CLASSES = 2**16  # of a choice; larger integers are counts or time stamps
 MAX_ASSUMED_CLASSES = 256  # of integers that no one declares; more may be numbers
 MAX_SHOWN = 8  # columns in a message
+ONE_CLASS = (
+    "action: always class 0. If there are others, set data.classes or data.environment; else "
+    "actions do nothing here"
+)
 
 Environment = Callable[[], ActionSpec | None]  # the actions of `data.environment`
 
@@ -156,9 +160,13 @@ def infer_action_spec(
     return numbers()
 
 
-def number_note(trajectories: Trajectories) -> str | None:
-    """What to set if numbers that are all small integers are classes; None for others."""
+def action_note(trajectories: Trajectories) -> str | None:
+    """What to set if numbers that are all small integers are classes, or if one class of several
+    was logged; None for other actions.
+    """
     spec = trajectories.action_spec
+    if spec.discrete and spec.size == 1:
+        return ONE_CLASS
     if spec.kind != "continuous":
         return None
     high, one_hot, count = np.zeros(spec.size), spec.size > 1, 0

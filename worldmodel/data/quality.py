@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from worldmodel.data.action_inference import ONE_CLASS
+
 Card = Mapping[str, Any]
 Scaling = Mapping[str, str]  # vector -> its normalization, as in data.normalize
 
@@ -199,10 +201,7 @@ def _classes(card: Card) -> Iterator[str]:
                 f"{'its effect' if len(missing) == 1 else 'their effects'} cannot be learned"
             )
         if len(counts) == 1:
-            yield (
-                f"{name}: always class 0. If there are others, set data.classes or "
-                "data.environment; else actions do nothing here"
-            )
+            yield ONE_CLASS.replace("action", name, 1)
 
 
 def _continuous_actions(card: Card) -> Iterator[str]:

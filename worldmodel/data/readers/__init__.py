@@ -14,7 +14,7 @@ from worldmodel.config.data_sources import dataset_errors
 from worldmodel.config.option import option_errors
 from worldmodel.config.registry import entries, entry_of
 from worldmodel.data import cache, consistency
-from worldmodel.data.action_inference import declared_actions, number_note
+from worldmodel.data.action_inference import action_note, declared_actions
 from worldmodel.data.episodes import Episode, EpisodeStream, raise_data_errors, stack_episodes
 from worldmodel.data.long_episodes import split_long_episodes
 from worldmodel.data.observations import ObservationChoice, holds_encoded_images
@@ -68,7 +68,7 @@ def load(options: DataOptions, *, warn: bool = True) -> Trajectories:
     trajectories = _load(options)
     found = consistency.notes(trajectories) if warn else []
     if warn and options.classes is None and options.environment_id is None:
-        found += filter(None, [number_note(trajectories)])
+        found += filter(None, [action_note(trajectories)])
     for note in found:
         logger.warning("%s: %s", trajectories.source, note)
     return trajectories
